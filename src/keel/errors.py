@@ -1,0 +1,78 @@
+"""Every error that Keel raises on purpose, one class per remedy.
+
+KeelError
+├── UsageError           what was asked for makes no sense: ask differently
+├── MissingArtifactError a file or a run's part is not there: make it, or point at it
+├── StaleArtifactError   a file belongs to other inputs: use a new folder, or start over
+├── CorruptArtifactError a file cannot be read or holds NaN: restore or delete it
+├── RunLockedError       another process works on the run: wait for it
+├── StorageError         the disk refused to take what was made: make room, run again
+├── ModelLayoutError     the model is built in an unknown way: pass its list of blocks
+├── ModelMismatchError   an artefact was made on another model: use that model
+├── ModelLoadError       the model could not be loaded: check id, folder, network
+├── MissingExtraError    an optional dependency is not installed: install the extra
+├── ChatTemplateError    the chat template cannot be followed: pass another template
+├── TooFewSamplesError   not enough data for the number asked: sample more, or lower the minimum
+├── NotFiniteError       NaN or Inf entered a calculation: look at the model or its dtype
+└── NotAppliedError      an intervention did not reach the model: do not trust the output
+"""
+
+
+class KeelError(Exception):
+    """Root of all errors that Keel raises on purpose."""
+
+
+class UsageError(KeelError, ValueError):
+    """What was asked for makes no sense; ask differently."""
+
+
+class MissingArtifactError(KeelError, FileNotFoundError):
+    """A file, or a part of a run, that is needed is not there."""
+
+
+class StaleArtifactError(KeelError, RuntimeError):
+    """A file was made from other inputs than those given now."""
+
+
+class CorruptArtifactError(KeelError, ValueError):
+    """A file cannot be read as what it claims to be."""
+
+
+class RunLockedError(KeelError, RuntimeError):
+    """Another process is working on this run folder."""
+
+
+class StorageError(KeelError, OSError):
+    """The disk refused what was to be written; nothing half-written stays."""
+
+
+class ModelLayoutError(KeelError, TypeError):
+    """The decoder blocks of a model could not be found, or are not what is supported."""
+
+
+class ModelMismatchError(KeelError, ValueError):
+    """An artefact was made on another model than the one it is used with."""
+
+
+class ModelLoadError(KeelError, OSError):
+    """A model or its tokenizer could not be loaded."""
+
+
+class MissingExtraError(KeelError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class ChatTemplateError(KeelError, ValueError):
+    """The model's chat template cannot be followed."""
+
+
+class TooFewSamplesError(KeelError, ValueError):
+    """There are not enough data for the number that was asked for."""
+
+
+class NotFiniteError(KeelError, ValueError):
+    """NaN or Inf entered a calculation."""
+
+
+class NotAppliedError(KeelError, RuntimeError):
+    """An intervention was asked for and did not reach the model: its output cannot be trusted."""

@@ -1,0 +1,71 @@
+"""Which tokens one forward pass holds: real or padding, prompt or generated.
+
+With a KV cache a step holds one token, so nothing here is an index into a step's tensor that
+would be taken for a position in the conversation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from keel.types import TokenMask
+
+
+@dataclass(frozen=True)
+class Step:
+    """The tokens of one forward pass."""
+
+    tokens: int
+    """How many it holds, padding included."""
+    valid_BT: Bool[Tensor, "batch token"] | None = None
+    """False where there is padding; None where all are real."""
+    is_generated: bool | Bool[Tensor, "batch token"] = False
+    """Whether the tokens were sampled by the model; a tensor where a step holds both kinds."""
+
+    def acting(self, tokens: TokenMask) -> bool | Bool[Tensor, "batch token"]:
+        """Where an intervention with this token mask acts."""
+        if tokens == "all":
+            return True
+        if isinstance(self.is_generated, bool):
+            return self.is_generated == (tokens == "generated")
+        return self.is_generated if tokens == "generated" else ~self.is_generated
+
+
+def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
+    """The step that a transformer's forward was called with.
+
+    A pass over several tokens is prompt; a single token after others in a cache is generated.
+    """
+    inputs = args[0] if args else None
+    for name in ("input_ids", "inputs_embeds", "hidden_states"):
+        inputs = kwargs.get(name) if inputs is None else inputs
+    rows, length = (0, 0) if inputs is None else inputs.shape[:2]
+    cache = kwargs.get("past_key_values")
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    is_generated = length == 1 and cache is not None and not _is_empty(cache)
+    return Step(rows * length, _valid(mask, length, cache), is_generated)
+
+
+def _valid(mask: Any, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:
+    if isinstance(mask, dict):  # one mask per kind of attention, e.g. Gemma's sliding windows
+        mask = mask.get("full_attention")
+    if not isinstance(mask, Tensor) or length == 1:
+        return None
+    if mask.ndim == 2:
+        return mask[:, -length:].bool()
+    # A 4-D mask [B, 1, query, key]: a padded token may not even attend to itself.
+    start = 0 if cache is None or _is_empty(cache) else int(cache.get_seq_length())
+    own = torch.arange(length, device=mask.device)
+    allowed = mask[:, 0, own, start + own]
+    return allowed if allowed.dtype == torch.bool else allowed == 0
+
+
+def _is_empty(cache: Any) -> bool:
+    if torch.compiler.is_compiling():
+        return False  # the length would be traced into the graph; a lone token is a sampled one
+    return int(cache.get_seq_length()) == 0

@@ -1,0 +1,76 @@
+"""The frozen values that stages hand on to each other.
+
+Knows nothing of files, models or stages. The dimension key, used as suffixes of tensors inside
+maths (`hidden_BTD`) and as names in signatures (`Float[Tensor, "layer hidden"]`):
+
+    B batch rows / rollouts   T tokens       L layers (0-based decoder blocks, their *output*)
+    D hidden size             R roles        K directions or components
+    F question folds          V vocabulary   N anything counted
+
+Signs: a positive projection is towards the Assistant, everywhere.
+"""
+
+from keel.types.floors import Floor, Floors, TokenMask, check_direction
+from keel.types.results import (
+    Calibration,
+    DriftReading,
+    Interval,
+    LayerCalibration,
+    LayerQuality,
+    PersonaMap,
+    PricedSetting,
+    Replay,
+    ReplayTurn,
+    TurnReading,
+)
+from keel.types.space import (
+    ActivationBatch,
+    Activations,
+    AssistantAxis,
+    ModelIdentity,
+    PersonaSpace,
+    PersonaVector,
+)
+from keel.types.words import (
+    DEFAULT_ROLE,
+    Conversation,
+    Judgement,
+    Label,
+    Message,
+    Prompt,
+    Rollout,
+    Sampling,
+    Speaker,
+)
+
+__all__ = [
+    "DEFAULT_ROLE",
+    "ActivationBatch",
+    "Activations",
+    "AssistantAxis",
+    "Calibration",
+    "Conversation",
+    "DriftReading",
+    "Floor",
+    "Floors",
+    "Interval",
+    "Judgement",
+    "Label",
+    "LayerCalibration",
+    "LayerQuality",
+    "Message",
+    "ModelIdentity",
+    "PersonaMap",
+    "PersonaSpace",
+    "PersonaVector",
+    "PricedSetting",
+    "Prompt",
+    "Replay",
+    "ReplayTurn",
+    "Rollout",
+    "Sampling",
+    "Speaker",
+    "TokenMask",
+    "TurnReading",
+    "check_direction",
+]

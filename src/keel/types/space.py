@@ -1,0 +1,136 @@
+"""What is found in the activations: vectors, persona space, the axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from keel.errors import NotFiniteError, UsageError
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the residual stream was over the content tokens of one response."""
+
+    means_LD: Float[Tensor, "layer hidden"]
+    """Mean over the response's content tokens of each block's output; summed in float32."""
+    norms_L: Float[Tensor, " layer"]
+    """Mean over the same tokens of the Euclidean norm of each block's output."""
+    tokens: int
+    """How many content tokens were averaged."""
+
+
+@dataclass(frozen=True)
+class ActivationBatch:
+    """Response means of some rollouts, as they stream from disk."""
+
+    rollout_ids: tuple[str, ...]
+    means_BLD: Float[Tensor, "rollout layer hidden"]
+    norms_BL: Float[Tensor, "rollout layer"]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model an artefact belongs to; compared before the artefact is used."""
+
+    model_id: str
+    layers: int
+    hidden_size: int
+    revision: str = ""
+    weights_hash: str = ""
+    """Fingerprint of the weight files; empty where the model was given as an object."""
+    template_hash: str = ""
+    dtype: str = ""
+
+    def mismatch(self, other: ModelIdentity) -> str | None:
+        """Why `other` is not this model, in words; None where it may be the same."""
+        if (self.layers, self.hidden_size) != (other.layers, other.hidden_size):
+            return (
+                f"{self.layers} layers × {self.hidden_size} ({self.model_id}) against "
+                f"{other.layers} × {other.hidden_size} ({other.model_id})"
+            )
+        for name in ("weights_hash", "template_hash"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine and theirs and mine != theirs:
+                return (
+                    f"{name} {mine[:12]} ({self.model_id}) against {theirs[:12]} ({other.model_id})"
+                )
+        return None
+
+
+@dataclass(frozen=True)
+class PersonaVector:
+    """Mean activation of one role's rollouts under one label."""
+
+    role: str
+    label: Literal["fully", "somewhat", "all"]
+    vector_LD: Float[Tensor, "layer hidden"]
+    count: int
+    """Rollouts averaged."""
+
+
+@dataclass(frozen=True)
+class PersonaSpace:
+    """PCA of role vectors at every layer: mean-centred only, PC1 towards the Assistant."""
+
+    roles: tuple[str, ...]
+    mean_LD: Float[Tensor, "layer hidden"]
+    components_LKD: Float[Tensor, "layer component hidden"]
+    """Orthonormal rows."""
+    variance_ratio_LK: Float[Tensor, "layer component"]
+    loadings_LRK: Float[Tensor, "layer role component"]
+    """Cosine of each centred role vector with each component (the paper's loadings)."""
+    coordinates_LRK: Float[Tensor, "layer role component"]
+    """Coordinates of each centred role vector along each component, raw units."""
+    default_loadings_LK: Float[Tensor, "layer component"]
+    default_coordinates_LK: Float[Tensor, "layer component"]
+
+    def components_for(self, share: float, layer: int) -> int | None:
+        """How many components reach `share` (0 to 1) of the variance; None if those kept do not."""
+        reached = torch.cumsum(self.variance_ratio_LK[layer], 0) >= share - 1e-6
+        return int(reached.int().argmax()) + 1 if bool(reached.any()) else None
+
+
+@dataclass(frozen=True)
+class AssistantAxis:
+    """Mean default activation minus mean role vector, at every layer (Lu et al. 2026, §3.1)."""
+
+    vector: Float[Tensor, "layer hidden"]
+    """Raw, float32, assistant-ward."""
+    layer: int
+    """Recommended layer for reading and steering."""
+    default_projection: Float[Tensor, " layer"]
+    """⟨mean default activation, direction⟩ at each layer: 1 in gap units."""
+    role_projection: Float[Tensor, " layer"]
+    """⟨mean role vector, direction⟩ at each layer: 0 in gap units."""
+    residual_norm: Float[Tensor, " layer"]
+    """Mean per-token norm of the residual stream over default responses."""
+    identity: ModelIdentity
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the axis came from: counts, labels, settings, source file."""
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.vector).all()):
+            raise NotFiniteError("the axis holds NaN or Inf; look at the activations it came from")
+        if not 0 <= self.layer < self.vector.shape[0]:
+            raise UsageError(
+                f"axis layer is {self.layer}, expected 0 to {self.vector.shape[0] - 1}"
+            )
+
+    @property
+    def direction(self) -> Float[Tensor, "layer hidden"]:
+        """Unit vectors along the axis; zero where the axis is."""
+        return self.vector / self.vector.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+    @property
+    def gap(self) -> Float[Tensor, " layer"]:
+        """Default minus role projection at each layer: the length of one gap unit."""
+        return self.default_projection - self.role_projection
+
+    def in_gaps(self, projection: float, layer: int) -> float:
+        """A raw projection at a layer in gap units: 0 is the role mean, 1 the default mean."""
+        return (projection - float(self.role_projection[layer])) / float(self.gap[layer])

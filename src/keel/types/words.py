@@ -1,0 +1,123 @@
+"""What is said to a model, and by it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from keel.errors import UsageError
+
+Speaker = Literal["system", "user", "assistant"]
+Label = Literal["fully", "somewhat", "none", "unjudged"]
+
+DEFAULT_ROLE = "default"
+"""Name of the model as itself: the prompts that set no role."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation."""
+
+    speaker: Speaker
+    content: str
+    token_ids: tuple[int, ...] | None = None
+    """The very tokens that were sampled, where they are known: re-tokenising text can differ."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order: at most one system message, first; then user and assistant."""
+
+    messages: tuple[Message, ...]
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise UsageError(f"conversation {self.id!r} has no messages; give at least one")
+        for place, message in enumerate(self.messages):
+            if message.speaker == "system" and place > 0:
+                raise UsageError(
+                    f"conversation {self.id!r} has a system message at place {place}; "
+                    "only the first message may be one"
+                )
+
+    @property
+    def system(self) -> str | None:
+        """Text of the system message, None where there is none."""
+        first = self.messages[0]
+        return first.content if first.speaker == "system" else None
+
+    def with_reply(self, text: str, token_ids: tuple[int, ...] | None = None) -> Conversation:
+        """The conversation with one assistant message more."""
+        return Conversation((*self.messages, Message("assistant", text, token_ids)), self.id)
+
+    def with_user(self, text: str) -> Conversation:
+        """The conversation with one user message more."""
+        return Conversation((*self.messages, Message("user", text)), self.id)
+
+    def without_system(self) -> Conversation:
+        """The conversation without its system message."""
+        return Conversation(tuple(m for m in self.messages if m.speaker != "system"), self.id)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Something to be answered: a role's system prompt and a question, or a whole conversation."""
+
+    id: str
+    """Unique in a run, e.g. `pirate/p2/q17`."""
+    conversation: Conversation
+    role: str = DEFAULT_ROLE
+    system_index: int = 0
+    """Which of the role's system prompts this is."""
+    question_index: int = 0
+    """Which of the run's questions this is."""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the model is asked as itself."""
+        return self.role == DEFAULT_ROLE
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled. Temperature 0 is greedy."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.7
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}, expected above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One answered prompt. `token_ids` are the content tokens that were sampled, no end token."""
+
+    prompt: Prompt
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+
+    @property
+    def conversation(self) -> Conversation:
+        """Prompt and answer, the answer by its very tokens."""
+        return self.prompt.conversation.with_reply(self.text, self.token_ids)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far one rollout plays its role."""
+
+    rollout_id: str
+    label: Label
+    score: float | None = None
+    """The judge's own scale; None where nothing was scored."""
+    status: Literal["ok", "unparsed", "failed"] = "ok"
