@@ -1,0 +1,50 @@
+"""Where a model runs: one Protocol, one package per engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keel.engines.catalogue import EMBEDDED, cache_folder, spoken_name
+from keel.engines.chat_template import ChatTemplate, Transcript, Turn
+from keel.engines.protocol import (
+    Batch,
+    Completion,
+    Divergence,
+    Engine,
+    Probe,
+    Reading,
+    Recording,
+    TurnRecord,
+)
+from keel.errors import UsageError
+
+__all__ = [
+    "EMBEDDED",
+    "Batch",
+    "ChatTemplate",
+    "Completion",
+    "Divergence",
+    "Engine",
+    "Probe",
+    "Reading",
+    "Recording",
+    "Transcript",
+    "Turn",
+    "TurnRecord",
+    "cache_folder",
+    "open_engine",
+    "spoken_name",
+]
+
+
+def open_engine(model: str, engine: str = "transformers", **settings: Any) -> Engine:
+    """An engine for an alias (`smollm2`), a hub id or a local folder.
+
+    `settings` are those of the engine, for transformers: device, dtype, revision, blocks,
+    trust_remote_code. Raises UsageError for an unknown engine, ModelLoadError for an unknown model.
+    """
+    if engine != "transformers":
+        raise UsageError(f"engine is {engine!r}, expected 'transformers'")
+    from keel.engines.transformers import LoadSettings, load_engine
+
+    return load_engine(model, LoadSettings(**settings))

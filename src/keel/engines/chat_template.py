@@ -1,0 +1,238 @@
+"""Turns conversations into tokens, and says which tokens are a message's own text.
+
+Knows no model by name: what a template does of its own accord is found by rendering marks
+through it. Content tokens are those that lie wholly inside a message's text: no header, no
+end-of-turn token, no thinking block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from keel.errors import ChatTemplateError
+from keel.types import Conversation, Message, Speaker
+
+PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
+"""For base models, which have no chat template: texts with an empty line between them."""
+
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_DATE = "26 Jul 2024"
+_SPEAKERS: tuple[Speaker, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A conversation as tokens, with the content span of each assistant turn."""
+
+    token_ids: tuple[int, ...]
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Content tokens of one assistant turn: token_ids[start:stop] of the transcript."""
+
+    turn: int
+    """0-based number among the assistant turns."""
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    text: str
+    contents: tuple[tuple[int, int], ...]
+    """Character span of each message's text."""
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, followed to the letter."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ChatTemplateError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer and gives no offsets; "
+                "save the model with its tokenizer.json"
+            )
+        self.tokenizer = tokenizer
+        self.is_plain = not getattr(tokenizer, "chat_template", None)
+        self.source = PLAIN_TEMPLATE if self.is_plain else str(tokenizer.chat_template)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the template's source."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @cached_property
+    def supports_system(self) -> bool:
+        """Whether a system message reaches the model; else it is put before the user's text."""
+        try:
+            text = self._apply(_marked(("system", "user")), False)
+        except Exception:  # templates refuse with whatever exception they like
+            return False
+        return _mark(0) in text and _mark(1) in text
+
+    @cached_property
+    def injected_system(self) -> str:
+        """The system prompt that the template puts in when none is given; empty if it does not."""
+        if not self.supports_system:
+            return ""
+        before, after = self._apply(_marked(("system", "user")), False).split(_mark(0))
+        bare = self._apply(_marked(("user",)), False).replace(_mark(0), _mark(1))
+        if bare.startswith(before) and bare.endswith(after):
+            return bare[len(before) : len(bare) - len(after)].strip()
+        return ""
+
+    @cached_property
+    def preamble(self) -> str:
+        """Words that the template puts before every conversation, such as a date."""
+        first = "system" if self.supports_system else "user"
+        text = self._apply(_marked((first, "user") if first == "system" else (first,)), False)
+        words = text.split(_mark(0))[0]
+        for special in self.tokenizer.all_special_tokens:
+            words = words.replace(special, " ")
+        words = re.sub(r"<[^>]*>", " ", words)
+        return " ".join(w for w in words.split() if w.strip(":") not in _SPEAKERS)
+
+    def facts(self) -> dict[str, str]:
+        """What the template does of its own accord, in words, for people to see."""
+        facts = {
+            "kind": "plain text (the model has no chat template)" if self.is_plain else "chat",
+            "system prompts": "supported" if self.supports_system else "put before the user's text",
+        }
+        if self.injected_system:
+            facts["system prompt put in when none is given"] = self.injected_system
+        if self.preamble:
+            facts["always put first"] = self.preamble
+        if "enable_thinking" in self.source:
+            facts["thinking"] = "off"
+        return facts
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Tokens up to where the assistant's answer begins."""
+        return self._tokenize(self._render(conversation.messages, answer=True).text)["input_ids"]
+
+    def transcript(self, conversation: Conversation) -> Transcript:
+        """Tokens of a whole conversation; an answer with known tokens keeps those very tokens."""
+        last = conversation.messages[-1]
+        if last.speaker == "assistant" and last.token_ids is not None:
+            before = conversation.messages[:-1]
+            head = self._spans(self._render(before, answer=True), before)
+            number = sum(m.speaker == "assistant" for m in before)
+            start = len(head.token_ids)
+            turn = Turn(number, start, start + len(last.token_ids))
+            return Transcript(head.token_ids + last.token_ids, (*head.turns, turn))
+        return self._spans(self._render(conversation.messages, answer=False), conversation.messages)
+
+    def end_tokens(self, given: Iterable[int] = ()) -> frozenset[int]:
+        """Tokens that end an answer: those given, the tokenizer's, and the template's own."""
+        ends = {*given, self.tokenizer.eos_token_id} - {None}
+        text = self._apply(_marked(("user", "assistant")), False)
+        tail = text.split(_mark(1))[-1]
+        first = self.tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
+        return frozenset(ends | (set(first) & set(self.tokenizer.all_special_ids)))
+
+    def _spans(self, rendered: _Rendered, messages: Sequence[Message]) -> Transcript:
+        encoded = self._tokenize(rendered.text)
+        spans = [
+            span
+            for span, message in zip(rendered.contents, self._placed(messages), strict=True)
+            if message.speaker == "assistant"
+        ]
+        offsets = encoded["offset_mapping"]
+        turns = [_turn(number, span, offsets) for number, span in enumerate(spans)]
+        return Transcript(tuple(encoded["input_ids"]), tuple(t for t in turns if t.stop > t.start))
+
+    def _tokenize(self, text: str) -> Any:
+        # The template has put the beginning-of-text token; the tokenizer must not put another.
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+
+    def _placed(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as the template can take them."""
+        plain = [
+            Message(
+                m.speaker, _THINKING.sub("", m.content) if m.speaker == "assistant" else m.content
+            )
+            for m in messages
+        ]
+        if plain[0].speaker != "system" or self.supports_system:
+            return plain
+        if len(plain) == 1:
+            raise ChatTemplateError(
+                "the chat template has no system role and there is no user message to put it before"
+            )
+        return [Message("user", f"{plain[0].content}\n\n{plain[1].content}"), *plain[2:]]
+
+    def _render(self, messages: Sequence[Message], *, answer: bool) -> _Rendered:
+        """The text of a conversation and where each message's text stands in it."""
+        placed = self._placed(messages)
+        try:
+            true = self._apply([(m.speaker, m.content) for m in placed], answer)
+            marked = self._apply(_marked([m.speaker for m in placed]), answer)
+        except Exception as error:
+            raise ChatTemplateError(
+                f"the chat template refuses this conversation: {error}"
+            ) from error
+        for trimmed in _subsets(_SPEAKERS):
+            contents = [m.content.strip() if m.speaker in trimmed else m.content for m in placed]
+            rendered = _fill(marked, contents)
+            if rendered is not None and rendered.text == true:
+                return rendered
+        raise ChatTemplateError(
+            "the chat template changes the messages' text, so their tokens cannot be told from "
+            "its own; give a template that passes content through"
+        )
+
+    def _apply(self, messages: Sequence[tuple[str, str]], answer: bool) -> str:
+        arguments: dict[str, Any] = {"date_string": _DATE}
+        if "enable_thinking" in self.source:
+            arguments["enable_thinking"] = False
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": speaker, "content": content} for speaker, content in messages],
+                chat_template=self.source,
+                tokenize=False,
+                add_generation_prompt=answer,
+                **arguments,
+            )
+        )
+
+
+def _mark(place: int) -> str:
+    return f"KEELMARK{place}KRAMLEEK"
+
+
+def _marked(speakers: Sequence[str]) -> list[tuple[str, str]]:
+    return [(speaker, _mark(place)) for place, speaker in enumerate(speakers)]
+
+
+def _fill(marked: str, contents: Sequence[str]) -> _Rendered | None:
+    """The marks replaced by texts; None where a mark got lost, doubled or moved."""
+    pieces, spans, rest = "", [], marked
+    for place, content in enumerate(contents):
+        before, mark, rest = rest.partition(_mark(place))
+        if not mark or _mark(place) in rest:
+            return None
+        pieces += before
+        spans.append((len(pieces), len(pieces) + len(content)))
+        pieces += content
+    return _Rendered(pieces + rest, tuple(spans))
+
+
+def _turn(number: int, span: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> Turn:
+    inside = [
+        place for place, (start, stop) in enumerate(offsets) if span[0] <= start < stop <= span[1]
+    ]
+    return Turn(number, inside[0], inside[-1] + 1) if inside else Turn(number, 0, 0)
+
+
+def _subsets(speakers: Sequence[Speaker]) -> Iterable[tuple[Speaker, ...]]:
+    """None, all, then every other choice: templates that trim mostly trim everyone."""
+    sizes = (0, len(speakers), *range(1, len(speakers)))
+    return itertools.chain.from_iterable(itertools.combinations(speakers, n) for n in sizes)

@@ -1,0 +1,78 @@
+"""Sorts work by length into batches that fit in memory. Knows lengths, not texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from keel.errors import UsageError
+
+_MEMORY_SHARE = 0.5
+"""Of the free memory; the rest is for activations inside a block and for other programs."""
+_ROWS_CPU = 64
+"""Past this many rows a CPU generates no faster, and a batch is what a kill can cost."""
+_ROWS_GPU = 512
+_READ_TOKENS_CPU = 2048
+_READ_TOKENS_GPU = 32768
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one batch may hold."""
+
+    tokens: int
+    """Rows × (longest prompt + new tokens)."""
+    rows: int
+    read_tokens: int
+    """Rows × longest conversation, when reading."""
+
+
+def budget_for(model: Any, device: torch.device) -> Budget:
+    """What fits in the memory that is free now."""
+    config = model.config.get_text_config()
+    is_gpu = device.type != "cpu"
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    rows = _ROWS_GPU if is_gpu else _ROWS_CPU
+    # Scores of one step in float32, with the copies that sampling makes.
+    scores = rows * config.vocab_size * 4 * 4
+    tokens = int((free * _MEMORY_SHARE - scores) / _bytes_per_token(model, config))
+    return Budget(max(tokens, 1), rows, _READ_TOKENS_GPU if is_gpu else _READ_TOKENS_CPU)
+
+
+def by_length(lengths: Sequence[int], *, new_tokens: int, budget: Budget) -> list[tuple[int, ...]]:
+    """Places grouped into batches of like length, longest first, so that what cannot fit fails
+    at once; batches of about equal size. The same arguments give the same batches.
+
+    Raises UsageError when one prompt alone does not fit.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    batches: list[tuple[int, ...]] = []
+    while order:
+        width = lengths[order[0]] + new_tokens
+        if width > budget.tokens:
+            raise UsageError(
+                f"a prompt of {lengths[order[0]]} tokens with {new_tokens} new ones needs "
+                f"{width} tokens of memory, but {budget.tokens} fit; free memory or sample less"
+            )
+        fitting = min(budget.rows, budget.tokens // width)
+        left = -(-len(order) // fitting)  # batches still to come, if all were this long
+        rows = -(-len(order) // left)
+        batches.append(tuple(order[:rows]))
+        order = order[rows:]
+    return batches
+
+
+def _bytes_per_token(model: Any, config: Any) -> int:
+    """Keys and values of one token at all layers, and its residual stream with some copies."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = model.dtype.itemsize
+    return int(2 * config.num_hidden_layers * heads * width * size + 8 * config.hidden_size * 4)
+
+
+def _free_memory() -> int:
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,56 @@
+"""Compares what a steered and an unsteered model would say next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from keel.engines.protocol import Divergence
+from keel.engines.transformers.reading import Sheet, content_logits
+from keel.steering import Intervention
+
+_ROWS = 512
+"""Tokens compared at once: bounds the float32 copies of logits."""
+
+
+def divergences(
+    model: Any,
+    steering: Callable[[Sequence[Intervention]], Any],
+    sheet: Sheet,
+    settings: Sequence[Sequence[Intervention]],
+) -> Iterator[Divergence]:
+    """For each row of the sheet and each setting, the mean KL(unsteered ‖ steered) per token."""
+    if not bool(sheet.content_BT.any()):
+        return
+    with torch.inference_mode():
+        plain_NV = content_logits(model, sheet)
+    for number, interventions in enumerate(settings):
+        with steering(interventions) as handle, torch.inference_mode():
+            if handle is not None:
+                handle.marked = sheet.step
+            steered_NV = content_logits(model, sheet)
+        kl_N = kl_per_token(plain_NV, steered_NV)
+        yield from _per_row(kl_N, sheet, number)
+
+
+def kl_per_token(
+    plain_NV: Float[Tensor, "token vocabulary"], steered_NV: Float[Tensor, "token vocabulary"]
+) -> Float[Tensor, " token"]:
+    """KL(plain ‖ steered) of the two distributions at each token, in nats, in float32."""
+    parts = []
+    for plain, steered in zip(plain_NV.split(_ROWS), steered_NV.split(_ROWS), strict=True):
+        log_p = torch.log_softmax(plain.float(), -1)
+        log_q = torch.log_softmax(steered.float(), -1)
+        parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
+    return torch.cat(parts)
+
+
+def _per_row(kl_N: Tensor, sheet: Sheet, setting: int) -> Iterator[Divergence]:
+    counts = sheet.content_BT.sum(1).tolist()
+    for row, part in enumerate(kl_N.split(counts)):
+        if len(part):
+            yield Divergence(row, setting, float(part.mean()), len(part))

@@ -1,0 +1,202 @@
+"""The engine that runs any causal language model that transformers loads, on CPU or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from keel.engines.chat_template import ChatTemplate
+from keel.engines.protocol import (
+    Batch,
+    Completion,
+    Divergence,
+    Reading,
+    Recording,
+)
+from keel.engines.transformers.batching import Budget, budget_for, by_length
+from keel.engines.transformers.divergence import divergences
+from keel.engines.transformers.generation import Finished, Job, run_batch
+from keel.engines.transformers.reading import Sheet, read_sheet
+from keel.engines.transformers.recorder import ResponseRecorder
+from keel.errors import ModelMismatchError, UsageError
+from keel.steering import Firing, Intervention, Steering, find_decoder, steered
+from keel.types import Conversation, ModelIdentity, Prompt, Sampling
+
+
+class TransformersEngine:
+    """A loaded transformers model that answers prompts and reads conversations.
+
+    Memory for a batch is planned from what is free when the engine is made; `budget` can be
+    replaced. Not safe for use from several threads.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        identity: ModelIdentity | None = None,
+        blocks: str | Sequence[nn.Module] | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer)
+        self.blocks = blocks
+        self.decoder = find_decoder(model, blocks)
+        if self.decoder.hidden_size is None:
+            raise UsageError("the model's config names no hidden size; give a config that does")
+        self.budget: Budget = budget_for(model, self.device)
+        self.identity = self._complete(identity)
+        self.firing: Firing | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.decoder.blocks)
+
+    def template_facts(self) -> dict[str, str]:
+        """What the chat template does of its own accord, to be shown to people."""
+        return self.template.facts()
+
+    def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
+        """Sort prompts by length into batches that fit in memory. The same call plans the same."""
+        lengths = [len(self.template.prompt_ids(p.conversation)) for p in prompts]
+        batches = by_length(lengths, new_tokens=sampling.max_new_tokens + 1, budget=self.budget)
+        return [Batch(number, places) for number, places in enumerate(batches)]
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        recording: Recording = Recording(),
+        interventions: Sequence[Intervention] = (),
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Completion]:
+        """Answer one batch, each completion as it finishes. The seed decides every draw."""
+        if not prompts:
+            return
+        recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
+        ends = self._end_tokens()
+        job = Job(sampling, ends, seed, recorder, on_token)
+        ids_BT, mask_BT = self._left_padded(prompts)
+        with self._steering(interventions) as steering:
+            for finished in run_batch(self.model, ids_BT, mask_BT, job):
+                yield self._completion(finished, recorder)
+            self.firing = steering.firing() if steering is not None else None
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        recording: Recording,
+        interventions: Sequence[Intervention] = (),
+    ) -> Iterator[Reading]:
+        """Read given conversations in one forward pass each, in order of length."""
+        self.firing = None
+        # What lies above the last block that runs can change nothing that is read.
+        top = self._last_needed(recording)
+        reaching = [one for one in interventions if one.layer <= top]
+        for sheet, places in self._sheets(conversations):
+            with self._steering(reaching) as steering:
+                readings = read_sheet(self.model, self.decoder, sheet, recording, steering)
+                self._add_firing(steering)
+            for reading, place in zip(readings, places, strict=True):
+                yield replace(reading, place=place)
+
+    def divergence(
+        self,
+        conversations: Sequence[Conversation],
+        settings: Sequence[Sequence[Intervention]],
+    ) -> Iterator[Divergence]:
+        """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
+        for sheet, places in self._sheets(conversations):
+            for found in divergences(self.model, self._steering, sheet, settings):
+                yield replace(found, place=places[found.place])
+
+    def _steering(self, interventions: Sequence[Intervention]) -> Any:
+        if not interventions:
+            return nullcontext()
+        return steered(self.model, interventions, blocks=self.blocks)
+
+    def _add_firing(self, steering: Steering | None) -> None:
+        if steering is not None:
+            now = steering.firing()
+            self.firing = now if self.firing is None else self.firing + now
+
+    def _sheets(
+        self, conversations: Sequence[Conversation]
+    ) -> Iterator[tuple[Sheet, tuple[int, ...]]]:
+        transcripts = [self.template.transcript(c) for c in conversations]
+        tokens = max([self.budget.read_tokens, *(len(t.token_ids) for t in transcripts)])
+        budget = replace(self.budget, tokens=tokens, rows=tokens)
+        lengths = [len(t.token_ids) for t in transcripts]
+        for places in by_length(lengths, new_tokens=0, budget=budget):
+            rows = [transcripts[place] for place in places]
+            yield Sheet.of(rows, self._pad(), self.device), places
+
+    def _left_padded(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [self.template.prompt_ids(p.conversation) for p in prompts]
+        width = max(len(row) for row in rows)
+        ids_BT = torch.full((len(rows), width), self._pad())
+        mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
+        for place, row in enumerate(rows):
+            ids_BT[place, width - len(row) :] = torch.tensor(row)
+            mask_BT[place, width - len(row) :] = 1
+        return ids_BT.to(self.device), mask_BT.to(self.device)
+
+    def _completion(self, finished: Finished, recorder: ResponseRecorder) -> Completion:
+        record = recorder.record_of(finished.place)
+        text = self.tokenizer.decode(finished.token_ids, skip_special_tokens=True)
+        return Completion(
+            finished.row,
+            text,
+            finished.token_ids,
+            finished.finish,
+            record.activations,
+            record.projections_TK,
+        )
+
+    def _last_needed(self, recording: Recording) -> int:
+        if recording.means or recording.log_likelihood or not recording.probes:
+            return self.layers - 1
+        return max(probe.layer for probe in recording.probes)
+
+    def _end_tokens(self) -> frozenset[int]:
+        given = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = given if isinstance(given, list | tuple) else [given]
+        return self.template.end_tokens(token for token in listed if token is not None)
+
+    def _pad(self) -> int:
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    def _complete(self, identity: ModelIdentity | None) -> ModelIdentity:
+        """The identity with what only the loaded model can tell; refuses one that contradicts."""
+        own = ModelIdentity(
+            model_id=getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__,
+            layers=self.layers,
+            hidden_size=int(self.decoder.hidden_size or 0),
+            template_hash=self.template.hash,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+        )
+        if identity is None:
+            return own
+        problem = identity.mismatch(own)
+        if problem is not None:
+            raise ModelMismatchError(f"the loaded model is not the one named: {problem}")
+        return replace(identity, template_hash=own.template_hash, dtype=own.dtype)

@@ -1,0 +1,169 @@
+"""Generates one batch and records it in the same pass, completions as they finish.
+
+transformers prepares everything (cache, masks, positions) and hands over to the loop below, so
+that each model's own rules hold. The loop drops rows that have finished, and runs every content
+token through the model, the last one too: what `read` sees of the same tokens is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from keel.engines.sampling import draw
+from keel.engines.transformers.recorder import ResponseRecorder
+from keel.types import Sampling
+
+_COMPACT_AT = 0.75
+"""Finished rows are dropped when fewer than this share of the batch still runs."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row that has ended: where it stands now, which row of the batch it is, its tokens."""
+
+    place: int
+    row: int
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop needs to know of one batch."""
+
+    sampling: Sampling
+    end_tokens: frozenset[int]
+    seed: int
+    recorder: ResponseRecorder
+    on_token: Callable[[int, int], None] | None = None
+    """Called with (row, token) as content is sampled."""
+
+
+def run_batch(model: Any, ids_BT: Tensor, mask_BT: Tensor, job: Job) -> Iterator[Finished]:
+    """Rows of a left-padded batch as they finish; each is yielded while its record still stands."""
+
+    def loop(model: Any, input_ids: Tensor, **prepared: Any) -> Iterator[Finished]:
+        for name in ("logits_processor", "stopping_criteria", "generation_config", "streamer"):
+            prepared.pop(name, None)
+        prepared.pop("synced_gpus", None)
+        return _Loop(model, input_ids, prepared, job).run()
+
+    with ExitStack() as stack:
+        job.recorder.attach(stack)
+        # One token more than wanted, so that the cache has room for the last one's own pass.
+        length = job.sampling.max_new_tokens + 1
+        arguments = {"max_new_tokens": length, "do_sample": False, "custom_generate": loop}
+        with torch.inference_mode():
+            finished = model.generate(input_ids=ids_BT, attention_mask=mask_BT, **arguments)
+        yield from finished
+
+
+class _Loop:
+    """The state of one batch while it generates."""
+
+    def __init__(self, model: Any, ids_BT: Tensor, prepared: dict[str, Any], job: Job) -> None:
+        self.model, self.ids_BT, self.prepared, self.job = model, ids_BT, prepared, job
+        rows = ids_BT.shape[0]
+        self.rows = list(range(rows))
+        self.sampled: list[list[int]] = [[] for _ in range(rows)]
+        self.ended: list[bool] = [False] * rows
+        self.handed_out: set[int] = set()
+        self.draws = torch.Generator("cpu").manual_seed(job.seed)
+
+    def run(self) -> Iterator[Finished]:
+        with torch.inference_mode():
+            logits_BV = self._forward(is_first=True)
+        total = len(self.rows)
+        while self.rows:
+            with torch.inference_mode():
+                # Every row has its own number at every step, whatever rows have left the batch.
+                uniform_B = torch.rand(total, generator=self.draws)[self.rows].to(logits_BV.device)
+                tokens_B = draw(logits_BV, self.job.sampling, uniform_B)
+                content = self._take(tokens_B.tolist())
+                if self._goes_on(content):
+                    logits_BV = self._step(tokens_B, content)
+            yield from self._leave()
+            with torch.inference_mode():
+                logits_BV = self._compact(logits_BV)
+
+    def _forward(self, *, is_first: bool) -> Tensor:
+        inputs = self.model.prepare_inputs_for_generation(
+            self.ids_BT,
+            next_sequence_length=None if is_first else 1,
+            is_first_iteration=is_first,
+            **self.prepared,
+        )
+        outputs = self.model(**inputs, return_dict=True)
+        update = self.model._update_model_kwargs_for_generation
+        self.prepared = update(outputs, self.prepared, is_encoder_decoder=False)
+        logits: Tensor = outputs.logits[:, -1]
+        return logits
+
+    def _take(self, tokens: list[int]) -> list[bool]:
+        """Which current rows sampled content just now; others have ended, now or before."""
+        content = []
+        for row, token in zip(self.rows, tokens, strict=True):
+            is_content = not self.ended[row] and token not in self.job.end_tokens
+            content.append(is_content)
+            if is_content:
+                self.sampled[row].append(token)
+                if self.job.on_token is not None:
+                    self.job.on_token(row, token)
+            self.ended[row] |= not is_content
+        return content
+
+    def _goes_on(self, content: list[bool]) -> bool:
+        """Whether another pass is needed: for a next token, or to record the last one."""
+        limit = self.job.sampling.max_new_tokens
+        lengths = [len(self.sampled[row]) for row in self.rows]
+        return any(
+            is_content and (n < limit or self.job.recorder.records)
+            for is_content, n in zip(content, lengths, strict=True)
+        )
+
+    def _step(self, tokens_B: Tensor, content: list[bool]) -> Tensor:
+        self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
+        self.job.recorder.is_on = True
+        logits_BV = self._forward(is_first=False)
+        self.job.recorder.is_on = False
+        self.job.recorder.commit(content)
+        return logits_BV
+
+    def _leave(self) -> Iterator[Finished]:
+        """Rows that have just ended or are full, while their records stand at their places."""
+        limit = self.job.sampling.max_new_tokens
+        for place, row in enumerate(self.rows):
+            tokens = self.sampled[row]
+            is_over = self.ended[row] or len(tokens) >= limit
+            if is_over and row not in self.handed_out:
+                yield Finished(place, row, tuple(tokens), "stop" if self.ended[row] else "length")
+                self.handed_out.add(row)
+                self.ended[row] = True
+
+    def _compact(self, logits_BV: Tensor) -> Tensor:
+        places = [place for place, row in enumerate(self.rows) if not self.ended[row]]
+        cache = self.prepared.get("past_key_values")
+        if not places:
+            self.rows = []
+        elif len(places) <= _COMPACT_AT * len(self.rows) and hasattr(cache, "batch_select_indices"):
+            keep = torch.tensor(places, device=self.ids_BT.device)
+            rows = len(self.rows)
+            self.rows = [self.rows[place] for place in places]
+            self.prepared = {k: _select(v, keep, rows) for k, v in self.prepared.items()}
+            cache.batch_select_indices(keep)
+            self.ids_BT = self.ids_BT[keep]
+            self.job.recorder.keep(keep, self.rows)
+            return logits_BV[keep.to(logits_BV.device)]
+        return logits_BV
+
+
+def _select(value: Any, keep: Tensor, rows: int) -> Any:
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
+        return value[keep.to(value.device)]
+    return value

@@ -1,0 +1,202 @@
+"""Random transformers models so small that a test can build one: real architectures, no weights.
+
+Built from a config and a seed, on the CPU, in float32 and eval mode; they answer nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keel.errors import UsageError
+from keel.testing.tiny_tokenizer import VOCABULARY_SIZE, tiny_tokenizer
+
+TINY_FAMILIES = (
+    "llama",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "gemma3_vision",
+    "mistral",
+    "gpt2",
+    "gpt_neox",
+    "qwen3_moe",
+)
+
+_WINDOW = 16
+"""Tokens that a sliding layer sees: few, so that short tests reach past it."""
+
+
+def tiny_model(family: str, *, layers: int = 4, hidden: int = 32, seed: int = 0) -> Any:
+    """A random model of a family in `TINY_FAMILIES`; the same arguments build the same weights.
+
+    `hidden` is a multiple of 8. The vocabulary is that of `tiny_tokenizer`.
+    Raises UsageError for an unknown family.
+    """
+    import torch
+
+    if family not in _BUILDERS:
+        raise UsageError(f"no tiny model {family!r}; choose one of {', '.join(TINY_FAMILIES)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _BUILDERS[family](layers, hidden)
+    return model.eval()
+
+
+def save_tiny_model(folder: str | Path, family: str, **shape: int) -> Path:
+    """A folder with the tiny model (safetensors) and its tokenizer, as a hub download would be.
+
+    `shape` is passed on to `tiny_model`.
+    """
+    folder = Path(folder)
+    tiny_model(family, **shape).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _shape(layers: int, hidden: int) -> dict[str, Any]:
+    """Settings that most configs share: grouped-query attention, four heads over two."""
+    return {
+        "vocab_size": VOCABULARY_SIZE,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": hidden // 4,
+        "max_position_embeddings": 4096,
+        **_tokens(),
+    }
+
+
+def _tokens() -> dict[str, Any]:
+    # The usual scale of 0.02 leaves so small a model all but blind to its input.
+    return {
+        "bos_token_id": None,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "initializer_range": 0.2,
+    }
+
+
+def _alternating(layers: int) -> dict[str, Any]:
+    """Layers that see everything after layers that see a window, as in Gemma."""
+    kinds = ("sliding_attention", "full_attention")
+    return {"layer_types": [kinds[n % 2] for n in range(layers)], "sliding_window": _WINDOW}
+
+
+def _llama(layers: int, hidden: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**_shape(layers, hidden)))
+
+
+def _qwen3(layers: int, hidden: int) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**_shape(layers, hidden)))
+
+
+def _qwen3_moe(layers: int, hidden: int) -> Any:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": hidden}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**_shape(layers, hidden), **experts))
+
+
+def _mistral(layers: int, hidden: int) -> Any:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(MistralConfig(**_shape(layers, hidden), sliding_window=None))
+
+
+def _gemma2(layers: int, hidden: int) -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        **_shape(layers, hidden), **_alternating(layers), query_pre_attn_scalar=hidden // 4
+    )
+    return Gemma2ForCausalLM(config)
+
+
+def _gemma3(layers: int, hidden: int) -> Any:
+    from transformers import Gemma3ForCausalLM
+
+    return Gemma3ForCausalLM(_gemma3_text(layers, hidden))
+
+
+def _gemma3_text(layers: int, hidden: int) -> Any:
+    from transformers import Gemma3TextConfig
+
+    return Gemma3TextConfig(
+        **_shape(layers, hidden), **_alternating(layers), query_pre_attn_scalar=hidden // 4
+    )
+
+
+def _gemma3_vision(layers: int, hidden: int) -> Any:
+    """The language model one level further down, beside a vision tower."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    vision = SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+    )
+    last = VOCABULARY_SIZE - 1  # three ids that no text is tokenised to
+    config = Gemma3Config(
+        text_config=_gemma3_text(layers, hidden),
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=last,
+        image_token_id=last,
+        boi_token_index=last - 1,
+        eoi_token_index=last - 2,
+        **_tokens(),
+    )
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _gpt2(layers: int, hidden: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY_SIZE,
+        n_embd=hidden,
+        n_layer=layers,
+        n_head=4,
+        n_positions=4096,
+        **_tokens(),
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _gpt_neox(layers: int, hidden: int) -> Any:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=4096,
+        **_tokens(),
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+_BUILDERS: dict[str, Callable[[int, int], Any]] = {
+    "llama": _llama,
+    "qwen3": _qwen3,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "gemma3_vision": _gemma3_vision,
+    "mistral": _mistral,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "qwen3_moe": _qwen3_moe,
+}
