@@ -20,7 +20,7 @@ def unit(vector: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden
     length = vector.norm(dim=-1, keepdim=True)
     if bool((length == 0).any()):
         raise UsageError("cannot take the direction of a zero vector")
-    return vector / length
+    return torch.div(vector, length)
 
 
 def project(

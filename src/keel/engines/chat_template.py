@@ -116,7 +116,7 @@ class ChatTemplate:
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Tokens up to where the assistant's answer begins."""
-        return self._tokenize(self._render(conversation.messages, answer=True).text)["input_ids"]
+        return list(self._tokenize(self._render(conversation.messages, answer=True).text).input_ids)
 
     def transcript(self, conversation: Conversation) -> Transcript:
         """Tokens of a whole conversation; an answer with known tokens keeps those very tokens."""

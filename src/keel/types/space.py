@@ -124,7 +124,7 @@ class AssistantAxis:
     @property
     def direction(self) -> Float[Tensor, "layer hidden"]:
         """Unit vectors along the axis; zero where the axis is."""
-        return self.vector / self.vector.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return torch.nn.functional.normalize(self.vector, dim=-1)
 
     @property
     def gap(self) -> Float[Tensor, " layer"]:

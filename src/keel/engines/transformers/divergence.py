@@ -42,7 +42,9 @@ def kl_per_token(
 ) -> Float[Tensor, " token"]:
     """KL(plain ‖ steered) of the two distributions at each token, in nats, in float32."""
     parts = []
-    for plain, steered in zip(plain_NV.split(_ROWS), steered_NV.split(_ROWS), strict=True):
+    for plain, steered in zip(
+        torch.split(plain_NV, _ROWS), torch.split(steered_NV, _ROWS), strict=True
+    ):
         log_p = torch.log_softmax(plain.float(), -1)
         log_q = torch.log_softmax(steered.float(), -1)
         parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
@@ -51,6 +53,6 @@ def kl_per_token(
 
 def _per_row(kl_N: Tensor, sheet: Sheet, setting: int) -> Iterator[Divergence]:
     counts = sheet.content_BT.sum(1).tolist()
-    for row, part in enumerate(kl_N.split(counts)):
+    for row, part in enumerate(torch.split(kl_N, counts)):
         if len(part):
             yield Divergence(row, setting, float(part.mean()), len(part))

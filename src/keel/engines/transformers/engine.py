@@ -89,10 +89,9 @@ class TransformersEngine:
         if not prompts:
             return
         recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
-        ends = self._end_tokens()
-        job = Job(sampling, ends, seed, recorder, on_token)
         ids_BT, mask_BT = self._left_padded(prompts)
         with self._steering(interventions) as steering:
+            job = Job(sampling, self._end_tokens(), seed, recorder, steering, on_token)
             for finished in run_batch(self.model, ids_BT, mask_BT, job):
                 yield self._completion(finished, recorder)
             self.firing = steering.firing() if steering is not None else None

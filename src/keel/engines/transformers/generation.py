@@ -17,6 +17,7 @@ from torch import Tensor
 
 from keel.engines.sampling import draw
 from keel.engines.transformers.recorder import ResponseRecorder
+from keel.steering import Steering, Step
 from keel.types import Sampling
 
 _COMPACT_AT = 0.75
@@ -41,6 +42,8 @@ class Job:
     end_tokens: frozenset[int]
     seed: int
     recorder: ResponseRecorder
+    steering: Steering | None = None
+    """Told which rows still run, so that firings on finished rows are not counted."""
     on_token: Callable[[int, int], None] | None = None
     """Called with (row, token) as content is sampled."""
 
@@ -129,6 +132,9 @@ class _Loop:
 
     def _step(self, tokens_B: Tensor, content: list[bool]) -> Tensor:
         self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
+        if self.job.steering is not None:
+            running_B = torch.tensor(content, device=self.ids_BT.device)
+            self.job.steering.marked = Step(len(content), running_B[:, None], is_generated=True)
         self.job.recorder.is_on = True
         logits_BV = self._forward(is_first=False)
         self.job.recorder.is_on = False
@@ -148,7 +154,7 @@ class _Loop:
 
     def _compact(self, logits_BV: Tensor) -> Tensor:
         places = [place for place, row in enumerate(self.rows) if not self.ended[row]]
-        cache = self.prepared.get("past_key_values")
+        cache: Any = self.prepared.get("past_key_values")
         if not places:
             self.rows = []
         elif len(places) <= _COMPACT_AT * len(self.rows) and hasattr(cache, "batch_select_indices"):

@@ -28,7 +28,6 @@ class Sheet:
 
     transcripts: tuple[Transcript, ...]
     ids_BT: Int[Tensor, "row token"]
-    valid_BT: Bool[Tensor, "row token"]
     content_BT: Bool[Tensor, "row token"]
     """Content tokens of assistant turns."""
 
@@ -37,21 +36,18 @@ class Sheet:
         """The transcripts as one batch."""
         width = max(len(t.token_ids) for t in transcripts)
         ids_BT = torch.full((len(transcripts), width), pad)
-        valid_BT = torch.zeros(len(transcripts), width, dtype=torch.bool)
-        content_BT = valid_BT.clone()
+        content_BT = torch.zeros(len(transcripts), width, dtype=torch.bool)
         for row, transcript in enumerate(transcripts):
             length = len(transcript.token_ids)
             ids_BT[row, :length] = torch.tensor(transcript.token_ids)
-            valid_BT[row, :length] = True
             for turn in transcript.turns:
                 content_BT[row, turn.start : turn.stop] = True
-        tensors = (t.to(device) for t in (ids_BT, valid_BT, content_BT))
-        return cls(tuple(transcripts), *tensors)
+        return cls(tuple(transcripts), ids_BT.to(device), content_BT.to(device))
 
     @property
     def step(self) -> Step:
-        """The pass that runs this batch, told to steering."""
-        return Step(self.ids_BT.numel(), self.valid_BT, self.content_BT)
+        """The pass that runs this batch, told to steering: content tokens are what it counts."""
+        return Step(self.ids_BT.numel(), self.content_BT, self.content_BT)
 
     @property
     def spans(self) -> list[tuple[int, int, int, int]]:
@@ -198,4 +194,4 @@ def _log_likelihoods(model: Any, sheet: Sheet) -> list[Tensor]:
     actual_N = sheet.ids_BT[sheet.content_BT].to(scores_NV.device)
     chosen_N = scores_NV.gather(-1, actual_N[:, None])[:, 0].cpu()
     lengths = [stop - start for _, _, start, stop in sheet.spans]
-    return list(chosen_N.split(lengths))
+    return list(torch.split(chosen_N, lengths))

@@ -1,0 +1,135 @@
+"""Finds floors: where projections lie, which band and height to take, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from keel.calibrate.bands import Band, default_bands
+from keel.calibrate.distributions import (
+    Projections,
+    choose_rollouts,
+    layer_calibration,
+    read_projections,
+)
+from keel.calibrate.floors import floors_at_deviation, floors_at_percentile
+from keel.calibrate.price import Candidate, price_settings
+from keel.engines import Engine
+from keel.errors import UsageError
+from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
+
+LOW_FIRING, HIGH_FIRING = 0.15, 0.80
+"""Under the first a cap was found to do nothing, over the second it rewrites every answer."""
+
+
+@dataclass(frozen=True)
+class CalibrateSettings:
+    """How floors are found."""
+
+    bands: tuple[Band, ...] = ()
+    """Layers capped together; empty: middle-to-late bands of about 16 % of the layers."""
+    percentiles: tuple[float, ...] = (50.0, 75.0, 90.0)
+    """Assistant-ward percentiles of pooled per-token projections to try as floors."""
+    deviations: tuple[float, ...] = ()
+    """Also try floors at the default's mean minus so many standard deviations."""
+    price_bound: float = 0.1
+    """Highest mean KL per token (nats) accepted on the model's own default answers."""
+    rollouts: int = 200
+    """Answers of each kind, default and role, whose projections are read."""
+    priced_rollouts: int = 24
+    """Answers of each kind on which settings are priced."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if any(not 0 < p < 100 for p in self.percentiles):
+            raise UsageError(f"percentiles are {self.percentiles}, expected above 0, under 100")
+        if not self.percentiles and not self.deviations:
+            raise UsageError("nothing to try: give a percentile or a number of deviations")
+        if self.price_bound <= 0:
+            raise UsageError(f"price bound is {self.price_bound}, expected above 0 nats per token")
+
+
+def calibrate_floors(
+    engine: Engine,
+    axis: AssistantAxis,
+    *,
+    default: Iterable[Rollout],
+    roles: Iterable[Rollout],
+    settings: CalibrateSettings = CalibrateSettings(),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Calibration:
+    """Distributions at every layer, priced settings, and the strongest within the price bound.
+
+    `default` and `roles` stream answers of the model as itself and in a role.
+    """
+    chosen = [
+        choose_rollouts(group, settings.rollouts, settings.seed) for group in (default, roles)
+    ]
+    projections = read_projections(engine, axis, chosen[0], chosen[1])
+    candidates = _candidates(projections, axis, settings)
+    on_progress(1, len(candidates) + 1)
+    done = iter(range(2, len(candidates) + 2))
+    priced = price_settings(
+        engine,
+        axis,
+        projections,
+        candidates,
+        default=chosen[0][: settings.priced_rollouts],
+        roles=chosen[1][: settings.priced_rollouts],
+        on_setting=lambda: on_progress(next(done), len(candidates) + 1),
+    )
+    best = choose_setting(priced, settings.price_bound)
+    tried = [round(p) for p in settings.percentiles if p == round(p)]
+    layers = tuple(layer_calibration(projections, n, tried) for n in range(engine.layers))
+    warnings = _warnings(best, settings.price_bound)
+    return Calibration(layers, tuple(priced), best.name, settings.price_bound, warnings)
+
+
+def choose_setting(priced: Sequence[PricedSetting], bound: float) -> PricedSetting:
+    """The setting with the greatest effect among those within the price bound.
+
+    Where none is, the cheapest.
+    """
+    affordable = [s for s in priced if s.kl_default <= bound]
+    if affordable:
+        return max(affordable, key=lambda s: s.shift_gaps)
+    return min(priced, key=lambda s: s.kl_default)
+
+
+def _candidates(
+    projections: Projections, axis: AssistantAxis, settings: CalibrateSettings
+) -> list[Candidate]:
+    bands = settings.bands or default_bands(len(axis.direction))
+    at_percentile = [
+        Candidate(floors_at_percentile(projections, axis, band, p), p)
+        for band in bands
+        for p in settings.percentiles
+    ]
+    at_deviation = [
+        Candidate(floors_at_deviation(projections, axis, band, k), None)
+        for band in bands
+        for k in settings.deviations
+    ]
+    return at_percentile + at_deviation
+
+
+def _warnings(best: PricedSetting, bound: float) -> tuple[str, ...]:
+    found = []
+    if best.kl_default > bound:
+        found.append(
+            f"No setting costs less than {bound:g} nats per token; the cheapest, {best.name}, "
+            f"costs {best.kl_default:.3f}. Try lower percentiles or narrower bands."
+        )
+    if best.firing_rate < LOW_FIRING:
+        found.append(
+            f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
+            f"under {LOW_FIRING:.0%} a cap was found to change nothing."
+        )
+    if best.firing_rate > HIGH_FIRING:
+        found.append(
+            f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
+            f"over {HIGH_FIRING:.0%} it rewrites nearly every answer."
+        )
+    if best.shift_gaps <= 0:
+        found.append(f"{best.name} does not bring role-playing answers nearer to the Assistant.")
+    return tuple(found)

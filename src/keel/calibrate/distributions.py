@@ -1,0 +1,108 @@
+"""How projections on the axis are distributed, token by token, at every layer."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from keel.engines import Engine, Probe, Recording
+from keel.errors import TooFewSamplesError
+from keel.types import AssistantAxis, LayerCalibration, Rollout
+
+_PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+_BINS = 60
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Per-token projections of content tokens on the axis at every layer, and per response."""
+
+    default_NL: Float[Tensor, "token layer"]
+    roles_NL: Float[Tensor, "token layer"]
+    default_means_NL: Float[Tensor, "response layer"]
+    roles_means_NL: Float[Tensor, "response layer"]
+
+    @property
+    def pooled_NL(self) -> Float[Tensor, "token layer"]:
+        """Default and roles together, in the proportion in which they were read."""
+        return torch.cat([self.default_NL, self.roles_NL])
+
+    def percentile(self, layer: int, percentile: float) -> float:
+        """Assistant-ward percentile of the pooled per-token projections, in float32."""
+        return float(np.percentile(self.pooled_NL[:, layer].numpy(), percentile))
+
+    def share_under(self, layer: int, value: float) -> float:
+        """Share (0 to 1) of pooled tokens that project below a value."""
+        return float((self.pooled_NL[:, layer] < value).float().mean())
+
+
+def choose_rollouts(rollouts: Iterable[Rollout], count: int, seed: int) -> list[Rollout]:
+    """A seeded sample that does not depend on order; memory holds no more than the sample."""
+
+    def key(rollout: Rollout) -> bytes:
+        return hashlib.sha256(f"{seed}:{rollout.prompt.id}".encode()).digest()
+
+    usable = (r for r in rollouts if r.token_ids)
+    chosen = heapq.nsmallest(count, ((key(r), r.prompt.id, r) for r in usable), key=lambda t: t[0])
+    return [rollout for _, _, rollout in chosen]
+
+
+def read_projections(
+    engine: Engine, axis: AssistantAxis, default: Sequence[Rollout], roles: Sequence[Rollout]
+) -> Projections:
+    """Per-token projections of rollouts at every layer, in one forward pass each.
+
+    Raises TooFewSamplesError when one of the groups is empty.
+    """
+    if not default or not roles:
+        raise TooFewSamplesError(
+            f"calibration has {len(default)} default and {len(roles)} role answers; needs both: "
+            "extract with more questions"
+        )
+    probes = tuple(Probe(layer, v) for layer, v in enumerate(axis.direction))
+    conversations = [r.conversation for r in (*default, *roles)]
+    tokens: list[Tensor] = [torch.empty(0)] * len(conversations)
+    for reading in engine.read(conversations, recording=Recording(probes=probes)):
+        projections_TK = reading.turns[-1].projections_TK
+        assert projections_TK is not None
+        tokens[reading.place] = projections_TK.float()
+    first, rest = tokens[: len(default)], tokens[len(default) :]
+    return Projections(torch.cat(first), torch.cat(rest), _means(first), _means(rest))
+
+
+def layer_calibration(
+    projections: Projections, layer: int, percentiles: Iterable[int] = ()
+) -> LayerCalibration:
+    """The distribution at one layer as numbers to keep and to draw."""
+    wanted = sorted({*_PERCENTILES, *percentiles})
+    pooled = projections.pooled_NL[:, layer].numpy()
+    means = torch.cat([projections.default_means_NL, projections.roles_means_NL])[:, layer].numpy()
+    default = projections.default_NL[:, layer]
+    low, high = np.percentile(pooled, [0.2, 99.8])
+    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    return LayerCalibration(
+        layer=layer,
+        token_percentiles={p: float(np.percentile(pooled, p)) for p in wanted},
+        response_percentiles={p: float(np.percentile(means, p)) for p in wanted},
+        default_mean=float(default.mean()),
+        default_sd=float(default.std()),
+        bin_edges=tuple(edges.tolist()),
+        default_share=_shares(default, edges),
+        role_share=_shares(projections.roles_NL[:, layer], edges),
+    )
+
+
+def _means(tokens: Sequence[Tensor]) -> Tensor:
+    return torch.stack([projections_TL.mean(0) for projections_TL in tokens])
+
+
+def _shares(values_N: Tensor, edges: np.ndarray) -> tuple[float, ...]:
+    counts, _ = np.histogram(values_N.numpy(), bins=edges)
+    return tuple((counts / max(1, len(values_N))).tolist())

@@ -1,0 +1,92 @@
+"""What a floor costs the default, and what it does to answers in a role. Needs no judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keel.calibrate.distributions import Projections
+from keel.engines import Engine, Probe, Recording
+from keel.errors import NotAppliedError
+from keel.types import AssistantAxis, Conversation, Floor, Floors, PricedSetting, Rollout
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting to be priced."""
+
+    floors: Floors
+    percentile: float | None
+
+
+def price_settings(
+    engine: Engine,
+    axis: AssistantAxis,
+    projections: Projections,
+    candidates: Sequence[Candidate],
+    *,
+    default: Sequence[Rollout],
+    roles: Sequence[Rollout],
+    on_setting: Callable[[], None] = lambda: None,
+) -> list[PricedSetting]:
+    """Price and effect of each candidate, on given answers that are read again under it.
+
+    Price: mean KL per token from the unsteered model on its own default answers. Effect: how far
+    role-playing answers rise at the last layer, which every band comes before.
+    """
+    conversations = [r.conversation for r in (*default, *roles)]
+    kl = _divergences(engine, conversations, [list(c.floors) for c in candidates])
+    before, _ = _read_last_layer(engine, axis, conversations, ())
+    priced = []
+    for candidate, kl_N in zip(candidates, kl, strict=True):
+        after, firing = _read_last_layer(engine, axis, conversations, tuple(candidate.floors))
+        rise = _mean(after[len(default) :]) - _mean(before[len(default) :])
+        priced.append(
+            PricedSetting(
+                floors=candidate.floors,
+                percentile=candidate.percentile,
+                nominal_firing={
+                    f.layer: projections.share_under(f.layer, f.value) for f in candidate.floors
+                },
+                realised_firing=firing,
+                kl_default=_mean(kl_N[: len(default)]),
+                kl_roles=_mean(kl_N[len(default) :]),
+                shift_gaps=rise / float(axis.gap[-1]),
+            )
+        )
+        on_setting()
+    return priced
+
+
+def _divergences(
+    engine: Engine, conversations: Sequence[Conversation], settings: Sequence[list[Floor]]
+) -> list[list[float]]:
+    """Mean KL per token of each conversation, for each setting."""
+    found = [[math.nan] * len(conversations) for _ in settings]
+    for one in engine.divergence(conversations, settings):
+        found[one.setting][one.place] = one.kl
+    return found
+
+
+def _read_last_layer(
+    engine: Engine,
+    axis: AssistantAxis,
+    conversations: Sequence[Conversation],
+    interventions: Sequence[Floor],
+) -> tuple[list[float], dict[int, float]]:
+    """Mean projection of each answer at the last layer, and the firing rate of each layer."""
+    last = len(axis.direction) - 1
+    recording = Recording(probes=(Probe(last, axis.direction[last]),))
+    heights = [0.0] * len(conversations)
+    for reading in engine.read(conversations, recording=recording, interventions=interventions):
+        projections_TK = reading.turns[-1].projections_TK
+        assert projections_TK is not None
+        heights[reading.place] = float(projections_TK.mean())
+    if interventions and engine.firing is None:
+        raise NotAppliedError("the engine read without its interventions; do not trust the price")
+    return heights, engine.firing.by_layer if engine.firing is not None else {}
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)

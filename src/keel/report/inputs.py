@@ -1,0 +1,74 @@
+"""What a report is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from keel.errors import NotFiniteError, UsageError
+from keel.types import Calibration, DriftReading, ModelIdentity, PersonaMap, Replay
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All that a report shows; what is missing becomes a note that names its command."""
+
+    title: str
+    identity: ModelIdentity
+    persona_map: PersonaMap | None = None
+    calibration: Calibration | None = None
+    drift: tuple[DriftReading, ...] = ()
+    replays: tuple[Replay, ...] = ()
+    samples: dict[str, str] = field(default_factory=dict)
+    """One sample answer per role, and one of `default`."""
+    role_kinds: dict[str, str] = field(default_factory=dict)
+    """Role -> kind of role; roles of one kind share a colour."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """Name and value of what was run: model, revision, sampling, seeds, versions, date."""
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_map(self.persona_map)
+        _check_calibration(self.calibration)
+
+    @property
+    def date(self) -> str:
+        """The fact called `date`; empty where there is none."""
+        return next((value for name, value in self.facts if name.lower() == "date"), "")
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings of the run and of its parts, each once."""
+        parts = (self.persona_map, self.calibration)
+        found = [text for part in parts if part is not None for text in part.warnings]
+        return tuple(dict.fromkeys([*self.warnings, *found]))
+
+    def kind_of(self, role: str) -> str:
+        """The role's kind; plain `role` where none was given."""
+        return self.role_kinds.get(role, "role")
+
+
+def _check_map(found: PersonaMap | None) -> None:
+    if found is None:
+        return
+    layer = found.axis.layer
+    if layer not in {quality.layer for quality in found.quality}:
+        raise UsageError(
+            f"no quality was measured at the axis' layer {layer}; expected one entry per layer"
+        )
+    gap = float(found.axis.gap[layer])
+    if not gap > 0:
+        raise NotFiniteError(
+            f"the gap between default and roles is {gap:g} at layer {layer}, expected above 0: "
+            "nothing can be told in gap units; extract again with more roles or another layer"
+        )
+
+
+def _check_calibration(calibration: Calibration | None) -> None:
+    if calibration is None:
+        return
+    names = [setting.name for setting in calibration.settings]
+    if calibration.chosen not in names:
+        raise UsageError(
+            f"chosen setting {calibration.chosen!r} is not among the settings priced "
+            f"({', '.join(names) or 'none'}); calibrate again"
+        )

@@ -1,0 +1,18 @@
+"""Stand-ins that tests can use: ours, and those of people who build on Keel."""
+
+from keel.testing.fake_engine import FakeEngine, Reply, echo, scripted
+from keel.testing.planted import PlantedStream
+from keel.testing.tiny_models import TINY_FAMILIES, save_tiny_model, tiny_model
+from keel.testing.tiny_tokenizer import tiny_tokenizer
+
+__all__ = [
+    "TINY_FAMILIES",
+    "FakeEngine",
+    "PlantedStream",
+    "Reply",
+    "echo",
+    "save_tiny_model",
+    "scripted",
+    "tiny_model",
+    "tiny_tokenizer",
+]
