@@ -127,7 +127,8 @@ class ChatTemplate:
             number = sum(m.speaker == "assistant" for m in before)
             start = len(head.token_ids)
             turn = Turn(number, start, start + len(last.token_ids))
-            return Transcript(head.token_ids + last.token_ids, (*head.turns, turn))
+            turns = (*head.turns, turn) if last.token_ids else head.turns
+            return Transcript(head.token_ids + last.token_ids, turns)
         return self._spans(self._render(conversation.messages, answer=False), conversation.messages)
 
     def end_tokens(self, given: Iterable[int] = ()) -> frozenset[int]:

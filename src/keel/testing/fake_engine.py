@@ -135,7 +135,7 @@ class FakeEngine:
 
     def _persona(self, conversation: Conversation, interventions: Sequence[Intervention]) -> float:
         """The persona with which an answer begins, as steered, give or take the noise."""
-        words = self.stream.words(conversation.with_reply("."))
+        words = self.stream.words(conversation.with_reply(".")).answering
         first_D = self.stream.steered(words, interventions).stream_LTD[-1, -1]
         return float(first_D @ self.stream.direction) / self.layers
 
@@ -152,6 +152,7 @@ class FakeEngine:
         Of a given conversation only the assistant's words count, as they do in a real engine.
         """
         words = self.stream.words(conversation)
+        words = words if is_given else words.answering
         steered = self.stream.steered(words, interventions)
         counted_T = words.is_generated_T if is_given else ones_like(words.is_generated_T)
         now = steered.firing(counted_T)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -35,6 +35,13 @@ class Words:
     """True on the assistant's words."""
     turns: tuple[tuple[int, int], ...]
     """Start and stop of each assistant turn."""
+
+    @property
+    def answering(self) -> Words:
+        """The same while the last turn is being generated: turns before it are prompt."""
+        start, stop = self.turns[-1]
+        place_T = torch.arange(len(self.ids))
+        return replace(self, is_generated_T=(place_T >= start) & (place_T < stop))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """The figures of a report, one Plotly figure per function. Knows nothing of pages."""
 
 from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectories
-from keel.report.figures.floors import draw_firing, draw_histograms
+from keel.report.figures.floors import ALWAYS, SELDOM, draw_firing, draw_histograms
 from keel.report.figures.price import draw_prices
 from keel.report.figures.quality import draw_quality
 from keel.report.figures.ranks import draw_ranks
 from keel.report.figures.space import draw_space, draw_variance
 
 __all__ = [
+    "ALWAYS",
+    "SELDOM",
     "draw_firing",
     "draw_histograms",
     "draw_prices",

@@ -115,9 +115,7 @@ def _overlaps(box: Box, obstacles: NDArray[np.float64]) -> bool:
 
 
 def _is_inside(box: Box, canvas: Canvas) -> bool:
-    return (
-        box[0] >= 0 and box[1] >= 0 and box[2] <= canvas.width_px and box[3] <= canvas.height_px
-    )
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= canvas.width_px and box[3] <= canvas.height_px
 
 
 def _square(spot: tuple[float, float], radius_px: float) -> Box:

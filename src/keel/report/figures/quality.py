@@ -58,10 +58,13 @@ def _add_interval(
         row=cell[0],
         col=cell[1],
     )
-    hover = [f"layer {at}: {v.value:.3g} ({v.low:.3g} to {v.high:.3g})"
-             for at, v in zip(layers, values, strict=True)]  # fmt: skip
-    _add_line(figure, cell, layers, [v.value for v in values], colour=theme.DEFAULT_COLOUR,
-              hover=hover)  # fmt: skip
+    hover = [
+        f"layer {at}: {v.value:.3g} ({v.low:.3g} to {v.high:.3g})"
+        for at, v in zip(layers, values, strict=True)
+    ]
+    _add_line(
+        figure, cell, layers, [v.value for v in values], colour=theme.DEFAULT_COLOUR, hover=hover
+    )
 
 
 def _add_line(
@@ -94,16 +97,39 @@ def _add_line(
 
 def _add_null(figure: go.Figure, layers: list[int], quality: Sequence[LayerQuality]) -> None:
     null = [entry.cos_pc1_null for entry in quality]
-    _add_line(figure, (2, 1), layers, null, colour=theme.FAINT, dash="dot", legend="legend2",
-              name="95 % of shuffled labels lie below")  # fmt: skip
+    _add_line(
+        figure,
+        (2, 1),
+        layers,
+        null,
+        colour=theme.FAINT,
+        dash="dot",
+        legend="legend2",
+        name="95 % of shuffled labels lie below",
+    )
     figure.update_layout(legend2=theme.legend_inside(figure, "3", (0.98, 0.03)))
 
 
 def _add_halves(figure: go.Figure, layers: list[int], quality: Sequence[LayerQuality]) -> None:
-    _add_line(figure, (2, 2), layers, [entry.split_half_questions for entry in quality],
-              colour=_GREEN, name="questions", legend="legend3")  # fmt: skip
-    _add_line(figure, (2, 2), layers, [entry.split_half_roles for entry in quality],
-              colour=_PURPLE, name="roles", dash="dash", legend="legend3")  # fmt: skip
+    _add_line(
+        figure,
+        (2, 2),
+        layers,
+        [entry.split_half_questions for entry in quality],
+        colour=_GREEN,
+        name="questions",
+        legend="legend3",
+    )
+    _add_line(
+        figure,
+        (2, 2),
+        layers,
+        [entry.split_half_roles for entry in quality],
+        colour=_PURPLE,
+        name="roles",
+        dash="dash",
+        legend="legend3",
+    )
     figure.update_layout(legend3=theme.legend_inside(figure, "4", (0.98, 0.03)))
 
 
@@ -140,14 +166,22 @@ def _dress(figure: go.Figure, layers: list[int]) -> None:
 
 def _low_end(figure: go.Figure, cell: tuple[int, int]) -> float:
     """0, or lower where a cosine is negative."""
-    found = [y for trace in figure.select_traces(row=cell[0], col=cell[1]) for y in trace.y]
-    return min([0.0, *(y - 0.03 for y in found if y is not None)])
+    traces = figure.select_traces(row=cell[0], col=cell[1])
+    found = [float(y) for trace in traces for y in trace.y if y is not None]
+    return min([0.0, *(y - 0.03 for y in found)])
 
 
 def _mark_layers(figure: go.Figure, recommended: int, band: Sequence[int]) -> None:
     everywhere = {"row": "all", "col": "all"}
     if band:
-        figure.add_vrect(x0=min(band) - 0.5, x1=max(band) + 0.5, fillcolor=theme.FLOOR_COLOUR,
-                         opacity=0.1, line_width=0, layer="below", **everywhere)  # fmt: skip
+        figure.add_vrect(
+            x0=min(band) - 0.5,
+            x1=max(band) + 0.5,
+            fillcolor=theme.FLOOR_COLOUR,
+            opacity=0.1,
+            line_width=0,
+            layer="below",
+            **everywhere,
+        )
     mark: Callable[..., None] = figure.add_vline
     mark(x=recommended, line={"color": theme.INK, "width": 1, "dash": "dash"}, **everywhere)

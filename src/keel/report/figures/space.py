@@ -46,9 +46,7 @@ def draw_variance(space: PersonaSpace, layer: int) -> go.Figure:
     numbers = list(range(1, len(shares) + 1))
     sums = torch.cumsum(shares, 0)
     figure = theme.blank_figure(300, hovermode="x unified")
-    figure.add_bar(
-        x=numbers, y=_percentages(shares), name="each component", marker_color="#B9D7EA"
-    )
+    figure.add_bar(x=numbers, y=_percentages(shares), name="each component", marker_color="#B9D7EA")
     figure.add_scatter(
         x=numbers,
         y=_percentages(sums),
@@ -163,7 +161,9 @@ def _trace_state(view: _View, groups: Sequence[tuple[str, list[int]]]) -> dict[s
     """What changes in each trace from layer to layer."""
     parts = [rows for _, rows in groups] + [[len(view.names) - 1]]
     x, y = theme.rounded(view.x), theme.rounded(view.y)
-    texts = [plain(name) if place else "" for name, place in zip(view.names, view.places)]  # noqa: B905
+    texts = [
+        plain(name) if place else "" for name, place in zip(view.names, view.places, strict=True)
+    ]
     return {
         "x": [[x[row] for row in rows] for rows in parts],
         "y": [[y[row] for row in rows] for rows in parts],

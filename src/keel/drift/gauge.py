@@ -1,0 +1,126 @@
+"""Where one turn stands on the axis. Knows nothing of conversations or engines' inner life."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from keel.engines import Engine, Probe, Recording
+from keel.errors import ModelMismatchError, NotFiniteError, UsageError
+from keel.geometry import cosine
+from keel.types import AssistantAxis, Floors, TurnReading
+
+_SAME_DIRECTION = 0.999
+"""Cosine from which a floor's direction is taken for the axis' own."""
+
+_SLACK_GAPS = 0.01
+"""A turn held exactly at its floor may read this much lower by rounding, in bfloat16 above all."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """The axis at one layer, with the floor that a run has there."""
+
+    axis: AssistantAxis
+    layer: int
+    floor: float | None = None
+    """Raw; None where there is no floor at this layer along the axis."""
+
+    def __post_init__(self) -> None:
+        last = self.axis.vector.shape[0] - 1
+        if not 0 <= self.layer <= last:
+            raise UsageError(f"layer is {self.layer}, expected 0 to {last}; choose one of these")
+        gap = float(self.axis.gap[self.layer])
+        if not (math.isfinite(gap) and gap > 0):
+            raise UsageError(
+                f"at layer {self.layer} the default mean is {gap:.3g} above the role mean, "
+                "expected more than 0; choose another layer, or extract an axis that knows both"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        axis: AssistantAxis,
+        *,
+        layer: int | None = None,
+        floors: Floors | None = None,
+    ) -> Gauge:
+        """The gauge for an engine, by default at the axis' recommended layer.
+
+        Raises ModelMismatchError where axis or floors were made on another model.
+        """
+        _check_same_model("axis", axis, engine)
+        if floors is not None:
+            _check_same_model("floors", floors, engine)
+        layer = axis.layer if layer is None else layer
+        gauge = cls(axis, layer)
+        return cls(axis, layer, gauge._floor_of(floors)) if floors is not None else gauge
+
+    @property
+    def recording(self) -> Recording:
+        """What an engine is to record for this gauge: one column of projections."""
+        return Recording(probes=(Probe(self.layer, self.axis.direction[self.layer]),))
+
+    @property
+    def floor_gaps(self) -> float | None:
+        """The floor in gap units."""
+        return None if self.floor is None else self.in_gaps(self.floor)
+
+    def in_gaps(self, projection: float) -> float:
+        """A raw projection in gap units: 0 is the role mean, 1 the default mean."""
+        return self.axis.in_gaps(projection, self.layer)
+
+    def reading(
+        self, turn: int, projections_TK: Float[Tensor, "token probe"], text: str
+    ) -> TurnReading | None:
+        """Where a turn stands, from its tokens' projections; None for a turn without tokens.
+
+        Raises NotFiniteError when a projection is NaN or Inf.
+        """
+        projections_T = projections_TK[:, 0].double().cpu()
+        if not len(projections_T):
+            return None
+        mean = float(projections_T.mean())
+        if not math.isfinite(mean):
+            raise NotFiniteError(
+                f"turn {turn + 1} projects to {mean} at layer {self.layer}, expected a number; "
+                "load the model in float32 or bfloat16"
+            )
+        return TurnReading(
+            turn=turn,
+            projection=mean,
+            gaps=self.in_gaps(mean),
+            token_projections=tuple(projections_T.tolist()),
+            text=text,
+            is_below_floor=self._is_below(mean),
+        )
+
+    def _is_below(self, projection: float) -> bool | None:
+        if self.floor is None:
+            return None
+        return projection < self.floor - _SLACK_GAPS * float(self.axis.gap[self.layer])
+
+    def _floor_of(self, floors: Floors) -> float | None:
+        """The highest floor at this layer along the axis."""
+        direction = self.axis.direction[self.layer]
+        values = [
+            floor.value
+            for floor in floors
+            if floor.layer == self.layer
+            and math.isfinite(floor.value)
+            and float(cosine(floor.direction.cpu(), direction.cpu())) > _SAME_DIRECTION
+        ]
+        return max(values, default=None)
+
+
+def _check_same_model(name: str, artefact: AssistantAxis | Floors, engine: Engine) -> None:
+    problem = None if artefact.identity is None else artefact.identity.mismatch(engine.identity)
+    if problem is not None:
+        raise ModelMismatchError(
+            f"the {name} belong to another model than the engine's: {problem}; "
+            "use those made on this model"
+        )

@@ -1,0 +1,69 @@
+"""Given conversations to their paths along the axis. Samples nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from keel.drift.gauge import Gauge
+from keel.engines import Engine, Reading
+from keel.errors import UsageError
+from keel.steering import Intervention
+from keel.types import AssistantAxis, Conversation, DriftReading, Floors, TurnReading
+
+
+def read_drift(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    axis: AssistantAxis,
+    *,
+    layer: int | None = None,
+    floors: Floors | None = None,
+    interventions: Sequence[Intervention] = (),
+) -> Iterator[DriftReading]:
+    """Where each assistant turn of each conversation stands, in the order given.
+
+    A turn's projection is the mean over its content tokens at `layer` (by default the axis' own);
+    a turn without content tokens is left out, the others keep their numbers. `floors` only marks
+    turns below; what acts on the model is `interventions`. Everything is read in one pass.
+    Raises UsageError for a conversation without an assistant turn, before the model runs.
+    """
+    gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
+    for conversation in conversations:
+        _check_has_answers(conversation)
+    readings = engine.read(
+        conversations, recording=gauge.recording, interventions=tuple(interventions)
+    )
+    return _in_order(readings, conversations, gauge)
+
+
+def _check_has_answers(conversation: Conversation) -> None:
+    if not any(message.speaker == "assistant" for message in conversation.messages):
+        raise UsageError(
+            f"conversation {conversation.id!r} has {len(conversation.messages)} message(s) and no "
+            "assistant turn, expected at least one to read; add answers, or have it answered anew"
+        )
+
+
+def _in_order(
+    readings: Iterator[Reading], conversations: Sequence[Conversation], gauge: Gauge
+) -> Iterator[DriftReading]:
+    """Each reading as soon as all before it are there: an engine reads in any order."""
+    waiting: dict[int, DriftReading] = {}
+    upcoming = 0
+    for reading in readings:
+        waiting[reading.place] = _path(reading, conversations[reading.place], gauge)
+        while upcoming in waiting:
+            yield waiting.pop(upcoming)
+            upcoming += 1
+    assert upcoming == len(conversations), "the engine left out a conversation"
+
+
+def _path(reading: Reading, conversation: Conversation, gauge: Gauge) -> DriftReading:
+    texts = [m.content for m in conversation.messages if m.speaker == "assistant"]
+    turns: list[TurnReading] = []
+    for record in reading.turns:
+        assert record.projections_TK is not None, "the engine did not record what was asked for"
+        found = gauge.reading(record.turn, record.projections_TK, texts[record.turn])
+        if found is not None:
+            turns.append(found)
+    return DriftReading(conversation.id, gauge.layer, tuple(turns), gauge.floor)

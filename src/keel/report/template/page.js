@@ -1,0 +1,10 @@
+"use strict";
+const figures = JSON.parse(document.getElementById("figure-data").textContent);
+for (const [id, figure] of Object.entries(figures)) {
+  Plotly.newPlot(id, figure.data, figure.layout, {
+    responsive: true,
+    displaylogo: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg", filename: id },
+  });
+}

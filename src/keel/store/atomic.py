@@ -1,0 +1,159 @@
+"""Writes files that are whole or absent, whatever interrupts. Knows nothing of what they mean.
+
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed.
+After a kill the old file is there or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from keel.errors import StorageError
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def replacing(path: Path, size_bytes: int) -> Iterator[Path]:
+    """A temporary path to write to; it takes the place of `path` when the block ends well.
+
+    Raises StorageError when the disk refuses; `path` is then as it was before.
+    """
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield scratch
+        _flush(scratch)
+        scratch.replace(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise refused(path, size_bytes, error) from error
+    finally:
+        _remove(scratch)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put the bytes at `path`."""
+    with replacing(path, len(data)) as scratch:
+        scratch.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put a plain value at `path`, indented for people."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Put one plain value per line at `path`."""
+    write_bytes(path, jsonl(rows))
+
+
+def jsonl(rows: Iterable[Any]) -> bytes:
+    """One line of JSON per row, each ended by a newline."""
+    return b"".join(
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows
+    )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Put named tensors and a few strings at `path`, as safetensors."""
+    # A clone each: safetensors refuses tensors that share memory, and views would drag theirs in.
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with replacing(path, sum(tensor.nbytes for tensor in whole.values())) as scratch:
+        save_file(whole, scratch, metadata=dict(metadata))
+
+
+def append_lines(path: Path, lines: bytes) -> None:
+    """Add whole lines at the end of a file and flush it to the disk.
+
+    A line torn by an earlier kill is cut off first. Raises StorageError when the disk refuses;
+    the file is then as long as before.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: a buffer would be written again on closing, after a failure was undone.
+        with path.open("ab+", buffering=0) as handle:
+            length = _whole_length(handle.fileno())
+            handle.truncate(length)
+            try:
+                _write_all(handle.fileno(), lines)
+            except OSError:
+                handle.truncate(length)
+                raise
+    except OSError as error:
+        raise refused(path, len(lines), error) from error
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete temporary files that a killed process left anywhere under `root`.
+
+    Only for the one process that may write there: another's temporary file is not a leftover.
+    """
+    for scratch in root.rglob(".*.tmp"):
+        _remove(scratch)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
+    """The error to raise when the disk did not take a file."""
+    remedy = "free some space and run the same command again: finished batches are kept"
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        remedy = "choose a folder that you may write to"
+    return StorageError(f"could not write {path} ({size_bytes} bytes): {error}; {remedy}")
+
+
+def _flush(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, survive a power cut."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(scratch: Path) -> None:
+    try:
+        scratch.unlink(missing_ok=True)
+    except OSError:
+        # The write's own error is the one to show; a leftover goes when the run is next locked.
+        return
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Every byte, and on the disk: one write may take a part only."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+def _whole_length(descriptor: int) -> int:
+    """Length of a file up to the end of its last whole line."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,0 +1,51 @@
+"""The decoder blocks are found by structure, in every layout there is."""
+
+import pytest
+import torch
+
+from keel.errors import ModelLayoutError
+from keel.steering import find_decoder
+from keel.testing import TINY_FAMILIES, tiny_model
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_blocks_are_found_in_every_family(family):
+    model = tiny_model(family, layers=3)
+    decoder = find_decoder(model)
+    assert len(decoder.blocks) == 3
+    assert decoder.hidden_size == 32
+    assert decoder.path == {
+        "gpt2": "transformer.h",
+        "gpt_neox": "gpt_neox.layers",
+        "gemma3_vision": "model.language_model.layers",
+    }.get(family, "model.layers")
+
+
+def test_a_vision_tower_of_the_same_depth_is_not_taken():
+    model = tiny_model("gemma3_vision", layers=1)  # its vision tower has one layer, too
+    assert "vision" not in find_decoder(model).path
+
+
+def test_experts_of_the_same_number_are_not_taken():
+    assert find_decoder(tiny_model("qwen3_moe", layers=4)).path == "model.layers"
+
+
+def test_a_compiled_model_is_looked_into():
+    model = tiny_model("llama")
+    assert find_decoder(torch.compile(model)).blocks[0] is model.model.layers[0]
+
+
+def test_an_unknown_layout_says_what_was_looked_for_and_how_to_go_on():
+    with pytest.raises(ModelLayoutError, match=r"names no number of layers.*blocks='model.layers'"):
+        find_decoder(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+def test_a_path_given_overrules_the_search():
+    model = tiny_model("llama")
+    del model.config.num_hidden_layers
+    assert len(find_decoder(model, "model.layers").blocks) == 4
+
+
+def test_a_wrong_path_is_refused():
+    with pytest.raises(ModelLayoutError, match="has no 'model.blocks'"):
+        find_decoder(tiny_model("llama"), "model.blocks")

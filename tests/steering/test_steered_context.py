@@ -1,0 +1,182 @@
+"""The model is itself again afterwards, and nothing passes the hooks unseen."""
+
+import jaxtyping
+import pytest
+import torch
+
+from keel.errors import ModelLayoutError, NotAppliedError, NotFiniteError, UsageError
+from keel.geometry import unit
+from keel.steering import Addition, steered
+from keel.testing import tiny_model
+from keel.types import AssistantAxis, Floor, ModelIdentity
+
+IDS = torch.arange(10, 19)[None]
+V = unit(torch.randn(32, generator=torch.Generator().manual_seed(0)))
+FLOORS = [Floor(1, V, 5.0), Floor(2, V, 5.0)]
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.fixture
+def _shapes_unchecked():
+    """The compiler would trace the checks of shapes, too."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def model():
+    return tiny_model("llama")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_model_is_itself_again_after_an_error_inside(model, error):
+    before = logits(model)
+    with pytest.raises(error), steered(model, FLOORS):
+        logits(model)
+        raise error
+    assert hooks(model) == 0
+    assert torch.equal(logits(model), before)
+
+
+def test_an_interrupt_in_the_middle_of_a_forward_pass_leaves_no_hook(model):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = logits(model)
+    handle = model.model.layers[3].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), steered(model, FLOORS):
+        logits(model)
+    handle.remove()
+    assert hooks(model) == 0
+    assert torch.equal(logits(model), before)
+
+
+def test_contexts_nest_and_each_takes_away_only_its_own(model):
+    with steered(model, FLOORS[:1]):
+        outer = logits(model)
+        with steered(model, FLOORS[1:]):
+            assert not torch.equal(logits(model), outer)
+        assert torch.equal(logits(model), outer)
+
+
+def test_hooks_of_others_survive(model):
+    seen = []
+    model.model.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    with steered(model, FLOORS):
+        logits(model)
+    logits(model)
+    assert seen == [1, 1]
+
+
+def test_a_failing_entry_leaves_no_hook(model):
+    with pytest.raises(UsageError, match=r"layer 9.*0 to 3"), steered(model, [Floor(9, V, 0.0)]):
+        pass
+    assert hooks(model) == 0
+
+
+def test_a_direction_of_another_width_is_refused(model):
+    wide = Floor(1, unit(torch.ones(64)), 0.0)
+    with pytest.raises(UsageError, match=r"64 numbers.*has 32"), steered(model, [wide]):
+        pass
+
+
+def test_a_direction_that_is_not_unit_is_refused():
+    with pytest.raises(UsageError, match=r"norm 2, expected 1; pass unit"):
+        Floor(1, 2 * V, 0.0)
+
+
+@pytest.mark.parametrize("value", [float("nan")])
+def test_a_floor_that_is_not_a_number_is_refused(value):
+    with pytest.raises(NotFiniteError):
+        Floor(1, V, value)
+
+
+def test_a_direction_with_nan_is_refused():
+    with pytest.raises(NotFiniteError):
+        Floor(1, torch.full((32,), torch.nan), 0.0)
+
+
+def test_tokens_that_pass_a_layer_unseen_are_reported(model):
+    """A block swapped after entry runs without our hook: the context refuses to end quietly."""
+    with pytest.raises(NotAppliedError, match="layer 1 saw 0 of 9 tokens"), steered(model, FLOORS):
+        model.model.layers[1] = tiny_model("llama").model.layers[1]
+        logits(model)
+
+
+def test_a_model_with_several_streams_is_refused(model):
+    class Streams(torch.nn.Module):
+        def forward(self, hidden, **_):
+            return torch.stack([hidden, hidden])
+
+    model.model.layers[1] = Streams()
+    with pytest.raises(ModelLayoutError, match="several streams"), steered(model, FLOORS):
+        logits(model)
+
+
+@pytest.mark.usefixtures("_shapes_unchecked")
+@pytest.mark.parametrize("way", ["wrapped", "in place"])
+def test_a_compiled_model_is_capped_and_then_itself_again(model, way):
+    """torch.compile does not look at hooks again: a graph made before entry would run uncapped,
+    one made inside would stay capped."""
+    plain = logits(model)
+    with steered(model, FLOORS):
+        capped = logits(model)
+    if way == "wrapped":
+        compiled = torch.compile(model, backend="eager")
+    else:
+        model.compile(backend="eager")
+        compiled = model
+    assert torch.allclose(logits(compiled), plain, atol=1e-5)
+    with steered(compiled, FLOORS) as steering:
+        assert torch.allclose(logits(compiled), capped, atol=1e-5)
+        assert steering.firing().slots == {1: 9, 2: 9}
+    assert torch.allclose(logits(compiled), plain, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_shapes_unchecked")
+def test_a_compiled_graph_that_skips_the_hooks_is_reported(model, monkeypatch):
+    monkeypatch.setattr("keel.steering.apply._forget_compiled", lambda: None)
+    compiled = torch.compile(model, backend="eager")
+    logits(compiled)
+    with pytest.raises(NotAppliedError, match="not through its hooks"), steered(compiled, FLOORS):
+        logits(compiled)
+
+
+def test_strength_is_in_units_of_the_residual_norm():
+    axis = AssistantAxis(
+        vector=torch.stack([V, 2 * V]),
+        layer=1,
+        default_projection=torch.ones(2),
+        role_projection=torch.zeros(2),
+        residual_norm=torch.tensor([10.0, 40.0]),
+        identity=ModelIdentity("m", 2, 32),
+    )
+    # A quarter of a norm of 40, whatever the length of the stored vector.
+    step = Addition.along(axis, -0.25)
+    assert step.amount == pytest.approx(-10.0)
+    assert torch.allclose(step.direction, V)
+
+
+def test_a_device_mapped_model_is_capped(model):
+    accelerate = pytest.importorskip("accelerate")
+    with steered(model, FLOORS):
+        capped = logits(model)
+    places = {
+        "model.embed_tokens": "cpu",
+        "model.norm": "cpu",
+        "lm_head": "cpu",
+        "model.rotary_emb": "cpu",
+        **{f"model.layers.{n}": "cpu" for n in range(4)},
+    }
+    mapped = accelerate.dispatch_model(model, places, force_hooks=True)
+    with steered(mapped, FLOORS):
+        assert torch.equal(logits(mapped), capped)
