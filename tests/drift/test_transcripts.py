@@ -125,7 +125,10 @@ REFUSED = {
         [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
         r"message 1 part 1 is of type 'image_url'",
     ),
-    "part as text": ([{"role": "user", "content": ["x"]}], r"message 1 part 1 is of type 'text'"),
+    "part as text": (
+        [{"role": "user", "content": ["x"]}],
+        r"message 1 part 1 is text, expected an",
+    ),
     "no content": ([{"role": "assistant", "content": None}], r"message 1 has null as content"),
     "content missing": ([{"role": "user"}], r"message 1 has null as content"),
     "content a number": ([{"role": "user", "content": 3}], r"message 1 has a number as content"),

@@ -123,11 +123,17 @@ def test_no_answer_is_longer_than_asked_for_and_none_holds_an_end_token():
         assert not set(completion.token_ids) & made._end_tokens()
 
 
-def test_tokens_stream_as_they_are_sampled():
+def test_text_streams_as_it_is_sampled():
     made = engine()
-    streamed: dict[int, list[int]] = {}
-    done = answers(made, on_token=lambda row, token: streamed.setdefault(row, []).append(token))
-    assert {c.place: list(c.token_ids) for c in done if c.token_ids} == streamed
+    streamed: dict[int, str] = {}
+
+    def hear(place: int, piece: str) -> None:
+        streamed[place] = streamed.get(place, "") + piece
+
+    for completion in answers(made, on_text=hear):
+        # What is held back at the very end is at most one incomplete character.
+        assert completion.text.startswith(streamed.get(completion.place, ""))
+        assert len(completion.text) - len(streamed.get(completion.place, "")) <= 1
 
 
 def test_a_floor_holds_in_what_generation_records():

@@ -78,13 +78,15 @@ def synthetic_inputs(seed: int) -> ReportInputs:
 def _persona_map(draw: torch.Generator) -> PersonaMap:
     roles = list(ROLE_KINDS)
     lean = {"worldly": 0.7, "fictional": -0.9, "relational": 0.1, "collective": -0.3}
-    along = torch.tensor([lean[ROLE_KINDS[role]] for role in roles]) + 0.3 * _noise(draw, 24)
+    along = torch.tensor([lean.get(ROLE_KINDS[role], 0.0) for role in roles]) + 0.3 * _noise(
+        draw, len(roles)
+    )
     aside = torch.tensor([-1.0 if ROLE_KINDS[r] == "collective" else 0.3 for r in roles])
     size_L = torch.linspace(0.4, 6.0, LAYERS)
     basis_L2D = torch.linalg.qr(_noise(draw, LAYERS, HIDDEN, 2))[0].transpose(1, 2)
-    place_R2 = torch.stack([along, 0.8 * aside + 0.3 * _noise(draw, 24)], -1)
+    place_R2 = torch.stack([along, 0.8 * aside + 0.3 * _noise(draw, len(roles))], -1)
     centre_LD = 8 * size_L[:, None] * _noise(draw, LAYERS, HIDDEN) / HIDDEN**0.5
-    noise_LRD = 0.05 * _noise(draw, LAYERS, 24, HIDDEN)
+    noise_LRD = 0.05 * _noise(draw, LAYERS, len(roles), HIDDEN)
     roles_LRD = centre_LD[:, None] + size_L[:, None, None] * (place_R2 @ basis_L2D + noise_LRD)
     default_LD = centre_LD + size_L[:, None] * (1.3 * basis_L2D[:, 0] + 0.1 * basis_L2D[:, 1])
     axis = _axis(roles_LRD, default_LD)
@@ -161,7 +163,7 @@ def _calibration(axis: AssistantAxis, draw: torch.Generator) -> Calibration:
     settings = tuple(
         _setting(axis, band, percentile, draw) for band in bands for percentile in (50, 75, 90)
     )
-    return Calibration(layers, settings, chosen="layers_18:23-p75", price_bound=0.1)
+    return Calibration(layers, settings, chosen="layers_18:23-p75", price_bound=0.125)
 
 
 def _distribution(layer: int, axis: AssistantAxis) -> LayerCalibration:

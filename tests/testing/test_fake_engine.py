@@ -169,5 +169,11 @@ def test_there_is_no_order_to_rely_on():
     assert [reading.place for reading in found] == [2, 1, 0]
 
 
+def test_reading_leaves_out_turns_without_words_and_the_others_keep_their_numbers():
+    talk = asked("x").with_reply("").with_user("y").with_reply("z")
+    (reading,) = FakeEngine().read([talk], recording=Recording())
+    assert [turn.turn for turn in reading.turns] == [1]
+
+
 def test_the_fake_says_that_it_is_one():
     assert FakeEngine(seed=3).identity.model_id == "fake-3"

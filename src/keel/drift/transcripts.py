@@ -75,7 +75,7 @@ def _is_lines(text: str) -> bool:
     first, _, rest = text.strip().partition("\n")
     try:
         json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return bool(rest.strip())
 
@@ -170,13 +170,14 @@ def _content(content: Any, place: str) -> str:
 
 
 def _part(part: Any, number: int, place: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else _kind(part)
-    if kind != "text" or not isinstance(part.get("text"), str):
+    if not isinstance(part, dict):
+        raise UsageError(f"{place} part {number} is {_kind(part)}, expected an object; mend it")
+    text = part.get("text")
+    if part.get("type") != "text" or not isinstance(text, str):
         raise UsageError(
-            f"{place} part {number} is of type {kind!r}, expected 'text' with its text; "
-            "only text can be read: remove the part"
+            f"{place} part {number} is of type {part.get('type')!r} with {_kind(text)} as text, "
+            "expected 'text' with text; only that can be read: remove the part"
         )
-    text: str = part["text"]
     return text
 
 

@@ -7,7 +7,7 @@ which engine it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -122,8 +122,12 @@ class Engine(Protocol):
         seed: int,
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
+        on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[Completion]:
-        """Answer one batch, each completion as it finishes. The seed decides every draw."""
+        """Answer one batch, each completion as it finishes. The seed decides every draw.
+
+        `on_text` is called with (place, piece of text) as an answer grows.
+        """
 
     def read(
         self,

@@ -11,7 +11,7 @@ NOT_A_NUMBER = "–"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """The value to some significant digits, without exponents: `0.0123`, `−1.2`, `12,345`."""
+    """The value to some significant digits: `0.0123`, `−1.2`, `50`, `12,345`."""
     if not math.isfinite(value):
         return NOT_A_NUMBER
     if value == 0:
@@ -19,7 +19,8 @@ def number(value: float, digits: int = 3) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     if decimals > 7:
         return f"{value:.1e}".replace("-", "−")
-    return fixed(value, decimals)
+    text = fixed(value, decimals)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def fixed(value: float, decimals: int = 2) -> str:
@@ -31,9 +32,9 @@ def fixed(value: float, decimals: int = 2) -> str:
 
 
 def percent(share: float, decimals: int = 0) -> str:
-    """A share (0 to 1) as a percentage: `24 %`."""
+    """A share (0 to 1) as a percentage: `24 %`, the sign kept on the number's line."""
     text = fixed(100 * share, decimals)
-    return text if text == NOT_A_NUMBER else f"{text} %"
+    return text if text == NOT_A_NUMBER else f"{text}\N{NO-BREAK SPACE}%"
 
 
 def within(interval: Interval) -> str:

@@ -110,7 +110,7 @@ def write_artefact(
     """Write tensors with a header that says what they are."""
     header = {"format": FORMAT, "kind": kind, "sign": SIGN, "layers": LAYERS, "facts": facts}
     # One entry only: with several, safetensors writes them in random order and hashes differ.
-    write_tensors(path, tensors, {"keel": json.dumps(header, ensure_ascii=False, allow_nan=False)})
+    write_tensors(path, tensors, {"keel": json.dumps(header, allow_nan=False)})
 
 
 def read_artefact(path: Path, kind: str) -> Artefact:

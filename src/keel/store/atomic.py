@@ -22,6 +22,8 @@ from torch import Tensor
 
 from keel.errors import StorageError
 
+_HALVES = "surrogatepass"
+"""Text may hold half of a surrogate pair, from a prompt file's escapes; json reads it back."""
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -53,7 +55,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Put a plain value at `path`, indented for people."""
     text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    write_bytes(path, f"{text}\n".encode(errors=_HALVES))
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -63,9 +65,8 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 def jsonl(rows: Iterable[Any]) -> bytes:
     """One line of JSON per row, each ended by a newline."""
-    return b"".join(
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows
-    )
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    return b"".join(line.encode(errors=_HALVES) + b"\n" for line in lines)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

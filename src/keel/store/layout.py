@@ -51,7 +51,11 @@ def named_file(folder: str, name: str) -> str:
     """Where a thing with a free name is kept: the name itself where a file may be called so."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80]
     if plain != name:
-        plain = f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+        plain = (
+            f"{plain}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip(
+                "-"
+            )
+        )
     return f"{folder}/{plain}{_FOLDERS[folder]}"
 
 

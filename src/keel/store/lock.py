@@ -55,9 +55,7 @@ class RunLock:
     def _move_in(self) -> None:
         remove_leftovers(self._root)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(
-            self._owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        )
+        write_json(self._owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
 
     def _who(self) -> str:
         """The owner in words, as far as it has signed in."""

@@ -73,9 +73,7 @@ def prompts_hash(prompts: Sequence[Prompt]) -> str:
     return digest.hexdigest()
 
 
-def check_same(
-    written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], root: Path
-) -> None:
+def check_same(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], root: Path) -> None:
     """Raise StaleArtifactError, saying what differs, when a run was begun with other inputs.
 
     Batches are not compared: how many rollouts fit in memory may differ on resuming, and the
@@ -92,9 +90,7 @@ def check_same(
     )
 
 
-def _differences(
-    written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt]
-) -> Iterator[str]:
+def _differences(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt]) -> Iterator[str]:
     old, new = dict(_leaves(written.plan.settings)), dict(_leaves(to_record(plan.settings)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name, "unset") != new.get(name, "unset"):

@@ -64,7 +64,7 @@ def from_record(kind: type[T], record: Any, given: Mapping[str, Any] | None = No
             f"{kind.__name__} has unknown fields {unknown} and lacks {missing}; "
             "it was made by another version of Keel, or damaged"
         )
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     values = {n: _value(hints[n], v, f"{kind.__name__}.{n}") for n, v in record.items()}
     try:
         return kind(**values, **given)
@@ -74,7 +74,7 @@ def from_record(kind: type[T], record: Any, given: Mapping[str, Any] | None = No
 
 def canonical(value: Any) -> str:
     """One text per plain value, whatever the order of its keys: for hashes."""
-    return json.dumps(to_record(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return json.dumps(to_record(value), sort_keys=True, separators=(",", ":"))
 
 
 @cache

@@ -18,6 +18,7 @@ from keel.engines.protocol import (
     Reading,
     Recording,
 )
+from keel.engines.streaming import TextStream
 from keel.engines.transformers.batching import Budget, budget_for, by_length
 from keel.engines.transformers.divergence import divergences
 from keel.engines.transformers.generation import Finished, Job, run_batch
@@ -83,7 +84,7 @@ class TransformersEngine:
         seed: int,
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
-        on_token: Callable[[int, int], None] | None = None,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[Completion]:
         """Answer one batch, each completion as it finishes. The seed decides every draw."""
         if not prompts:
@@ -91,6 +92,7 @@ class TransformersEngine:
         recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
         ids_BT, mask_BT = self._left_padded(prompts)
         with self._steering(interventions) as steering:
+            on_token = TextStream(self.tokenizer, on_text) if on_text is not None else None
             job = Job(sampling, self._end_tokens(), seed, recorder, steering, on_token)
             for finished in run_batch(self.model, ids_BT, mask_BT, job):
                 yield self._completion(finished, recorder)

@@ -34,9 +34,11 @@ def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | No
     for layer, floor in sorted((at, floor) for at, floor in marks if floor is not None):
         _mark_level(figure, floor, f"floor, layer {layer}", colour=theme.FLOOR_COLOUR)
     figure.update_xaxes(
-        title="assistant turn", tickvals=theme.whole_ticks(longest, first=1, most=20)
+        title_text="assistant turn", tickvals=theme.whole_ticks(longest, first=1, most=20)
     )
-    figure.update_yaxes(title=_GAPS)
+    levels = [0.0, 1.0, *(floor for _, floor in marks if floor is not None)]
+    gaps = [turn.gaps for reading in readings for turn in reading.turns]
+    figure.update_yaxes(title_text=_GAPS, range=theme.padded_range([*levels, *gaps]))
     return figure
 
 
@@ -57,8 +59,8 @@ def draw_tokens(readings: Sequence[DriftReading], axis: AssistantAxis | None) ->
         )
     if axis is not None:
         _mark_means(figure)
-    figure.update_xaxes(title="content token of the assistant's turns")
-    figure.update_yaxes(title=_GAPS if axis is not None else "projection (raw units)")
+    figure.update_xaxes(title_text="content token of the assistant's turns")
+    figure.update_yaxes(title_text=_GAPS if axis is not None else "projection (raw units)")
     return figure
 
 
@@ -85,8 +87,14 @@ def draw_replays(replays: Sequence[Replay], axis: AssistantAxis | None) -> go.Fi
     theme.dress(figure, _REPLAY_PX * rows + 110, margin={"l": 64, "r": 24, "t": 70, "b": 52})
     figure.update_layout(legend_y=1 + 34 / (_REPLAY_PX * rows))
     figure.update_annotations(font={"size": theme.FONT_PX + 1, "color": theme.INK})
-    figure.update_xaxes(title="assistant turn", row=rows)
-    figure.update_yaxes(title=_GAPS, col=1)
+    figure.update_xaxes(title_text="assistant turn", row=rows)
+    turns = [turn for replay in replays for turn in replay.turns]
+    gaps = [arm.gaps for turn in turns for arm in (turn.uncapped, turn.capped)]
+    figure.update_yaxes(range=theme.padded_range([0.0, 1.0, *gaps]))
+    figure.update_yaxes(title_text=_GAPS, col=1)
+    for level, colour in ((1.0, theme.DEFAULT_COLOUR), (0.0, theme.FAINT)):
+        line = {"color": colour, "width": 1, "dash": "dot"}
+        figure.add_hline(y=level, line=line, row="all", col="all")
     return figure
 
 
@@ -99,6 +107,7 @@ def _path(turns: Sequence[TurnReading], *, name: str, line: dict[str, Any]) -> g
         name=plain(name),
         line=line,
         marker={
+            "opacity": 1,
             "size": [10 if is_under else 7 for is_under in under],
             "symbol": ["circle-open" if is_under else "circle" for is_under in under],
             "color": [theme.FLOOR_COLOUR if is_under else line["color"] for is_under in under],

@@ -17,12 +17,13 @@ _ROW_PX = 190
 
 def draw_histograms(layers: Sequence[LayerCalibration], floors: Mapping[int, float]) -> go.Figure:
     """One panel per layer: per-token projections of default and roles, and the floor."""
-    columns = min(len(layers), 4 if len(layers) > 4 else 2)
+    columns = _columns(len(layers))
     rows = -(-len(layers) // columns)
     figure = make_subplots(
         rows=rows,
         cols=columns,
         subplot_titles=[f"layer {layer.layer}" for layer in layers],
+        x_title="projection (raw units)",
         vertical_spacing=0.34 / rows if rows > 1 else 0,
         horizontal_spacing=0.05,
     )
@@ -33,15 +34,20 @@ def draw_histograms(layers: Sequence[LayerCalibration], floors: Mapping[int, flo
     figure.update_layout(legend_y=1 + 34 / (_ROW_PX * rows))
     figure.update_annotations(font={"size": theme.FONT_PX, "color": theme.INK})
     figure.update_yaxes(rangemode="tozero", nticks=5, showline=False)
-    figure.update_yaxes(title="tokens (%)", col=1)
-    figure.update_xaxes(title="projection (raw units)", row=rows)
+    figure.update_yaxes(title_text="tokens (%)", col=1)
     return figure
+
+
+def _columns(panels: int) -> int:
+    """Panels side by side: as few empty places as can be."""
+    return panels if panels < 4 else min((4, 5, 3), key=lambda columns: -panels % columns)
 
 
 def draw_firing(setting: PricedSetting) -> go.Figure:
     """Share of tokens that each floor of a setting moves, nominal beside realised."""
     layers = sorted(set(setting.nominal_firing) | set(setting.realised_firing))
-    figure = theme.blank_figure(340, barmode="group", bargap=0.35, bargroupgap=0.08)
+    margin = {"l": 64, "r": 170, "t": 40, "b": 52}
+    figure = theme.blank_figure(340, margin=margin, barmode="group", bargap=0.35, bargroupgap=0.08)
     _add_bars(
         figure, layers, setting.nominal_firing, name="nominal: this floor alone", colour="#BFC4CB"
     )
@@ -52,10 +58,10 @@ def draw_firing(setting: PricedSetting) -> go.Figure:
         name="realised: the whole band at once",
         colour=theme.FLOOR_COLOUR,
     )
-    _add_guide(figure, SELDOM, "below 15 %: hardly acts")
-    _add_guide(figure, ALWAYS, "above 80 %: a constant push")
-    figure.update_xaxes(title="layer", type="category")
-    figure.update_yaxes(title="tokens moved (%)", range=[0, 100])
+    _add_guide(figure, SELDOM, "under 15 %: hardly acts")
+    _add_guide(figure, ALWAYS, "over 80 %: constant push")
+    figure.update_xaxes(title_text="layer", type="category")
+    figure.update_yaxes(title_text="tokens moved (%)", range=[0, 100])
     return figure
 
 
@@ -67,26 +73,12 @@ def _add_panel(
     *,
     is_first: bool,
 ) -> None:
-    _add_steps(
-        figure,
-        cell,
-        layer.bin_edges,
-        layer.role_share,
-        name="role tokens",
-        colour=theme.ROLES_COLOUR,
-        fill="rgba(138,143,152,0.28)",
-        is_named=is_first,
-    )
-    _add_steps(
-        figure,
-        cell,
-        layer.bin_edges,
-        layer.default_share,
-        name="default tokens",
-        colour=theme.DEFAULT_COLOUR,
-        fill="rgba(0,114,178,0.22)",
-        is_named=is_first,
-    )
+    for name, shares, colour, fill in (
+        ("role tokens", layer.role_share, theme.ROLES_COLOUR, "rgba(138,143,152,0.28)"),
+        ("default tokens", layer.default_share, theme.DEFAULT_COLOUR, "rgba(0,114,178,0.22)"),
+    ):
+        trace = _steps(layer.bin_edges, shares, name=name, colour=colour, fill=fill)
+        figure.add_trace(trace.update(showlegend=is_first), row=cell[0], col=cell[1])
     top = 100 * max([*layer.default_share, *layer.role_share], default=0.0)
     figure.add_scatter(
         x=theme.rounded([floor, floor]),
@@ -103,20 +95,12 @@ def _add_panel(
     )
 
 
-def _add_steps(
-    figure: go.Figure,
-    cell: tuple[int, int],
-    edges: Sequence[float],
-    shares: Sequence[float],
-    *,
-    name: str,
-    colour: str,
-    fill: str,
-    is_named: bool,
-) -> None:
+def _steps(
+    edges: Sequence[float], shares: Sequence[float], *, name: str, colour: str, fill: str
+) -> go.Scatter:
     """A histogram as the outline of its bars."""
     heights = [0.0, *(100 * share for share in shares), 0.0]
-    figure.add_scatter(
+    return go.Scatter(
         x=theme.rounded([edges[0], *edges]),
         y=theme.rounded(heights),
         mode="lines",
@@ -126,9 +110,6 @@ def _add_steps(
         fillcolor=fill,
         hoverinfo="x+y+name",
         legendgroup=name,
-        showlegend=is_named,
-        row=cell[0],
-        col=cell[1],
     )
 
 
@@ -153,8 +134,8 @@ def _add_guide(figure: go.Figure, share: float, told: str) -> None:
         annotation={
             "text": told,
             "font": {"size": theme.LABEL_PX, "color": theme.FAINT},
-            "x": 1,
-            "xanchor": "right",
-            "yanchor": "bottom",
+            "x": 1.005,
+            "xanchor": "left",
+            "yanchor": "middle",
         },
     )

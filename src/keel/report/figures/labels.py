@@ -50,15 +50,17 @@ def place_labels(
     names: Sequence[str],
     *,
     first: Sequence[int] = (),
+    kept_free: Sequence[Box] = (),
     radius_px: float = 6.0,
 ) -> list[str]:
     """Plotly text position of each name, empty where no place is free.
 
     Names in `first` choose before the others, then those farthest from the middle: they are the
-    ones a reader looks for. Greedy, so the same points always get the same places.
+    ones a reader looks for. No name enters `kept_free`. Greedy, so the same points always get the
+    same places.
     """
     spots = [canvas.pixels(x, y) if _finite(x, y) else None for x, y in points]
-    taken = [_square(spot, radius_px) for spot in spots if spot is not None]
+    taken = [*kept_free, *(_square(spot, radius_px) for spot in spots if spot is not None)]
     chosen = [""] * len(names)
     for index in _order(spots, first):
         spot = spots[index]

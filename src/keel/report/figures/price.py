@@ -25,53 +25,57 @@ def draw_prices(calibration: Calibration) -> go.Figure:
     is_log = _spans_decades(calibration)
     figure = theme.blank_figure(_HEIGHT_PX, margin=_MARGIN)
     places = _places(calibration, is_log)
-    groups = (
-        ("tried", theme.ROLES_COLOUR, "circle", 9, False),
-        ("chosen", theme.DEFAULT_COLOUR, "star", 17, True),
-    )
-    for name, colour, symbol, size, is_chosen in groups:
-        marker = {"color": colour, "symbol": symbol, "size": size}
-        members = [
-            i
-            for i, s in enumerate(calibration.settings)
-            if (s.name == calibration.chosen) is is_chosen
-        ]
+    is_chosen = [setting.name == calibration.chosen for setting in calibration.settings]
+    tried = {"color": theme.ROLES_COLOUR, "symbol": "circle", "size": 9}
+    chosen = {"color": theme.DEFAULT_COLOUR, "symbol": "star", "size": 17}
+    for name, marker, wanted in (("tried", tried, False), ("chosen", chosen, True)):
+        members = [i for i, is_one in enumerate(is_chosen) if is_one is wanted]
         figure.add_trace(_points(calibration.settings, members, places, name=name, marker=marker))
-    _mark_bound(figure, calibration.price_bound)
-    x_range, y_range = _ranges(calibration, is_log)
-    scale = ", log scale" if is_log else ""
-    figure.update_xaxes(
-        type="log" if is_log else "linear",
-        range=x_range,
-        title=f"price: KL on default answers (nats per token{scale})",
-        **({"dtick": "D2"} if is_log else {}),
-    )
-    figure.update_yaxes(range=y_range, title="effect: rise of role answers (gap units)")
+    _mark_bound(figure, calibration.price_bound, is_log)
+    _dress_axes(figure, calibration, is_log)
     return figure
 
 
+def _dress_axes(figure: go.Figure, calibration: Calibration, is_log: bool) -> None:
+    x_range, y_range = _ranges(calibration, is_log)
+    scale = ", log scale" if is_log else ""
+    figure.update_xaxes(
+        range=x_range, title_text=f"price: KL on default answers (nats per token{scale})"
+    )
+    if is_log:
+        figure.update_xaxes(theme.log_axis(_prices(calibration)))
+    figure.update_yaxes(range=y_range, title_text="effect: rise of role answers (gap units)")
+
+
+def _prices(calibration: Calibration) -> list[float]:
+    """All prices, and the bound among them."""
+    return [setting.kl_default for setting in calibration.settings] + [calibration.price_bound]
+
+
 def _spans_decades(calibration: Calibration) -> bool:
-    prices = [setting.kl_default for setting in calibration.settings] + [calibration.price_bound]
+    prices = _prices(calibration)
     return min(prices) > 0 and max(prices) / min(prices) > _WIDE
 
 
 def _ranges(calibration: Calibration, is_log: bool) -> tuple[list[float], list[float]]:
     """Ranges of both axes, as Plotly takes them: the logarithm where the axis is logarithmic."""
-    prices = [setting.kl_default for setting in calibration.settings] + [calibration.price_bound]
-    x = [math.log10(price) for price in prices] if is_log else prices
+    x = [_on_axis(price, is_log) for price in _prices(calibration)]
     effects = [0.0, *(setting.shift_gaps for setting in calibration.settings)]
     return theme.padded_range(x), theme.padded_range(effects)
 
 
 def _places(calibration: Calibration, is_log: bool) -> list[str]:
     settings = calibration.settings
-    x = [math.log10(s.kl_default) if is_log else s.kl_default for s in settings]
+    x = [_on_axis(setting.kl_default, is_log) for setting in settings]
+    canvas = Canvas(*_CANVAS_PX, *_ranges(calibration, is_log))
+    bound_px = canvas.pixels(_on_axis(calibration.price_bound, is_log), 0)[0]
     chosen = [i for i, s in enumerate(settings) if s.name == calibration.chosen]
     return place_labels(
-        Canvas(*_CANVAS_PX, *_ranges(calibration, is_log)),
+        canvas,
         [(price, setting.shift_gaps) for price, setting in zip(x, settings, strict=True)],
         [setting.name for setting in settings],
         first=chosen,
+        kept_free=[(bound_px - 1, 0, bound_px + 1, canvas.height_px)],
         radius_px=7.0,
     )
 
@@ -108,14 +112,20 @@ def _describe(setting: PricedSetting) -> str:
     )
 
 
-def _mark_bound(figure: go.Figure, bound: float) -> None:
-    figure.add_vline(
-        x=bound,
-        line={"color": theme.INK, "width": 1, "dash": "dash"},
-        annotation={
-            "text": f"bound {number(bound)}",
-            "font": {"size": theme.LABEL_PX},
-            "yanchor": "bottom",
-            "y": 1,
-        },
+def _mark_bound(figure: go.Figure, bound: float, is_log: bool) -> None:
+    figure.add_vline(x=bound, line={"color": theme.INK, "width": 1, "dash": "dash"})
+    # Plotly takes a line's place in nats even on a logarithmic axis, a text's as a logarithm.
+    figure.add_annotation(
+        x=_on_axis(bound, is_log),
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        text=f"bound {number(bound)}",
+        showarrow=False,
+        font={"size": theme.LABEL_PX},
     )
+
+
+def _on_axis(price: float, is_log: bool) -> float:
+    """Where Plotly counts a price to be along the axis."""
+    return math.log10(price) if is_log else price

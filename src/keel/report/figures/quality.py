@@ -139,7 +139,7 @@ def _add_length(
     lengths = [entry.axis_norm for entry in quality]
     hover = [_describe_length(entry, axis) for entry in quality]
     _add_line(figure, (3, 1), layers, lengths, colour=theme.DEFAULT_COLOUR, hover=hover)
-    figure.update_yaxes(type="log", dtick="D2", row=3, col=1)
+    figure.update_yaxes(**theme.log_axis(lengths), row=3, col=1)
 
 
 def _describe_length(entry: LayerQuality, axis: AssistantAxis) -> str:
@@ -156,9 +156,10 @@ def _add_percentile(figure: go.Figure, layers: list[int], quality: Sequence[Laye
 
 
 def _dress(figure: go.Figure, layers: list[int]) -> None:
-    theme.dress(figure, 780, margin={"l": 56, "r": 16, "t": 40, "b": 48})
+    # The top margin leaves room for the row of buttons above the titles.
+    theme.dress(figure, 800, margin={"l": 56, "r": 16, "t": 64, "b": 48})
     figure.update_xaxes(tickvals=theme.whole_ticks(len(layers)), zeroline=False)
-    figure.update_xaxes(title="layer", row=3)
+    figure.update_xaxes(title_text="layer", row=3)
     figure.update_annotations(font={"size": theme.FONT_PX + 1, "color": theme.INK})
     for cell in ((2, 1), (2, 2)):
         figure.update_yaxes(range=[_low_end(figure, cell), 1.03], row=cell[0], col=cell[1])

@@ -91,7 +91,7 @@ def _dress_axes(
     figure.add_vline(x=0, line={"color": theme.FAINT, "width": 1})
     figure.add_vline(x=1, line={"color": theme.DEFAULT_COLOUR, "width": 1, "dash": "dash"})
     figure.update_xaxes(
-        title="← role-playing    projection in gap units (0 role mean, 1 default mean)    "
+        title_text="← role-playing    projection in gap units (0 role mean, 1 default mean)    "
         "Assistant →",
         range=theme.padded_range([0.0, 1.0, *(s.gaps for s in standings)], share=0.04),
     )

@@ -12,7 +12,7 @@ import torch
 from keel.report.figures import theme
 from keel.report.figures.labels import Canvas, place_labels
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import percent
+from keel.report.words import counted, percent
 from keel.types import DEFAULT_ROLE, PersonaSpace
 
 SHARES = (0.7, 0.8, 0.9)
@@ -45,7 +45,8 @@ def draw_variance(space: PersonaSpace, layer: int) -> go.Figure:
     shares = space.variance_ratio_LK[layer].float()
     numbers = list(range(1, len(shares) + 1))
     sums = torch.cumsum(shares, 0)
-    figure = theme.blank_figure(300, hovermode="x unified")
+    margin = {"l": 64, "r": 120, "t": 40, "b": 52}
+    figure = theme.blank_figure(310, margin=margin, hovermode="x unified")
     figure.add_bar(x=numbers, y=_percentages(shares), name="each component", marker_color="#B9D7EA")
     figure.add_scatter(
         x=numbers,
@@ -57,8 +58,8 @@ def draw_variance(space: PersonaSpace, layer: int) -> go.Figure:
     )
     for share in SHARES:
         _mark_share(figure, share, space.components_for(share, layer))
-    figure.update_xaxes(title="component", tickvals=theme.whole_ticks(len(numbers), first=1))
-    figure.update_yaxes(title="share of variance (%)", range=[0, 104])
+    figure.update_xaxes(title_text="component", tickvals=theme.whole_ticks(len(numbers), first=1))
+    figure.update_yaxes(title_text="share of variance (%)", range=[0, 104])
     return figure
 
 
@@ -87,7 +88,8 @@ def _view_layer(space: PersonaSpace, layer: int) -> _View:
     # With two roles there is one component only: all points lie on a line.
     y = [float(v) for v in points_NK[:, 1]] if points_NK.shape[1] > 1 else [0.0] * len(x)
     x_range, y_range = theme.padded_range(x), theme.padded_range(y)
-    names = (*space.roles, DEFAULT_ROLE)
+    # Blanks keep the name off the star's arms, which reach further than a dot.
+    names = (*space.roles, f"\N{NO-BREAK SPACE}{DEFAULT_ROLE}\N{NO-BREAK SPACE}")
     places = place_labels(
         Canvas(*_CANVAS_PX, x_range, y_range),
         list(zip(x, y, strict=True)),
@@ -207,15 +209,16 @@ def _slider(
 
 
 def _mark_share(figure: go.Figure, share: float, components: int | None) -> None:
-    told = "more than kept" if components is None else str(components)
+    told = "more than kept" if components is None else counted(components, "component")
     figure.add_hline(
         y=100 * share,
         line={"color": theme.FAINT, "width": 1, "dash": "dot"},
         annotation={
             "text": f"{percent(share)}: {told}",
             "font": {"size": theme.LABEL_PX, "color": theme.FAINT},
-            "xanchor": "right",
-            "yanchor": "bottom",
+            "x": 1.005,
+            "xanchor": "left",
+            "yanchor": "middle",
         },
     )
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from keel.report.words import number
+
 DEFAULT_COLOUR = "#0072B2"
 FLOOR_COLOUR = "#D55E00"
 ROLES_COLOUR = "#8A8F98"
@@ -37,8 +39,12 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def kind_style(place: int) -> tuple[str, str]:
-    """Colour and marker symbol of the kind at a place; two cues, so that grey print works."""
-    return _KINDS[place % len(_KINDS)]
+    """Colour and marker symbol of the kind at a place; two cues, so that grey print works.
+
+    Past the last colour the symbols begin anew, hollow.
+    """
+    colour, symbol = _KINDS[place % len(_KINDS)]
+    return colour, symbol if place < len(_KINDS) else f"{symbol}-open"
 
 
 def line_style(place: int) -> dict[str, Any]:
@@ -72,6 +78,7 @@ def dress(figure: go.Figure, height_px: int, **layout: Any) -> go.Figure:
             "bordercolor": "#C9CDD3",
             "font": {"family": FONT, "size": FONT_PX, "color": INK},
         },
+        modebar={"bgcolor": "rgba(255,255,255,0.8)", "color": "#9AA1AB", "activecolor": INK},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
     )
     axis = {"gridcolor": GRID, "linecolor": "#B8BDC5", "zeroline": False, "ticks": "outside"}
@@ -103,6 +110,14 @@ def whole_ticks(count: int, first: int = 0, most: int = 12) -> list[int]:
     """At most about a dozen evenly spaced whole numbers, for axes that count things."""
     step = max(1, -(-count // most))
     return list(range(first, first + count, step))
+
+
+def log_axis(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis over the values, ticks at 1, 2 and 5 times the powers of ten."""
+    powers_seen = [math.log10(value) for value in values if 0 < value < math.inf] or [0.0]
+    powers = range(math.floor(min(powers_seen)) - 1, math.ceil(max(powers_seen)) + 1)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
 
 
 def legend_inside(figure: go.Figure, axis: str, place: Sequence[float]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from keel.report import figures
@@ -95,27 +96,52 @@ def _replays(inputs: ReportInputs) -> Section:
         "own answers. Rings in vermillion: turns under the floor.",
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
     )
-    words = tuple(_say_replay(replay) for replay in replays)
-    tables = tuple(_answers(replay, is_folded=place > 0) for place, replay in enumerate(replays))
-    return Section("replays", _TITLES["replays"], words, (picture,), tables)
-
-
-def _say_replay(replay: Replay) -> str:
-    uncapped = [turn.uncapped for turn in replay.turns]
-    capped = [turn.capped for turn in replay.turns]
-    rise = _mean_gaps(capped) - _mean_gaps(uncapped)
-    judged = any(turn.is_below_floor is not None for turn in [*uncapped, *capped])
-    under = (
-        f" Turns under the floor: {turns_under(uncapped)} uncapped, {turns_under(capped)} capped."
-        if judged
-        else ""
+    tables = [_replay_table(replays)]
+    tables += [_answers(replay, is_folded=place > 0) for place, replay in enumerate(replays)]
+    return Section(
+        "replays", _TITLES["replays"], (_say_replays(replays),), (picture,), tuple(tables)
     )
+
+
+def _say_replays(replays: tuple[Replay, ...]) -> str:
+    turns = [turn for replay in replays for turn in replay.turns]
+    rise = _mean([turn.capped.gaps - turn.uncapped.gaps for turn in turns])
+    under = [
+        turns_under(turn.uncapped for turn in turns),
+        turns_under(turn.capped for turn in turns),
+    ]
+    is_judged = any(turn.uncapped.is_below_floor is not None for turn in turns)
+    floor = f" Under the floor lie {under[0]} turns uncapped and {under[1]} capped."
     return (
-        f"`{replay.conversation_id}`, {counted(len(replay.turns), 'turn')}, capped with "
-        f"`{replay.setting}`: the mean projection is {fixed(_mean_gaps(uncapped))} uncapped and "
-        f"{fixed(_mean_gaps(capped))} capped ({'+' if rise > 0 else ''}{fixed(rise)} gap units), "
-        f"with {percent(replay.firing_rate, 1)} of slots moved.{under}"
+        f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
+        "by the model as it is, and with the floors on. Capped, a turn projects "
+        f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
+        f"{counted(len(turns), 'turn')}.{floor if is_judged else ''} Whether the capped answers "
+        "are also the better ones only reading them can tell."
     )
+
+
+def _replay_table(replays: tuple[Replay, ...]) -> Table:
+    header = (
+        "conversation",
+        "capped with",
+        "turns",
+        "mean uncapped",
+        "mean capped",
+        "under the floor, uncapped",
+        "under the floor, capped",
+        "slots moved",
+    )
+    rows = []
+    for replay in replays:
+        uncapped = [turn.uncapped for turn in replay.turns]
+        capped = [turn.capped for turn in replay.turns]
+        means = [fixed(_mean([turn.gaps for turn in arm])) for arm in (uncapped, capped)]
+        under = [str(turns_under(arm)) for arm in (uncapped, capped)]
+        name, count = replay.conversation_id, str(len(replay.turns))
+        firing = percent(replay.firing_rate, 1)
+        rows.append((name, replay.setting, count, *means, *under, firing))
+    return Table("Replays, projections in gap units", header, tuple(rows))
 
 
 def _answers(replay: Replay, *, is_folded: bool) -> Table:
@@ -142,5 +168,5 @@ def _with_gaps(turn: TurnReading) -> str:
     return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
 
 
-def _mean_gaps(turns: list[TurnReading]) -> float:
-    return sum(turn.gaps for turn in turns) / len(turns)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

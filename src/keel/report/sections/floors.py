@@ -114,13 +114,14 @@ def _say_prices(calibration: Calibration) -> str:
     setting, bound = calibration.setting, calibration.price_bound
     dear = sum(other.kl_default > bound for other in calibration.settings)
     why = (
-        "It is the strongest whose price stays under the bound"
+        "That stays within the bound"
         if setting.kl_default <= bound
-        else "It costs more than the bound: no setting to be trusted was found"
+        else "That is above the bound: look for a gentler setting before you rely on it"
     )
     return (
         "The price of a setting is how much it changes the model's own default answers (mean KL "
-        "per token); its effect is how far it raises answers in a role towards the default. "
+        "per token); its effect is how far it raises answers in a role towards the default. The "
+        "best ones lie up and to the left. "
         f"{counted(len(calibration.settings), 'setting')} "
         f"{'was' if len(calibration.settings) == 1 else 'were'} tried and {dear} cost more than "
         f"the bound of {number(bound)} nats per token. Chosen: `{setting.name}`, which raises role "

@@ -138,8 +138,8 @@ def _say_separation(at: LayerQuality) -> str:
     return (
         f"At the recommended layer {at.layer}, a held-out answer of the default projects above a "
         f"held-out answer in a role in {percent(at.auc.value)} of pairs (AUC "
-        f"{fixed(at.auc.value)}, 95 % interval {within(at.auc)}); the means are d′ = "
-        f"{fixed(at.d_prime.value)} standard deviations apart ({within(at.d_prime)}). "
+        f"{fixed(at.auc.value)}, 95 % interval {within(at.auc)}); the means are "
+        f"{fixed(at.d_prime.value)} standard deviations apart (d′, {within(at.d_prime)}). "
         f"{_judge_auc(at)}"
     )
 

@@ -10,7 +10,7 @@ from keel.types import PersonaMap
 
 CITATION = (
     "Lu et al. 2026, The Assistant Axis, arXiv:2601.10387, for the method; "
-    "Keel, with its version above, for the numbers."
+    "Keel, in the version told below, for the numbers."
 )
 GLOSSARY = (
     ("role", "A character that a system prompt asks the model to play."),

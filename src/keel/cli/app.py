@@ -1,0 +1,44 @@
+"""All commands, in the order in which one meets them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keel import __version__
+from keel.cli import calibrate, chat, demo, drift, exchange, extract, judge, report
+
+app = typer.Typer(
+    name="keel",
+    help="Keep open-weight language models in character: map persona space, watch drift, "
+    "cap activations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("extract", epilog=extract.EXAMPLES)(extract.extract)
+app.command("judge", epilog=judge.EXAMPLES)(judge.judge)
+app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate)
+app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
+app.command("drift", epilog=drift.EXAMPLES)(drift.drift)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("import", epilog=exchange.IMPORT_EXAMPLES)(exchange.import_)
+app.command("export", epilog=exchange.EXPORT_EXAMPLES)(exchange.export)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def keel(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Keep open-weight language models in character."""

@@ -1,0 +1,220 @@
+"""keel chat: talk to the model, the needle beside each turn."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keel.cli import console
+
+if TYPE_CHECKING:
+    from keel.drift import Gauge
+    from keel.engines import Completion, Engine
+    from keel.types import Conversation, Floors, Sampling
+
+EXAMPLES = """
+Examples:
+
+    keel chat runs/smollm2
+
+    keel chat runs/smollm2 --capped --system "You are a ghost in a lighthouse."
+"""
+
+_HELP = """/cap on, /cap off    hold the model above its floor, or let it go
+/system TEXT         start over under this system prompt; without TEXT, under none
+/save FILE           keep the conversation as JSON, readable by keel drift
+/reset               start over
+/quit                leave (also Ctrl-D)"""
+
+
+def chat(
+    run: console.Run,
+    capped: Annotated[
+        bool, typer.Option("--capped", help="Hold the model from the start.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Which of the run's floors to use.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 300,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.7,
+    seed: console.Seed = 0,
+    device: console.Device = "auto",
+    dtype: console.Dtype = "auto",
+    json: console.Json = False,
+) -> None:
+    """Talk to the model; after each answer a needle shows where it stands.
+
+    The needle goes from the role mean (0) to the default's mean (1), the floor marked. With
+    --json, one object per answer on stdout, for scripts that pipe questions in.
+    """
+    from keel import pipeline
+    from keel.drift import Gauge
+    from keel.store import open_run
+    from keel.types import Sampling
+
+    opened = open_run(run)
+    floors = pipeline.floors_of(opened, setting)
+    engine = console.open_model(opened.identity.model_id, device, dtype)
+    layer = pipeline.drift_layer(opened.axis, floors)
+    gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
+    sampling = Sampling(max_new_tokens, temperature)
+    session = Session(engine, gauge, floors, sampling, seed=seed, system=system, json=json)
+    if capped:
+        session.cap(True)
+    if not json:
+        console.stderr.print(f"{opened.identity.model_id}, layer {layer}. /help for commands.")
+    session.talk()
+
+
+class Session:
+    """One conversation in the terminal."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        gauge: Gauge,
+        floors: Floors | None,
+        sampling: Sampling,
+        *,
+        seed: int,
+        system: str | None,
+        json: bool,
+    ) -> None:
+        self.engine, self.gauge, self.floors, self.sampling = engine, gauge, floors, sampling
+        self.seed, self.system, self.json = seed, system, json
+        self.is_capped = False
+        self.conversation: Conversation | None = None
+        self.turn = 0
+
+    def talk(self) -> None:
+        """Until the person leaves. What cannot be done is said, and the talk goes on."""
+        from keel.errors import KeelError
+
+        while (said := _listen(self._prompt())) is not None:
+            try:
+                if said.startswith("/"):
+                    if not self.obey(said):
+                        return
+                elif said:
+                    self.answer(said)
+            except KeelError as error:
+                console.stderr.print(f"keel: {error}", style="red", markup=False)
+
+    def obey(self, said: str) -> bool:
+        """Carry out a command; False to leave."""
+        from keel.errors import UsageError
+
+        command, _, rest = said.partition(" ")
+        rest = rest.strip()
+        match command:
+            case "/quit" | "/exit":
+                return False
+            case "/cap" if rest in ("on", "off"):
+                self.cap(rest == "on")
+            case "/system":
+                self.system, self.conversation, self.turn = rest or None, None, 0
+            case "/reset":
+                self.conversation, self.turn = None, 0
+            case "/save" if rest:
+                self.save(Path(rest))
+            case "/help":
+                console.stderr.print(_HELP, markup=False)
+            case _:
+                raise UsageError(f"{said!r} is no command here; /help lists them")
+        return True
+
+    def cap(self, wanted: bool) -> None:
+        """Hold the model from now on, or let it go. Refuses where there is no floor to hold it."""
+        from keel.errors import MissingArtifactError
+
+        if wanted and self.floors is None:
+            raise MissingArtifactError("this run has no floors to cap with; run keel calibrate")
+        self.is_capped = wanted
+
+    def answer(self, said: str) -> None:
+        """Stream one answer, then show where it stands."""
+        from keel.types import Conversation, Message, Prompt
+
+        opening = [Message("system", self.system)] if self.system else []
+        asked = (
+            Conversation((*opening, Message("user", said)), "chat")
+            if self.conversation is None
+            else self.conversation.with_user(said)
+        )
+        floors = list(self.floors) if self.is_capped and self.floors is not None else []
+        (completion,) = self.engine.generate(
+            [Prompt(f"chat/{self.turn}", asked)],
+            self.sampling,
+            seed=self.seed + self.turn,
+            recording=self.gauge.recording,
+            interventions=floors,
+            on_text=None if self.json else lambda _, piece: _say(piece),
+        )
+        self.conversation = asked.with_reply(completion.text)
+        self._show(completion)
+        self.turn += 1
+
+    def save(self, path: Path) -> None:
+        """Write the conversation in the form that `keel drift` reads."""
+        from keel.errors import StorageError, UsageError
+
+        if self.conversation is None:
+            raise UsageError("nothing has been said yet; there is nothing to save")
+        messages = [{"role": m.speaker, "content": m.content} for m in self.conversation.messages]
+        try:
+            path.write_text(
+                jsonlib.dumps({"messages": messages}, indent=2, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+            )
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
+        console.stderr.print(f"saved to {path}", markup=False)
+
+    def _show(self, completion: Completion) -> None:
+        from keel.drift import draw_needle
+
+        assert completion.projections_TK is not None
+        reading = self.gauge.reading(self.turn, completion.projections_TK, completion.text)
+        firing = self.engine.firing.rate if self.engine.firing is not None else None
+        if self.json:
+            print(
+                jsonlib.dumps(
+                    {
+                        "turn": self.turn,
+                        "text": completion.text,
+                        "is_capped": self.is_capped,
+                        "firing_rate": firing,
+                        "projection": None if reading is None else reading.projection,
+                        "gaps": None if reading is None else reading.gaps,
+                    },
+                    ensure_ascii=False,
+                ),
+                flush=True,
+            )
+            return
+        _say("\n")
+        if reading is not None:
+            needle = draw_needle(reading.gaps, floor_gaps=self.gauge.floor_gaps)
+            held = "" if firing is None else f"  held at {firing:.0%} of slots"
+            console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{held}", markup=False)
+
+    def _prompt(self) -> str:
+        if self.json or not sys.stdin.isatty():
+            return ""
+        return "capped> " if self.is_capped else "> "
+
+
+def _listen(prompt: str) -> str | None:
+    """A line from the person, stripped; None when there are no more."""
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return None
+
+
+def _say(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()

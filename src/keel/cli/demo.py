@@ -1,0 +1,86 @@
+"""keel demo: the two-minute tour on the embedded model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keel.cli import console
+
+if TYPE_CHECKING:
+    from keel.pipeline import Tour
+
+EXAMPLES = """
+Examples:
+
+    keel demo
+
+    keel demo -o runs/tour --model HuggingFaceTB/SmolLM2-360M-Instruct
+"""
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run.")] = (
+        Path("runs/demo")
+    ),
+    model: Annotated[str, typer.Option(help="smollm2, a hub id, or a folder.")] = "smollm2",
+    seed: console.Seed = 0,
+    device: console.Device = "auto",
+    dtype: console.Dtype = "auto",
+    json: console.Json = False,
+) -> None:
+    """Find an axis, calibrate a floor, and see one conversation uncapped and capped.
+
+    On the embedded model this takes two to three minutes on a laptop.
+    """
+    from keel import pipeline
+    from keel.store import RunFolder
+
+    started = time.monotonic()
+    folder = RunFolder(out)
+    engine = console.open_model(model, device, dtype)
+    with console.progress() as progress:
+        tour = pipeline.tour(engine, folder, seed=seed, command="make demo", on_progress=progress)
+    _show(tour, out, time.monotonic() - started, json)
+
+
+def _show(tour: Tour, out: Path, seconds: float, json: bool) -> None:
+    from rich.padding import Padding
+
+    from keel.cli.findings import (
+        calibration_summary,
+        calibration_words,
+        map_summary,
+        map_words,
+        replay_words,
+    )
+    from keel.drift import draw_replay
+
+    if json:
+        parts = {
+            "map": map_summary(tour.found),
+            "calibration": calibration_summary(tour.calibration),
+        }
+        console.print_json(
+            {"run": out, "report": tour.report, "replay": tour.replay, "seconds": seconds, **parts}
+        )
+        return
+    out_print = console.stdout.print
+    out_print()
+    for line in (*map_words(tour.found), "", *calibration_words(tour.calibration), ""):
+        out_print(line)
+    width = min(console.stdout.width, 110)
+    out_print("[b]The same conversation, uncapped and capped[/b]")
+    out_print(draw_replay(tour.replay, tour.found.axis, width=width))
+    for line in replay_words(tour.replay):
+        out_print(Padding(line, (0, 0, 0, 2)), width=width)
+    out_print(f"\n[b]The report[/b] with all of this drawn: {tour.report} ({seconds:.0f} s in all)")
+    out_print(
+        "[b]Try next[/b]\n"
+        f"  keel chat {out} --capped                    talk to it; /cap off lets it go\n"
+        "  keel extract smollm2 -o runs/small --scale small   narrower intervals\n"
+        "  keel extract YOUR-MODEL -o runs/mine        any causal model that transformers loads"
+    )

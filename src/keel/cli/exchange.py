@@ -1,0 +1,124 @@
+"""keel import and keel export: files of the reference, of llama.cpp, and of the hub."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keel.cli import console
+
+IMPORT_EXAMPLES = """
+Examples:
+
+    keel import assistant_axis.pt -o axis.safetensors --model Qwen/Qwen3-32B
+
+    keel import contrast_vectors.pt -o axis.safetensors --orientation role-ward
+
+    keel import capping_config.pt -o floors.safetensors --setting layers_46:54-p0.25
+"""
+
+EXPORT_EXAMPLES = """
+Examples:
+
+    keel export runs/smollm2 --to axis-pt -o assistant_axis.pt
+
+    keel export runs/smollm2 --to capping-config -o capping_config.pt
+
+    keel export runs/smollm2 --to gguf --strength 0.1 -o axis.gguf
+"""
+
+
+class Sign(StrEnum):
+    """Which way the vectors of a file point."""
+
+    assistant = "assistant-ward"
+    role = "role-ward"
+
+
+class Target(StrEnum):
+    """What to write."""
+
+    axis = "axis"
+    axis_pt = "axis-pt"
+    capping_config = "capping-config"
+    gguf = "gguf"
+
+
+def import_(
+    source: Annotated[str, typer.Argument(help="A .pt or .safetensors file, or a hub id.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write, .safetensors.")],
+    setting: Annotated[
+        str | None, typer.Option(help="Of a capping_config.pt: the experiment to take.")
+    ] = None,
+    orientation: Annotated[
+        Sign | None, typer.Option(help="Which way the file's vectors point.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to check shapes against; it is loaded.")
+    ] = None,
+    json: console.Json = False,
+) -> None:
+    """Read a file of the reference implementation and write it in Keel's own form.
+
+    Signs are flipped where they are read: Keel's vectors point towards the Assistant.
+    """
+    from keel.store import load_axis, load_floors, save_axis, save_floors
+
+    identity = None if model is None else console.open_model(model).identity
+    if setting is not None or "capping" in Path(source).name:
+        floors = load_floors(source, setting=setting, identity=identity)
+        save_floors([floors], out, default=floors.name)
+        found = {"floors": out, "setting": floors.name, "layers": floors.layers}
+    else:
+        sign = None if orientation is None else orientation.value
+        axis = load_axis(source, identity=identity, orientation=sign)
+        save_axis(axis, out)
+        found = {"axis": out, "layers": len(axis.vector), "hidden_size": axis.vector.shape[1]}
+    _show(found, json)
+
+
+def export(
+    run: console.Run,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write.")],
+    to: Annotated[Target, typer.Option(help="What to write.")] = Target.axis,
+    setting: Annotated[str | None, typer.Option(help="Which of the run's floors.")] = None,
+    strength: Annotated[
+        float, typer.Option(help="Of a control vector, in units of the residual norm.")
+    ] = 0.1,
+    json: console.Json = False,
+) -> None:
+    """Write a run's axis or floors in a form that others read."""
+    from keel.store import (
+        export_axis_pt,
+        export_capping_config_pt,
+        export_gguf_control_vector,
+        open_run,
+        save_axis,
+    )
+
+    opened = open_run(run)
+    match to:
+        case Target.axis:
+            save_axis(opened.axis, out)
+        case Target.axis_pt:
+            export_axis_pt(opened.axis, out)
+        case Target.capping_config:
+            floors = opened.floors if setting is None else opened.floors_named(setting)
+            export_capping_config_pt([floors], out)
+        case Target.gguf:
+            norms = opened.axis.residual_norm[:, None]
+            export_gguf_control_vector(
+                opened.axis.direction * norms * strength, out, opened.identity
+            )
+    _show({"written": out, "size_bytes": out.stat().st_size}, json)
+
+
+def _show(found: dict[str, object], json: bool) -> None:
+    if json:
+        console.print_json(found)
+        return
+    for name, value in found.items():
+        console.stdout.print(f"{name:<12}{value}")

@@ -1,0 +1,31 @@
+"""Everything on disk: whole or absent, hashed, versioned, never pickled. Knows no stage."""
+
+from keel.store.artefacts import save_axis
+from keel.store.floors_file import FloorsFile, read_floors, save_floors
+from keel.store.folder import RunFolder
+from keel.store.gguf import export_gguf_control_vector, read_gguf_control_vector
+from keel.store.load import load_axis, load_floors
+from keel.store.manifest import Kept, Manifest
+from keel.store.plan import RunPlan
+from keel.store.reference import Orientation, export_axis_pt, export_capping_config_pt
+from keel.store.run import Run, open_run
+
+__all__ = [
+    "FloorsFile",
+    "Kept",
+    "Manifest",
+    "Orientation",
+    "Run",
+    "RunFolder",
+    "RunPlan",
+    "export_axis_pt",
+    "export_capping_config_pt",
+    "export_gguf_control_vector",
+    "load_axis",
+    "load_floors",
+    "open_run",
+    "read_floors",
+    "read_gguf_control_vector",
+    "save_axis",
+    "save_floors",
+]

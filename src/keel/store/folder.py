@@ -1,0 +1,238 @@
+"""A run folder as its writer sees it: begun, filled batch by batch, finished, added to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from keel.store import layout
+from keel.store.artefacts import FORMAT, save_axis, save_space, save_vectors
+from keel.store.atomic import sha256_of, write_bytes, write_json
+from keel.store.batches import commit_batch
+from keel.store.floors_file import save_floors
+from keel.store.judgements import append_judgements
+from keel.store.lock import RunLock
+from keel.store.manifest import Kept, Manifest, read_manifest, write_manifest
+from keel.store.plan import RunPlan, check_same, read_plan, write_plan
+from keel.store.records import to_record
+from keel.store.run import Run, calibration_record, map_record
+from keel.store.thinning import thin_activations
+from keel.types import (
+    ActivationBatch,
+    Calibration,
+    DriftReading,
+    Judgement,
+    PersonaMap,
+    Prompt,
+    Replay,
+    Rollout,
+)
+
+
+class RunFolder:
+    """The one place where a run's files are written.
+
+    Hold `lock()` from `begin` to `finish`; what is added later takes the lock by itself.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = RunLock(self.path)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """The folder for this process alone. Raises RunLockedError when another one has it."""
+        return self._lock.held()
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a plan stands in the folder."""
+        return (self.path / layout.PLAN).exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the manifest, written last, is there."""
+        return (self.path / layout.MANIFEST).exists()
+
+    def begin(self, plan: RunPlan, prompts: Sequence[Prompt]) -> RunPlan:
+        """Write the plan down, or go on with the one that is there.
+
+        Returns the plan that holds: on resuming, the batches that were planned first.
+        Raises StaleArtifactError, saying what differs, when the folder was begun with other inputs.
+        """
+        path = self.path / layout.PLAN
+        with self.lock():
+            if not self.is_begun:
+                write_plan(path, plan, prompts)
+                return plan
+            written = read_plan(path)
+            check_same(written, plan, prompts, self.path)
+            return written.plan
+
+    def committed(self) -> set[int]:
+        """Numbers of the batches that are done."""
+        return set(layout.committed_batches(self.path))
+
+    def commit_batch(
+        self, number: int, rollouts: Sequence[Rollout], activations: ActivationBatch | None
+    ) -> None:
+        """Keep one batch: whole, or not counted.
+
+        Raises NotFiniteError naming a rollout whose activations hold NaN or Inf.
+        """
+        commit_batch(self.path, number, rollouts, activations)
+
+    def read(self) -> Run:
+        """The folder as its readers see it; of an unfinished run, rollouts and judgements."""
+        return Run(self.path)
+
+    def save_judgements(self, judge: str, judgements: Iterable[Judgement]) -> None:
+        """Add judgements of one judge; of one rollout the last one holds."""
+        with self.lock():
+            self._unlist([layout.named_file(layout.JUDGEMENTS, judge)])
+            append_judgements(self.path, judge, judgements)
+
+    def save_map(self, found: PersonaMap) -> None:
+        """Keep vectors, persona space and axis, in place of those before."""
+        with self._replacing(*layout.MAP_FILES):
+            save_vectors(found.vectors, found.default_LD, self.path / layout.VECTORS)
+            save_space(found.space, self.path / layout.SPACE)
+            save_axis(found.axis, self.path / layout.AXIS)
+            write_json(self.path / layout.MAP, map_record(found))
+
+    def save_calibration(self, calibration: Calibration) -> None:
+        """Keep distributions, and every setting's floors with the chosen one as default."""
+        bands = [setting.floors for setting in calibration.settings]
+        with self._replacing(*layout.CALIBRATION_FILES):
+            save_floors(
+                bands,
+                self.path / layout.FLOORS,
+                default=calibration.chosen,
+                axis_sha256=self._axis_sha256(),
+            )
+            write_json(self.path / layout.CALIBRATION, calibration_record(calibration))
+
+    def save_drift(self, found: DriftReading) -> None:
+        """Keep one conversation's path, in place of an earlier one of the same id."""
+        self._save_value(layout.DRIFT, found.conversation_id, found)
+
+    def save_replay(self, found: Replay) -> None:
+        """Keep one replayed conversation, in place of an earlier one of the same id."""
+        self._save_value(layout.REPLAYS, found.conversation_id, found)
+
+    def write_report(self, html: str) -> Path:
+        """Keep the page; returns where it is."""
+        with self._replacing(layout.REPORT):
+            write_bytes(self.path / layout.REPORT, html.encode())
+        return self.path / layout.REPORT
+
+    def finish(
+        self,
+        *,
+        counts: Mapping[str, int],
+        kind: str = "extract",
+        notes: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> Manifest:
+        """Write the manifest, which makes the run finished: hashes of all files, what was used."""
+        with self.lock():
+            plan = read_plan(self.path / layout.PLAN).plan
+            manifest = Manifest(
+                format=FORMAT,
+                kind=kind,
+                keel_version=version("keel-llm"),
+                created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+                identity=plan.identity,
+                settings=plan.settings,
+                seed=plan.seed,
+                template=plan.template,
+                counts=dict(counts),
+                files=self._hashes(layout.artefacts(self.path)),
+                activations=read_manifest(self.path).activations if self.is_finished else "means",
+                notes=dict(notes or {}),
+            )
+            write_manifest(self.path, manifest)
+            return manifest
+
+    def thin(self, keep: Kept) -> None:
+        """Reduce what is kept of the activations, after the map was made of them.
+
+        `means` keeps all, `sample` those of about 1000 rollouts spread over the run, `none` none.
+        Rollouts' texts stay. What is gone comes back only by extracting again.
+        """
+        if keep == "means":
+            return
+        with self.lock():
+            manifest = read_manifest(self.path)
+            left = "none" if manifest.activations == "none" else keep
+            thinned = replace(manifest.without(self._activations()), activations=left)
+            write_manifest(self.path, thinned)
+            thin_activations(self.path, left)
+            write_manifest(self.path, thinned.listing(self._hashes(self._activations())))
+
+    def clear(self) -> None:
+        """Delete every file of the run, and only those: for starting over.
+
+        Does nothing in a folder that holds no run.
+        """
+        with self.lock():
+            if not self.is_begun:
+                return
+            read_plan(self.path / layout.PLAN)  # proof that the folder is ours
+            # The manifest first and the plan last: a kill in between leaves an unfinished run.
+            (self.path / layout.MANIFEST).unlink(missing_ok=True)
+            names = [n for n in layout.artefacts(self.path) if n != layout.PLAN]
+            for name in [*names, layout.PLAN]:
+                (self.path / name).unlink(missing_ok=True)
+
+    def _activations(self) -> list[str]:
+        files = layout.files_in(self.path, layout.ACTIVATIONS)
+        return [path.relative_to(self.path).as_posix() for path in files]
+
+    def _save_value(self, folder: str, name: str, value: DriftReading | Replay) -> None:
+        file = layout.named_file(folder, name)
+        record = {"format": FORMAT, "axis": self._axis_sha256(), "value": to_record(value)}
+        with self._replacing(file):
+            write_json(self.path / file, record)
+
+    @contextmanager
+    def _replacing(self, *names: str) -> Iterator[None]:
+        """Files that change together: unlisted meanwhile, so that a kill leaves none half new."""
+        with self.lock():
+            before = self._unlist(names)
+            try:
+                yield
+            except BaseException:
+                # Listed again only where all is as it was: half a change stays unlisted.
+                if self._hashes(before) == before:
+                    self._list(before)
+                raise
+            self._list(names)
+
+    def _unlist(self, names: Collection[str]) -> dict[str, str]:
+        """Take files off a finished run's manifest; returns what it said of them."""
+        if not self.is_finished:
+            return {}
+        manifest = read_manifest(self.path)
+        before = {name: manifest.files[name] for name in names if name in manifest.files}
+        if before:
+            write_manifest(self.path, manifest.without(before))
+        return before
+
+    def _list(self, names: Collection[str]) -> None:
+        """Put files on a finished run's manifest."""
+        if self.is_finished:
+            manifest = read_manifest(self.path)
+            write_manifest(self.path, manifest.listing(self._hashes(names)))
+
+    def _hashes(self, names: Iterable[str]) -> dict[str, str]:
+        there = [name for name in names if (self.path / name).exists()]
+        return {name: sha256_of(self.path / name) for name in there}
+
+    def _axis_sha256(self) -> str:
+        """Hash of the run's axis; empty where it has none yet."""
+        return self._hashes([layout.AXIS]).get(layout.AXIS, "")

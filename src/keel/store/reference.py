@@ -1,0 +1,212 @@
+"""The reference implementation's `.pt` files: axes and capping configurations, read and written.
+
+Signs and thresholds are turned round here and nowhere else. Its `capping_config.pt` holds
+role-ward vectors and the *highest* projection allowed on them: as a floor on the assistant-ward
+direction that is v = −v/‖v‖ with value −cap. The percentile in its names is role-ward too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from keel.errors import CorruptArtifactError, ModelMismatchError, UsageError
+from keel.geometry import cosine, unit
+from keel.store.atomic import write_bytes
+from keel.store.floors_file import check_setting
+from keel.store.reading import read_pickled_tensors, reading
+from keel.types import AssistantAxis, Floor, Floors, ModelIdentity
+
+Orientation = Literal["assistant-ward", "role-ward"]
+
+_PAPER_LAYERS = {(46, 4608): 22, (64, 5120): 32, (80, 8192): 40}
+"""Layers that the paper reads, by shape of its three models."""
+_SAME_DIRECTION = 0.99
+
+
+def read_reference_axis(path: Path, orientation: Orientation | None = None) -> AssistantAxis:
+    """The axis in a `.pt` file: a tensor [layer, hidden], or a dictionary with it.
+
+    Such a file says neither its sign, nor its model, nor where default and roles lie. The gap and
+    the residual norms are therefore NaN, and `provenance["gap"]` is `"unknown"`.
+    """
+    vector = _axis_tensor(read_pickled_tensors(path), path)
+    layers, hidden = vector.shape
+    sign = orientation or _default_orientation(path)
+    known = (layers, hidden) in _PAPER_LAYERS
+    return AssistantAxis(
+        vector=-vector if sign == "role-ward" else vector,
+        layer=_PAPER_LAYERS.get((layers, hidden), layers // 2),
+        default_projection=torch.full((layers,), math.nan),
+        role_projection=torch.full((layers,), math.nan),
+        residual_norm=torch.full((layers,), math.nan),
+        identity=ModelIdentity("unknown", layers=layers, hidden_size=hidden),
+        provenance={
+            "source": path.name,
+            "sign_in_file": sign,
+            "gap": "unknown",
+            "layer": "the paper's" if known else "the middle one",
+            "identity": "not in the file",
+        },
+    )
+
+
+def read_capping_config(
+    path: Path, *, setting: str | None = None, identity: ModelIdentity | None = None
+) -> Floors:
+    """One experiment of a `capping_config.pt`, as floors on assistant-ward directions."""
+    config = read_pickled_tensors(path)
+    with reading(path, "a capping configuration"):
+        experiments = {str(entry["id"]): entry["interventions"] for entry in config["experiments"]}
+        name = _chosen_setting(setting, list(experiments))
+        floors = tuple(_imported_floors(config["vectors"], experiments[name]))
+    if not floors:
+        raise UsageError(
+            f"setting {name!r} in {path} caps nothing: its interventions add vectors, and have no "
+            "`cap`; choose a setting that caps"
+        )
+    return Floors(floors, name, identity, {"source": path.name, **_import_facts(name)})
+
+
+def check_sign(axis: AssistantAxis, contrast_LD: Tensor, source: str) -> None:
+    """Refuse an axis that points the other way than a trusted assistant-ward contrast.
+
+    Raises UsageError. The middle of the layers' cosines decides.
+    """
+    if contrast_LD.shape != axis.vector.shape:
+        raise ModelMismatchError(
+            f"{source} is {list(contrast_LD.shape)}, the axis {list(axis.vector.shape)}; "
+            "use those of one model"
+        )
+    agreement = float(cosine(axis.vector, contrast_LD).median())
+    if agreement < 0:
+        raise UsageError(
+            f"the axis points away from {source} (median cosine {agreement:.2f}): towards the "
+            'roles; pass orientation="role-ward" if the file was made so, else "assistant-ward"'
+        )
+
+
+def check_along(floors: Floors, axis: AssistantAxis) -> None:
+    """Refuse floors whose directions are not the axis' own.
+
+    Raises UsageError where they are turned round, ModelMismatchError where they are others.
+    """
+    for floor in floors:
+        if floor.layer >= axis.vector.shape[0] or floor.direction.shape != axis.vector.shape[1:]:
+            raise ModelMismatchError(
+                f"floor at layer {floor.layer} has {len(floor.direction)} dimensions, the axis is "
+                f"{list(axis.vector.shape)}; use the axis of the same model"
+            )
+        agreement = float(cosine(floor.direction, axis.vector[floor.layer]))
+        if agreement < -_SAME_DIRECTION:
+            raise UsageError(
+                f"direction at layer {floor.layer} has orientation opposite to the axis (cosine "
+                f"{agreement:.3f}); one of the two files was made with the other sign"
+            )
+        if agreement <= _SAME_DIRECTION:
+            raise ModelMismatchError(
+                f"direction at layer {floor.layer} has cosine {agreement:.3f} with the axis, "
+                f"expected above {_SAME_DIRECTION}; use the axis that the floors were made on"
+            )
+
+
+def export_axis_pt(axis: AssistantAxis, path: str | Path) -> None:
+    """Write the axis as the reference does: `{"axis": tensor}`, assistant-ward, not normalised."""
+    _save_pt({"axis": axis.vector.detach().cpu().clone()}, Path(path))
+
+
+def export_capping_config_pt(settings: Sequence[Floors], path: str | Path) -> None:
+    """Write bands as the reference's `capping_config.pt`: role-ward, with the highest projection.
+
+    Raises UsageError on floors that this form cannot say: of some tokens only, or infinite.
+    """
+    vectors: dict[str, dict[str, Any]] = {}
+    experiments = [
+        {"id": band.name, "interventions": [_exported(floor, vectors) for floor in band]}
+        for band in settings
+    ]
+    _save_pt({"vectors": vectors, "experiments": experiments}, Path(path))
+
+
+def _default_orientation(path: Path) -> Orientation:
+    """Files of axes are assistant-ward; published files of contrasts are not, so ask."""
+    if "contrast" in path.name:
+        raise UsageError(
+            f"{path} does not say its sign, and contrast vectors were published role-ward; pass "
+            'orientation="role-ward", or "assistant-ward" if you know better'
+        )
+    return "assistant-ward"
+
+
+def _axis_tensor(content: Any, path: Path) -> Tensor:
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in ("axis", "vector") if key in content), content)
+    if not isinstance(content, Tensor):
+        keys = f" with keys {list(content)[:4]}" if isinstance(content, Mapping) else ""
+        raise CorruptArtifactError(
+            f"{path} holds a {type(content).__name__}{keys}, expected a tensor, or a dictionary "
+            "with `axis` or `vector`; point at the file of the axis"
+        )
+    if content.ndim != 2 or not content.is_floating_point():
+        raise UsageError(
+            f"{path} holds a {content.dtype} tensor {list(content.shape)}, expected floats "
+            "[layers, hidden]; give the axis of all layers"
+        )
+    return content.detach().float().clone()
+
+
+def _chosen_setting(setting: str | None, names: list[str]) -> str:
+    if setting is None and len(names) != 1:
+        raise UsageError(
+            f"the file has {len(names)} settings ({', '.join(names[:3])}, …); "
+            "name one with setting="
+        )
+    chosen = names[0] if setting is None else setting
+    check_setting(chosen, names)
+    return chosen
+
+
+def _imported_floors(
+    vectors: Mapping[str, Any], interventions: Sequence[Mapping[str, Any]]
+) -> Iterator[Floor]:
+    for intervention in interventions:
+        if "cap" in intervention:
+            entry = vectors[intervention["vector"]]
+            yield Floor(int(entry["layer"]), -unit(entry["vector"]), -float(intervention["cap"]))
+
+
+def _import_facts(name: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {"sign_in_file": "role-ward, turned round on reading"}
+    quantile = re.search(r"-p(0(?:\.\d+)?|1(?:\.0+)?)$", name)
+    if quantile:
+        # Their p0.25 is the 25th percentile of role-ward projections.
+        facts["percentile"] = round(100 * (1 - float(quantile[1])), 6)
+        facts["percentile_note"] = f"assistant-ward; {quantile[0][1:]} in the name is role-ward"
+    return facts
+
+
+def _exported(floor: Floor, vectors: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if floor.tokens != "all" or math.isinf(floor.value):
+        raise UsageError(
+            f"floor at layer {floor.layer} holds for {floor.tokens} tokens at {floor.value}; a "
+            "capping configuration can only say finite floors for all tokens"
+        )
+    vector = -floor.direction.detach().float().cpu().clone()
+    name = f"layer_{floor.layer}/role_ward"
+    while name in vectors and not torch.equal(vectors[name]["vector"], vector):
+        name += "+"
+    vectors[name] = {"vector": vector, "layer": floor.layer}
+    return {"vector": name, "cap": -floor.value}
+
+
+def _save_pt(content: Any, path: Path) -> None:
+    data = io.BytesIO()
+    torch.save(content, data)
+    write_bytes(path, data.getvalue())
