@@ -89,7 +89,8 @@ def _with_header(path: Path, **changes: object) -> None:
         ({"layers": "1-based"}, "its layers is '1-based'"),
         ({"kind": "floors"}, "its kind is 'floors'"),
         ({"format": 2}, "has format 2, this Keel reads 1; use the version"),
-        ({"facts": []}, "AssistantAxis is"),
+        ({"facts": []}, "its facts are no object"),
+        ({"facts": {"layr": 3}}, r"axis: AssistantAxis has unknown fields \['layr'\]"),
     ],
 )
 def test_another_convention_is_refused_not_guessed_at(

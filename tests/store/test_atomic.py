@@ -43,14 +43,14 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(small_disk: Path):
     with pytest.raises(StorageError, match=r"a\.json \(1000003 bytes\).*free some space and run"):
         write_json(path, "x" * 1_000_000)  # + 2 quotes + newline
     assert read_json(path) == {"kept": 1}
-    assert os.listdir(small_disk) == ["a.json"]
+    assert names_in(small_disk) == ["a.json"]
 
 
 def test_tensors_on_a_full_disk_raise_our_error_and_leave_nothing(small_disk: Path):
     # 100,000 float32 = 400,000 bytes
     with pytest.raises(StorageError, match="400000 bytes.*free some space"):
         write_tensors(small_disk / "t.safetensors", {"t": torch.ones(100_000)}, {})
-    assert os.listdir(small_disk) == []
+    assert names_in(small_disk) == []
 
 
 def test_appending_to_a_full_disk_takes_back_what_was_half_written(small_disk: Path):
@@ -83,7 +83,7 @@ for write in (
     sys.exit("nothing was raised")
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
-    assert os.listdir(tmp_path) == ["lines"]
+    assert names_in(tmp_path) == ["lines"]
     assert (tmp_path / "lines").read_bytes() == b"1\n"
 
 
@@ -94,7 +94,7 @@ def test_an_interrupt_leaves_the_old_file_and_no_half_one(tmp_path: Path):
         scratch.write_bytes(b"ne")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert names_in(tmp_path) == ["a"]
 
 
 def test_a_folder_that_is_a_file_names_the_file(tmp_path: Path):
@@ -115,8 +115,8 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path):
     for name in ("rollouts/.batch-00000.jsonl.1a2b3c4d.tmp", "mine.tmp", ".hidden"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".hidden", "mine.tmp", "rollouts"]
-    assert os.listdir(tmp_path / "rollouts") == []
+    assert names_in(tmp_path) == [".hidden", "mine.tmp", "rollouts"]
+    assert names_in(tmp_path / "rollouts") == []
 
 
 def test_a_torn_last_line_is_cut_off_before_more_is_added(tmp_path: Path):
@@ -167,3 +167,5 @@ def test_the_hash_is_that_of_the_bytes(tmp_path: Path):
     assert sha256_of(tmp_path / "a") == expected
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

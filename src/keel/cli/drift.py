@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -12,7 +12,7 @@ from keel.cli import console
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.store import RunFolder
-    from keel.types import Conversation, DriftReading, Replay
+    from keel.types import Conversation, DriftReading, Replay, Sampling
 
 EXAMPLES = """
 Examples:
@@ -23,6 +23,13 @@ Examples:
 
     keel drift runs/smollm2 talk.json --replay
 """
+
+
+class _ReplaySettings(TypedDict):
+    sampling: Sampling
+    seed: int
+    setting: str | None
+    layer: int | None
 
 
 def drift(
@@ -54,9 +61,13 @@ def drift(
     folder = RunFolder(run)
     engine = console.open_model(identity.model_id, device, dtype)
     if replay:
-        sampling = Sampling(max_new_tokens, temperature)
-        replays = _replay(engine, folder, conversations, sampling, seed, setting, layer)
-        _show_replays(replays, folder, json)
+        settings: _ReplaySettings = {
+            "sampling": Sampling(max_new_tokens, temperature),
+            "seed": seed,
+            "setting": setting,
+            "layer": layer,
+        }
+        _show_replays(_replay(engine, folder, conversations, settings), folder, json)
         return
     with console.progress() as progress:
         found = pipeline.drift(
@@ -66,34 +77,23 @@ def drift(
 
 
 def _replay(
-    engine: Engine,
-    folder: RunFolder,
-    conversations: list[Conversation],
-    sampling: object,
-    seed: int,
-    setting: str | None,
-    layer: int | None,
+    engine: Engine, folder: RunFolder, conversations: list[Conversation], settings: _ReplaySettings
 ) -> list[Replay]:
     from keel import pipeline
-    from keel.types import Sampling
 
-    assert isinstance(sampling, Sampling)
+    found = []
     with console.progress() as progress:
-        return [
-            pipeline.replay_conversation(
-                engine,
-                folder,
-                conversation,
-                sampling=sampling,
-                seed=seed,
-                setting=setting,
-                layer=layer,
-                on_progress=lambda stage, done, total, name=conversation.id: progress(
-                    f"{stage}: {name}"[:34], done, total
-                ),
+        for conversation in conversations:
+
+            def show(stage: str, done: int, total: int, name: str = conversation.id) -> None:
+                progress(f"{name}: {stage}"[:34], done, total)
+
+            found.append(
+                pipeline.replay_conversation(
+                    engine, folder, conversation, **settings, on_progress=show
+                )
             )
-            for conversation in conversations
-        ]
+    return found
 
 
 def _show_readings(found: list[DriftReading], folder: RunFolder, json: bool) -> None:

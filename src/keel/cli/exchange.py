@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,13 +31,6 @@ Examples:
 """
 
 
-class Sign(StrEnum):
-    """Which way the vectors of a file point."""
-
-    assistant = "assistant-ward"
-    role = "role-ward"
-
-
 class Target(StrEnum):
     """What to write."""
 
@@ -54,7 +47,8 @@ def import_(
         str | None, typer.Option(help="Of a capping_config.pt: the experiment to take.")
     ] = None,
     orientation: Annotated[
-        Sign | None, typer.Option(help="Which way the file's vectors point.")
+        Literal["assistant-ward", "role-ward"] | None,
+        typer.Option(help="Which way the file's vectors point."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model to check shapes against; it is loaded.")
@@ -71,10 +65,9 @@ def import_(
     if setting is not None or "capping" in Path(source).name:
         floors = load_floors(source, setting=setting, identity=identity)
         save_floors([floors], out, default=floors.name)
-        found = {"floors": out, "setting": floors.name, "layers": floors.layers}
+        found: dict[str, object] = {"floors": out, "setting": floors.name, "layers": floors.layers}
     else:
-        sign = None if orientation is None else orientation.value
-        axis = load_axis(source, identity=identity, orientation=sign)
+        axis = load_axis(source, identity=identity, orientation=orientation)
         save_axis(axis, out)
         found = {"axis": out, "layers": len(axis.vector), "hidden_size": axis.vector.shape[1]}
     _show(found, json)
@@ -88,9 +81,13 @@ def export(
     strength: Annotated[
         float, typer.Option(help="Of a control vector, in units of the residual norm.")
     ] = 0.1,
+    band: Annotated[
+        str | None, typer.Option(help="Of a control vector, layers START:STOP; else the axis' own.")
+    ] = None,
     json: console.Json = False,
 ) -> None:
     """Write a run's axis or floors in a form that others read."""
+    from keel.calibrate import Band
     from keel.store import (
         export_axis_pt,
         export_capping_config_pt,
@@ -109,9 +106,12 @@ def export(
             floors = opened.floors if setting is None else opened.floors_named(setting)
             export_capping_config_pt([floors], out)
         case Target.gguf:
-            norms = opened.axis.residual_norm[:, None]
+            axis = opened.axis
             export_gguf_control_vector(
-                opened.axis.direction * norms * strength, out, opened.identity
+                axis.direction * axis.residual_norm[:, None] * strength,
+                out,
+                identity=opened.identity,
+                layers=[axis.layer] if band is None else Band.parse(band, len(axis.vector)).layers,
             )
     _show({"written": out, "size_bytes": out.stat().st_size}, json)
 

@@ -11,8 +11,9 @@ from keel.types import Judgement, Rollout
 class Judge(Protocol):
     """Labels rollouts. One that cannot be judged gets a status that says so, never a guess."""
 
-    name: str
-    """Names the judge and its settings, in the run folder and the report."""
+    @property
+    def name(self) -> str:
+        """Names the judge and its settings, in the run folder and the report."""
 
     def judge(self, rollouts: Sequence[Rollout]) -> Iterator[Judgement]:
         """One judgement per rollout, in any order."""

@@ -1,6 +1,6 @@
 """Interventions as values, and the context manager that applies them to a torch model."""
 
-from keel.steering.apply import Steering, steered
+from keel.steering.apply import Steering, steered, stream_of
 from keel.steering.blocks import Decoder, find_decoder
 from keel.steering.firing import Firing
 from keel.steering.interventions import (
@@ -26,4 +26,5 @@ __all__ = [
     "in_order",
     "shift",
     "steered",
+    "stream_of",
 ]

@@ -124,6 +124,8 @@ def read_artefact(path: Path, kind: str) -> Artefact:
         for name, expected in (("kind", kind), ("sign", SIGN), ("layers", LAYERS)):
             if header[name] != expected:
                 raise ValueError(f"its {name} is {header[name]!r}")
+        if not isinstance(header["facts"], dict):
+            raise ValueError("its facts are no object")
         return Artefact(tensors, header["facts"])
 
 

@@ -230,7 +230,7 @@ class RunFolder:
             write_manifest(self.path, manifest.listing(self._hashes(names)))
 
     def _hashes(self, names: Iterable[str]) -> dict[str, str]:
-        there = [name for name in names if (self.path / name).exists()]
+        there = [name for name in names if (self.path / name).is_file()]
         return {name: sha256_of(self.path / name) for name in there}
 
     def _axis_sha256(self) -> str:

@@ -32,6 +32,8 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into an error that names file and remedy."""
     try:
         yield
+    except CorruptArtifactError as error:
+        raise error if str(path) in str(error) else _named(path, error) from error
     except KeelError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -83,6 +85,10 @@ def read_pickled_tensors(path: Path) -> Any:
                 f"{path} holds more than tensors, or is damaged: {_first_line(error)}; Keel runs "
                 "no code from files: ask its author for a file of tensors"
             ) from error
+
+
+def _named(path: Path, error: CorruptArtifactError) -> CorruptArtifactError:
+    return CorruptArtifactError(f"{path}: {error}")
 
 
 def _first_line(error: Exception) -> str:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from keel.engines.chat_template import Transcript
 from keel.engines.protocol import Reading, Recording, TurnRecord
-from keel.steering import Decoder, Steering, Step
-from keel.steering.apply import stream_of
+from keel.steering import Decoder, Steering, Step, stream_of
 from keel.types import Activations
 
 

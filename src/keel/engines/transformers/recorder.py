@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from keel.engines.protocol import Probe, Recording
-from keel.steering import Decoder
-from keel.steering.apply import stream_of
+from keel.steering import Decoder, stream_of
 from keel.types import Activations
 
 

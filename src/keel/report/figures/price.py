@@ -15,7 +15,7 @@ from keel.types import Calibration, PricedSetting
 
 _HEIGHT_PX = 480
 _MARGIN = {"l": 64, "r": 24, "t": 40, "b": 60}
-_CANVAS_PX = (780.0, _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"])
+_CANVAS_PX = (770.0, _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"])
 _WIDE = 20.0
 """Ratio of largest to smallest price from which the price axis is logarithmic."""
 

@@ -13,7 +13,7 @@ from keel.report.words import counted, fixed
 from keel.types import DEFAULT_ROLE
 
 _ROW_PX = 19
-_AROUND_PX = 110
+_BELOW_PX = 56
 
 
 def draw_ranks(
@@ -21,10 +21,13 @@ def draw_ranks(
 ) -> go.Figure:
     """One row per role and one for the default, the most Assistant-like on top."""
     places = _rows(standings)
-    height = _ROW_PX * (len(standings) + 1) + _AROUND_PX
-    figure = theme.blank_figure(height, margin={"l": 120, "r": 24, "t": 44, "b": 56})
-    figure.add_trace(_stems(standings, places))
     names = sorted({kinds.get(standing.role, "role") for standing in standings})
+    above = theme.legend_px(len(names) + 1)
+    figure = theme.blank_figure(
+        _ROW_PX * (len(standings) + 2) + above + _BELOW_PX,
+        margin={"l": 120, "r": 24, "t": above, "b": _BELOW_PX},
+    )
+    figure.add_trace(_stems(standings, places))
     for place, kind in enumerate(names):
         members = [i for i, s in enumerate(standings) if kinds.get(s.role, "role") == kind]
         figure.add_trace(_dots(standings, members, places, kind=kind, place=place, samples=samples))

@@ -17,10 +17,10 @@ from keel.types import DEFAULT_ROLE, PersonaSpace
 
 SHARES = (0.7, 0.8, 0.9)
 """Shares of variance whose number of components is told."""
-_HEIGHT_PX = 620
-_MARGIN = {"l": 64, "r": 24, "t": 40, "b": 130}
-_CANVAS_PX = (780.0, _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"])
-"""Plotting area on the narrowest page at which labels must not touch."""
+_CANVAS_PX = (770.0, 460.0)
+"""Plotting area on the narrowest page: there, names must not touch."""
+_BELOW_PX = 130
+"""Room for the axis' title and the slider."""
 _STAR_PX = 10.0
 
 
@@ -29,7 +29,9 @@ def draw_space(
 ) -> go.Figure:
     """Roles by kind and the default on PC1 and PC2, with a slider over the layers."""
     groups = _group(space.roles, kinds)
-    figure = theme.blank_figure(_HEIGHT_PX, margin=_MARGIN)
+    above = theme.legend_px(len(groups) + 1)
+    margin = {"l": 64, "r": 24, "t": above, "b": _BELOW_PX}
+    figure = theme.blank_figure(int(_CANVAS_PX[1]) + above + _BELOW_PX, margin=margin)
     views = [_view_layer(space, at) for at in range(space.coordinates_LRK.shape[0])]
     for place, (kind, rows) in enumerate(groups):
         figure.add_trace(_role_points(space, rows, kind=kind, place=place, samples=samples))
@@ -45,7 +47,7 @@ def draw_variance(space: PersonaSpace, layer: int) -> go.Figure:
     shares = space.variance_ratio_LK[layer].float()
     numbers = list(range(1, len(shares) + 1))
     sums = torch.cumsum(shares, 0)
-    margin = {"l": 64, "r": 120, "t": 40, "b": 52}
+    margin = {"l": 64, "r": 150, "t": 40, "b": 52}
     figure = theme.blank_figure(310, margin=margin, hovermode="x unified")
     figure.add_bar(x=numbers, y=_percentages(shares), name="each component", marker_color="#B9D7EA")
     figure.add_scatter(
@@ -163,8 +165,11 @@ def _trace_state(view: _View, groups: Sequence[tuple[str, list[int]]]) -> dict[s
     """What changes in each trace from layer to layer."""
     parts = [rows for _, rows in groups] + [[len(view.names) - 1]]
     x, y = theme.rounded(view.x), theme.rounded(view.y)
+    # A blank, not nothing: Plotly throws an empty text away and cannot bring it back at the next
+    # layer.
     texts = [
-        plain(name) if place else "" for name, place in zip(view.names, view.places, strict=True)
+        plain(name) if place else "\N{NO-BREAK SPACE}"
+        for name, place in zip(view.names, view.places, strict=True)
     ]
     return {
         "x": [[x[row] for row in rows] for rows in parts],

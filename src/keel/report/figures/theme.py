@@ -120,6 +120,12 @@ def log_axis(values: Iterable[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
 
 
+def legend_px(entries: int) -> int:
+    """Height of a legend above the figure: without that room it would take it from the plot."""
+    rows = 1 if entries <= 5 else -(-entries // 4)
+    return 21 + 19 * rows
+
+
 def legend_inside(figure: go.Figure, axis: str, place: Sequence[float]) -> dict[str, Any]:
     """A legend at a place (0 to 1 across and up) within the subplot of the axes named."""
     across = figure.layout[f"xaxis{axis}"].domain

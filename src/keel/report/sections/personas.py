@@ -71,13 +71,12 @@ def _say_space(found: PersonaMap) -> str:
 def _say_spectrum(found: PersonaMap) -> str:
     layer, space = found.axis.layer, found.space
     needed = [(share, space.components_for(share, layer)) for share in (0.7, 0.8, 0.9)]
-    told = listed([f"{count} for {percent(share)}" for share, count in needed if count is not None])
-    kept = space.variance_ratio_LK.shape[1]
-    ending = f"{told} of the variance." if told else f"more than the {kept} kept for 70 %."
+    more = f"more than the {space.variance_ratio_LK.shape[1]} kept"
+    told = listed([f"{count or more} for {percent(share)}" for share, count in needed])
     return (
         f"PC1 carries {percent(float(space.variance_ratio_LK[layer, 0]))} of the variance between "
-        f"{len(space.roles)} roles. Components needed: {ending} The fewer, the more the roles "
-        "differ in the same few ways."
+        f"{len(space.roles)} roles. Components needed: {told} of the variance. The fewer, the "
+        "more the roles differ in the same few ways."
     )
 
 

@@ -1,0 +1,58 @@
+"""All that a run found, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from keel.prompts import load_library, role_kinds
+from keel.report import ReportInputs, render_report
+from keel.store import Run, RunFolder
+
+
+def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
+    """All that the run holds as one HTML page; returns where it is.
+
+    `kinds` says of what kind each role is; by default those of Keel's own library.
+    """
+    return folder.write_report(render_report(report_inputs(folder.read(), kinds)))
+
+
+def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInputs:
+    """All that a run holds, gathered for the report."""
+    samples: dict[str, str] = {}
+    for rollout in run.rollouts():
+        samples.setdefault(rollout.prompt.role, rollout.text)
+    return ReportInputs(
+        title=run.path.name,
+        identity=run.identity,
+        persona_map=run.persona_map,
+        calibration=run.calibration if run.has_calibration else None,
+        drift=run.drift_readings(),
+        replays=run.replays(),
+        samples=samples,
+        role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
+        facts=tuple(_facts(run)),
+    )
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    manifest = run.manifest
+    yield "date", manifest.created
+    yield "model", manifest.identity.model_id
+    yield "revision", manifest.identity.revision or "local files"
+    yield "weights", manifest.identity.weights_hash[:16] or "unknown"
+    yield "dtype", manifest.identity.dtype
+    yield from ((f"chat template: {name}", value) for name, value in manifest.template.items())
+    yield from ((name, str(value)) for name, value in _leaves(manifest.settings))
+    yield from ((name, f"{count:,}") for name, count in manifest.counts.items())
+    yield "Keel", manifest.keel_version
+
+
+def _leaves(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{name} ")
+        else:
+            yield f"{before}{name}".replace("_", " "), value

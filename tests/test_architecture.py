@@ -1,0 +1,109 @@
+"""The house's plan: rooms import from lower floors only, stages never from each other."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "keel"
+
+# From the ground up; rooms on one line may not import each other.
+FLOORS = [
+    {"errors"},
+    {"types"},
+    {"geometry"},
+    {"store", "steering"},
+    {"engines"},
+    {"prompts", "rollouts", "judge", "personas", "calibrate", "drift", "report"},
+    {"pipeline"},
+    {"serve"},
+    {"cli"},
+]
+HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+# Stand-ins that tests use may stand in for anything; nothing else may lean on them.
+ASIDE = {"testing"}
+EVERYWHERE = {"__init__"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path):
+    """(line, module) of every import of ours, hidden ones inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import from keel, not from a dot"
+            module = node.module or ""
+            yield node.lineno, module
+            yield from ((node.lineno, f"{module}.{a.name}") for a in node.names if module == "keel")
+
+
+def ours(module: str) -> list[str]:
+    parts = module.split(".")
+    return parts[1:] if parts[0] == "keel" and len(parts) > 1 else []
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_rooms_import_from_lower_floors_only(path):
+    room = room_of(path)
+    if room in EVERYWHERE | ASIDE:
+        return
+    for line, module in imports_of(path):
+        other = (ours(module) or [room])[0]
+        if other in (room, "__version__"):
+            continue
+        assert other in HEIGHT, f"{path}:{line}: {module} is on no floor of the plan"
+        assert HEIGHT[other] < HEIGHT[room], f"{path}:{line}: {room} may not import {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_other_rooms_are_entered_by_the_front_door(path):
+    room = room_of(path)
+    for line, module in imports_of(path):
+        parts = ours(module)
+        is_inside = len(parts) > 1 and (SOURCE / parts[0] / parts[1]).with_suffix(".py").exists()
+        if room not in EVERYWHERE and parts and parts[0] != room:
+            assert not is_inside, f"{path}:{line}: import {module} from keel.{parts[0]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_modules_stay_under_three_hundred_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_functions_stay_under_forty_lines(path):
+    """Signature and docstring aside; a command's list of options is its signature."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno - body[0].lineno + 1) if body else 0
+            assert lines <= 40, f"{path}:{node.lineno}: {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_every_module_says_what_it_is_for(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_no_room_is_a_lumber_room():
+    lumber = re.compile(r"utils?|helpers?|common|misc|manager")
+    assert not [p for p in FILES if lumber.fullmatch(p.stem)]
+
+
+def test_no_pickle_is_loaded():
+    """torch.load only with weights_only=True, and no pickle module at all."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert given.get("weights_only") == "True", f"{path}:{node.lineno}"
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pickle\.loads?\(|Unpickler\(|allow_pickle=True", text), path
