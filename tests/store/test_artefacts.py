@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -138,7 +137,7 @@ def test_a_folder_and_garbage_are_refused(tmp_path: Path):
         read_axis(tmp_path / "garbage")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.usefixtures("locked_out")
 def test_a_file_that_may_not_be_read_says_how_to_change_that(tmp_path: Path, axis: AssistantAxis):
     save_axis(axis, tmp_path / "axis")
     (tmp_path / "axis").chmod(0)

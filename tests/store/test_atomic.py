@@ -103,7 +103,7 @@ def test_a_folder_that_is_a_file_names_the_file(tmp_path: Path):
         write_json(tmp_path / "runs" / "plan.json", {})
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.usefixtures("locked_out")
 def test_a_folder_that_may_not_be_written_asks_for_another_one(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="choose a folder that you may write to"):

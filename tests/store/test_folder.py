@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -211,8 +212,21 @@ def test_activations_of_an_interrupted_attempt_do_not_join_a_batch_that_has_none
     folder: RunFolder, rollouts: list[Rollout], activations: ActivationBatch
 ):
     folder.commit_batch(0, rollouts, activations)
-    folder.commit_batch(0, rollouts, None)
+    folder.commit_batch(0, [replace(rollout, token_ids=()) for rollout in rollouts], None)
     assert list(folder.read().activation_batches()) == []
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"short")])
+def test_lost_activations_are_not_passed_over_and_can_be_made_again(
+    folder: RunFolder, rollouts: list[Rollout], activations: ActivationBatch, damage: Callable
+):
+    folder.commit_batch(3, rollouts, activations)
+    damage(folder.path / "activations/batch-00003.safetensors")
+    remedy = r"delete .*rollouts/batch-00003\.jsonl too, and run the extraction again"
+    with pytest.raises((MissingArtifactError, CorruptArtifactError), match=remedy):
+        list(folder.read().activation_batches())
+    (folder.path / "rollouts/batch-00003.jsonl").unlink()
+    assert folder.committed() == set()
 
 
 def test_a_batch_with_nan_is_not_committed(
@@ -331,6 +345,25 @@ def test_the_map_comes_back_with_its_axis_and_quality(finished: RunFolder, found
     assert repr(found.quality) == repr(found_map.quality)
 
 
+def test_a_map_that_is_half_replaced_or_lost_is_to_be_made_again(
+    finished: RunFolder, found_map: PersonaMap
+):
+    assert finished.is_finished
+    last = finished.path / "map.json"
+    last.unlink()
+    last.mkdir()  # the last of four writes cannot succeed
+    with pytest.raises(StorageError):
+        finished.save_map(replace(found_map, axis=replace(found_map.axis, layer=1)))
+    assert not finished.is_finished
+    with pytest.raises(MissingArtifactError, match="make it with: keel extract tiny"):
+        _ = open_run(finished.path).axis
+    last.rmdir()
+    finished.save_map(found_map)
+    assert finished.is_finished
+    (finished.path / "space.safetensors").unlink()
+    assert not finished.is_finished
+
+
 def test_a_changed_byte_in_the_axis_is_noticed(finished: RunFolder):
     path = finished.path / "axis.safetensors"
     data = bytearray(path.read_bytes())
@@ -375,6 +408,9 @@ def test_floors_of_an_axis_that_was_replaced_are_stale(
             getattr(open_run(finished.path), part)
     with pytest.raises(StaleArtifactError, match="another axis .*run again: keel drift"):
         open_run(finished.path).drift_readings()
+    for path in (finished.path / "drift").iterdir():
+        path.unlink()
+    assert open_run(finished.path).drift_readings() == ()
 
 
 def test_drift_and_replays_come_back_and_no_name_leaves_the_folder(

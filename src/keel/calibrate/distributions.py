@@ -24,10 +24,10 @@ _BINS = 60
 class Projections:
     """Per-token projections of content tokens on the axis at every layer, and per response."""
 
-    default_NL: Float[Tensor, "token layer"]
-    roles_NL: Float[Tensor, "token layer"]
-    default_means_NL: Float[Tensor, "response layer"]
-    roles_means_NL: Float[Tensor, "response layer"]
+    default_NL: Float[Tensor, "default_token layer"]
+    roles_NL: Float[Tensor, "role_token layer"]
+    default_means_NL: Float[Tensor, "default_response layer"]
+    roles_means_NL: Float[Tensor, "role_response layer"]
 
     @property
     def pooled_NL(self) -> Float[Tensor, "token layer"]:

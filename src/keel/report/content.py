@@ -30,9 +30,9 @@ class Table:
     marked: int | None = None
     """Row to be set off from the others."""
     is_folded: bool = False
-    """Whether the page shows only the caption until it is asked for."""
+    """Whether the page shows only the caption until it is asked for; Markdown leaves it out."""
     is_prose: bool = False
-    """Whether cells hold long texts; Markdown leaves these tables out."""
+    """Whether cells hold long texts; Markdown leaves these out too."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The report's numbers and sentences as Markdown, without pictures or long texts."""
+"""The report's numbers and sentences as Markdown, without pictures and long tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _subtitle(inputs: ReportInputs) -> str:
 def _section(section: Section) -> str:
     parts = [f"## {section.title}", *(_safe(paragraph) for paragraph in section.paragraphs)]
     for table in section.tables:
-        if not table.is_prose:
+        if not (table.is_prose or table.is_folded):
             parts += [f"**{_safe(table.caption)}**", _table(table)]
     return "\n\n".join(parts)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.errors import UsageError
+from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
 from keel.store.artefacts import read_activations, save_activations
 from keel.store.atomic import write_jsonl
 from keel.store.layout import activations_file, committed_batches, rollouts_file
@@ -34,19 +34,40 @@ def commit_batch(
 def read_rollouts(root: Path) -> Iterator[Rollout]:
     """Every committed rollout, in the order of batches."""
     for number in committed_batches(root):
-        path = root / rollouts_file(number)
-        for row in read_jsonl(path):
-            with reading(path, "a batch of rollouts"):
-                rollout = _rollout(row)
-            yield rollout
+        yield from _batch_rollouts(root, number)
 
 
-def read_activation_batches(root: Path) -> Iterator[ActivationBatch]:
-    """Activations of every committed batch that has some, in order."""
+def read_activation_batches(root: Path, *, are_whole: bool = True) -> Iterator[ActivationBatch]:
+    """Activations of every committed batch that has some, in order.
+
+    `are_whole` says that none were thinned out: activations that are gone are then an error.
+    """
     for number in committed_batches(root):
         path = root / activations_file(number)
         if path.exists():
-            yield read_activations(path)
+            yield _activations(root, number)
+        elif are_whole and any(r.token_ids for r in _batch_rollouts(root, number)):
+            raise MissingArtifactError(f"{path} is gone; {_again(root, number)}")
+
+
+def _batch_rollouts(root: Path, number: int) -> Iterator[Rollout]:
+    path = root / rollouts_file(number)
+    for row in read_jsonl(path):
+        with reading(path, "a batch of rollouts"):
+            rollout = _rollout(row)
+        yield rollout
+
+
+def _activations(root: Path, number: int) -> ActivationBatch:
+    try:
+        return read_activations(root / activations_file(number))
+    except CorruptArtifactError as error:
+        raise CorruptArtifactError(f"{error}; {_again(root, number)}") from error
+
+
+def _again(root: Path, number: int) -> str:
+    """How to have a batch whose activations are lost answered again: it must not look done."""
+    return f"delete {root / rollouts_file(number)} too, and run the extraction again"
 
 
 def _row(rollout: Rollout) -> dict[str, Any]:

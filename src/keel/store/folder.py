@@ -55,8 +55,14 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the manifest, written last, is there."""
-        return (self.path / layout.MANIFEST).exists()
+        """Whether the manifest, written last, is there, and the map is as it says.
+
+        False while the map is replaced, and where a part of it was deleted: make the map again.
+        """
+        if not self._has_manifest:
+            return False
+        listed = read_manifest(self.path).files
+        return all((self.path / n).exists() == (n in listed) for n in layout.MAP_FILES)
 
     def begin(self, plan: RunPlan, prompts: Sequence[Prompt]) -> RunPlan:
         """Write the plan down, or go on with the one that is there.
@@ -152,7 +158,7 @@ class RunFolder:
                 template=plan.template,
                 counts=dict(counts),
                 files=self._hashes(layout.artefacts(self.path)),
-                activations=read_manifest(self.path).activations if self.is_finished else "means",
+                activations=read_manifest(self.path).activations if self._has_manifest else "means",
                 notes=dict(notes or {}),
             )
             write_manifest(self.path, manifest)
@@ -189,6 +195,10 @@ class RunFolder:
             for name in [*names, layout.PLAN]:
                 (self.path / name).unlink(missing_ok=True)
 
+    @property
+    def _has_manifest(self) -> bool:
+        return (self.path / layout.MANIFEST).exists()
+
     def _activations(self) -> list[str]:
         files = layout.files_in(self.path, layout.ACTIVATIONS)
         return [path.relative_to(self.path).as_posix() for path in files]
@@ -215,7 +225,7 @@ class RunFolder:
 
     def _unlist(self, names: Collection[str]) -> dict[str, str]:
         """Take files off a finished run's manifest; returns what it said of them."""
-        if not self.is_finished:
+        if not self._has_manifest:
             return {}
         manifest = read_manifest(self.path)
         before = {name: manifest.files[name] for name in names if name in manifest.files}
@@ -225,7 +235,7 @@ class RunFolder:
 
     def _list(self, names: Collection[str]) -> None:
         """Put files on a finished run's manifest."""
-        if self.is_finished:
+        if self._has_manifest:
             manifest = read_manifest(self.path)
             write_manifest(self.path, manifest.listing(self._hashes(names)))
 

@@ -33,7 +33,9 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     try:
         yield
     except CorruptArtifactError as error:
-        raise error if str(path) in str(error) else _named(path, error) from error
+        if str(path) in str(error):
+            raise
+        raise CorruptArtifactError(f"{path}: {error}") from error
     except KeelError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -70,9 +72,11 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Named tensors and metadata of a safetensors file."""
-    with reading(path, "a safetensors file"), safe_open(path, framework="pt") as handle:
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        return tensors, dict(handle.metadata() or {})
+    with reading(path, "a safetensors file"):
+        path.open("rb").close()  # safetensors takes a file that may not be read for a missing one
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            return tensors, dict(handle.metadata() or {})
 
 
 def read_pickled_tensors(path: Path) -> Any:
@@ -85,10 +89,6 @@ def read_pickled_tensors(path: Path) -> Any:
                 f"{path} holds more than tensors, or is damaged: {_first_line(error)}; Keel runs "
                 "no code from files: ask its author for a file of tensors"
             ) from error
-
-
-def _named(path: Path, error: CorruptArtifactError) -> CorruptArtifactError:
-    return CorruptArtifactError(f"{path}: {error}")
 
 
 def _first_line(error: Exception) -> str:

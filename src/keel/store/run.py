@@ -122,7 +122,7 @@ class Run:
                 f"of the activations in {self.path} {left} was kept; extract again to another "
                 "folder, keeping the means"
             )
-        return read_activation_batches(self.path)
+        return read_activation_batches(self.path, are_whole=left == "means")
 
     def judgements(self, judge: str | None = None) -> dict[str, Judgement]:
         """Judgements by rollout id; of the only judge where none is named, empty without any."""
@@ -157,8 +157,10 @@ class Run:
 
     def _values(self, folder: str, kind: type[T]) -> tuple[T, ...]:
         prefix = f"{folder}/"
-        names = [name for name in self.manifest.files if name.startswith(prefix)]
-        return tuple(self._value(name, kind) for name in sorted(names))
+        listed = sorted(name for name in self.manifest.files if name.startswith(prefix))
+        # One that somebody deleted is not missed: nothing is made of it but the report.
+        there = [name for name in listed if (self.path / name).exists()]
+        return tuple(self._value(name, kind) for name in there)
 
     def _value(self, name: str, kind: type[T]) -> T:
         path = self._checked(name, f"keel drift {self.path}")

@@ -85,6 +85,7 @@ class FakeEngine:
         seed: int,
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
+        on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[Completion]:
         """Answers from `reply`, cut at max_new_tokens words; greedy ones ignore the seed."""
         self.firing = None
@@ -95,6 +96,8 @@ class FakeEngine:
             limit = sampling.max_new_tokens
             is_cut = len(text.split()) > limit
             text = " ".join(text.split()[:limit]) if is_cut else text
+            if on_text is not None:
+                on_text(place, text)
             record = self._turns(conversation.with_reply(text), recording, interventions)[-1]
             yield Completion(
                 place,

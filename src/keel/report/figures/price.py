@@ -40,7 +40,9 @@ def _dress_axes(figure: go.Figure, calibration: Calibration, is_log: bool) -> No
     x_range, y_range = _ranges(calibration, is_log)
     scale = ", log scale" if is_log else ""
     figure.update_xaxes(
-        range=x_range, title_text=f"price: KL on default answers (nats per token{scale})"
+        type="linear",
+        range=x_range,
+        title_text=f"price: KL on default answers (nats per token{scale})",
     )
     if is_log:
         figure.update_xaxes(theme.log_axis(_prices(calibration)))

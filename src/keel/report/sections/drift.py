@@ -93,7 +93,8 @@ def _replays(inputs: ReportInputs) -> Section:
         "replay-paths",
         partial(figures.draw_replays, replays, axis),
         "Projection of each turn, uncapped in grey and capped in blue. Each arm goes on from its "
-        "own answers. Rings in vermillion: turns under the floor.",
+        "own answers. Rings in vermillion: turns under the floor. Dotted: the means of default and "
+        "roles.",
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
     )
     tables = [_replay_table(replays)]

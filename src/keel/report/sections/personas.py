@@ -61,10 +61,10 @@ def _say_space(found: PersonaMap) -> str:
         else f"{counted(beyond, 'role')} of {len(space.roles)} lie further out than it"
     )
     return (
-        f"Each point is a role: the mean of what the model computes after layer {layer} while it "
-        "answers in that role. The star is the default, the model when no role is set. The two "
-        "directions drawn are those along which the roles differ most; the first, PC1, is turned "
-        f"so that the Assistant's side is on the right. Along it, {place}."
+        f"Every role has a place: the mean of what the model computes after layer {layer} while it "
+        "answers in that role. So has the default, the model when no role is set, drawn as a star. "
+        "The two directions drawn are those along which the roles differ most; the first, PC1, is "
+        f"turned so that the Assistant's side is on the right. Along it, {place}."
     )
 
 

@@ -1,0 +1,234 @@
+"""Every section's numbers and words come from the inputs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from keel.errors import NotFiniteError, UsageError
+from keel.report import ReportInputs, render_markdown
+from keel.report.findings import floor_in_gaps, rank_roles, shares_under
+from keel.types import Calibration, Interval, LayerQuality, PersonaMap
+
+
+def section(inputs: ReportInputs, title: str) -> str:
+    """One section of the report, as text."""
+    found = re.search(rf"## {title}\n(.*?)(?=\n## |\Z)", render_markdown(inputs), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def mapped(inputs: ReportInputs) -> PersonaMap:
+    assert inputs.persona_map is not None
+    return inputs.persona_map
+
+
+def calibrated(inputs: ReportInputs) -> Calibration:
+    assert inputs.calibration is not None
+    return inputs.calibration
+
+
+def with_quality(inputs: ReportInputs, **changes: object) -> ReportInputs:
+    """The inputs with another quality at the recommended layer, 20."""
+    found = mapped(inputs)
+    quality: list[LayerQuality] = list(found.quality)
+    quality[20] = replace(quality[20], **changes)
+    return replace(inputs, persona_map=replace(found, quality=tuple(quality)))
+
+
+def test_key_figures_tell_the_recommended_layer(inputs: ReportInputs) -> None:
+    told = render_markdown(with_quality(inputs, auc=Interval(0.777, 0.702, 0.801)))
+    assert "| Held-out AUC, layer 20 | 0.78 | 0.70 to 0.80 |" in told
+
+
+def test_the_verdict_follows_the_auc(inputs: ReportInputs) -> None:
+    told = {
+        value: section(
+            with_quality(inputs, auc=Interval(value, value - 0.06, value + 0.03)), "How good.*?"
+        )
+        for value in (0.55, 0.7, 0.8, 0.95)
+    }
+    assert "cannot be told from chance" in told[0.55]  # 0.49 lies below one half
+    assert "overlap widely" in told[0.7]
+    assert "with some overlap" in told[0.8]
+    assert "apart clearly" in told[0.95]
+
+
+def test_agreement_with_pc1_counts_only_above_chance(inputs: ReportInputs) -> None:
+    chance = with_quality(inputs, cos_pc1=Interval(0.35, 0.25, 0.45), cos_pc1_null=0.31)
+    assert "may be chance" in section(chance, "How good.*?")
+    assert "more than chance allows" in section(inputs, "How good.*?")
+
+
+def test_components_that_were_not_kept_are_said_to_be_more(inputs: ReportInputs) -> None:
+    found = mapped(inputs)
+    # Components of 45 and 30 %, the other ten of none: two reach 70 %, all twelve never 80 %.
+    ratio_LK = torch.zeros_like(found.space.variance_ratio_LK)
+    ratio_LK[:, 0], ratio_LK[:, 1] = 0.45, 0.30
+    space = replace(found.space, variance_ratio_LK=ratio_LK)
+    told = section(
+        replace(inputs, persona_map=replace(found, space=space)), "Persona space"
+    ).replace("\N{NO-BREAK SPACE}", " ")
+    assert "PC1 carries 45 %" in told
+    assert "2 for 70 %, more than the 12 kept for 80 % and more than the 12 kept for 90 %" in told
+
+
+def test_the_default_inside_the_cloud_is_not_called_an_end(inputs: ReportInputs) -> None:
+    found = mapped(inputs)
+    inside = replace(found.space, default_coordinates_LK=0 * found.space.default_coordinates_LK)
+    moved = replace(inputs, persona_map=replace(found, space=inside))
+    right = int((found.space.coordinates_LRK[20, :, 0] > 0).sum())
+    assert f"{right} roles of 24 lie further out than it" in section(moved, "Persona space")
+    assert "sits at the Assistant's end" in section(inputs, "Persona space")
+
+
+def test_ranks_are_in_gap_units_of_the_axis(inputs: ReportInputs) -> None:
+    found = mapped(inputs)
+    mean_LD, away_LD = found.space.mean_LD, found.axis.vector
+    # The axis runs from the role mean to the default, so a role three quarters along has 0.75.
+    planted = replace(found.vectors[0], vector_LD=mean_LD + 0.75 * away_LD)
+    standings = rank_roles(replace(found, vectors=(planted, *found.vectors[1:])))
+    gaps = {standing.role: standing.gaps for standing in standings}
+    assert gaps["editor"] == pytest.approx(0.75, abs=1e-4)
+    assert list(gaps.values()) == sorted(gaps.values())
+
+
+def test_roles_above_the_default_are_counted(inputs: ReportInputs) -> None:
+    found = mapped(inputs)
+    beyond = replace(found.vectors[0], vector_LD=found.space.mean_LD + 1.5 * found.axis.vector)
+    moved = replace(found, vectors=(beyond, *found.vectors[1:]))
+    told = section(replace(inputs, persona_map=moved), "Roles along.*?")
+    assert "1 role of 24 project above the default" in told
+    assert "Nearest to it: editor," in told
+
+
+def test_share_under_a_floor_is_read_off_the_histogram(inputs: ReportInputs) -> None:
+    layer = replace(
+        calibrated(inputs).layers[0],
+        bin_edges=(0.0, 1.0, 2.0),
+        default_share=(0.2, 0.8),
+        role_share=(0.6, 0.4),
+    )
+    # All of the first bin and half of the second: 0.2 + 0.4, and 0.6 + 0.2.
+    assert shares_under(layer, 1.5) == pytest.approx((0.6, 0.8))
+    assert shares_under(layer, -1.0) == (0.0, 0.0)
+    assert shares_under(layer, 9.0) == pytest.approx((1.0, 1.0))
+
+
+def test_a_floor_that_catches_the_default_more_is_called_out(inputs: ReportInputs) -> None:
+    swapped = tuple(
+        replace(layer, default_share=layer.role_share, role_share=layer.default_share)
+        for layer in calibrated(inputs).layers
+    )
+    turned = replace(inputs, calibration=replace(calibrated(inputs), layers=swapped))
+    assert "look at the sign" in section(turned, "Projections and floors")
+    assert "as a floor should" in section(inputs, "Projections and floors")
+
+
+def test_layers_that_fire_too_seldom_or_always_are_named(inputs: ReportInputs) -> None:
+    setting = calibrated(inputs).setting
+    fired = replace(setting, realised_firing={18: 0.9, 19: 0.5, 20: 0.4, 21: 0.1, 22: 0.05})
+    others = tuple(fired if s is setting else s for s in calibrated(inputs).settings)
+    told = section(
+        replace(inputs, calibration=replace(calibrated(inputs), settings=others)), "Firing rates"
+    ).replace("\N{NO-BREAK SPACE}", " ")
+    assert "39.0 % of all (token, layer) slots" in told  # (90 + 50 + 40 + 10 + 5) / 5
+    assert "Below 15 %, where a floor hardly acts: layers 21 and 22." in told
+    assert "Above 80 %, where it is a constant push: layer 18." in told
+
+
+def test_a_price_above_the_bound_is_called_out(inputs: ReportInputs) -> None:
+    strict = replace(calibrated(inputs), price_bound=0.001)
+    told = section(replace(inputs, calibration=strict), "Price against effect")
+    assert "12 cost more than the bound of 0.001" in told
+    assert "above the bound: look for a gentler setting" in told
+    assert "That stays within the bound" in section(inputs, "Price against effect")
+
+
+def test_every_setting_has_a_row_and_its_price(inputs: ReportInputs) -> None:
+    told = section(inputs, "Price against effect")
+    for setting in calibrated(inputs).settings:
+        assert f"| {setting.name} | {len(setting.floors)} |" in told
+
+
+def test_turns_under_the_floor_are_counted(inputs: ReportInputs) -> None:
+    first = inputs.drift[0]
+    turns = tuple(replace(turn, is_below_floor=turn.turn < 5) for turn in first.turns)
+    told = section(replace(inputs, drift=(replace(first, turns=turns),)), "Drift of conv.*?")
+    assert "5 of 12 turns lie under the floor" in told
+
+
+def test_without_a_floor_no_turn_is_judged(inputs: ReportInputs) -> None:
+    first = inputs.drift[0]
+    turns = tuple(replace(turn, is_below_floor=None) for turn in first.turns)
+    told = section(
+        replace(inputs, drift=(replace(first, turns=turns, floor=None),)), "Drift of conv.*?"
+    )
+    assert "under the floor." not in told
+
+
+def test_the_rise_of_a_replay_is_the_mean_over_turns(inputs: ReportInputs) -> None:
+    replay = inputs.replays[0]
+    turns = tuple(
+        replace(
+            turn,
+            uncapped=replace(turn.uncapped, gaps=0.1),
+            capped=replace(turn.capped, gaps=0.1 + rise),
+        )
+        for turn, rise in zip(replay.turns[:2], (0.2, 0.6), strict=True)
+    )
+    told = section(replace(inputs, replays=(replace(replay, turns=turns),)), "Answered anew.*?")
+    assert "0.40 gap units higher on average over 2 turns" in told  # (0.2 + 0.6) / 2
+
+
+def test_dropped_roles_and_facts_are_listed(inputs: ReportInputs) -> None:
+    changed = replace(
+        inputs,
+        facts=(("date", "2031-05-06"), ("seed", "1234")),
+        persona_map=replace(mapped(inputs), dropped={"mime": 3, "clown": 0}),
+    )
+    told = section(changed, "The run")
+    assert "with how many they had: clown (0) and mime (3)." in told
+    assert "| seed | 1234 |" in told
+    assert "smollm2 at main, 2031-05-06" in render_markdown(changed)
+
+
+def test_a_floor_without_an_axis_has_no_gap_units(inputs: ReportInputs) -> None:
+    axis = mapped(inputs).axis
+    middle = float(axis.role_projection[20] + 0.5 * axis.gap[20])
+    assert floor_in_gaps(axis, middle, 20) == pytest.approx(0.5, abs=1e-5)
+    assert floor_in_gaps(None, middle, 20) is None
+    assert floor_in_gaps(axis, None, 20) is None
+
+
+def test_markdown_leaves_out_pictures_long_texts_and_folded_tables(inputs: ReportInputs) -> None:
+    told = render_markdown(inputs)
+    assert "spoken in turn" not in told
+    assert "All layers as a table" not in told
+    assert "<" not in told.replace("\\<", "")
+
+
+def test_a_pipe_in_a_name_does_not_break_the_table(inputs: ReportInputs) -> None:
+    told = render_markdown(replace(inputs, facts=(("sampling", "a|b\nc"),)))
+    assert "| sampling | a\\|b c |" in told
+
+
+def test_a_chosen_setting_that_was_not_priced_is_refused(inputs: ReportInputs) -> None:
+    with pytest.raises(UsageError, match="layers_1:2-p75"):
+        replace(inputs, calibration=replace(calibrated(inputs), chosen="layers_1:2-p75"))
+
+
+def test_an_axis_layer_without_quality_is_refused(inputs: ReportInputs) -> None:
+    found = mapped(inputs)
+    with pytest.raises(UsageError, match="layer 20"):
+        replace(inputs, persona_map=replace(found, quality=found.quality[:20]))
+
+
+def test_an_axis_without_a_gap_is_refused(inputs: ReportInputs) -> None:
+    found = mapped(inputs)
+    flat = replace(found.axis, default_projection=found.axis.role_projection)
+    with pytest.raises(NotFiniteError, match="gap between default and roles is 0"):
+        replace(inputs, persona_map=replace(found, axis=flat))
