@@ -10,8 +10,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,25 +46,11 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
-class Stopwatch:
-    """Takes the time of one piece of work; read `measurement` afterwards."""
-
-    measurement: Measurement
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Wall and CPU seconds of what happens inside."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.measurement = Measurement(time.perf_counter() - wall, time.process_time() - cpu)
-
-
 def timed(work: Callable[[], object]) -> Measurement:
     """What the work took, in this process."""
-    watch = Stopwatch()
-    with watch.running():
-        work()
-    return watch.measurement
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Measurement(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def measured(work: Callable[[], object]) -> Measurement:
@@ -93,6 +78,13 @@ def in_turn(
 def ratios(values: Sequence[float], base: Sequence[float]) -> Spread:
     """values / base, round by round: what both arms of a round suffered cancels out."""
     return Spread.of([value / beside for value, beside in zip(values, base, strict=True)])
+
+
+def narrate(benchmark: str, number: int, arm: str, found: Measurement) -> None:
+    """One line on stderr for who waits."""
+    peak = "" if found.peak_bytes is None else f", peak {found.peak_bytes / 1e6:.0f} MB"
+    line = f"{benchmark}, round {number + 1}, {arm}: {found.wall_s:.1f} s{peak}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def resident_bytes() -> int | None:

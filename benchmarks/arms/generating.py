@@ -1,12 +1,12 @@
 """Generation: with recording, in two passes, capped; and the plain ways beside them.
 
 Every arm takes the same prompts as text, gives answers as text, and makes the same number of
-tokens: end tokens are switched off for all of them.
+tokens: no token ends an answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -16,96 +16,89 @@ from torch import Tensor, nn
 
 import keel
 from benchmarks.arms.texts import MODEL, prompts
-from benchmarks.measuring import Measurement, in_turn, measured, timed
-from keel.engines import Probe, Recording
-from keel.engines.transformers import TransformersEngine
+from benchmarks.measuring import Measurement, in_turn, measured, narrate, timed
+from keel.engines import Completion, Engine, Probe, Recording
 from keel.geometry import unit
 from keel.steering import Intervention
 from keel.types import Floor, Prompt, Sampling
 
-_CHAT = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+_MEANS = Recording(means=True)
+_WARM_UP_TOKENS = 4
 
 
 def recording(*, repeats: int, rows: int, new_tokens: int) -> dict[str, Any]:
     """Three arms in turn: with recording, without, and transformers' own `generate`."""
     engine, asked = _engine(), prompts(rows)
-    recording = Recording(means=True)
-    return _in_turn(
-        engine,
-        {
-            "recording": lambda: answer(engine, asked, new_tokens, recording=recording),
-            "not recording": lambda: answer(engine, asked, new_tokens),
-            "plain generate": lambda: plain(engine, asked, new_tokens),
-        },
-        repeats,
-    )
+    arms: dict[str, Callable[[int], object]] = {
+        "recording": lambda count: answer(engine, asked, count, _MEANS),
+        "not recording": lambda count: answer(engine, asked, count),
+        "plain generate": lambda count: plain(engine, asked, count),
+    }
+    return _in_turn("recording", engine, arms, repeats, new_tokens)
 
 
 def one_pass(*, rows: int, new_tokens: int) -> dict[str, Any]:
-    """Answers and their means, recorded as they are generated."""
-    return _alone(lambda engine, asked, new: answer(engine, asked, new, Recording(True)), rows, new_tokens)
+    """Answers with their means, recorded as they are generated."""
+    engine, asked = _engine(), prompts(rows)
+    return _alone(engine, lambda count: answer(engine, asked, count, _MEANS), new_tokens)
 
 
 def two_passes(*, rows: int, new_tokens: int) -> dict[str, Any]:
-    """Answers first, then all hidden states of prompts and answers, then the means."""
+    """Answers first, then every hidden state of prompts and answers, then the means."""
+    engine, asked = _engine(), prompts(rows)
 
-    def work(engine: TransformersEngine, asked: Sequence[Prompt], new: int) -> Tensor:
-        ids_BT, mask_BT = plain(engine, asked, new)
+    def work(count: int) -> Tensor:
+        ids_BT, mask_BT = plain(engine, asked, count)
         with torch.inference_mode():
-            run = engine.model(ids_BT, attention_mask=mask_BT, output_hidden_states=True)
-        hidden_LBTD = torch.stack(run.hidden_states[1:])
-        return hidden_LBTD[:, :, -new:].float().mean(2)
+            out = engine.model(ids_BT, attention_mask=mask_BT, output_hidden_states=True)
+        return torch.stack([h_BTD[:, -count:].float().mean(1) for h_BTD in out.hidden_states[1:]])
 
-    return _alone(work, rows, new_tokens)
+    return _alone(engine, work, new_tokens)
 
 
 def capping(*, repeats: int, rows: int, new_tokens: int, band: list[int]) -> dict[str, Any]:
-    """Three arms in turn: uncapped, capped by Keel, capped by a plain hook.
-
-    The floors lie at the median projection of generated tokens, so that about half are moved.
-    """
+    """Three arms in turn: uncapped, capped by Keel, capped by a plain hook on the same layers."""
     engine, asked = _engine(), prompts(rows)
-    with endless(engine):
-        floors = _median_floors(engine, asked, new_tokens, band)
+    floors = median_floors(engine, asked, band)
 
-    def hooked() -> None:
-        with _plain_hooks(engine, floors):
-            answer(engine, asked, new_tokens)
+    def hooked(count: int) -> None:
+        with plain_caps(engine.decoder.blocks, floors):
+            answer(engine, asked, count)
 
-    found = _in_turn(
-        engine,
-        {
-            "uncapped": lambda: answer(engine, asked, new_tokens),
-            "capped": lambda: answer(engine, asked, new_tokens, interventions=floors),
-            "plain hook": hooked,
-        },
-        repeats,
-    )
-    with endless(engine):
-        answer(engine, asked, new_tokens, interventions=floors)
-    assert engine.firing is not None
+    arms: dict[str, Callable[[int], object]] = {
+        "uncapped": lambda count: answer(engine, asked, count),
+        "capped": lambda count: answer(engine, asked, count, interventions=floors),
+        "plain hook": hooked,
+    }
+    found = _in_turn("capping", engine, arms, repeats, new_tokens)
+    answer(engine, asked, _WARM_UP_TOKENS, interventions=floors)
     return {**found, "firing": engine.firing.rate}
 
 
 def answer(
-    engine: TransformersEngine,
+    engine: Engine,
     asked: Sequence[Prompt],
     new_tokens: int,
     recording: Recording = Recording(),
     interventions: Sequence[Intervention] = (),
-) -> list[Any]:
+) -> list[Completion]:
     """Keel's way: the engine's completions of one batch."""
-    settings = {"seed": 0, "recording": recording, "interventions": interventions}
-    return list(engine.generate(asked, Sampling(new_tokens), **settings))
+    how = {"seed": 0, "recording": recording, "interventions": interventions}
+    return list(engine.generate(asked, Sampling(new_tokens), **how))
 
 
-def plain(
-    engine: TransformersEngine, asked: Sequence[Prompt], new_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """The usual way: template, `generate`, decode. Returns tokens and mask of prompt and answer."""
+def plain(engine: Any, asked: Sequence[Prompt], new_tokens: int) -> tuple[Tensor, Tensor]:
+    """The usual way: template, `generate`, decode. Returns tokens and mask of prompts and answers.
+
+    It samples as Keel does: by temperature and nucleus alone (`top_k=0` switches the top 50 off).
+    """
     sampling = Sampling(new_tokens)
-    chats = [[{"role":m.speaker,"content":m.content} for m in prompt.conversation.messages] for prompt in asked]
-    given = engine.tokenizer.apply_chat_template(chats, padding=True, **_CHAT)
+    chats = [
+        [{"role": m.speaker, "content": m.content} for m in prompt.conversation.messages]
+        for prompt in asked
+    ]
+    how = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+    given = engine.tokenizer.apply_chat_template(chats, padding=True, **how)
     ids_BT = engine.model.generate(
         **given,
         max_new_tokens=new_tokens,
@@ -114,22 +107,70 @@ def plain(
         top_p=sampling.top_p,
         top_k=0,
     )
-    width = given["input_ids"].shape[1]
-    engine.tokenizer.batch_decode(ids_BT[:, width:], skip_special_tokens=True)
-    assert ids_BT.shape[1] == width + new_tokens
-    answered_BT = torch.ones(len(asked), new_tokens, dtype=torch.long)
-    return ids_BT, torch.cat([given["attention_mask"], answered_BT], 1)
+    engine.tokenizer.batch_decode(ids_BT[:, -new_tokens:], skip_special_tokens=True)
+    return ids_BT, torch.nn.functional.pad(given["attention_mask"], (0, new_tokens), value=1)
+
+
+def median_floors(engine: Any, asked: Sequence[Prompt], band: Sequence[int]) -> list[Floor]:
+    """Floors on random directions at the median projection: they move about every other token."""
+    width = engine.decoder.hidden_size
+    draws = torch.Generator().manual_seed(0)
+    probes = tuple(Probe(n, unit(torch.randn(width, generator=draws))) for n in band)
+    found = answer(engine, asked, 4 * _WARM_UP_TOKENS, Recording(probes=probes))
+    medians_K = torch.cat([one.projections_TK for one in found]).median(0).values.tolist()
+    return [Floor(p.layer, p.direction, m) for p, m in zip(probes, medians_K, strict=True)]
 
 
 @contextmanager
-def endless(engine: TransformersEngine) -> Iterator[None]:
-    """No token ends an answer, in no arm: all answers have the same length."""
-    config = engine.model.generation_config
-    before = config.eos_token_id
-    config.eos_token_id = None
-    engine._end_tokens = frozenset  # type: ignore[method-assign]
-    try:
+def plain_caps(blocks: Sequence[nn.Module], floors: Sequence[Floor]) -> Iterator[None]:
+    """Floors the short way: a hook a layer, arithmetic in the model's dtype, nothing counted."""
+
+    def hook_for(floor: Floor) -> Callable[..., Any]:
+        def hook(block: nn.Module, _args: Any, output: Any) -> Any:
+            hidden_BTD = output if isinstance(output, Tensor) else output[0]
+            direction = floor.direction.to(hidden_BTD)
+            lift_BT = (floor.value - hidden_BTD @ direction).clamp_min(0)
+            capped_BTD = hidden_BTD + lift_BT[..., None] * direction
+            return capped_BTD if isinstance(output, Tensor) else (capped_BTD, *output[1:])
+
+        return hook
+
+    with ExitStack() as stack:
+        for floor in floors:
+            hook = hook_for(floor)
+            stack.callback(blocks[floor.layer].register_forward_hook(hook).remove)
         yield
-    finally:
-        del engine._end_tokens
-        config.eos_token_id = before
+
+
+def _engine() -> Any:
+    """The embedded model, set so that no token ends an answer, in no arm."""
+    engine: Any = keel.open_engine(MODEL)
+    engine.tokenizer.padding_side = "left"
+    config = engine.model.generation_config
+    config.pad_token_id, config.eos_token_id = engine.tokenizer.pad_token_id, None
+    engine._end_tokens = frozenset
+    return engine
+
+
+def _in_turn(
+    name: str,
+    engine: Any,
+    arms: dict[str, Callable[[int], object]],
+    repeats: int,
+    new_tokens: int,
+) -> dict[str, Any]:
+    def timing(work: Callable[[int], object]) -> Callable[[], Measurement]:
+        return lambda: timed(lambda: work(new_tokens))
+
+    for work in arms.values():
+        work(_WARM_UP_TOKENS)
+    timings = {arm: timing(work) for arm, work in arms.items()}
+    rounds = in_turn(timings, repeats, lambda *done: narrate(name, *done))
+    plain_rounds = {arm: [asdict(one) for one in found] for arm, found in rounds.items()}
+    return {"rounds": plain_rounds, "dtype": engine.identity.dtype}
+
+
+def _alone(engine: Any, work: Callable[[int], object], new_tokens: int) -> dict[str, Any]:
+    work(_WARM_UP_TOKENS)
+    found = measured(lambda: work(new_tokens))
+    return {"measurement": asdict(found), "dtype": engine.identity.dtype}

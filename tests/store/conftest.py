@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from keel.geometry import unit
+from keel.store import RunFolder, RunPlan
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -34,6 +37,7 @@ from keel.types import (
 )
 
 L, D, R, K = 4, 6, 3, 2
+BATCHES = ((0, 2), (1, 4), (3, 5))
 
 
 @pytest.fixture
@@ -151,3 +155,52 @@ def activations(rollouts: list[Rollout]) -> ActivationBatch:
     means = torch.arange(6 * L * D).reshape(6, L, D) / 64
     ids = tuple(rollout.prompt.id for rollout in rollouts)
     return ActivationBatch(ids, means, torch.rand(6, L) * 1e6)
+
+
+@pytest.fixture
+def plan(identity: ModelIdentity) -> RunPlan:
+    settings = {"scale": "smoke", "sampling": {"temperature": 0.7, "top_p": 0.9}, "roles": (1, 2)}
+    return RunPlan(identity, settings, 7, BATCHES, {"system": "merged"}, "keel extract tiny -o run")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def filled(
+    folder: RunFolder,
+    plan: RunPlan,
+    prompts: list[Prompt],
+    rollouts: list[Rollout],
+    activations: ActivationBatch,
+) -> RunFolder:
+    """A run whose batches are all there, without a map or a manifest."""
+    folder.begin(plan, prompts)
+    for number, places in enumerate(plan.batches):
+        rows = list(places)
+        ids = tuple(activations.rollout_ids[place] for place in places)
+        part = ActivationBatch(ids, activations.means_BLD[rows], activations.norms_BL[rows])
+        folder.commit_batch(number, [rollouts[place] for place in places], part)
+    return folder
+
+
+@pytest.fixture
+def finished(filled: RunFolder, found_map: PersonaMap) -> RunFolder:
+    """A run with its map and its manifest."""
+    filled.save_map(found_map)
+    filled.finish(counts={"rollouts": 6, "roles_dropped": 1})
+    return filled
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.name == "nt" or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

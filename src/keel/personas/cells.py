@@ -75,9 +75,7 @@ def axis_of(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "laye
     return means_NLD[0] - means_NLD[1:].nanmean(0)
 
 
-def gather_cells(
-    places: Places, batches: Iterable[ActivationBatch], folds_bytes: int
-) -> Cells:
+def gather_cells(places: Places, batches: Iterable[ActivationBatch], folds_bytes: int) -> Cells:
     """The cells of all rollouts that count, summed in the order of the stream; none is kept.
 
     Raises NotFiniteError naming a rollout with NaN or Inf, UsageError naming one that is not among

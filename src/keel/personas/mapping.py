@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keel.errors import TooFewSamplesError
-from keel.geometry import cosine
-from keel.personas.alignment import pc1_alignment
-from keel.personas.cells import Cells, Places, gather_cells
-from keel.personas.separation import Separation, project_held_out, separations
+from keel.errors import ModelMismatchError, TooFewSamplesError, UsageError
+from keel.personas.cells import Cells, axis_of, gather_cells
+from keel.personas.places import Places
+from keel.personas.quality import measure_quality, recommended_layer
+from keel.personas.separation import held_out_separations
 from keel.personas.settings import MapSettings
 from keel.personas.space import fit_space
 from keel.personas.warnings import map_warnings
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
-    Interval,
     Judgement,
     LayerQuality,
     ModelIdentity,
@@ -29,9 +28,7 @@ from keel.types import (
     Prompt,
 )
 
-_SHALLOWEST, _DEEPEST = 0.25, 0.9
-"""Depths among which a layer is recommended: the first follow words, the last the next one."""
-_TOP_DIMENSIONS = 10
+_FEWEST_ROLES = 3
 
 
 def map_personas(
@@ -44,147 +41,134 @@ def map_personas(
 ) -> PersonaMap:
     """Vectors, axis and persona space of rollouts whose activations stream from `batches`.
 
-    `batches` is called twice. Rollouts' ids are those of their prompts. Without judgements every
-    rollout of a role counts. Raises TooFewSamplesError without default rollouts, with fewer than
-    three roles left or fewer than two questions; NotFiniteError on NaN or Inf.
+    `batches` is called twice, and must start anew each time; what is kept does not grow with the
+    rollouts, but for one number per layer of a sample. Rollouts' ids are those of their prompts.
+    Without judgements every rollout counts.
+
+    Raises TooFewSamplesError with fewer than three roles left, or where a half of the questions
+    lacks the default or every role; NotFiniteError on NaN or Inf; ModelMismatchError on activations
+    of another shape than the model's; UsageError on a label without judgements to take it from.
     """
-    counting = None
-    if judgements is not None and settings.label != "all":
-        counting = {id: settings.takes(one.label) for id, one in judgements.items()}
-    places = Places.of(prompts, counting)
-    gathered, fold_Q = gather_cells(places, batches(), settings.folds_bytes)
-    cells, dropped = _enough(gathered, places, settings.min_count)
-    kept = _only(places, cells.roles)
-    halves = (_axis(cells.half(0)), _axis(cells.half(1)))
-    held_out = project_held_out(batches(), kept, fold_Q, halves, settings.seed)
-    separated = separations(held_out, resamples=settings.bootstrap, seed=settings.seed)
-    quality = _quality(cells, halves, separated, settings)
-    layer = recommended_layer([s.d_prime for s in separated])
-    return _assemble(cells, quality, layer, identity=identity, dropped=dropped, settings=settings)
+    places = Places.of(prompts, _counting(judgements, settings))
+    gathered = gather_cells(places, batches(), settings.folds_bytes)
+    _check_shape(gathered, identity)
+    cells, dropped = _enough(gathered, settings.min_count)
+    halves = (cells.half(0), cells.half(1))
+    separated = held_out_separations(
+        batches(),
+        places.keeping(cells.roles),
+        (axis_of(halves[0]), axis_of(halves[1])),
+        resamples=settings.bootstrap,
+        seed=settings.seed,
+    )
+    quality = measure_quality(cells, halves, separated, settings)
+    return _assemble(cells, quality, identity=identity, dropped=dropped, settings=settings)
 
 
-def recommended_layer(d_primes: Sequence[Interval]) -> int:
-    """The layer with the greatest held-out effect, in standard deviations, away from both ends.
+def _counting(
+    judgements: Mapping[str, Judgement] | None, settings: MapSettings
+) -> Callable[[Prompt], bool]:
+    if judgements is not None:
+        return lambda prompt: settings.counts(judgements.get(prompt.id))
+    if settings.label != "all":
+        raise UsageError(
+            f"label is {settings.label!r}, and nothing was judged; judge first, or take 'all'"
+        )
+    return lambda prompt: True
 
-    Never by raw variance: norms grow with depth, and would choose the last layer always.
-    """
-    last = len(d_primes) - 1
-    inner = [n for n in range(len(d_primes)) if _SHALLOWEST <= n / max(1, last) <= _DEEPEST]
-    return max(inner or range(len(d_primes)), key=lambda n: (d_primes[n].value, -n))
+
+def _check_shape(cells: Cells, identity: ModelIdentity) -> None:
+    found, expected = cells.sums_NFLD.shape[2:], (identity.layers, identity.hidden_size)
+    if found != expected:
+        raise ModelMismatchError(
+            f"activations are of {found[0]} layers × {found[1]}, and {identity.model_id} has "
+            f"{expected[0]} × {expected[1]}; pass the activations of that model"
+        )
 
 
-def _enough(cells: Cells, places: Places, min_count: int) -> tuple[Cells, dict[str, int]]:
+def _enough(cells: Cells, min_count: int) -> tuple[Cells, dict[str, int]]:
     """The roles with enough rollouts; the others with how many they have."""
     kept = [role for role, count in cells.counts.items() if count >= min_count]
     dropped = {role: count for role, count in cells.counts.items() if count < min_count}
-    if cells.default_count == 0:
-        raise TooFewSamplesError("there is no default rollout; the axis needs the model as itself")
-    if places.questions < 2:
-        raise TooFewSamplesError("there is one question; two are needed to hold one out")
-    if len(kept) < 3:
+    if len(kept) < _FEWEST_ROLES:
+        best = ", ".join(str(count) for count in sorted(cells.counts.values())[:-4:-1])
         raise TooFewSamplesError(
-            f"{len(kept)} roles have {min_count} rollouts or more, expected at least 3; ask more "
-            f"questions or lower min_count (the best have {sorted(cells.counts.values())[-3:]})"
+            f"{len(kept)} of {len(cells.roles)} roles have {min_count} rollouts that count, "
+            f"expected {_FEWEST_ROLES} or more; the fullest have {best or 'none'}: ask more "
+            "questions, lower min_count, or take label 'all'"
         )
-    return cells.keeping(kept), dropped
+    found = cells.keeping(kept)
+    _check_halves(found)
+    return found, dropped
 
 
-def _only(places: Places, roles: Sequence[str]) -> Places:
-    """The places of the default and the roles kept, in their new rows."""
-    new = {0: 0, **{1 + places.roles.index(r): 1 + n for n, r in enumerate(roles)}}
-    rows = {id: new[row] for id, row in places.row.items() if row in new}
-    return Places(tuple(roles), rows, places.question, places.questions)
-
-
-def _axis(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "layer hidden"]:
-    """Mean default − unweighted mean of role vectors (Lu et al. 2026, §3.1)."""
-    # A role without rollouts among these questions has no mean.
-    return means_NLD[0] - means_NLD[1:].nanmean(0)
-
-
-def _quality(
-    cells: Cells,
-    halves: tuple[Tensor, Tensor],
-    separated: Sequence[Separation],
-    settings: MapSettings,
-) -> tuple[LayerQuality, ...]:
-    axis_LD = _axis(cells.means_NLD)
-    aligned = pc1_alignment(
-        cells, resamples=settings.bootstrap, shuffles=settings.null_shuffles, seed=settings.seed
-    )
-    heights_NL = (cells.means_NLD * axis_LD).sum(-1)
-    percentile_L = (heights_NL[1:] < heights_NL[0]).float().mean(0)
-    questions_L = cosine(*halves)
-    roles_L = _split_roles(cells, settings.seed)
-    squares_LD = axis_LD.square()
-    top_L = squares_LD.topk(min(_TOP_DIMENSIONS, squares_LD.shape[1]), -1).values.sum(-1)
-    return tuple(
-        LayerQuality(
-            layer=n,
-            axis_norm=float(axis_LD[n].norm()),
-            default_percentile=float(percentile_L[n]),
-            d_prime=one.d_prime,
-            auc=one.auc,
-            split_half_questions=float(questions_L[n]),
-            split_half_roles=float(roles_L[n]),
-            cos_pc1=aligned[n][0],
-            cos_pc1_null=aligned[n][1],
-            top_dims_share=float(top_L[n] / squares_LD[n].sum().clamp_min(1e-30)),
-        )
-        for n, one in enumerate(separated)
-    )
-
-
-def _split_roles(cells: Cells, seed: int) -> Float[Tensor, " layer"]:
-    """Cosine of the axes from two halves of the roles, each against its own half of the default."""
-    order = torch.randperm(len(cells.roles), generator=torch.Generator().manual_seed(seed))
-    middle = len(order) // 2
-    axes = [
-        cells.half(number)[0] - cells.means_NLD[1 + rows].mean(0)
-        for number, rows in enumerate((order[:middle], order[middle:]))
-    ]
-    return cosine(*axes)
+def _check_halves(cells: Cells) -> None:
+    """Refuse what cannot be held out: each half needs both kinds of answers."""
+    for half in (0, 1):
+        default, *roles = cells.counts_NF[:, half::2].sum(1).tolist()
+        if not default or not any(roles):
+            raise TooFewSamplesError(
+                f"every other question has {default} default and {sum(roles)} role answers, "
+                "expected some of both; ask default and roles the same questions, two or more"
+            )
 
 
 def _assemble(
     cells: Cells,
     quality: tuple[LayerQuality, ...],
-    layer: int,
     *,
     identity: ModelIdentity,
     dropped: dict[str, int],
     settings: MapSettings,
 ) -> PersonaMap:
-    default_LD, roles_RLD = cells.means_NLD[0], cells.means_NLD[1:]
-    axis_LD = _axis(cells.means_NLD)
-    direction_LD = torch.nn.functional.normalize(axis_LD, dim=-1)
-    axis = AssistantAxis(
-        vector=axis_LD,
-        layer=layer,
-        default_projection=(default_LD * direction_LD).sum(-1),
-        role_projection=(roles_RLD.mean(0) * direction_LD).sum(-1),
-        residual_norm=cells.norms_L,
-        identity=identity,
-        provenance={
-            "settings": asdict(settings),
-            "default rollouts": cells.default_count,
-            "role rollouts": sum(cells.counts.values()),
-            "roles": len(cells.roles),
-        },
-    )
-    # Vectors are named after their label; "playing" mixes two, as "all" does.
-    label = settings.label if settings.label != "playing" else "all"
-    vectors = tuple(
-        PersonaVector(role, label, roles_RLD[n], cells.counts[role])
-        for n, role in enumerate(cells.roles)
-    )
+    means_NLD = cells.means()
+    layer = recommended_layer(quality)
+    axis = _axis(cells, means_NLD, layer=layer, identity=identity, settings=settings)
     return PersonaMap(
-        vectors=vectors,
-        default_LD=default_LD,
+        vectors=_vectors(cells, means_NLD, settings),
+        default_LD=means_NLD[0],
         default_count=cells.default_count,
         dropped=dropped,
         axis=axis,
-        space=fit_space(cells.roles, roles_RLD, default_LD, settings.components),
+        space=fit_space(cells.roles, means_NLD[1:], means_NLD[0], settings.components),
         quality=quality,
         warnings=map_warnings(cells, quality[layer], dropped),
+    )
+
+
+def _vectors(
+    cells: Cells, means_NLD: Float[Tensor, "row layer hidden"], settings: MapSettings
+) -> tuple[PersonaVector, ...]:
+    # `playing` mixes two labels, as `all` does; the axis' provenance says which it was.
+    label = "all" if settings.label == "playing" else settings.label
+    rows = zip(cells.counts.items(), means_NLD[1:], strict=True)
+    return tuple(PersonaVector(role, label, vector, count) for (role, count), vector in rows)
+
+
+def _axis(
+    cells: Cells,
+    means_NLD: Float[Tensor, "row layer hidden"],
+    *,
+    layer: int,
+    identity: ModelIdentity,
+    settings: MapSettings,
+) -> AssistantAxis:
+    vector = axis_of(means_NLD)
+    # In float64: the two differ by far less than either is long.
+    direction = torch.nn.functional.normalize(vector.double(), dim=-1)
+    return AssistantAxis(
+        vector=vector,
+        layer=layer,
+        default_projection=(means_NLD[0] * direction).sum(-1).float(),
+        role_projection=(means_NLD[1:].mean(0) * direction).sum(-1).float(),
+        residual_norm=cells.residual_norm_L,
+        identity=identity,
+        provenance={
+            "label": settings.label,
+            "roles": len(cells.roles),
+            "role_rollouts": sum(cells.counts.values()),
+            "default_rollouts": cells.default_count,
+            "question_folds": cells.counts_NF.shape[1],
+            "settings": asdict(settings),
+        },
     )

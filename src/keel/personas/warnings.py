@@ -14,51 +14,61 @@ _FEW_ROLLOUTS = 10
 _UNSTABLE = 0.8
 _CONCENTRATED = 0.2
 _AT_THE_END = 0.9
+_MOST_NAMED = 12
 
 
 def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -> tuple[str, ...]:
     """A sentence for each reason to trust the map less, at the recommended layer."""
-    return (*_about_data(cells, dropped), *_about_quality(quality))
+    return (*_of_data(cells, dropped), *_of_separation(quality), *_of_axis(quality))
 
 
-def _about_data(cells: Cells, dropped: dict[str, int]) -> Iterator[str]:
+def _of_data(cells: Cells, dropped: dict[str, int]) -> Iterator[str]:
     if dropped:
-        listed = ", ".join(f"{role} ({count})" for role, count in list(dropped.items())[:12])
+        named = [f"{role} ({count})" for role, count in dropped.items()][:_MOST_NAMED]
+        more = ["…"] if len(dropped) > len(named) else []
         yield (
-            f"{len(dropped)} roles were left out for want of answers: {listed}; if they are the "
-            "Assistant-like ones, the role mean leans to the fantastical."
+            f"Left out for want of answers: {', '.join(named + more)}; {len(dropped)} of "
+            f"{len(dropped) + len(cells.roles)} roles. Where they are the Assistant-like ones, "
+            "the role mean leans to the fantastical."
         )
     if len(cells.roles) < _FEW_ROLES:
         yield f"Only {len(cells.roles)} roles span the map; the paper has 275."
     fewest = min(cells.counts.values())
     if fewest < _FEW_ROLLOUTS:
         yield (
-            f"Some roles rest on {fewest} answers; the paper asks for 10 and has up to 1,200. "
-            "Extract at a larger scale for narrower intervals."
+            f"Some roles rest on few answers, the poorest on {fewest}; the paper asks for 10 and "
+            "has up to 1,200. A larger scale makes the intervals narrower."
         )
 
 
-def _about_quality(quality: LayerQuality) -> Iterator[str]:
-    auc, pc1 = quality.auc, quality.cos_pc1
+def _of_separation(quality: LayerQuality) -> Iterator[str]:
+    auc, layer = quality.auc, quality.layer
     if auc.high - auc.low > _WIDE_AUC:
-        yield f"The held-out AUC is known only to lie between {auc.low:.2f} and {auc.high:.2f}."
-    if auc.value < _LOW_AUC:
-        yield f"The axis hardly separates default from role answers (held-out AUC {auc.value:.2f})."
-    for name, value in (
-        ("questions", quality.split_half_questions),
-        ("roles", quality.split_half_roles),
-    ):
-        if value < _UNSTABLE:
-            yield f"Axes from two halves of the {name} agree to a cosine of only {value:.2f}."
-    if pc1.value <= quality.cos_pc1_null:
         yield (
-            f"|cos(axis, PC1)| is {pc1.value:.2f}, and chance alone reaches "
-            f"{quality.cos_pc1_null:.2f}: PC1 is no evidence for the axis here."
+            f"At layer {layer} the held-out AUC is known only to lie between {auc.low:.2f} and "
+            f"{auc.high:.2f}."
+        )
+    if auc.value < _LOW_AUC:
+        yield (
+            f"Even at layer {layer} the axis hardly separates default from role answers (held-out "
+            f"AUC {auc.value:.2f})."
         )
     if quality.default_percentile < _AT_THE_END:
         yield (
             f"The default stands above {quality.default_percentile:.0%} of the roles, not at the "
             "end of the axis; small models often do so."
+        )
+
+
+def _of_axis(quality: LayerQuality) -> Iterator[str]:
+    halves = {"questions": quality.split_half_questions, "roles": quality.split_half_roles}
+    for name, value in halves.items():
+        if value < _UNSTABLE:
+            yield f"Axes from two halves of the {name} agree only to a cosine of {value:.2f}."
+    if quality.cos_pc1.value <= quality.cos_pc1_null:
+        yield (
+            f"|cos(axis, PC1)| is {quality.cos_pc1.value:.2f}, and chance reaches "
+            f"{quality.cos_pc1_null:.2f}: PC1 is no evidence for the axis here."
         )
     if quality.top_dims_share > _CONCENTRATED:
         yield (

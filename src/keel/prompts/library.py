@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
-from keel.prompts.reading import read_questions, read_roles
+from keel.prompts.reading import read_questions, read_roles, read_scenarios
 from keel.prompts.values import Library, Scenario
 
-_FOLDER = Path(str(files("keel.prompts") / "library"))
+_FOLDER = Path(__file__).with_name("library")
 
 
 @cache
@@ -22,6 +20,4 @@ def load_library() -> Library:
 
 def load_scenarios() -> tuple[Scenario, ...]:
     """Conversations that provoke a model to leave its character; the demo plays the first."""
-    lines = (_FOLDER / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
-    return tuple(Scenario(r["id"], r["title"], r["system"], tuple(r["turns"])) for r in rows)
+    return read_scenarios(_FOLDER / "conversations.jsonl")

@@ -1,184 +1,188 @@
 """Reads roles, traits and questions from files: ours, and the reference implementation's as they are.
 
-An unknown key is an error: a typo must not become a default.
+The reference's forms: a role is `{"instruction": [{"pos"}, ...], "questions", "eval_prompt"}`, named
+by its file; a trait's instructions have a `neg` as well; a question is `{"question", "id"}`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keel.errors import MissingArtifactError, UsageError
-from keel.prompts.values import Library, Question, Role, Trait, TraitPair
+from keel.prompts.files import Form, Record, read_json, read_jsonl, read_text
+from keel.prompts.values import (
+    Library,
+    Question,
+    Role,
+    Scenario,
+    Trait,
+    TraitPair,
+    check_default_prompts,
+    check_unique,
+)
 from keel.types import DEFAULT_ROLE
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Record = TypeVar("Record", bound=_Strict)
-
-
-class RoleRecord(_Strict):
-    """A role in our own form: one line of `roles.jsonl`, or one file."""
-
+class _RoleForm(Form):
     name: str
     kind: str = ""
     description: str = ""
-    system_prompts: Annotated[list[str], Field(min_length=5, max_length=5)]
+    system_prompts: list[str]
     rubric: str = ""
 
 
-class DefaultRecord(_Strict):
-    """The default in our own form."""
-
-    system_prompts: Annotated[list[str], Field(min_length=1)]
+class _DefaultForm(Form):
+    system_prompts: list[str]
 
 
-class _ReferencePrompt(_Strict):
-    pos: str
-
-
-class _ReferenceRole(_Strict):
-    instruction: Annotated[list[_ReferencePrompt], Field(min_length=1)]
-    questions: list[str] = []
-    eval_prompt: str = ""
-
-
-class _ReferencePair(_Strict):
-    pos: str
-    neg: str
-
-
-class _ReferenceTrait(_Strict):
-    instruction: Annotated[list[_ReferencePair], Field(min_length=1)]
-    questions: list[str] = []
-    eval_prompt: str = ""
-
-
-class _QuestionRecord(_Strict):
+class _QuestionForm(Form):
     text: str
     topic: str = ""
 
 
-class _ReferenceQuestion(_Strict):
+class _ScenarioForm(Form):
+    id: str
+    title: str
+    system: str | None
+    turns: list[str]
+
+
+class _ReferencePrompt(Form):
+    pos: str
+
+
+class _ReferenceRole(Form):
+    instruction: list[_ReferencePrompt]
+    questions: list[str] = []
+    eval_prompt: str = ""
+
+
+class _ReferencePair(Form):
+    pos: str
+    neg: str
+
+
+class _ReferenceTrait(Form):
+    instruction: list[_ReferencePair]
+    questions: list[str] = []
+    eval_prompt: str = ""
+
+
+class _ReferenceQuestion(Form):
     question: str
-    id: int | str = 0
+    id: int | None = None
 
 
 def read_roles(folder: str | Path) -> Library:
     """The roles of a folder, and the default where it has a `default.json`; no questions.
 
-    Files are the reference's (`{"instruction": [{"pos": ...}], ...}`), ours, or our `roles.jsonl`.
+    Roles stand in NAME.json, one per file, ours or the reference's, or in a `roles.jsonl`.
     Raises MissingArtifactError for a folder without roles, UsageError naming file and key.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingArtifactError(f"{folder} is no folder; give one with a JSON file per role")
-    roles = [_role(path, record) for path, record in _role_records(folder)]
-    if not roles:
-        raise MissingArtifactError(f"{folder} has no role files; expected NAME.json, one per role")
-    path = folder / f"{DEFAULT_ROLE}.json"
-    default = _default(path) if path.exists() else ()
-    return Library(tuple(roles), default, ())
+    # The default by its exact name: a role may be called "defaulter".
+    records = [r for r in _json_files(folder) if r.stem != DEFAULT_ROLE]
+    if (folder / "roles.jsonl").exists():
+        records += read_jsonl(folder / "roles.jsonl")
+    if not records:
+        raise MissingArtifactError(
+            f"{folder} has no role files; expected NAME.json, one per role, or roles.jsonl"
+        )
+    roles = tuple(_role(record) for record in records)
+    check_unique(f"{folder}: role", [role.name for role in roles])
+    return Library(roles, _default_prompts(folder / f"{DEFAULT_ROLE}.json"), ())
 
 
 def read_questions(path: str | Path) -> tuple[Question, ...]:
-    """Questions from JSONL, ours or the reference's, or from a text file, one a line.
+    """Questions from a JSONL file, ours or the reference's, or from a .txt file, one a line.
 
-    Raises UsageError naming file and line, and for a file without questions.
+    Raises UsageError naming file and line, for a file without questions, and where a question is
+    asked twice; the reference's are told apart by id, for one of its 240 has a twin.
     """
     path = Path(path)
-    if path.suffix in (".jsonl", ".json"):
-        found = tuple(_question(record, where) for record, where in _records(path))
-    else:
-        found = tuple(Question(line.strip()) for line in _text(path).splitlines() if line.strip())
+    if path.suffix not in (".jsonl", ".txt"):
+        raise UsageError(f"{path} ends in {path.suffix!r}, expected .jsonl, or .txt (one a line)")
+    found = _lines(path) if path.suffix == ".txt" else [_question(r) for r in read_jsonl(path)]
     if not found:
         raise UsageError(f"{path} has no questions; give one a line")
-    return found
+    check_unique(f"{path}: question", [key for key, _ in found])
+    return tuple(question for _, question in found)
 
 
 def read_traits(folder: str | Path) -> tuple[Trait, ...]:
-    """The traits of a folder of the reference's files, a JSON file per trait."""
-    paths = sorted(Path(folder).glob("*.json"))
-    if not paths:
+    """The traits of a folder of the reference's files, one per trait, named by its file."""
+    traits = tuple(_trait(record) for record in _json_files(Path(folder)))
+    if not traits:
         raise MissingArtifactError(
             f"{folder} has no trait files; expected NAME.json, one per trait"
         )
-    return tuple(_trait(path) for path in paths)
+    return traits
 
 
-def _role_records(folder: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, record) of each role."""
-    for path in sorted(folder.glob("*.json")):
-        if path.stem != DEFAULT_ROLE:  # by its exact name: a role may be called "defaulter"
-            yield str(path), _parsed(_text(path), str(path))
-    if (folder / "roles.jsonl").exists():
-        yield from ((where, record) for record, where in _records(folder / "roles.jsonl"))
+def read_scenarios(path: str | Path) -> tuple[Scenario, ...]:
+    """Scenarios from a JSONL file, one a line."""
+    forms = [record.read_as(_ScenarioForm) for record in read_jsonl(Path(path))]
+    return tuple(Scenario(f.id, f.title, f.system, tuple(f.turns)) for f in forms)
 
 
-def _role(where: str, record: Any) -> Role:
-    if isinstance(record, dict) and "instruction" in record:
-        read = _valid(_ReferenceRole, record, where)
-        texts = tuple(prompt.pos for prompt in read.instruction)
-        return Role(Path(where).stem, texts, rubric=read.eval_prompt)
-    ours = _valid(RoleRecord, record, where)
-    return Role(ours.name, tuple(ours.system_prompts), ours.kind, ours.description, ours.rubric)
+def _json_files(folder: Path) -> list[Record]:
+    if not folder.is_dir():
+        raise MissingArtifactError(f"{folder} is no folder; give one with JSON files in it")
+    paths = sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
+    return [read_json(path) for path in paths]
 
 
-def _default(path: Path) -> tuple[str, ...]:
-    record = _parsed(_text(path), str(path))
-    if isinstance(record, dict) and "instruction" in record:
-        return tuple(p.pos for p in _valid(_ReferenceRole, record, str(path)).instruction)
-    return tuple(_valid(DefaultRecord, record, str(path)).system_prompts)
+def _role(record: Record) -> Role:
+    if "instruction" in record.data:
+        theirs = record.read_as(_ReferenceRole)
+        with record.named_in_errors():
+            return Role(record.stem, _texts(theirs.instruction), rubric=theirs.eval_prompt)
+    ours = record.read_as(_RoleForm)
+    with record.named_in_errors():
+        return Role(
+            ours.name, tuple(ours.system_prompts), ours.kind, ours.description, ours.rubric
+        )
 
 
-def _trait(path: Path) -> Trait:
-    read = _valid(_ReferenceTrait, _parsed(_text(path), str(path)), str(path))
-    pairs = tuple(TraitPair(pair.pos, pair.neg) for pair in read.instruction)
-    return Trait(path.stem, pairs, questions=tuple(read.questions), rubric=read.eval_prompt)
+def _default_prompts(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return ()
+    record = read_json(path)
+    if "instruction" in record.data:
+        prompts = _texts(record.read_as(_ReferenceRole).instruction)
+    else:
+        prompts = tuple(record.read_as(_DefaultForm).system_prompts)
+    with record.named_in_errors():
+        check_default_prompts(prompts)
+    return prompts
 
 
-def _question(record: Any, where: str) -> Question:
-    if isinstance(record, dict) and "question" in record:
-        return Question(_valid(_ReferenceQuestion, record, where).question)
-    ours = _valid(_QuestionRecord, record, where)
-    return Question(ours.text, ours.topic)
+def _trait(record: Record) -> Trait:
+    theirs = record.read_as(_ReferenceTrait)
+    with record.named_in_errors():
+        pairs = tuple(TraitPair(pair.pos, pair.neg) for pair in theirs.instruction)
+        return Trait(
+            record.stem, pairs, questions=tuple(theirs.questions), rubric=theirs.eval_prompt
+        )
 
 
-def _records(path: Path) -> Iterator[tuple[Any, str]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield _parsed(line, where), where
+def _lines(path: Path) -> list[tuple[str, Question]]:
+    lines = (line.strip() for line in read_text(path).split("\n"))
+    return [(line, Question(line)) for line in lines if line]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MissingArtifactError(
-            f"cannot read {path}: {error}; give a UTF-8 text file"
-        ) from error
+def _question(record: Record) -> tuple[str, Question]:
+    """What tells the question from the others of its file, and the question."""
+    if "question" in record.data:
+        theirs = record.read_as(_ReferenceQuestion)
+        with record.named_in_errors():
+            question = Question(theirs.question)
+        return (theirs.question if theirs.id is None else f"id {theirs.id}"), question
+    ours = record.read_as(_QuestionForm)
+    with record.named_in_errors():
+        return ours.text, Question(ours.text, ours.topic)
 
 
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: not JSON ({error}); mend the file") from error
-
-
-def _valid(kind: type[Record], record: Any, where: str) -> Record:
-    try:
-        return kind.model_validate(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the record"
-        known = ", ".join(kind.model_fields)
-        raise UsageError(f"{where}: {key}: {first['msg']}; known keys: {known}") from error
+def _texts(instruction: Iterable[_ReferencePrompt]) -> tuple[str, ...]:
+    return tuple(prompt.pos for prompt in instruction)

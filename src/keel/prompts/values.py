@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keel.errors import UsageError
 from keel.types import DEFAULT_ROLE, Conversation, Message
 
 PROMPTS_PER_ROLE = 5
+
+MODEL_NAME = "{model_name}"
+"""Stands in a default prompt for the name that the model goes by."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,18 @@ class Role:
     """By what an answer in this role is known."""
 
     def __post_init__(self) -> None:
+        if not self.name.strip() or "/" in self.name:
+            raise UsageError(f"role name {self.name!r} cannot stand in a prompt's id; no slash")
         if self.name == DEFAULT_ROLE:
             raise UsageError(f"a role cannot be called {DEFAULT_ROLE!r}: that is the model itself")
         if len(self.system_prompts) != PROMPTS_PER_ROLE:
             raise UsageError(
                 f"role {self.name!r} has {len(self.system_prompts)} system prompts, expected "
-                f"{PROMPTS_PER_ROLE}"
+                f"{PROMPTS_PER_ROLE}; add or remove some"
             )
         if not all(text.strip() for text in self.system_prompts):
-            raise UsageError(f"role {self.name!r} has an empty system prompt")
+            raise UsageError(f"role {self.name!r} has an empty system prompt; write it")
+        check_unique(f"role {self.name!r}: system prompt", self.system_prompts)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,10 @@ class TraitPair:
     encourage: str
     discourage: str
 
+    def __post_init__(self) -> None:
+        if not self.encourage.strip() or not self.discourage.strip():
+            raise UsageError("a trait's system prompt is empty; write both of the pair")
+
 
 @dataclass(frozen=True)
 class Trait:
@@ -65,6 +77,11 @@ class Trait:
     description: str = ""
     questions: tuple[str, ...] = ()
     rubric: str = ""
+    """By what an answer with this quality is known."""
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise UsageError(f"trait {self.name!r} has no pair of system prompts; give one or more")
 
 
 @dataclass(frozen=True)
@@ -75,10 +92,11 @@ class Library:
     default_prompts: tuple[str, ...]
     """Neutral system prompts; the empty one means none. May hold `{model_name}`."""
     questions: tuple[Question, ...]
+    """Told apart by their place: two may read the same, as in the reference's file."""
 
     def __post_init__(self) -> None:
-        _check_unique("role", [role.name for role in self.roles])
-        _check_unique("question", [question.text for question in self.questions])
+        check_unique("role", [role.name for role in self.roles])
+        check_default_prompts(self.default_prompts)
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,19 @@ def role_kinds(library: Library) -> dict[str, str]:
     return {role.name: role.kind for role in library.roles if role.kind}
 
 
-def _check_unique(what: str, values: list[str]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise UsageError(f"{what} {twice[0]!r} is there twice; each may be there once")
+def check_unique(what: str, values: Sequence[str]) -> None:
+    """Refuse values of which one is there twice, naming it. Raises UsageError."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise UsageError(f"{what} {value!r} is there twice; remove one")
+        seen.add(value)
+
+
+def check_default_prompts(texts: Sequence[str]) -> None:
+    """Refuse default prompts that repeat, or that would reach the model with a hole in them."""
+    check_unique("default prompt", texts)
+    for text in texts:
+        for hole in re.findall(r"\{\w+\}", text):
+            if hole != MODEL_NAME:
+                raise UsageError(f"default prompt has {hole}, expected {MODEL_NAME} or none")

@@ -1,0 +1,68 @@
+"""Runs one function in a fresh process, so that its memory is its own. Standard library only.
+
+    found = in_child("benchmarks.arms.reading:by_keel", model=..., given=...)
+
+The function gets keyword arguments and returns a record, both as JSON; what it prints on stderr
+is shown as it comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+
+
+class ChildFailed(RuntimeError):
+    """A measured process ended without a result; what it said stands above."""
+
+
+def in_child(function: str, /, python: str = sys.executable, **arguments: Any) -> dict[str, Any]:
+    """What `module:function` returned in a process of its own.
+
+    Raises ChildFailed when it did not return.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        task, result = Path(folder, "task.json"), Path(folder, "result.json")
+        task.write_text(json.dumps({"function": function, "arguments": arguments}))
+        command = [python, "-W", "ignore", "-m", "benchmarks.children", str(task), str(result)]
+        ended = subprocess.run(command, cwd=_ROOT, env=_environment(), stdout=sys.stderr)
+        if ended.returncode != 0 or not result.exists():
+            raise ChildFailed(f"{function} ended with status {ended.returncode}")
+        found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+def threads() -> int:
+    """Threads that every measured process works with: `OMP_NUM_THREADS`, or one a core."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() else _cores()
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else (os.cpu_count() or 1)
+
+
+def _environment() -> dict[str, str]:
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {**os.environ, **quiet, "OMP_NUM_THREADS": str(threads())}
+
+
+def _main(task: str, result: str) -> None:
+    asked = json.loads(Path(task).read_text())
+    module, _, name = asked["function"].partition(":")
+    found = getattr(importlib.import_module(module), name)(**asked["arguments"])
+    Path(result).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

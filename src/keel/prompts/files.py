@@ -1,0 +1,102 @@
+"""JSON records out of files that people write by hand. Knows nothing of roles or questions.
+
+Whatever is wrong with a file comes out as one line that names file, line and key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from keel.errors import MissingArtifactError, UsageError
+
+
+class Form(BaseModel):
+    """The keys that a record may have, and no others: a typo must not become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+AnyForm = TypeVar("AnyForm", bound=Form)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One JSON object and where it stands."""
+
+    where: str
+    """File, and line where the file has a record per line."""
+    stem: str
+    """The file's name without its ending."""
+    data: dict[str, Any]
+
+    def read_as(self, form: type[AnyForm]) -> AnyForm:
+        """The record in a known form. Raises UsageError naming the first key that is wrong."""
+        try:
+            return form.model_validate(self.data)
+        except ValidationError as error:
+            complaint = _complaint(error)
+            known = ", ".join(form.model_fields)
+            raise UsageError(f"{self.where}: {complaint}; known keys: {known}") from None
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Puts the record's place before what a value says of itself when it refuses to be born."""
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(f"{self.where}: {error}") from None
+
+
+def read_json(path: Path) -> Record:
+    """The one record of a JSON file."""
+    return _record(str(path), path, read_text(path))
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """The records of a JSONL file; empty lines are passed over."""
+    # Not splitlines(): it would also break at U+2028, which JSON allows inside a string.
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [_record(f"{path}, line {n}", path, line) for n, line in lines if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """A file's text, without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise MissingArtifactError(
+            f"cannot read {path}: {error.strerror}; give the path of a text file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8 text"
+        ) from None
+
+
+def _record(where: str, path: Path, text: str) -> Record:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: not JSON ({error}); mend the file") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{where}: holds a {type(data).__name__}, expected an object {{...}}")
+    return Record(where, path.stem, data)
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key!r}, rename or remove it"
+        case "missing":
+            return f"key {key!r} is missing, add it"
+        case _:
+            return f"{key!r} is {first['input']!r:.40}: {first['msg']}"
