@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,8 @@ class Measurement:
     """User and system time of all threads of the process."""
     peak_bytes: int | None = None
     """Most memory that the whole process ever held; None where arms share a process."""
-    loaded_bytes: int | None = None
-    """Memory that it held when the work began: libraries and model."""
+    working_bytes: int | None = None
+    """Most memory that the work held beyond libraries and model."""
 
 
 Rounds = Mapping[str, Sequence[Measurement]]
@@ -55,9 +56,11 @@ def timed(work: Callable[[], object]) -> Measurement:
 
 def measured(work: Callable[[], object]) -> Measurement:
     """What the work took when it has this process to itself: time, and the most memory held."""
-    loaded = resident_bytes()
+    loading, loaded = peak_bytes(), resident_bytes()
+    _forget_peak()
     taken = timed(work)
-    return Measurement(taken.wall_s, taken.cpu_s, peak_bytes(), loaded)
+    working = peak_bytes()
+    return Measurement(taken.wall_s, taken.cpu_s, max(loading, working), working - loaded)
 
 
 def in_turn(
@@ -87,9 +90,9 @@ def narrate(benchmark: str, number: int, arm: str, found: Measurement) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def resident_bytes() -> int | None:
-    """Memory that this process holds now; None where the system does not say."""
-    return _from_status("VmRSS")
+def resident_bytes() -> int:
+    """Memory that this process holds now; the most it ever held where the system says no more."""
+    return _from_status("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
@@ -102,6 +105,12 @@ def peak_bytes() -> int:
         return mark
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _forget_peak() -> None:
+    """Let the kernel's mark start anew from what is held now (`man 5 proc`), where it can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _from_status(field: str) -> int | None:

@@ -39,3 +39,15 @@ def _peer() -> tuple[str | None, tuple[str, ...]]:
         return interp_python(), ()
     except PeerUnavailable as problem:
         return None, (f"{INTERP_ENGINE} left out: {problem}",)
+
+
+def _outcome(
+    dial: Dial,
+    dtype: str,
+    given: Mapping[str, Any],
+    work: Mapping[str, str],
+    python: str | None,
+    notes: tuple[str, ...],
+    folder: str,
+) -> Outcome:
+    pass

@@ -88,6 +88,7 @@ def export(
 ) -> None:
     """Write a run's axis or floors in a form that others read."""
     from keel.calibrate import Band
+    from keel.errors import UsageError
     from keel.store import (
         export_axis_pt,
         export_capping_config_pt,
@@ -107,6 +108,8 @@ def export(
             export_capping_config_pt([floors], out)
         case Target.gguf:
             axis = opened.axis
+            if not bool(axis.residual_norm.isfinite().all()):
+                raise UsageError("this axis does not know its residual norms; extract it anew")
             export_gguf_control_vector(
                 axis.direction * axis.residual_norm[:, None] * strength,
                 out,

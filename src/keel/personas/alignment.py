@@ -19,7 +19,7 @@ from keel.personas.cells import Cells
 from keel.personas.intervals import interval
 from keel.types import Interval
 
-_AT_ONCE = 16
+_AT_ONCE = 64
 """Resamples held in memory together."""
 
 

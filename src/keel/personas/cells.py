@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keel.errors import NotFiniteError, TooFewSamplesError, UsageError
+from keel.errors import NotFiniteError, TooFewSamplesError
 from keel.personas.places import Places
 from keel.types import ActivationBatch
 
@@ -78,8 +78,7 @@ def axis_of(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "laye
 def gather_cells(places: Places, batches: Iterable[ActivationBatch], folds_bytes: int) -> Cells:
     """The cells of all rollouts that count, summed in the order of the stream; none is kept.
 
-    Raises NotFiniteError naming a rollout with NaN or Inf, UsageError naming one that is not among
-    the prompts, TooFewSamplesError without any.
+    Raises NotFiniteError naming a rollout with NaN or Inf, TooFewSamplesError without any.
     """
     stream = iter(batches)
     first = next(stream, None)
@@ -87,7 +86,7 @@ def gather_cells(places: Places, batches: Iterable[ActivationBatch], folds_bytes
         raise TooFewSamplesError("there are no activations to map; extract some first")
     cells = _empty(places, first.means_BLD.shape[1:], folds_bytes)
     for batch in chain([first], stream):
-        _check(batch, places)
+        _check_finite(batch)
         _add(batch, places, cells)
     return cells
 
@@ -104,10 +103,7 @@ def _empty(places: Places, shape: torch.Size, folds_bytes: int) -> Cells:
     )
 
 
-def _check(batch: ActivationBatch, places: Places) -> None:
-    for id in batch.rollout_ids:
-        if id not in places.question:
-            raise UsageError(f"rollout {id} is not among the prompts; pass the prompts of its run")
+def _check_finite(batch: ActivationBatch) -> None:
     finite_B = torch.isfinite(batch.means_BLD).flatten(1).all(1)
     finite_B &= torch.isfinite(batch.norms_BL).all(1)
     if not bool(finite_B.all()):

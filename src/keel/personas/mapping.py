@@ -43,7 +43,7 @@ def map_personas(
 
     `batches` is called twice, and must start anew each time; what is kept does not grow with the
     rollouts, but for one number per layer of a sample. Rollouts' ids are those of their prompts.
-    Without judgements every rollout counts.
+    Without judgements every rollout of these prompts counts.
 
     Raises TooFewSamplesError with fewer than three roles left, or where a half of the questions
     lacks the default or every role; NotFiniteError on NaN or Inf; ModelMismatchError on activations
@@ -104,6 +104,8 @@ def _enough(cells: Cells, min_count: int) -> tuple[Cells, dict[str, int]]:
 
 def _check_halves(cells: Cells) -> None:
     """Refuse what cannot be held out: each half needs both kinds of answers."""
+    if cells.default_count == 0:
+        raise TooFewSamplesError("there is no default rollout; ask the model as itself, too")
     for half in (0, 1):
         default, *roles = cells.counts_NF[:, half::2].sum(1).tolist()
         if not default or not any(roles):

@@ -11,7 +11,7 @@ from keel.types import Prompt
 
 @dataclass(frozen=True)
 class Places:
-    """Where each rollout belongs; rollouts that do not count have no row."""
+    """Where each rollout belongs; those that do not count, or are of no prompt, have no row."""
 
     roles: tuple[str, ...]
     row: Mapping[str, int]

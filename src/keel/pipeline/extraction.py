@@ -74,6 +74,7 @@ def extract(
     with folder.lock():
         plan = folder.begin(_plan(engine, prompts, settings, inputs, command), prompts)
         if folder.is_finished and judge is None:
+            folder.thin(settings.keep)  # a kill may have come between the map and this
             return folder.read().persona_map
         _answer(engine, folder, plan, prompts, settings.sampling, on_progress)
         if judge is not None:
@@ -105,6 +106,7 @@ def judge(
             settings=mapping,
         )
         folder.save_map(found)
+        folder.finish(counts=_counts(run.rollouts(), found))
         return summary, found
 
 

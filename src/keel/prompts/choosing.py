@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from random import Random
 from typing import TypeVar
 
 from keel.errors import UsageError
-from keel.prompts.values import PROMPTS_PER_ROLE, Library, Question, Role
+from keel.prompts.values import MODEL_NAME, PROMPTS_PER_ROLE, Library, Question, Role
 from keel.types import DEFAULT_ROLE, Conversation, Message, Prompt
 
 T = TypeVar("T")
@@ -29,6 +29,9 @@ class PromptSettings:
     """Decides the choice."""
 
     def __post_init__(self) -> None:
+        for name, count in (("roles", self.roles), ("questions", self.questions)):
+            if count is not None and count < 1:
+                raise UsageError(f"{name} is {count}, expected 1 or more; leave it out for all")
         if not 1 <= self.prompts_per_question <= PROMPTS_PER_ROLE:
             raise UsageError(
                 f"prompts_per_question is {self.prompts_per_question}, expected 1 to "
@@ -54,44 +57,42 @@ def make_prompts(library: Library, settings: PromptSettings, *, model_name: str)
     A role answers question q under its system prompts q, q + 1, ... (modulo 5), so that all five
     ways of setting it are heard even where each question is asked once. The default answers every
     question under each of its prompts. Raises UsageError when the library has too few of anything.
+
+    >>> from keel.prompts import load_library
+    >>> settings = PromptSettings(roles=24, questions=12, prompts_per_question=1)
+    >>> prompts = make_prompts(load_library(), settings, model_name="SmolLM2")
+    >>> len(prompts), prompts[-1].id  # 24 roles × 12, and the default's 12 × 5
+    (348, 'wind/p1/q11')
     """
-    roles = _spread(library.roles, settings.roles, settings.seed, "roles", lambda r: r.kind)
-    asked = _spread(
-        library.questions, settings.questions, settings.seed, "questions", lambda q: q.topic
+    if not library.questions or not library.default_prompts:
+        raise UsageError("there are no questions or no default prompts; give a file of each")
+    roles = _spread(
+        library.roles, settings.roles, seed=settings.seed, what="roles", group=lambda r: r.kind
     )
-    if not library.default_prompts:
-        raise UsageError("there are no default prompts; add a default.json to the folder of roles")
-    default = [text.replace("{model_name}", model_name) for text in library.default_prompts]
-    everyone = ((number, question) for number, question in enumerate(asked))
+    questions = _spread(
+        library.questions,
+        settings.questions,
+        seed=settings.seed,
+        what="questions",
+        group=lambda q: q.topic,
+    )
+    asked = list(enumerate(questions))
+    default = [
+        (n, t.replace(MODEL_NAME, model_name)) for n, t in enumerate(library.default_prompts)
+    ]
     return [
-        *(p for n, q in everyone for p in _of_default(default, n, q)),
-        *chain.from_iterable(
-            _of_role(role, number, question, settings.prompts_per_question)
+        *(_prompt(DEFAULT_ROLE, system, question) for question in asked for system in default),
+        *(
+            _prompt(role.name, system, question)
             for role in roles
-            for number, question in enumerate(asked)
+            for question in asked
+            for system in _rotated(role, question[0], settings.prompts_per_question)
         ),
     ]
 
 
-def _of_default(texts: Sequence[str], number: int, question: Question) -> Iterator[Prompt]:
-    for index, text in enumerate(texts):
-        yield _prompt(DEFAULT_ROLE, index, text, number, question)
-
-
-def _of_role(role: Role, number: int, question: Question, count: int) -> Iterator[Prompt]:
-    for step in range(count):
-        index = (number + step) % PROMPTS_PER_ROLE
-        yield _prompt(role.name, index, role.system_prompts[index], number, question)
-
-
-def _prompt(role: str, index: int, system: str, number: int, question: Question) -> Prompt:
-    opening = [Message("system", system)] if system else []
-    conversation = Conversation((*opening, Message("user", question.text)))
-    return Prompt(f"{role}/p{index}/q{number}", conversation, role, index, number)
-
-
 def _spread(
-    items: Sequence[T], count: int | None, seed: int, what: str, group: Callable[[T], str]
+    items: Sequence[T], count: int | None, *, seed: int, what: str, group: Callable[[T], str]
 ) -> list[T]:
     """A seeded choice that takes from each group in turn, in the library's order.
 
@@ -100,12 +101,28 @@ def _spread(
     if count is None:
         return list(items)
     if count > len(items):
-        raise UsageError(f"{count} {what} are asked for, but the library has {len(items)}")
-    groups: dict[str, list[T]] = {}
-    for item in items:
-        groups.setdefault(group(item), []).append(item)
+        raise UsageError(
+            f"{count} {what} are asked for, but the library has {len(items)}; "
+            f"ask for {len(items)} or fewer, or give more"
+        )
+    groups: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(group(item), []).append(place)
     for name, members in groups.items():
         Random(f"{seed}/{name}").shuffle(members)
-    dealt = [item for row in zip_longest(*groups.values()) for item in row if item is not None]
-    chosen = {id(item) for item in dealt[:count]}
-    return [item for item in items if id(item) in chosen]
+    dealt = [p for row in zip_longest(*groups.values()) for p in row if p is not None]
+    return [items[place] for place in sorted(dealt[:count])]
+
+
+def _rotated(role: Role, start: int, count: int) -> list[tuple[int, str]]:
+    places = ((start + step) % PROMPTS_PER_ROLE for step in range(count))
+    return [(place, role.system_prompts[place]) for place in places]
+
+
+def _prompt(role: str, system: tuple[int, str], question: tuple[int, Question]) -> Prompt:
+    """One prompt; system prompt and question each with their number."""
+    (system_index, text), (question_index, asked) = system, question
+    opening = [Message("system", text)] if text.strip() else []
+    conversation = Conversation((*opening, Message("user", asked.text)))
+    name = f"{role}/p{system_index}/q{question_index}"
+    return Prompt(name, conversation, role, system_index, question_index)

@@ -1,13 +1,15 @@
-"""Reads roles, traits and questions from files: ours, and the reference implementation's as they are.
+"""Reads roles, traits and questions: ours, and the reference implementation's files as they are.
 
-The reference's forms: a role is `{"instruction": [{"pos"}, ...], "questions", "eval_prompt"}`, named
-by its file; a trait's instructions have a `neg` as well; a question is `{"question", "id"}`.
+The reference's forms: a role is `{"instruction": [{"pos"}, ...], "questions", "eval_prompt"}` and
+named by its file; a trait's instructions have a `neg` too; a question is `{"question", "id"}`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+
+from pydantic import Field
 
 from keel.errors import MissingArtifactError, UsageError
 from keel.prompts.files import Form, Record, read_json, read_jsonl, read_text
@@ -54,7 +56,7 @@ class _ReferencePrompt(Form):
 
 class _ReferenceRole(Form):
     instruction: list[_ReferencePrompt]
-    questions: list[str] = []
+    questions: list[str] = Field(default_factory=list)
     eval_prompt: str = ""
 
 
@@ -65,7 +67,7 @@ class _ReferencePair(Form):
 
 class _ReferenceTrait(Form):
     instruction: list[_ReferencePair]
-    questions: list[str] = []
+    questions: list[str] = Field(default_factory=list)
     eval_prompt: str = ""
 
 
@@ -140,9 +142,7 @@ def _role(record: Record) -> Role:
             return Role(record.stem, _texts(theirs.instruction), rubric=theirs.eval_prompt)
     ours = record.read_as(_RoleForm)
     with record.named_in_errors():
-        return Role(
-            ours.name, tuple(ours.system_prompts), ours.kind, ours.description, ours.rubric
-        )
+        return Role(ours.name, tuple(ours.system_prompts), ours.kind, ours.description, ours.rubric)
 
 
 def _default_prompts(path: Path) -> tuple[str, ...]:

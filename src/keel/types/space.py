@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -132,5 +133,14 @@ class AssistantAxis:
         return self.default_projection - self.role_projection
 
     def in_gaps(self, projection: float, layer: int) -> float:
-        """A raw projection at a layer in gap units: 0 is the role mean, 1 the default mean."""
-        return (projection - float(self.role_projection[layer])) / float(self.gap[layer])
+        """A raw projection at a layer in gap units: 0 is the role mean, 1 the default mean.
+
+        Raises UsageError where the axis does not know both means, as an imported one may not.
+        """
+        gap = float(self.gap[layer])
+        if not math.isfinite(gap) or gap == 0:
+            raise UsageError(
+                f"this axis does not know where default and roles stand at layer {layer} "
+                f"(gap {gap:.3g}); use raw projections, or an axis that was extracted"
+            )
+        return (projection - float(self.role_projection[layer])) / gap
