@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import capping, memory, one_pass, reading, recording
-from benchmarks.children import ChildFailed
 from benchmarks.machine import Machine
+from benchmarks.measuring import NotMeasuredError
 from benchmarks.outcomes import Dial, Outcome
 from benchmarks.tables import show_arms, show_summary
 
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A table that goes to a file should not be cut to the width of a terminal.
     console = Console(width=None if sys.stdout.isatty() else 140)
     machine, began = Machine.here(), time.monotonic()
-    outcomes, failed = _run(asked.only or list(BENCHMARKS), Dial(asked.quick, asked.repeats), console)
+    outcomes, failed = _run(
+        asked.only or list(BENCHMARKS), Dial(asked.quick, asked.repeats), console
+    )
     show_summary(console, outcomes, machine)
     console.print(f"It took {(time.monotonic() - began) / 60:.1f} minutes.", highlight=False)
     if asked.json is not None:
@@ -69,7 +71,7 @@ def _run(
     for name in names:
         try:
             found = BENCHMARKS[name](dial)
-        except ChildFailed as problem:
+        except NotMeasuredError as problem:
             failed[name] = str(problem)
             console.print(f"[red]{name} was not measured:[/] {problem}\n", highlight=False)
             continue

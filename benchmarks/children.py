@@ -17,17 +17,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import NotMeasuredError
+
 _ROOT = Path(__file__).parents[1]
-
-
-class ChildFailed(RuntimeError):
-    """A measured process ended without a result; what it said stands above."""
 
 
 def in_child(function: str, /, python: str = sys.executable, **arguments: Any) -> dict[str, Any]:
     """What `module:function` returned in a process of its own.
 
-    Raises ChildFailed when it did not return.
+    Raises NotMeasuredError when it did not return; what it said has been shown.
     """
     with tempfile.TemporaryDirectory() as folder:
         task, result = Path(folder, "task.json"), Path(folder, "result.json")
@@ -35,7 +33,7 @@ def in_child(function: str, /, python: str = sys.executable, **arguments: Any) -
         command = [python, "-W", "ignore", "-m", "benchmarks.children", str(task), str(result)]
         ended = subprocess.run(command, cwd=_ROOT, env=_environment(), stdout=sys.stderr)
         if ended.returncode != 0 or not result.exists():
-            raise ChildFailed(f"{function} ended with status {ended.returncode}")
+            raise NotMeasuredError(f"{function} ended with status {ended.returncode}")
         found: dict[str, Any] = json.loads(result.read_text())
     return found
 

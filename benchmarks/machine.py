@@ -52,7 +52,9 @@ class Machine:
 
 def _cpu() -> str:
     listed = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", listed.read_text(), re.M) if listed.exists() else None
+    found = (
+        re.search(r"^model name\s*:\s*(.+)$", listed.read_text(), re.M) if listed.exists() else None
+    )
     return found[1] if found else platform.processor() or platform.machine()
 
 

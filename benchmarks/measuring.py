@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class NotMeasuredError(RuntimeError):
+    """A benchmark could not be run, or its arms did not do the same work."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What one arm took, once."""

@@ -1,4 +1,4 @@
-"""What a benchmark found: its rounds, the ratios that matter, and whether they meet their targets."""
+"""What a benchmark found: its rounds, the ratios that matter, and the targets they meet or miss."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ INTERP_ENGINE = "interp-engine==1.14.2"
 _TIMEOUT_S = 1800
 
 
-class PeerUnavailable(RuntimeError):
+class PeerMissingError(RuntimeError):
     """The library cannot be installed here; the benchmark goes on without it."""
 
 
 def interp_python() -> str:
     """The interpreter of an environment with interp-engine and our own torch and transformers.
 
-    It lies in `KEEL_BENCH_CACHE`, or in Keel's cache in the user's home. Raises PeerUnavailable,
+    It lies in `KEEL_BENCH_CACHE`, or in Keel's cache in the user's home. Raises PeerMissingError,
     with the installer's last words.
     """
     folder = _cache()
@@ -49,7 +49,7 @@ def _run(*command: str) -> None:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as problem:
-        raise PeerUnavailable(str(problem)) from problem
+        raise PeerMissingError(str(problem)) from problem
     if ended.returncode != 0:
         words = (ended.stderr or ended.stdout).strip().splitlines() or ["no words"]
-        raise PeerUnavailable(f"`{' '.join(command[1:4])}` failed: {words[-1][:200]}")
+        raise PeerMissingError(f"`{' '.join(command[1:4])}` failed: {words[-1][:200]}")

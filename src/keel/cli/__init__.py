@@ -6,38 +6,46 @@ line that says why and what to do), 130 interrupted.
 
 from __future__ import annotations
 
+import os
+import os
 import sys
 from collections.abc import Sequence
+
+_INTERRUPTED = 130
+"""What typer returns after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
+    # Read when torch loads: threads that wait sleep instead of spinning, or two programs on the
+    # same cores slow each other down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code."""
-    from typer import Exit, TyperException
+    """Run one command; returns its exit code. None is asked for: then show what there is."""
+    from typer import Abort, TyperException
 
     from keel.cli.app import app
     from keel.errors import KeelError
 
     try:
-        return int(app(args=list(arguments), prog_name="keel", standalone_mode=False) or 0)
+        code = app(args=list(arguments) or ["--help"], prog_name="keel", standalone_mode=False)
+        sys.stdout.flush()
     except KeelError as error:
         return _refuse(str(error))
     except TyperException as error:
-        return _refuse(
-            f"{error.format_message().rstrip('.')}; see keel {_command(arguments)}--help"
-        )
-    except Exit as ended:
-        return int(ended.exit_code)
-    except (KeyboardInterrupt, EOFError):
-        print("\nkeel: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
-        return 0
+        return _refuse(f"{error.format_message().rstrip('.')}; see {_help(arguments)}")
+    except Abort:  # typer's word for the end of an input that a command still waits for
+        return _interrupted()
+    except BrokenPipeError:
+        return _unheard()
+    except SystemExit as ended:  # typer meets a broken pipe first, and exits with 1
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return _unheard()
+    return _interrupted() if code == _INTERRUPTED else int(code or 0)
 
 
 def _refuse(message: str) -> int:
@@ -45,5 +53,20 @@ def _refuse(message: str) -> int:
     return 3
 
 
-def _command(arguments: Sequence[str]) -> str:
-    return f"{arguments[0]} " if arguments and not arguments[0].startswith("-") else ""
+def _interrupted() -> int:
+    print("\nkeel: interrupted; run the same command again to go on", file=sys.stderr)
+    return _INTERRUPTED
+
+
+def _unheard() -> int:
+    """The reader of our output has gone, as with `| head`; what is left unsaid goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    return 0
+
+
+def _help(arguments: Sequence[str]) -> str:
+    """The command whose help tells how to ask."""
+    from keel.cli.app import app
+
+    known = [command.name for command in app.registered_commands]
+    return f"keel {arguments[0]} --help" if arguments and arguments[0] in known else "keel --help"

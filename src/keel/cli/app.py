@@ -9,11 +9,23 @@ import typer
 from keel import __version__
 from keel.cli import calibrate, chat, demo, drift, exchange, extract, judge, report
 
+EXAMPLES = """
+Examples:
+
+    keel demo
+
+    keel extract smollm2 -o runs/smollm2
+
+    keel calibrate runs/smollm2
+
+    keel chat runs/smollm2 --capped
+"""
+
 app = typer.Typer(
     name="keel",
     help="Keep open-weight language models in character: map persona space, watch drift, "
     "cap activations.",
-    no_args_is_help=True,
+    epilog=EXAMPLES,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

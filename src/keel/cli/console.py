@@ -42,14 +42,15 @@ class Progress:
         self._tasks: dict[str, Any] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        self._bars.start()
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Progress]:
-    """Bars while the context lasts; they stay on the screen when done."""
+def progress() -> Iterator[Progress]:
+    """Bars from the first step on while the context lasts; they stay on the screen when done."""
     from rich import progress as bars
 
     columns = (
@@ -59,8 +60,12 @@ def progress(quiet: bool = False) -> Iterator[Progress]:
         bars.TimeElapsedColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=stderr, disable=quiet) as shown:
+    shown = bars.Progress(*columns, console=stderr)
+    try:
         yield Progress(shown)
+    finally:
+        if shown.tasks:  # else nothing was shown, and stopping would print an empty line
+            shown.stop()
 
 
 @contextmanager

@@ -42,8 +42,9 @@ def demo(
     started = time.monotonic()
     folder = RunFolder(out)
     engine = console.open_model(model, device, dtype)
+    again = f"keel demo -o {out} --model {model} --seed {seed}"
     with console.progress() as progress:
-        tour = pipeline.tour(engine, folder, seed=seed, command="make demo", on_progress=progress)
+        tour = pipeline.tour(engine, folder, seed=seed, command=again, on_progress=progress)
     _show(tour, out, time.monotonic() - started, json)
 
 

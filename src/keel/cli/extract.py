@@ -137,8 +137,10 @@ def _inputs(roles: Path | None, questions: Path | None) -> ExtractInputs:
     source = []
     if roles is not None:
         read = read_roles(roles)
-        library = replace(read, questions=read.questions or library.questions)
-        source.append(f"roles of {roles.name}")
+        default = read.default_prompts or library.default_prompts
+        library = replace(read, default_prompts=default, questions=library.questions)
+        whose = "its own" if read.default_prompts else "keel's"
+        source.append(f"roles of {roles.name} with {whose} default")
     if questions is not None:
         library = replace(library, questions=read_questions(questions))
         source.append(f"questions of {questions.name}")

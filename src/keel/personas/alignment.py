@@ -36,8 +36,8 @@ def pc1_alignments(cells: Cells, *, resamples: int, shuffles: int, seed: int) ->
     """|cos(axis, PC1)| at every layer, with its interval and its null.
 
     The null shuffles all labels within each question fold, the default's too: how near would axis
-    and PC1 be if no label meant anything? To shuffle the roles' alone would be no null: shuffled
-    roles still vary along PC1, so that an axis that truly lies there would not stand out.
+    and PC1 be if no label meant anything? To shuffle the roles' alone would be no null: the axis
+    would stay, and PC1 as well, for shuffled roles still vary along it the most.
     """
     draw = torch.Generator().manual_seed(seed)
     real = _resampled(cells.counts_NF, resamples, draw)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
@@ -80,14 +79,14 @@ def gather_cells(places: Places, batches: Iterable[ActivationBatch], folds_bytes
 
     Raises NotFiniteError naming a rollout with NaN or Inf, TooFewSamplesError without any.
     """
-    stream = iter(batches)
-    first = next(stream, None)
-    if first is None:
-        raise TooFewSamplesError("there are no activations to map; extract some first")
-    cells = _empty(places, first.means_BLD.shape[1:], folds_bytes)
-    for batch in chain([first], stream):
+    cells = None
+    for batch in batches:
         _check_finite(batch)
+        if cells is None:
+            cells = _empty(places, batch.means_BLD.shape[1:], folds_bytes)
         _add(batch, places, cells)
+    if cells is None:
+        raise TooFewSamplesError("there are no activations to map; extract some first")
     return cells
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal
 
 from keel.engines import Batch, Engine, spoken_name
+from keel.errors import TooFewSamplesError
 from keel.judge import Judge, JudgementSummary, summarise
 from keel.personas import MapSettings, map_personas
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import Library, PromptSettings, load_library, make_prompts, settings_for
 from keel.rollouts import answer_prompts
-from keel.store import RunFolder, RunPlan
+from keel.store import Run, RunFolder, RunPlan
 from keel.types import PersonaMap, Prompt, Rollout, Sampling
 
 Scale = Literal["smoke", "small", "paper"]
@@ -65,21 +67,22 @@ def extract(
 ) -> PersonaMap:
     """Prompts -> rollouts with activations -> (judgements) -> vectors, persona space, axis.
 
-    Goes on where an interrupted call with the same arguments stopped, to the same result.
-    Raises StaleArtifactError when the folder was begun with others.
+    Goes on where an interrupted call with the same arguments stopped, to the same result. Of a
+    finished run only the map is made again, and only for another judge or other map settings.
+    Raises StaleArtifactError when the folder was begun with other prompts, sampling or model, and
+    TooFewSamplesError, before anything is answered, when no role could have enough answers.
     """
     inputs = inputs or ExtractInputs()
-    name = spoken_name(engine.identity.model_id)
-    prompts = make_prompts(inputs.library, settings.prompts, model_name=name)
+    prompts = _prompts(engine, settings, inputs)
     with folder.lock():
         plan = folder.begin(_plan(engine, prompts, settings, inputs, command), prompts)
-        if folder.is_finished and judge is None:
+        if _is_mapped(folder, settings.mapping, judge):
             folder.thin(settings.keep)  # a kill may have come between the map and this
             return folder.read().persona_map
         _answer(engine, folder, plan, prompts, settings.sampling, on_progress)
         if judge is not None:
             _judge(folder, judge, len(prompts), on_progress)
-        return _map(folder, prompts, settings, judge is not None, on_progress)
+        return _finish(folder, prompts, settings, judge, on_progress)
 
 
 def judge(
@@ -98,13 +101,7 @@ def judge(
         if mapping is None:
             return summary, None
         prompts = [rollout.prompt for rollout in run.rollouts()]
-        found = map_personas(
-            prompts,
-            run.activation_batches,
-            identity=run.manifest.identity,
-            judgements=run.judgements(judge.name),
-            settings=mapping,
-        )
+        found = _map(run, prompts, mapping, judge)
         folder.save_map(found)
         folder.finish(counts=_counts(run.rollouts(), found))
         return summary, found
@@ -112,8 +109,7 @@ def judge(
 
 def price(engine: Engine, settings: ExtractSettings, inputs: ExtractInputs) -> dict[str, Any]:
     """What an extraction would take, at the most: answers, tokens, disk. Nothing is generated."""
-    name = spoken_name(engine.identity.model_id)
-    prompts = make_prompts(inputs.library, settings.prompts, model_name=name)
+    prompts = _prompts(engine, settings, inputs)
     batches = engine.plan(prompts, settings.sampling)
     mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4)
     return {
@@ -123,6 +119,29 @@ def price(engine: Engine, settings: ExtractSettings, inputs: ExtractInputs) -> d
         "batches": len(batches),
         "disk for activations, bytes": len(prompts) * mean_bytes,
     }
+
+
+def _prompts(engine: Engine, settings: ExtractSettings, inputs: ExtractInputs) -> list[Prompt]:
+    """The prompts of a run. Refuses too few for a map before the hours that answering takes."""
+    name = spoken_name(engine.identity.model_id)
+    prompts = make_prompts(inputs.library, settings.prompts, model_name=name)
+    counts = Tally(prompt.role for prompt in prompts if not prompt.is_default)
+    most = max(counts.values(), default=0)
+    if most < settings.mapping.min_count:
+        raise TooFewSamplesError(
+            f"each role would answer {most} times, expected {settings.mapping.min_count} or more; "
+            "ask more questions, or lower the minimum: --question-count, --min-count"
+        )
+    return prompts
+
+
+def _is_mapped(folder: RunFolder, settings: MapSettings, judge: Judge | None) -> bool:
+    """Whether the run is finished, with the very map that is asked for."""
+    if not folder.is_finished:
+        return False
+    made = folder.read().axis.provenance
+    name = None if judge is None else judge.name
+    return made.get("settings") == asdict(settings) and made.get("judge") == name
 
 
 def _plan(
@@ -181,27 +200,36 @@ def _judge(folder: RunFolder, judge: Judge, total: int, on_progress: OnProgress)
         counter.add(len(found))
 
 
-def _map(
+def _finish(
     folder: RunFolder,
     prompts: Sequence[Prompt],
     settings: ExtractSettings,
-    is_judged: bool,
+    judge: Judge | None,
     on_progress: OnProgress,
 ) -> PersonaMap:
     run = folder.read()
     on_progress("mapping persona space", 0, 1)
-    found = map_personas(
-        prompts,
-        run.activation_batches,
-        identity=run.plan.identity,
-        judgements=run.judgements() if is_judged else None,
-        settings=settings.mapping,
-    )
+    found = _map(run, prompts, settings.mapping, judge)
     folder.save_map(found)
     folder.finish(counts=_counts(run.rollouts(), found))
     folder.thin(settings.keep)
     on_progress("mapping persona space", 1, 1)
     return found
+
+
+def _map(
+    run: Run, prompts: Sequence[Prompt], settings: MapSettings, judge: Judge | None
+) -> PersonaMap:
+    """The map, whose axis says by whose judgements it was made."""
+    found = map_personas(
+        prompts,
+        run.activation_batches,
+        identity=run.plan.identity,
+        judgements=None if judge is None else run.judgements(judge.name),
+        settings=settings,
+    )
+    provenance = {**found.axis.provenance, "judge": None if judge is None else judge.name}
+    return replace(found, axis=replace(found.axis, provenance=provenance))
 
 
 def _counts(rollouts: Iterable[Rollout], found: PersonaMap) -> Mapping[str, int]:

@@ -44,7 +44,7 @@ def tour(
         engine,
         folder,
         scenario.conversation,
-        sampling=Sampling(max_new_tokens=80, temperature=0.0),
+        sampling=Sampling(max_new_tokens=80),
         seed=seed,
         on_progress=on_progress,
     )

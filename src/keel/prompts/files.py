@@ -20,7 +20,7 @@ from keel.errors import MissingArtifactError, UsageError
 class Form(BaseModel):
     """The keys that a record may have, and no others: a typo must not become a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 AnyForm = TypeVar("AnyForm", bound=Form)

@@ -1,0 +1,111 @@
+"""What the docs say can be done: their code runs, their commands parse, their links lead somewhere."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+
+from docs.make import made_pages
+from keel.cli.app import app
+from keel.testing import save_tiny_model
+from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, links, name_of
+
+CODE_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
+LINKING_PAGES = [*PAGES, ROOT / "README.md"]
+COMMANDS = [
+    (f"{name_of(page)}:{block.line}", line)
+    for page in LINKING_PAGES
+    for block in blocks(page)
+    if block.language == "sh"
+    for line in block.text.splitlines()
+    if line.startswith("keel ")
+]
+MOST_LINES_OF_A_DECISION = 60
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.fixture
+def _one_thread():
+    """On a tiny model a second thread costs more than it brings, on a busy machine many times."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("page", CODE_PAGES, ids=name_of)
+def test_the_code_of_a_page_runs_from_top_to_bottom(
+    page: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In an empty folder, `MODEL` being a tiny model; files that the page shows are written."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "docs", "MODEL": str(model_folder)}
+    for block in blocks(page):
+        if block.file is not None:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            # Empty lines before it, so that a traceback names the page's own line.
+            source = "\n" * (block.line - 1) + block.text
+            exec(compile(source, name_of(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize(("place", "line"), COMMANDS, ids=[place for place, _ in COMMANDS])
+def test_a_command_that_is_shown_can_be_given(place: str, line: str):
+    """Its name, options and choices exist; nothing is run."""
+    name, *arguments = _words(line)
+    command = typer.main.get_command(app).commands.get(name)
+    assert command is not None, f"{place}: there is no command keel {name}"
+    if "--help" not in arguments:
+        command.make_context(f"keel {name}", arguments)
+
+
+def test_commands_are_shown_at_all():
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("page", LINKING_PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path):
+    for link in links(page):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name_of(page)} links to {link}, which is not there"
+        assert not anchor or anchor in anchors(target), f"{name_of(page)}: no heading for {link}"
+
+
+@pytest.mark.parametrize("page", made_pages(), ids=name_of)
+def test_pages_made_from_the_code_are_up_to_date(page: Path):
+    written = page.read_text(encoding="utf-8")
+    assert written == made_pages()[page], f"{name_of(page)} is behind: run python -m docs.make"
+
+
+@pytest.mark.parametrize("folder", [DOCS, DOCS / "decisions"], ids=name_of)
+def test_every_page_is_listed_by_its_folder(folder: Path):
+    listed = {(folder / link.partition("#")[0]).resolve() for link in links(folder / "README.md")}
+    assert set(folder.glob("*.md")) - {folder / "README.md"} <= listed
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "decisions").glob("0*.md")), ids=name_of)
+def test_a_decision_is_short_and_says_the_same_four_things(page: Path):
+    text = page.read_text(encoding="utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == ["## Context", "## Decision", "## What it costs", "## Evidence"]
+    assert len(text.splitlines()) < MOST_LINES_OF_A_DECISION
+
+
+def _words(line: str) -> list[str]:
+    """The words after `keel`, up to a pipe, a redirection or a comment."""
+    words = shlex.split(line, comments=True)[1:]
+    ends = [place for place, word in enumerate(words) if word in ("|", ">", "<", "&&")]
+    return words[: ends[0]] if ends else words
