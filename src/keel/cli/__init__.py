@@ -7,7 +7,6 @@ line that says why and what to do), 130 interrupted.
 from __future__ import annotations
 
 import os
-import os
 import sys
 from collections.abc import Sequence
 
@@ -60,7 +59,7 @@ def _interrupted() -> int:
 
 def _unheard() -> int:
     """The reader of our output has gone, as with `| head`; what is left unsaid goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

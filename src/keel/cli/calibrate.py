@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from keel.cli import console
 
@@ -78,7 +79,8 @@ def show_calibration(found: Calibration, run: Path, json: bool) -> None:
     console.stdout.print(_table(found))
     for line in calibration_words(found):
         console.stdout.print(line)
-    console.stdout.print(f"\nNext: [b]keel chat {run} --capped[/b], or [b]keel report {run}[/b]")
+    name = escape(str(run))
+    console.stdout.print(f"\nNext: [b]keel chat {name} --capped[/b], or [b]keel report {name}[/b]")
 
 
 def _percentiles(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -71,7 +72,7 @@ def progress() -> Iterator[Progress]:
 @contextmanager
 def waiting(message: str) -> Iterator[None]:
     """A spinner on stderr for what has no measure."""
-    with stderr.status(message):
+    with stderr.status(escape(message)):
         yield
 
 

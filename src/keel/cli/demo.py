@@ -49,6 +49,7 @@ def demo(
 
 
 def _show(tour: Tour, out: Path, seconds: float, json: bool) -> None:
+    from rich.markup import escape
     from rich.padding import Padding
 
     from keel.cli.findings import (
@@ -78,10 +79,11 @@ def _show(tour: Tour, out: Path, seconds: float, json: bool) -> None:
     out_print(draw_replay(tour.replay, tour.found.axis, width=width))
     for line in replay_words(tour.replay):
         out_print(Padding(line, (0, 0, 0, 2)), width=width)
-    out_print(f"\n[b]The report[/b] with all of this drawn: {tour.report} ({seconds:.0f} s in all)")
+    page, run = escape(str(tour.report)), escape(str(out))
+    out_print(f"\n[b]The report[/b] with all of this drawn: {page} ({seconds:.0f} s in all)")
     out_print(
         "[b]Try next[/b]\n"
-        f"  keel chat {out} --capped                    talk to it; /cap off lets it go\n"
+        f"  keel chat {run} --capped                    talk to it; /cap off lets it go\n"
         "  keel extract smollm2 -o runs/small --scale small   narrower intervals\n"
         "  keel extract YOUR-MODEL -o runs/mine        any causal model that transformers loads"
     )

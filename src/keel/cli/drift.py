@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
+from rich.markup import escape
 
 from keel.cli import console
 
@@ -105,7 +106,7 @@ def _show_readings(found: list[DriftReading], folder: RunFolder, json: bool) -> 
     axis = folder.read().axis
     for reading in found:
         console.stdout.print(draw_drift(reading, axis, width=console.stdout.width))
-    console.stdout.print(f"\nIn HTML: [b]keel report {folder.path}[/b]")
+    console.stdout.print(f"\nIn HTML: [b]keel report {escape(str(folder.path))}[/b]")
 
 
 def _show_replays(found: list[Replay], folder: RunFolder, json: bool) -> None:
@@ -117,4 +118,4 @@ def _show_replays(found: list[Replay], folder: RunFolder, json: bool) -> None:
     axis = folder.read().axis
     for replay in found:
         console.stdout.print(draw_replay(replay, axis, width=console.stdout.width))
-    console.stdout.print(f"\nSide by side in HTML: [b]keel report {folder.path}[/b]")
+    console.stdout.print(f"\nSide by side in HTML: [b]keel report {escape(str(folder.path))}[/b]")

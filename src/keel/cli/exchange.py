@@ -124,4 +124,4 @@ def _show(found: dict[str, object], json: bool) -> None:
         console.print_json(found)
         return
     for name, value in found.items():
-        console.stdout.print(f"{name:<12}{value}")
+        console.stdout.print(f"{name:<12}{value}", markup=False, soft_wrap=True)

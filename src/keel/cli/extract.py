@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from keel.cli import console
 
@@ -124,7 +125,8 @@ def show_map(found: PersonaMap, out: Path, json: bool) -> None:
         return
     for line in map_words(found):
         console.stdout.print(line)
-    console.stdout.print(f"\nNext: [b]keel calibrate {out}[/b], then [b]keel report {out}[/b]")
+    run = escape(str(out))
+    console.stdout.print(f"\nNext: [b]keel calibrate {run}[/b], then [b]keel report {run}[/b]")
 
 
 def _inputs(roles: Path | None, questions: Path | None) -> ExtractInputs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich.markup import escape
+
 from keel.types import Calibration, Interval, PersonaMap, PricedSetting, Replay
 
 
@@ -46,8 +48,8 @@ def map_words(found: PersonaMap) -> Iterator[str]:
     layer = found.axis.layer
     quality = found.quality[layer]
     ranked = ranked_roles(found)
-    low = ", ".join(role for _, role in ranked[:5])
-    high = ", ".join(role for _, role in reversed(ranked[-5:]))
+    low = escape(", ".join(role for _, role in ranked[:5]))
+    high = escape(", ".join(role for _, role in reversed(ranked[-5:])))
     yield (
         f"[b]The Assistant Axis[/b], read at layer {layer} of {len(found.quality)}: a default "
         f"answer stands above a role's in {_interval(quality.auc, percent=True)} of held-out pairs "
@@ -59,7 +61,7 @@ def map_words(found: PersonaMap) -> Iterator[str]:
         f"  |cos(axis, PC1)| {_interval(quality.cos_pc1)}, by chance up to "
         f"{quality.cos_pc1_null:.2f}; d′ {_interval(quality.d_prime)}"
     )
-    yield from (f"  [yellow]note:[/yellow] {warning}" for warning in found.warnings)
+    yield from (f"  [yellow]note:[/yellow] {warning}" for warning in map(escape, found.warnings))
 
 
 def calibration_summary(found: Calibration) -> dict[str, Any]:
@@ -112,8 +114,6 @@ def replay_words(found: Replay) -> Iterator[str]:
     if not found.turns:
         yield "Neither arm said anything."
         return
-    from rich.markup import escape
-
     turn = max(found.turns, key=lambda t: t.capped.gaps - t.uncapped.gaps)
     low = sum(t.uncapped.gaps for t in found.turns) / len(found.turns)
     high = sum(t.capped.gaps for t in found.turns) / len(found.turns)

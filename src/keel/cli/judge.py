@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keel.cli import console
 from keel.cli.extract import show_map
+
+if TYPE_CHECKING:
+    from keel.judge import JudgementSummary
+    from keel.types import PersonaMap
 
 EXAMPLES = """
 Examples:
@@ -48,7 +53,7 @@ def judge(
             on_progress=progress,
         )
     if json:
-        console.print_json(summary)
+        _print_json(summary, found, run)
         return
     counts = ", ".join(f"{count} {label}" for label, count in summary.labels.items())
     console.stdout.print(f"[b]Labels[/b]: {counts}")
@@ -56,3 +61,10 @@ def judge(
     console.stdout.print(f"Nats per token gained from the role prompt, by decile: {deciles}")
     if found is not None:
         show_map(found, run, json)
+
+
+def _print_json(summary: JudgementSummary, found: PersonaMap | None, run: Path) -> None:
+    from keel.cli.findings import map_summary
+
+    mapped = {} if found is None else {"map": map_summary(found)}
+    console.print_json({"run": run, **console.plain(summary), **mapped})

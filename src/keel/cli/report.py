@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from keel.cli import console
 
@@ -45,4 +46,5 @@ def report(
     if json:
         console.print_json({"report": page, "size_bytes": page.stat().st_size})
     else:
-        console.stdout.print(f"[b]{page}[/b] ({page.stat().st_size / 1e6:.1f} MB)")
+        size = f"{page.stat().st_size / 1e6:.1f} MB"
+        console.stdout.print(f"[b]{escape(str(page))}[/b] ({size})", soft_wrap=True)

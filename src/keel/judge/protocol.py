@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from keel.types import Judgement, Rollout
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Labels rollouts. One that cannot be judged gets a status that says so, never a guess."""
 

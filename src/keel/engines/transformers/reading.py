@@ -105,6 +105,7 @@ class _Reader:
     def __init__(self, decoder: Decoder, sheet: Sheet, recording: Recording) -> None:
         self.decoder, self.sheet, self.recording = decoder, sheet, recording
         self.spans = sheet.spans
+        self.places = ([row for row, *_ in self.spans], [turn for _, turn, *_ in self.spans])
         self.weights = self._turn_weights() if recording.means else None
         layers, hidden = len(decoder.blocks), decoder.hidden_size or 0
         kept = len(self.spans) if recording.means else 0
@@ -168,12 +169,10 @@ class _Reader:
     def _average(self, layer: int, hidden_BTD: Tensor) -> None:
         assert self.weights is not None
         weights_BNT = self.weights.to(hidden_BTD.device)
-        means_BND = (weights_BNT @ hidden_BTD).cpu()
         norms_BT = torch.linalg.vector_norm(hidden_BTD, dim=-1)
-        norms_BN = (weights_BNT @ norms_BT[..., None])[..., 0].cpu()
-        for number, (row, turn, _, _) in enumerate(self.spans):
-            self.means_NLD[number, layer] = means_BND[row, turn]
-            self.norms_NL[number, layer] = norms_BN[row, turn]
+        rows, turns = self.places
+        self.means_NLD[:, layer] = (weights_BNT @ hidden_BTD)[rows, turns].cpu()
+        self.norms_NL[:, layer] = (weights_BNT @ norms_BT[..., None])[rows, turns, 0].cpu()
 
 
 def _enough(_block: nn.Module, _args: Any, _output: Any) -> None:
