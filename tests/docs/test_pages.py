@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import typer.main
 
+import keel
 from docs.make import made_pages
+from keel import pipeline
+from keel.calibrate import CalibrateSettings
 from keel.cli.app import app
+from keel.personas import MapSettings
+from keel.prompts import PromptSettings
+from keel.store import RunFolder
 from keel.testing import save_tiny_model
+from keel.types import Sampling
 from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, links, name_of
 
 CODE_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
@@ -27,12 +35,7 @@ COMMANDS = [
 MOST_LINES_OF_A_DECISION = 60
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("model"), "llama")
-
-
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """On a tiny model a second thread costs more than it brings, on a busy machine many times."""
     threads = torch.get_num_threads()
@@ -41,13 +44,37 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("_one_thread")
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.fixture(scope="module")
+def finished_run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run of the tiny model, calibrated."""
+    engine = keel.open_engine(str(model_folder), dtype="float32")
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "mine")
+    settings = pipeline.ExtractSettings(
+        prompts=PromptSettings(roles=5, questions=4, prompts_per_question=1),
+        sampling=Sampling(max_new_tokens=8),
+        mapping=MapSettings(min_count=2, bootstrap=20, null_shuffles=5),
+    )
+    pipeline.extract(engine, folder, settings)
+    pipeline.calibrate(engine, folder, CalibrateSettings(rollouts=10, priced_rollouts=2))
+    return folder.path
+
+
 @pytest.mark.parametrize("page", CODE_PAGES, ids=name_of)
 def test_the_code_of_a_page_runs_from_top_to_bottom(
-    page: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    model_folder: Path,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    """In an empty folder, `MODEL` being a tiny model; files that the page shows are written."""
+    """`MODEL` is a tiny model, `runs/mine` a run of it; files that the page shows are written."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished_run, "runs/mine")
     namespace = {"__name__": "docs", "MODEL": str(model_folder)}
     for block in blocks(page):
         if block.file is not None:

@@ -42,7 +42,9 @@ def open_small(folder: Path) -> Any:
 
 def files(run: Path) -> dict[str, bytes]:
     """All files of a run by name, but for the lock's."""
-    found = (path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
+    found = (
+        path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".lock")
+    )
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in found}
 
 

@@ -152,9 +152,7 @@ def test_without_activations_kept_the_map_is_the_same(engine, whole: Path, tmp_p
 
 
 def test_activations_of_a_finished_run_can_be_let_go_later(engine, run: RunFolder):
-    pipeline.extract(
-        without_answers(engine), run, replace(SETTINGS, keep="none"), inputs=INPUTS
-    )
+    pipeline.extract(without_answers(engine), run, replace(SETTINGS, keep="none"), inputs=INPUTS)
     assert not list(run.path.glob("activations/*"))
     assert run.read().persona_map.default_count == 8
 

@@ -8,7 +8,7 @@ from keel.errors import UsageError
 
 _WIDTH = 0.16
 """Share of the layers in a band; the paper's two settings have 12.5 % and 20 %."""
-_CENTRES = (0.45, 0.55, 0.65, 0.78)
+_CENTRES = (0.5, 0.65, 0.78)
 """Depths tried: the paper's bands are centred at 0.78 and 0.80; small models react earlier."""
 
 

@@ -116,7 +116,9 @@ def _convert(source: Path, target: Path) -> None:
     its config and the state dict copied.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**where)

@@ -1,0 +1,216 @@
+"""Interrupted by an error, a NaN, a kill or Ctrl-C, a run ends as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from keel import pipeline
+from keel.errors import NotFiniteError, RunLockedError
+from keel.store import RunFolder
+from keel.testing import save_tiny_model, tiny_model
+from tests.pipeline.small import (
+    INPUTS,
+    ROLLOUTS,
+    ROWS,
+    SETTINGS,
+    files,
+    open_small,
+    outcome,
+    stopping_at,
+)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 12, ROLLOUTS])
+def test_a_run_that_failed_midway_ends_as_one_that_did_not(engine, whole, tmp_path, count):
+    """Batches are of four; the one in flight is lost whole: after 5 answers one batch stands."""
+    folder = RunFolder(tmp_path / "run")
+    stop = stopping_at(count, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, on_progress=stop)
+    assert len(folder.committed()) == max(0, count - 1) // ROWS
+    assert not folder.is_finished
+    pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS)
+    assert outcome(folder.path) == outcome(whole)
+
+
+def test_a_run_that_failed_while_mapping_ends_as_one_that_did_not(engine, whole, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "mapping persona space":
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, on_progress=stop)
+    engine.generate = lambda *_, **__: pytest.fail("it answered again")
+    pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS)
+    assert outcome(folder.path) == outcome(whole)
+
+
+def test_batches_stay_as_planned_where_less_memory_is_free_on_resuming(engine, whole, tmp_path):
+    """A batch's shape moves its numbers a little, so the first plan holds."""
+    folder = RunFolder(tmp_path / "run")
+    stop = stopping_at(9, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, on_progress=stop)
+    engine.budget = replace(engine.budget, rows=1)
+    pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS)
+    assert outcome(folder.path) == outcome(whole)
+
+
+def test_a_model_that_turns_to_nan_midway_stops_and_mended_goes_on(engine, whole, tmp_path):
+    """Two batches stand when it breaks; nothing of the third does; mended, all is as ever."""
+    folder = RunFolder(tmp_path / "run")
+    weight = engine.decoder.blocks[1].mlp.down_proj.weight.data
+    sound = weight.clone()
+
+    def break_it(stage: str, done: int, total: int) -> None:
+        if done == 2 * ROWS + 1:
+            weight[0, 0] = float("nan")
+
+    with pytest.raises(NotFiniteError, match="NaN"):
+        pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, on_progress=break_it)
+    assert folder.committed() <= {0, 1, 2}
+    assert all(data == outcome(whole)[name] for name, data in outcome(folder.path).items())
+    weight.copy_(sound)
+    pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS)
+    assert outcome(folder.path) == outcome(whole)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0], ids=["sampled", "greedy"])
+def test_a_model_saved_with_nan_is_named_as_such_and_leaves_no_answers(tmp_path, temperature):
+    """Sampling refuses its scores; a greedy choice does not look, so the store refuses its means."""
+    path = save_tiny_model(tmp_path / "broken", "llama")
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.down_proj.weight.data[0, 0] = float("nan")
+    model.save_pretrained(path)
+    folder = RunFolder(tmp_path / "run")
+    settings = replace(SETTINGS, sampling=replace(SETTINGS.sampling, temperature=temperature))
+    with pytest.raises(NotFiniteError, match="NaN or Inf.*(float32|its weights)"):
+        pipeline.extract(open_small(path), folder, settings, inputs=INPUTS)
+    assert set(files(folder.path)) == {"plan.json"}
+
+
+def test_a_folder_that_another_process_works_on_is_refused(engine, run: RunFolder):
+    """Another object of this process stands for it; the next tests have real ones."""
+    before = files(run.path)
+    with RunFolder(run.path).lock(), pytest.raises(RunLockedError, match="wait for it"):
+        pipeline.extract(engine, run, SETTINGS, inputs=INPUTS)
+    assert files(run.path) == before
+
+
+@dataclass
+class Working:
+    """`keel extract` in a process of its own."""
+
+    run: Path
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def on(cls, model: Path, run: Path) -> Working:
+        """Started; 20 roles and 16 questions make 7 batches and some seconds of work."""
+        run.parent.mkdir(exist_ok=True)
+        sizes = ["--role-count", "20", "--question-count", "16", "--max-new-tokens", "8"]
+        command = ["extract", str(model), "-o", run.name, *sizes, "--device", "cpu"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from keel.cli import main; main({command!r})"],
+            cwd=run.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return cls(run, process)
+
+    def wait_for(self, claim: Callable[[], bool]) -> None:
+        """Until it is so, or the process has ended."""
+        while self.process.poll() is None and not claim():
+            time.sleep(0.002)
+
+    def is_at_work(self) -> bool:
+        """Whether it holds the lock and has written down its plan."""
+        return (self.run / ".lock-owner.json").exists() and (self.run / "plan.json").exists()
+
+    def end(self, how: signal.Signals | None = None) -> tuple[int, str]:
+        """Its exit code and what it said on stderr, after a signal or of its own accord."""
+        if how is not None:
+            self.process.send_signal(how)
+        said = self.process.communicate()[1]
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def reference(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run in a process of its own that nothing interrupted."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    code, said = Working.on(model_folder, run).end()
+    assert code == 0, said
+    return outcome(run)
+
+
+@pytest.fixture
+def working(model_folder: Path, tmp_path: Path) -> Iterator[Working]:
+    """`keel extract` at work; killed afterwards if it still is."""
+    working = Working.on(model_folder, tmp_path / "run")
+    try:
+        working.wait_for(working.is_at_work)
+        assert working.process.poll() is None, working.end()
+        yield working
+    finally:
+        if working.process.returncode is None:
+            working.end(signal.SIGKILL)
+
+
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(model_folder, reference, tmp_path):
+    """`kill -9` twice at random moments among the batches, once as the map is written.
+
+    What stands after each is whole; nothing is lost, nothing is there twice.
+    """
+    folder = RunFolder(tmp_path / "run")
+    moments = random.Random(0)
+    first, second = sorted(moments.sample(range(1, 6), 2))
+    seen = []
+    for is_time in (
+        lambda: len(folder.committed()) >= first,
+        lambda: len(folder.committed()) >= second,
+        (folder.path / "vectors.safetensors").exists,
+    ):
+        working = Working.on(model_folder, folder.path)
+        working.wait_for(is_time)
+        if len(seen) < 2:
+            time.sleep(moments.uniform(0, 0.3))
+        working.end(signal.SIGKILL)
+        seen.append(len(folder.committed()))
+        standing = {n: d for n, d in outcome(folder.path).items() if n.startswith("rollouts/")}
+        assert standing.items() <= reference.items()
+    assert 0 < seen[0] < seen[2] == 7, seen
+    code, said = Working.on(model_folder, folder.path).end()
+    assert code == 0, said
+    assert outcome(folder.path) == reference
+    ids = [rollout.prompt.id for rollout in folder.read().rollouts()]
+    assert len(ids) == len(set(ids)) == 20 * 16 + 5 * 16
+
+
+def test_a_second_process_is_refused_while_the_first_is_at_work(working: Working, model_folder):
+    engine = open_small(model_folder)
+    refusal = rf"another process \(pid {working.process.pid} on .*\) works on .*; wait for it"
+    with pytest.raises(RunLockedError, match=refusal):
+        pipeline.extract(engine, RunFolder(working.run), SETTINGS, inputs=INPUTS)
+    assert working.process.poll() is None, "the first was disturbed"
+
+
+def test_ctrl_c_ends_it_with_130_and_says_how_to_go_on(working: Working):
+    code, said = working.end(signal.SIGINT)
+    assert code == 130
+    assert said.splitlines()[-1] == "keel: interrupted; run the same command again to go on"
+    assert "Traceback" not in said
