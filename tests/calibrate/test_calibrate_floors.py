@@ -26,14 +26,14 @@ from keel.types import (
     Rollout,
 )
 
-WORDS = tuple(["the", "sea", "is", "wide", "and", "the", "lamp", "is", "lit", "so", "come", "in", "and", "sit", "with", "me", "a", "while"])
+WORDS = tuple("the sea is wide and the lamp is lit so come in and sit with me a while".split())
 
 
 def rollouts(role: str, count: int, system: str | None = None) -> list[Rollout]:
     made = []
     for n in range(count):
         messages = (*([Message("system", system)] if system else []), Message("user", f"say {n}"))
-        text = " ".join(WORDS[n % 7 :])
+        text = " ".join((*WORDS[n:], *WORDS[:n]))  # no two answers alike: no ties
         prompt = Prompt(f"{role}/p0/q{n}", Conversation(messages), role)
         made.append(Rollout(prompt, text, tuple(range(len(text.split()))), "stop"))
     return made
@@ -72,16 +72,14 @@ def test_a_deviation_floor_hangs_from_the_defaults_mean():
     assert floors.name == "layers_0:1-k2"
 
 
-def test_read_projections_agree_with_the_planted_stream(engine):
+def test_read_projections_are_the_planted_ones():
+    engine = FakeEngine(layers=10, noise=0.0)
     found = read_projections(engine, engine.axis, DEFAULT, GHOSTS)
     assert found.default_NL.shape == (sum(len(r.token_ids) for r in DEFAULT), 10)
-    # A persona of 1 projects to layer + 1, a ghost's 0 to 0; 12 answers of some 15 words with a
-    # noise of 0.8 leave a standard error under 0.06 × (layer + 1): 5 of them.
-    for layer in (0, 9):
-        assert float(found.default_NL[:, layer].mean()) == pytest.approx(
-            layer + 1, abs=0.4 * (layer + 1)
-        )
-        assert float(found.roles_NL[:, layer].mean()) == pytest.approx(0, abs=0.4 * (layer + 1))
+    # A persona of 1 projects to layer + 1, a ghost's 0 to 0, at every token.
+    heights = torch.arange(1.0, 11.0)
+    assert torch.allclose(found.default_NL, heights.expand_as(found.default_NL), atol=1e-5)
+    assert torch.allclose(found.roles_NL, torch.zeros_like(found.roles_NL), atol=1e-5)
 
 
 def test_nominal_firing_is_the_percentile_and_realised_firing_is_less(engine):
@@ -90,9 +88,9 @@ def test_nominal_firing_is_the_percentile_and_realised_firing_is_less(engine):
     found = calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=settings)
     setting = found.setting
     for layer in range(4, 8):
-        assert setting.nominal_firing[layer] == pytest.approx(0.75, abs=0.02)
-    assert setting.realised_firing[4] == pytest.approx(0.75, abs=0.02)
-    assert all(setting.realised_firing[n] < 0.5 for n in (5, 6, 7))
+        assert setting.nominal_firing[layer] == pytest.approx(0.75, abs=0.01)
+    assert setting.realised_firing[4] == pytest.approx(0.75, abs=0.01)
+    assert all(setting.realised_firing[n] < setting.nominal_firing[n] - 0.05 for n in (5, 6, 7))
 
 
 def test_higher_floors_cost_more_and_raise_roles_more(engine):
