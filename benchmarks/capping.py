@@ -14,7 +14,7 @@ def run(dial: Dial) -> list[Outcome]:
     rows, new_tokens = 16, 32 if dial.is_quick else 64
     found = in_child(
         "benchmarks.arms.generating:capping",
-        repeats=dial.rounds(usual=9, quick=2),
+        repeats=dial.rounds(usual=7, quick=2),
         rows=rows,
         new_tokens=new_tokens,
         band=_BAND,

@@ -2,7 +2,7 @@
 
     found = in_child("benchmarks.arms.reading:by_keel", model=..., given=...)
 
-The function gets keyword arguments and returns a record, both as JSON; what it prints on stderr
+The function gets keyword arguments and returns a value, both as JSON; what it prints on stderr
 is shown as it comes.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.measuring import NotMeasuredError
 _ROOT = Path(__file__).parents[1]
 
 
-def in_child(function: str, /, python: str = sys.executable, **arguments: Any) -> dict[str, Any]:
+def in_child(function: str, /, python: str = sys.executable, **arguments: Any) -> Any:
     """What `module:function` returned in a process of its own.
 
     Raises NotMeasuredError when it did not return; what it said has been shown.
@@ -34,8 +34,7 @@ def in_child(function: str, /, python: str = sys.executable, **arguments: Any) -
         ended = subprocess.run(command, cwd=_ROOT, env=_environment(), stdout=sys.stderr)
         if ended.returncode != 0 or not result.exists():
             raise NotMeasuredError(f"{function} ended with status {ended.returncode}")
-        found: dict[str, Any] = json.loads(result.read_text())
-    return found
+        return json.loads(result.read_text())
 
 
 def threads() -> int:

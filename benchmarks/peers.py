@@ -19,8 +19,8 @@ class PeerMissingError(RuntimeError):
 def interp_python() -> str:
     """The interpreter of an environment with interp-engine and our own torch and transformers.
 
-    It lies in `KEEL_BENCH_CACHE`, or in Keel's cache in the user's home. Raises PeerMissingError,
-    with the installer's last words.
+    It lies in the folder `KEEL_BENCH_CACHE`, or in Keel's cache in the user's home.
+    Raises PeerMissingError with the installer's last words.
     """
     folder = _cache()
     python, mark = folder / "bin" / "python", folder / "requirements.txt"
@@ -29,6 +29,7 @@ def interp_python() -> str:
         print(f"installing {INTERP_ENGINE} into {folder}", file=sys.stderr, flush=True)
         _run(sys.executable, "-m", "venv", "--clear", str(folder))
         _run(str(python), "-m", "pip", "install", "-q", *_requirements())
+        _run(str(python), "-c", "import interp_engine")
         mark.write_text(wanted)
     return str(python)
 
@@ -42,7 +43,8 @@ def _requirements() -> list[str]:
 
 def _cache() -> Path:
     given = os.environ.get("KEEL_BENCH_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "keel" / "bench-interp"
+    # A folder of our own inside the one given: what stands there is wiped before an installation.
+    return Path(given) / "interp" if given else Path.home() / ".cache" / "keel" / "bench-interp"
 
 
 def _run(*command: str) -> None:

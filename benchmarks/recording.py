@@ -6,6 +6,10 @@ from benchmarks.children import in_child
 from benchmarks.outcomes import AtMost, Comparison, Dial, Outcome, ratio_of, rounds_of
 
 _TARGET = AtMost(1.03)
+_NOTES = (
+    "plain generate sorts the vocabulary to sample and Keel does not: that difference is in the "
+    "ratio to it; the ratio to not recording is recording alone, with the last token's own pass",
+)
 
 
 def run(dial: Dial) -> list[Outcome]:
@@ -13,7 +17,7 @@ def run(dial: Dial) -> list[Outcome]:
     rows, new_tokens = 32, 32 if dial.is_quick else 64
     found = in_child(
         "benchmarks.arms.generating:recording",
-        repeats=dial.rounds(usual=7, quick=2),
+        repeats=dial.rounds(usual=5, quick=2),
         rows=rows,
         new_tokens=new_tokens,
     )
@@ -30,4 +34,4 @@ def run(dial: Dial) -> list[Outcome]:
         compared("not recording", "cpu_s"),
     )
     setting = f"{found['dtype']}, batch {rows} × {new_tokens} new tokens"
-    return [Outcome("recording", setting, rounds, comparisons, rows * new_tokens)]
+    return [Outcome("recording", setting, rounds, comparisons, rows * new_tokens, _NOTES)]

@@ -19,7 +19,8 @@ _VERDICTS = {True: "[green]met[/]", False: "[red]missed[/]", None: "[dim]–[/]"
 def show_arms(console: Console, outcome: Outcome) -> None:
     """What each arm took in one benchmark."""
     rounds = max(len(found) for found in outcome.rounds.values())
-    table = Table(title=f"{outcome.name}: {outcome.setting}; {rounds} rounds", title_justify="left")
+    console.print(f"[bold]{outcome.name}[/]: {outcome.setting}; rounds: {rounds}", highlight=False)
+    table = Table()
     for heading in ("arm", "wall s", "CPU s", "tokens / CPU s", "peak MB", "beyond the model MB"):
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for arm, found in outcome.rounds.items():
@@ -32,7 +33,8 @@ def show_arms(console: Console, outcome: Outcome) -> None:
 
 def show_summary(console: Console, outcomes: Sequence[Outcome], machine: Machine) -> None:
     """Every ratio with its target, and where it was measured."""
-    table = Table(title="Ratios: median (least – most) over rounds", title_justify="left")
+    console.print("[bold]Ratios[/]: median, least and most of the rounds")
+    table = Table()
     for heading in ("benchmark", "ratio of", "in", "median", "least – most", "target", ""):
         table.add_column(heading, justify="right" if heading == "median" else "left")
     for outcome in outcomes:

@@ -39,10 +39,10 @@ def write_conversations(path: str, count: int) -> dict[str, Any]:
 
     The tokens are made once, here, for all arms: some know no chat template.
     """
-    template = keel.open_engine(MODEL).template
+    engine: Any = keel.open_engine(MODEL)
     rows = []
     for conversation in conversations(count):
-        transcript = template.transcript(conversation)
+        transcript = engine.template.transcript(conversation)
         rows.append(
             {
                 "messages": [[m.speaker, m.content] for m in conversation.messages],
@@ -53,7 +53,8 @@ def write_conversations(path: str, count: int) -> dict[str, Any]:
     Path(path).write_text(json.dumps(rows), encoding="utf-8")
     lengths = [len(row["token_ids"]) for row in rows]
     turns = sum(len(row["spans"]) for row in rows)
-    return {"model": locate(MODEL), "lengths": lengths, "turns": turns}
+    dtype = engine.identity.dtype
+    return {"model": locate(MODEL), "lengths": lengths, "turns": turns, "dtype": dtype}
 
 
 def read_conversations(path: str) -> list[Given]:

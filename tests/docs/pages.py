@@ -48,6 +48,11 @@ def links(page: Path) -> Iterator[str]:
     yield from _LINK.findall(_prose(page))
 
 
+def named_tests(page: Path) -> set[str]:
+    """The tests that the page names."""
+    return set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
+
+
 def anchors(page: Path) -> set[str]:
     """The names by which the page's headings can be linked to, as GitHub makes them."""
     headings = _HEADING.findall(_prose(page))

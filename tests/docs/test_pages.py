@@ -1,10 +1,11 @@
-"""What the docs say can be done: their code runs, their commands parse, their links lead somewhere."""
+"""What the docs say can be done: code runs, commands parse, links lead somewhere."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from keel.prompts import PromptSettings
 from keel.store import RunFolder
 from keel.testing import save_tiny_model
 from keel.types import Sampling
-from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, links, name_of
+from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, links, name_of, named_tests
 
 CODE_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 LINKING_PAGES = [*PAGES, ROOT / "README.md"]
@@ -33,6 +34,7 @@ COMMANDS = [
     if line.startswith("keel ")
 ]
 MOST_LINES_OF_A_DECISION = 60
+NAMED_TESTS = sorted({name for page in PAGES for name in named_tests(page)})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,6 +131,27 @@ def test_a_decision_is_short_and_says_the_same_four_things(page: Path):
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == ["## Context", "## Decision", "## What it costs", "## Evidence"]
     assert len(text.splitlines()) < MOST_LINES_OF_A_DECISION
+
+
+def test_tests_named_as_evidence_exist():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    missing = [name for name in NAMED_TESTS if not any(f"def {name}(" in s for s in sources)]
+    assert NAMED_TESTS
+    assert not missing
+
+
+@pytest.mark.parametrize("scale", get_args(pipeline.Scale))
+def test_the_table_of_scales_is_as_the_code_has_them(scale: str):
+    made = pipeline.ExtractSettings.at_scale(scale)
+    numbers = [
+        made.prompts.roles or "all",
+        made.prompts.questions or "all",
+        made.prompts.prompts_per_question,
+        made.sampling.max_new_tokens,
+        made.mapping.min_count,
+    ]
+    row = " | ".join([f"| `{scale}`", *map(str, numbers)]) + " |"
+    assert row in (DOCS / "your-own-model.md").read_text(encoding="utf-8")
 
 
 def _words(line: str) -> list[str]:

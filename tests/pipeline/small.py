@@ -45,7 +45,7 @@ def files(run: Path) -> dict[str, bytes]:
     found = (
         path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".lock")
     )
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in found}
+    return {p.relative_to(run).as_posix(): p.read_bytes() for p in found}
 
 
 def outcome(run: Path) -> dict[str, bytes]:

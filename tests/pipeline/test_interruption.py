@@ -89,7 +89,7 @@ def test_a_model_that_turns_to_nan_midway_stops_and_mended_goes_on(engine, whole
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0], ids=["sampled", "greedy"])
 def test_a_model_saved_with_nan_is_named_as_such_and_leaves_no_answers(tmp_path, temperature):
-    """Sampling refuses its scores; a greedy choice does not look, so the store refuses its means."""
+    """Sampling refuses the scores; a greedy choice does not look, so the store refuses means."""
     path = save_tiny_model(tmp_path / "broken", "llama")
     model = tiny_model("llama")
     model.model.layers[2].mlp.down_proj.weight.data[0, 0] = float("nan")

@@ -41,10 +41,11 @@ app.command("import", epilog=exchange.IMPORT_EXAMPLES)(exchange.import_)
 app.command("export", epilog=exchange.EXPORT_EXAMPLES)(exchange.export)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(__version__)
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -42,8 +42,9 @@ def judge(
     from keel.personas import MapSettings
     from keel.store import RunFolder, open_run
 
-    identity = open_run(run).identity
-    engine = console.open_model(identity.model_id, device, dtype)
+    opened = open_run(run)
+    engine = console.open_model(opened.identity.model_id, device, dtype)
+    pipeline.check_same_model(engine, opened.axis)
     mapping = MapSettings(min_count=min_count, label="playing") if remap else None
     with console.progress() as progress:
         summary, found = pipeline.judge(

@@ -118,4 +118,7 @@ def check_same_model(engine: Engine, axis: AssistantAxis) -> None:
     """Raise ModelMismatchError when an axis was made on another model than the engine runs."""
     problem = axis.identity.mismatch(engine.identity)
     if problem is not None:
-        raise ModelMismatchError(f"the run's axis belongs to another model: {problem}")
+        raise ModelMismatchError(
+            f"the run's axis belongs to another model: {problem}; use the model that it was made "
+            "on, or extract an axis of this one to another folder"
+        )

@@ -1,0 +1,357 @@
+"""What cannot be done is said in one line, on stderr, with exit code 3, and leaves nothing behind.
+
+The line says what was given, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from keel.testing import save_tiny_model
+from tests.cli.commands import CPU, SMALL, Outcome, contents, talk
+
+ROLE = {"system_prompts": ["one", "two", "three", "four", "five"]}
+
+
+def check_refused(found: Outcome, *said: str) -> None:
+    """One line, of ours, that says all of this; nothing on stdout."""
+    assert found.code == 3
+    assert found.out == ""
+    lines = found.err.splitlines()
+    assert len(lines) == 1, found.err
+    assert lines[0].startswith("keel: ")
+    for words in said:
+        assert words in lines[0]
+
+
+def role_file(folder: Path, name: str, record: dict[str, object]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+BAD_EXTRACTIONS: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]]] = {
+    "role file with an unknown key": (
+        lambda place: [
+            "--roles",
+            role_file(place / "roles", "ghost", {"name": "ghost", **ROLE, "rubrik": "?"}),
+        ],
+        ("ghost.json", "rubrik", "known keys: name, kind", "rubric"),
+    ),
+    "role file with too few prompts": (
+        lambda place: [
+            "--roles",
+            role_file(place / "roles", "ghost", {"name": "ghost", "system_prompts": ["one"]}),
+        ],
+        ("ghost.json", "has 1 system prompts, expected 5", "add or remove some"),
+    ),
+    "role folder without files": (
+        lambda place: ["--roles", (place / "roles").mkdir() or "roles"],
+        ("roles has no role files", "expected NAME.json", "roles.jsonl"),
+    ),
+    "role folder that is not there": (
+        lambda place: ["--roles", "nowhere"],
+        ("nowhere is no folder", "give one with JSON files"),
+    ),
+    "question file without questions": (
+        lambda place: ["--questions", (place / "q.jsonl").write_text("\n") and "q.jsonl"],
+        ("q.jsonl has no questions", "give one a line"),
+    ),
+    "question file that is not JSON": (
+        lambda place: ["--questions", (place / "q.jsonl").write_text("{who\n") and "q.jsonl"],
+        ("q.jsonl, line 1", "not JSON"),
+    ),
+    "more roles than there are": (
+        lambda place: ["--role-count", "4000"],
+        ("4000 roles are asked for", "the library has"),
+    ),
+    "fewer answers a role than a role needs": (
+        lambda place: [*SMALL, "--min-count", "5"],
+        ("would answer 4 times", "expected 5 or more", "--question-count, --min-count"),
+    ),
+    "number below its range": (
+        lambda place: ["--question-count", "1"],
+        ("--question-count", "greater than or equal to 2", "see keel extract --help"),
+    ),
+    "scale that is none": (
+        lambda place: ["--scale", "huge"],
+        ("'huge'", "'smoke'", "'small'", "'paper'", "see keel extract --help"),
+    ),
+    "device that is none": (
+        lambda place: ["--device", "cuda:99"],
+        ("device 'cuda:99' cannot be used", "try auto or cpu"),
+    ),
+    "dtype that is none": (
+        lambda place: ["--dtype", "float7"],
+        ("dtype is 'float7'", "expected auto, bfloat16"),
+    ),
+    "blocks that are not there": (
+        lambda place: [*CPU, "--blocks", "model.layer"],
+        ("model.layer",),
+    ),
+    "unknown option": (
+        lambda place: ["--frob"],
+        ("No such option: --frob", "see keel extract --help"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EXTRACTIONS)
+def test_an_extraction_that_cannot_be_is_refused_and_leaves_nothing(keel, model, place, case):
+    arguments, said = BAD_EXTRACTIONS[case]
+    given = arguments(place)
+    before = contents(place)
+    check_refused(keel("extract", model, "-o", "run", *given), *said)
+    assert not (place / "run").exists()
+    assert contents(place) == before
+
+
+def test_an_unknown_model_is_refused_without_a_network(place):
+    """In a process of its own: that there is no network is read when transformers loads."""
+    command = ["extract", "nobody/no-such-model", "-o", "run"]
+    code = f"from keel.cli import main; main({command!r})"
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **quiet}, capture_output=True, text=True
+    )
+    found = Outcome(done.returncode, done.stdout, done.stderr)
+    check_refused(found, "'nobody/no-such-model'", "expected an alias (smollm2), a hub id")
+    assert contents(place) == {}
+
+
+def test_a_folder_that_holds_no_model_is_refused(keel, place):
+    (place / "empty").mkdir()
+    found = keel("extract", "./empty", "-o", "run")
+    check_refused(found, "cannot load model './empty'", "a folder with config.json")
+    assert not (place / "run").exists()
+
+
+BAD_QUESTIONS_TO_A_RUN: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]]] = {
+    "band past the last layer": (
+        lambda run: ["calibrate", run, "--band", "2:9"],
+        ("band 2:9", "the model's 4 layers"),
+    ),
+    "band that is none": (
+        lambda run: ["calibrate", run, "--band", "late"],
+        ("band is 'late'", "expected START:STOP such as"),
+    ),
+    "band turned round": (
+        lambda run: ["calibrate", run, "--band", "3:2"],
+        ("band is 3:2", "expected START:STOP, START < STOP"),
+    ),
+    "percentile that is none": (
+        lambda run: ["calibrate", run, "--percentile", "150"],
+        ("percentiles are (150.0,)", "expected above 0, under 100"),
+    ),
+    "price bound of nothing": (
+        lambda run: ["calibrate", run, "--price-bound", "0"],
+        ("price bound is 0", "expected above 0"),
+    ),
+    "transcript without answers": (
+        lambda run: ["drift", run, talk(run.parent / "t.json", ("user", "Hello?")), *CPU],
+        ("conversation 't' has 1 message", "no assistant turn", "add answers"),
+    ),
+    "transcript that is not there": (
+        lambda run: ["drift", run, "nowhere.json"],
+        ("no file nowhere.json", "give the path of a transcript"),
+    ),
+    "transcript that is no JSON": (
+        lambda run: [
+            "drift",
+            run,
+            (run.parent / "t.json").write_text("User: hello") and "t.json",
+        ],
+        ("t.json is not valid JSON", "mend it there"),
+    ),
+    "one bad transcript among good ones": (
+        lambda run: [
+            "drift",
+            run,
+            talk(run.parent / "good.json", ("user", "Hi"), ("assistant", "Hello")),
+            talk(run.parent / "bad.json", ("user", "Hello?")),
+            *CPU,
+        ],
+        ("conversation 'bad'", "no assistant turn"),
+    ),
+    "layer that the model lacks": (
+        lambda run: [
+            "drift",
+            run,
+            talk(run.parent / "t.json", ("user", "Hi"), ("assistant", "Hello")),
+            *("--layer", "9", *CPU),
+        ],
+        ("layer is 9", "expected 0 to 3"),
+    ),
+    "unknown setting": (
+        lambda run: [
+            "drift",
+            run,
+            talk(run.parent / "t.json", ("user", "Hi"), ("assistant", "Hello")),
+            *("--setting", "layers_1:3-p57", *CPU),
+        ],
+        ("no setting 'layers_1:3-p57' among the 4", "near it: layers_1:3-p"),
+    ),
+    "unknown setting in a chat": (
+        lambda run: ["chat", run, "--setting", "p75"],
+        ("no setting 'p75'", "near it: ", "layers_1:3-p75"),
+    ),
+    "unknown setting to export": (
+        lambda run: ["export", run, "--to", "capping-config", "--setting", "p75", "-o", "c.pt"],
+        ("no setting 'p75'", "near it: ", "layers_1:3-p75"),
+    ),
+    "control vector on block 0": (
+        lambda run: ["export", run, "--to", "gguf", "--band", "0:2", "-o", "c.gguf"],
+        ("layers are [0, 1]", "expected some of 1 to 3", "choose others"),
+    ),
+    "target that is none": (
+        lambda run: ["export", run, "--to", "onnx", "-o", "c.onnx"],
+        ("'onnx'", "'axis-pt'", "see keel export --help"),
+    ),
+    "other options on the same folder": (
+        lambda run: ["extract", run_model(run), "-o", run, *SMALL, "--seed", "1"],
+        ("begun with other inputs", "seed 0 → 1", "choose another folder with -o"),
+    ),
+    "roles for the report that are not there": (
+        lambda run: ["report", run, "--roles", "nowhere"],
+        ("nowhere is no folder",),
+    ),
+}
+
+
+def run_model(run: Path) -> str:
+    """The model that a run was made on."""
+    found = json.loads((run / "manifest.json").read_bytes())["identity"]["model_id"]
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.parametrize("case", BAD_QUESTIONS_TO_A_RUN)
+def test_what_a_run_cannot_answer_is_refused_and_leaves_it_as_it_is(keel, held, place, case):
+    arguments, said = BAD_QUESTIONS_TO_A_RUN[case]
+    given = arguments(place / held)
+    before = contents(place)
+    check_refused(keel(*given), *said)
+    assert contents(place) == before
+
+
+ON_A_RUN = {
+    "judge": lambda run: ["judge", run],
+    "calibrate": lambda run: ["calibrate", run],
+    "chat": lambda run: ["chat", run],
+    "drift": lambda run: [
+        "drift",
+        run,
+        talk(Path("t.json"), ("user", "Hi"), ("assistant", "Hello")),
+    ],
+    "report": lambda run: ["report", run],
+    "markdown": lambda run: ["report", run, "--markdown"],
+    "export": lambda run: ["export", run, "-o", "axis.safetensors"],
+}
+
+
+@pytest.mark.parametrize("command", ON_A_RUN)
+def test_a_run_that_is_not_there_is_refused_with_the_command_that_makes_it(keel, place, command):
+    given = ON_A_RUN[command]("nowhere")
+    check_refused(keel(*given), "nowhere is no run folder", "keel extract MODEL -o nowhere")
+    assert not (place / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", ON_A_RUN)
+def test_an_unfinished_run_is_refused_with_the_command_that_goes_on(keel, bare, place, command):
+    (bare / "manifest.json").unlink()
+    given = ON_A_RUN[command](bare)
+    before = contents(place)
+    check_refused(keel(*given), "is not finished", "go on with: keel extract")
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("command", ["calibrate", "drift", "chat", "report", "export"])
+def test_an_axis_with_one_byte_flipped_is_refused(keel, bare, place, command):
+    """In the middle of its numbers, where the file stays a valid one."""
+    axis = bare / "axis.safetensors"
+    data = bytearray(axis.read_bytes())
+    data[-40] ^= 1
+    axis.write_bytes(data)
+    given = ON_A_RUN[command](bare)
+    before = contents(place)
+    check_refused(keel(*given), "axis.safetensors has SHA-256", "restore it from a copy")
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("command", ["judge", "calibrate", "chat", "drift"])
+def test_a_run_of_another_model_is_refused(keel, bare_run, place, command):
+    """The model's folder has got other weights of the same shape since."""
+    model = save_tiny_model(place / "model", "llama")
+    assert keel("extract", model, "-o", "run", *SMALL).code == 0
+    save_tiny_model(model, "llama", seed=1)
+    given = ON_A_RUN[command](Path("run"))
+    before = contents(place)
+    check_refused(keel(*given, *CPU), "another model", "weights_hash", "use ")
+    assert contents(place) == before
+
+
+def test_a_chat_that_shall_be_capped_needs_floors(keel, bare):
+    check_refused(keel("chat", bare, "--capped", *CPU), "no floors", "keel calibrate")
+
+
+def test_a_replay_needs_floors(keel, bare):
+    file = talk(Path("t.json"), ("user", "Hi"))
+    found = keel("drift", bare, file, "--replay", *CPU)
+    check_refused(found, "has no floors", f"keel calibrate {bare}")
+
+
+BAD_IMPORTS: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]]] = {
+    "file that is not there": (
+        lambda place: ["nowhere.pt"],
+        ("nowhere.pt is not there", "point at a file, a run folder, or a hub id"),
+    ),
+    "contrast vectors that do not say their sign": (
+        lambda place: [torch.save(torch.ones(4, 32), "contrast.pt") or "contrast.pt"],
+        ("does not say its sign", "role-ward", "orientation"),
+    ),
+    "axis of another shape": (
+        lambda place: [
+            torch.save({"axis": torch.ones(4, 32)}, "axis.pt") or "axis.pt",
+            "--model",
+            save_tiny_model(place / "narrow", "llama", hidden=16),
+        ],
+        ("axis.pt was made on another model", "4 layers × 32", "4 × 16"),
+    ),
+    "no tensor file at all": (
+        lambda place: [(place / "axis.pt").write_bytes(b"hello") and "axis.pt"],
+        ("axis.pt",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMPORTS)
+def test_what_cannot_be_imported_is_refused_and_not_half_written(keel, place, case):
+    arguments, said = BAD_IMPORTS[case]
+    given = arguments(place)
+    before = contents(place)
+    check_refused(keel("import", *given, "-o", "out.safetensors"), *said)
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frob"], ("No such command 'frob'", "see keel --help")),
+        (["extrakt"], ("'extrakt'", "see keel --help")),
+        (["--frob"], ("--frob", "see keel --help")),
+        (["extract"], ("Missing argument", "see keel extract --help")),
+        (["extract", "m"], ("Missing option", "--out", "see keel extract --help")),
+        (["drift", "run"], ("Missing argument", "see keel drift --help")),
+    ],
+)
+def test_what_is_no_command_is_refused_with_the_help_to_read(keel, arguments, said):
+    """Once, after an unknown command, the help of that very command was named."""
+    check_refused(keel(*arguments), *said)
