@@ -45,6 +45,8 @@ def calibrate(
     seed: console.Seed = 0,
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
+    blocks: console.Blocks = None,
+    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
 ) -> None:
     """Find the floor: how high it can lie, how often it fires, and at what price."""
@@ -63,7 +65,7 @@ def calibrate(
         priced_rollouts=answers,
         seed=seed,
     )
-    engine = console.open_model(opened.identity.model_id, device, dtype)
+    engine = console.open_model(opened.identity.model_id, device, dtype, blocks, trust_remote_code)
     with console.progress() as progress:
         found = pipeline.calibrate(engine, RunFolder(run), settings, on_progress=progress)
     show_calibration(found, run, json)

@@ -43,6 +43,8 @@ def chat(
     seed: console.Seed = 0,
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
+    blocks: console.Blocks = None,
+    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
 ) -> None:
     """Talk to the model; after each answer a needle shows where it stands.
@@ -57,7 +59,7 @@ def chat(
 
     opened = open_run(run)
     floors = pipeline.floors_of(opened, setting)
-    engine = console.open_model(opened.identity.model_id, device, dtype)
+    engine = console.open_model(opened.identity.model_id, device, dtype, blocks, trust_remote_code)
     layer = pipeline.drift_layer(opened.axis, floors)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
     sampling = Sampling(max_new_tokens, temperature)

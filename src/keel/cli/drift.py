@@ -49,6 +49,8 @@ def drift(
     seed: console.Seed = 0,
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
+    blocks: console.Blocks = None,
+    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
 ) -> None:
     """See how far conversations drift from the Assistant, turn by turn."""
@@ -60,7 +62,7 @@ def drift(
     conversations = [talk for file in files for talk in read_conversations(file)]
     identity = open_run(run).identity
     folder = RunFolder(run)
-    engine = console.open_model(identity.model_id, device, dtype)
+    engine = console.open_model(identity.model_id, device, dtype, blocks, trust_remote_code)
     if replay:
         settings: _ReplaySettings = {
             "sampling": Sampling(max_new_tokens, temperature),

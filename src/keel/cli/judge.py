@@ -34,6 +34,8 @@ def judge(
     min_count: Annotated[int, typer.Option(help="Answers a role needs.", min=1)] = 3,
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
+    blocks: console.Blocks = None,
+    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
 ) -> None:
     """Score how far each answer plays its role, by its likelihood with and without the role."""
@@ -43,7 +45,7 @@ def judge(
     from keel.store import RunFolder, open_run
 
     opened = open_run(run)
-    engine = console.open_model(opened.identity.model_id, device, dtype)
+    engine = console.open_model(opened.identity.model_id, device, dtype, blocks, trust_remote_code)
     pipeline.check_same_model(engine, opened.axis)
     mapping = MapSettings(min_count=min_count, label="playing") if remap else None
     with console.progress() as progress:
