@@ -64,6 +64,9 @@ def test_frequencies_match_the_renormalised_nucleus():
     assert float((tokens == 1).float().mean()) == pytest.approx(2 / 3, abs=0.017)
 
 
-def test_logits_that_are_not_numbers_are_refused():
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_logits_that_are_not_numbers_are_refused(temperature):
+    logits = torch.zeros(1, 5)
+    logits[0, 3] = torch.nan
     with pytest.raises(NotFiniteError, match="float32"):
-        draw(torch.full((1, 5), torch.nan), Sampling(1, 0.7, 0.9), torch.zeros(1))
+        draw(logits, Sampling(1, temperature, 0.9), torch.zeros(1))

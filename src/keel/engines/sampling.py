@@ -28,11 +28,11 @@ def draw(
     one token. Raises NotFiniteError when a row has no finite logit.
     """
     if sampling.temperature == 0:
+        _check_finite(logits_BV.amax(-1))
         return logits_BV.argmax(-1)
     logits_BV = logits_BV.float() / sampling.temperature
     total_B = torch.logsumexp(logits_BV, -1, keepdim=True)
-    if not bool(torch.isfinite(total_B).all()):
-        raise NotFiniteError("the model's logits hold NaN or Inf; try dtype float32")
+    _check_finite(total_B)
     count = min(_LIKELIEST, logits_BV.shape[-1])
     top_BN, tokens_BN = logits_BV.topk(count, -1)
     share_BN = (top_BN - total_B).exp()
@@ -40,6 +40,12 @@ def draw(
         top_BN, tokens_BN = logits_BV.sort(-1, descending=True)
         share_BN = (top_BN - total_B).exp()
     return _draw_sorted(share_BN, tokens_BN, sampling.top_p, uniform_B)
+
+
+def _check_finite(numbers_B: Tensor) -> None:
+    """One number per row tells: NaN and Inf pass through a maximum or a sum."""
+    if not bool(torch.isfinite(numbers_B).all()):
+        raise NotFiniteError("the model's logits hold NaN or Inf; try dtype float32")
 
 
 def _draw_sorted(share_BN: Tensor, tokens_BN: Tensor, top_p: float, uniform_B: Tensor) -> Tensor:
