@@ -33,7 +33,7 @@ def run(dial: Dial) -> list[Outcome]:
     )
     setting = (
         f"{found['dtype']}, batch {rows} × {new_tokens} new tokens, "
-        f"layers {_BAND[0]} to {_BAND[-1]}"
+        f"greedy, layers {_BAND[0]} to {_BAND[-1]}"
     )
     notes = (f"the floors moved {found['firing']:.0%} of all (token, layer) slots",)
     return [Outcome("capping", setting, rounds, comparisons, rows * new_tokens, notes)]

@@ -32,7 +32,7 @@ def run(dial: Dial) -> list[Outcome]:
 
     long, short = f"{many * _ASKED} rollouts", f"{few * _ASKED} rollouts"
     arms = {short: lambda: measure(few), long: lambda: measure(many)}
-    rounds = in_turn(arms, dial.rounds(usual=1), lambda *done: narrate("memory", *done))
+    rounds = in_turn(arms, dial.rounds(usual=2), lambda *done: narrate("memory", *done))
     peaks = ratio_of(rounds, "peak_bytes", long, short)
     comparisons = (Comparison(f"{long} / {short}, peak memory", peaks, _TARGET),)
     setting = f"{', '.join(dtypes)}, batches of {rows} × {new_tokens} new tokens"

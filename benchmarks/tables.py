@@ -20,11 +20,14 @@ def show_arms(console: Console, outcome: Outcome) -> None:
     """What each arm took in one benchmark."""
     rounds = max(len(found) for found in outcome.rounds.values())
     console.print(f"[bold]{outcome.name}[/]: {outcome.setting}; rounds: {rounds}", highlight=False)
+    headings = ("arm", "wall s", "CPU s", "tokens / CPU s", "peak MB", "beyond the model MB")
+    rows = [(arm, *_cells(found, outcome.tokens)) for arm, found in outcome.rounds.items()]
+    shown = [place for place in range(len(headings)) if any(row[place] for row in rows)]
     table = Table()
-    for heading in ("arm", "wall s", "CPU s", "tokens / CPU s", "peak MB", "beyond the model MB"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
-    for arm, found in outcome.rounds.items():
-        table.add_row(arm, *_cells(found, outcome.tokens))
+    for place in shown:
+        table.add_column(headings[place], justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*(row[place] for place in shown))
     console.print(table)
     for note in outcome.notes:
         console.print(f"  {note}", highlight=False)

@@ -57,21 +57,29 @@ def two_passes(*, rows: int, new_tokens: int) -> dict[str, Any]:
 
 
 def capping(*, repeats: int, rows: int, new_tokens: int, band: list[int]) -> dict[str, Any]:
-    """Three arms in turn: uncapped, capped by Keel, capped by a plain hook on the same layers."""
+    """Three arms in turn: uncapped, capped by Keel, capped by a plain hook on the same layers.
+
+    All take the likeliest token: caps change the texts, and what it takes to sample a token
+    depends on how many words are likely, which would be counted as the price of the caps.
+    """
     engine, asked = _engine(), prompts(rows)
     floors = median_floors(engine, asked, band)
 
+    def greedy(count: int, interventions: Sequence[Intervention] = ()) -> None:
+        likeliest = Sampling(count, temperature=0)
+        list(engine.generate(asked, likeliest, seed=0, interventions=interventions))
+
     def hooked(count: int) -> None:
         with plain_caps(engine.decoder.blocks, floors):
-            answer(engine, asked, count)
+            greedy(count)
 
     arms: dict[str, Callable[[int], object]] = {
-        "uncapped": lambda count: answer(engine, asked, count),
-        "capped": lambda count: answer(engine, asked, count, interventions=floors),
+        "uncapped": greedy,
+        "capped": lambda count: greedy(count, floors),
         "plain hook": hooked,
     }
     found = _in_turn("capping", engine, arms, repeats, new_tokens)
-    answer(engine, asked, _WARM_UP_TOKENS, interventions=floors)
+    greedy(new_tokens, floors)
     return {**found, "firing": engine.firing.rate}
 
 
@@ -80,11 +88,9 @@ def answer(
     asked: Sequence[Prompt],
     new_tokens: int,
     recording: Recording = Recording(),
-    interventions: Sequence[Intervention] = (),
 ) -> list[Completion]:
     """Keel's way: the engine's completions of one batch."""
-    how = {"seed": 0, "recording": recording, "interventions": interventions}
-    return list(engine.generate(asked, Sampling(new_tokens), **how))
+    return list(engine.generate(asked, Sampling(new_tokens), seed=0, recording=recording))
 
 
 def plain(engine: Any, asked: Sequence[Prompt], new_tokens: int) -> tuple[Tensor, Tensor]:

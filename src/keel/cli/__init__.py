@@ -16,9 +16,6 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
-    # Read when torch loads: threads that wait sleep instead of spinning, or two programs on the
-    # same cores slow each other down many times over.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

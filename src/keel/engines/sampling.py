@@ -36,10 +36,14 @@ def draw(
     count = min(_LIKELIEST, logits_BV.shape[-1])
     top_BN, tokens_BN = logits_BV.topk(count, -1)
     share_BN = (top_BN - total_B).exp()
-    if sampling.top_p == 1 or bool((share_BN.sum(-1) < sampling.top_p).any()):
-        top_BN, tokens_BN = logits_BV.sort(-1, descending=True)
-        share_BN = (top_BN - total_B).exp()
-    return _draw_sorted(share_BN, tokens_BN, sampling.top_p, uniform_B)
+    drawn_B = _draw_sorted(share_BN, tokens_BN, sampling.top_p, uniform_B)
+    # Rows whose nucleus reaches further are few; only they pay for sorting the vocabulary.
+    wide_B = (share_BN.sum(-1) < sampling.top_p) | (sampling.top_p == 1)
+    if bool(wide_B.any()):
+        top_BN, tokens_BN = logits_BV[wide_B].sort(-1, descending=True)
+        share_BN = (top_BN - total_B[wide_B]).exp()
+        drawn_B[wide_B] = _draw_sorted(share_BN, tokens_BN, sampling.top_p, uniform_B[wide_B])
+    return drawn_B
 
 
 def _check_finite(numbers_B: Tensor) -> None:

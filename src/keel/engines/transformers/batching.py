@@ -16,7 +16,7 @@ _MEMORY_SHARE = 0.5
 _ROWS_CPU = 64
 """Past this many rows a CPU generates no faster, and a batch is what a kill can cost."""
 _ROWS_GPU = 512
-_READ_TOKENS_CPU = 2048
+_READ_TOKENS_CPU = 640
 _READ_TOKENS_GPU = 32768
 
 
