@@ -170,7 +170,7 @@ def test_histograms_hold_the_share_of_tokens_of_each_kind():
     assert layer.default_mean == pytest.approx(1.5)
 
 
-def test_progress_reaches_its_total(engine):
+def test_progress_rises_with_each_answer_compared_and_reaches_its_total(engine):
     told = []
     settings = CalibrateSettings(bands=(Band(4, 8),), percentiles=(50.0, 75.0))
     calibrate_floors(
@@ -181,4 +181,7 @@ def test_progress_reaches_its_total(engine):
         settings=settings,
         on_progress=lambda done, total: told.append((done, total)),
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    steps = [done for done, total in told if total == 100]
+    assert steps == sorted(steps) and len(steps) == len(told)
+    assert len(set(steps)) > 10
+    assert steps[-1] == 100

@@ -60,15 +60,15 @@ def calibrate_floors(
 ) -> Calibration:
     """Distributions at every layer, priced settings, and the strongest within the price bound.
 
-    `default` and `roles` stream answers of the model as itself and in a role.
+    `default` and `roles` stream answers of the model as itself and in a role. `on_progress` is
+    told per cent.
     """
     chosen = [
         choose_rollouts(group, settings.rollouts, settings.seed) for group in (default, roles)
     ]
     projections = read_projections(engine, axis, chosen[0], chosen[1])
     candidates = _candidates(projections, axis, settings)
-    on_progress(1, len(candidates) + 1)
-    done = iter(range(2, len(candidates) + 2))
+    on_progress(10, 100)
     priced = price_settings(
         engine,
         axis,
@@ -76,7 +76,7 @@ def calibrate_floors(
         candidates,
         default=chosen[0][: settings.priced_rollouts],
         roles=chosen[1][: settings.priced_rollouts],
-        on_setting=lambda: on_progress(next(done), len(candidates) + 1),
+        on_progress=lambda share: on_progress(10 + round(90 * share), 100),
     )
     best = choose_setting(priced, settings.price_bound)
     tried = [round(p) for p in settings.percentiles if p == round(p)]

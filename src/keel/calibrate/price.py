@@ -28,18 +28,20 @@ def price_settings(
     *,
     default: Sequence[Rollout],
     roles: Sequence[Rollout],
-    on_setting: Callable[[], None] = lambda: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> list[PricedSetting]:
     """Price and effect of each candidate, on given answers that are read again under it.
 
     Price: mean KL per token from the unsteered model on its own default answers. Effect: how far
-    role-playing answers rise at the last layer, which every band comes before.
+    role-playing answers rise at the last layer, which every band comes before. `on_progress` is
+    told the share done.
     """
     conversations = [r.conversation for r in (*default, *roles)]
-    kl = _divergences(engine, conversations, [list(c.floors) for c in candidates])
+    settings = [list(c.floors) for c in candidates]
+    kl = _divergences(engine, conversations, settings, lambda share: on_progress(share / 2))
     before, _ = _read_last_layer(engine, axis, conversations, ())
     priced = []
-    for candidate, kl_N in zip(candidates, kl, strict=True):
+    for number, (candidate, kl_N) in enumerate(zip(candidates, kl, strict=True), 1):
         after, firing = _read_last_layer(engine, axis, conversations, tuple(candidate.floors))
         rise = _mean(after[len(default) :]) - _mean(before[len(default) :])
         priced.append(
@@ -55,17 +57,21 @@ def price_settings(
                 shift_gaps=rise / float(axis.gap[-1]),
             )
         )
-        on_setting()
+        on_progress(0.5 + number / len(candidates) / 2)
     return priced
 
 
 def _divergences(
-    engine: Engine, conversations: Sequence[Conversation], settings: Sequence[list[Floor]]
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    settings: Sequence[list[Floor]],
+    on_progress: Callable[[float], None],
 ) -> list[list[float]]:
     """Mean KL per token of each conversation, for each setting."""
     found = [[math.nan] * len(conversations) for _ in settings]
-    for one in engine.divergence(conversations, settings):
+    for done, one in enumerate(engine.divergence(conversations, settings), 1):
         found[one.setting][one.place] = one.kl
+        on_progress(done / (len(conversations) * len(settings)))
     return found
 
 

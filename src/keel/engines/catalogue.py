@@ -123,8 +123,10 @@ def _convert(source: Path, target: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**where)
     config = loaded.config.__class__(**_without_source(loaded.config.to_dict()))
-    rebuilt = type(loaded)(config)
-    rebuilt.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):
+        rebuilt = type(loaded)(config)
+    rebuilt.load_state_dict(loaded.state_dict(), assign=True)
+    rebuilt.tie_weights()
     if rebuilt.can_generate():
         rebuilt.generation_config = loaded.generation_config
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))

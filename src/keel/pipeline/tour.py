@@ -37,7 +37,7 @@ def tour(
     """The whole of Keel once, at the smallest scale: map, floor, a provoking talk, the report."""
     settings = ExtractSettings.at_scale("smoke", seed)
     found = extract(engine, folder, settings, command=command, on_progress=on_progress)
-    floor_settings = CalibrateSettings(rollouts=60, priced_rollouts=8, seed=seed)
+    floor_settings = CalibrateSettings(rollouts=60, priced_rollouts=12, seed=seed)
     calibration = calibrate(engine, folder, floor_settings, on_progress=on_progress)
     scenario = load_scenarios()[0]
     replayed = replay_conversation(

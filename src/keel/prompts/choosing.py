@@ -42,7 +42,7 @@ class PromptSettings:
 def settings_for(scale: str) -> PromptSettings:
     """The choice at a scale: `smoke`, `small` or `paper` (all of everything)."""
     known = {
-        "smoke": PromptSettings(24, 16, 1),
+        "smoke": PromptSettings(24, 14, 1),
         "small": PromptSettings(40, 20, 2),
         "paper": PromptSettings(),
     }

@@ -13,8 +13,8 @@ from keel.engines.protocol import Divergence
 from keel.engines.transformers.reading import Sheet, content_logits
 from keel.steering import Intervention
 
-_ROWS = 512
-"""Tokens compared at once: bounds the float32 copies of logits."""
+_ROWS, _ROWS_CPU = 512, 32
+"""Tokens compared at once: bounds the float32 copies of logits; on a CPU they stay in its cache."""
 
 
 def divergences(
@@ -41,13 +41,13 @@ def kl_per_token(
     plain_NV: Float[Tensor, "token vocabulary"], steered_NV: Float[Tensor, "token vocabulary"]
 ) -> Float[Tensor, " token"]:
     """KL(plain ‖ steered) of the two distributions at each token, in nats, in float32."""
+    rows = _ROWS_CPU if plain_NV.device.type == "cpu" else _ROWS
     parts = []
-    for plain, steered in zip(
-        torch.split(plain_NV, _ROWS), torch.split(steered_NV, _ROWS), strict=True
-    ):
-        log_p = torch.log_softmax(plain.float(), -1)
-        log_q = torch.log_softmax(steered.float(), -1)
-        parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
+    for plain, steered in zip(plain_NV.split(rows), steered_NV.split(rows), strict=True):
+        log_p = torch.log_softmax(plain, -1, dtype=torch.float32)
+        log_q = torch.log_softmax(steered, -1, dtype=torch.float32)
+        difference = log_q.neg_().add_(log_p)
+        parts.append(difference.mul_(log_p.exp_()).sum(-1).clamp_min(0).cpu())
     return torch.cat(parts)
 
 
