@@ -15,7 +15,7 @@ _ASKED = _ROLES + 5
 def run(dial: Dial) -> list[Outcome]:
     """Peak memory of a whole extraction, and of one ten times (quick: four times) as long."""
     few, many = (2, 8) if dial.is_quick else (4, 40)
-    rows, new_tokens = (25, 4) if dial.is_quick else (50, 8)
+    rows, new_tokens = (25, 4) if dial.is_quick else (25, 8)
     dtypes: set[str] = set()
 
     def measure(questions: int) -> Measurement:

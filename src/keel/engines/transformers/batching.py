@@ -17,6 +17,7 @@ _ROWS_CPU = 64
 """Past this many rows a CPU generates no faster, and a batch is what a kill can cost."""
 _ROWS_GPU = 512
 _READ_TOKENS_CPU = 640
+_WIDTH_STEP = 8
 _READ_TOKENS_GPU = 32768
 
 
@@ -43,6 +44,14 @@ def budget_for(model: Any, device: torch.device) -> Budget:
     return Budget(max(tokens, 1), rows, _READ_TOKENS_GPU if is_gpu else _READ_TOKENS_CPU)
 
 
+def padded_width(length: int) -> int:
+    """Columns of a batch whose longest row has so many tokens.
+
+    Few widths mean few shapes: kernels are prepared, and memory is cut up, once for each.
+    """
+    return -(-length // _WIDTH_STEP) * _WIDTH_STEP
+
+
 def by_length(lengths: Sequence[int], *, new_tokens: int, budget: Budget) -> list[tuple[int, ...]]:
     """Places grouped into batches of like length, longest first, so that what cannot fit fails
     at once; batches of about equal size. The same arguments give the same batches.
@@ -52,7 +61,7 @@ def by_length(lengths: Sequence[int], *, new_tokens: int, budget: Budget) -> lis
     order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
     batches: list[tuple[int, ...]] = []
     while order:
-        width = lengths[order[0]] + new_tokens
+        width = padded_width(lengths[order[0]]) + new_tokens
         if width > budget.tokens:
             raise UsageError(
                 f"a prompt of {lengths[order[0]]} tokens with {new_tokens} new ones needs "

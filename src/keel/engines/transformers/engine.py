@@ -19,7 +19,7 @@ from keel.engines.protocol import (
     Recording,
 )
 from keel.engines.streaming import TextStream
-from keel.engines.transformers.batching import Budget, budget_for, by_length
+from keel.engines.transformers.batching import Budget, budget_for, by_length, padded_width
 from keel.engines.transformers.divergence import divergences
 from keel.engines.transformers.generation import Finished, Job, run_batch
 from keel.engines.transformers.reading import Sheet, read_sheet
@@ -150,7 +150,7 @@ class TransformersEngine:
 
     def _left_padded(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [self.template.prompt_ids(p.conversation) for p in prompts]
-        width = max(len(row) for row in rows)
+        width = padded_width(max(len(row) for row in rows))
         ids_BT = torch.full((len(rows), width), self._pad())
         mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
         for place, row in enumerate(rows):
