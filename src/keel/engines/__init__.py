@@ -41,10 +41,16 @@ def open_engine(model: str, engine: str = "transformers", **settings: Any) -> En
     """An engine for an alias (`smollm2`), a hub id or a local folder.
 
     `settings` are those of the engine, for transformers: device, dtype, revision, blocks,
-    trust_remote_code. Raises UsageError for an unknown engine, ModelLoadError for an unknown model.
+    trust_remote_code; for vLLM the fields of `keel.engines.vllm.VllmSettings`. Raises UsageError
+    for an unknown engine, ModelLoadError for an unknown model.
     """
+    if engine == "vllm":
+        from keel.engines.vllm import VllmSettings
+        from keel.engines.vllm import load_engine as load_vllm
+
+        return load_vllm(model, VllmSettings(**settings))
     if engine != "transformers":
-        raise UsageError(f"engine is {engine!r}, expected 'transformers'")
+        raise UsageError(f"engine is {engine!r}, expected 'transformers' or 'vllm'")
     from keel.engines.transformers import LoadSettings, load_engine
 
     return load_engine(model, LoadSettings(**settings))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from keel.errors import ChatTemplateError
 from keel.types import Conversation, Message, Speaker
 
@@ -62,7 +64,7 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.is_plain = not getattr(tokenizer, "chat_template", None)
-        self.source = PLAIN_TEMPLATE if self.is_plain else str(tokenizer.chat_template)
+        self.source = PLAIN_TEMPLATE if self.is_plain else _source_of(tokenizer)
 
     @cached_property
     def hash(self) -> str:
@@ -71,11 +73,18 @@ class ChatTemplate:
 
     @cached_property
     def supports_system(self) -> bool:
-        """Whether a system message reaches the model; else it is put before the user's text."""
+        """Whether a system message reaches the model; else it is put before the user's text.
+
+        Raises ChatTemplateError where the template fails on one instead of refusing it.
+        """
         try:
             text = self._apply(_marked(("system", "user")), False)
-        except Exception:  # templates refuse with whatever exception they like
-            return False
+        except Exception as error:
+            if type(error) is TemplateError:  # raised by `raise_exception`, and by no mistake
+                return False
+            raise ChatTemplateError(
+                f"the chat template fails on a system message: {error}; mend the template"
+            ) from error
         return _mark(0) in text and _mark(1) in text
 
     @cached_property
@@ -203,6 +212,14 @@ class ChatTemplate:
                 **arguments,
             )
         )
+
+
+def _source_of(tokenizer: Any) -> str:
+    """The template in use: of several with names, the default one."""
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise ChatTemplateError(f"it is unclear which chat template to follow: {error}") from error
 
 
 def _mark(place: int) -> str:

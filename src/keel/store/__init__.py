@@ -4,7 +4,7 @@ from keel.store.artefacts import save_axis
 from keel.store.floors_file import FloorsFile, read_floors, save_floors
 from keel.store.folder import RunFolder
 from keel.store.gguf import export_gguf_control_vector, read_gguf_control_vector
-from keel.store.load import load_axis, load_floors
+from keel.store.load import load_axis, load_floors, load_settings
 from keel.store.manifest import Kept, Manifest
 from keel.store.plan import RunPlan
 from keel.store.reference import Orientation, export_axis_pt, export_capping_config_pt
@@ -23,6 +23,7 @@ __all__ = [
     "export_gguf_control_vector",
     "load_axis",
     "load_floors",
+    "load_settings",
     "open_run",
     "read_floors",
     "read_gguf_control_vector",

@@ -78,6 +78,20 @@ def load_floors(
     return floors
 
 
+def load_settings(source: str | Path) -> dict[str, Floors]:
+    """All bands of a file of ours or of a run folder, by name; of a `capping_config.pt` the one.
+
+    Raises as `load_floors`.
+    """
+    path = locate(source, _FLOORS_NAMES)
+    if path.suffix == ".pt":
+        return {(floors := _read_floors(path, None, None)).name: floors}
+    if path.is_dir():
+        run = open_run(path)
+        return {name: run.floors_named(name) for name in run.settings}
+    return {floors.name: floors for floors in read_floors(path).settings}
+
+
 def _read_axis(
     path: Path, identity: ModelIdentity | None, orientation: Orientation | None
 ) -> AssistantAxis:

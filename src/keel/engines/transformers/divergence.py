@@ -43,7 +43,9 @@ def kl_per_token(
     """KL(plain ‖ steered) of the two distributions at each token, in nats, in float32."""
     rows = _ROWS_CPU if plain_NV.device.type == "cpu" else _ROWS
     parts = []
-    for plain, steered in zip(plain_NV.split(rows), steered_NV.split(rows), strict=True):
+    for plain, steered in zip(
+        torch.split(plain_NV, rows), torch.split(steered_NV, rows), strict=True
+    ):
         log_p = torch.log_softmax(plain, -1, dtype=torch.float32)
         log_q = torch.log_softmax(steered, -1, dtype=torch.float32)
         difference = log_q.neg_().add_(log_p)

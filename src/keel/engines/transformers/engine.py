@@ -141,9 +141,10 @@ class TransformersEngine:
         self, conversations: Sequence[Conversation]
     ) -> Iterator[tuple[Sheet, tuple[int, ...]]]:
         transcripts = [self.template.transcript(c) for c in conversations]
-        tokens = max([self.budget.read_tokens, *(len(t.token_ids) for t in transcripts)])
-        budget = replace(self.budget, tokens=tokens, rows=tokens)
         lengths = [len(t.token_ids) for t in transcripts]
+        # One conversation is read whole, however long.
+        tokens = max([self.budget.read_tokens, *map(padded_width, lengths)])
+        budget = replace(self.budget, tokens=tokens, rows=tokens)
         for places in by_length(lengths, new_tokens=0, budget=budget):
             rows = [transcripts[place] for place in places]
             yield Sheet.of(rows, self._pad(), self.device), places

@@ -1,0 +1,17 @@
+"""Keel inside vLLM: a plugin that steers and records per request, and the engine that uses it."""
+
+from keel.engines.vllm.deployment import Asked, Deployment
+from keel.engines.vllm.engine import VllmEngine
+from keel.engines.vllm.loading import VllmSettings, check_version, load_engine
+from keel.engines.vllm.setting import Setting, Step
+
+__all__ = [
+    "Asked",
+    "Deployment",
+    "Setting",
+    "Step",
+    "VllmEngine",
+    "VllmSettings",
+    "check_version",
+    "load_engine",
+]

@@ -1,0 +1,192 @@
+"""Keel in vLLM's engine core: which settings there are, whose cache is whose, and the self-test.
+
+Nobody is answered before the self-test has passed: it sends requests of its own through the
+scheduler and the real execution paths, and looks at what they did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
+from keel.engines.vllm.setting import Setting
+from keel.errors import NotAppliedError, UsageError
+from keel.geometry import unit
+from keel.types import Floor
+
+SCRATCH = "keel-self-test"
+_HUGE = 1e4
+"""A floor that every token is under, in residual norms far beyond any model's."""
+_PROMPT_TOKENS, _NEW_TOKENS = 24, 4
+
+
+class CoreHold:
+    """What the engine core knows of Keel."""
+
+    def __init__(self, core: Any, deployment: Deployment) -> None:
+        self.core, self.deployment = core, deployment
+        self.settings: dict[str, Setting] = {}
+        self.canary_s = 0.0
+        self.next_canary = float("inf")
+        self.tests = 0
+
+    def start(self, asked: Asked | None) -> None:
+        """Test the engine, then hold what the environment asks for.
+
+        Raises NotAppliedError where the test fails: the engine does not start.
+        """
+        self.self_test()
+        if asked is not None:
+            from keel.engines.vllm.serving import default_of, settings_of
+
+            held = settings_of(asked)
+            kept = [default_of(asked)] if self.deployment.is_global else list(held)
+            for name in kept:
+                self.register(Setting.of(name, held[name]))
+            self.canary_s = asked.canary_s
+            if self.canary_s:
+                self.next_canary = time.monotonic() + self.canary_s
+
+    def register(self, setting: Setting) -> None:
+        """Hold a setting in every worker."""
+        self.core.collective_rpc("keel_call", None, ("register", setting.name, setting.to_bytes()))
+
+    def overhear(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Note what was just registered in the workers."""
+        call = kwargs.get("args") or (args[1] if len(args) > 1 else ())
+        if call and call[0] == "register":
+            setting = Setting.from_bytes(call[1], call[2])
+            if setting.steps:
+                self.settings[setting.name] = setting
+            else:
+                self.settings.pop(setting.name, None)
+
+    def admit(self, request: Any) -> None:
+        """Give a request the cache salt of its setting.
+
+        Raises UsageError for a setting that is not there.
+        """
+        parameters = request.sampling_params
+        arguments = (parameters.extra_args if parameters is not None else None) or {}
+        request.cache_salt = self._setting_of(arguments).salt(request.cache_salt)
+
+    def watch(self) -> None:
+        """Between steps: the canary, when it is due.
+
+        Raises NotAppliedError when a layer was passed by, and the engine ends.
+        """
+        if time.monotonic() < self.next_canary:
+            return
+        self.next_canary = time.monotonic() + self.canary_s
+        for name in self.settings:
+            self.core.collective_rpc("keel_call", None, ("firing", name))
+        if not self.deployment.is_global and not self.core.scheduler.has_requests():
+            self.self_test()
+
+    def self_test(self) -> None:
+        """One request unsteered, one under a huge floor at every held layer, one unsteered again.
+
+        The floor must move every token at every layer, change what is predicted, and leave no
+        trace. Raises NotAppliedError.
+        """
+        self.tests += 1
+        before = self._answer(OFF)
+        self.register(self._scratch())
+        steered = self._answer(SCRATCH)
+        for firing in self.core.collective_rpc("keel_call", None, ("firing", SCRATCH)):
+            _check_firing(firing)
+        self.register(Setting(SCRATCH, ()))
+        after = self._answer(OFF)
+        if steered == before:
+            raise NotAppliedError(
+                "self-test: a floor far above every token changed nothing that the model "
+                "predicts; this engine would serve uncapped, and does not start"
+            )
+        if after != before:
+            raise NotAppliedError(
+                "self-test: an unsteered request after a steered one is not what it was before; "
+                "this engine would mix settings, and does not start"
+            )
+
+    def _scratch(self) -> Setting:
+        draws = torch.Generator().manual_seed(0)
+        config = self.core.vllm_config.model_config
+        hidden = int(config.get_hidden_size())
+        layers = self.deployment.layers
+        if layers is None:
+            layers = tuple(range(int(config.hf_text_config.num_hidden_layers)))
+        return Setting.of(
+            SCRATCH,
+            [Floor(n, unit(torch.randn(hidden, generator=draws)), _HUGE) for n in layers],
+        )
+
+    def _setting_of(self, arguments: Mapping[str, Any]) -> Setting:
+        name = arguments.get(KEY, self.deployment.default)
+        if self.deployment.is_global and SCRATCH not in self.settings:
+            name = self.deployment.default
+        if name == OFF or (name == self.deployment.default and not self.settings):
+            return Setting(OFF, ())
+        if name not in self.settings:
+            raise UsageError(f"setting {name!r} is not registered; there are {list(self.settings)}")
+        return self.settings[name]
+
+    def _answer(self, name: str) -> list[Any]:
+        """Greedy tokens with their log-probabilities, for one request of our own."""
+        from vllm import SamplingParams
+        from vllm.v1.engine import EngineCoreRequest
+
+        vocabulary = int(self.core.vllm_config.model_config.get_vocab_size())
+        prompt = [3 + (7 * n) % max(vocabulary - 3, 1) for n in range(_PROMPT_TOKENS)]
+        parameters = SamplingParams(
+            temperature=0.0,
+            max_tokens=_NEW_TOKENS,
+            ignore_eos=True,
+            logprobs=1,
+            skip_reading_prefix_cache=True,
+            extra_args={KEY: name},
+        )
+        request = EngineCoreRequest(
+            request_id=f"{SCRATCH}-{self.tests}-{name}-{time.monotonic_ns()}",
+            prompt_token_ids=prompt,
+            mm_features=None,
+            sampling_params=parameters,
+            pooling_params=None,
+            arrival_time=time.time(),
+            lora_request=None,
+            cache_salt=f"{SCRATCH}-{time.monotonic_ns()}",
+            data_parallel_rank=None,
+        )
+        return self._run(request)
+
+    def _run(self, request: Any) -> list[Any]:
+        """The request through the engine's own steps; what it gave, token by token."""
+        core = self.core
+        core.add_request(*core.preprocess_add_request(request))
+        found: list[Any] = []
+        while core.scheduler.has_requests():
+            outputs, executed = core.step_fn()
+            core.post_step(executed)
+            for group in (outputs or {}).values():
+                for one in group.outputs:
+                    if one.request_id == request.request_id:
+                        found += _predicted(one)
+        return found
+
+
+def _predicted(output: Any) -> list[Any]:
+    tokens = list(output.new_token_ids)
+    scores = output.new_logprobs
+    return [*tokens, *(scores.logprobs.tolist() if scores is not None else [])]
+
+
+def _check_firing(firing: Mapping[int, tuple[int, int]]) -> None:
+    for layer, (seen, fired) in firing.items():
+        if not seen or fired != seen:
+            raise NotAppliedError(
+                f"self-test: layer {layer} moved {fired} of {seen} tokens to a floor that all are "
+                "under; this engine would serve uncapped, and does not start"
+            )

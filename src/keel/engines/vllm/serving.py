@@ -1,0 +1,115 @@
+"""What a served engine is asked to hold: from `KEEL_FLOORS` to a deployment and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from keel.engines.catalogue import weights_fingerprint
+from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
+from keel.engines.vllm.setting import Setting
+from keel.errors import ModelMismatchError, UsageError
+from keel.store import load_floors, load_settings
+from keel.types import Floors
+
+_OURS = ("keel_record", "keel_spans", "keel_score")
+
+
+def deployment_for(asked: Asked) -> Deployment:
+    """The deployment that holds a run's settings: one of them for all, or any per request."""
+    held = settings_of(asked)
+    default = default_of(asked)
+    if asked.is_enforced:
+        held = {default: held[default]}
+    packed = [Setting.of(name, floors) for name, floors in held.items()]
+    layers = sorted({layer for setting in packed for layer in setting.layers})
+    return Deployment(
+        layers=tuple(layers),
+        is_global=asked.is_enforced,
+        settings=len(packed) + 1,  # and one for the self-test
+        steps=max(setting.most_steps for setting in packed),
+        default=default,
+        is_enforced=asked.is_enforced,
+    )
+
+
+def settings_of(asked: Asked) -> Mapping[str, Floors]:
+    """All settings of the artefact that the environment names."""
+    return _read(asked.floors)
+
+
+def default_of(asked: Asked) -> str:
+    """The setting of requests that name none. Raises UsageError for one that is not there."""
+    if asked.setting is None:
+        return load_floors(asked.floors).name
+    if asked.setting not in settings_of(asked):
+        raise UsageError(
+            f"KEEL_SETTING is {asked.setting!r}, but {asked.floors} holds "
+            f"{', '.join(settings_of(asked))}"
+        )
+    return asked.setting
+
+
+def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -> None:
+    """Refuse a request that asks for a setting which it cannot have. Raises UsageError."""
+    name = arguments.get(KEY)
+    if deployment is None:
+        if name is not None:
+            raise UsageError(f"{KEY} is {name!r}, but this engine was started without Keel")
+        return
+    if not deployment.recordings and any(key in arguments for key in _OURS):
+        raise UsageError("this engine was started without recording")
+    if name is None:
+        return
+    if not isinstance(name, str):
+        raise UsageError(f"{KEY} is {name!r}, expected the name of a setting")
+    if deployment.is_enforced and name != deployment.default:
+        raise UsageError("this engine holds every request alike; leave out the setting")
+    asked = Asked.of()
+    if asked is not None and name != OFF and name not in settings_of(asked):
+        raise UsageError(
+            f"{KEY} is {name!r}, expected {OFF} or one of {', '.join(settings_of(asked))}"
+        )
+
+
+def refuse_unfit(config: Any, deployment: Deployment) -> None:
+    """Refuse an engine that cannot be held as asked, before it starts.
+
+    Raises ModelMismatchError for floors of another model, UsageError for what Keel cannot follow.
+    """
+    model = config.model_config
+    asked = Asked.of()
+    if asked is not None:
+        _check_model(settings_of(asked), model)
+    if config.speculative_config is not None and not deployment.is_global:
+        raise UsageError("per-request settings cannot follow speculative decoding; leave it out")
+    connector = getattr(config.kv_transfer_config, "kv_connector", None)
+    if connector == "ExampleConnector":
+        raise UsageError(f"{connector} ignores the cache salt and would mix settings; leave it out")
+
+
+def _check_model(held: Mapping[str, Floors], model: Any) -> None:
+    text = model.hf_text_config
+    folder = Path(model.model)
+    weights = weights_fingerprint(folder) if folder.is_dir() else ""
+    for floors in held.values():
+        made = floors.identity
+        if made is None:
+            continue
+        if (made.layers, made.hidden_size) != (text.num_hidden_layers, text.hidden_size):
+            raise ModelMismatchError(
+                f"setting {floors.name!r} was made on {made.model_id}, {made.layers} layers × "
+                f"{made.hidden_size}; this model has {text.num_hidden_layers} × {text.hidden_size}"
+            )
+        if made.weights_hash and weights and made.weights_hash != weights:
+            raise ModelMismatchError(
+                f"setting {floors.name!r} was made on other weights ({made.model_id}, "
+                f"{made.weights_hash[:12]}) than these ({weights[:12]}); calibrate on this model"
+            )
+
+
+@lru_cache(maxsize=8)
+def _read(source: str) -> Mapping[str, Floors]:
+    return load_settings(source)
