@@ -7,6 +7,7 @@ thresholds must not, so that they change without compiling again.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -47,6 +48,10 @@ class Deployment:
     def __post_init__(self) -> None:
         if self.settings < 1 or self.steps < 1:
             raise UsageError("a deployment holds one setting of one step or more")
+        if self.recordings < 0 or self.probes < 0:
+            raise UsageError(
+                f"{self.recordings} recordings and {self.probes} probes, expected 0 or more"
+            )
         if self.is_global and (self.recordings or self.probes):
             raise UsageError("a global deployment has no map of requests and cannot record them")
 
@@ -61,7 +66,8 @@ class Deployment:
         if entry is None:
             return None
         known = {field.name for field in fields(cls)}
-        if not isinstance(entry, Mapping) or set(entry) != known:
+        is_ours = isinstance(entry, Mapping) and set(entry) == known
+        if not is_ours or entry["graph_version"] != GRAPH_VERSION:
             raise UsageError(
                 f"additional_config[{KEY!r}] is not this Keel's; let Keel write it, and install "
                 "the same version on all machines"
@@ -85,16 +91,27 @@ class Asked:
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Asked | None:
-        """What is asked; None where `KEEL_FLOORS` is not set, and Keel stays out."""
+        """What is asked; None where `KEEL_FLOORS` is not set, and Keel stays out.
+
+        Raises UsageError for a value that makes no sense, and for a wish to enforce nothing.
+        """
         floors = environment.get("KEEL_FLOORS", "")
-        if not floors:
-            return None
         enforce = environment.get("KEEL_ENFORCE", "0")
         if enforce not in ("0", "1"):
             raise UsageError(f"KEEL_ENFORCE is {enforce!r}, expected 0 or 1")
-        minutes = environment.get("KEEL_CANARY_MINUTES", "0")
-        try:
-            canary_s = float(minutes) * 60
-        except ValueError as error:
-            raise UsageError(f"KEEL_CANARY_MINUTES is {minutes!r}, expected a number") from error
+        if not floors:
+            if enforce == "1":
+                raise UsageError("KEEL_ENFORCE is 1, but KEEL_FLOORS does not say what to hold")
+            return None
+        canary_s = 60 * _minutes(environment.get("KEEL_CANARY_MINUTES", "0"))
         return cls(floors, environment.get("KEEL_SETTING") or None, enforce == "1", canary_s)
+
+
+def _minutes(given: str) -> float:
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = math.nan
+    if not 0 <= minutes < math.inf:
+        raise UsageError(f"KEEL_CANARY_MINUTES is {given!r}, expected a number of 0 or more")
+    return minutes

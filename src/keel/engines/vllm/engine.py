@@ -205,7 +205,7 @@ class VllmEngine:
         self._tell_workers("register", name, setting.to_bytes())
         try:
             yield name
-            self.firing = self._firing(name)
+            self.firing = self._firing(name, setting.layers)
         finally:
             self._tell_workers("register", name, b"")
 
@@ -221,10 +221,10 @@ class VllmEngine:
             if recording.probes:
                 self._tell_workers("set_probes", b"")
 
-    def _firing(self, name: str) -> Firing:
+    def _firing(self, name: str, layers: Sequence[int]) -> Firing:
         found: dict[int, tuple[int, int]] = {}
         for worker in self._tell_workers("firing", name):
-            found |= {int(layer): tuple(counts) for layer, counts in worker.items()}
+            found |= {int(n): tuple(counts) for n, counts in worker.items() if int(n) in layers}
         return Firing(
             {layer: fired for layer, (_, fired) in sorted(found.items())},
             {layer: seen for layer, (seen, _) in sorted(found.items())},

@@ -12,35 +12,74 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.ledger import TRASH, Rows
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelLayoutError, UsageError
-
-TRASH = 8
-"""Spare rows that take the sums of tokens nobody records; several, so that they collide less."""
 
 
 class Shared(nn.Module):
     """Per-token maps that all layers of one model read; filled before each forward pass."""
 
+    phase_T: Int[Tensor, " slot"]
+    """2·setting + (1 if the token was generated); 0 does nothing."""
+    sums_row_T: Int[Tensor, " slot"]
+    """Recording that the token counts towards; from `recordings` on, none."""
+    tally_row_T: Int[Tensor, " slot"]
+    """Setting in whose firing the token is counted; 0 is nobody's."""
+
     def __init__(self, deployment: Deployment, max_tokens: int, device: torch.device) -> None:
         super().__init__()
         self.deployment = deployment
         self.max_tokens = max_tokens
+        self.filled = 0
         self.register_buffer("phase_T", _ints(max_tokens, device), persistent=False)
-        """2·setting + (1 if the token was generated); 0 does nothing."""
-        sums_row = torch.arange(max_tokens, device=device) % TRASH + deployment.recordings
-        self.register_buffer("sums_row_T", sums_row, persistent=False)
-        """Recording that the token counts towards; from `recordings` on, none."""
+        spare = torch.arange(max_tokens, device=device) % TRASH + deployment.recordings
+        self.register_buffer("sums_row_T", spare, persistent=False)
         self.register_buffer("tally_row_T", _ints(max_tokens, device), persistent=False)
-        """Setting in whose firing the token is counted; 0 is nobody's."""
+
+    def fill(self, rows: Rows) -> None:
+        """Say whose the tokens of the coming pass are; those of the pass before are forgotten."""
+        total = len(rows.phase_T)
+        if total < self.filled:
+            self.clear()
+        for target, source in (
+            (self.phase_T, rows.phase_T),
+            (self.sums_row_T, rows.sums_row_T),
+            (self.tally_row_T, rows.tally_row_T),
+        ):
+            target[:total].copy_(torch.from_numpy(source), non_blocking=True)
+        self.filled = total
+
+    def clear(self) -> None:
+        """Nothing is done to any token, and none is counted."""
+        self.phase_T[: self.filled] = 0
+        self.tally_row_T[: self.filled] = 0
+        if self.deployment.recordings:
+            spare = torch.arange(self.filled, device=self.sums_row_T.device) % TRASH
+            self.sums_row_T[: self.filled] = spare + self.deployment.recordings
+        self.filled = 0
 
 
 class HeldLayer(nn.Module):
     """Tables of one decoder layer, and what is done there to its output."""
+
+    shared: Shared
+    phase_T: Int[Tensor, " slot"]
+    sums_row_T: Int[Tensor, " slot"]
+    tally_row_T: Int[Tensor, " slot"]
+    directions_SKD: Float[Tensor, "setting step hidden"]
+    numbers_PKN: Float[Tensor, "phase step number"]
+    is_bound_SK: Bool[Tensor, "setting step"]
+    tally_S2: Int[Tensor, "setting two"]
+    """Tokens seen and tokens moved."""
+    sums_RD: Float[Tensor, "row hidden"]
+    norms_R: Float[Tensor, " row"]
+    probes_MD: Float[Tensor, "probe hidden"]
+    heights_TM: Float[Tensor, "slot probe"]
 
     def __init__(
         self,
@@ -60,7 +99,7 @@ class HeldLayer(nn.Module):
         self.records, self.probes = deployment.recordings > 0, deployment.probes > 0
         slots, steps = deployment.settings + 1, deployment.steps
         # vLLM builds models under its own default dtype: every dtype here is given.
-        new = {"dtype": torch.float32, "device": device}
+        new: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self.register_buffer("phase_T", shared.phase_T, persistent=False)
         self.register_buffer("sums_row_T", shared.sums_row_T, persistent=False)
         if is_steered:
@@ -110,14 +149,16 @@ class HeldLayer(nn.Module):
             total = moved if total is None else total + moved
             now = (bounded != 0) & is_bound
             fired = now if fired is None else fired | now
-        assert total is not None and fired is not None
+        assert total is not None
+        assert fired is not None
         seen_and_fired = torch.stack([torch.ones_like(fired), fired], -1).to(torch.int64)
         self.tally_S2.index_add_(0, self.tally_row_T[:tokens], seen_and_fired)
         return (hidden.float() + total).to(hidden.dtype)
 
     def _step(self, number: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         if self.is_global:
-            return self.directions_SKD[1, number], self.numbers_PKN[2, number], self._bound(number)
+            where = (1, number)
+            return self.directions_SKD[where], self.numbers_PKN[2, number], self.is_bound_SK[where]
         phase = self.phase_T[:tokens]
         slot = phase >> 1
         return (
@@ -125,9 +166,6 @@ class HeldLayer(nn.Module):
             self.numbers_PKN[phase, number],
             self.is_bound_SK[slot, number],
         )
-
-    def _bound(self, number: int) -> Tensor:
-        return self.is_bound_SK[1, number]
 
     def _record(self, hidden: Tensor, residual: Tensor | None) -> None:
         stream = _stream(hidden, residual)
@@ -171,6 +209,11 @@ def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == expected and _is_decoder(module)
+    }
+    lists = {  # a layer may hold as many experts as there are layers
+        name: module
+        for name, module in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
     }
     if len(lists) != 1:
         found = ", ".join(lists) or "none"

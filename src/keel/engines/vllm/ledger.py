@@ -24,6 +24,9 @@ SPANS = "keel_spans"
 SCORE = "keel_score"
 """Request argument: 1 keeps what predicts each recorded token, for likelihoods and divergences."""
 
+TRASH = 8
+"""Spare rows that take the sums of tokens nobody records; several, so that they collide less."""
+
 
 @dataclass
 class Turn:
@@ -35,7 +38,9 @@ class Turn:
     row: int
     """Recording that takes its sums; −1 where only scores are kept."""
     counted: int
-    """First position that is not yet counted."""
+    """First position that may still be counted."""
+    tokens: int = 0
+    """Positions counted so far: those that were computed, not those that a cache skipped."""
 
     def fresh(self, start: int, stop: int) -> tuple[int, int]:
         """Positions of [start, stop) that belong here and were not counted; marks them so."""
@@ -43,12 +48,13 @@ class Turn:
         last = stop if self.stop < 0 else min(stop, self.stop)
         if last > first:
             self.counted = last
+            self.tokens += last - first
         return first, max(first, last)
 
     @property
-    def tokens(self) -> int:
-        """Positions counted so far."""
-        return self.counted - self.start
+    def predictions(self) -> int:
+        """Tokens that others stand before, and that are therefore predicted."""
+        return max(0, self.stop - max(self.start, 1))
 
 
 @dataclass
@@ -84,7 +90,7 @@ class Rows:
     taken: list[tuple[str, int, int, int]]
     """(key, turn, first and last row + 1 in the step) of recorded stretches."""
     predicting: list[tuple[str, int, int]]
-    """(key, rows) whose output predicts a recorded token."""
+    """(key, first row, how many) whose output predicts a recorded token."""
 
 
 class Ledger:
@@ -116,16 +122,26 @@ class Ledger:
             self.claims.pop(request, None)
 
     def close(self, key: str) -> Claim:
-        """A recording that is being collected; its rows are free again."""
-        claim = self.by_key.pop(key)
+        """A recording that is being collected; its rows are free again, and nobody's.
+
+        Raises UsageError for one that is not there.
+        """
+        claim = self.recorded(key)
+        del self.by_key[key]
         self.free.extend(turn.row for turn in claim.turns if turn.row >= 0)
         return claim
+
+    def recorded(self, key: str) -> Claim:
+        """What is recorded under a key. Raises UsageError where there is nothing."""
+        if key not in self.by_key:
+            raise UsageError(f"nothing is recorded under {key!r}: not asked for, or collected")
+        return self.by_key[key]
 
     def rows(self, requests: Sequence[str], starts: Sequence[int], counts: Sequence[int]) -> Rows:
         """The maps of a step that computes `counts` tokens of each request from `starts` on."""
         total = int(sum(counts))
         phase_T = np.zeros(total, dtype=np.int64)
-        sums_row_T = self.recordings + np.arange(total, dtype=np.int64) % 8
+        sums_row_T = self.recordings + np.arange(total, dtype=np.int64) % TRASH
         tally_row_T = np.zeros(total, dtype=np.int64)
         rows = Rows(phase_T, sums_row_T, tally_row_T, [], [])
         place = 0
@@ -140,6 +156,8 @@ class Ledger:
         if key in self.by_key:
             raise UsageError(f"recording {key!r} is there already; give each its own {RECORD}")
         spans = [int(n) for n in arguments.get(SPANS, (claim.prompt_tokens, -1))]
+        if len(spans) % 2:
+            raise UsageError(f"{SPANS} has {len(spans)} numbers, expected start, stop of each turn")
         claim.key, claim.scores = key, bool(arguments.get(SCORE, 0))
         needs = self.recordings > 0
         if needs and len(spans) // 2 > len(self.free):
@@ -154,7 +172,8 @@ class Ledger:
 
     def _fill(self, rows: Rows, claim: Claim, place: int, start: int, count: int) -> None:
         _mark_phases(rows.phase_T[place : place + count], claim, start)
-        if claim.key is None:
+        # A collected recording's rows may be another's by now.
+        if claim.key is None or self.by_key.get(claim.key) is not claim:
             self._tally(rows, claim, place, place + count)
             return
         if claim.scores:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class VllmSettings:
     """Interventions at one layer."""
     settings: int = 16
     """Settings held at once."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `vllm.LLM`."""
 
 
 def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngine:
@@ -100,7 +103,11 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
         "tensor_parallel_size": settings.tensor_parallel_size,
         "enforce_eager": settings.eager,
         "disable_log_stats": True,
-        "additional_config": {"keel": deployment.to_config()},
+        **settings.arguments,
+        "additional_config": {
+            **settings.arguments.get("additional_config", {}),
+            "keel": deployment.to_config(),
+        },
     }
 
 

@@ -47,7 +47,8 @@ def follow_v1(runner: Any, hold: Hold) -> None:
         found = prepare(scheduler_output, counts, *args, **kwargs)
         batch = runner.input_batch
         requests = batch.req_ids[: batch.num_reqs]
-        hold.begin(requests, batch.num_computed_tokens_cpu[: batch.num_reqs], counts)
+        starts = batch.num_computed_tokens_cpu[: batch.num_reqs]
+        hold.begin(requests, starts.tolist(), counts.tolist())
         return found
 
     def model_forward(*args: Any, **kwargs: Any) -> Any:
@@ -87,7 +88,8 @@ def follow_v2(runner: Any, hold: Hold, deployment: Deployment) -> None:
 
 def begin_v2(hold: Hold, batch: Any) -> None:
     """Fill the maps from a V2 `InputBatch`."""
-    hold.begin(batch.req_ids, batch.num_computed_tokens_np, batch.num_scheduled_tokens)
+    starts, counts = batch.num_computed_tokens_np, batch.num_scheduled_tokens
+    hold.begin(batch.req_ids, starts.tolist(), counts.tolist())
 
 
 def _is_v2(runner: Any) -> bool:

@@ -23,6 +23,8 @@ from keel.errors import UsageError
 from keel.steering import Ablation, Addition, Ceiling, Intervention, in_order
 from keel.types import Floor, TokenMask
 
+_OURS = "keel:"
+"""How the salts begin that Keel makes."""
 _MASKS: tuple[TokenMask, ...] = ("all", "prompt", "generated")
 
 
@@ -54,13 +56,13 @@ class Step:
         slope, offset, low, high = 0.0, 0.0, -math.inf, math.inf
         match one:
             case Floor(value=value):
-                low = value
+                low = float(value)
             case Ceiling(value=value):
-                high = value
+                high = float(value)
             case Addition(amount=amount):
-                offset = amount
+                offset = float(amount)
             case Ablation(to=to):
-                slope, offset = -1.0, to
+                slope, offset = -1.0, float(to)
         direction = one.direction.float().cpu().contiguous()
         return cls(one.layer, direction, slope, offset, low, high, one.tokens)
 
@@ -75,6 +77,12 @@ class Setting:
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > 200:
             raise UsageError(f"setting name {self.name!r}, expected 1 to 200 characters")
+        widths = sorted({step.direction.shape[-1] for step in self.steps})
+        if len(widths) > 1:
+            raise UsageError(
+                f"setting {self.name!r} has directions of {widths} numbers, expected one width; "
+                "use those of one model"
+            )
 
     @classmethod
     def of(cls, name: str, interventions: Iterable[Intervention]) -> Setting:
@@ -105,23 +113,25 @@ class Setting:
         """Cache salt of a request under this setting that came with a salt of its own.
 
         Keys and values computed under an intervention serve no request with another; without
-        interventions the salt stays as it came.
+        interventions the salt stays as it came, unless it is made to look like one of ours:
+        whoever knows a setting could otherwise put unsteered keys and values in its place.
         """
-        if not self.steps:
+        if not self.steps and not (given or "").startswith(_OURS):
             return given
-        return hashlib.sha256(f"{self.fingerprint}/{given or ''}".encode()).hexdigest()
+        return _OURS + hashlib.sha256(f"{self.fingerprint}/{given or ''}".encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The setting as one safetensors file in memory."""
+        """The setting as one safetensors file in memory; empty without steps."""
         if not self.steps:
             return b""
-        return save(
+        packed: bytes = save(
             {
                 "directions": torch.stack([step.direction for step in self.steps]),
                 "numbers": torch.tensor([step.numbers for step in self.steps], dtype=torch.float64),
                 "places": torch.tensor([[s.layer, _MASKS.index(s.tokens)] for s in self.steps]),
             }
         )
+        return packed
 
     @classmethod
     def from_bytes(cls, name: str, packed: bytes) -> Setting:
@@ -130,8 +140,8 @@ class Setting:
             return cls(name, ())
         held = load(packed)
         steps = [
-            Step(layer, direction.clone(), *numbers, _MASKS[mask])
-            for (layer, mask), direction, numbers in zip(
+            Step(layer, direction.clone(), slope, offset, low, high, _MASKS[mask])
+            for (layer, mask), direction, (slope, offset, low, high) in zip(
                 held["places"].tolist(), held["directions"], held["numbers"].tolist(), strict=True
             )
         ]

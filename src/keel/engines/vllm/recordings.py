@@ -1,0 +1,178 @@
+"""What one worker has recorded: sums per layer, projections per token, what predicts a token.
+
+Knows which tokens belong to which recording from the ledger's rows; knows no settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load, save
+from torch import Tensor
+
+from keel.engines.vllm.layers import HeldLayer
+from keel.engines.vllm.ledger import Ledger, Rows
+from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+
+_SCORED_AT_ONCE = 64
+"""Predictions whose logits are made at once."""
+
+
+class Recordings:
+    """What was recorded of the requests in a ledger, until it is collected."""
+
+    def __init__(
+        self,
+        held: Mapping[int, HeldLayer],
+        ledger: Ledger,
+        *,
+        layers: int,
+        hidden: int,
+        logits: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.held, self.ledger, self.logits = held, ledger, logits
+        self.layers, self.hidden = layers, hidden
+        self.probes: list[tuple[int, int]] = []
+        """(layer, column there) of each probe as given; column −1 at another pipeline stage."""
+        self.heights: dict[str, list[tuple[int, Tensor]]] = {}
+        self.scores: dict[str, list[Tensor]] = {}
+
+    def set_probes(self, packed: bytes) -> None:
+        """Take per-token projections on these directions from now on, and on no others.
+
+        `packed` holds `layers` [probe] and `directions` [probe, hidden]; empty takes none.
+        Raises UsageError for more than there is room for, or a layer that is not there,
+        ModelMismatchError for directions of another width.
+        """
+        given = load(packed) if packed else {"layers": torch.zeros(0), "directions": torch.zeros(0)}
+        layers = [int(layer) for layer in given["layers"].tolist()]
+        self._check_probes(layers, given["directions"])
+        self.probes = []
+        for held in self.held.values():
+            if held.probes:
+                held.probes_MD.zero_()
+        for number, (layer, direction) in enumerate(zip(layers, given["directions"], strict=True)):
+            column = layers[:number].count(layer) if layer in self.held else -1
+            self.probes.append((layer, column))
+            if column >= 0:
+                self.held[layer].probes_MD[column] = direction.to(self.held[layer].probes_MD)
+
+    def take(self, rows: Rows, output: Any) -> None:
+        """Keep what the pass over these rows wrote and gave that the next one overwrites."""
+        if self.probes:
+            self._take_heights(rows)
+        if isinstance(output, Tensor):
+            for key, first, count in rows.predicting:
+                self.scores.setdefault(key, []).append(output[first : first + count].clone())
+
+    def collect(self, keys: Sequence[str]) -> bytes:
+        """What was recorded under these keys, which are forgotten.
+
+        Tensors `KEY/TURN/sums` [layer, hidden], `/norms` [layer], `/heights` [token, probe],
+        `/tokens`; the sums of layers that other pipeline stages hold are zero.
+        """
+        found: dict[str, Tensor] = {}
+        for key in keys:
+            for number, turn in enumerate(self.ledger.close(key).turns):
+                place = f"{key}/{number}"
+                found[f"{place}/tokens"] = torch.tensor([turn.tokens])
+                if turn.row >= 0:
+                    found[f"{place}/sums"] = self._gather("sums_RD", turn.row)
+                    found[f"{place}/norms"] = self._gather("norms_R", turn.row)
+                parts = [p for n, p in self.heights.get(key, []) if n == number]
+                if parts:
+                    found[f"{place}/heights"] = torch.cat(parts)
+            self.heights.pop(key, None)
+            self.scores.pop(key, None)
+        return _packed(found)
+
+    def likelihood(self, key: str) -> bytes:
+        """Log-likelihood of each recorded token, turn after turn; from the stage with the head.
+
+        Raises NotAppliedError where not every token was predicted in one pass.
+        """
+        claim = self.ledger.recorded(key)
+        actual = [claim.prompt_ids[n] for t in claim.turns for n in range(max(t.start, 1), t.stop)]
+        parts = []
+        for hidden, ids in _chunks(self._predictions(key), torch.tensor(actual)):
+            log_p = torch.log_softmax(self.logits(hidden).float(), -1)
+            parts.append(log_p.gather(-1, ids.to(log_p.device)[:, None])[:, 0].cpu())
+        return _packed({"log_likelihood": torch.cat(parts) if parts else torch.zeros(0)})
+
+    def divergence(self, plain: str, steered: str) -> bytes:
+        """KL(plain ‖ steered) of what the two predict for each recorded token, in nats.
+
+        Raises NotAppliedError as `likelihood`.
+        """
+        parts = []
+        for left, right in _chunks(self._predictions(plain), self._predictions(steered)):
+            log_p = torch.log_softmax(self.logits(left).float(), -1)
+            log_q = torch.log_softmax(self.logits(right).float(), -1)
+            parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
+        return _packed({"kl": torch.cat(parts) if parts else torch.zeros(0)})
+
+    def _check_probes(self, layers: Sequence[int], directions: Tensor) -> None:
+        for layer in sorted(set(layers)):
+            if not 0 <= layer < self.layers:
+                raise UsageError(f"a probe at layer {layer}; the model's are 0 to {self.layers - 1}")
+            room = self.held[layer].probes_MD.shape[0] if self._has_probes(layer) else 0
+            if layer in self.held and layers.count(layer) > room:
+                raise UsageError(
+                    f"{layers.count(layer)} probes at layer {layer}, but this engine was started "
+                    f"for {room}; start it with probes={layers.count(layer)}"
+                )
+        if layers and directions.shape[-1] != self.hidden:
+            raise ModelMismatchError(
+                f"probes of {directions.shape[-1]} numbers, but this model's residual stream has "
+                f"{self.hidden}; use that of this model"
+            )
+
+    def _has_probes(self, layer: int) -> bool:
+        return layer in self.held and self.held[layer].probes
+
+    def _take_heights(self, rows: Rows) -> None:
+        for key, turn, begin, end in rows.taken:
+            columns = [
+                self.held[layer].heights_TM[begin:end, column].cpu()
+                if column >= 0
+                else torch.zeros(end - begin)
+                for layer, column in self.probes
+            ]
+            self.heights.setdefault(key, []).append((turn, torch.stack(columns, -1)))
+
+    def _gather(self, name: str, row: int) -> Tensor:
+        """The row's sums at every layer of the model, and zero for the next recording."""
+        parts = {}
+        for number, held in self.held.items():
+            table = getattr(held, name)
+            parts[number] = table[row].cpu().clone()
+            table[row] = 0
+        total = max(self.held) + 1
+        first = next(iter(parts.values()))
+        return torch.stack([parts.get(n, torch.zeros_like(first)) for n in range(total)])
+
+    def _predictions(self, key: str) -> Float[Tensor, "token hidden"]:
+        kept = self.scores.get(key, [])
+        found = torch.cat(kept) if kept else torch.zeros(0, self.hidden)
+        expected = sum(turn.predictions for turn in self.ledger.recorded(key).turns)
+        if len(found) != expected:
+            raise NotAppliedError(
+                f"{len(found)} of {expected} predictions were kept under {key!r}; a cache or a "
+                "model runner that Keel cannot follow took the rest: do not trust this reading"
+            )
+        return found
+
+
+def _chunks(left: Tensor, right: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    if len(left) != len(right):
+        raise NotAppliedError(f"{len(left)} predictions against {len(right)}; read again")
+    parts = torch.split(left, _SCORED_AT_ONCE), torch.split(right, _SCORED_AT_ONCE)
+    return zip(*parts, strict=True) if len(left) else ()
+
+
+def _packed(found: dict[str, Tensor]) -> bytes:
+    packed: bytes = save(found)
+    return packed

@@ -1,0 +1,61 @@
+"""Starts real engines for the tests of this folder; vLLM runs in this very process."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from keel.engines import Completion
+from keel.testing import save_tiny_model
+from keel.types import Conversation, Floor, Message, Prompt, Sampling
+
+HIDDEN, LAYERS = 128, 4
+"""vLLM's attention on the CPU wants heads of 32 or more."""
+GREEDY = Sampling(max_new_tokens=12, temperature=0)
+
+
+def tiny(folder: Path, family: str = "llama", **shape: int) -> Path:
+    """A tiny random checkpoint that vLLM can serve."""
+    return save_tiny_model(folder / family, family, **{"hidden": HIDDEN, "layers": LAYERS, **shape})
+
+
+@contextmanager
+def started(folder: Path, **settings: Any) -> Iterator[Any]:
+    """Keel's engine on that checkpoint, eager and in float32 unless asked otherwise."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from keel.engines.vllm import VllmSettings, load_engine
+
+    asked = {"dtype": "float32", "eager": True, "max_model_len": 512, **settings}
+    engine = load_engine(str(folder), VllmSettings(**asked))
+    try:
+        yield engine
+    finally:
+        engine.close()
+        del engine
+        gc.collect()
+
+
+def prompt(text: str, id: str = "") -> Prompt:
+    """One user message, to be answered."""
+    return Prompt(id or text, Conversation((Message("user", text),)))
+
+
+def band(value: float, *, layers: range = range(1, 3), seed: int = 0) -> list[Floor]:
+    """Floors on random directions."""
+    import torch
+
+    from keel.geometry import unit
+
+    draws = torch.Generator().manual_seed(seed)
+    return [Floor(n, unit(torch.randn(HIDDEN, generator=draws)), value) for n in layers]
+
+
+def by_place(completions: Iterable[Completion]) -> dict[int, Completion]:
+    """Completions by the prompt that they answer."""
+    return {one.place: one for one in completions}

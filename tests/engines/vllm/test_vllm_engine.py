@@ -1,0 +1,246 @@
+"""Keel's engine on the real vLLM: what it answers and records, and for whom."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import pytest
+import torch
+
+from keel.engines import Engine, Probe, Recording, open_engine
+from keel.geometry import unit
+from keel.steering import Ablation, Addition, Ceiling
+from keel.types import Conversation, Floor, Message, Sampling
+from tests.engines.vllm.serving_vllm import (
+    GREEDY,
+    HIDDEN,
+    LAYERS,
+    band,
+    by_place,
+    prompt,
+    started,
+    tiny,
+)
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.timeout(600),
+]
+
+PROMPTS = [prompt(text) for text in ("hello there", "a", "what is the sea like", "go on")]
+HIGH = 3.0
+"""A floor that most tokens of the tiny models are under."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return open_engine(str(folder), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    with started(folder) as engine:
+        yield engine
+
+
+def probes(count=2):
+    return tuple(Probe(n, band(0.0, seed=7)[0].direction) for n in range(count))
+
+
+def test_it_keeps_the_protocol(engine):
+    assert isinstance(engine, Engine)
+
+
+@pytest.mark.parametrize(
+    "interventions",
+    [
+        [],
+        band(HIGH),
+        [Ceiling(1, band(0.0)[0].direction, -HIGH)],
+        [Addition(0, band(0.0)[0].direction, 2.0), *band(HIGH, seed=3)],
+        [Ablation(2, band(0.0)[0].direction, 1.5)],
+        [Floor(2, band(0.0)[0].direction, HIGH, "prompt")],
+        [Floor(2, band(0.0)[0].direction, HIGH, "generated")],
+    ],
+    ids=["plain", "floors", "ceiling", "addition+floors", "ablation", "prompt", "generated"],
+)
+def test_both_engines_answer_alike_and_record_the_same(engine, plain, interventions):
+    recording = Recording(means=True, probes=probes())
+    asked = {"seed": 0, "recording": recording, "interventions": interventions}
+    ours = by_place(engine.generate(PROMPTS, GREEDY, **asked))
+    theirs = by_place(plain.generate(PROMPTS, GREEDY, **asked))
+    for place, one in theirs.items():
+        assert ours[place].token_ids == one.token_ids
+        assert ours[place].finish == one.finish
+        assert ours[place].activations.tokens == one.activations.tokens
+        torch.testing.assert_close(
+            ours[place].activations.means_LD, one.activations.means_LD, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            ours[place].activations.norms_L, one.activations.norms_L, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            ours[place].projections_TK, one.projections_TK, rtol=1e-4, atol=1e-4
+        )
+    if interventions:
+        assert engine.firing.by_layer == pytest.approx(plain.firing.by_layer)
+
+
+def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
+    talk = Conversation(
+        (
+            Message("user", "hello"),
+            Message("assistant", "I am the sea, and I am wide."),
+            Message("user", "go on"),
+            Message("assistant", "There is nothing more."),
+        )
+    )
+    recording = Recording(means=True, probes=probes(), log_likelihood=True)
+    asked = {"recording": recording, "interventions": band(HIGH)}
+    (ours,) = engine.read([talk], **asked)
+    (theirs,) = plain.read([talk], **asked)
+    for mine, other in zip(ours.turns, theirs.turns, strict=True):
+        assert (mine.turn, mine.token_ids) == (other.turn, other.token_ids)
+        torch.testing.assert_close(
+            mine.activations.means_LD, other.activations.means_LD, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(mine.projections_TK, other.projections_TK, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            mine.log_likelihood_T, other.log_likelihood_T, rtol=1e-4, atol=1e-4
+        )
+    assert engine.firing.slots == plain.firing.slots
+    assert engine.firing.fired == plain.firing.fired
+
+
+def test_divergence_agrees_with_the_other_engine(engine, plain):
+    talk = Conversation((Message("user", "hello"), Message("assistant", "I am the wide sea.")))
+    settings = [band(HIGH), band(HIGH, seed=5)]
+    ours = {(d.place, d.setting): d for d in engine.divergence([talk], settings)}
+    theirs = {(d.place, d.setting): d for d in plain.divergence([talk], settings)}
+    assert ours.keys() == theirs.keys()
+    for key, one in theirs.items():
+        assert ours[key].tokens == one.tokens
+        assert one.kl > 0
+        assert ours[key].kl == pytest.approx(one.kl, rel=1e-3, abs=1e-6)
+
+
+def test_a_floor_holds_at_every_generated_token(engine):
+    direction = band(0.0)[0].direction
+    recording = Recording(probes=(Probe(2, direction),))
+    held = by_place(
+        engine.generate(
+            PROMPTS, GREEDY, seed=0, recording=recording, interventions=[Floor(2, direction, HIGH)]
+        )
+    )
+    for one in held.values():
+        assert float(one.projections_TK.min()) >= HIGH * (1 - 1e-3)
+
+
+def test_requests_of_one_batch_each_have_their_own_setting(engine):
+    """Several settings at once, and none: each answers as it does alone."""
+    settings = [[], band(HIGH), band(HIGH, seed=5), [Addition(0, band(0.0)[0].direction, 3.0)]]
+    alone = [by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=s)) for s in settings]
+    assert len({alone[n][2].token_ids for n in range(4)}) == 4  # the settings do differ
+    with pytest.MonkeyPatch.context() as patch:
+        mixed = _mixed(engine, settings, patch)
+    for (number, place), tokens in mixed.items():
+        assert tokens == alone[number][place].token_ids
+
+
+def _mixed(engine, settings, patch):
+    """All prompts under all settings in one go, through the engine's own queue."""
+    from keel.engines.vllm.engine import _Asked
+    from keel.engines.vllm.setting import Setting
+
+    names = ["none", "one", "two", "three"]
+    for name, interventions in zip(names[1:], settings[1:], strict=True):
+        engine._tell_workers("register", name, Setting.of(name, interventions).to_bytes())
+    asked, who = [], {}
+    for number, place in itertools.product(range(4), range(len(PROMPTS))):
+        one = _Asked(
+            number * 10 + place,
+            engine.template.prompt_ids(PROMPTS[place].conversation),
+            engine._sampling(GREEDY, "0"),
+            (),
+        )
+        asked.append(one)
+        who[one.place] = names[number]
+    submit = engine._submit
+    patch.setattr(engine, "_submit", lambda one, _name: submit(one, who[one.place]))
+    found = {}
+    for one, output in engine._run(asked, "none"):
+        tokens = engine._completion(one, output, Recording(), GREEDY.max_new_tokens).token_ids
+        found[one.place // 10, one.place % 10] = tokens
+    for name in names[1:]:
+        engine._tell_workers("register", name, b"")
+    return found
+
+
+LONG = prompt(" ".join(["the sea is wide and the ship is small"] * 12), "long")
+
+
+def test_requests_of_one_setting_share_their_cached_prompt(engine):
+    """Isolation must not cost the reuse: the second request finds the first one's keys."""
+    from keel.engines.vllm.engine import _Asked
+    from keel.engines.vllm.setting import Setting
+
+    engine._tell_workers("register", "shared", Setting.of("shared", band(HIGH)).to_bytes())
+    ids = engine.template.prompt_ids(LONG.conversation)
+    cached = []
+    for name in ("shared", "shared", "none"):
+        asked = [_Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
+        cached += [output.num_cached_tokens for _, output in engine._run(asked, name)]
+    engine._tell_workers("register", "shared", b"")
+    assert cached[0] == 0
+    assert cached[1] > len(ids) // 2
+    assert cached[2] == 0
+
+
+def test_what_is_recorded_does_not_depend_on_the_prefix_cache(engine):
+    recording = Recording(means=True, probes=probes())
+    first, second = (
+        next(iter(engine.generate([LONG], GREEDY, seed=0, recording=recording))) for _ in range(2)
+    )
+    assert first.token_ids == second.token_ids
+    torch.testing.assert_close(first.activations.means_LD, second.activations.means_LD)
+    torch.testing.assert_close(first.projections_TK, second.projections_TK)
+
+
+def test_an_answer_that_nobody_waits_for_leaves_no_trace(engine):
+    answers = engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True))
+    next(answers)
+    answers.close()
+    again = by_place(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
+    assert sorted(again) == [0, 1, 2, 3]
+
+
+def test_sampling_follows_the_seed_and_the_prompt(engine):
+    warm = Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0)
+    once = by_place(engine.generate(PROMPTS, warm, seed=1))
+    alone = by_place(engine.generate(PROMPTS[2:3], warm, seed=1))
+    other = by_place(engine.generate(PROMPTS, warm, seed=2))
+    assert once[2].token_ids == alone[0].token_ids
+    assert [once[n].token_ids for n in range(4)] != [other[n].token_ids for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([Floor(LAYERS, unit(torch.ones(HIDDEN)), 1.0)], "layers"),
+        ([Floor(1, unit(torch.ones(HIDDEN * 2)), 1.0)], "residual stream has 128"),
+        ([Floor(1, unit(torch.ones(HIDDEN)), 1.0)] * 3, "steps=3"),
+    ],
+    ids=["no such layer", "another width", "too many at a layer"],
+)
+def test_interventions_that_cannot_be_applied_are_refused(engine, wrong, message):
+    with pytest.raises(Exception, match=message):
+        list(engine.generate(PROMPTS, GREEDY, seed=0, interventions=wrong))
+    assert by_place(engine.generate(PROMPTS, GREEDY, seed=0))  # and it goes on

@@ -1,0 +1,172 @@
+"""What needs an engine of its own: how it starts, and when it refuses to."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from keel.engines import Recording, open_engine
+from keel.errors import NotAppliedError, UsageError
+from keel.types import Sampling
+from tests.engines.vllm.serving_vllm import GREEDY, band, by_place, prompt, started, tiny
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.timeout(600),
+]
+
+PROMPTS = [prompt(text) for text in ("hello there", "a", "what is the sea like", "go on")]
+HIGH = 3.0
+LONG = prompt(" ".join(["the sea is wide and the ship is small"] * 12), "long")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return open_engine(str(folder), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("order", ["us", "su", "usu", "sus", "uus", "ssu"])
+def test_no_setting_gets_the_cached_keys_of_another(folder, order):
+    """A long prompt shared by steered (s) and unsteered (u) requests, in all orders: a plugin for
+    vLLM was published whose next unsteered request changed its text."""
+    with started(folder, recordings=0, probes=0) as engine:
+        settings = {"u": [], "s": band(HIGH)}
+        found = {"u": set(), "s": set()}
+        for kind in order:
+            name = {"u": "none", "s": "held"}[kind]
+            (one,) = _under_fixed_name(engine, name, settings[kind])
+            found[kind].add(one)
+        assert len(found["u"]) == len(found["s"]) == 1
+        assert found["u"] != found["s"]
+
+
+def _under_fixed_name(engine, name, interventions):
+    from keel.engines.vllm.engine import _Asked
+    from keel.engines.vllm.setting import Setting
+
+    if interventions:
+        engine._tell_workers("register", name, Setting.of(name, interventions).to_bytes())
+    ids = engine.template.prompt_ids(LONG.conversation)
+    asked = [_Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
+    return [tuple(output.outputs[0].token_ids) for _, output in engine._run(asked, name)]
+
+
+def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, plain):
+    """Eight tokens a step, and a cache too small for all answers at once."""
+    prompts = [prompt(f"tell me of the sea, part {n}, and of the ship", f"p{n}") for n in range(6)]
+    sampling = Sampling(max_new_tokens=60, temperature=0)
+    asked = {"seed": 0, "recording": Recording(means=True), "interventions": band(HIGH)}
+    theirs = by_place(plain.generate(prompts, sampling, **asked))
+    tight = {"max_num_batched_tokens": 8, "max_num_seqs": 6, "num_gpu_blocks_override": 12}
+    with started(folder, max_model_len=128, arguments=tight) as engine:
+        preempted = _counted_preemptions(engine)
+        ours = by_place(engine.generate(prompts, sampling, **asked))
+    assert preempted
+    for place, one in theirs.items():
+        assert ours[place].token_ids == one.token_ids
+        torch.testing.assert_close(
+            ours[place].activations.means_LD, one.activations.means_LD, rtol=1e-4, atol=1e-4
+        )
+
+
+def _counted_preemptions(engine):
+    """Requests as the scheduler puts them back, from now on."""
+    scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
+    preempt, found = scheduler._preempt_request, []
+
+    def noted(request, *args, **kwargs):
+        found.append(request.request_id)
+        return preempt(request, *args, **kwargs)
+
+    scheduler._preempt_request = noted
+    return found
+
+
+def test_more_answers_than_can_be_recorded_at_once_wait_their_turn(folder, plain):
+    prompts = [prompt(f"part {n}") for n in range(9)]
+    asked = {"seed": 0, "recording": Recording(means=True)}
+    theirs = by_place(plain.generate(prompts, GREEDY, **asked))
+    with started(folder, recordings=2, probes=0) as engine:
+        ours = by_place(engine.generate(prompts, GREEDY, **asked))
+    assert {n: c.token_ids for n, c in ours.items()} == {n: c.token_ids for n, c in theirs.items()}
+
+
+def test_recording_on_an_engine_without_it_is_refused(folder):
+    with started(folder, recordings=0, probes=0) as engine, pytest.raises(UsageError):
+        list(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3", "mistral", "qwen3_moe"])
+def test_families_agree_with_the_other_engine_uncapped_and_capped(tmp_path, family):
+    where = tiny(tmp_path, family)
+    other = open_engine(str(where), dtype="float32", device="cpu")
+    recording = Recording(means=True)
+    with started(where) as engine:
+        for interventions in ([], band(HIGH)):
+            asked = {"seed": 0, "recording": recording, "interventions": interventions}
+            ours = by_place(engine.generate(PROMPTS, GREEDY, **asked))
+            theirs = by_place(other.generate(PROMPTS, GREEDY, **asked))
+            for place, one in theirs.items():
+                assert ours[place].token_ids == one.token_ids
+                torch.testing.assert_close(
+                    ours[place].activations.means_LD,
+                    one.activations.means_LD,
+                    rtol=1e-3,
+                    atol=1e-3,
+                )
+
+
+def test_an_engine_whose_floors_do_nothing_does_not_start(folder, monkeypatch):
+    from keel.engines.vllm import layers
+
+    monkeypatch.setattr(layers.HeldLayer, "_steer", lambda self, hidden, residual: hidden)
+    with pytest.raises(NotAppliedError, match=r"moved|saw"), started(folder):
+        pass
+
+
+def test_an_engine_that_counts_but_does_not_move_does_not_start(folder, monkeypatch):
+    from keel.engines.vllm import layers
+
+    steer = layers.HeldLayer._steer
+
+    def pretend(self, hidden, residual):
+        steer(self, hidden, residual)
+        return hidden
+
+    monkeypatch.setattr(layers.HeldLayer, "_steer", pretend)
+    with pytest.raises(NotAppliedError, match="changed nothing"), started(folder):
+        pass
+
+
+def test_an_engine_that_leaks_steering_does_not_start(folder, monkeypatch):
+    """An unsteered request after a steered one must be what it was before."""
+    from keel.engines.vllm import layers
+
+    hold = layers.HeldLayer.hold
+
+    def forgetful(self, slot, setting):
+        hold(self, slot, setting)
+        if setting is not None:  # the floor sticks to row 0, which means `no setting`
+            self.directions_SKD[0] = self.directions_SKD[slot]
+            self.numbers_PKN[0] = self.numbers_PKN[2 * slot]
+
+    monkeypatch.setattr(layers.HeldLayer, "hold", forgetful)
+    with pytest.raises(NotAppliedError, match="not what it was before"), started(folder):
+        pass
+
+
+def test_an_engine_whose_plugin_never_held_the_model_does_not_start(folder, monkeypatch):
+    from keel.engines.vllm import plugin
+
+    monkeypatch.setattr(plugin, "_deployment", lambda config: None)
+    with pytest.raises(Exception, match="holds nothing"), started(folder):
+        pass
