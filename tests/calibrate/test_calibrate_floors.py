@@ -64,6 +64,12 @@ def test_a_percentile_floor_is_the_percentile_of_all_tokens_together():
     assert torch.allclose(floors.floors[0].direction, axis.direction[0])
 
 
+def test_a_token_at_the_floor_is_not_under_it():
+    # Of 0, 1, 2, 3, 4 three lie below 3: a floor at 3 moves those and no other.
+    one = projections([3.0, 4.0], [0.0, 1.0, 2.0])
+    assert one.share_under(0, 3.0) == pytest.approx(0.6)
+
+
 def test_a_deviation_floor_hangs_from_the_defaults_mean():
     one = projections([1.0, 2.0, 3.0], [-50.0])
     floors = floors_at_deviation(one, FakeEngine(layers=1).axis, Band(0, 1), 2)
@@ -124,8 +130,19 @@ def priced(name: str, kl: float, shift: float) -> PricedSetting:
 
 
 def test_the_strongest_setting_within_the_bound_is_chosen():
-    tried = [priced("weak", 0.01, 0.2), priced("strong", 0.09, 0.8), priced("dear", 0.5, 2.0)]
+    """By its effect, not by its price."""
+    tried = [
+        priced("weak", 0.01, 0.2),
+        priced("strong", 0.05, 0.8),
+        priced("no bargain", 0.09, 0.3),
+        priced("dear", 0.5, 2.0),
+    ]
     assert choose_setting(tried, 0.1).name == "strong"
+
+
+def test_a_price_at_the_bound_is_accepted():
+    tried = [priced("weak", 0.01, 0.2), priced("at the bound", 0.1, 0.8)]
+    assert choose_setting(tried, 0.1).name == "at the bound"
 
 
 def test_the_cheapest_is_chosen_where_all_are_too_dear():
@@ -138,6 +155,24 @@ def test_the_sample_does_not_depend_on_the_order_of_rollouts():
     assert some == choose_rollouts(reversed(DEFAULT), 5, seed=1)
     assert some != choose_rollouts(DEFAULT, 5, seed=2)
     assert len(choose_rollouts(DEFAULT, 99, seed=1)) == 12
+
+
+def test_empty_answers_are_not_sampled():
+    silent = [Rollout(r.prompt, "", (), "stop") for r in DEFAULT[:6]]
+    assert choose_rollouts([*silent, *DEFAULT[6:]], 99, seed=1) == choose_rollouts(
+        DEFAULT[6:], 99, seed=1
+    )
+
+
+def test_of_a_long_conversation_the_last_answer_is_read():
+    """What the prompt holds of earlier turns is no answer of this run."""
+    engine = FakeEngine(noise=0.0)
+    earlier = Conversation((Message("user", "hello"), Message("assistant", "good day to you")))
+    prompt = Prompt("ghost/p0/q0", earlier.with_user("be a ghost now"), "ghost")
+    found = read_projections(engine, engine.axis, DEFAULT, [Rollout(prompt, "boo", (1,), "stop")])
+    # One token, of the ghost that speaks at the end; four of the default would project to 1 to 4.
+    assert torch.allclose(found.roles_NL, torch.zeros(1, 4), atol=1e-6)
+    assert torch.allclose(found.roles_means_NL, torch.zeros(1, 4), atol=1e-6)
 
 
 def test_calibration_without_default_answers_is_refused(engine):
@@ -168,6 +203,17 @@ def test_histograms_hold_the_share_of_tokens_of_each_kind():
     assert len(layer.bin_edges) == len(layer.default_share) + 1
     assert layer.token_percentiles[33] == pytest.approx(0.0)
     assert layer.default_mean == pytest.approx(1.5)
+    # 50 ones and 50 twos: variance 100 × 0.25 / 99. The roles, all at 0, fill the lowest bin.
+    assert layer.default_sd == pytest.approx(0.5025, abs=1e-4)
+    assert (layer.default_share[0], layer.role_share[0]) == (0.0, 1.0)
+
+
+def test_percentiles_are_kept_of_tokens_and_of_responses():
+    """The paper's are of responses, whose means lie closer together than their tokens."""
+    tokens, means = torch.tensor([[0.0], [4.0]]), torch.tensor([[2.0]])
+    layer = layer_calibration(Projections(tokens, tokens, means, means), 0)
+    assert (layer.token_percentiles[5], layer.token_percentiles[95]) == (0.0, 4.0)
+    assert (layer.response_percentiles[5], layer.response_percentiles[95]) == (2.0, 2.0)
 
 
 def test_progress_rises_with_each_answer_compared_and_reaches_its_total(engine):
@@ -182,6 +228,7 @@ def test_progress_rises_with_each_answer_compared_and_reaches_its_total(engine):
         on_progress=lambda done, total: told.append((done, total)),
     )
     steps = [done for done, total in told if total == 100]
-    assert steps == sorted(steps) and len(steps) == len(told)
+    assert len(steps) == len(told)
+    assert steps == sorted(steps)
     assert len(set(steps)) > 10
     assert steps[-1] == 100

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keel.engines.transformers.batching import Budget, by_length
+from keel.engines.transformers.batching import Budget, by_length, padded_width
 from keel.errors import UsageError
 
 
@@ -15,12 +15,17 @@ def test_longest_first_and_each_place_once():
 
 
 def test_rows_times_the_longest_stays_within_the_tokens():
-    # 20 + 5 tokens a row: two rows fit in 60 tokens, then 10 + 5: four.
-    assert batches([20, 20, 20, 10, 10, 10, 10], tokens=60, rows=9, new=5) == [
+    # 20 tokens fill 24 columns, 24 + 5 a row: two rows fit in 65. 10 fill 16, 16 + 5: three.
+    assert batches([20, 20, 20, 10, 10, 10, 10], tokens=65, rows=9, new=5) == [
         (0, 1),
         (2, 3),
         (4, 5, 6),
     ]
+
+
+def test_batches_come_in_few_widths():
+    # Two batches of nearly the same length are of the same shape.
+    assert [padded_width(n) for n in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 24]
 
 
 def test_batches_are_of_about_equal_size():

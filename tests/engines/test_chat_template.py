@@ -1,6 +1,9 @@
 """Which tokens are content, under templates that behave in every way known."""
 
+from types import SimpleNamespace
+
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from keel.engines import ChatTemplate
 from keel.errors import ChatTemplateError
@@ -35,7 +38,7 @@ DATED = (
 SHOUTING = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
 
 
-def template(source: str) -> ChatTemplate:
+def template(source: str | dict[str, str]) -> ChatTemplate:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = source
     return ChatTemplate(tokenizer)
@@ -104,6 +107,27 @@ def test_a_system_prompt_without_a_system_role_goes_before_the_users_text():
         )
 
 
+@pytest.mark.parametrize(
+    "mistake", ["{{ mesages[0]['content'] }}", "{{ m['content'] + 1 }}", "{% if %}"]
+)
+def test_a_template_that_is_broken_is_not_taken_for_one_without_a_system_role(mistake):
+    """Once, any failure counted as a refusal: role prompts went silently before the user's text."""
+    source = CHATML.replace(
+        "<|im_start|>{{", f"{{% if m['role'] == 'system' %}}{mistake}{{% endif %}}<|im_start|>{{{{"
+    )
+    with pytest.raises(ChatTemplateError, match="fails on a system message"):
+        _ = template(source).supports_system
+
+
+def test_of_several_templates_the_default_is_followed():
+    """Once, the whole dictionary was printed into the prompt, braces and all."""
+    made = template({"default": CHATML, "tool_use": SHOUTING})
+    assert made.source == CHATML
+    assert contents_of(made, talk("hello", "good day")) == ["good day"]
+    with pytest.raises(ChatTemplateError, match="which chat template"):
+        template({"rag": CHATML, "tool_use": SHOUTING})
+
+
 def test_an_injected_system_prompt_is_seen():
     assert template(INJECTING).injected_system == "You are Tiny."
     assert template(INJECTING).facts()["system prompt put in when none is given"] == "You are Tiny."
@@ -124,9 +148,31 @@ def test_a_template_that_changes_the_text_is_refused():
         template(SHOUTING).transcript(talk("hello", "good"))
 
 
+def test_a_token_that_is_half_the_templates_is_no_content():
+    # "ing" is one token of the tiny tokenizer; its i is the message's, its ng the template's.
+    source = "{% for m in messages %}{{ m['content'] }}ng\n{% endfor %}"
+    assert contents(source, talk("hello", "walki")) == ["walk"]
+
+
 def test_a_thinking_block_is_no_content():
     thought = "<think>well, well</think>\n\ngood day"
     assert contents(CHATML, talk("hello", thought)) == ["good day"]
+
+
+def test_what_a_user_says_of_thinking_is_said():
+    made = template(CHATML)
+    asked = "what does <think>well</think> mean"
+    assert asked in made.tokenizer.decode(made.prompt_ids(talk(asked)))
+
+
+def test_thinking_is_off_where_the_template_knows_it():
+    thoughtful = CHATML.replace(
+        "assistant\n", "assistant\n{% if enable_thinking | default(true) %}<think>{% endif %}"
+    )
+    made = template(thoughtful)
+    assert made.tokenizer.decode(made.prompt_ids(talk("hello"))).endswith("assistant\n")
+    assert made.facts()["thinking"] == "off"
+    assert "thinking" not in template(CHATML).facts()
 
 
 def test_a_model_without_a_template_gets_plain_text():
@@ -143,19 +189,39 @@ def contents_of(made: ChatTemplate, conversation: Conversation) -> list[str]:
 
 
 def test_the_beginning_of_text_token_comes_once():
-    source = "{{ bos_token }}" + CHATML
+    """Put by the template, and by a tokenizer that would put it too."""
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = "<|im_start|>"
-    tokenizer.chat_template = source
-    ids = ChatTemplate(tokenizer).prompt_ids(talk("hello"))
     start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    assert tokenizer("hello").input_ids.count(start) == 1
+    tokenizer.chat_template = "{{ bos_token }}" + CHATML
+    made = ChatTemplate(tokenizer)
     # One from bos, one from the user's header, one from the assistant's.
-    assert ids.count(start) == 3
+    assert made.prompt_ids(talk("hello")).count(start) == 3
+    assert made.transcript(talk("hello", "good day")).token_ids.count(start) == 3
 
 
-def test_the_end_of_turn_token_ends_an_answer():
-    made = template(CHATML)
-    assert made.tokenizer.convert_tokens_to_ids("<|im_end|>") in made.end_tokens()
+def test_an_answer_ends_at_the_templates_own_token_the_tokenizers_and_those_given():
+    """The template of a Gemma ends turns with a token that its tokenizer does not call the end."""
+    ids = tiny_tokenizer().convert_tokens_to_ids
+    turns_end = CHATML.replace("{{ m['content'] }}<|im_end|>", "{{ m['content'] }}<|pad|>")
+    assert template(turns_end).end_tokens() == {ids("<|im_end|>"), ids("<|pad|>")}
+    assert template(turns_end).end_tokens([77]) == {ids("<|im_end|>"), ids("<|pad|>"), 77}
+
+
+def test_words_after_an_answer_do_not_end_it():
+    plain = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    made = template(plain)
+    # A new line follows every message; an answer may hold one all the same.
+    assert made.end_tokens() == {made.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
+def test_a_tokenizer_that_gives_no_offsets_is_refused():
+    with pytest.raises(ChatTemplateError, match="not a fast tokenizer"):
+        ChatTemplate(SimpleNamespace(is_fast=False))
 
 
 def test_a_conversation_of_a_system_prompt_alone_is_refused_where_there_is_no_system_role():

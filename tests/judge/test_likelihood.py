@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from keel.engines import Recording
 from keel.engines.transformers import TransformersEngine
 from keel.judge import LikelihoodJudge, summarise
 from keel.testing import FakeEngine, tiny_model, tiny_tokenizer
@@ -31,7 +32,37 @@ def test_the_score_is_the_gain_in_log_likelihood_per_token():
     assert judgement.score == pytest.approx((means[0] - means[1]) / 3, abs=1e-4)
 
 
-@pytest.mark.parametrize(("threshold", "label"), [(-0.01, "fully"), (0.01, "none")])
+def test_each_answer_gets_its_own_score_whatever_order_they_are_read_in():
+    engine = TransformersEngine(tiny_model("llama"), tiny_tokenizer())
+    lengths = (2, 9, 4)  # read longest first
+    many = [rollout("ghost", "you are a ghost", range(40, 40 + n), n=n) for n in lengths]
+    judge = LikelihoodJudge(engine)
+    alone = {j.rollout_id: j.score for one in many for j in judge.judge([one])}
+    together = {j.rollout_id: j.score for j in judge.judge(many)}
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert len({round(score, 3) for score in alone.values()}) == 3
+
+
+def test_of_a_long_conversation_the_last_answer_is_judged():
+    """Earlier turns belong to the prompt: what the role does for them is no part of the score."""
+    engine = TransformersEngine(tiny_model("llama"), tiny_tokenizer())
+    one = rollout("ghost", "you are a ghost")
+    longer = one.prompt.conversation.with_reply("good day to you").with_user("who are you")
+    asked = Rollout(Prompt("ghost/p0/q1", longer, "ghost"), "x", one.token_ids, "stop")
+    (judgement,) = LikelihoodJudge(engine).judge([asked])
+    given = [asked.conversation, asked.conversation.without_system()]
+    readings = engine.read(given, recording=Recording(log_likelihood=True))
+    by_place = {r.place: float(r.turns[1].log_likelihood_T.mean()) for r in readings}
+    assert judgement.score == pytest.approx(by_place[0] - by_place[1], abs=1e-5)
+
+
+def test_judges_of_different_thresholds_have_different_names():
+    """A run keeps what each judge said under its name."""
+    names = {LikelihoodJudge(FakeEngine(), threshold).name for threshold in (0.05, 0.1)}
+    assert names == {"likelihood-0.05", "likelihood-0.1"}
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(-0.01, "fully"), (0.0, "fully"), (0.01, "none")])
 def test_the_threshold_decides_the_label(threshold, label):
     # A fake engine finds every token equally likely everywhere: a gain of exactly 0.
     (judgement,) = LikelihoodJudge(FakeEngine(), threshold).judge([rollout("ghost", "boo")])

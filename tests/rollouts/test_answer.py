@@ -2,6 +2,7 @@
 
 import torch
 
+from keel.engines import Recording
 from keel.rollouts import answer_prompts, batch_seed
 from keel.testing import FakeEngine, scripted
 from keel.types import Conversation, Message, Prompt, Sampling
@@ -13,18 +14,43 @@ PROMPTS = [
 SAMPLING = Sampling(max_new_tokens=5)
 
 
-def answered(engine=None, done=(), seed=0, **more):
+def answered(engine=None, done=(), seed=0, sampling=SAMPLING, **more):
     engine = engine or FakeEngine()
-    batches = engine.plan(PROMPTS, SAMPLING)
-    return list(answer_prompts(engine, PROMPTS, batches, SAMPLING, seed=seed, done=done, **more))
+    batches = engine.plan(PROMPTS, sampling)
+    return list(answer_prompts(engine, PROMPTS, batches, sampling, seed=seed, done=done, **more))
 
 
-def test_every_prompt_is_answered_once_and_carries_its_own_activations():
-    found = answered()
-    ids = [r.prompt.id for batch in found for r in batch.rollouts]
-    assert sorted(ids) == sorted(p.id for p in PROMPTS)
-    for batch in found:
-        assert batch.activations.rollout_ids == tuple(r.prompt.id for r in batch.rollouts)
+def test_every_prompt_gets_its_own_answer_in_the_planned_order():
+    """The engine hands them out last first; each echoes the words that it was asked."""
+    planned = [batch.places for batch in FakeEngine().plan(PROMPTS, Sampling(max_new_tokens=9))]
+    found = answered(sampling=Sampling(max_new_tokens=9))
+    ids = [[r.prompt.id for r in batch.rollouts] for batch in found]
+    assert ids == [[PROMPTS[place].id for place in places] for places in planned]
+    for rollout in (r for batch in found for r in batch.rollouts):
+        asked = rollout.prompt.conversation.messages[-1].content
+        assert sorted(rollout.text.split()) == asked.split()
+
+
+def test_every_answer_carries_its_own_activations():
+    """As reading the same words again gives them; an answer without words has none."""
+
+    def reply(conversation, _persona, _chance):
+        words = conversation.messages[-1].content
+        return words if "c" in words else ""
+
+    engine = FakeEngine(reply=reply)
+    for batch in answered(engine):
+        spoken = [r for r in batch.rollouts if r.token_ids]
+        given = [r.conversation for r in spoken]
+        read = {r.place: r for r in engine.read(given, recording=Recording(means=True))}
+        means = [read[n].turns[-1].activations.means_LD for n in range(len(given))]
+        norms = [read[n].turns[-1].activations.norms_L for n in range(len(given))]
+        if not spoken:
+            assert batch.activations is None
+            continue
+        assert batch.activations.rollout_ids == tuple(r.prompt.id for r in spoken)
+        assert torch.allclose(batch.activations.means_BLD, torch.stack(means))
+        assert torch.allclose(batch.activations.norms_BL, torch.stack(norms))
 
 
 def test_batches_done_before_are_left_out_and_the_others_are_the_same():
@@ -43,6 +69,16 @@ def test_each_batch_has_its_own_seed():
     seeds = {batch_seed(run, number) for run in range(20) for number in range(20)}
     assert len(seeds) == 400
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_batches_of_the_same_words_are_answered_differently():
+    """With one seed for all, ten batches of the same questions would be one batch ten times."""
+    words = Conversation((Message("user", "a b c d e f g h"),))
+    prompts = [Prompt(f"r/p0/q{n}", words, "r") for n in range(8)]
+    engine = FakeEngine()
+    plan = engine.plan(prompts, SAMPLING)
+    first, second = answer_prompts(engine, prompts, plan, SAMPLING, seed=0)
+    assert [r.text for r in first.rollouts] != [r.text for r in second.rollouts]
 
 
 def test_an_empty_answer_is_a_rollout_without_activations():

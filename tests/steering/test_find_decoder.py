@@ -27,7 +27,25 @@ def test_a_vision_tower_of_the_same_depth_is_not_taken():
 
 
 def test_experts_of_the_same_number_are_not_taken():
-    assert find_decoder(tiny_model("qwen3_moe", layers=4)).path == "model.layers"
+    """Newer models keep their experts in one tensor; those with own code keep a list per block."""
+    model = tiny_model("qwen3_moe", layers=4)
+    for block in model.model.layers:
+        block.mlp.experts = torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(4)])
+    assert find_decoder(model).path == "model.layers"
+
+
+def test_two_lists_side_by_side_are_refused_with_their_names():
+    model = tiny_model("llama")
+    model.draft = torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(4)])
+    with pytest.raises(ModelLayoutError, match=r"found 2.*model.layers \(4\).*draft \(4\)"):
+        find_decoder(model)
+
+
+def test_a_model_with_an_encoder_is_refused():
+    model = tiny_model("llama")
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ModelLayoutError, match="encoder and a decoder"):
+        find_decoder(model)
 
 
 def test_a_compiled_model_is_looked_into():

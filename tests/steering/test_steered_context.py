@@ -1,5 +1,7 @@
 """The model is itself again afterwards, and nothing passes the hooks unseen."""
 
+from types import SimpleNamespace
+
 import jaxtyping
 import pytest
 import torch
@@ -60,6 +62,47 @@ def test_an_interrupt_in_the_middle_of_a_forward_pass_leaves_no_hook(model):
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("layer", [0, 3], ids=["before the floors", "after the floors"])
+@pytest.mark.parametrize("part", ["whole", "without its head"])
+def test_a_pass_that_broke_off_is_not_held_against_the_next(model, error, layer, part):
+    """Once, whoever ran out of memory inside the context and tried a smaller batch, or pressed
+    Ctrl-C and asked again, was told that tokens had gone past the hooks."""
+
+    def break_off(*_):
+        raise error
+
+    handle = model.model.layers[layer].register_forward_hook(break_off)
+    run = model if part == "whole" else model.model
+    with steered(run, FLOORS) as steering:
+        with pytest.raises(error):
+            run(input_ids=IDS.repeat(4, 1), attention_mask=torch.ones(4, 9))
+        handle.remove()
+        run(input_ids=IDS)
+        # The 9 tokens of the whole pass; of the 36 of the broken one, those that came so far.
+        seen = 9 if layer == 0 else 45
+        assert steering.firing().slots == {1: seen, 2: seen}
+
+
+def test_counting_in_the_middle_takes_nothing_away(model):
+    with steered(model, FLOORS) as steering:
+        for passes in (1, 2):
+            logits(model)
+            assert steering.firing().slots == {1: 9 * passes, 2: 9 * passes}
+
+
+def test_tokens_that_passed_unseen_are_still_reported_after_a_pass_that_broke_off(model):
+    def break_off(*_):
+        raise RuntimeError
+
+    with pytest.raises(NotAppliedError, match="layer 1 saw 0 of 9 tokens"), steered(model, FLOORS):
+        model.model.layers[1] = tiny_model("llama").model.layers[1]
+        logits(model)
+        model.model.layers[3].register_forward_hook(break_off)
+        with pytest.raises(RuntimeError):
+            logits(model)
+
+
 def test_contexts_nest_and_each_takes_away_only_its_own(model):
     with steered(model, FLOORS[:1]):
         outer = logits(model)
@@ -77,8 +120,11 @@ def test_hooks_of_others_survive(model):
     assert seen == [1, 1]
 
 
-def test_a_failing_entry_leaves_no_hook(model):
-    with pytest.raises(UsageError, match=r"layer 9.*0 to 3"), steered(model, [Floor(9, V, 0.0)]):
+@pytest.mark.parametrize("layer", [-1, 4, 9])
+def test_a_layer_that_the_model_lacks_is_refused_and_leaves_no_hook(model, layer):
+    """A negative one, too: nothing is counted from the end."""
+    floors = [*FLOORS, Floor(layer, V, 0.0)]
+    with pytest.raises(UsageError, match=rf"layer {layer},.*0 to 3"), steered(model, floors):
         pass
     assert hooks(model) == 0
 
@@ -120,6 +166,32 @@ def test_a_model_with_several_streams_is_refused(model):
     model.model.layers[1] = Streams()
     with pytest.raises(ModelLayoutError, match="several streams"), steered(model, FLOORS):
         logits(model)
+
+
+class OldStack(torch.nn.Module):
+    """Blocks that return a tuple, as those of older models and of models with own code do."""
+
+    class Block(torch.nn.Module):
+        def forward(self, hidden):
+            return hidden + 1, "cache", "weights"
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([self.Block(), self.Block()])
+        self.config = SimpleNamespace(hidden_size=32)
+
+    def forward(self, hidden_states):
+        for block in self.blocks:
+            hidden_states, *rest = block(hidden_states)
+        return hidden_states, rest
+
+
+def test_what_a_block_returns_beside_the_stream_is_left_to_it():
+    old = OldStack()
+    with steered(old, [Floor(1, V, 5.0)], blocks="blocks"):
+        hidden, rest = old(hidden_states=torch.zeros(1, 4, 32))
+    assert rest == ["cache", "weights"]
+    assert torch.allclose(hidden @ V, torch.full((1, 4), 5.0))
 
 
 @pytest.mark.usefixtures("_shapes_unchecked")

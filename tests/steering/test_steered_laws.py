@@ -79,6 +79,21 @@ def test_a_floor_holds_in_bfloat16_to_one_rounding():
     assert bool((seen @ floor.direction >= 3.0 - slack).all())
 
 
+def test_thresholds_meet_float32_numbers_and_h_is_rounded_once():
+    """Two floors at a layer of a bfloat16 model, against the same sum in float64."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    floors = [Floor(1, direction(seed), 3.0) for seed in (0, 1)]
+    plain = streams(model, lambda: logits(model))[1][0]
+    with steered(model, floors):
+        ours = streams(model, lambda: logits(model))[1][0]
+    expected = plain.double()
+    for v in (floor.direction.double() for floor in floors):
+        expected = expected + (3.0 - expected @ v).clamp_min(0)[..., None] * v
+    assert ours.dtype == torch.bfloat16
+    # float32's own error flips the rounding of about one number in 2^16; bfloat16's of one in 4.
+    assert float((ours == expected.to(torch.bfloat16)).float().mean()) > 0.99
+
+
 def test_capping_twice_is_capping_once():
     model = tiny_model("llama")
     with steered(model, band(2.0)):

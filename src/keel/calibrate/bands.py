@@ -49,5 +49,4 @@ def default_bands(layers: int) -> tuple[Band, ...]:
     """Middle-to-late bands of about 16 % of the layers, none twice."""
     width = max(1, round(_WIDTH * layers))
     starts = [round(centre * layers - width / 2) for centre in _CENTRES]
-    bands = [Band(s, s + width) for s in (min(max(0, s), layers - width) for s in starts)]
-    return tuple(dict.fromkeys(bands))
+    return tuple(dict.fromkeys(Band(start, start + width) for start in starts))

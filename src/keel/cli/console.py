@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
+
+_SECONDS_BETWEEN_LINES = 10
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -35,8 +38,35 @@ RemoteCode = Annotated[
 Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
 
 
-class Progress:
-    """Progress bars on stderr, one per stage; call it with (stage, done, total)."""
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Shows on stderr how far each stage is: bars on a terminal, else a plain line now and then."""
+    if not stderr.is_terminal or stderr.is_dumb_terminal:
+        yield Lines()
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description:<34}", markup=False),
+        bars.BarColumn(bar_width=30),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    shown = bars.Progress(*columns, console=stderr)
+    try:
+        yield Bars(shown)
+    finally:
+        if shown.tasks:  # else nothing was shown, and stopping would print an empty line
+            shown.stop()
+
+
+class Bars:
+    """One bar per stage, from its first step on; they stay on the screen when done."""
 
     def __init__(self, bars: Any) -> None:
         self._bars = bars
@@ -49,24 +79,29 @@ class Progress:
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Bars from the first step on while the context lasts; they stay on the screen when done."""
-    from rich import progress as bars
+class Lines:
+    """Plain lines for a log: a stage's start, its end, and between them no more than one per
+    tenth of the work and per ten seconds."""
 
-    columns = (
-        bars.TextColumn("{task.description:<34}"),
-        bars.BarColumn(bar_width=30),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    shown = bars.Progress(*columns, console=stderr)
-    try:
-        yield Progress(shown)
-    finally:
-        if shown.tasks:  # else nothing was shown, and stopping would print an empty line
-            shown.stop()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[str, float] = {}
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self._clock()
+        began = self._began.setdefault(stage, now)
+        if self._is_due(stage, now, done, total):
+            self._told[stage] = (now, done)
+            print(f"{stage}: {done}/{total}, {now - began:.0f} s", file=sys.stderr, flush=True)
+
+    def _is_due(self, stage: str, now: float, done: int, total: int) -> bool:
+        if stage not in self._told:
+            return True
+        when, before = self._told[stage]
+        if done >= total:
+            return before < total
+        return now - when >= _SECONDS_BETWEEN_LINES and (done - before) * 10 >= total
 
 
 @contextmanager

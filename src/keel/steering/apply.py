@@ -61,6 +61,8 @@ class Steering:
             for layer, group in by_layer.items()
         }
         self.step: Step | None = None
+        self.running: Step | None = None
+        """The pass that has reached the blocks and has not come to its end."""
         self.marked: Step | None = None
         """Set by whoever knows better than the model's own arguments which tokens a pass holds."""
         first = next(iter(self.layers.values())).seen.device if self.layers else "cpu"
@@ -70,8 +72,10 @@ class Steering:
     def firing(self) -> Firing:
         """Tokens seen and moved so far, per layer; waits for the device.
 
+        A pass that was broken off, by an error or Ctrl-C, counts as far as it came.
         Raises NotAppliedError when a layer saw fewer tokens than the model did.
         """
+        self._take_back()
         expected = int(self.passed)
         if self.compiled_calls and not expected:
             raise NotAppliedError("the compiled model ran, but not through its hooks; recompile it")
@@ -88,7 +92,33 @@ class Steering:
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of the tokens of the pass that starts."""
+        self._take_back()
         self.step = self.marked if self.marked is not None else step_of(args, kwargs)
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pass reaches the blocks: from here on every layer must see its tokens."""
+        # The outermost call knows the padding; the stack inside may get only a derived mask.
+        if self.step is None or self.running is not None:
+            self.begin(args, kwargs)
+        assert self.step is not None
+        self.passed.add_(self.step.tokens)
+        self.running = self.step
+
+    def end(self) -> None:
+        """The pass has left the blocks, behind the last or on purpose before it."""
+        self.step = self.running = None
+
+    def _take_back(self) -> None:
+        """Expect nothing of a pass that was broken off: no output came of it."""
+        if self.running is None:
+            return
+        tokens = self.running.tokens
+        self.end()
+        self.compiled_calls = 0
+        self.passed.sub_(tokens)
+        for layer in self.layers.values():
+            if int(layer.seen) > int(self.passed):
+                layer.seen.sub_(tokens)
 
 
 class _SteeredLayer:
@@ -131,30 +161,25 @@ class _SteeredLayer:
 def _attach(model: nn.Module, decoder: Decoder, steering: Steering, stack: ExitStack) -> None:
     """Register our hooks; the stack removes exactly these."""
 
-    def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # The outermost call knows the padding; the stack inside may get only a derived mask.
-        if steering.step is None:
-            steering.begin(args, kwargs)
+    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        steering.begin(args, kwargs)
 
-    def count(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        note(_module, args, kwargs)
-        if steering.step is not None:
-            steering.passed.add_(steering.step.tokens)
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        steering.enter(args, kwargs)
+
+    def end(_module: nn.Module, _args: Any, _output: Any) -> None:
+        steering.end()
 
     def called(_module: nn.Module, _args: Any) -> None:
         steering.compiled_calls += 1
-
-    def forget(_module: nn.Module, _args: Any, _output: Any) -> None:
-        steering.step = None
 
     inner = getattr(model, "_orig_mod", model)
     if inner is not model:  # hooks on the wrapper are not compiled: they run at every call
         stack.callback(model.register_forward_pre_hook(called).remove)
     if inner is not decoder.stack:
-        stack.callback(inner.register_forward_pre_hook(note, with_kwargs=True).remove)
-        stack.callback(inner.register_forward_hook(forget, always_call=True).remove)
-    stack.callback(decoder.stack.register_forward_pre_hook(count, with_kwargs=True).remove)
-    stack.callback(decoder.stack.register_forward_hook(forget, always_call=True).remove)
+        stack.callback(inner.register_forward_pre_hook(begin, with_kwargs=True).remove)
+    stack.callback(decoder.stack.register_forward_pre_hook(enter, with_kwargs=True).remove)
+    stack.callback(decoder.stack.register_forward_hook(end).remove)
     for number, layer in steering.layers.items():
         hook = _block_hook(layer, steering, decoder.hidden_size)
         stack.callback(decoder.blocks[number].register_forward_hook(hook).remove)

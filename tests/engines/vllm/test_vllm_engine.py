@@ -157,7 +157,7 @@ def test_requests_of_one_batch_each_have_their_own_setting(engine):
 
 def _mixed(engine, settings, patch):
     """All prompts under all settings in one go, through the engine's own queue."""
-    from keel.engines.vllm.engine import _Asked
+    from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.setting import Setting
 
     names = ["none", "one", "two", "three"]
@@ -165,7 +165,7 @@ def _mixed(engine, settings, patch):
         engine._tell_workers("register", name, Setting.of(name, interventions).to_bytes())
     asked, who = [], {}
     for number, place in itertools.product(range(4), range(len(PROMPTS))):
-        one = _Asked(
+        one = Asked(
             number * 10 + place,
             engine.template.prompt_ids(PROMPTS[place].conversation),
             engine._sampling(GREEDY, "0"),
@@ -173,10 +173,10 @@ def _mixed(engine, settings, patch):
         )
         asked.append(one)
         who[one.place] = names[number]
-    submit = engine._submit
-    patch.setattr(engine, "_submit", lambda one, _name: submit(one, who[one.place]))
+    submit = engine.queue.submit
+    patch.setattr(engine.queue, "submit", lambda one, _name: submit(one, who[one.place]))
     found = {}
-    for one, output in engine._run(asked, "none"):
+    for one, output in engine.queue.run(asked, "none"):
         tokens = engine._completion(one, output, Recording(), GREEDY.max_new_tokens).token_ids
         found[one.place // 10, one.place % 10] = tokens
     for name in names[1:]:
@@ -189,15 +189,15 @@ LONG = prompt(" ".join(["the sea is wide and the ship is small"] * 12), "long")
 
 def test_requests_of_one_setting_share_their_cached_prompt(engine):
     """Isolation must not cost the reuse: the second request finds the first one's keys."""
-    from keel.engines.vllm.engine import _Asked
+    from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.setting import Setting
 
     engine._tell_workers("register", "shared", Setting.of("shared", band(HIGH)).to_bytes())
     ids = engine.template.prompt_ids(LONG.conversation)
     cached = []
     for name in ("shared", "shared", "none"):
-        asked = [_Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
-        cached += [output.num_cached_tokens for _, output in engine._run(asked, name)]
+        asked = [Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
+        cached += [output.num_cached_tokens for _, output in engine.queue.run(asked, name)]
     engine._tell_workers("register", "shared", b"")
     assert cached[0] == 0
     assert cached[1] > len(ids) // 2

@@ -50,14 +50,14 @@ def test_no_setting_gets_the_cached_keys_of_another(folder, order):
 
 
 def _under_fixed_name(engine, name, interventions):
-    from keel.engines.vllm.engine import _Asked
+    from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.setting import Setting
 
     if interventions:
         engine._tell_workers("register", name, Setting.of(name, interventions).to_bytes())
     ids = engine.template.prompt_ids(LONG.conversation)
-    asked = [_Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
-    return [tuple(output.outputs[0].token_ids) for _, output in engine._run(asked, name)]
+    asked = [Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
+    return [tuple(output.outputs[0].token_ids) for _, output in engine.queue.run(asked, name)]
 
 
 def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, plain):
@@ -66,7 +66,12 @@ def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, 
     sampling = Sampling(max_new_tokens=60, temperature=0)
     asked = {"seed": 0, "recording": Recording(means=True), "interventions": band(HIGH)}
     theirs = by_place(plain.generate(prompts, sampling, **asked))
-    tight = {"max_num_batched_tokens": 8, "max_num_seqs": 6, "num_gpu_blocks_override": 12}
+    tight = {
+        "max_num_batched_tokens": 8,
+        "max_num_seqs": 6,
+        "num_gpu_blocks_override": 12,
+        "block_size": 32,
+    }
     with started(folder, max_model_len=128, arguments=tight) as engine:
         preempted = _counted_preemptions(engine)
         ours = by_place(engine.generate(prompts, sampling, **asked))
@@ -105,24 +110,30 @@ def test_recording_on_an_engine_without_it_is_refused(folder):
         list(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3", "mistral", "qwen3_moe"])
-def test_families_agree_with_the_other_engine_uncapped_and_capped(tmp_path, family):
+@pytest.mark.parametrize(
+    ("family", "tolerance"),
+    [
+        ("qwen3", 1e-4),
+        ("mistral", 1e-4),
+        ("qwen3_moe", 1e-4),
+        ("gemma3", 1e-2),
+        # vLLM's own Gemma differs from transformers' by 0.15 % a layer, plain as well as held.
+        ("gemma2", 1e-2),
+    ],
+)
+def test_families_agree_with_the_other_engine_uncapped_and_capped(tmp_path, family, tolerance):
     where = tiny(tmp_path, family)
     other = open_engine(str(where), dtype="float32", device="cpu")
-    recording = Recording(means=True)
     with started(where) as engine:
         for interventions in ([], band(HIGH)):
-            asked = {"seed": 0, "recording": recording, "interventions": interventions}
+            asked = {"seed": 0, "recording": Recording(means=True), "interventions": interventions}
             ours = by_place(engine.generate(PROMPTS, GREEDY, **asked))
             theirs = by_place(other.generate(PROMPTS, GREEDY, **asked))
             for place, one in theirs.items():
                 assert ours[place].token_ids == one.token_ids
-                torch.testing.assert_close(
-                    ours[place].activations.means_LD,
-                    one.activations.means_LD,
-                    rtol=1e-3,
-                    atol=1e-3,
-                )
+                apart = ours[place].activations.means_LD - one.activations.means_LD
+                length = one.activations.means_LD.norm(dim=-1)
+                assert float((apart.norm(dim=-1) / length).max()) < tolerance
 
 
 def test_an_engine_whose_floors_do_nothing_does_not_start(folder, monkeypatch):

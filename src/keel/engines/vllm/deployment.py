@@ -93,18 +93,26 @@ class Asked:
     def of(cls, environment: Mapping[str, str] = os.environ) -> Asked | None:
         """What is asked; None where `KEEL_FLOORS` is not set, and Keel stays out.
 
-        Raises UsageError for a value that makes no sense, and for a wish to enforce nothing.
+        Raises UsageError for a value that makes no sense, and where floors are missing for one.
         """
         floors = environment.get("KEEL_FLOORS", "")
+        if not floors:
+            _refuse_without_floors(environment)
+            return None
         enforce = environment.get("KEEL_ENFORCE", "0")
         if enforce not in ("0", "1"):
             raise UsageError(f"KEEL_ENFORCE is {enforce!r}, expected 0 or 1")
-        if not floors:
-            if enforce == "1":
-                raise UsageError("KEEL_ENFORCE is 1, but KEEL_FLOORS does not say what to hold")
-            return None
         canary_s = 60 * _minutes(environment.get("KEEL_CANARY_MINUTES", "0"))
         return cls(floors, environment.get("KEEL_SETTING") or None, enforce == "1", canary_s)
+
+
+def _refuse_without_floors(environment: Mapping[str, str]) -> None:
+    """Whoever mistypes `KEEL_FLOORS` must not serve uncapped."""
+    for name in ("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"):
+        if environment.get(name, "0") not in ("", "0"):
+            raise UsageError(
+                f"{name} is {environment[name]!r}, but KEEL_FLOORS does not say what to hold"
+            )
 
 
 def _minutes(given: str) -> float:

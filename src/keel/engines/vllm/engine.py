@@ -8,10 +8,10 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from keel.engines.chat_template import ChatTemplate, Transcript
@@ -19,20 +19,22 @@ from keel.engines.protocol import (
     Batch,
     Completion,
     Divergence,
-    Probe,
     Reading,
     Recording,
     TurnRecord,
 )
-from keel.engines.vllm.deployment import KEY, OFF, Deployment
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.asking import Asked, Queue, reading
+from keel.engines.vllm.deployment import OFF, Deployment
+from keel.engines.vllm.recorded import merged, packed, turn_of
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Firing, Intervention
-from keel.types import Activations, Conversation, ModelIdentity, Prompt, Sampling
+from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
 _BATCH = 512
 """Prompts that are committed together; vLLM schedules within them as it likes."""
+_AT_ONCE = 256
+"""Requests handed to vLLM at once where nothing is recorded."""
 
 
 class VllmEngine:
@@ -51,7 +53,8 @@ class VllmEngine:
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.hf_text_config.num_hidden_layers)
         self.identity = _identity(config, self.layers, self.template, identity)
-        self._counter = itertools.count()
+        self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE)
+        self._names = (f"s{number}" for number in itertools.count())
         self._check_held()
 
     def template_facts(self) -> dict[str, str]:
@@ -79,7 +82,7 @@ class VllmEngine:
         """Answer a batch, each completion as it finishes. Each prompt's seed decides its draws."""
         records = recording.means or bool(recording.probes)
         asked = [
-            _Asked(
+            Asked(
                 place,
                 self.template.prompt_ids(prompt.conversation),
                 self._sampling(sampling, f"{seed}/{prompt.id}"),
@@ -88,7 +91,7 @@ class VllmEngine:
             for place, prompt in enumerate(prompts)
         ]
         with self._probing(recording), self._under(interventions) as name:
-            for one, output in self._run(asked, name, on_text):
+            for one, output in self.queue.run(asked, name, on_text):
                 yield self._completion(one, output, recording, sampling.max_new_tokens)
 
     def read(
@@ -101,10 +104,10 @@ class VllmEngine:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
         transcripts = [self.template.transcript(c) for c in conversations]
         asked = [
-            _Asked(
+            Asked(
                 place,
                 list(transcript.token_ids),
-                _reading(),
+                reading(),
                 tuple(n for turn in transcript.turns for n in (turn.start, turn.stop)),
                 recording.log_likelihood,
             )
@@ -113,7 +116,7 @@ class VllmEngine:
         silent = [one.place for one in asked if not one.spans]
         yield from (Reading(place, ()) for place in silent)
         with self._probing(recording), self._under(interventions) as name:
-            for one, _ in self._run([a for a in asked if a.spans], name):
+            for one, _ in self.queue.run([a for a in asked if a.spans], name):
                 scores = self._ask("likelihood", one.key) if recording.log_likelihood else None
                 yield self._reading(one, transcripts[one.place], recording, scores)
 
@@ -129,9 +132,9 @@ class VllmEngine:
             if not spans:
                 continue
             ids = list(transcript.token_ids)
-            plain = self._score(_Asked(place, ids, _reading(), spans, True), ())
+            plain = self._score(Asked(place, ids, reading(), spans, True), ())
             for number, interventions in enumerate(settings):
-                held = self._score(_Asked(place, ids, _reading(), spans, True), interventions)
+                held = self._score(Asked(place, ids, reading(), spans, True), interventions)
                 kl_N = self._ask("divergence", plain, held)["kl"]
                 self._collect(held)
                 if len(kl_N):
@@ -142,56 +145,12 @@ class VllmEngine:
         """Stop vLLM and give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
 
-    def _score(self, asked: _Asked, interventions: Sequence[Intervention]) -> str:
+    def _score(self, asked: Asked, interventions: Sequence[Intervention]) -> str:
         """The key under which predictions of a transcript are kept, until it is collected."""
         with self._under(interventions) as name:
-            for _ in self._run([asked], name):
+            for _ in self.queue.run([asked], name):
                 pass
         return asked.key
-
-    def _run(
-        self,
-        asked: Sequence[_Asked],
-        name: str,
-        on_text: Callable[[int, str], None] | None = None,
-    ) -> Iterator[tuple[_Asked, Any]]:
-        """Requests as they finish; no more at once than can be recorded."""
-        engine = self.llm.llm_engine
-        waiting, running = list(reversed(asked)), dict[str, _Asked]()
-        shown: dict[str, int] = {}
-        rows = 0
-        try:
-            while waiting or running:
-                while waiting and (not running or rows + waiting[-1].rows <= self._room()):
-                    one = waiting.pop()
-                    rows += one.rows
-                    running[self._submit(one, name)] = one
-                for output in engine.step():
-                    one = running[output.request_id]
-                    if on_text is not None:
-                        _tell(on_text, one.place, output, shown)
-                    if output.finished:
-                        del running[output.request_id]
-                        rows -= one.rows
-                        yield one, output
-        finally:
-            if running:
-                engine.abort_request(list(running), internal=False)
-
-    def _submit(self, one: _Asked, name: str) -> str:
-        number = next(self._counter)
-        arguments: dict[str, Any] = {KEY: name}
-        if one.spans:
-            one.key = f"r{number}"
-            arguments |= {RECORD: one.key, SPANS: list(one.spans), SCORE: int(one.is_scored)}
-        parameters = one.parameters.clone()
-        parameters.extra_args = arguments
-        prompt = {"prompt_token_ids": one.token_ids}
-        self.llm.llm_engine.add_request(str(number), prompt, parameters)
-        return str(number)
-
-    def _room(self) -> int:
-        return self.deployment.recordings or 256
 
     @contextmanager
     def _under(self, interventions: Sequence[Intervention]) -> Iterator[str]:
@@ -200,7 +159,7 @@ class VllmEngine:
         if not interventions:
             yield OFF
             return
-        name = f"s{next(self._counter)}"
+        name = next(self._names)
         setting = Setting.of(name, interventions)
         self._tell_workers("register", name, setting.to_bytes())
         try:
@@ -214,7 +173,7 @@ class VllmEngine:
         if (recording.means or recording.probes) and not self.deployment.recordings:
             raise UsageError("this engine was started without recording; start it with recordings")
         if recording.probes:
-            self._tell_workers("set_probes", _packed(recording.probes))
+            self._tell_workers("set_probes", packed(recording.probes))
         try:
             yield
         finally:
@@ -230,33 +189,33 @@ class VllmEngine:
             {layer: seen for layer, (seen, _) in sorted(found.items())},
         )
 
-    def _completion(
-        self, one: _Asked, output: Any, recording: Recording, limit: int
-    ) -> Completion:
+    def _completion(self, one: Asked, output: Any, recording: Recording, limit: int) -> Completion:
         sampled = tuple(output.outputs[0].token_ids)
         ends = self._ends
         content = tuple(itertools.takewhile(lambda token: token not in ends, sampled))[:limit]
-        finish = "stop" if len(content) < len(sampled) and len(content) < limit else "length"
+        finish: Literal["stop", "length"] = (
+            "stop" if len(content) < len(sampled) and len(content) < limit else "length"
+        )
         activations = projections = None
         if one.spans:
             held = self._collect(one.key)
-            activations, projections = _turn(held, one.key, 0, len(content), recording)
+            activations, projections = turn_of(held, one.key, 0, len(content), recording)
         text = self.tokenizer.decode(content, skip_special_tokens=True)
         return Completion(one.place, text, content, finish, activations, projections)
 
     def _reading(
         self,
-        one: _Asked,
+        one: Asked,
         transcript: Transcript,
         recording: Recording,
         scores: Mapping[str, Tensor] | None,
     ) -> Reading:
         held = self._collect(one.key)
         lengths = [turn.stop - turn.start for turn in transcript.turns]
-        likelihoods = scores["log_likelihood"].split(lengths) if scores is not None else None
+        likelihoods = torch.split(scores["log_likelihood"], lengths) if scores is not None else None
         turns = []
         for number, turn in enumerate(transcript.turns):
-            means, heights = _turn(held, one.key, number, lengths[number], recording)
+            means, heights = turn_of(held, one.key, number, lengths[number], recording)
             turns.append(
                 TurnRecord(
                     turn.turn,
@@ -288,19 +247,13 @@ class VllmEngine:
 
     def _collect(self, key: str) -> dict[str, Tensor]:
         """What all workers recorded under a key; pipeline stages are added up."""
-        found: dict[str, Tensor] = {}
         ranks = self._tell_workers("collect", [key])
         stages = self.llm.llm_engine.vllm_config.parallel_config.pipeline_parallel_size
-        for packed in ranks[:: max(len(ranks) // stages, 1)]:
-            for name, tensor in load(packed).items():
-                known = found.get(name)
-                is_sum = known is not None and not name.endswith("/tokens")
-                found[name] = _added(known, tensor) if is_sum and known is not None else tensor
-        return found
+        return merged(ranks[:: max(len(ranks) // stages, 1)])
 
     def _ask(self, method: str, *keys: str) -> dict[str, Tensor]:
         """What the last stage says: it has the head."""
-        return load(self._tell_workers(method, *keys)[-1])
+        return dict(load(self._tell_workers(method, *keys)[-1]))
 
     def _tell_workers(self, method: str, *arguments: Any) -> list[Any]:
         return list(self.llm.collective_rpc("keel_call", args=(method, *arguments)))
@@ -314,79 +267,6 @@ class VllmEngine:
         missing = set(range(self.layers) if wanted is None else wanted) - steered
         if missing:
             raise NotAppliedError(f"no worker holds layers {sorted(missing)}; the engine is no use")
-
-
-class _Asked:
-    """One request: what it holds and what is recorded of it."""
-
-    def __init__(
-        self,
-        place: int,
-        token_ids: list[int],
-        parameters: Any,
-        spans: tuple[int, ...],
-        is_scored: bool = False,
-    ) -> None:
-        self.place, self.token_ids, self.parameters = place, token_ids, parameters
-        self.spans, self.is_scored = spans, is_scored
-        self.key = ""
-
-    @property
-    def rows(self) -> int:
-        """Recordings that it takes."""
-        return len(self.spans) // 2 or 1
-
-
-def _reading() -> Any:
-    """Parameters of a request that only reads: no cached token may go unread."""
-    from vllm import SamplingParams
-
-    return SamplingParams(temperature=0.0, max_tokens=1, skip_reading_prefix_cache=True)
-
-
-def _turn(
-    held: Mapping[str, Tensor], key: str, number: int, tokens: int, recording: Recording
-) -> tuple[Activations | None, Tensor | None]:
-    place = f"{key}/{number}"
-    seen = int(held[f"{place}/tokens"])
-    if seen != tokens:
-        raise NotAppliedError(f"{seen} of {tokens} tokens were recorded; do not trust this answer")
-    activations = None
-    if recording.means and tokens:
-        sums, norms = held[f"{place}/sums"], held[f"{place}/norms"]
-        activations = Activations(sums / tokens, norms / tokens, tokens)
-    heights = held.get(f"{place}/heights") if recording.probes else None
-    if recording.probes and heights is None:
-        heights = torch.zeros(0, len(recording.probes))
-    return activations, heights[:, : len(recording.probes)] if heights is not None else None
-
-
-def _added(left: Tensor, right: Tensor) -> Tensor:
-    if left.shape == right.shape:
-        return left + right
-    longer, shorter = (left, right) if len(left) > len(right) else (right, left)
-    longer = longer.clone()
-    longer[: len(shorter)] += shorter
-    return longer
-
-
-def _packed(probes: Sequence[Probe]) -> bytes:
-    return save(
-        {
-            "layers": torch.tensor([probe.layer for probe in probes]),
-            "directions": torch.stack([probe.direction.float().cpu() for probe in probes]),
-        }
-    )
-
-
-def _tell(
-    on_text: Callable[[int, str], None], place: int, output: Any, shown: dict[str, int]
-) -> None:
-    text = output.outputs[0].text
-    before = shown.get(output.request_id, 0)
-    if len(text) > before:
-        on_text(place, text[before:])
-        shown[output.request_id] = len(text)
 
 
 def _identity(

@@ -22,7 +22,11 @@ _SCORED_AT_ONCE = 64
 
 
 class Recordings:
-    """What was recorded of the requests in a ledger, until it is collected."""
+    """What was recorded of the requests in a ledger, until it is collected.
+
+    `layers` and `hidden` are the whole model's, `room` is for so many probes at a layer, `logits`
+    makes logits of the last stream; None where another pipeline stage has the head.
+    """
 
     def __init__(
         self,
@@ -31,10 +35,11 @@ class Recordings:
         *,
         layers: int,
         hidden: int,
-        logits: Callable[[Tensor], Tensor],
+        room: int,
+        logits: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.held, self.ledger, self.logits = held, ledger, logits
-        self.layers, self.hidden = layers, hidden
+        self.layers, self.hidden, self.room = layers, hidden, room
         self.probes: list[tuple[int, int]] = []
         """(layer, column there) of each probe as given; column −1 at another pipeline stage."""
         self.heights: dict[str, list[tuple[int, Tensor]]] = {}
@@ -90,39 +95,41 @@ class Recordings:
         return _packed(found)
 
     def likelihood(self, key: str) -> bytes:
-        """Log-likelihood of each recorded token, turn after turn; from the stage with the head.
+        """Log-likelihood of each recorded token, turn after turn; empty where the head is not.
 
-        Raises NotAppliedError where not every token was predicted in one pass.
+        Raises NotAppliedError where some token's prediction was not seen.
         """
         claim = self.ledger.recorded(key)
         actual = [claim.prompt_ids[n] for t in claim.turns for n in range(max(t.start, 1), t.stop)]
-        parts = []
-        for hidden, ids in _chunks(self._predictions(key), torch.tensor(actual)):
-            log_p = torch.log_softmax(self.logits(hidden).float(), -1)
-            parts.append(log_p.gather(-1, ids.to(log_p.device)[:, None])[:, 0].cpu())
-        return _packed({"log_likelihood": torch.cat(parts) if parts else torch.zeros(0)})
+        parts = [torch.zeros(0)]
+        if self.logits is not None:
+            for hidden, ids in _chunks(self._predictions(key), torch.tensor(actual)):
+                log_p = torch.log_softmax(self.logits(hidden).float(), -1)
+                parts.append(log_p.gather(-1, ids.to(log_p.device)[:, None])[:, 0].cpu())
+        return _packed({"log_likelihood": torch.cat(parts)})
 
     def divergence(self, plain: str, steered: str) -> bytes:
         """KL(plain ‖ steered) of what the two predict for each recorded token, in nats.
 
-        Raises NotAppliedError as `likelihood`.
+        Empty and raises as `likelihood`.
         """
-        parts = []
-        for left, right in _chunks(self._predictions(plain), self._predictions(steered)):
-            log_p = torch.log_softmax(self.logits(left).float(), -1)
-            log_q = torch.log_softmax(self.logits(right).float(), -1)
-            parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
-        return _packed({"kl": torch.cat(parts) if parts else torch.zeros(0)})
+        parts = [torch.zeros(0)]
+        if self.logits is not None:
+            for left, right in _chunks(self._predictions(plain), self._predictions(steered)):
+                log_p = torch.log_softmax(self.logits(left).float(), -1)
+                log_q = torch.log_softmax(self.logits(right).float(), -1)
+                parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
+        return _packed({"kl": torch.cat(parts)})
 
     def _check_probes(self, layers: Sequence[int], directions: Tensor) -> None:
         for layer in sorted(set(layers)):
             if not 0 <= layer < self.layers:
-                raise UsageError(f"a probe at layer {layer}; the model's are 0 to {self.layers - 1}")
-            room = self.held[layer].probes_MD.shape[0] if self._has_probes(layer) else 0
-            if layer in self.held and layers.count(layer) > room:
+                last = self.layers - 1
+                raise UsageError(f"a probe at layer {layer}, but this model's are 0 to {last}")
+            if layers.count(layer) > self.room:
                 raise UsageError(
                     f"{layers.count(layer)} probes at layer {layer}, but this engine was started "
-                    f"for {room}; start it with probes={layers.count(layer)}"
+                    f"for {self.room}; start it with probes={layers.count(layer)}"
                 )
         if layers and directions.shape[-1] != self.hidden:
             raise ModelMismatchError(
@@ -130,18 +137,15 @@ class Recordings:
                 f"{self.hidden}; use that of this model"
             )
 
-    def _has_probes(self, layer: int) -> bool:
-        return layer in self.held and self.held[layer].probes
-
     def _take_heights(self, rows: Rows) -> None:
+        elsewhere = torch.zeros_like(next(iter(self.held.values())).heights_TM[:, 0])
+        tables = [
+            self.held[layer].heights_TM[:, column] if column >= 0 else elsewhere
+            for layer, column in self.probes
+        ]
         for key, turn, begin, end in rows.taken:
-            columns = [
-                self.held[layer].heights_TM[begin:end, column].cpu()
-                if column >= 0
-                else torch.zeros(end - begin)
-                for layer, column in self.probes
-            ]
-            self.heights.setdefault(key, []).append((turn, torch.stack(columns, -1)))
+            heights = torch.stack([table[begin:end] for table in tables], -1).cpu()
+            self.heights.setdefault(key, []).append((turn, heights))
 
     def _gather(self, name: str, row: int) -> Tensor:
         """The row's sums at every layer of the model, and zero for the next recording."""

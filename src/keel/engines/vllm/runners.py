@@ -7,6 +7,7 @@ from its source; its per-request map was not seen on a GPU yet, so it is refused
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -88,8 +89,10 @@ def follow_v2(runner: Any, hold: Hold, deployment: Deployment) -> None:
 
 def begin_v2(hold: Hold, batch: Any) -> None:
     """Fill the maps from a V2 `InputBatch`."""
-    starts, counts = batch.num_computed_tokens_np, batch.num_scheduled_tokens
-    hold.begin(batch.req_ids, starts.tolist(), counts.tolist())
+    starts = batch.num_computed_tokens_np.tolist()
+    # Not num_scheduled_tokens: with drafts that is an upper bound.
+    edges = batch.query_start_loc_np[: batch.num_reqs + 1].tolist()
+    hold.begin(batch.req_ids, starts, [after - edge for edge, after in pairwise(edges)])
 
 
 def _is_v2(runner: Any) -> bool:

@@ -9,12 +9,13 @@ from typing import Any
 
 from keel.engines.catalogue import weights_fingerprint
 from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelMismatchError, UsageError
 from keel.store import load_floors, load_settings
 from keel.types import Floors
 
-_OURS = ("keel_record", "keel_spans", "keel_score")
+_OURS = (RECORD, SPANS, SCORE)
 
 
 def deployment_for(asked: Asked) -> Deployment:
@@ -83,11 +84,30 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
     asked = Asked.of()
     if asked is not None:
         _check_model(settings_of(asked), model)
-    if config.speculative_config is not None and not deployment.is_global:
-        raise UsageError("per-request settings cannot follow speculative decoding; leave it out")
+    if not deployment.is_global:
+        _refuse_untold_tokens(config)
+    if deployment.recordings and config.scheduler_config.async_scheduling:
+        raise UsageError(
+            "async_scheduling runs a token past an answer's end and would record it; switch it off"
+        )
     connector = getattr(config.kv_transfer_config, "kv_connector", None)
     if connector == "ExampleConnector":
         raise UsageError(f"{connector} ignores the cache salt and would mix settings; leave it out")
+
+
+def _refuse_untold_tokens(config: Any) -> None:
+    """Refuse what computes tokens in another order, or other tokens, than a step's batch says."""
+    parallel = config.parallel_config
+    for name, is_on in (
+        ("speculative decoding", config.speculative_config is not None),
+        ("microbatches (enable_dbo, ubatch_size)", parallel.use_ubatching),
+        ("prefill context parallelism", parallel.prefill_context_parallel_size > 1),
+    ):
+        if is_on:
+            raise UsageError(
+                f"settings per request cannot follow {name}; leave it out, or hold all requests "
+                "alike with KEEL_ENFORCE=1"
+            )
 
 
 def _check_model(held: Mapping[str, Floors], model: Any) -> None:

@@ -1,0 +1,1 @@
+"""What holding and recording cost inside vLLM, each arm an engine of its own, measured in turn."""

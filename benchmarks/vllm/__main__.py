@@ -1,0 +1,183 @@
+"""Throughput of plain vLLM beside Keel's ways of holding and recording, in one interleaved run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.machine import Machine
+from benchmarks.measuring import Measurement, Rounds, in_turn, narrate, ratios
+from benchmarks.outcomes import AtMost, Comparison, Outcome, ratio_of
+from benchmarks.tables import show_arms, show_summary
+
+_BAND = [18, 19, 20, 21, 22]
+_HELD, _RECORDED = AtMost(1.01), AtMost(1.04)
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to run the same requests."""
+
+    engine: str
+    held: float = 0.0
+    """Share of the requests that name a setting."""
+    record: bool = False
+
+
+ENGINES: Mapping[str, dict[str, Any] | None] = {
+    "plain": None,
+    "global": {"layers": _BAND, "is_global": True, "steps": 1, "default": "held", "settings": 2},
+    "per request": {"layers": _BAND, "steps": 1, "settings": 4},
+    "probes": {"layers": _BAND, "steps": 1, "settings": 4, "probes": 1},
+    "means": {"layers": _BAND, "steps": 1, "settings": 4, "recordings": 64},
+}
+ARMS: Mapping[str, Arm] = {
+    "plain vLLM": Arm("plain"),
+    "plugin idle": Arm("per request"),
+    "held: global": Arm("global", 1.0),
+    "held: all": Arm("per request", 1.0),
+    "held: half": Arm("per request", 0.5),
+    "projections": Arm("probes", 1.0, True),
+    "all-layer means": Arm("means", 0.0, True),
+}
+_TARGETS = {
+    "plugin idle": _HELD,
+    "held: global": _HELD,
+    "held: all": _HELD,
+    "held: half": _HELD,
+    "all-layer means": _RECORDED,
+}
+
+
+class _Process:
+    """An engine in a process of its own, idle between its rounds."""
+
+    def __init__(self, deployment: dict[str, Any] | None, mode: str) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.vllm.arm"]
+        self.process = subprocess.Popen(
+            [*command, json.dumps(deployment), mode],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(
+                "an engine ended; run its arm by hand: python -m benchmarks.vllm.arm"
+            )
+        return dict(json.loads(line))
+
+    def ask(self, **work: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(work) + "\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tables on stdout, progress on stderr."""
+    asked = _asked(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    machine, began = Machine.here(), time.monotonic()
+    outcomes: list[Outcome] = []
+    for mode in asked.mode or ["compiled", "eager"]:
+        with _engines(mode) as engines:
+            for requests in asked.requests or [32, 8, 1]:
+                outcomes.append(_measure(engines, mode, requests, asked.repeats))
+                show_arms(console, outcomes[-1])
+    show_summary(console, outcomes, machine)
+    console.print(f"It took {(time.monotonic() - began) / 60:.1f} minutes.", highlight=False)
+    return 0
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm", description=__doc__)
+    parser.add_argument("--mode", action="append", choices=["compiled", "eager"])
+    parser.add_argument("--requests", action="append", type=int, help="at once; may be repeated")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _engines(mode: str) -> Iterator[Mapping[str, _Process]]:
+    """All engines, started one after the other, since compiling takes all cores."""
+    with ExitStack() as stack:
+        found: dict[str, _Process] = {}
+        for name, deployment in ENGINES.items():
+            began = time.monotonic()
+            found[name] = _Process(deployment, mode)
+            stack.callback(found[name].end)
+            found[name].hear()
+            line = f"{mode} engine `{name}` is up after {time.monotonic() - began:.0f} s"
+            print(line, file=sys.stderr, flush=True)
+        yield found
+
+
+def _measure(engines: Mapping[str, _Process], mode: str, requests: int, repeats: int) -> Outcome:
+    first: dict[str, list[float]] = {name: [] for name in ARMS}
+    tokens = 0
+
+    def run(name: str) -> Measurement:
+        nonlocal tokens
+        arm = ARMS[name]
+        found = engines[arm.engine].ask(requests=requests, held=arm.held, record=arm.record)
+        first[name].append(found["first_token_s"])
+        tokens = found["tokens"]
+        return Measurement(found["wall_s"], found["cpu_s"])
+
+    for name in ARMS:  # the first round of an engine is slower than all others
+        run(name)
+    first = {name: [] for name in ARMS}
+    arms = {name: (lambda name=name: run(name)) for name in ARMS}
+    title = f"vllm-{mode}-{requests}"
+    rounds = in_turn(arms, repeats, lambda *done: narrate(title, *done))
+    return Outcome(
+        title,
+        f"smollm2, bfloat16, {mode}, {requests} requests at once",
+        rounds,
+        _comparisons(rounds, first, mode),
+        tokens=tokens,
+    )
+
+
+def _comparisons(
+    rounds: Rounds, first: Mapping[str, Sequence[float]], mode: str
+) -> tuple[Comparison, ...]:
+    plain = "plain vLLM"
+    found = []
+    for name in ARMS:
+        if name != plain:
+            target = _TARGETS.get(name) if mode == "compiled" else None
+            found.append(
+                Comparison(
+                    f"{name} / {plain}, wall", ratio_of(rounds, "wall_s", name, plain), target
+                )
+            )
+            spread = ratios(first[name], first[plain])
+            found.append(Comparison(f"{name} / {plain}, time to first token", spread))
+    return tuple(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

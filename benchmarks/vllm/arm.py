@@ -1,0 +1,122 @@
+"""One engine that waits for rounds: reads a JSON line, answers requests, writes a JSON line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+from benchmarks.arms.texts import MODEL
+from benchmarks.measuring import timed
+
+NEW_TOKENS = 64
+_BAND = range(18, 23)
+
+
+def main(deployment: dict[str, Any] | None, *, is_eager: bool) -> None:
+    """Serve rounds until stdin ends."""
+    # What vLLM prints on stdout must not be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    engine = _Engine(deployment, is_eager=is_eager)
+    _say(answers, {"ready": True})
+    for line in sys.stdin:
+        asked = json.loads(line)
+        first: list[float] = []
+        taken = timed(lambda asked=asked, first=first: engine.answer(asked, first))
+        _say(answers, {**asdict(taken), "first_token_s": first[0], "tokens": engine.tokens})
+
+
+class _Engine:
+    def __init__(self, deployment: dict[str, Any] | None, *, is_eager: bool) -> None:
+        from vllm import LLM
+
+        from keel.engines.catalogue import locate
+        from keel.engines.vllm import Deployment
+
+        extra = {}
+        if deployment is not None:
+            extra = {"additional_config": {"keel": Deployment(**deployment).to_config()}}
+        self.llm = LLM(
+            model=locate(MODEL),
+            dtype="bfloat16",
+            max_model_len=1024,
+            enforce_eager=is_eager,
+            enable_prefix_caching=False,
+            **extra,
+        )
+        self.deployment = deployment
+        self.numbers = 0
+        self.tokens = 0
+        if deployment is not None:
+            self._register(deployment)
+
+    def _register(self, deployment: dict[str, Any]) -> None:
+        import torch
+
+        from keel.engines import Probe
+        from keel.engines.vllm import Setting
+        from keel.engines.vllm.recorded import packed
+        from keel.geometry import unit
+        from keel.types import Floor
+
+        draws = torch.Generator().manual_seed(0)
+        directions = [unit(torch.randn(576, generator=draws)) for _ in _BAND]
+        floors = [Floor(n, v, 2.0) for n, v in zip(_BAND, directions, strict=True)]
+        self._call("register", "held", Setting.of("held", floors).to_bytes())
+        if deployment.get("probes"):
+            self._call(
+                "set_probes", packed([Probe(n, v) for n, v in zip(_BAND, directions, strict=True)])
+            )
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        self.llm.collective_rpc("keel_call", args=(method, *arguments))
+
+    def answer(self, asked: dict[str, Any], first: list[float]) -> None:
+        """Answer so many requests, of which a share is held, and note when the first token came."""
+        engine, began = self.llm.llm_engine, time.perf_counter()
+        keys = [self._submit(number, asked) for number in range(asked["requests"])]
+        self.tokens = 0
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.outputs[0].token_ids and not first:
+                    first.append(time.perf_counter() - began)
+                if output.finished:
+                    self.tokens += len(output.outputs[0].token_ids)
+        recorded = [key for key in keys if key]
+        if recorded:
+            self._call("collect", recorded)
+
+    def _submit(self, number: int, asked: dict[str, Any]) -> str:
+        from vllm import SamplingParams
+
+        self.numbers += 1
+        arguments: dict[str, Any] = {}
+        if self.deployment is not None:
+            held = number < asked["held"] * asked["requests"]
+            arguments["keel"] = "held" if held or self.deployment.get("is_global") else "none"
+        key = f"k{self.numbers}" if asked["record"] else ""
+        if key:
+            arguments["keel_record"] = key
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, extra_args=arguments or None
+        )
+        text = f"Question {number}: what is the sea like, and why do people go there in summer?"
+        self.llm.llm_engine.add_request(str(self.numbers), text, parameters)
+        return key
+
+
+def _say(answers: Any, record: dict[str, Any]) -> None:
+    answers.write(json.dumps(record) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), is_eager=sys.argv[2] == "eager")

@@ -1,0 +1,96 @@
+"""Requests of one call, sent to vLLM and taken back as they finish."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from keel.engines.vllm.deployment import KEY
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+
+
+class Asked:
+    """One request: what it holds and what is recorded of it."""
+
+    def __init__(
+        self,
+        place: int,
+        token_ids: list[int],
+        parameters: Any,
+        spans: tuple[int, ...],
+        is_scored: bool = False,
+    ) -> None:
+        self.place, self.token_ids, self.parameters = place, token_ids, parameters
+        self.spans, self.is_scored = spans, is_scored
+        self.key = ""
+
+    @property
+    def rows(self) -> int:
+        """Recordings that it takes."""
+        return len(self.spans) // 2 or 1
+
+
+def reading() -> Any:
+    """Parameters of a request that only reads: no cached token may go unread."""
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0.0, max_tokens=1, skip_reading_prefix_cache=True)
+
+
+class Queue:
+    """Keeps a vLLM engine busy, with no more at once than there is room to record."""
+
+    def __init__(self, engine: Any, room: int) -> None:
+        self.engine, self.room = engine, room
+        self.numbers = itertools.count()
+
+    def run(
+        self,
+        asked: Sequence[Asked],
+        setting: str,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> Iterator[tuple[Asked, Any]]:
+        """Requests with their outputs, as they finish; those not waited for are aborted."""
+        waiting, running = list(reversed(asked)), dict[str, Asked]()
+        shown: dict[str, int] = {}
+        rows = 0
+        try:
+            while waiting or running:
+                while waiting and (not running or rows + waiting[-1].rows <= self.room):
+                    one = waiting.pop()
+                    rows += one.rows
+                    running[self.submit(one, setting)] = one
+                for output in self.engine.step():
+                    one = running[output.request_id]
+                    if on_text is not None:
+                        _tell(on_text, one.place, output, shown)
+                    if output.finished:
+                        del running[output.request_id]
+                        rows -= one.rows
+                        yield one, output
+        finally:
+            if running:
+                self.engine.abort_request(list(running), internal=False)
+
+    def submit(self, one: Asked, setting: str) -> str:
+        """Hand one request to vLLM under a setting; its number."""
+        number = str(next(self.numbers))
+        arguments: dict[str, Any] = {KEY: setting}
+        if one.spans:
+            one.key = f"r{number}"
+            arguments |= {RECORD: one.key, SPANS: list(one.spans), SCORE: int(one.is_scored)}
+        parameters = one.parameters.clone()
+        parameters.extra_args = arguments
+        self.engine.add_request(number, {"prompt_token_ids": one.token_ids}, parameters)
+        return number
+
+
+def _tell(
+    on_text: Callable[[int, str], None], place: int, output: Any, shown: dict[str, int]
+) -> None:
+    text = output.outputs[0].text
+    before = shown.get(output.request_id, 0)
+    if len(text) > before:
+        on_text(place, text[before:])
+        shown[output.request_id] = len(text)

@@ -1,0 +1,127 @@
+"""What a setting costs and brings, worked out by hand on a planted stream without noise.
+
+A default token projects to layer + 1 and a ghost's to 0; the planted KL is half the squared shift
+at the last layer; what one layer is moved by, later layers keep. One gap at the last layer is 4.
+"""
+
+from typing import Any
+
+import pytest
+
+from keel.calibrate import (
+    Band,
+    CalibrateSettings,
+    calibrate_floors,
+    floors_at_percentile,
+    price_settings,
+    read_projections,
+)
+from keel.calibrate.price import Candidate
+from keel.errors import NotAppliedError
+from keel.testing import FakeEngine
+from keel.types import Conversation, Floor, Floors, Message, PricedSetting, Prompt, Rollout
+
+
+def rollouts(role: str, count: int, system: str | None = None) -> list[Rollout]:
+    head = [Message("system", system)] if system else []
+    asked = [Conversation((*head, Message("user", f"say {n}"))) for n in range(count)]
+    prompts = [Prompt(f"{role}/p0/q{n}", talk, role) for n, talk in enumerate(asked)]
+    return [Rollout(p, "one two", (n, n + 1), "stop") for n, p in enumerate(prompts)]
+
+
+DEFAULT = rollouts("default", 3)
+GHOSTS = rollouts("ghost", 2, "you are a ghost")
+
+
+def floor(engine: FakeEngine, layer: int, value: float) -> Floor:
+    return Floor(layer, engine.axis.direction[layer], value)
+
+
+def price(engine: FakeEngine, *settings: tuple[Floor, ...]) -> list[PricedSetting]:
+    projections = read_projections(engine, engine.axis, DEFAULT, GHOSTS)
+    candidates = [Candidate(Floors(one, f"s{n}"), 75.0) for n, one in enumerate(settings)]
+    return price_settings(
+        engine, engine.axis, projections, candidates, default=DEFAULT, roles=GHOSTS
+    )
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(noise=0.0)
+
+
+def test_price_and_effect_are_those_worked_out_by_hand(engine):
+    (found,) = price(engine, (floor(engine, 1, 3.0),))
+    # At layer 1 the default rises from 2 to 3, a ghost from 0 to 3, and both stay so.
+    assert found.kl_default == pytest.approx(0.5, abs=1e-4)
+    assert found.kl_roles == pytest.approx(4.5, abs=1e-4)
+    assert found.shift_gaps == pytest.approx(3 / 4, abs=1e-4)
+
+
+def test_firing_is_told_for_each_layer_before_and_under_the_band(engine):
+    (found,) = price(engine, (floor(engine, 1, 1.0), floor(engine, 2, 0.5)))
+    # Ghosts have 4 of 10 tokens and lie at 0: under both floors, until the first has raised them.
+    assert found.nominal_firing == pytest.approx({1: 0.4, 2: 0.4})
+    assert found.realised_firing == pytest.approx({1: 0.4, 2: 0.0})
+    assert found.firing_rate == pytest.approx(0.2)
+
+
+def test_each_setting_has_its_own_price(engine):
+    low, high = price(engine, (floor(engine, 1, 1.0),), (floor(engine, 1, 4.0),))
+    # Lifts of a ghost: 1 and 4; of the default: 0 and 2.
+    assert (low.kl_default, high.kl_default) == pytest.approx((0.0, 2.0), abs=1e-4)
+    assert (low.kl_roles, high.kl_roles) == pytest.approx((0.5, 8.0), abs=1e-4)
+    assert (low.shift_gaps, high.shift_gaps) == pytest.approx((0.25, 1.0), abs=1e-4)
+
+
+def test_an_engine_that_leaves_the_floors_out_is_found_out(engine):
+    """Its price would be nothing, and so would be the harm it saw."""
+    honest = engine.read
+
+    def read(conversations, *, recording, interventions=()):
+        return honest(conversations, recording=recording)
+
+    engine.read = read
+    with pytest.raises(NotAppliedError, match="without its interventions"):
+        price(engine, (floor(engine, 1, 3.0),))
+
+
+def test_no_more_answers_are_priced_than_asked_for(engine):
+    compared = []
+    honest = engine.divergence
+
+    def divergence(conversations, settings):
+        compared.extend(conversations)
+        return honest(conversations, settings)
+
+    engine.divergence = divergence
+    settings = CalibrateSettings(bands=(Band(1, 3),), percentiles=(75.0,), priced_rollouts=1)
+    calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=settings)
+    # One answer of each kind.
+    assert [talk.system for talk in compared] == [None, "you are a ghost"]
+
+
+def calibrate(engine: FakeEngine, **settings: Any) -> tuple[str, ...]:
+    chosen = CalibrateSettings(bands=(Band(1, 3),), **settings)
+    found = calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=chosen)
+    return found.warnings
+
+
+def test_a_price_over_the_bound_is_told():
+    # With noise some of the default's tokens lie below the 90th percentile.
+    warning, *_ = calibrate(FakeEngine(noise=0.5), percentiles=(90.0,), price_bound=1e-9)
+    assert warning.startswith("No setting costs less than 1e-09 nats per token; the cheapest")
+
+
+def test_floors_without_effect_are_told(engine):
+    idle, useless = calibrate(engine, percentiles=(1.0,))
+    # The 1st percentile is a ghost's own place: it raises nobody.
+    assert "fires on 0%" in idle
+    assert useless == "layers_1:3-p1 does not bring role-playing answers nearer to the Assistant."
+
+
+def test_floors_belong_to_the_model_of_their_axis(engine):
+    projections = read_projections(engine, engine.axis, DEFAULT, GHOSTS)
+    floors = floors_at_percentile(projections, engine.axis, Band(1, 3), 75)
+    assert floors.identity == engine.identity
+    assert "75th assistant-ward" in floors.provenance["threshold"]

@@ -1,0 +1,86 @@
+"""What is asked of Keel inside vLLM: by the engine's config, or by the environment."""
+
+import json
+
+import pytest
+
+from keel.engines.vllm.deployment import GRAPH_VERSION, KEY, OFF, Asked, Deployment
+from keel.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        Deployment(None),
+        Deployment((3, 4), is_global=True, default="band", is_enforced=True),
+        Deployment((), settings=1, steps=5, recordings=7, probes=2),
+    ],
+)
+def test_a_deployment_comes_back_from_the_engines_config(deployment):
+    # vLLM sends it to other processes and machines, at times as JSON.
+    config = {"theirs": 1, KEY: json.loads(json.dumps(deployment.to_config()))}
+    assert Deployment.from_config(config) == deployment
+
+
+@pytest.mark.parametrize("config", [None, {}, {"theirs": 1}])
+def test_without_an_entry_there_is_no_deployment(config):
+    assert Deployment.from_config(config) is None
+
+
+def test_a_config_of_another_keel_is_refused():
+    ours = Deployment(None).to_config()
+    missing = {name: value for name, value in ours.items() if name != "probes"}
+    later = {**ours, "graph_version": GRAPH_VERSION + 1}
+    for entry in (missing, {**ours, "more": 1}, later, "on", []):
+        with pytest.raises(UsageError, match=r"is not this Keel's.*the same version"):
+            Deployment.from_config({KEY: entry})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"settings": 0}, {"steps": 0}, {"recordings": -1}, {"probes": -1}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_deployment_of_nothing_is_refused(wrong):
+    with pytest.raises(UsageError):
+        Deployment(None, **wrong)
+
+
+@pytest.mark.parametrize("recorded", [{"recordings": 1}, {"probes": 1}])
+def test_a_global_deployment_cannot_tell_requests_apart_to_record_them(recorded):
+    with pytest.raises(UsageError, match="no map of requests"):
+        Deployment(None, is_global=True, **recorded)
+
+
+def test_requests_that_name_nothing_are_left_alone_by_default():
+    assert Deployment(None).default == OFF
+
+
+def test_an_environment_that_asks_nothing_keeps_keel_out():
+    for environment in ({}, {"KEEL_FLOORS": ""}, {"KEEL_SETTING": "", "KEEL_ENFORCE": "0"}):
+        assert Asked.of(environment) is None
+
+
+def test_the_environment_names_floors_setting_enforcing_and_canary():
+    assert Asked.of({"KEEL_FLOORS": "run"}) == Asked("run", None, False, 0.0)
+    given = {"KEEL_FLOORS": "run", "KEEL_SETTING": "low", "KEEL_ENFORCE": "1"}
+    # 1.5 minutes are 90 seconds.
+    assert Asked.of({**given, "KEEL_CANARY_MINUTES": "1.5"}) == Asked("run", "low", True, 90.0)
+
+
+@pytest.mark.parametrize("minutes", ["soon", "-1", "nan", "inf", ""])
+def test_a_canary_that_is_no_time_is_refused(minutes):
+    """NaN and negative minutes were taken once, and tested the engine at every step."""
+    with pytest.raises(UsageError, match="KEEL_CANARY_MINUTES is"):
+        Asked.of({"KEEL_FLOORS": "run", "KEEL_CANARY_MINUTES": minutes})
+
+
+def test_a_typo_does_not_switch_enforcing_off():
+    with pytest.raises(UsageError, match="KEEL_ENFORCE is 'yes', expected 0 or 1"):
+        Asked.of({"KEEL_FLOORS": "run", "KEEL_ENFORCE": "yes"})
+
+
+@pytest.mark.parametrize("name", ["KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"])
+def test_a_typo_in_the_floors_does_not_serve_uncapped(name):
+    with pytest.raises(UsageError, match=f"{name} is '1', but KEEL_FLOORS does not say what"):
+        Asked.of({"KEEL_FLORS": "run", name: "1"})

@@ -1,0 +1,429 @@
+"""What is done to a decoder layer's output: the stream is hidden + residual, and only our own
+rows of the tables touch it."""
+
+import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from keel.engines.vllm import layers as checked_layers
+from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.layers import find_layers, wrap
+from keel.engines.vllm.setting import Setting
+from keel.errors import ModelLayoutError, UsageError
+from keel.steering import Ablation, Addition, Ceiling, in_order, steered
+from keel.types import Floor
+from tests.engines.vllm.toys import (
+    CPU,
+    HIDDEN,
+    PPMissingLayer,
+    ToyLayer,
+    ToyModel,
+    direction,
+    held_layer,
+    rows,
+    tokens,
+)
+from tests.reference.steering import capped
+
+PLAIN = Deployment(None, settings=3, steps=2)
+FORMS = ["pair", "lone pair", "tensor"]
+BAND = {
+    "floor": [Floor(0, direction(1), 2.0)],
+    "ceiling": [Ceiling(0, direction(1), -1.0)],
+    "addition": [Addition(0, direction(1), 1.5)],
+    "ablation": [Ablation(0, direction(1), 0.25)],
+    "two": [Addition(0, direction(1), 4.0), Floor(0, direction(2), 2.0)],
+}
+
+
+def in_form(form, hidden, residual):
+    """What a layer returns, and the stream that it means."""
+    if form == "pair":
+        return (hidden, residual), hidden.float() + residual.float()
+    return (hidden if form == "tensor" else (hidden, None)), hidden.float()
+
+
+def stream_of(output):
+    if isinstance(output, torch.Tensor):
+        return output.float()
+    hidden, residual = output
+    return hidden.float() if residual is None else hidden.float() + residual.float()
+
+
+def hidden_of(output):
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
+def holding(deployment=PLAIN, **settings):
+    """A held layer with these settings in slots 1, 2, ..."""
+    held = held_layer(deployment)
+    for slot, interventions in enumerate(settings.values(), start=1):
+        held.hold(slot, Setting.of("x", interventions))
+    return held
+
+
+def one_rounding(output):
+    """How far rounding hidden to bfloat16 moves its numbers at most: 2^-8 of themselves."""
+    return hidden_of(output).float().abs() * 2**-8
+
+
+class Passing(nn.Module):
+    """A transformer of one block that gives what it is given, for `keel.steering`."""
+
+    config = SimpleNamespace(hidden_size=HIDDEN)
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Identity()
+
+    def forward(self, inputs_embeds):
+        return self.block(inputs_embeds)
+
+
+def by_steering(interventions, stream):
+    model = Passing()
+    with steered(model, interventions, blocks=[model.block]):
+        return model(inputs_embeds=stream[None])[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_floor_is_equation_1_of_the_paper(form):
+    output, stream = in_form(form, tokens(20), tokens(20, seed=4))
+    held = holding(one=BAND["floor"])
+    held.shared.fill(rows([2] * 20))
+    found = stream_of(held(output))
+    wanted = [capped(h.tolist(), direction(1).tolist(), 2.0) for h in stream]
+    torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(found, stream)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", BAND)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_engines_do_the_same_to_a_stream(name, form, dtype):
+    output, stream = in_form(form, tokens(20).to(dtype), tokens(20, seed=4).to(dtype))
+    held = holding(one=BAND[name])
+    held.shared.fill(rows([2] * 20))
+    found = held(output)
+    assert hidden_of(found).dtype == dtype
+    slack = 1e-5 if dtype == torch.float32 else one_rounding(found) + 1e-5
+    assert bool(((stream_of(found) - by_steering(BAND[name], stream)).abs() <= slack).all())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_output_keeps_its_form_and_its_residual(form):
+    output, _ = in_form(form, tokens(4), tokens(4, seed=4))
+    held = holding(one=BAND["floor"])
+    held.shared.fill(rows([2] * 4))
+    found = held(output)
+    assert type(found) is type(output)
+    if form != "tensor":
+        assert found[1] is output[1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_of_row_0_is_unchanged_bit_for_bit(form, dtype):
+    output, _ = in_form(form, tokens(6).to(dtype), tokens(6, seed=4).to(dtype))
+    held = holding(replace(PLAIN, recordings=1, probes=1), a=BAND["two"], b=BAND["ablation"])
+    held.shared.fill(rows([2, 0, 4, 0, 0, 2], recordings=1))
+    before = hidden_of(output).clone()
+    after = hidden_of(held(output))
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    for row, is_ours in enumerate([True, False, True, False, False, True]):
+        assert torch.equal(after[row].view(bits), before[row].view(bits)) is not is_ours
+
+
+def test_tokens_that_no_map_was_filled_for_are_unchanged():
+    """Padding up to a graph's size."""
+    held = holding(one=BAND["addition"])
+    held.shared.fill(rows([2, 2]))
+    stream = tokens(8)
+    assert torch.equal(held(stream)[2:], stream[2:])
+
+
+def test_the_map_of_a_longer_pass_that_broke_off_does_not_stay():
+    held = holding(one=BAND["addition"])
+    held.shared.fill(rows([2] * 6, tally=[1] * 6))
+    held.shared.fill(rows([2, 2], tally=[1, 1]))
+    stream = tokens(6)
+    assert torch.equal(held(stream)[2:], stream[2:])
+    assert held.tally_S2[1].tolist() == [2, 0]
+
+
+def test_more_tokens_than_the_map_has_room_for_are_refused_not_left_alone():
+    with pytest.raises(RuntimeError):
+        holding(one=BAND["addition"])(tokens(33))
+
+
+def test_settings_of_one_batch_each_do_their_own():
+    stream, phases = tokens(12), [2, 4, 6, 0] * 3
+    asked = {"a": BAND["two"], "b": BAND["ablation"], "c": BAND["ceiling"]}
+    held = holding(**asked)
+    held.shared.fill(rows(phases))
+    together = held(stream)
+    for number, interventions in enumerate(asked.values(), start=1):
+        alone = holding(one=interventions)
+        alone.shared.fill(rows([2] * 12))
+        mine = [place for place, phase in enumerate(phases) if phase == 2 * number]
+        assert torch.equal(together[mine], alone(stream)[mine])
+
+
+@pytest.mark.parametrize(("mask", "moved"), [("all", 3), ("prompt", 2), ("generated", 1)])
+@pytest.mark.parametrize("kind", ["floor", "ceiling", "addition", "ablation"])
+def test_a_mask_chooses_the_tokens_of_the_prompt_or_those_that_were_sampled(kind, mask, moved):
+    held = holding(one=[replace(one, tokens=mask) for one in BAND[kind]])
+    held.shared.fill(rows([2, 2, 3], tally=[1, 1, 1]))
+    stream = torch.zeros(3, HIDDEN) + 0.1 * direction(1)  # a projection that each of them moves
+    changed = (held(stream) != stream).any(-1).tolist()
+    assert changed == [mask != "generated"] * 2 + [mask != "prompt"]
+    # Floors and ceilings say what they moved; the other two move everything.
+    assert held.tally_S2[1].tolist() == [3, moved if kind in ("floor", "ceiling") else 0]
+
+
+def test_steps_at_one_layer_act_in_their_order():
+    first, second = Floor(0, direction(1), 2.0), Floor(0, direction(2), 1.0)
+    push = Addition(0, direction(1), -5.0)
+    stream = tokens(10)
+    found = {}
+    for name, asked in {"12": [first, second], "21": [second, first], "p": [second, push]}.items():
+        held = holding(one=asked)
+        held.shared.fill(rows([2] * 10))
+        found[name] = held(stream)
+        wanted = by_steering(in_order(asked), stream)
+        torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found["12"], found["21"])
+    # The last floor holds exactly, whatever came before it.
+    assert float((found["p"] @ direction(2)).min()) > 1.0 - 1e-5
+
+
+def test_only_the_steps_of_the_layer_itself_act_there():
+    held = holding(one=[Floor(1, direction(1), 9.0), Floor(0, direction(2), 2.0)])
+    held.shared.fill(rows([2] * 5))
+    stream = tokens(5)
+    alone = by_steering([Floor(0, direction(2), 2.0)], stream)
+    torch.testing.assert_close(held(stream), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_global_setting_holds_every_token_without_a_map():
+    held = holding(Deployment(None, is_global=True, settings=1), one=BAND["floor"])
+    stream = tokens(7)
+    wanted = by_steering(BAND["floor"], stream)
+    torch.testing.assert_close(held(stream), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_global", [True, False])
+def test_a_forgotten_setting_does_nothing(is_global):
+    held = holding(replace(PLAIN, is_global=is_global), one=BAND["two"])
+    held.hold(1, None)
+    held.shared.fill(rows([2, 3, 2], tally=[1, 1, 1]))
+    stream = tokens(3)
+    assert torch.equal(held(stream), stream)
+    assert held.tally_S2[1].tolist() == [3, 0]
+
+
+def test_a_setting_with_fewer_steps_leaves_nothing_of_the_one_before():
+    held = holding(one=BAND["two"])
+    held.hold(1, Setting.of("x", BAND["ceiling"]))
+    fresh = holding(one=BAND["ceiling"])
+    for name in ("directions_SKD", "numbers_PKN", "is_bound_SK"):
+        assert torch.equal(getattr(held, name), getattr(fresh, name))
+
+
+def test_more_steps_than_there_is_room_for_are_refused():
+    with pytest.raises(UsageError, match=r"3 interventions at layer 0.*start it with steps=3"):
+        holding(one=[Floor(0, direction(n), 1.0) for n in range(3)])
+
+
+def test_the_tally_counts_tokens_seen_and_moved_per_setting():
+    v = direction(1)
+    held = holding(a=[Floor(0, v, 2.0)], b=[Floor(0, v, 2.0), Addition(0, direction(2), 0.1)])
+    # Projections 1, 3, 1 and 3 on v: a floor of 2 moves the first and the third.
+    stream = torch.stack([v, 3 * v, v, 3 * v])
+    held.shared.fill(rows([2, 2, 2, 4], tally=[1, 1, 1, 2]))
+    held(stream)
+    assert held.tally_S2[1:3].tolist() == [[3, 2], [1, 0]]
+    held(stream)
+    assert held.tally_S2[1].tolist() == [6, 4]
+
+
+def test_a_token_moved_by_two_floors_is_counted_once():
+    held = holding(one=[Floor(0, direction(1), 50.0), Floor(0, direction(2), 50.0)])
+    held.shared.fill(rows([2, 2], tally=[1, 1]))
+    held(tokens(2))
+    assert held.tally_S2[1].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_and_norms_are_those_of_the_steered_stream_and_of_recorded_tokens_only(form):
+    held = holding(replace(PLAIN, recordings=2), one=[Addition(0, direction(1), 2.0)])
+    output, _ = in_form(form, tokens(5), tokens(5, seed=4))
+    spare = 2  # the first row that nobody collects
+    held.shared.fill(rows([2, 2, 2, 0, 0], sums=[0, spare, 0, 1, spare]))
+    stream = stream_of(held(output))
+    for row, mine in enumerate([[0, 2], [3]]):
+        torch.testing.assert_close(held.sums_RD[row], stream[mine].sum(0))
+        torch.testing.assert_close(held.norms_R[row], stream[mine].norm(dim=-1).sum())
+
+
+def test_sums_of_bfloat16_tokens_are_made_in_float32():
+    """1024 tokens of 1 and 1024 of 2^-7: bfloat16 would lose the small ones beside the sum."""
+    held = held_layer(replace(PLAIN, recordings=1), slots=2048)
+    held.shared.fill(rows([0] * 2048, sums=[0] * 2048))
+    stream = torch.ones(2048, HIDDEN, dtype=torch.bfloat16)
+    stream[1024:] = 2**-7
+    held(stream)
+    assert held.sums_RD[0].tolist() == [1024 + 8] * HIDDEN  # 1024·1 + 1024/128
+
+
+def test_heights_are_the_projections_after_steering():
+    held = holding(replace(PLAIN, probes=2), one=BAND["floor"])
+    held.probes_MD[0], held.probes_MD[1] = direction(1), direction(3)
+    held.shared.fill(rows([2, 2, 0]))
+    stream = held(tokens(3))
+    wanted = stream @ torch.stack([direction(1), direction(3)], -1)
+    torch.testing.assert_close(held.heights_TM[:3], wanted)
+    assert float(held.heights_TM[:2, 0].min()) > 2.0 - 1e-5
+
+
+def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
+    shared = checked_layers.Shared(replace(PLAIN, recordings=1), 8, CPU)
+    held = checked_layers.HeldLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
+    held.hold(1, Setting.of("x", BAND["two"]))  # acts elsewhere
+    shared.fill(rows([2] * 3, sums=[0] * 3))
+    output = (tokens(3), tokens(3, seed=4))
+    found = held(output)
+    assert found[0] is output[0]
+    assert torch.allclose(held.sums_RD[0], (output[0] + output[1]).sum(0))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ([torch.zeros(2, HIDDEN)], "returned list, expected a tensor or"),
+        ((torch.zeros(2, HIDDEN),) * 3, "returned tuple, expected a tensor or"),
+        (torch.zeros(2, 8), r"last width 8, expected \[token, 16\]"),
+        (torch.zeros(1, 2, HIDDEN), "returned 3 axes"),
+    ],
+)
+def test_an_output_of_unknown_form_is_refused(output, message):
+    with pytest.raises(ModelLayoutError, match=message):
+        held_layer(PLAIN)(output)
+
+
+def unchecked():
+    """The module without the tests' own checks of shapes, which torch.compile cannot trace."""
+    spec = importlib.util.spec_from_file_location("unchecked_layers", checked_layers.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def change(held, step):
+    """The step-th setting, probe and map, and how many tokens they are for."""
+    setting = [BAND["floor"], BAND["two"], None, BAND["ablation"], BAND["ceiling"]][step]
+    count = (5, 9, 12, 3, 7)[step]
+    held.hold(1, None if setting is None else Setting.of("x", setting))
+    sums = None
+    if held.probes:
+        held.probes_MD[0] = direction(step)
+        sums = [n % 3 for n in range(count)]
+    phases, tally = [(2, 0, 3)[n % 3] for n in range(count)], [n % 2 for n in range(count)]
+    held.shared.fill(rows(phases, sums=sums, tally=tally))
+    return count
+
+
+@pytest.mark.parametrize("is_global", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is_global):
+    layers, recorded = unchecked(), {} if is_global else {"recordings": 2, "probes": 1}
+    deployment = Deployment(None, settings=2, is_global=is_global, **recorded)
+    shared = [layers.Shared(deployment, 32, CPU) for _ in range(2)]
+    more = {"layer": 0, "hidden": HIDDEN, "device": CPU, "is_steered": True}
+    eager, traced = (layers.HeldLayer(one, **more) for one in shared)
+    torch.compiler.reset()
+    compiled = torch.compile(traced, fullgraph=True, dynamic=True, backend="aot_eager")
+    for step in range(5):
+        count, _ = change(eager, step), change(traced, step)
+        output, _ = in_form(form, tokens(count, step), tokens(count, step + 50))
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            torch.testing.assert_close(stream_of(compiled(output)), stream_of(eager(output)))
+    for name, buffer in eager.named_buffers():
+        torch.testing.assert_close(traced.get_buffer(name), buffer)
+    assert eager.tally_S2[1].tolist() != [0, 0]
+    torch.compiler.reset()
+
+
+def listed(model):
+    return [number for number, _ in sorted(find_layers(model, len(model.layers)).items())]
+
+
+def test_decoder_layers_are_found_by_structure_wherever_they_hang():
+    inner = ToyModel(3)
+    outer = nn.Module()
+    outer.language = nn.ModuleDict({"model": inner})
+    outer.norms = nn.ModuleList(nn.Identity() for _ in range(3))  # nothing to learn: no decoder
+    assert list(find_layers(outer, 3).values()) == list(inner.layers)
+
+
+def test_as_many_experts_as_layers_are_not_taken_for_layers():
+    model = ToyModel(3)
+    for layer in model.layers:
+        layer.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    assert list(find_layers(model, 3).values()) == list(model.layers)
+
+
+def test_two_lists_of_the_same_length_are_refused():
+    model = ToyModel(3)
+    model.vision = nn.ModuleList(ToyLayer() for _ in range(3))
+    with pytest.raises(ModelLayoutError, match="found layers, vision"):
+        find_layers(model, 3)
+
+
+def test_a_model_without_such_a_list_is_refused():
+    with pytest.raises(ModelLayoutError, match=r"one list of 4 decoder layers.*found none"):
+        find_layers(ToyModel(3), 4)
+
+
+@pytest.mark.parametrize("held", [range(0, 2), range(2, 5), range(5, 6)])
+def test_a_pipeline_stage_holds_its_own_layers_by_their_number_in_the_model(held):
+    model = ToyModel(6, held=held)
+    assert isinstance(model.layers[held.start - 1 if held.start else 5], PPMissingLayer)
+    assert listed(model) == list(held)
+
+
+@pytest.mark.parametrize(
+    "family", ["Gemma3nDecoderLayer", "DeepseekV4DecoderLayer", "Cohere2MoeDecoderLayer"]
+)
+def test_families_whose_layers_give_something_else_are_refused_by_name(family):
+    model = ToyModel(2)
+    model.layers[1] = type(family, (ToyLayer,), {})()
+    with pytest.raises(ModelLayoutError, match=f"{family} cannot be held under vLLM: "):
+        find_layers(model, 2)
+
+
+def test_only_the_wrapped_layer_changes_and_not_its_class():
+    model = ToyModel(2)
+    held = holding(one=BAND["addition"])
+    wrap(model.layers[0], held)
+    held.shared.fill(rows([2] * 3))
+    stream = tokens(3)
+    with torch.no_grad():
+        plain, _ = ToyLayer.forward(model.layers[0], stream, None)
+        moved, residual = model.layers[0](stream, None)
+        unwrapped, _ = model.layers[1](stream, None)
+        assert torch.equal(unwrapped, ToyLayer.forward(model.layers[1], stream, None)[0])
+    torch.testing.assert_close(moved - plain, 1.5 * direction(1).expand(3, -1))
+    assert torch.equal(residual, stream)
+    assert isinstance(model.layers[0], ToyLayer)
+
+
+def test_a_layer_is_wrapped_once():
+    model = ToyModel(1)
+    wrap(model.layers[0], holding())
+    with pytest.raises(ModelLayoutError, match="held already"):
+        wrap(model.layers[0], holding())

@@ -1,0 +1,260 @@
+"""What is recorded of a request: exactly its tokens, at every layer, however they were computed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.setting import Setting
+from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+from keel.steering import Addition
+from tests.engines.vllm.toys import (
+    HIDDEN,
+    ToyModel,
+    compute,
+    direction,
+    hold,
+    request,
+    scheduled,
+    tokens,
+)
+
+RECORDING = Deployment(None, recordings=3, probes=2)
+IDS = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads that wait for each other on a busy machine made these tests ten times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def streams(model, stream):
+    """The stream after each layer, by the model's own arithmetic."""
+    found, residual = [], None
+    with torch.no_grad():
+        for layer in model.layers:
+            stream, residual = layer(stream, residual)
+            found.append(stream + residual)
+    return torch.stack(found)
+
+
+def packed(*probes):
+    layers, seeds = [layer for layer, _ in probes], [seed for _, seed in probes]
+    directions = torch.stack([direction(seed) for seed in seeds])
+    return save({"layers": torch.tensor(layers), "directions": directions})
+
+
+def collected(held, *keys):
+    return load(held.collect(list(keys)))
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=7), st.integers(0, 8))
+@settings(max_examples=25, deadline=None)
+def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, back):
+    """Six tokens of prompt, seven of answer; after `back` tokens all is computed once more."""
+    held, whole = hold(RECORDING), tokens(13)
+    held.set_probes(packed((2, 1), (0, 2)))
+    held.take_note(scheduled(request("a", 6, **{RECORD: "k"})))
+    done, seen = 0, 0
+    for count in [*chunks, 13]:
+        compute(held, ("a", done, whole[done : done + count]))
+        done, seen = done + count, seen + 1
+        if seen == 2:
+            done = max(0, done - back)
+        if done >= 13:
+            break
+    found, wanted = collected(held, "k"), streams(ToyModel(), whole)[:, 6:]
+    assert found["k/0/tokens"].item() == 7
+    close = {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(found["k/0/sums"], wanted.sum(1), **close)
+    torch.testing.assert_close(found["k/0/norms"], wanted.norm(dim=-1).sum(-1), **close)
+    heights = torch.stack([wanted[2] @ direction(1), wanted[0] @ direction(2)], -1)
+    torch.testing.assert_close(found["k/0/heights"], heights, **close)
+
+
+def test_two_turns_of_a_given_talk_are_recorded_apart_and_the_prompt_between_them_is_not():
+    held, whole = hold(RECORDING), tokens(8)
+    held.take_note(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [1, 3, 5, 6]})))
+    for start, stop in ((0, 2), (2, 8)):
+        compute(held, ("a", start, whole[start:stop]))
+    found, wanted = collected(held, "k"), streams(ToyModel(), whole)
+    for number, (start, stop) in enumerate([(1, 3), (5, 6)]):
+        torch.testing.assert_close(found[f"k/{number}/sums"], wanted[:, start:stop].sum(1))
+        assert found[f"k/{number}/tokens"].item() == stop - start
+
+
+def test_nothing_of_one_recording_is_left_for_the_next_in_its_rows():
+    held = hold(Deployment(None, recordings=1))
+    for key in ("k", "l"):
+        held.take_note(scheduled(request(key, 1, **{RECORD: key})))
+        compute(held, (key, 0, tokens(3, seed=ord(key))))
+        found = collected(held, key)[f"{key}/0/sums"]
+        wanted = streams(ToyModel(), tokens(3, seed=ord(key)))[:, 1:].sum(1)
+        torch.testing.assert_close(found, wanted)
+
+
+def test_several_requests_of_a_batch_are_recorded_each_under_its_key():
+    held = hold(RECORDING)
+    held.take_note(scheduled(*(request(n, 1, **{RECORD: f"k{n}"}) for n in "abc")))
+    parts = {name: tokens(2 + n, seed=n) for n, name in enumerate("abc")}
+    compute(held, *((name, 0, stream) for name, stream in parts.items()))
+    found = collected(held, "ka", "kb", "kc")
+    for name, stream in parts.items():
+        wanted = streams(ToyModel(), stream)[:, 1:]
+        torch.testing.assert_close(found[f"k{name}/0/sums"], wanted.sum(1))
+
+
+def test_what_is_recorded_under_a_setting_is_the_steered_stream():
+    held = hold(RECORDING)
+    setting = Setting.of("x", [Addition(2, direction(1), 4.0)])
+    held.register("x", setting.to_bytes())
+    held.take_note(scheduled(request("a", 1, keel="x", **{RECORD: "k"})))
+    compute(held, ("a", 0, tokens(3)))
+    wanted = streams(ToyModel(), tokens(3))[:, 1:].sum(1)
+    wanted[2] += 2 * 4.0 * direction(1)  # two answered tokens, each moved by 4 at the last layer
+    torch.testing.assert_close(collected(held, "k")["k/0/sums"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_answer_of_no_tokens_is_recorded_as_such():
+    held = hold(RECORDING)
+    held.set_probes(packed((0, 1)))
+    held.take_note(scheduled(request("a", 4, **{RECORD: "k"})))
+    compute(held, ("a", 0, tokens(4)))
+    found = collected(held, "k")
+    assert found["k/0/tokens"].item() == 0
+    assert not found["k/0/sums"].any()
+    assert "k/0/heights" not in found
+
+
+def test_a_pipeline_stage_gives_its_own_layers_and_zeros_for_those_before():
+    held = hold(RECORDING, ToyModel(4, held=range(2, 4)))
+    held.set_probes(packed((0, 1), (3, 2)))
+    held.take_note(scheduled(request("a", 1, **{RECORD: "k"})))
+    compute(held, ("a", 0, tokens(3)))
+    found = collected(held, "k")
+    assert found["k/0/sums"].shape == (4, HIDDEN)
+    assert found["k/0/sums"].any(-1).tolist() == [False, False, True, True]
+    # The first probe's layer is elsewhere: that stage gives its heights, and they are added up.
+    assert found["k/0/heights"].any(0).tolist() == [False, True]
+
+
+def test_new_probes_take_the_place_of_the_old_ones():
+    held, wanted = hold(RECORDING), streams(ToyModel(), tokens(3))[:, 1:]
+    held.set_probes(packed((0, 1), (0, 2), (1, 3)))
+    held.set_probes(packed((1, 4)))
+    held.take_note(scheduled(request("a", 1, **{RECORD: "k"})))
+    compute(held, ("a", 0, tokens(3)))
+    heights = (wanted[1] @ direction(4))[:, None]
+    torch.testing.assert_close(collected(held, "k")["k/0/heights"], heights)
+    held.set_probes(b"")
+    assert not any(one.probes_MD.any() for one in held.held.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (packed((0, 1), (0, 2), (0, 3)), UsageError, "3 probes at layer 0.*probes=3"),
+        (packed((0, 1), (3, 2)), UsageError, "a probe at layer 3, but this model's are 0 to 2"),
+        (
+            save({"layers": torch.tensor([0]), "directions": direction(hidden=1)[None]}),
+            ModelMismatchError,
+            "probes of 1 numbers",
+        ),
+    ],
+    ids=["too many", "no such layer", "another model's"],
+)
+def test_probes_that_cannot_be_taken_are_refused_and_those_before_stay(wrong, error, message):
+    """A layer that the model lacks gave heights of zero once; one number spread over a row."""
+    held = hold(RECORDING)
+    held.set_probes(packed((1, 1)))
+    with pytest.raises(error, match=message):
+        held.set_probes(wrong)
+    assert held.recordings.probes == [(1, 0)]
+    assert torch.equal(held.held[1].probes_MD[0], direction(1))
+
+
+def reading(held, name, spans, stream, **more):
+    """A given talk, read in two chunks under a key of its own name."""
+    asked = {RECORD: name, SPANS: spans, SCORE: 1}
+    held.take_note(scheduled(request(name, IDS, **asked, **more)))
+    for start, stop in ((0, 3), (3, 8)):
+        compute(held, (name, start, stream[start:stop]))
+
+
+def logits(model, stream):
+    return model.compute_logits(streams(model, stream)[-1])
+
+
+@pytest.mark.parametrize("recordings", [0, 2])
+def test_likelihood_is_that_of_each_recorded_token_after_those_before_it(recordings):
+    held, whole = hold(Deployment(None, recordings=recordings)), tokens(8)
+    reading(held, "k", [0, 2, 3, 6], whole)
+    log_p = logits(ToyModel(), whole).log_softmax(-1)
+    # Tokens 1, 3, 4 and 5, each predicted by the one before; nothing predicts token 0.
+    wanted = torch.stack([log_p[n - 1, IDS[n]] for n in (1, 3, 4, 5)])
+    torch.testing.assert_close(load(held.likelihood("k"))["log_likelihood"], wanted)
+
+
+def test_divergence_is_kl_of_plain_from_steered_at_each_recorded_token():
+    held, whole = hold(RECORDING), tokens(8)
+    push = Addition(2, direction(1), 4.0)
+    held.register("x", Setting.of("x", [push]).to_bytes())
+    reading(held, "plain", [3, 6], whole)
+    reading(held, "held", [3, 6], whole, keel="x")
+    stream = streams(ToyModel(), whole)[-1][2:5]
+    log_p = ToyModel().compute_logits(stream).log_softmax(-1)
+    # The mask is all, so that the tokens which predict the first recorded one are moved, too.
+    log_q = ToyModel().compute_logits(stream + 4.0 * direction(1)).log_softmax(-1)
+    wanted = (log_p.exp() * (log_p - log_q)).sum(-1)
+    found = load(held.divergence("plain", "held"))["kl"]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert float(load(held.divergence("plain", "plain"))["kl"].max()) == 0
+
+
+def test_more_predictions_than_are_scored_at_once_keep_their_order(monkeypatch):
+    held, whole = hold(RECORDING), tokens(8)
+    reading(held, "k", [1, 8], whole)
+    at_once = held.likelihood("k")
+    monkeypatch.setattr("keel.engines.vllm.recordings._SCORED_AT_ONCE", 2)
+    torch.testing.assert_close(
+        load(held.likelihood("k"))["log_likelihood"], load(at_once)["log_likelihood"]
+    )
+
+
+def test_a_prediction_that_was_not_seen_is_noticed():
+    """From the cache, or under a runner that gives no stream: an empty reading was taken for
+    one without tokens, and no divergence for none."""
+    held, whole = hold(RECORDING), tokens(8)
+    asked = {RECORD: "k", SPANS: [2, 6], SCORE: 1}
+    held.take_note(scheduled(request("a", IDS, **asked)))
+    compute(held, ("a", 4, whole[4:]))  # four came from the cache
+    for ask in (lambda: held.likelihood("k"), lambda: held.divergence("k", "k")):
+        with pytest.raises(NotAppliedError, match="1 of 4 predictions were kept under 'k'"):
+            ask()
+
+
+def test_a_stage_without_the_head_says_nothing_of_likelihoods():
+    held = hold(RECORDING, ToyModel(4, held=range(0, 2)))
+    held.take_note(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [2, 6], SCORE: 1})))
+    held.begin(["a"], [0], [8])
+    held.end(None)  # what it hands on is no last stream
+    assert len(load(held.likelihood("k"))["log_likelihood"]) == 0
+    assert len(load(held.divergence("k", "k"))["kl"]) == 0
+
+
+def test_collecting_forgets():
+    held = hold(RECORDING)
+    reading(held, "k", [2, 6], tokens(8))
+    held.collect(["k"])
+    assert not held.recordings.scores
+    assert not held.recordings.heights
+    for ask in (held.likelihood, lambda key: held.collect([key])):
+        with pytest.raises(UsageError, match="nothing is recorded under 'k'"):
+            ask("k")

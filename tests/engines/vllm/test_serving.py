@@ -1,0 +1,177 @@
+"""What a served engine holds, and which requests and engines are refused."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.serving import (
+    check_request,
+    default_of,
+    deployment_for,
+    refuse_unfit,
+    settings_of,
+)
+from keel.errors import ModelMismatchError, UsageError
+from keel.store import save_floors
+from keel.types import Floor, Floors, ModelIdentity
+from tests.engines.vllm.toys import HIDDEN, direction
+
+MODEL = ModelIdentity("made/here", layers=6, hidden_size=HIDDEN)
+LOW = Floors((Floor(2, direction(2), 1.0), Floor(3, direction(3), 1.0)), "low", MODEL)
+HIGH = Floors(tuple(Floor(n, direction(n), 2.0) for n in (3, 4, 5)), "high", MODEL)
+
+
+@pytest.fixture
+def source(tmp_path):
+    save_floors([LOW, HIGH], tmp_path / "floors", default="high")
+    return str(tmp_path / "floors")
+
+
+def asked(source, setting=None, is_enforced=False):
+    return Asked(source, setting, is_enforced, 0.0)
+
+
+@pytest.fixture
+def served(source, monkeypatch):
+    """The deployment of a server that was asked for these floors."""
+    monkeypatch.setenv("KEEL_FLOORS", source)
+    return deployment_for(asked(source))
+
+
+def test_a_served_engine_holds_every_layer_of_every_setting_and_one_more_for_the_test(source):
+    deployment = deployment_for(asked(source))
+    assert deployment == Deployment((2, 3, 4, 5), settings=3, steps=1, default="high")
+
+
+def test_an_enforced_engine_holds_one_setting_globally(source):
+    deployment = deployment_for(asked(source, "low", is_enforced=True))
+    assert deployment == Deployment(
+        (2, 3), is_global=True, settings=2, steps=1, default="low", is_enforced=True
+    )
+
+
+def test_two_floors_at_one_layer_make_room_for_two_steps(tmp_path):
+    double = Floors((Floor(1, direction(1), 1.0), Floor(1, direction(2), 1.0)), "double")
+    save_floors([double], tmp_path / "floors", default="double")
+    assert deployment_for(asked(str(tmp_path / "floors"))).steps == 2
+
+
+def test_the_default_is_the_files_own_unless_the_environment_names_another(source):
+    assert default_of(asked(source)) == "high"
+    assert default_of(asked(source, "low")) == "low"
+    assert set(settings_of(asked(source))) == {"low", "high"}
+
+
+def test_a_default_that_is_not_there_is_refused_with_those_that_are(source):
+    with pytest.raises(UsageError, match="KEEL_SETTING is 'lwo'.*low, high"):
+        deployment_for(asked(source, "lwo"))
+
+
+@pytest.mark.parametrize("arguments", [{}, {KEY: "low"}, {KEY: "high"}, {KEY: OFF}, {"theirs": 1}])
+def test_a_request_may_name_any_setting_of_the_file_or_none(served, arguments):
+    check_request(arguments, served)
+
+
+@pytest.mark.parametrize("name", ["lwo", "", "keel-self-test", 3, ["low"], None])
+def test_a_request_for_anything_else_is_refused(served, name):
+    if name is None:
+        check_request({KEY: name}, served)  # as good as not named
+        return
+    with pytest.raises(UsageError, match=KEY):
+        check_request({KEY: name}, served)
+
+
+@pytest.mark.parametrize("name", ["low", OFF])
+def test_an_enforced_engine_refuses_requests_that_choose(source, monkeypatch, name):
+    monkeypatch.setenv("KEEL_FLOORS", source)
+    deployment = deployment_for(asked(source, is_enforced=True))
+    with pytest.raises(UsageError, match="holds every request alike"):
+        check_request({KEY: name}, deployment)
+    check_request({}, deployment)
+    check_request({KEY: "high"}, deployment)
+
+
+@pytest.mark.parametrize("argument", [RECORD, SPANS, SCORE])
+def test_a_server_records_nobody(served, argument):
+    with pytest.raises(UsageError, match="started without recording"):
+        check_request({argument: "k"}, served)
+
+
+def test_an_engine_with_recordings_records(monkeypatch):
+    monkeypatch.delenv("KEEL_FLOORS", raising=False)
+    check_request({RECORD: "k", SPANS: [1, 2], KEY: "mine"}, Deployment(None, recordings=1))
+
+
+def test_an_engine_without_keel_refuses_a_setting_and_nothing_else():
+    check_request({"theirs": 1}, None)
+    with pytest.raises(UsageError, match="started without Keel"):
+        check_request({KEY: "low"}, None)
+
+
+def config(model=".", layers=6, hidden=HIDDEN, connector=None, **more):
+    """vLLM's config, as far as it is looked at."""
+    parallel = {"use_ubatching": False, "prefill_context_parallel_size": 1}
+    parallel |= {name: value for name, value in more.items() if name in parallel}
+    return SimpleNamespace(
+        model_config=SimpleNamespace(
+            model=model,
+            hf_text_config=SimpleNamespace(num_hidden_layers=layers, hidden_size=hidden),
+        ),
+        parallel_config=SimpleNamespace(**parallel),
+        scheduler_config=SimpleNamespace(async_scheduling=more.get("async_scheduling", False)),
+        speculative_config=more.get("speculative_config"),
+        kv_transfer_config=connector and SimpleNamespace(kv_connector=connector),
+    )
+
+
+def test_an_engine_for_the_floors_own_model_is_accepted(served):
+    refuse_unfit(config("not/a/folder", async_scheduling=True), served)
+
+
+@pytest.mark.parametrize("shape", [{"layers": 5}, {"hidden": 8}])
+def test_floors_of_another_model_are_refused(served, shape):
+    with pytest.raises(ModelMismatchError, match=r"made on made/here, 6 layers × 16"):
+        refuse_unfit(config("not/a/folder", **shape), served)
+
+
+def test_floors_of_other_weights_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    other = ModelIdentity("made/here", layers=6, hidden_size=HIDDEN, weights_hash="0" * 64)
+    save_floors([Floors(LOW.floors, "low", other)], tmp_path / "floors", default="low")
+    monkeypatch.setenv("KEEL_FLOORS", str(tmp_path / "floors"))
+    deployment = deployment_for(asked(str(tmp_path / "floors")))
+    with pytest.raises(ModelMismatchError, match="made on other weights"):
+        refuse_unfit(config(str(tmp_path / "model")), deployment)
+    refuse_unfit(config("on/the/hub"), deployment)  # its weights are not known here
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"speculative_config": object()}, "speculative decoding"),
+        ({"use_ubatching": True}, "microbatches"),
+        ({"prefill_context_parallel_size": 2}, "prefill context parallelism"),
+    ],
+)
+def test_what_computes_other_tokens_than_the_batch_says_is_refused_per_request(more, named):
+    per_request = Deployment(None)
+    with pytest.raises(UsageError, match=f"cannot follow {named}.*KEEL_ENFORCE=1"):
+        refuse_unfit(config(**more), per_request)
+    refuse_unfit(config(**more), Deployment(None, is_global=True))
+
+
+def test_recording_under_async_scheduling_is_refused():
+    """It runs each answer one token past its end before it learns of the end."""
+    with pytest.raises(UsageError, match="runs a token past an answer's end"):
+        refuse_unfit(config(async_scheduling=True), Deployment(None, recordings=1))
+    refuse_unfit(config(async_scheduling=True), Deployment(None))
+
+
+def test_a_cache_that_ignores_the_salt_is_refused():
+    for deployment in (Deployment(None), Deployment(None, is_global=True)):
+        with pytest.raises(UsageError, match="ignores the cache salt"):
+            refuse_unfit(config(connector="ExampleConnector"), deployment)
+        refuse_unfit(config(connector="OffloadingConnector"), deployment)

@@ -1,0 +1,135 @@
+"""Small stand-ins for what vLLM hands to Keel: layers, models, schedules. They need no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.hold import Hold
+from keel.engines.vllm.layers import HeldLayer, Shared
+from keel.engines.vllm.ledger import TRASH, Rows
+from keel.geometry import unit
+
+HIDDEN = 16
+CPU = torch.device("cpu")
+
+
+def direction(seed: int = 0, hidden: int = HIDDEN) -> Tensor:
+    """A random unit direction."""
+    return unit(torch.randn(hidden, generator=torch.Generator().manual_seed(seed)))
+
+
+def tokens(count: int, seed: int = 9, hidden: int = HIDDEN) -> Tensor:
+    """What a layer gives for so many tokens."""
+    return 3 * torch.randn(count, hidden, generator=torch.Generator().manual_seed(seed))
+
+
+def held_layer(deployment: Deployment, *, layer: int = 0, slots: int = 32) -> HeldLayer:
+    """One held layer by itself; its map is `held.shared`."""
+    shared = Shared(deployment, slots, CPU)
+    return HeldLayer(shared, layer=layer, hidden=HIDDEN, device=CPU, is_steered=True)
+
+
+def rows(
+    phases: Sequence[int],
+    sums: Sequence[int] | None = None,
+    tally: Sequence[int] | None = None,
+    recordings: int = 0,
+) -> Rows:
+    """The maps of a step, a number per token."""
+    spare = [recordings + n % TRASH for n in range(len(phases))]
+    return Rows(
+        np.array(phases, dtype=np.int64),
+        np.array(spare if sums is None else sums, dtype=np.int64),
+        np.array([0] * len(phases) if tally is None else tally, dtype=np.int64),
+        [],
+        [],
+    )
+
+
+class ToyLayer(nn.Module):
+    """A decoder layer as most are in vLLM: the last layer's output is added to the stream late."""
+
+    def __init__(self, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.mix = nn.Linear(hidden, hidden)
+
+    def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        stream = hidden if residual is None else hidden + residual
+        return torch.tanh(self.mix(stream)), stream
+
+
+class PPMissingLayer(nn.Identity):
+    """Named as vLLM names a layer that another pipeline stage holds."""
+
+    def forward(self, *args: Any) -> Any:
+        return args if len(args) > 1 else args[0]
+
+
+class ToyModel(nn.Module):
+    """Layers `held` of `layers`, and a head; the rest is elsewhere."""
+
+    def __init__(self, layers: int = 3, held: range | None = None, vocabulary: int = 11) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        made = [ToyLayer() for _ in range(layers)]
+        kept = range(layers) if held is None else held
+        self.layers = nn.ModuleList(
+            made[n] if n in kept else PPMissingLayer() for n in range(layers)
+        )
+        self.head = nn.Linear(HIDDEN, vocabulary)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        hidden, residual = stream, None
+        with torch.no_grad():
+            for layer in self.layers:
+                if not isinstance(layer, PPMissingLayer):
+                    hidden, residual = layer(hidden, residual)
+        return hidden if residual is None else hidden + residual
+
+    def compute_logits(self, stream: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.head(stream)
+
+
+def hold(deployment: Deployment, model: ToyModel | None = None, slots: int = 64) -> Hold:
+    """A worker's hold on a toy model."""
+    model = ToyModel() if model is None else model
+    return Hold(
+        model,
+        deployment,
+        layers=len(model.layers),
+        hidden=HIDDEN,
+        max_tokens=slots,
+        device=CPU,
+    )
+
+
+def request(name: str, prompt: int | Sequence[int], **arguments: Any) -> SimpleNamespace:
+    """A request as vLLM's scheduler announces it to a worker."""
+    ids = list(range(prompt)) if isinstance(prompt, int) else list(prompt)
+    return SimpleNamespace(
+        req_id=name,
+        prompt_token_ids=ids,
+        sampling_params=SimpleNamespace(extra_args=arguments or None),
+    )
+
+
+def scheduled(*new: SimpleNamespace, finished: Sequence[str] = ()) -> SimpleNamespace:
+    """What the scheduler tells a worker before a step."""
+    return SimpleNamespace(finished_req_ids=set(finished), scheduled_new_reqs=list(new))
+
+
+def compute(held: Hold, *parts: tuple[str, int, Tensor]) -> Tensor:
+    """One step: of each (request, first position, stream) the tokens pass through the model."""
+    names, starts = [name for name, *_ in parts], [start for _, start, _ in parts]
+    held.begin(names, starts, [len(stream) for *_, stream in parts])
+    output: Tensor = held.model(torch.cat([stream for *_, stream in parts]))
+    held.end(output)
+    return output
