@@ -6,6 +6,7 @@ Run it as `python -m docs.make` (or `make docs`); tests/docs fails while a page 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def commands_page() -> str:
     from keel.cli.app import app
 
     group: Any = typer.main.get_command(app)
-    commands = group.commands.items()
+    commands = list(_commands_of(group))
     head = [
         "# Commands",
         "",
@@ -47,7 +48,7 @@ def commands_page() -> str:
         "",
         *_paragraphs(keel.cli.__doc__)[2:],
         "",
-        *(f"- [keel {name}](#keel-{name}): {_first_line(one.help)}" for name, one in commands),
+        *(f"- [keel {name}](#{_anchor(name)}): {_first_line(one.help)}" for name, one in commands),
     ]
     parts = [_command(name, one) for name, one in commands]
     return "\n".join([*head, "", "\n\n".join(parts), ""])
@@ -68,6 +69,18 @@ def with_tree(page: str, tree: str) -> str:
     before, _, rest = page.partition(TREE_BEGINS)
     _, _, after = rest.partition(TREE_ENDS)
     return f"{before}{TREE_BEGINS}\n{tree}\n{TREE_ENDS}{after}"
+
+
+def _commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Each command under the words that call it; a command with commands below it comes first."""
+    for name, command in group.commands.items():
+        yield before + name, command
+        if hasattr(command, "commands"):
+            yield from _commands_of(command, f"{before}{name} ")
+
+
+def _anchor(name: str) -> str:
+    return f"keel-{name.replace(' ', '-')}"
 
 
 def _command(name: str, command: Any) -> str:

@@ -10,6 +10,8 @@ KeelError
 ├── ModelLayoutError     the model is built in an unknown way: pass its list of blocks
 ├── ModelMismatchError   an artefact was made on another model: use that model
 ├── ModelLoadError       the model could not be loaded: check id, folder, network
+├── EndpointError        a model behind an address did not answer: check address, key, name
+├── ClusterError         machines could not be reached, or were lost: look at them, run again
 ├── MissingExtraError    an optional dependency is not installed: install the extra
 ├── ChatTemplateError    the chat template cannot be followed: pass another template
 ├── TooFewSamplesError   not enough data for the number asked: sample more, or lower the minimum
@@ -56,6 +58,14 @@ class ModelMismatchError(KeelError, ValueError):
 
 class ModelLoadError(KeelError, OSError):
     """A model or its tokenizer could not be loaded."""
+
+
+class EndpointError(KeelError, ConnectionError):
+    """A model behind an address refused, or did not answer."""
+
+
+class ClusterError(KeelError, ConnectionError):
+    """Other machines could not be reached, or were lost for good."""
 
 
 class MissingExtraError(KeelError, ImportError):

@@ -104,6 +104,19 @@ def test_faults_are_listed_and_exit_with_3(keel, place):
     assert json.loads(keel("prompts", "validate", "mine", "--json").out)["valid"] is False
 
 
+@pytest.mark.real
+def test_texts_that_say_the_same_in_other_words_are_found_by_cosine(keel, place):
+    questions = [
+        {"text": "What do you like to eat for breakfast?", "topic": "daily"},
+        {"text": "What do you like eating at breakfast time?", "topic": "daily"},
+    ]
+    write(place / "mine/questions.jsonl", *questions)
+    assert keel("prompts", "validate", "mine").code == 0
+    found = keel("prompts", "validate", "mine", "--cosine")
+    assert found.code == 3
+    assert "question 2: is too like question 1: cosine 0.9" in found.out
+
+
 def test_a_run_is_priced_without_a_model(keel):
     found = keel("prompts", "price", "--what", "both", "--tokens-per-s", "1000", "--json").json
     # 275 × 240 × 5 + 240 × 5 + 240 × 240 × 10 answers of 512 tokens
@@ -172,6 +185,6 @@ def as_record(made) -> dict[str, object]:
     return {key: value for key, value in asdict(made).items() if key != "questions"}
 
 
-def write(path, record) -> None:
+def write(path, *records) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record), encoding="utf-8")
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")

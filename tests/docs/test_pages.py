@@ -94,6 +94,9 @@ def test_a_command_that_is_shown_can_be_given(place: str, line: str):
     name, *arguments = _words(line)
     command = typer.main.get_command(app).commands.get(name)
     assert command is not None, f"{place}: there is no command keel {name}"
+    while arguments and arguments[0] in getattr(command, "commands", {}):
+        name, *arguments = arguments
+        command = command.commands[name]
     if "--help" not in arguments:
         command.make_context(f"keel {name}", arguments)
 

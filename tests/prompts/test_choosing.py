@@ -96,18 +96,23 @@ def test_ids_are_unique_and_as_many_as_roles_times_questions_times_prompts():
 
 
 def test_the_paper_scale_asks_everything():
-    prompts = make_prompts(load_library(), settings_for("paper"), model_name="Tiny")
-    assert len(prompts) == (40 + 1) * 40 * 5
+    # 2 roles × 7 questions × 5 prompts, and the default's 7 × 2
+    assert len(made(settings_for("paper"))) == 2 * 7 * 5 + 7 * 2
 
 
-def test_roles_are_dealt_from_every_kind_in_turn():
-    # 24 of 40: two of each of nine kinds are 18; the six kinds that have a third give it.
+@pytest.mark.parametrize("seed", [0, 1])
+def test_roles_are_dealt_from_every_kind_in_turn(seed):
+    # 24 of 275: two of each of ten kinds are 20; the first four kinds give a third.
     kinds = role_kinds(load_library())
-    prompts = make_prompts(load_library(), settings_for("smoke"), model_name="Tiny")
-    chosen = {p.role for p in prompts if not p.is_default}
-    pairs = {"collective": 2, "machine": 2, "natural": 2}
-    threes = dict.fromkeys(set(kinds.values()) - set(pairs), 3)
-    assert Counter(kinds[name] for name in chosen) == pairs | threes
+    settings = replace(settings_for("smoke"), seed=seed)
+    chosen = {p.role for p in made(settings, load_library()) if not p.is_default}
+    threes = dict.fromkeys(("professional", "everyday", "creative", "social"), 3)
+    assert Counter(kinds[name] for name in chosen) == dict.fromkeys(kinds.values(), 2) | threes
+
+
+def test_the_demo_asks_roles_from_the_everyday_to_the_fantastical():
+    chosen = {p.role for p in made(settings_for("smoke"), load_library())}
+    assert {"judge", "statistician", "narrator", "forest_spirit", "ghost"} < chosen
 
 
 def test_questions_are_dealt_from_every_topic_in_turn():

@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 
 from keel.errors import MissingArtifactError, UsageError
-from keel.prompts import Library, Role, Trait, TraitPair, read_questions, read_roles, read_traits
-
-REFERENCE = Path(__file__).resolve().parents[3] / "shared/data/reference"
-NEEDS_REFERENCE = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="the reference's prompt files are not beside the checkout"
+from keel.prompts import (
+    Library,
+    Question,
+    Role,
+    Trait,
+    TraitPair,
+    read_library,
+    read_questions,
+    read_roles,
+    read_traits,
 )
+from tests.prompts.reference import NEEDS_REFERENCE, REFERENCE
+
 FIVE = ["one", "two", "three", "four", "five"]
 OURS = {
     "name": "baker",
@@ -25,6 +32,13 @@ THEIRS = {
     "questions": ["unused?"],
     "eval_prompt": "Judge {answer}.",
 }
+CALM = {
+    "name": "calm",
+    "description": "Unhurried.",
+    "pairs": [{"encourage": "Be calm.", "discourage": "Be wild."}],
+    "rubric": "100 is calm; 0 is wild.",
+}
+CALM_PAIR = (TraitPair("Be calm.", "Be wild."),)
 BAKER = Role("baker", tuple(FIVE), "everyday", "Bakes.", "Flour.")
 
 
@@ -233,9 +247,29 @@ def test_a_trait_in_the_references_form_is_read_whole(tmp_path):
     assert read_traits(tmp_path) == (expected,)
 
 
+def test_a_trait_in_our_form_is_read_whole(tmp_path):
+    expected = Trait("calm", CALM_PAIR, "Unhurried.", rubric="100 is calm; 0 is wild.")
+    write(tmp_path / "calm.json", CALM)
+    assert read_traits(tmp_path) == (expected,)
+
+
+def test_many_traits_stand_in_one_jsonl_file_in_its_order(tmp_path):
+    write(tmp_path / "traits.jsonl", CALM | {"name": "wild"}, CALM)
+    assert [trait.name for trait in read_traits(tmp_path)] == ["wild", "calm"]
+
+
+def test_two_traits_of_one_name_are_refused(tmp_path):
+    write(tmp_path / "traits.jsonl", CALM, CALM)
+    with pytest.raises(UsageError, match="trait 'calm' is there twice"):
+        read_traits(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [
+        (CALM | {"name": "a/b"}, "trait name 'a/b' cannot stand in a prompt's id"),
+        (CALM | {"questions": ["?"]}, "unknown key 'questions', rename or remove it"),
+        (CALM | {"pairs": [{"encourage": "x"}]}, r"key 'pairs\.0\.discourage' is missing"),
         ({"instruction": []}, r"calm\.json: trait 'calm' has no pair"),
         ({"instruction": [{"pos": "x"}]}, r"calm\.json: key 'instruction\.0\.neg' is missing"),
         ({"instruction": [{"pos": "x", "neg": ""}]}, r"calm\.json: a trait's system prompt is emp"),
@@ -260,3 +294,45 @@ def test_the_references_240_traits_are_read_as_they_are():
         {5},
         {40},
     )
+
+
+# --- whole libraries
+
+
+def test_a_folder_is_read_as_a_library_roles_and_traits_told_apart_by_their_keys(tmp_path):
+    """In either form, each in a file of its own or in one of many lines."""
+    write(tmp_path / "library.json", {"schema_version": 1, "title": "Mine"})
+    write(tmp_path / "default.json", {"system_prompts": [""]})
+    write(tmp_path / "ghost.json", THEIRS)
+    write(tmp_path / "roles.jsonl", OURS)
+    write(tmp_path / "wild.json", {"instruction": [{"pos": "Be wild.", "neg": "Be calm."}]})
+    write(tmp_path / "traits.jsonl", CALM)
+    write(tmp_path / "questions.jsonl", {"text": "Why?"})
+    read = read_library(tmp_path)
+    assert [role.name for role in read.roles] == ["ghost", "baker"]
+    assert [trait.name for trait in read.traits] == ["wild", "calm"]
+    assert (read.default_prompts, read.questions) == (("",), (Question("Why?"),))
+
+
+def test_a_library_may_have_one_thing_alone(tmp_path):
+    write(tmp_path / "traits.jsonl", CALM)
+    assert read_library(tmp_path) == Library((), (), (), read_traits(tmp_path))
+
+
+def test_a_folder_with_nothing_of_a_library_is_refused(tmp_path):
+    write(tmp_path / "default.json", {"system_prompts": [""]})
+    with pytest.raises(MissingArtifactError, match="has no roles, traits or questions; expected"):
+        read_library(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_library, read_roles, read_traits])
+def test_a_library_of_another_schema_is_refused(tmp_path, read):
+    write(tmp_path / "library.json", {"schema_version": 2})
+    write(tmp_path / "roles.jsonl", OURS)
+    with pytest.raises(UsageError, match=r"library\.json: schema_version is 2, expected 1; use"):
+        read(tmp_path)
+
+
+def test_a_role_may_be_called_library(tmp_path):
+    write(tmp_path / "library.json", OURS | {"name": "library"})
+    assert [role.name for role in read_roles(tmp_path).roles] == ["library"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +16,10 @@ from rich.markup import escape
 from keel.cli import console
 
 if TYPE_CHECKING:
+    from keel.engines import Engine
+    from keel.judge import Judge
     from keel.pipeline import ExtractInputs, ExtractSettings
+    from keel.rollouts import Cluster, ClusterSettings
     from keel.types import PersonaMap
 
 EXAMPLES = """
@@ -25,6 +32,8 @@ Examples:
     keel extract ./my-model -o runs/mine --roles roles/ --questions questions.jsonl
 
     keel extract smollm2 -o runs/smollm2 --dry-run
+
+    keel extract Qwen/Qwen3-32B -o runs/qwen3 --scale paper --cluster auto --actor-gpus 2
 """
 
 
@@ -73,6 +82,19 @@ def extract(
     dtype: console.Dtype = "auto",
     blocks: console.Blocks = None,
     trust_remote_code: console.RemoteCode = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Answer on a Ray cluster: HOST:PORT of its head, auto, or local (this machine).",
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Engines on the cluster; else as many as fit.", min=1)
+    ] = None,
+    actor_gpus: Annotated[
+        int | None, typer.Option(help="GPUs of each; else 1 where there are any.", min=0)
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the run over.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take.")] = False,
     json: console.Json = False,
@@ -82,7 +104,6 @@ def extract(
     Interrupted, it goes on where it stopped when called again.
     """
     from keel import pipeline
-    from keel.judge import LikelihoodJudge
     from keel.store import RunFolder
 
     inputs = _inputs(roles, questions)
@@ -96,24 +117,32 @@ def extract(
         },
         keep=keep.value,
     )
-    engine = console.open_model(model, device, dtype, blocks, trust_remote_code)
-    if dry_run:
-        _show_price(pipeline.price(engine, settings, inputs), json)
-        return
+    opening = {
+        "device": device,
+        "dtype": dtype,
+        "blocks": blocks,
+        "trust_remote_code": trust_remote_code,
+    }
     folder = RunFolder(out)
-    if overwrite:
-        folder.clear()
-    with console.progress() as progress:
-        found = pipeline.extract(
-            engine,
-            folder,
-            settings,
-            inputs=inputs,
-            judge=LikelihoodJudge(engine) if judge is JudgeName.likelihood else None,
-            command=f"keel extract {model} -o {out} with the same options",
-            on_progress=progress,
-        )
-    show_map(found, out, json)
+    with _answering(model, _where(cluster, actors, actor_gpus, judge), opening) as (engine, tell):
+        if dry_run:
+            price = pipeline.price(engine, settings, inputs)
+        else:
+            if overwrite:
+                folder.clear()
+            found = pipeline.extract(
+                engine,
+                folder,
+                settings,
+                inputs=inputs,
+                judge=_judge(engine, judge),
+                command=f"keel extract {model} -o {out} with the same options",
+                on_progress=tell,
+            )
+    if dry_run:
+        _show_price(price, json)
+    else:
+        show_map(found, out, json)
 
 
 def show_map(found: PersonaMap, out: Path, json: bool) -> None:
@@ -158,6 +187,56 @@ def _settings(base: ExtractSettings, *, keep: Any, **parts: dict[str, Any]) -> E
         for part, given in parts.items()
     }
     return replace(base, keep=keep, **changed)
+
+
+def _where(
+    cluster: str | None, actors: int | None, gpus: int | None, judge: JudgeName
+) -> ClusterSettings | None:
+    """The cluster that is to answer; None for this process."""
+    from keel.errors import UsageError
+    from keel.rollouts import ClusterSettings
+
+    if cluster is None:
+        if actors is not None or gpus is not None:
+            raise UsageError("--actors and --actor-gpus are for a cluster; add --cluster auto")
+        return None
+    if judge is not JudgeName.none:
+        raise UsageError(
+            f"--judge {judge.value} reads with a model of its own, which a cluster has not; "
+            "extract without it, then: keel judge RUN --remap"
+        )
+    return ClusterSettings(cluster, actors, gpus)
+
+
+@contextmanager
+def _answering(
+    model: str, where: ClusterSettings | None, opening: dict[str, Any]
+) -> Iterator[tuple[Engine | Cluster, console.Progress]]:
+    """Whoever answers, here or on a cluster, and whom to tell how far it is."""
+    if where is None:
+        engine = console.open_model(model, **opening)
+        with console.progress() as progress:
+            yield engine, progress
+        return
+    from keel.rollouts import open_cluster
+
+    with (
+        redirect_stdout(sys.stderr),  # where Ray tells of lost machines; stdout is for results
+        console.progress() as progress,
+        open_cluster(
+            model, where=where, on_engines=partial(progress, "engines on the cluster"), **opening
+        ) as cluster,
+    ):
+        yield cluster, progress
+    if cluster.lost:
+        told = f"{cluster.lost} batches were lost with their engine and answered again"
+        console.stderr.print(told)
+
+
+def _judge(engine: Any, judge: JudgeName) -> Judge | None:
+    from keel.judge import LikelihoodJudge
+
+    return LikelihoodJudge(engine) if judge is JudgeName.likelihood else None
 
 
 def _show_price(price: dict[str, Any], json: bool) -> None:

@@ -40,7 +40,10 @@ class PromptSettings:
 
 
 def settings_for(scale: str) -> PromptSettings:
-    """The choice at a scale: `smoke`, `small` or `paper` (all of everything)."""
+    """The choice at a scale: `smoke`, `small` or `paper` (all of everything).
+
+    The first two take roles from each kind in turn and questions from each topic in turn.
+    """
     known = {
         "smoke": PromptSettings(24, 14, 1),
         "small": PromptSettings(40, 20, 2),
@@ -62,7 +65,7 @@ def make_prompts(library: Library, settings: PromptSettings, *, model_name: str)
     >>> settings = PromptSettings(roles=24, questions=12, prompts_per_question=1)
     >>> prompts = make_prompts(load_library(), settings, model_name="SmolLM2")
     >>> len(prompts), prompts[-1].id  # 24 roles × 12, and the default's 12 × 5
-    (348, 'wind/p1/q11')
+    (348, 'widow/p1/q11')
     """
     if not library.questions or not library.default_prompts:
         raise UsageError("there are no questions or no default prompts; give a file of each")
@@ -96,7 +99,9 @@ def _spread(
 ) -> list[T]:
     """A seeded choice that takes from each group in turn, in the library's order.
 
-    What is chosen of few is chosen of more, too: a larger run holds the smaller one's.
+    A small choice so has as many of the seven machines as of the ninety professions: it is to
+    span the space, not to copy the library's proportions. What is chosen of few is chosen of
+    more, too: a larger run holds the smaller one's.
     """
     if count is None:
         return list(items)

@@ -5,6 +5,8 @@ Whatever is wrong with a file comes out as one line that names file, line and ke
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +66,26 @@ def read_jsonl(path: Path) -> list[Record]:
     # Not splitlines(): it would also break at U+2028, which JSON allows inside a string.
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [_record(f"{path}, line {n}", path, line) for n, line in lines if line.strip()]
+
+
+def read_csv(path: Path) -> list[Record]:
+    """The rows of a CSV file by the names in its first line; empty rows are passed over."""
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    records = []
+    try:
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if None in row:
+                raise UsageError(
+                    f"{where}: has more cells than the first line names; put quotes round commas"
+                )
+            present = {key: cell for key, cell in row.items() if cell is not None}
+            records.append(Record(where, path.stem, present))
+    except csv.Error as error:
+        raise UsageError(
+            f"{path}, line {rows.reader.line_num}: not CSV ({error}); mend it"
+        ) from None
+    return records
 
 
 def read_text(path: Path) -> str:

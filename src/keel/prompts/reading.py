@@ -17,13 +17,21 @@ from keel.prompts.values import (
     Library,
     Question,
     Role,
-    Scenario,
     Trait,
     TraitPair,
     check_default_prompts,
     check_unique,
 )
 from keel.types import DEFAULT_ROLE
+
+SCHEMA_VERSION = 1
+"""Of the keys below; a library that names another one in its `library.json` is not read."""
+
+
+class _HeaderForm(Form):
+    schema_version: int
+    title: str = ""
+    license: str = ""
 
 
 class _RoleForm(Form):
@@ -43,11 +51,16 @@ class _QuestionForm(Form):
     topic: str = ""
 
 
-class _ScenarioForm(Form):
-    id: str
-    title: str
-    system: str | None
-    turns: list[str]
+class _PairForm(Form):
+    encourage: str
+    discourage: str
+
+
+class _TraitForm(Form):
+    name: str
+    description: str = ""
+    pairs: list[_PairForm]
+    rubric: str = ""
 
 
 class _ReferencePrompt(Form):
@@ -76,6 +89,30 @@ class _ReferenceQuestion(Form):
     id: int | None = None
 
 
+def read_library(folder: str | Path) -> Library:
+    """All that a folder holds of a library: roles, traits, default, questions.
+
+    Roles and traits stand in NAME.json or in `roles.jsonl` and `traits.jsonl`, questions in
+    `questions.jsonl`. Raises MissingArtifactError for a folder with nothing of the kind.
+    """
+    folder = Path(folder)
+    loose = _loose_records(folder)
+    roles = [r for r in loose if not _is_trait(r)] + _lines_of(folder / "roles.jsonl")
+    traits = [r for r in loose if _is_trait(r)] + _lines_of(folder / "traits.jsonl")
+    questions = folder / "questions.jsonl"
+    if not (roles or traits or questions.exists()):
+        raise MissingArtifactError(
+            f"{folder} has no roles, traits or questions; expected NAME.json, roles.jsonl, "
+            "traits.jsonl or questions.jsonl"
+        )
+    return Library(
+        _roles(folder, roles),
+        _default_prompts(folder / f"{DEFAULT_ROLE}.json"),
+        read_questions(questions) if questions.exists() else (),
+        _traits(folder, traits),
+    )
+
+
 def read_roles(folder: str | Path) -> Library:
     """The roles of a folder, and the default where it has a `default.json`; no questions.
 
@@ -83,17 +120,12 @@ def read_roles(folder: str | Path) -> Library:
     Raises MissingArtifactError for a folder without roles, UsageError naming file and key.
     """
     folder = Path(folder)
-    # The default by its exact name: a role may be called "defaulter".
-    records = [r for r in _json_files(folder) if r.stem != DEFAULT_ROLE]
-    if (folder / "roles.jsonl").exists():
-        records += read_jsonl(folder / "roles.jsonl")
+    records = _loose_records(folder) + _lines_of(folder / "roles.jsonl")
     if not records:
         raise MissingArtifactError(
             f"{folder} has no role files; expected NAME.json, one per role, or roles.jsonl"
         )
-    roles = tuple(_role(record) for record in records)
-    check_unique(f"{folder}: role", [role.name for role in roles])
-    return Library(roles, _default_prompts(folder / f"{DEFAULT_ROLE}.json"), ())
+    return Library(_roles(folder, records), _default_prompts(folder / f"{DEFAULT_ROLE}.json"), ())
 
 
 def read_questions(path: str | Path) -> tuple[Question, ...]:
@@ -113,29 +145,69 @@ def read_questions(path: str | Path) -> tuple[Question, ...]:
 
 
 def read_traits(folder: str | Path) -> tuple[Trait, ...]:
-    """The traits of a folder of the reference's files, one per trait, named by its file."""
-    traits = tuple(_trait(record) for record in _json_files(Path(folder)))
-    if not traits:
+    """The traits of a folder: NAME.json, one per file, ours or the reference's, or `traits.jsonl`.
+
+    Raises MissingArtifactError for a folder without traits, UsageError naming file and key.
+    """
+    folder = Path(folder)
+    records = _loose_records(folder) + _lines_of(folder / "traits.jsonl")
+    if not records:
         raise MissingArtifactError(
-            f"{folder} has no trait files; expected NAME.json, one per trait"
+            f"{folder} has no trait files; expected NAME.json, one per trait, or traits.jsonl"
         )
-    return traits
+    return _traits(folder, records)
 
 
-def read_scenarios(path: str | Path) -> tuple[Scenario, ...]:
-    """Scenarios from a JSONL file, one a line."""
-    forms = [record.read_as(_ScenarioForm) for record in read_jsonl(Path(path))]
-    return tuple(Scenario(f.id, f.title, f.system, tuple(f.turns)) for f in forms)
-
-
-def _json_files(folder: Path) -> list[Record]:
+def _loose_records(folder: Path) -> list[Record]:
+    """A folder's JSON files, but for the default's and the library's own."""
     if not folder.is_dir():
         raise MissingArtifactError(f"{folder} is no folder; give one with JSON files in it")
     paths = sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
-    return [read_json(path) for path in paths]
+    records = [read_json(path) for path in paths]
+    # The default by its exact name: a role may be called "defaulter".
+    return [r for r in records if r.stem != DEFAULT_ROLE and not _is_header(r)]
 
 
-def _role(record: Record) -> Role:
+def _lines_of(path: Path) -> list[Record]:
+    return read_jsonl(path) if path.exists() else []
+
+
+def _is_header(record: Record) -> bool:
+    """Whether this is a library's own file, by its key: a role may be called "library".
+
+    Raises UsageError for a schema that is not ours.
+    """
+    if "schema_version" not in record.data:
+        return False
+    version = record.read_as(_HeaderForm).schema_version
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{record.where}: schema_version is {version}, expected {SCHEMA_VERSION}; "
+            "use the version of Keel that it was written for"
+        )
+    return True
+
+
+def _is_trait(record: Record) -> bool:
+    """By its keys, since roles and traits may stand in one folder."""
+    theirs = record.data.get("instruction")
+    pairs = theirs if isinstance(theirs, list) else []
+    return "pairs" in record.data or any(isinstance(one, dict) and "neg" in one for one in pairs)
+
+
+def _roles(folder: Path, records: Iterable[Record]) -> tuple[Role, ...]:
+    roles = tuple(role_of(record) for record in records)
+    check_unique(f"{folder}: role", [role.name for role in roles])
+    return roles
+
+
+def _traits(folder: Path, records: Iterable[Record]) -> tuple[Trait, ...]:
+    traits = tuple(trait_of(record) for record in records)
+    check_unique(f"{folder}: trait", [trait.name for trait in traits])
+    return traits
+
+
+def role_of(record: Record) -> Role:
     if "instruction" in record.data:
         theirs = record.read_as(_ReferenceRole)
         with record.named_in_errors():
@@ -158,13 +230,17 @@ def _default_prompts(path: Path) -> tuple[str, ...]:
     return prompts
 
 
-def _trait(record: Record) -> Trait:
-    theirs = record.read_as(_ReferenceTrait)
+def trait_of(record: Record) -> Trait:
+    if "instruction" in record.data:
+        theirs = record.read_as(_ReferenceTrait)
+        with record.named_in_errors():
+            pairs = tuple(TraitPair(pair.pos, pair.neg) for pair in theirs.instruction)
+            questions = tuple(theirs.questions)
+            return Trait(record.stem, pairs, questions=questions, rubric=theirs.eval_prompt)
+    ours = record.read_as(_TraitForm)
     with record.named_in_errors():
-        pairs = tuple(TraitPair(pair.pos, pair.neg) for pair in theirs.instruction)
-        return Trait(
-            record.stem, pairs, questions=tuple(theirs.questions), rubric=theirs.eval_prompt
-        )
+        pairs = tuple(TraitPair(pair.encourage, pair.discourage) for pair in ours.pairs)
+        return Trait(ours.name, pairs, ours.description, rubric=ours.rubric)
 
 
 def _lines(path: Path) -> list[tuple[str, Question]]:

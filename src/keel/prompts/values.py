@@ -10,6 +10,7 @@ from keel.errors import UsageError
 from keel.types import DEFAULT_ROLE, Conversation, Message
 
 PROMPTS_PER_ROLE = 5
+PAIRS_PER_TRAIT = 5
 
 MODEL_NAME = "{model_name}"
 """Stands in a default prompt for the name that the model goes by."""
@@ -30,8 +31,7 @@ class Role:
     """By what an answer in this role is known."""
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or "/" in self.name:
-            raise UsageError(f"role name {self.name!r} cannot stand in a prompt's id; no slash")
+        check_name("role", self.name)
         if self.name == DEFAULT_ROLE:
             raise UsageError(f"a role cannot be called {DEFAULT_ROLE!r}: that is the model itself")
         if len(self.system_prompts) != PROMPTS_PER_ROLE:
@@ -75,11 +75,15 @@ class Trait:
     name: str
     pairs: tuple[TraitPair, ...]
     description: str = ""
+    """One line."""
     questions: tuple[str, ...] = ()
+    """Questions of its own, as the reference's traits have; Keel's have none. A library's
+    questions are the pool that serves all its traits, as they serve all its roles."""
     rubric: str = ""
-    """By what an answer with this quality is known."""
+    """What an answer that scores 100 does, and what one that scores 0 does."""
 
     def __post_init__(self) -> None:
+        check_name("trait", self.name)
         if not self.pairs:
             raise UsageError(f"trait {self.name!r} has no pair of system prompts; give one or more")
 
@@ -93,9 +97,11 @@ class Library:
     """Neutral system prompts; the empty one means none. May hold `{model_name}`."""
     questions: tuple[Question, ...]
     """Told apart by their place: two may read the same, as in the reference's file."""
+    traits: tuple[Trait, ...] = ()
 
     def __post_init__(self) -> None:
         check_unique("role", [role.name for role in self.roles])
+        check_unique("trait", [trait.name for trait in self.traits])
         check_default_prompts(self.default_prompts)
 
 
@@ -118,6 +124,12 @@ class Scenario:
 def role_kinds(library: Library) -> dict[str, str]:
     """Role -> kind, for those that have one."""
     return {role.name: role.kind for role in library.roles if role.kind}
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that could not stand in a prompt's id. Raises UsageError."""
+    if not name.strip() or "/" in name:
+        raise UsageError(f"{what} name {name!r} cannot stand in a prompt's id; no slash")
 
 
 def check_unique(what: str, values: Sequence[str]) -> None:

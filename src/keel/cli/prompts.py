@@ -1,0 +1,238 @@
+"""keel prompts: the library of roles, traits and questions; look, search, check, price, extend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.markup import escape
+
+from keel.cli import console, prompts_runs
+
+if TYPE_CHECKING:
+    from keel.prompts import Library, PlacedText, Role, Trait
+
+EXAMPLES = """
+Examples:
+
+    keel prompts
+
+    keel prompts show pirate
+
+    keel prompts search lighthouse
+"""
+LIST_EXAMPLES = """
+Examples:
+
+    keel prompts list roles
+
+    keel prompts list questions --json
+"""
+SHOW_EXAMPLES = """
+Examples:
+
+    keel prompts show coral_reef
+"""
+SEARCH_EXAMPLES = """
+Examples:
+
+    keel prompts search "old friend"
+"""
+VALIDATE_EXAMPLES = """
+Examples:
+
+    keel prompts validate roles/
+
+    keel prompts validate mine/ --cosine
+"""
+COUNT_EXAMPLES = """
+Examples:
+
+    keel prompts count --json
+"""
+
+
+class CountsFirst(typer.core.TyperGroup):
+    """Commands of which `count` is meant where none is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What was given, with `count` before it where it begins with no command."""
+        is_asked = bool(args) and (not args[0].startswith("-") or "--help" in args)
+        return super().parse_args(ctx, args if is_asked else ["count", *args])
+
+
+app = typer.Typer(
+    cls=CountsFirst,
+    help="Look into Keel's library of roles, traits, questions and evaluation prompts; check and "
+    "price your own.\n\nAlone, or with `--json` alone, it counts.",
+    rich_markup_mode="markdown",
+)
+
+
+class Listed(StrEnum):
+    """What can be listed."""
+
+    roles = "roles"
+    traits = "traits"
+    questions = "questions"
+
+
+@app.command("count", epilog=COUNT_EXAMPLES)
+def count(json: console.Json = False) -> None:
+    """Count what there is of each thing, with the kinds of role and the topics of question."""
+    from keel.prompts import load_library, shipped_counts
+
+    if json:
+        console.print_json(shipped_counts())
+        return
+    for name, number in shipped_counts().items():
+        console.stdout.print(f"{name.replace('_', ' '):<26}{number:>6}")
+    library = load_library()
+    _print(f"\n[b]Kinds of role[/b]: {_tally(role.kind for role in library.roles)}")
+    _print(f"[b]Topics[/b]: {_tally(asked.topic for asked in library.questions)}")
+
+
+@app.command("list", epilog=LIST_EXAMPLES)
+def list_(
+    what: Annotated[Listed, typer.Argument(help="roles, traits or questions.")],
+    json: console.Json = False,
+) -> None:
+    """List the roles with their kind, the traits, or the questions with their topic."""
+    from keel.prompts import load_library
+
+    library = load_library()
+    if json:
+        console.print_json(getattr(library, what.value))
+        return
+    for name, kind, text in _lines(library, what):
+        _print(f"[b]{escape(name):<22}[/b] {kind + '  ':<14}{escape(text)}")
+
+
+@app.command("show", epilog=SHOW_EXAMPLES)
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a role or trait.")],
+    json: console.Json = False,
+) -> None:
+    """Read a role or trait whole: its prompts, and the rubric that judges its answers."""
+    from keel.errors import UsageError
+    from keel.prompts import load_library
+
+    library = load_library()
+    roles = [role for role in library.roles if role.name == name]
+    traits = [trait for trait in library.traits if trait.name == name]
+    if not roles and not traits:
+        raise UsageError(f"no role or trait is called {name!r}; see keel prompts search {name}")
+    if json:
+        console.print_json({"roles": roles, "traits": traits})
+        return
+    for role in roles:
+        _print_role(role)
+    for trait in traits:
+        _print_trait(trait)
+
+
+@app.command("search", epilog=SEARCH_EXAMPLES)
+def search(
+    words: Annotated[list[str], typer.Argument(help="What shall all occur, in any case.")],
+    json: console.Json = False,
+) -> None:
+    """Find every text that holds all of these words, in the library and the evaluation sets."""
+    from keel.prompts import shipped_texts
+
+    wanted = [word.lower() for word in words]
+    found = [placed for placed in shipped_texts() if _holds(placed, wanted)]
+    if json:
+        console.print_json(found)
+        return
+    for placed in found:
+        _print(f"[b]{escape(placed.place)}[/b]: {escape(placed.text)}")
+    console.stderr.print(f"{len(found)} found")
+
+
+@app.command("validate", epilog=VALIDATE_EXAMPLES)
+def validate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a library.")],
+    cosine: Annotated[
+        bool, typer.Option("--cosine", help="Compare what the texts say, too: a minute or two.")
+    ] = False,
+    json: console.Json = False,
+) -> None:
+    """Check your own roles, traits and questions as Keel's are checked; exit 3 if some fail."""
+    from keel.errors import UsageError
+    from keel.prompts import find_faults, find_twins, load_embedder, read_library
+
+    library = read_library(folder)
+    faults = find_faults(library)
+    if cosine:
+        with console.waiting("comparing what the texts say"):
+            faults += find_twins(library, load_embedder())
+    counts = _counts(library)
+    if json:
+        console.print_json({**counts, "valid": not faults, "faults": faults})
+    else:
+        console.stdout.print(
+            ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items())
+        )
+        for fault in faults:
+            _print(f"{escape(fault.place)}: {escape(fault.complaint)}")
+    if faults:
+        raise UsageError(f"{folder} has {len(faults)} faults; mend them in its files")
+
+
+app.command("price", epilog=prompts_runs.PRICE_EXAMPLES)(prompts_runs.price)
+app.command("generate", epilog=prompts_runs.GENERATE_EXAMPLES)(prompts_runs.generate)
+
+
+def _tally(names: Iterable[str]) -> str:
+    from collections import Counter
+
+    return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common())
+
+
+def _lines(library: Library, what: Listed) -> list[tuple[str, str, str]]:
+    match what:
+        case Listed.roles:
+            return [(role.name, role.kind, role.description) for role in library.roles]
+        case Listed.traits:
+            return [(trait.name, "", trait.description) for trait in library.traits]
+        case Listed.questions:
+            return [(asked.topic, "", asked.text) for asked in library.questions]
+
+
+def _holds(placed: PlacedText, wanted: list[str]) -> bool:
+    said = f"{placed.place} {placed.text}".lower()
+    return all(word in said for word in wanted)
+
+
+def _counts(library: Library) -> dict[str, int]:
+    return {
+        "roles": len(library.roles),
+        "role_prompts": sum(len(role.system_prompts) for role in library.roles),
+        "traits": len(library.traits),
+        "trait_pairs": sum(len(trait.pairs) for trait in library.traits),
+        "questions": len(library.questions),
+    }
+
+
+def _print_role(role: Role) -> None:
+    _print(f"[b]{escape(role.name)}[/b], {role.kind}: {escape(role.description)}")
+    for number, text in enumerate(role.system_prompts, start=1):
+        _print(f"  {number}. {escape(text)}")
+    _print(f"  [dim]rubric[/dim] {escape(role.rubric)}")
+
+
+def _print_trait(trait: Trait) -> None:
+    _print(f"[b]{escape(trait.name)}[/b], trait: {escape(trait.description)}")
+    for number, pair in enumerate(trait.pairs, start=1):
+        _print(f"  {number}. + {escape(pair.encourage)}")
+        _print(f"     − {escape(pair.discourage)}")
+    _print(f"  [dim]rubric[/dim] {escape(trait.rubric)}")
+
+
+def _print(line: str) -> None:
+    """A line for each text, however long: to be read, and to be searched by other tools."""
+    console.stdout.print(line, soft_wrap=True)

@@ -1,0 +1,174 @@
+"""New roles and traits, written by a language model and checked as the library's own are.
+
+Lu et al. 2026 had theirs written so, from a name and a description (arXiv:2601.10387, app. A).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from keel.errors import UsageError
+from keel.prompts.checking import DESCRIPTION_WORDS, Fault, find_faults
+from keel.prompts.files import Record
+from keel.prompts.reading import role_of, trait_of
+from keel.prompts.shipped import load_library
+from keel.prompts.values import Library, Role, Trait
+from keel.types import Message
+
+Ask = Callable[[Sequence[Message]], str]
+"""A conversation -> what a model says next."""
+
+Made = TypeVar("Made", Role, Trait)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written."""
+
+    name: str
+    description: str
+    kind: str = ""
+    """Of a role: professional, mythical, ..."""
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("_", "").isalnum() or self.name != self.name.lower():
+            raise UsageError(f"name is {self.name!r}, expected small letters, as in coral_reef")
+        least, most = DESCRIPTION_WORDS
+        if not least <= len(self.description.split()) <= most:
+            raise UsageError(
+                f"description of {self.name!r} is {self.description!r}, expected {least} to {most} "
+                "words that say who or what it is"
+            )
+
+
+def generate_role(wanted: Wanted, ask: Ask, *, attempts: int = 3) -> Role:
+    """A role with five system prompts and a rubric; asks again where the answer has faults.
+
+    Raises UsageError, naming the faults, when the last attempt still has some.
+    """
+    if not wanted.kind:
+        raise UsageError(f"role {wanted.name!r} has no kind; give one, such as professional")
+    fixed = {"name": wanted.name, "kind": wanted.kind, "description": wanted.description}
+
+    def read(said: dict[str, Any]) -> tuple[Role, list[Fault]]:
+        role = role_of(Record(f"role {wanted.name}", wanted.name, said | fixed))
+        return role, find_faults(Library((role,), (), ()))
+
+    return _generate(_role_task(wanted), ask, read, attempts)
+
+
+def generate_trait(wanted: Wanted, ask: Ask, *, attempts: int = 3) -> Trait:
+    """A trait with five pairs of system prompts and a rubric; else as `generate_role`."""
+    fixed = {"name": wanted.name, "description": wanted.description}
+
+    def read(said: dict[str, Any]) -> tuple[Trait, list[Fault]]:
+        trait = trait_of(Record(f"trait {wanted.name}", wanted.name, said | fixed))
+        return trait, find_faults(Library((), (), (), (trait,)))
+
+    return _generate(_trait_task(wanted), ask, read, attempts)
+
+
+def save_prompts(made: Role | Trait, folder: Path) -> Path:
+    """Write a role or trait to FOLDER/NAME.json, in the form that is read. Never over another."""
+    path = folder / f"{made.name}.json"
+    record = {k: v for k, v in asdict(made).items() if k != "questions"}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(record, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; remove it, or choose another folder") from None
+    return path
+
+
+def _generate(
+    task: str, ask: Ask, read: Callable[[dict[str, Any]], tuple[Made, list[Fault]]], attempts: int
+) -> Made:
+    talk = [Message("system", _MANNER), Message("user", task)]
+    complaint = "nothing was asked"
+    for _ in range(attempts):
+        said = ask(talk)
+        try:
+            made, faults = read(_json_in(said))
+            if not faults:
+                return made
+            complaint = "; ".join(f"{fault.place} {fault.complaint}" for fault in faults)
+        except UsageError as error:
+            complaint = str(error)
+        talk += [Message("assistant", said), Message("user", _again(complaint))]
+    raise UsageError(
+        f"the model's answer was not usable in {attempts} attempts, the last because: "
+        f"{complaint[:400]}; try a stronger model, or write it by hand"
+    )
+
+
+def _json_in(said: str) -> dict[str, Any]:
+    """The JSON object in an answer that may have words or a fence around it."""
+    start, end = said.find("{"), said.rfind("}")
+    if start < 0 or end < start:
+        raise UsageError("the answer holds no JSON object")
+    try:
+        found = json.loads(said[start : end + 1])
+    except json.JSONDecodeError as error:
+        raise UsageError(f"the answer's JSON is broken: {error}") from None
+    assert isinstance(found, dict)  # it begins with a brace
+    return found
+
+
+def _again(complaint: str) -> str:
+    return f"That cannot be used yet: {complaint}. Answer again with the whole JSON object, mended."
+
+
+def _role_task(wanted: Wanted) -> str:
+    example = next(role for role in load_library().roles if role.name == _EXAMPLE_ROLE)
+    shown = {"system_prompts": example.system_prompts, "rubric": example.rubric}
+    return (
+        f"Write the character {wanted.name!r} ({wanted.kind}): {wanted.description}\n\n"
+        f"{_ROLE_FORM}\n\nFor the {example.name} ({example.description}) it reads:\n"
+        f"{json.dumps(shown, ensure_ascii=False)}"
+    )
+
+
+def _trait_task(wanted: Wanted) -> str:
+    example = next(trait for trait in load_library().traits if trait.name == _EXAMPLE_TRAIT)
+    shown = {"pairs": [asdict(pair) for pair in example.pairs], "rubric": example.rubric}
+    return (
+        f"Write the trait {wanted.name!r}: {wanted.description}\n\n"
+        f"{_TRAIT_FORM}\n\nFor {example.name!r} ({example.description}) it reads:\n"
+        f"{json.dumps(shown, ensure_ascii=False)}"
+    )
+
+
+_EXAMPLE_ROLE = "bartender"
+_EXAMPLE_TRAIT = "patient"
+
+_MANNER = (
+    "You write short system prompts that set a language model's character. Write as for an actor: "
+    "concrete, plain modern English, varied in syntax and opening, no sentence twice. A character "
+    "that leads naturally to harm is written for voice and outlook, and holds no methods, no "
+    "instructions and no encouragement to hurt. No real persons, no brands. "
+    "Answer with one JSON object and nothing else."
+)
+
+_ROLE_FORM = (
+    'The object has "system_prompts", a list of five texts of 12 to 45 words, each of which names '
+    "the character and sets it alone, in this order: who it is, in the second person; a scene that "
+    "is happening now; how it sounds; what it wants, fears and prizes; how it is to treat the "
+    'user\'s message. And "rubric", one sentence of 8 to 45 words: by what an answer in this '
+    "character is known."
+)
+
+_TRAIT_FORM = (
+    'The object has "pairs", a list of five objects with "encourage" and "discourage", two system '
+    "prompts of 12 to 45 words, alike in length and build, that pull answers in opposite "
+    "directions along this trait alone; the second says what the opposite is like, not merely what "
+    "to avoid. In this order: what the answers are like; what sort of person is speaking; habits "
+    "of phrasing; what to prize and what to shun; how to treat the user's message. And "
+    '"rubric", one sentence of 8 to 45 words: what an answer that scores 100 does and what one '
+    "that scores 0 does."
+)

@@ -1,0 +1,67 @@
+"""What a run over a library costs, before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keel.errors import UsageError
+from keel.prompts.choosing import PromptSettings
+from keel.prompts.values import Library
+
+SIDES_OF_A_PAIR = 2
+
+
+@dataclass(frozen=True)
+class Price:
+    """How much is answered, at the most."""
+
+    what: str
+    characters: int
+    """Roles, traits, or the default alone."""
+    questions: int
+    prompts_per_question: int
+    max_new_tokens: int
+
+    @property
+    def answers(self) -> int:
+        """Characters × questions × system prompts."""
+        return self.characters * self.questions * self.prompts_per_question
+
+    @property
+    def new_tokens(self) -> int:
+        """Where every answer is as long as it may be."""
+        return self.answers * self.max_new_tokens
+
+    def hours(self, tokens_per_s: float) -> float:
+        """On an engine that generates so fast over all its answers at once."""
+        if not tokens_per_s > 0:
+            raise UsageError(f"speed is {tokens_per_s} tokens per second, expected above 0")
+        return self.new_tokens / tokens_per_s / 3600
+
+
+def price_roles(library: Library, settings: PromptSettings, max_new_tokens: int) -> list[Price]:
+    """The price of a run over roles: theirs and the default's."""
+    roles = _taken(settings.roles, len(library.roles), "roles")
+    asked = _taken(settings.questions, len(library.questions), "questions")
+    return [
+        Price("roles", roles, asked, settings.prompts_per_question, max_new_tokens),
+        Price("default", 1, asked, len(library.default_prompts), max_new_tokens),
+    ]
+
+
+def price_traits(
+    library: Library, settings: PromptSettings, max_new_tokens: int, *, traits: int | None = None
+) -> Price:
+    """The price of a run over traits: both sides of as many pairs as a role has prompts."""
+    count = _taken(traits, len(library.traits), "traits")
+    asked = _taken(settings.questions, len(library.questions), "questions")
+    prompts = settings.prompts_per_question * SIDES_OF_A_PAIR
+    return Price("traits", count, asked, prompts, max_new_tokens)
+
+
+def _taken(wanted: int | None, there: int, what: str) -> int:
+    if wanted is not None and wanted > there:
+        raise UsageError(
+            f"{wanted} {what} are asked for, but the library has {there}; ask for less"
+        )
+    return there if wanted is None else wanted
