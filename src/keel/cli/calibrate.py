@@ -43,6 +43,7 @@ def calibrate(
     ] = 0.1,
     answers: Annotated[int, typer.Option(help="Answers of each kind to price on.", min=2)] = 24,
     seed: console.Seed = 0,
+    engine_name: console.EngineName = "transformers",
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
     blocks: console.Blocks = None,
@@ -65,7 +66,9 @@ def calibrate(
         priced_rollouts=answers,
         seed=seed,
     )
-    engine = console.open_model(opened.identity.model_id, device, dtype, blocks, trust_remote_code)
+    engine = console.open_model(
+        opened.identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
+    )
     with console.progress() as progress:
         found = pipeline.calibrate(engine, RunFolder(run), settings, on_progress=progress)
     show_calibration(found, run, json)

@@ -41,6 +41,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 300,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.7,
     seed: console.Seed = 0,
+    engine_name: console.EngineName = "transformers",
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
     blocks: console.Blocks = None,
@@ -59,7 +60,9 @@ def chat(
 
     opened = open_run(run)
     floors = pipeline.floors_of(opened, setting)
-    engine = console.open_model(opened.identity.model_id, device, dtype, blocks, trust_remote_code)
+    engine = console.open_model(
+        opened.identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
+    )
     layer = pipeline.drift_layer(opened.axis, floors)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
     sampling = Sampling(max_new_tokens, temperature)

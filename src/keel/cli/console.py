@@ -35,6 +35,9 @@ Blocks = Annotated[
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="transformers, or vllm for scale (see docs/vllm.md).")
+]
 Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
 
 
@@ -117,14 +120,28 @@ def open_model(
     dtype: str = "auto",
     blocks: str | None = None,
     trust_remote_code: bool = False,
+    engine: str = "transformers",
 ) -> Engine:
     """The engine for a model, with a spinner while it loads."""
+    settings = opening(device, dtype, blocks, trust_remote_code, engine)
     with waiting(f"loading {model}"):
         from keel.engines import open_engine
 
-        return open_engine(
-            model, device=device, dtype=dtype, blocks=blocks, trust_remote_code=trust_remote_code
-        )
+        return open_engine(model, **settings)
+
+
+def opening(
+    device: str, dtype: str, blocks: str | None, trust_remote_code: bool, engine: str
+) -> dict[str, Any]:
+    """What opens an engine. Raises UsageError for options that the engine does not have."""
+    from keel.errors import UsageError
+
+    common = {"engine": engine, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    if engine != "vllm":
+        return {**common, "device": device, "blocks": blocks}
+    if device != "auto" or blocks is not None:
+        raise UsageError("vLLM chooses device and blocks itself; leave out --device and --blocks")
+    return common
 
 
 def print_json(value: Any) -> None:

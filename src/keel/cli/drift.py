@@ -47,6 +47,7 @@ def drift(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer of a replay.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="Of a replay; 0 is greedy.", min=0)] = 0.7,
     seed: console.Seed = 0,
+    engine_name: console.EngineName = "transformers",
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
     blocks: console.Blocks = None,
@@ -62,7 +63,9 @@ def drift(
     conversations = [talk for file in files for talk in read_conversations(file)]
     identity = open_run(run).identity
     folder = RunFolder(run)
-    engine = console.open_model(identity.model_id, device, dtype, blocks, trust_remote_code)
+    engine = console.open_model(
+        identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
+    )
     if replay:
         settings: _ReplaySettings = {
             "sampling": Sampling(max_new_tokens, temperature),

@@ -78,6 +78,7 @@ def extract(
     min_count: Annotated[int | None, typer.Option(help="Answers a role needs.", min=1)] = None,
     keep: Annotated[Keep, typer.Option(help="What stays of the activations.")] = Keep.means,
     seed: console.Seed = 0,
+    engine_name: console.EngineName = "transformers",
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
     blocks: console.Blocks = None,
@@ -117,12 +118,7 @@ def extract(
         },
         keep=keep.value,
     )
-    opening = {
-        "device": device,
-        "dtype": dtype,
-        "blocks": blocks,
-        "trust_remote_code": trust_remote_code,
-    }
+    opening = console.opening(device, dtype, blocks, trust_remote_code, engine_name)
     folder = RunFolder(out)
     with _answering(model, _where(cluster, actors, actor_gpus, judge), opening) as (engine, tell):
         if dry_run:
@@ -214,7 +210,10 @@ def _answering(
 ) -> Iterator[tuple[Engine | Cluster, console.Progress]]:
     """Whoever answers, here or on a cluster, and whom to tell how far it is."""
     if where is None:
-        engine = console.open_model(model, **opening)
+        from keel.engines import open_engine
+
+        with console.waiting(f"loading {model}"):
+            engine = open_engine(model, **opening)
         with console.progress() as progress:
             yield engine, progress
         return

@@ -32,6 +32,7 @@ def judge(
         bool, typer.Option("--remap", help="Map again, of the answers that play their role.")
     ] = False,
     min_count: Annotated[int, typer.Option(help="Answers a role needs.", min=1)] = 3,
+    engine_name: console.EngineName = "transformers",
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
     blocks: console.Blocks = None,
@@ -45,7 +46,9 @@ def judge(
     from keel.store import RunFolder, open_run
 
     opened = open_run(run)
-    engine = console.open_model(opened.identity.model_id, device, dtype, blocks, trust_remote_code)
+    engine = console.open_model(
+        opened.identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
+    )
     pipeline.check_same_model(engine, opened.axis)
     mapping = MapSettings(min_count=min_count, label="playing") if remap else None
     with console.progress() as progress:
