@@ -48,6 +48,7 @@ class _Engine:
             model=locate(MODEL),
             dtype="bfloat16",
             max_model_len=1024,
+            gpu_memory_utilization=0.1,
             enforce_eager=is_eager,
             enable_prefix_caching=False,
             **extra,

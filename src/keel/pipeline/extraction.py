@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from keel.judge import Judge, JudgementSummary, summarise
 from keel.personas import MapSettings, map_personas
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import Library, PromptSettings, load_library, make_prompts, settings_for
-from keel.rollouts import answer_prompts
+from keel.rollouts import Cluster, answer_prompts
 from keel.store import Run, RunFolder, RunPlan
 from keel.types import PersonaMap, Prompt, Rollout, Sampling
 
@@ -56,7 +57,7 @@ class ExtractInputs:
 
 
 def extract(
-    engine: Engine,
+    engine: Engine | Cluster,
     folder: RunFolder,
     settings: ExtractSettings,
     *,
@@ -67,7 +68,8 @@ def extract(
 ) -> PersonaMap:
     """Prompts -> rollouts with activations -> (judgements) -> vectors, persona space, axis.
 
-    Goes on where an interrupted call with the same arguments stopped, to the same result. Of a
+    With a cluster for an engine, its machines answer, and the rest is done here. Either way, goes
+    on where an interrupted call with the same arguments stopped, to the same result. Of a
     finished run only the map is made again, and only for another judge or other map settings.
     Raises StaleArtifactError when the folder was begun with other prompts, sampling or model, and
     TooFewSamplesError, before anything is answered, when no role could have enough answers.
@@ -107,7 +109,9 @@ def judge(
         return summary, found
 
 
-def price(engine: Engine, settings: ExtractSettings, inputs: ExtractInputs) -> dict[str, Any]:
+def price(
+    engine: Engine | Cluster, settings: ExtractSettings, inputs: ExtractInputs
+) -> dict[str, Any]:
     """What an extraction would take, at the most: answers, tokens, disk. Nothing is generated."""
     prompts = _prompts(engine, settings, inputs)
     batches = engine.plan(prompts, settings.sampling)
@@ -121,7 +125,9 @@ def price(engine: Engine, settings: ExtractSettings, inputs: ExtractInputs) -> d
     }
 
 
-def _prompts(engine: Engine, settings: ExtractSettings, inputs: ExtractInputs) -> list[Prompt]:
+def _prompts(
+    engine: Engine | Cluster, settings: ExtractSettings, inputs: ExtractInputs
+) -> list[Prompt]:
     """The prompts of a run. Refuses too few for a map before the hours that answering takes."""
     name = spoken_name(engine.identity.model_id)
     prompts = make_prompts(inputs.library, settings.prompts, model_name=name)
@@ -145,7 +151,7 @@ def _is_mapped(folder: RunFolder, settings: MapSettings, judge: Judge | None) ->
 
 
 def _plan(
-    engine: Engine,
+    engine: Engine | Cluster,
     prompts: Sequence[Prompt],
     settings: ExtractSettings,
     inputs: ExtractInputs,
@@ -165,7 +171,7 @@ def _plan(
 
 
 def _answer(
-    engine: Engine,
+    engine: Engine | Cluster,
     folder: RunFolder,
     plan: RunPlan,
     prompts: Sequence[Prompt],
@@ -176,8 +182,8 @@ def _answer(
     done = folder.committed()
     counter = Counter("answering and recording", len(prompts), on_progress)
     counter.add(sum(len(b.places) for b in batches if b.number in done))
-    for answered in answer_prompts(
-        engine,
+    answer = engine.answer if isinstance(engine, Cluster) else partial(answer_prompts, engine)
+    for answered in answer(
         prompts,
         batches,
         sampling,

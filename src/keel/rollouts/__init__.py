@@ -1,5 +1,13 @@
 """Prompts -> rollouts with their response-mean activations, a batch at a time."""
 
 from keel.rollouts.answer import AnsweredBatch, answer_prompts, batch_seed
+from keel.rollouts.cluster import Cluster, ClusterSettings, open_cluster
 
-__all__ = ["AnsweredBatch", "answer_prompts", "batch_seed"]
+__all__ = [
+    "AnsweredBatch",
+    "Cluster",
+    "ClusterSettings",
+    "answer_prompts",
+    "batch_seed",
+    "open_cluster",
+]

@@ -1,6 +1,7 @@
 """Everything on disk: whole or absent, hashed, versioned, never pickled. Knows no stage."""
 
 from keel.store.artefacts import save_axis
+from keel.store.copies import pull_run, push_run
 from keel.store.floors_file import FloorsFile, read_floors, save_floors
 from keel.store.folder import RunFolder
 from keel.store.gguf import export_gguf_control_vector, read_gguf_control_vector
@@ -25,6 +26,8 @@ __all__ = [
     "load_floors",
     "load_settings",
     "open_run",
+    "pull_run",
+    "push_run",
     "read_floors",
     "read_gguf_control_vector",
     "save_axis",

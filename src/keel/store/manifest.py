@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,6 +67,15 @@ def read_manifest(root: Path) -> Manifest:
         if not path.exists():
             raise MissingArtifactError(_unfinished(root))
         record = read_json(path)
+        check_format(record, path)
+        return from_record(Manifest, record)
+
+
+def manifest_from(data: bytes, where: str) -> Manifest:
+    """The manifest in a file's bytes, read from somewhere that is no run folder."""
+    path = Path(MANIFEST)
+    with reading(path, f"a manifest, as found at {where}"):
+        record = json.loads(data)
         check_format(record, path)
         return from_record(Manifest, record)
 

@@ -162,7 +162,8 @@ def test_more_tokens_than_the_map_has_room_for_are_refused_not_left_alone():
 
 def test_settings_of_one_batch_each_do_their_own():
     stream, phases = tokens(12), [2, 4, 6, 0] * 3
-    asked = {"a": BAND["two"], "b": BAND["ablation"], "c": BAND["ceiling"]}
+    others = {"b": [Ablation(0, direction(5), 0.25)], "c": [Ceiling(0, direction(6), -1.0)]}
+    asked = {"a": BAND["two"], **others}
     held = holding(**asked)
     held.shared.fill(rows(phases))
     together = held(stream)

@@ -80,6 +80,7 @@ def _start(folder, port, environment):
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "256", "--served-model-name", "tiny"]
+    command += ["--gpu-memory-utilization", "0.3"]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     said = tempfile.TemporaryFile()  # noqa: SIM115

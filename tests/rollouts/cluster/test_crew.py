@@ -113,7 +113,7 @@ def test_each_job_is_done_once_by_whoever_is_free():
     assert sorted(done(crew, batches(5))) == [
         *(("batch 0", 0), ("batch 1", 1), ("batch 2", 0), ("batch 3", 1), ("batch 4", 0))
     ]
-    assert crew.lost == 0
+    assert crew.lost == []
 
 
 def test_what_an_actor_took_with_it_is_done_before_anything_new():
@@ -123,7 +123,7 @@ def test_what_an_actor_took_with_it_is_done_before_anything_new():
         2, lambda actor, method, *which: lost.popleft() if lost and which == (0,) else None
     )
     assert done(crew, batches(4))[:2] == [("batch 1", 1), ("batch 0", 1)]
-    assert crew.lost == 1
+    assert [job.name for job in crew.lost] == ["batch 0"]
 
 
 def test_an_actor_that_comes_back_is_opened_before_it_is_asked_again():

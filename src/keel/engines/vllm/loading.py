@@ -41,6 +41,9 @@ class VllmSettings:
     """Interventions at one layer."""
     settings: int = 16
     """Settings held at once."""
+    memory_share: float | None = None
+    """Of the device's memory (0 to 1); None for vLLM's own on a GPU and 0.4 on a CPU, which other
+    programs use as well."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
 
@@ -102,6 +105,7 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
         "max_model_len": settings.max_model_len,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "enforce_eager": settings.eager,
+        "gpu_memory_utilization": settings.memory_share or _usual_share(),
         "disable_log_stats": True,
         **settings.arguments,
         "additional_config": {
@@ -109,6 +113,12 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
             "keel": deployment.to_config(),
         },
     }
+
+
+def _usual_share() -> float:
+    from vllm.platforms import current_platform
+
+    return 0.4 if current_platform.is_cpu() else 0.9
 
 
 def _identity(model: str, where: str, llm: Any) -> ModelIdentity:

@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 from keel.engines.vllm.deployment import Asked, Deployment
+from keel.errors import UsageError
 
 TESTED = ("0.32.",)
 """Versions of vLLM that the tests run on."""
@@ -35,6 +36,8 @@ def register() -> None:
     _wrap(EngineArgs, "create_engine_config", _configure)
     _wrap(InputProcessor, "_validate_params", _refuse_unknown)
     _wrap(core.EngineCore, "__init__", _start_core)
+    _wrap(core.EngineCore, "_initialize_kv_caches", _remember)
+    core.enable_envs_cache = _begin_at_last(core.enable_envs_cache)
     _wrap(core.EngineCore, "preprocess_add_request", _salt)
     _wrap(core.EngineCore, "collective_rpc", _listen)
     _wrap(core.EngineCore, "post_step", _look_after)
@@ -78,11 +81,16 @@ def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
     """Refuse at the door what names a setting that is not there."""
+    from vllm.exceptions import VLLMValidationError
+
     from keel.engines.vllm.serving import check_request
 
     deployment = _deployment(self.vllm_config)
     arguments = getattr(params, "extra_args", None) or {}
-    check_request(arguments, deployment)
+    try:
+        check_request(arguments, deployment)
+    except UsageError as error:  # as what vLLM's server answers with status 400
+        raise VLLMValidationError(str(error), parameter="keel") from error
     return original(self, params, *args, **kwargs)
 
 
@@ -91,9 +99,31 @@ def _start_core(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> None
     _begin(self)
 
 
+_starting: list[Any] = []
+"""The engine core whose `__init__` runs in this process."""
+
+
+def _remember(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    _starting[:] = [self]
+    return original(self, *args, **kwargs)
+
+
+def _begin_at_last(original: Wrapper) -> Wrapper:
+    """A spawned process learns of the plugin inside `EngineCore.__init__`, too late to wrap that;
+    this is the last call that it makes there, before it reports that it is ready."""
+
+    @wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        while _starting:
+            _begin(_starting.pop())
+        return found
+
+    return wrapped
+
+
 def _test_first(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
-    # A spawned process learns of the plugin inside __init__, too late to wrap it; its loop has
-    # not answered anyone yet.
+    # Should vLLM's last call be another one day: nobody was answered yet.
     _begin(self)
     return original(self, *args, **kwargs)
 

@@ -115,6 +115,7 @@ def _check_model(held: Mapping[str, Floors], model: Any) -> None:
     folder = Path(model.model)
     weights = weights_fingerprint(folder) if folder.is_dir() else ""
     for floors in held.values():
+        _check_fit(floors, text)
         made = floors.identity
         if made is None:
             continue
@@ -128,6 +129,16 @@ def _check_model(held: Mapping[str, Floors], model: Any) -> None:
                 f"setting {floors.name!r} was made on other weights ({made.model_id}, "
                 f"{made.weights_hash[:12]}) than these ({weights[:12]}); calibrate on this model"
             )
+
+
+def _check_fit(floors: Floors, text: Any) -> None:
+    """Floors that name no model must at least fit this one."""
+    width, deepest = len(next(iter(floors)).direction), max(floors.layers)
+    if width != text.hidden_size or deepest >= text.num_hidden_layers:
+        raise ModelMismatchError(
+            f"setting {floors.name!r} holds layer {deepest} of a model of width {width}; this one "
+            f"has layers 0 to {text.num_hidden_layers - 1} of width {text.hidden_size}"
+        )
 
 
 @lru_cache(maxsize=8)

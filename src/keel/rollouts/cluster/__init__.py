@@ -1,0 +1,10 @@
+"""Many machines: a run's batches shared out over engines on a Ray cluster.
+
+What a batch answers depends on the run's seed, its number and its prompts alone, so it does not
+matter which machine answers it, nor how often. Answers come back to one process, which alone
+writes. Nothing here is loaded until a cluster is opened.
+"""
+
+from keel.rollouts.cluster.cluster import Cluster, ClusterSettings, open_cluster
+
+__all__ = ["Cluster", "ClusterSettings", "open_cluster"]

@@ -1,0 +1,83 @@
+"""The way to a Ray cluster: found in seconds, or refused in one line."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from keel.errors import ClusterError, MissingExtraError, UsageError
+
+_PATIENCE_S = 10.0
+_WORDS = ("auto", "local")
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The `ray` module, connected to `address` for as long as the context lasts.
+
+    A connection that this process has already is used and left alone, wherever it leads.
+    Raises MissingExtraError without Ray, UsageError for what is no address, ClusterError when no
+    cluster answers.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    _check_address(address)
+    try:
+        _connect(ray, address)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError(
+            "Ray is not installed; pip install 'keel-llm[cluster]', here and on every machine of "
+            "the cluster"
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, **quiet, **own)
+    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
+        # SystemExit: Ray's own word for a port that something else answers on.
+        none = "this machine belongs to none, and RAY_ADDRESS is not set"
+        reason = (
+            none if address == "auto" else (str(error).splitlines() or [type(error).__name__])[0]
+        )
+        raise _unreachable(address, reason) from error
+
+
+def _check_address(address: str) -> None:
+    """Refuse what Ray would look for in vain: it takes two minutes, and then exits."""
+    if address in _WORDS:
+        return
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"address is {address!r}, a Ray Client's, which Keel does not speak; run keel on a "
+            "machine of the cluster (or through `ray job submit`), with --cluster auto"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"address is {address!r}, expected HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> ClusterError:
+    return ClusterError(
+        f"no Ray cluster answers at {address!r}: {reason.rstrip('.')}; start one with "
+        "`ray start --head`, and give the HOST:PORT that it prints, or auto on its machines"
+    )

@@ -1,0 +1,163 @@
+"""Copies of finished runs, wherever fsspec reaches: S3, GCS, the hub, another disk.
+
+A run is made on a disk that has locks and renames; most stores have neither. What they have is
+enough for a copy: files are checked against the manifest on the way, and the manifest goes last, so
+that a copy that was cut off is no run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from keel.errors import (
+    CorruptArtifactError,
+    KeelError,
+    MissingArtifactError,
+    MissingExtraError,
+    StaleArtifactError,
+    StorageError,
+    UsageError,
+)
+from keel.store.atomic import sha256_of, write_bytes
+from keel.store.folder import RunFolder
+from keel.store.layout import MANIFEST, PLAN
+from keel.store.manifest import Manifest, manifest_from, read_manifest
+from keel.store.reading import reading
+
+
+def push_run(run: str | Path, url: str) -> int:
+    """Copy a finished run to a URL such as `s3://bucket/runs/mine`; returns its size in bytes.
+
+    What an earlier copy left there is written over. Raises StaleArtifactError when another run is
+    there, MissingExtraError when fsspec lacks the package for the URL.
+    """
+    root = Path(run)
+    manifest = read_manifest(root)
+    place = _Place.at(url)
+    with place.reached():
+        if place.has(MANIFEST):
+            _check_same(manifest_from(place.read(MANIFEST), url).files[PLAN], manifest, url)
+            place.remove(MANIFEST)
+        for name in manifest.files:
+            place.write(name, _read(root, name, manifest))
+        place.write(MANIFEST, (root / MANIFEST).read_bytes())
+    return place.moved
+
+
+def pull_run(url: str, run: str | Path) -> int:
+    """Copy a finished run from a URL to a folder; returns its size in bytes.
+
+    Goes on where an earlier call was cut off. Raises MissingArtifactError when no finished run is
+    there, StaleArtifactError when the folder holds another.
+    """
+    place, folder = _Place.at(url), RunFolder(run)
+    with place.reached():
+        written = place.read(MANIFEST)
+    manifest = manifest_from(written, url)
+    if folder.is_begun:
+        _check_same(sha256_of(folder.path / PLAN), manifest, folder.path)
+    # The plan first: a copy that is cut off is then the beginning of that run, and of no other.
+    names = sorted(manifest.files, key=lambda name: name != PLAN)
+    with folder.lock():
+        for name in names:
+            with place.reached():
+                data = place.read(_inside(name, url))
+            _check_hash(data, manifest.files[name], f"{url}/{name}")
+            write_bytes(folder.path / name, data)
+        write_bytes(folder.path / MANIFEST, written)
+    return place.moved
+
+
+class _Place:
+    """A folder of some file system."""
+
+    def __init__(self, system: Any, root: str, url: str) -> None:
+        self._system, self._root, self.url = system, root.rstrip("/"), url
+        self.moved = 0
+        """Bytes read and written so far."""
+
+    @classmethod
+    def at(cls, url: str) -> _Place:
+        """The folder that a URL names; nothing is asked of it yet."""
+        from fsspec.core import url_to_fs
+
+        try:
+            return cls(*url_to_fs(url), url)
+        except ImportError as error:
+            raise MissingExtraError(f"{url} needs a package: {error}; pip install it") from error
+        except ValueError as error:
+            raise UsageError(f"{url}: {error}; expected such as s3://bucket/folder") from error
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+        return bool(self._system.exists(f"{self._root}/{name}"))
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+        data = bytes(self._system.cat_file(f"{self._root}/{name}"))
+        self.moved += len(data)
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there."""
+        path = f"{self._root}/{name}"
+        self._system.makedirs(self._system._parent(path), exist_ok=True)
+        self._system.pipe_file(path, data)
+        self.moved += len(data)
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        self._system.rm_file(f"{self._root}/{name}")
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Whatever a store says when it refuses, in one line."""
+        try:
+            yield
+        except KeelError:
+            raise
+        except FileNotFoundError as error:
+            raise MissingArtifactError(
+                f"{self.url} holds no finished run ({error}); check the URL, or push one there: "
+                f"keel export RUN --to run -o {self.url}"
+            ) from error
+        except Exception as error:  # each store has its own
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise StorageError(
+                f"{self.url} refused: {reason}; check the URL and your credentials, and run the "
+                "same command again"
+            ) from error
+
+
+def _check_same(plan_sha256: str, manifest: Manifest, where: str | Path) -> None:
+    """Refuse to mix two runs: one has one plan."""
+    if plan_sha256 != manifest.files[PLAN]:
+        raise StaleArtifactError(f"{where} holds another run; choose another place with -o")
+
+
+def _read(root: Path, name: str, manifest: Manifest) -> bytes:
+    with reading(root / name, "a file"):
+        data = (root / name).read_bytes()
+    _check_hash(data, manifest.files[name], str(root / name))
+    return data
+
+
+def _check_hash(data: bytes, expected: str, what: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise CorruptArtifactError(
+            f"{what} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…; "
+            "copy the run again from where it was made"
+        )
+
+
+def _inside(name: str, url: str) -> str:
+    """A file's name, which must not lead out of the run's folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise CorruptArtifactError(f"{url} lists {name!r}, outside of a run; do not trust it")
+    return name
