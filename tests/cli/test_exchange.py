@@ -10,6 +10,7 @@ import torch
 import keel as library
 from keel.store import read_gguf_control_vector
 from keel.testing import save_tiny_model
+from tests.cli.commands import contents
 
 
 def test_an_axis_comes_back_from_the_reference_s_form(keel, held):
@@ -90,3 +91,11 @@ def test_floors_for_a_model_they_do_not_fit_are_not_imported(keel, held, place):
     assert found.code == 3
     assert "use the floors of this model" in found.err
     assert not Path("f.safetensors").exists()
+
+
+def test_a_whole_run_goes_to_a_url_and_comes_back(keel, held, tmp_path):
+    url = f"file://{tmp_path}/away/mine"
+    pushed = keel("export", held, "--to", "run", "-o", url, "--json").json
+    pulled = keel("import", url, "-o", "back", "--json").json
+    assert pushed == {"written": url, "size_bytes": pulled["size_bytes"]}
+    assert contents(Path("back")) == contents(held)

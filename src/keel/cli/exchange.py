@@ -18,6 +18,8 @@ Examples:
     keel import contrast_vectors.pt -o axis.safetensors --orientation role-ward
 
     keel import capping_config.pt -o floors.safetensors --setting layers_46:54-p0.25
+
+    keel import s3://bucket/runs/qwen3 -o runs/qwen3
 """
 
 EXPORT_EXAMPLES = """
@@ -28,6 +30,8 @@ Examples:
     keel export runs/smollm2 --to capping-config -o capping_config.pt
 
     keel export runs/smollm2 --to gguf --strength 0.1 -o axis.gguf
+
+    keel export runs/smollm2 --to run -o s3://bucket/runs/smollm2
 """
 
 
@@ -38,11 +42,14 @@ class Target(StrEnum):
     axis_pt = "axis-pt"
     capping_config = "capping-config"
     gguf = "gguf"
+    run = "run"
 
 
 def import_(
-    source: Annotated[str, typer.Argument(help="A .pt or .safetensors file, or a hub id.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write, .safetensors.")],
+    source: Annotated[
+        str, typer.Argument(help="A .pt or .safetensors file, a hub id, or a run's URL.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File (.safetensors) or run to write.")],
     setting: Annotated[
         str | None, typer.Option(help="Of a capping_config.pt: the experiment to take.")
     ] = None,
@@ -57,10 +64,14 @@ def import_(
 ) -> None:
     """Read a file of the reference implementation and write it in Keel's own form.
 
-    Signs are flipped where they are read: Keel's vectors point towards the Assistant.
+    Signs are flipped where they are read: Keel's vectors point towards the Assistant. From a URL
+    (s3://, gs://, hf://, file://) a whole run is fetched, as `keel export --to run` put it there.
     """
-    from keel.store import load_axis, load_floors, save_axis, save_floors
+    from keel.store import load_axis, load_floors, pull_run, save_axis, save_floors
 
+    if "://" in source:
+        _show({"run": out, "size_bytes": pull_run(source, out)}, json)
+        return
     identity = None if model is None else console.open_model(model).identity
     if setting is not None or "capping" in Path(source).name:
         floors = load_floors(source, setting=setting, identity=identity)
@@ -75,7 +86,9 @@ def import_(
 
 def export(
     run: console.Run,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write.")],
+    out: Annotated[
+        str, typer.Option("-o", "--out", metavar="PATH", help="File to write; of a run, a URL.")
+    ],
     to: Annotated[Target, typer.Option(help="What to write.")] = Target.axis,
     setting: Annotated[str | None, typer.Option(help="Which of the run's floors.")] = None,
     strength: Annotated[
@@ -86,7 +99,7 @@ def export(
     ] = None,
     json: console.Json = False,
 ) -> None:
-    """Write a run's axis or floors in a form that others read."""
+    """Write a run's axis or floors in a form that others read, or the whole run to a URL."""
     from keel.calibrate import Band
     from keel.errors import UsageError
     from keel.store import (
@@ -94,29 +107,33 @@ def export(
         export_capping_config_pt,
         export_gguf_control_vector,
         open_run,
+        push_run,
         save_axis,
     )
 
-    opened = open_run(run)
+    opened, file = open_run(run), Path(out)
     match to:
+        case Target.run:
+            _show({"written": out, "size_bytes": push_run(run, out)}, json)
+            return
         case Target.axis:
-            save_axis(opened.axis, out)
+            save_axis(opened.axis, file)
         case Target.axis_pt:
-            export_axis_pt(opened.axis, out)
+            export_axis_pt(opened.axis, file)
         case Target.capping_config:
             floors = opened.floors if setting is None else opened.floors_named(setting)
-            export_capping_config_pt([floors], out)
+            export_capping_config_pt([floors], file)
         case Target.gguf:
             axis = opened.axis
             if not bool(axis.residual_norm.isfinite().all()):
                 raise UsageError("this axis does not know its residual norms; extract it anew")
             export_gguf_control_vector(
                 axis.direction * axis.residual_norm[:, None] * strength,
-                out,
+                file,
                 identity=opened.identity,
                 layers=[axis.layer] if band is None else Band.parse(band, len(axis.vector)).layers,
             )
-    _show({"written": out, "size_bytes": out.stat().st_size}, json)
+    _show({"written": out, "size_bytes": file.stat().st_size}, json)
 
 
 def _show(found: dict[str, object], json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console
-from keel.cli.extract import Scale
+from keel.cli.extract import Scale, What
 
 if TYPE_CHECKING:
     from keel.prompts import Price
@@ -28,14 +28,6 @@ Examples:
     keel prompts generate role clockmaker "Mends clocks, distrusts hurry." --kind professional \
 --model my-model --base-url http://localhost:8000/v1 -o roles/
 """
-
-
-class What(StrEnum):
-    """What a run answers as."""
-
-    roles = "roles"
-    traits = "traits"
-    both = "both"
 
 
 class Written(StrEnum):
@@ -67,13 +59,13 @@ def price(
     from keel.prompts import load_library, price_roles, price_traits
 
     given = ExtractSettings.at_scale(scale.value)
-    counts = {"roles": role_count, "questions": question_count}
+    counts = {"roles": role_count, "traits": trait_count, "questions": question_count}
     settings = replace(given.prompts, **{k: v for k, v in counts.items() if v is not None})
     tokens = given.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens
     library = load_library()
     parts = price_roles(library, settings, tokens) if what is not What.traits else []
     if what is not What.roles:
-        parts = [*parts, price_traits(library, settings, tokens, traits=trait_count)]
+        parts = [*parts, price_traits(library, settings, tokens)]
     _print_price(parts, tokens_per_s, json)
 
 

@@ -1,7 +1,18 @@
-"""Rollouts' activations and judgements -> vectors, persona space, the Assistant Axis."""
+"""Rollouts' activations and judgements -> vectors, persona space and trait space, the axis."""
 
 from keel.personas.mapping import map_personas
-from keel.personas.settings import MapSettings
+from keel.personas.pairs import PairTest, differ_in_score, gain_together
+from keel.personas.settings import MapSettings, TraitSettings
 from keel.personas.space import fit_space
+from keel.personas.traits import map_traits
 
-__all__ = ["MapSettings", "fit_space", "map_personas"]
+__all__ = [
+    "MapSettings",
+    "PairTest",
+    "TraitSettings",
+    "differ_in_score",
+    "fit_space",
+    "gain_together",
+    "map_personas",
+    "map_traits",
+]

@@ -74,7 +74,13 @@ def axis_of(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "laye
     return means_NLD[0] - means_NLD[1:].nanmean(0)
 
 
-def gather_cells(places: Places, batches: Iterable[ActivationBatch], folds_bytes: int) -> Cells:
+def gather_cells(
+    places: Places,
+    batches: Iterable[ActivationBatch],
+    folds_bytes: int,
+    *,
+    most_cells: int = _MOST_CELLS,
+) -> Cells:
     """The cells of all rollouts that count, summed in the order of the stream; none is kept.
 
     Raises NotFiniteError naming a rollout with NaN or Inf, TooFewSamplesError without any.
@@ -83,16 +89,16 @@ def gather_cells(places: Places, batches: Iterable[ActivationBatch], folds_bytes
     for batch in batches:
         _check_finite(batch)
         if cells is None:
-            cells = _empty(places, batch.means_BLD.shape[1:], folds_bytes)
+            cells = _empty(places, batch.means_BLD.shape[1:], folds_bytes, most_cells)
         _add(batch, places, cells)
     if cells is None:
         raise TooFewSamplesError("there are no activations to map; extract some first")
     return cells
 
 
-def _empty(places: Places, shape: torch.Size, folds_bytes: int) -> Cells:
+def _empty(places: Places, shape: torch.Size, folds_bytes: int, most_cells: int) -> Cells:
     rows = 1 + len(places.roles)
-    fitting = min(folds_bytes // (rows * shape.numel() * 4), _MOST_CELLS // rows, _MOST_FOLDS)
+    fitting = min(folds_bytes // (rows * shape.numel() * 4), most_cells // rows, _MOST_FOLDS)
     folds = max(2, min(places.questions, max(4, fitting)) // 2 * 2)
     return Cells(
         places.roles,

@@ -1,4 +1,4 @@
-"""How a persona map is made."""
+"""How the maps of roles and of traits are made."""
 
 from __future__ import annotations
 
@@ -49,3 +49,34 @@ class MapSettings:
                 return label in ("fully", "somewhat")
             case chosen:
                 return label == chosen
+
+
+@dataclass(frozen=True)
+class TraitSettings:
+    """How a trait map is made."""
+
+    min_pairs: int = 10
+    """Pairs of answers that must differ for a trait to be kept; the others are dropped, listed."""
+    min_difference: float = 50.0
+    """By how much a pair's scores (0 to 100) must differ."""
+    judged_pairs: int = 20
+    """Pairs of each trait whose likelihood is measured where no judge was asked for."""
+    components: int = 10
+    """Principal components to keep, at most one fewer than traits."""
+    bootstrap: int = 200
+    """Resamples of questions behind each interval."""
+    folds_bytes: int = 2 * 2**30
+    """Memory for the sums of traits × question folds; fewer folds are made where they do not
+    fit."""
+    seed: int = 0
+    """Decides every resample."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_pairs", "components", "bootstrap", "folds_bytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.judged_pairs < self.min_pairs:
+            raise UsageError(
+                f"judged_pairs is {self.judged_pairs}, expected min_pairs ({self.min_pairs}) or "
+                "more: no trait could have enough"
+            )

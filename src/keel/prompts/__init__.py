@@ -1,7 +1,13 @@
 """Roles, traits and questions -> the prompts of a run."""
 
 from keel.prompts.checking import Fault, find_faults, find_twins
-from keel.prompts.choosing import PromptSettings, make_prompts, settings_for
+from keel.prompts.choosing import (
+    PromptSettings,
+    make_default_prompts,
+    make_prompts,
+    make_trait_prompts,
+    settings_for,
+)
 from keel.prompts.endpoint import open_endpoint
 from keel.prompts.generating import Wanted, generate_role, generate_trait, save_prompts
 from keel.prompts.likeness import load_embedder
@@ -63,7 +69,9 @@ __all__ = [
     "load_scenarios",
     "load_susceptible_roles",
     "load_user_personas",
+    "make_default_prompts",
     "make_prompts",
+    "make_trait_prompts",
     "open_endpoint",
     "price_roles",
     "price_traits",

@@ -1,23 +1,23 @@
-"""Which roles are asked which questions, under which system prompts."""
+"""Which roles and traits are asked which questions, under which system prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from random import Random
 from typing import TypeVar
 
 from keel.errors import UsageError
-from keel.prompts.values import MODEL_NAME, PROMPTS_PER_ROLE, Library, Question, Role
-from keel.types import DEFAULT_ROLE, Conversation, Message, Prompt
+from keel.prompts.values import MODEL_NAME, PROMPTS_PER_ROLE, Library, Question, Trait
+from keel.types import DEFAULT_ROLE, Conversation, Message, Prompt, TraitSide
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How many roles are asked how many questions."""
+    """How many roles and traits are asked how many questions."""
 
     roles: int | None = None
     """Roles to take, spread over their kinds; all where it is not set."""
@@ -27,9 +27,13 @@ class PromptSettings:
     """System prompts under which a role answers each question, 1 to 5, in rotation."""
     seed: int = 0
     """Decides the choice."""
+    traits: int | None = None
+    """Traits to take; all where it is not set. As many pairs ask each question as a role has
+    prompts for it."""
 
     def __post_init__(self) -> None:
-        for name, count in (("roles", self.roles), ("questions", self.questions)):
+        for name in ("roles", "questions", "traits"):
+            count = getattr(self, name)
             if count is not None and count < 1:
                 raise UsageError(f"{name} is {count}, expected 1 or more; leave it out for all")
         if not 1 <= self.prompts_per_question <= PROMPTS_PER_ROLE:
@@ -42,11 +46,12 @@ class PromptSettings:
 def settings_for(scale: str) -> PromptSettings:
     """The choice at a scale: `smoke`, `small` or `paper` (all of everything).
 
-    The first two take roles from each kind in turn and questions from each topic in turn.
+    The first two take roles from each kind in turn, questions from each topic in turn, and traits
+    at random.
     """
     known = {
-        "smoke": PromptSettings(24, 14, 1),
-        "small": PromptSettings(40, 20, 2),
+        "smoke": PromptSettings(24, 14, 1, traits=12),
+        "small": PromptSettings(40, 20, 2, traits=40),
         "paper": PromptSettings(),
     }
     if scale not in known:
@@ -67,31 +72,87 @@ def make_prompts(library: Library, settings: PromptSettings, *, model_name: str)
     >>> len(prompts), prompts[-1].id  # 24 roles × 12, and the default's 12 × 5
     (348, 'widow/p1/q11')
     """
-    if not library.questions or not library.default_prompts:
-        raise UsageError("there are no questions or no default prompts; give a file of each")
     roles = _spread(
         library.roles, settings.roles, seed=settings.seed, what="roles", group=lambda r: r.kind
     )
-    questions = _spread(
-        library.questions,
-        settings.questions,
-        seed=settings.seed,
-        what="questions",
-        group=lambda q: q.topic,
-    )
-    asked = list(enumerate(questions))
-    default = [
-        (n, t.replace(MODEL_NAME, model_name)) for n, t in enumerate(library.default_prompts)
-    ]
     return [
-        *(_prompt(DEFAULT_ROLE, system, question) for question in asked for system in default),
+        *make_default_prompts(library, settings, model_name=model_name),
         *(
-            _prompt(role.name, system, question)
+            _prompt(role.name, (place, role.system_prompts[place]), question)
             for role in roles
-            for question in asked
-            for system in _rotated(role, question[0], settings.prompts_per_question)
+            for question in _asked(library, settings)
+            for place in _rotated(PROMPTS_PER_ROLE, question[0], settings.prompts_per_question)
         ),
     ]
+
+
+def make_default_prompts(
+    library: Library, settings: PromptSettings, *, model_name: str
+) -> list[Prompt]:
+    """The default's part of a run: each question chosen under each of its prompts."""
+    if not library.questions or not library.default_prompts:
+        raise UsageError("there are no questions or no default prompts; give a file of each")
+    named = [text.replace(MODEL_NAME, model_name) for text in library.default_prompts]
+    return [
+        _prompt(DEFAULT_ROLE, system, question)
+        for question in _asked(library, settings)
+        for system in enumerate(named)
+    ]
+
+
+def make_trait_prompts(library: Library, settings: PromptSettings) -> list[Prompt]:
+    """The traits' part of a run: each question under both sides of a pair, pairs in rotation.
+
+    A trait with questions of its own is asked as many of those instead.
+
+    >>> from keel.prompts import load_library
+    >>> prompts = make_trait_prompts(load_library(), PromptSettings(questions=12, traits=3))
+    >>> len(prompts), prompts[0].id  # 3 traits × 12 questions × 5 pairs × 2 sides
+    (360, 'trait:visceral/+0/q0')
+    """
+    traits = _spread(
+        library.traits, settings.traits, seed=settings.seed, what="traits", group=lambda t: ""
+    )
+    return [
+        _sided(trait, pair, is_encouraged, question)
+        for trait in traits
+        for question in _asked_of(trait, library, settings)
+        for pair in _rotated(len(trait.pairs), question[0], settings.prompts_per_question)
+        for is_encouraged in (True, False)
+    ]
+
+
+def _asked(library: Library, settings: PromptSettings) -> list[tuple[int, Question]]:
+    """The questions chosen, each with its number."""
+    return list(
+        enumerate(
+            _spread(
+                library.questions,
+                settings.questions,
+                seed=settings.seed,
+                what="questions",
+                group=lambda q: q.topic,
+            )
+        )
+    )
+
+
+def _asked_of(
+    trait: Trait, library: Library, settings: PromptSettings
+) -> list[tuple[int, Question]]:
+    if not trait.questions:
+        return _asked(library, settings)
+    return list(enumerate(map(Question, trait.questions[: settings.questions])))
+
+
+def _sided(
+    trait: Trait, number: int, is_encouraged: bool, question: tuple[int, Question]
+) -> Prompt:
+    """One prompt of a trait: one side of one of its pairs."""
+    pair, side = trait.pairs[number], TraitSide(trait.name, is_encouraged)
+    system = pair.encourage if is_encouraged else pair.discourage
+    prompt = _prompt(side.role, (number, system), question)
+    return replace(prompt, id=f"{side.role}{number}/q{question[0]}")
 
 
 def _spread(
@@ -119,9 +180,9 @@ def _spread(
     return [items[place] for place in sorted(dealt[:count])]
 
 
-def _rotated(role: Role, start: int, count: int) -> list[tuple[int, str]]:
-    places = ((start + step) % PROMPTS_PER_ROLE for step in range(count))
-    return [(place, role.system_prompts[place]) for place in places]
+def _rotated(there: int, start: int, count: int) -> list[int]:
+    """Places of the prompts, or pairs, that ask a question: each once at the most."""
+    return [(start + step) % there for step in range(min(count, there))]
 
 
 def _prompt(role: str, system: tuple[int, str], question: tuple[int, Question]) -> Prompt:

@@ -49,11 +49,9 @@ def price_roles(library: Library, settings: PromptSettings, max_new_tokens: int)
     ]
 
 
-def price_traits(
-    library: Library, settings: PromptSettings, max_new_tokens: int, *, traits: int | None = None
-) -> Price:
+def price_traits(library: Library, settings: PromptSettings, max_new_tokens: int) -> Price:
     """The price of a run over traits: both sides of as many pairs as a role has prompts."""
-    count = _taken(traits, len(library.traits), "traits")
+    count = _taken(settings.traits, len(library.traits), "traits")
     asked = _taken(settings.questions, len(library.questions), "questions")
     prompts = settings.prompts_per_question * SIDES_OF_A_PAIR
     return Price("traits", count, asked, prompts, max_new_tokens)

@@ -30,7 +30,7 @@ from keel.store.reading import reading
 
 
 def push_run(run: str | Path, url: str) -> int:
-    """Copy a finished run to a URL such as `s3://bucket/runs/mine`; returns its size in bytes.
+    """Copy a finished run to a URL such as `s3://bucket/runs/mine`; returns the bytes moved.
 
     What an earlier copy left there is written over. Raises StaleArtifactError when another run is
     there, MissingExtraError when fsspec lacks the package for the URL.
@@ -40,7 +40,8 @@ def push_run(run: str | Path, url: str) -> int:
     place = _Place.at(url)
     with place.reached():
         if place.has(MANIFEST):
-            _check_same(manifest_from(place.read(MANIFEST), url).files[PLAN], manifest, url)
+            there = manifest_from(place.read(MANIFEST), url)
+            _check_same(there.files.get(PLAN), manifest, url)
             place.remove(MANIFEST)
         for name in manifest.files:
             place.write(name, _read(root, name, manifest))
@@ -49,7 +50,7 @@ def push_run(run: str | Path, url: str) -> int:
 
 
 def pull_run(url: str, run: str | Path) -> int:
-    """Copy a finished run from a URL to a folder; returns its size in bytes.
+    """Copy a finished run from a URL to a folder; returns the bytes moved.
 
     Goes on where an earlier call was cut off. Raises MissingArtifactError when no finished run is
     there, StaleArtifactError when the folder holds another.
@@ -86,11 +87,12 @@ class _Place:
         from fsspec.core import url_to_fs
 
         try:
-            return cls(*url_to_fs(url), url)
+            system, root = url_to_fs(url)
         except ImportError as error:
             raise MissingExtraError(f"{url} needs a package: {error}; pip install it") from error
         except ValueError as error:
             raise UsageError(f"{url}: {error}; expected such as s3://bucket/folder") from error
+        return cls(system, str(root), url)
 
     def has(self, name: str) -> bool:
         """Whether the file is there."""
@@ -105,7 +107,7 @@ class _Place:
     def write(self, name: str, data: bytes) -> None:
         """Put a file there."""
         path = f"{self._root}/{name}"
-        self._system.makedirs(self._system._parent(path), exist_ok=True)
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._system.pipe_file(path, data)
         self.moved += len(data)
 
@@ -133,9 +135,9 @@ class _Place:
             ) from error
 
 
-def _check_same(plan_sha256: str, manifest: Manifest, where: str | Path) -> None:
+def _check_same(plan_sha256: str | None, manifest: Manifest, where: str | Path) -> None:
     """Refuse to mix two runs: one has one plan."""
-    if plan_sha256 != manifest.files[PLAN]:
+    if plan_sha256 is None or plan_sha256 != manifest.files.get(PLAN):
         raise StaleArtifactError(f"{where} holds another run; choose another place with -o")
 
 

@@ -22,6 +22,7 @@ from keel.store.plan import RunPlan, check_same, read_plan, write_plan
 from keel.store.records import to_record
 from keel.store.run import Run, calibration_record, map_record
 from keel.store.thinning import thin_activations
+from keel.store.traits_file import save_traits
 from keel.types import (
     ActivationBatch,
     Calibration,
@@ -31,6 +32,7 @@ from keel.types import (
     Prompt,
     Replay,
     Rollout,
+    TraitMap,
 )
 
 
@@ -102,9 +104,13 @@ class RunFolder:
             self._unlist([layout.named_file(layout.JUDGEMENTS, judge)])
             append_judgements(self.path, judge, judgements)
 
-    def save_map(self, found: PersonaMap) -> None:
-        """Keep vectors, persona space and axis, in place of those before."""
+    def save_map(self, found: PersonaMap | None, traits: TraitMap | None = None) -> None:
+        """Keep vectors, persona space and axis, and trait space, in place of those before."""
         with self._replacing(*layout.MAP_FILES):
+            if traits is not None:
+                save_traits(traits, self.path / layout.TRAITS)
+            if found is None:
+                return
             save_vectors(found.vectors, found.default_LD, self.path / layout.VECTORS)
             save_space(found.space, self.path / layout.SPACE)
             save_axis(found.axis, self.path / layout.AXIS)

@@ -14,6 +14,7 @@ MAP = "map.json"
 VECTORS = "vectors.safetensors"
 SPACE = "space.safetensors"
 AXIS = "axis.safetensors"
+TRAITS = "traits.safetensors"
 FLOORS = "floors.safetensors"
 CALIBRATION = "calibration.json"
 REPORT = "report.html"
@@ -23,7 +24,9 @@ JUDGEMENTS = "judgements"
 DRIFT = "drift"
 REPLAYS = "replays"
 
-MAP_FILES = (VECTORS, SPACE, AXIS, MAP)
+MAP_FILES = (VECTORS, SPACE, AXIS, MAP, TRAITS)
+"""Made together, so that traits never lie to an axis that was replaced; a run of roles or of traits
+alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)
 
 _SINGLE = (*MAP_FILES, *CALIBRATION_FILES, PLAN, REPORT)

@@ -18,6 +18,7 @@ from keel.store.manifest import Manifest, read_manifest
 from keel.store.plan import RunPlan, read_plan
 from keel.store.reading import read_json, reading
 from keel.store.records import from_record, to_record
+from keel.store.traits_file import read_traits
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -30,6 +31,7 @@ from keel.types import (
     PricedSetting,
     Replay,
     Rollout,
+    TraitMap,
 )
 
 T = TypeVar("T")
@@ -80,6 +82,22 @@ class Run:
         tensors = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
         with reading(path, "what a map found"):
             return from_record(PersonaMap, read_json(path), tensors)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the run answered in roles, and so has an axis."""
+        return layout.AXIS in self.manifest.files
+
+    @cached_property
+    def trait_map(self) -> TraitMap:
+        """Trait vectors and the space they span. Raises MissingArtifactError in a run of roles."""
+        again = f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
+        return read_traits(self._checked(layout.TRAITS, again))
+
+    @property
+    def has_traits(self) -> bool:
+        """Whether the run answered with traits encouraged and discouraged."""
+        return layout.TRAITS in self.manifest.files
 
     @property
     def floors(self) -> Floors:

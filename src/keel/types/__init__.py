@@ -31,6 +31,7 @@ from keel.types.space import (
     PersonaSpace,
     PersonaVector,
 )
+from keel.types.traits import TraitAxis, TraitMap, TraitVector
 from keel.types.words import (
     DEFAULT_ROLE,
     Conversation,
@@ -41,6 +42,7 @@ from keel.types.words import (
     Rollout,
     Sampling,
     Speaker,
+    TraitSide,
 )
 
 __all__ = [
@@ -71,6 +73,10 @@ __all__ = [
     "Sampling",
     "Speaker",
     "TokenMask",
+    "TraitAxis",
+    "TraitMap",
+    "TraitSide",
+    "TraitVector",
     "TurnReading",
     "check_direction",
 ]

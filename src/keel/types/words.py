@@ -13,6 +13,7 @@ Label = Literal["fully", "somewhat", "none", "unjudged"]
 
 DEFAULT_ROLE = "default"
 """Name of the model as itself: the prompts that set no role."""
+_TRAIT = "trait:"
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,43 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class TraitSide:
+    """One of the two ways in which a trait's prompts pull."""
+
+    trait: str
+    is_encouraged: bool
+
+    @property
+    def role(self) -> str:
+        """Stands for a role in prompts and rollouts, e.g. `trait:stoic/+`.
+
+        A name with a slash, as no role can have: nine of Keel's traits are called as a role is.
+        """
+        return f"{_TRAIT}{self.trait}/{'+' if self.is_encouraged else '-'}"
+
+    @property
+    def opposite(self) -> TraitSide:
+        """The other side of the trait."""
+        return TraitSide(self.trait, not self.is_encouraged)
+
+    @classmethod
+    def of(cls, role: str) -> TraitSide | None:
+        """The side that a prompt's role stands for; None where it is a role, or the default."""
+        if not role.startswith(_TRAIT) or role[-2:] not in ("/+", "/-"):
+            return None
+        return cls(role.removeprefix(_TRAIT)[:-2], role.endswith("+"))
+
+
+@dataclass(frozen=True)
 class Prompt:
     """Something to be answered: a role's system prompt and a question, or a whole conversation."""
 
     id: str
-    """Unique in a run, e.g. `pirate/p2/q17`."""
+    """Unique in a run, e.g. `pirate/p2/q17`, or `trait:stoic/+0/q1`."""
     conversation: Conversation
     role: str = DEFAULT_ROLE
     system_index: int = 0
-    """Which of the role's system prompts this is."""
+    """Which of the role's system prompts this is, or of the trait's pairs."""
     question_index: int = 0
     """Which of the run's questions this is."""
 
@@ -78,6 +107,16 @@ class Prompt:
     def is_default(self) -> bool:
         """Whether the model is asked as itself."""
         return self.role == DEFAULT_ROLE
+
+    @property
+    def side(self) -> TraitSide | None:
+        """Which side of which trait is asked for; None where none is."""
+        return TraitSide.of(self.role)
+
+    @property
+    def is_role(self) -> bool:
+        """Whether a character is to be played: neither the model as itself nor a trait."""
+        return not self.is_default and self.side is None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def collected(held, *keys):
 def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, back):
     """Six tokens of prompt, seven of answer; after `back` tokens all is computed once more."""
     held, whole = hold(RECORDING), tokens(13)
-    held.set_probes(packed((2, 1), (0, 2)))
+    held.set_probes(packed((2, 1), (0, 2), (2, 3)))
     held.take_note(scheduled(request("a", 6, **{RECORD: "k"})))
     done, seen = 0, 0
     for count in [*chunks, 13]:
@@ -75,18 +75,21 @@ def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, bac
     close = {"rtol": 1e-5, "atol": 1e-4}
     torch.testing.assert_close(found["k/0/sums"], wanted.sum(1), **close)
     torch.testing.assert_close(found["k/0/norms"], wanted.norm(dim=-1).sum(-1), **close)
-    heights = torch.stack([wanted[2] @ direction(1), wanted[0] @ direction(2)], -1)
-    torch.testing.assert_close(found["k/0/heights"], heights, **close)
+    heights = [wanted[layer] @ direction(seed) for layer, seed in ((2, 1), (0, 2), (2, 3))]
+    torch.testing.assert_close(found["k/0/heights"], torch.stack(heights, -1), **close)
 
 
 def test_two_turns_of_a_given_talk_are_recorded_apart_and_the_prompt_between_them_is_not():
     held, whole = hold(RECORDING), tokens(8)
+    held.set_probes(packed((1, 2)))
     held.take_note(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [1, 3, 5, 6]})))
     for start, stop in ((0, 2), (2, 8)):
         compute(held, ("a", start, whole[start:stop]))
     found, wanted = collected(held, "k"), streams(ToyModel(), whole)
     for number, (start, stop) in enumerate([(1, 3), (5, 6)]):
         torch.testing.assert_close(found[f"k/{number}/sums"], wanted[:, start:stop].sum(1))
+        heights = wanted[1, start:stop] @ direction(2)
+        torch.testing.assert_close(found[f"k/{number}/heights"][:, 0], heights)
         assert found[f"k/{number}/tokens"].item() == stop - start
 
 
@@ -251,6 +254,7 @@ def test_a_stage_without_the_head_says_nothing_of_likelihoods():
 
 def test_collecting_forgets():
     held = hold(RECORDING)
+    held.set_probes(packed((1, 2)))
     reading(held, "k", [2, 6], tokens(8))
     held.collect(["k"])
     assert not held.recordings.scores

@@ -88,6 +88,7 @@ def test_rows_follow_the_runners_own_order_and_not_that_of_arrival():
     changed = (found != plain).any(-1).tolist()
     assert changed == [False] * 2 + [True] * 3 + [False] * 3  # b, a, padding
     assert held.firing("band")[0][0] == 3
+    assert not held.shared.phase_T.any()  # idle again, for vLLM's own passes
 
 
 def test_positions_are_counted_from_what_was_computed_before():

@@ -132,8 +132,18 @@ def test_an_engine_for_the_floors_own_model_is_accepted(served):
 
 @pytest.mark.parametrize("shape", [{"layers": 5}, {"hidden": 8}])
 def test_floors_of_another_model_are_refused(served, shape):
-    with pytest.raises(ModelMismatchError, match=r"made on made/here, 6 layers × 16"):
+    with pytest.raises(ModelMismatchError, match=r"made on made/here, 6 layers × 16|of width 16"):
         refuse_unfit(config("not/a/folder", **shape), served)
+
+
+@pytest.mark.parametrize("shape", [{"layers": 5}, {"hidden": 8}])
+def test_floors_that_name_no_model_must_fit_this_one(tmp_path, monkeypatch, shape):
+    save_floors([Floors(HIGH.floors, "high")], tmp_path / "floors", default="high")
+    monkeypatch.setenv("KEEL_FLOORS", str(tmp_path / "floors"))
+    deployment = deployment_for(asked(str(tmp_path / "floors")))
+    refuse_unfit(config(), deployment)
+    with pytest.raises(ModelMismatchError, match=r"'high' holds layer 5 of a model of width 16"):
+        refuse_unfit(config(**shape), deployment)
 
 
 def test_floors_of_other_weights_are_refused(tmp_path, monkeypatch):

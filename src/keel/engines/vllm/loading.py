@@ -33,6 +33,8 @@ class VllmSettings:
     """Devices that share each layer."""
     eager: bool = False
     """Do not compile: starts sooner, runs slower."""
+    layers: tuple[int, ...] | None = None
+    """Layers that can be steered; None for all."""
     recordings: int = 64
     """Answers recorded at once."""
     probes: int = 4
@@ -60,7 +62,7 @@ def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngi
     register()
     where = locate(model)
     deployment = Deployment(
-        layers=None,
+        layers=settings.layers,
         settings=settings.settings,
         steps=settings.steps,
         recordings=settings.recordings,
