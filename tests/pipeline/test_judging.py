@@ -42,7 +42,7 @@ def test_a_map_of_those_that_play_is_made_of_them_alone(engine, tmp_path: Path):
     """Each role vector is the mean of the activations that the likelihood judge let through."""
     folder, judge = RunFolder(tmp_path / "run"), LikelihoodJudge(engine, THRESHOLD)
     settings = replace(SETTINGS, mapping=PLAYING)
-    found = pipeline.extract(engine, folder, settings, inputs=INPUTS, judge=judge)
+    found = pipeline.extract(engine, folder, settings, inputs=INPUTS, judge=judge).persona_map
     run = folder.read()
     played = {id for id, said in run.judgements().items() if said.label == "fully"}
     assert 0 < len(played) < 16, "the threshold tells nothing apart"
@@ -63,13 +63,13 @@ def test_the_default_plays_no_role_and_counts_in_full(engine, run: RunFolder):
     assert summary.labels["unjudged"] == 8
     assert sum(summary.labels.values()) == ROLLOUTS
     assert found is not None
-    assert found.default_count == 8
+    assert found.persona_map.default_count == 8
 
 
 def test_a_role_that_is_not_played_is_dropped_and_listed(engine, tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     judge = Strict(("pirate", "clerk", "nurse"))
-    found = pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, judge=judge)
+    found = pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, judge=judge).persona_map
     assert found.dropped == {"ghost": 0}
     assert folder.read().manifest.counts["roles dropped"] == 1
 
@@ -84,7 +84,7 @@ def test_a_map_that_fails_for_want_of_played_roles_can_be_made_with_a_milder_jud
     assert not folder.is_finished
     engine.generate = lambda *_, **__: pytest.fail("it answered again")
     mild = Strict(NAMES, "mild")
-    found = pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, judge=mild)
+    found = pipeline.extract(engine, folder, SETTINGS, inputs=INPUTS, judge=mild).persona_map
     assert len(found.vectors) == 4
     answers = {name: data for name, data in outcome(whole).items() if name.startswith("rollouts/")}
     assert answers.items() <= outcome(folder.path).items()
@@ -109,7 +109,7 @@ def test_no_answer_is_judged_twice(run: RunFolder):
 def test_a_run_with_two_judges_is_mapped_by_the_one_that_was_asked(engine, run: RunFolder):
     """Once, extracting with a judge failed where `keel judge` had added another."""
     pipeline.judge(run, Strict(NAMES, "mild"), mapping=None)
-    found = pipeline.extract(engine, run, SETTINGS, inputs=INPUTS, judge=Strict(NAMES[1:]))
+    found = pipeline.extract(engine, run, SETTINGS, inputs=INPUTS, judge=Strict(NAMES[1:])).persona_map
     assert found.dropped == {"ghost": 0}
 
 

@@ -37,7 +37,7 @@ def test_the_price_is_that_of_the_prompts_that_are_made(scale):
 
 def test_fewer_traits_under_one_pair_a_question_cost_two_answers_a_question():
     settings = PromptSettings(questions=12, prompts_per_question=1)
-    assert price_traits(load_library(), settings, 64, traits=30).answers == 30 * 12 * 2
+    assert price_traits(load_library(), replace(settings, traits=30), 64).answers == 30 * 12 * 2
 
 
 def test_hours_are_tokens_by_speed():
@@ -56,4 +56,4 @@ def test_more_than_there_is_is_refused():
     with pytest.raises(UsageError, match="241 questions are asked for, but the library has 240"):
         price_roles(load_library(), replace(PromptSettings(), questions=241), 64)
     with pytest.raises(UsageError, match="241 traits are asked for"):
-        price_traits(load_library(), PromptSettings(), 64, traits=241)
+        price_traits(load_library(), PromptSettings(traits=241), 64)

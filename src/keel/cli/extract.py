@@ -18,9 +18,8 @@ from keel.cli import console
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.judge import Judge
-    from keel.pipeline import ExtractInputs, ExtractSettings
+    from keel.pipeline import ExtractInputs, Extraction, ExtractSettings
     from keel.rollouts import Cluster, ClusterSettings
-    from keel.types import PersonaMap
 
 EXAMPLES = """
 Examples:
@@ -30,6 +29,8 @@ Examples:
     keel extract Qwen/Qwen3-8B -o runs/qwen3 --scale small --judge likelihood
 
     keel extract ./my-model -o runs/mine --roles roles/ --questions questions.jsonl
+
+    keel extract smollm2 -o runs/both --what both --scale small
 
     keel extract smollm2 -o runs/smollm2 --dry-run
 
@@ -43,6 +44,14 @@ class Scale(StrEnum):
     smoke = "smoke"
     small = "small"
     paper = "paper"
+
+
+class What(StrEnum):
+    """What a run answers as."""
+
+    roles = "roles"
+    traits = "traits"
+    both = "both"
 
 
 class JudgeName(StrEnum):
@@ -63,19 +72,29 @@ class Keep(StrEnum):
 def extract(
     model: Annotated[str, typer.Argument(help="smollm2, a hub id, or a folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run.")],
+    what: Annotated[
+        What, typer.Option(help="What it answers as; roles give the axis.")
+    ] = What.roles,
     scale: Annotated[Scale, typer.Option(help="One dial for all sizes below.")] = Scale.smoke,
     roles: Annotated[
         Path | None, typer.Option(help="Folder of role files, ours or the reference's.")
+    ] = None,
+    traits: Annotated[
+        Path | None, typer.Option(help="Folder of trait files, ours or the reference's.")
     ] = None,
     questions: Annotated[
         Path | None, typer.Option(help="File of questions: JSONL, or one a line.")
     ] = None,
     role_count: Annotated[int | None, typer.Option(help="Roles to take.", min=3)] = None,
+    trait_count: Annotated[int | None, typer.Option(help="Traits to take.", min=3)] = None,
     question_count: Annotated[int | None, typer.Option(help="Questions to take.", min=2)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0)] = None,
     judge: Annotated[JudgeName, typer.Option(help="Who labels the answers.")] = JudgeName.none,
     min_count: Annotated[int | None, typer.Option(help="Answers a role needs.", min=1)] = None,
+    min_pairs: Annotated[
+        int | None, typer.Option(help="Pairs of answers that must differ in a trait.", min=1)
+    ] = None,
     keep: Annotated[Keep, typer.Option(help="What stays of the activations.")] = Keep.means,
     seed: console.Seed = 0,
     engine_name: console.EngineName = "transformers",
@@ -107,16 +126,18 @@ def extract(
     from keel import pipeline
     from keel.store import RunFolder
 
-    inputs = _inputs(roles, questions)
+    inputs = _inputs(roles, traits, questions)
     settings = _settings(
         pipeline.ExtractSettings.at_scale(scale.value, seed),
         sampling={"max_new_tokens": max_new_tokens, "temperature": temperature},
-        prompts={"roles": role_count, "questions": question_count},
+        prompts={"roles": role_count, "traits": trait_count, "questions": question_count},
         mapping={
             "min_count": min_count,
             "label": None if judge is JudgeName.none else "playing",
         },
+        traits={"min_pairs": min_pairs, "judged_pairs": _at_least(min_pairs)},
         keep=keep.value,
+        what=what.value,
     )
     opening = console.opening(device, dtype, blocks, trust_remote_code, engine_name)
     folder = RunFolder(out)
@@ -141,40 +162,55 @@ def extract(
         show_map(found, out, json)
 
 
-def show_map(found: PersonaMap, out: Path, json: bool) -> None:
+def show_map(found: Extraction, out: Path, json: bool) -> None:
     """What an extraction found, as words or JSON."""
-    from keel.cli.findings import map_summary, map_words
+    from keel.cli.findings import found_summary, found_words
 
     if json:
-        console.print_json({"run": out, **map_summary(found)})
+        console.print_json({"run": out, **found_summary(found)})
         return
-    for line in map_words(found):
+    for line in found_words(found):
         console.stdout.print(line)
     run = escape(str(out))
-    console.stdout.print(f"\nNext: [b]keel calibrate {run}[/b], then [b]keel report {run}[/b]")
+    first = f"[b]keel calibrate {run}[/b], then " if found.persona_map is not None else ""
+    console.stdout.print(f"\nNext: {first}[b]keel report {run}[/b]")
 
 
-def _inputs(roles: Path | None, questions: Path | None) -> ExtractInputs:
+def _inputs(roles: Path | None, traits: Path | None, questions: Path | None) -> ExtractInputs:
     from dataclasses import replace
 
     from keel.pipeline import ExtractInputs
-    from keel.prompts import load_library, read_questions, read_roles
+    from keel.prompts import load_library, read_questions, read_roles, read_traits
 
     library = load_library()
     source = []
     if roles is not None:
         read = read_roles(roles)
         default = read.default_prompts or library.default_prompts
-        library = replace(read, default_prompts=default, questions=library.questions)
+        library = replace(library, roles=read.roles, default_prompts=default)
         whose = "its own" if read.default_prompts else "keel's"
         source.append(f"roles of {roles.name} with {whose} default")
+    if traits is not None:
+        library = replace(library, traits=read_traits(traits))
+        source.append(f"traits of {traits.name}")
     if questions is not None:
         library = replace(library, questions=read_questions(questions))
         source.append(f"questions of {questions.name}")
     return ExtractInputs(library, ", ".join(source) or "keel")
 
 
-def _settings(base: ExtractSettings, *, keep: Any, **parts: dict[str, Any]) -> ExtractSettings:
+def _at_least(min_pairs: int | None) -> int | None:
+    """Pairs to judge where more are needed than are judged by default."""
+    from keel.personas import TraitSettings
+
+    if min_pairs is None or min_pairs <= TraitSettings().judged_pairs:
+        return None
+    return min_pairs
+
+
+def _settings(
+    base: ExtractSettings, *, keep: Any, what: Any, **parts: dict[str, Any]
+) -> ExtractSettings:
     """The scale's settings with those that were given in their place."""
     from dataclasses import replace
 
@@ -182,7 +218,7 @@ def _settings(base: ExtractSettings, *, keep: Any, **parts: dict[str, Any]) -> E
         part: replace(getattr(base, part), **{k: v for k, v in given.items() if v is not None})
         for part, given in parts.items()
     }
-    return replace(base, keep=keep, **changed)
+    return replace(base, keep=keep, what=what, **changed)
 
 
 def _where(

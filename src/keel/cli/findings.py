@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from keel.cli.trait_findings import trait_summary, trait_words
 from keel.types import Calibration, Interval, PersonaMap, PricedSetting, Replay
+
+if TYPE_CHECKING:
+    from keel.pipeline import Extraction
+
+
+def found_summary(found: Extraction) -> dict[str, Any]:
+    """The main numbers of all that an extraction found."""
+    roles = {} if found.persona_map is None else map_summary(found.persona_map)
+    return roles if found.trait_map is None else {**roles, "traits": trait_summary(found.trait_map)}
+
+
+def found_words(found: Extraction) -> Iterator[str]:
+    """What an extraction found, in sentences."""
+    if found.persona_map is not None:
+        yield from map_words(found.persona_map)
+    if found.trait_map is not None:
+        yield from trait_words(found.trait_map)
 
 
 def map_summary(found: PersonaMap) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from keel.cli.extract import show_map
 
 if TYPE_CHECKING:
     from keel.judge import JudgementSummary
-    from keel.types import PersonaMap
+    from keel.pipeline import Extraction
 
 EXAMPLES = """
 Examples:
@@ -49,7 +49,8 @@ def judge(
     engine = console.open_model(
         opened.identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
     )
-    pipeline.check_same_model(engine, opened.axis)
+    if opened.has_map:
+        pipeline.check_same_model(engine, opened.axis)
     mapping = MapSettings(min_count=min_count, label="playing") if remap else None
     with console.progress() as progress:
         summary, found = pipeline.judge(
@@ -69,8 +70,8 @@ def judge(
         show_map(found, run, json)
 
 
-def _print_json(summary: JudgementSummary, found: PersonaMap | None, run: Path) -> None:
-    from keel.cli.findings import map_summary
+def _print_json(summary: JudgementSummary, found: Extraction | None, run: Path) -> None:
+    from keel.cli.findings import found_summary
 
-    mapped = {} if found is None else {"map": map_summary(found)}
+    mapped = {} if found is None else {"map": found_summary(found)}
     console.print_json({"run": run, **console.plain(summary), **mapped})

@@ -8,6 +8,7 @@ from keel.pipeline.extraction import (
     ExtractInputs,
     ExtractSettings,
     Scale,
+    What,
     extract,
     judge,
     price,
@@ -20,6 +21,7 @@ from keel.pipeline.holding import (
     floors_of,
     replay_conversation,
 )
+from keel.pipeline.mapping import Extraction
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.reporting import report, report_inputs
 from keel.pipeline.tour import Tour, tour
@@ -27,9 +29,11 @@ from keel.pipeline.tour import Tour, tour
 __all__ = [
     "ExtractInputs",
     "ExtractSettings",
+    "Extraction",
     "OnProgress",
     "Scale",
     "Tour",
+    "What",
     "calibrate",
     "check_same_model",
     "drift",

@@ -1,9 +1,9 @@
-"""From prompts to a persona map: answered, recorded, judged, mapped."""
+"""From prompts to the maps of a model: answered, recorded, judged, mapped."""
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -12,19 +12,37 @@ from typing import Any, Literal
 from keel.engines import Batch, Engine, spoken_name
 from keel.errors import TooFewSamplesError
 from keel.judge import Judge, JudgementSummary, summarise
-from keel.personas import MapSettings, map_personas
+from keel.personas import MapSettings, TraitSettings
+from keel.pipeline.mapping import (
+    Extraction,
+    Judges,
+    count_all,
+    is_mapped,
+    map_run,
+    pairs_to_judge,
+    read_maps,
+)
 from keel.pipeline.progress import Counter, OnProgress, silent
-from keel.prompts import Library, PromptSettings, load_library, make_prompts, settings_for
+from keel.prompts import (
+    Library,
+    PromptSettings,
+    load_library,
+    make_default_prompts,
+    make_prompts,
+    make_trait_prompts,
+    settings_for,
+)
 from keel.rollouts import Cluster, answer_prompts
-from keel.store import Run, RunFolder, RunPlan
-from keel.types import PersonaMap, Prompt, Rollout, Sampling
+from keel.store import RunFolder, RunPlan
+from keel.types import Prompt, Rollout, Sampling
 
 Scale = Literal["smoke", "small", "paper"]
+What = Literal["roles", "traits", "both"]
 
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """How a persona map is extracted; `at_scale` sets everything from one dial."""
+    """How the maps are extracted; `at_scale` sets everything from one dial."""
 
     prompts: PromptSettings
     sampling: Sampling
@@ -33,6 +51,9 @@ class ExtractSettings:
     """What stays of the activations when the map is made: all response means, a sample, none."""
     seed: int = 0
     """Decides every random draw."""
+    what: What = "roles"
+    """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
+    traits: TraitSettings = field(default_factory=TraitSettings)
 
     @classmethod
     def at_scale(cls, scale: Scale, seed: int = 0) -> ExtractSettings:
@@ -44,6 +65,7 @@ class ExtractSettings:
             sampling=Sampling(max_new_tokens=new_tokens),
             mapping=MapSettings(min_count=min_count, seed=seed),
             seed=seed,
+            traits=TraitSettings(seed=seed),
         )
 
 
@@ -65,26 +87,33 @@ def extract(
     judge: Judge | None = None,
     command: str = "",
     on_progress: OnProgress = silent,
-) -> PersonaMap:
-    """Prompts -> rollouts with activations -> (judgements) -> vectors, persona space, axis.
+) -> Extraction:
+    """Prompts -> rollouts with activations -> (judgements) -> vectors, spaces, axis.
 
     With a cluster for an engine, its machines answer, and the rest is done here. Either way, goes
     on where an interrupted call with the same arguments stopped, to the same result. Of a
-    finished run only the map is made again, and only for another judge or other map settings.
-    Raises StaleArtifactError when the folder was begun with other prompts, sampling or model, and
-    TooFewSamplesError, before anything is answered, when no role could have enough answers.
+    finished run only the maps are made again, and only for another judge or other map settings.
+    Without a judge every answer in a role counts, and some pairs of each trait are compared by
+    their likelihood. Raises StaleArtifactError when the folder was begun with other prompts,
+    sampling or model, and TooFewSamplesError, before anything is answered, when no role or no
+    trait could have enough answers.
     """
     inputs = inputs or ExtractInputs()
     prompts = _prompts(engine, settings, inputs)
+    judges = Judges.of(judge, engine)
+    made_by = {"mapping": settings.mapping, "traits": settings.traits}
     with folder.lock():
         plan = folder.begin(_plan(engine, prompts, settings, inputs, command), prompts)
-        if _is_mapped(folder, settings.mapping, judge):
-            folder.thin(settings.keep)  # a kill may have come between the map and this
-            return folder.read().persona_map
+        if is_mapped(folder, prompts, judges, **made_by):
+            folder.thin(settings.keep)  # a kill may have come between the maps and this
+            return read_maps(folder.read())
         _answer(engine, folder, plan, prompts, settings.sampling, on_progress)
         if judge is not None:
-            _judge(folder, judge, len(prompts), on_progress)
-        return _finish(folder, prompts, settings, judge, on_progress)
+            _judge(folder, judge, {prompt.id for prompt in prompts}, on_progress)
+        elif judges.traits is not None:
+            some = pairs_to_judge(prompts, settings.traits.judged_pairs)
+            _judge(folder, judges.traits, some, on_progress)
+        return _finish(folder, prompts, settings, judges, on_progress)
 
 
 def judge(
@@ -92,20 +121,20 @@ def judge(
     judge: Judge,
     *,
     mapping: MapSettings | None,
+    traits: TraitSettings = TraitSettings(),
     on_progress: OnProgress = silent,
-) -> tuple[JudgementSummary, PersonaMap | None]:
+) -> tuple[JudgementSummary, Extraction | None]:
     """Score the rollouts of a finished run; with `mapping`, map again with those labels."""
     run = folder.read()
-    total = int(run.manifest.counts["rollouts"])
     with folder.lock():
-        _judge(folder, judge, total, on_progress)
+        prompts = [rollout.prompt for rollout in run.rollouts()]
+        _judge(folder, judge, {prompt.id for prompt in prompts}, on_progress)
         summary = summarise(run.judgements(judge.name).values())
         if mapping is None:
             return summary, None
-        prompts = [rollout.prompt for rollout in run.rollouts()]
-        found = _map(run, prompts, mapping, judge)
-        folder.save_map(found)
-        folder.finish(counts=_counts(run.rollouts(), found))
+        found = map_run(run, prompts, Judges(judge, judge), mapping=mapping, traits=traits)
+        folder.save_map(found.persona_map, found.trait_map)
+        folder.finish(counts=count_all(run.rollouts(), found))
         return summary, found
 
 
@@ -117,7 +146,8 @@ def price(
     batches = engine.plan(prompts, settings.sampling)
     mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4)
     return {
-        "roles": len({p.role for p in prompts if not p.is_default}),
+        "roles": len({p.role for p in prompts if p.is_role}),
+        "traits": len({p.side.trait for p in prompts if p.side}),
         "answers": len(prompts),
         "new tokens, at most": len(prompts) * settings.sampling.max_new_tokens,
         "batches": len(batches),
@@ -130,24 +160,31 @@ def _prompts(
 ) -> list[Prompt]:
     """The prompts of a run. Refuses too few for a map before the hours that answering takes."""
     name = spoken_name(engine.identity.model_id)
-    prompts = make_prompts(inputs.library, settings.prompts, model_name=name)
-    counts = Tally(prompt.role for prompt in prompts if not prompt.is_default)
-    most = max(counts.values(), default=0)
-    if most < settings.mapping.min_count:
+    first = make_default_prompts if settings.what == "traits" else make_prompts
+    prompts = first(inputs.library, settings.prompts, model_name=name)
+    if settings.what != "roles":
+        prompts += make_trait_prompts(inputs.library, settings.prompts)
+    _check_enough(prompts, settings)
+    return prompts
+
+
+def _check_enough(prompts: Sequence[Prompt], settings: ExtractSettings) -> None:
+    """Refuse where no role could have enough answers, or no trait enough pairs."""
+    roles = Tally(prompt.role for prompt in prompts if prompt.is_role)
+    most = max(roles.values(), default=0)
+    if settings.what != "traits" and most < settings.mapping.min_count:
         raise TooFewSamplesError(
             f"each role would answer {most} times, expected {settings.mapping.min_count} or more; "
             "ask more questions, or lower the minimum: --question-count, --min-count"
         )
-    return prompts
-
-
-def _is_mapped(folder: RunFolder, settings: MapSettings, judge: Judge | None) -> bool:
-    """Whether the run is finished, with the very map that is asked for."""
-    if not folder.is_finished:
-        return False
-    made = folder.read().axis.provenance
-    name = None if judge is None else judge.name
-    return made.get("settings") == asdict(settings) and made.get("judge") == name
+    sides = Tally(prompt.role for prompt in prompts if prompt.side)
+    most = max(sides.values(), default=0)
+    if settings.what != "roles" and most < settings.traits.min_pairs:
+        raise TooFewSamplesError(
+            f"each trait would have {most} pairs of answers, expected "
+            f"{settings.traits.min_pairs} or more; ask more questions, or lower the minimum: "
+            "--question-count, --min-pairs"
+        )
 
 
 def _plan(
@@ -160,6 +197,7 @@ def _plan(
     recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
     recorded.pop("keep")
     recorded.pop("mapping")  # maps can be made again of the same rollouts
+    recorded.pop("traits")
     return RunPlan(
         identity=engine.identity,
         settings=recorded,
@@ -194,13 +232,16 @@ def _answer(
         folder.commit_batch(answered.number, answered.rollouts, answered.activations)
 
 
-def _judge(folder: RunFolder, judge: Judge, total: int, on_progress: OnProgress) -> None:
-    """Judge what was not judged yet, some hundred rollouts at a time."""
+def _judge(
+    folder: RunFolder, judge: Judge, wanted: Collection[str], on_progress: OnProgress
+) -> None:
+    """Judge what is wanted and was not judged yet, some hundred rollouts at a time."""
     run = folder.read()
     known = set(run.judgements(judge.name))
-    counter = Counter("judging", total, on_progress)
-    counter.add(len(known))
-    for group in _in_groups((r for r in run.rollouts() if r.prompt.id not in known), 256):
+    counter = Counter("judging", len(wanted), on_progress)
+    counter.add(len(known.intersection(wanted)))
+    asked = (r for r in run.rollouts() if r.prompt.id in wanted and r.prompt.id not in known)
+    for group in _in_groups(asked, 256):
         found = list(judge.judge(group))
         folder.save_judgements(judge.name, found)
         counter.add(len(found))
@@ -210,47 +251,17 @@ def _finish(
     folder: RunFolder,
     prompts: Sequence[Prompt],
     settings: ExtractSettings,
-    judge: Judge | None,
+    judges: Judges,
     on_progress: OnProgress,
-) -> PersonaMap:
+) -> Extraction:
     run = folder.read()
     on_progress("mapping persona space", 0, 1)
-    found = _map(run, prompts, settings.mapping, judge)
-    folder.save_map(found)
-    folder.finish(counts=_counts(run.rollouts(), found))
+    found = map_run(run, prompts, judges, mapping=settings.mapping, traits=settings.traits)
+    folder.save_map(found.persona_map, found.trait_map)
+    folder.finish(counts=count_all(run.rollouts(), found))
     folder.thin(settings.keep)
     on_progress("mapping persona space", 1, 1)
     return found
-
-
-def _map(
-    run: Run, prompts: Sequence[Prompt], settings: MapSettings, judge: Judge | None
-) -> PersonaMap:
-    """The map, whose axis says by whose judgements it was made."""
-    found = map_personas(
-        prompts,
-        run.activation_batches,
-        identity=run.plan.identity,
-        judgements=None if judge is None else run.judgements(judge.name),
-        settings=settings,
-    )
-    provenance = {**found.axis.provenance, "judge": None if judge is None else judge.name}
-    return replace(found, axis=replace(found.axis, provenance=provenance))
-
-
-def _counts(rollouts: Iterable[Rollout], found: PersonaMap) -> Mapping[str, int]:
-    answers = tokens = empty = 0
-    for rollout in rollouts:
-        answers += 1
-        tokens += len(rollout.token_ids)
-        empty += not rollout.token_ids
-    return {
-        "rollouts": answers,
-        "tokens": tokens,
-        "empty answers": empty,
-        "roles kept": len(found.vectors),
-        "roles dropped": len(found.dropped),
-    }
 
 
 def _in_groups(rollouts: Iterator[Rollout], size: int) -> Iterator[list[Rollout]]:

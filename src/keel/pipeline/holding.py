@@ -35,7 +35,7 @@ def calibrate(
         engine,
         run.axis,
         default=(r for r in run.rollouts() if r.prompt.is_default),
-        roles=(r for r in run.rollouts() if not r.prompt.is_default),
+        roles=(r for r in run.rollouts() if r.prompt.is_role),
         settings=settings,
         on_progress=lambda done, total: on_progress("pricing floors", done, total),
     )

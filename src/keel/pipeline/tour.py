@@ -36,7 +36,7 @@ def tour(
 ) -> Tour:
     """The whole of Keel once, at the smallest scale: map, floor, a provoking talk, the report."""
     settings = ExtractSettings.at_scale("smoke", seed)
-    found = extract(engine, folder, settings, command=command, on_progress=on_progress)
+    extraction = extract(engine, folder, settings, command=command, on_progress=on_progress)
     floor_settings = CalibrateSettings(rollouts=60, priced_rollouts=12, seed=seed)
     calibration = calibrate(engine, folder, floor_settings, on_progress=on_progress)
     scenario = load_scenarios()[0]
@@ -48,4 +48,5 @@ def tour(
         seed=seed,
         on_progress=on_progress,
     )
-    return Tour(found, calibration, replayed, report(folder))
+    assert extraction.persona_map is not None  # roles were asked for
+    return Tour(extraction.persona_map, calibration, replayed, report(folder))

@@ -24,7 +24,7 @@ def tiny(folder: Path, family: str = "llama", **shape: int) -> Path:
 
 
 @contextmanager
-def started(folder: Path, **settings: Any) -> Iterator[Any]:
+def started(folder: Path | str, **settings: Any) -> Iterator[Any]:
     """Keel's engine on that checkpoint, eager and in float32 unless asked otherwise."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

@@ -41,8 +41,8 @@ def reading() -> Any:
 class Queue:
     """Keeps a vLLM engine busy, with no more at once than there is room to record."""
 
-    def __init__(self, engine: Any, room: int) -> None:
-        self.engine, self.room = engine, room
+    def __init__(self, engine: Any, room: int, discard: Callable[[list[str]], None]) -> None:
+        self.engine, self.room, self.discard = engine, room, discard
         self.numbers = itertools.count()
 
     def run(
@@ -72,6 +72,7 @@ class Queue:
         finally:
             if running:
                 self.engine.abort_request(list(running), internal=False)
+                self.discard([one.key for one in running.values() if one.key])
 
     def submit(self, one: Asked, setting: str) -> str:
         """Hand one request to vLLM under a setting; its number."""

@@ -53,7 +53,7 @@ class VllmEngine:
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.hf_text_config.num_hidden_layers)
         self.identity = _identity(config, self.layers, self.template, identity)
-        self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE)
+        self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE, self._discard)
         self._names = (f"s{number}" for number in itertools.count())
         self._check_held()
 
@@ -132,25 +132,28 @@ class VllmEngine:
             if not spans:
                 continue
             ids = list(transcript.token_ids)
-            plain = self._score(Asked(place, ids, reading(), spans, True), ())
-            for number, interventions in enumerate(settings):
-                held = self._score(Asked(place, ids, reading(), spans, True), interventions)
-                kl_N = self._ask("divergence", plain, held)["kl"]
-                self._collect(held)
-                if len(kl_N):
-                    yield Divergence(place, number, float(kl_N.mean()), len(kl_N))
-            self._collect(plain)
+            with self._scored(Asked(place, ids, reading(), spans, True), ()) as plain:
+                for number, interventions in enumerate(settings):
+                    asked = Asked(place, ids, reading(), spans, True)
+                    with self._scored(asked, interventions) as held:
+                        kl_N = self._ask("divergence", plain, held)["kl"]
+                    if len(kl_N):
+                        yield Divergence(place, number, float(kl_N.mean()), len(kl_N))
 
     def close(self) -> None:
         """Stop vLLM and give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
 
-    def _score(self, asked: Asked, interventions: Sequence[Intervention]) -> str:
-        """The key under which predictions of a transcript are kept, until it is collected."""
-        with self._under(interventions) as name:
-            for _ in self.queue.run([asked], name):
-                pass
-        return asked.key
+    @contextmanager
+    def _scored(self, asked: Asked, interventions: Sequence[Intervention]) -> Iterator[str]:
+        """The key under which predictions of a transcript are kept while the context lasts."""
+        try:
+            with self._under(interventions) as name:
+                for _ in self.queue.run([asked], name):
+                    pass
+            yield asked.key
+        finally:
+            self._discard([asked.key])
 
     @contextmanager
     def _under(self, interventions: Sequence[Intervention]) -> Iterator[str]:
@@ -250,6 +253,11 @@ class VllmEngine:
         ranks = self._tell_workers("collect", [key])
         stages = self.llm.llm_engine.vllm_config.parallel_config.pipeline_parallel_size
         return merged(ranks[:: max(len(ranks) // stages, 1)])
+
+    def _discard(self, keys: list[str]) -> None:
+        """Let workers forget recordings that nobody will collect."""
+        if keys:
+            self._tell_workers("discard", keys)
 
     def _ask(self, method: str, *keys: str) -> dict[str, Tensor]:
         """What the last stage says: it has the head."""

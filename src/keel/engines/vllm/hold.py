@@ -19,7 +19,7 @@ from keel.engines.vllm.setting import Setting
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
 ASKED = frozenset(
-    "register set_probes collect likelihood divergence firing reset_firing status".split()
+    "register set_probes collect discard likelihood divergence firing reset_firing status".split()
 )
 """What the engine may ask of a worker."""
 
@@ -113,6 +113,10 @@ class Hold:
     def collect(self, keys: Sequence[str]) -> bytes:
         """What was recorded under these keys, which are forgotten: see `Recordings`."""
         return self.recordings.collect(keys)
+
+    def discard(self, keys: Sequence[str]) -> None:
+        """Forget what was recorded under these keys, where there is anything."""
+        self.recordings.collect([key for key in keys if key in self.ledger.by_key])
 
     def likelihood(self, key: str) -> bytes:
         """Log-likelihood of each recorded token: see `Recordings`."""

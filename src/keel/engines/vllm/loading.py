@@ -109,6 +109,8 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
         "enforce_eager": settings.eager,
         "gpu_memory_utilization": settings.memory_share or _usual_share(),
         "disable_log_stats": True,
+        # Scheduling ahead runs a token past each answer's end, which must not be recorded.
+        **({"async_scheduling": False} if deployment.recordings else {}),
         **settings.arguments,
         "additional_config": {
             **settings.arguments.get("additional_config", {}),
