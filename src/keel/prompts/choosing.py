@@ -108,7 +108,7 @@ def make_trait_prompts(library: Library, settings: PromptSettings) -> list[Promp
     >>> from keel.prompts import load_library
     >>> prompts = make_trait_prompts(load_library(), PromptSettings(questions=12, traits=3))
     >>> len(prompts), prompts[0].id  # 3 traits × 12 questions × 5 pairs × 2 sides
-    (360, 'trait:visceral/+0/q0')
+    (360, 'trait:calculating/+0/q0')
     """
     traits = _spread(
         library.traits, settings.traits, seed=settings.seed, what="traits", group=lambda t: ""

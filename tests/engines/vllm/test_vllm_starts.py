@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from keel.engines import Recording, open_engine
-from keel.errors import NotAppliedError, UsageError
+from keel.errors import MissingExtraError, NotAppliedError, UsageError
 from keel.types import Sampling
 from tests.engines.vllm.serving_vllm import GREEDY, band, by_place, prompt, started, tiny
 
@@ -180,4 +180,29 @@ def test_an_engine_whose_plugin_never_held_the_model_does_not_start(folder, monk
 
     monkeypatch.setattr(plugin, "_deployment", lambda config: None)
     with pytest.raises(Exception, match="holds nothing"), started(folder):
+        pass
+
+
+def test_the_canary_ends_an_engine_whose_layer_is_passed_by(folder):
+    """At start all was well; later something runs the model past a layer of ours."""
+    with started(folder) as engine:
+        keel = engine.llm.llm_engine.engine_core.engine_core.keel
+        keel.canary_s, keel.next_canary = 1e-3, 0.0
+        tests = keel.tests
+        by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
+        assert keel.tests > tests  # it was idle in between, and tested itself
+        hold = engine.llm.llm_engine.model_executor.driver_worker.worker.keel_hold
+        hold.held[1].forward = lambda output: output
+        with pytest.raises(Exception, match="do not trust these outputs"):
+            by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
+
+
+def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):
+    from keel.engines.vllm import loading
+
+    monkeypatch.setattr(loading, "TESTED", ("9.9.",))
+    with (
+        pytest.raises(MissingExtraError, match=r"was not tested, expected 9\.9\."),
+        started(folder),
+    ):
         pass

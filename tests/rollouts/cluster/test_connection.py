@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 import time
 
 import psutil
@@ -21,6 +23,28 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(address: str):
     with pytest.raises(ClusterError, match=said), open_cluster("m", where=ClusterSettings(address)):
         pass
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_a_port_of_something_else_is_refused_at_once(answer: bytes):
+    """The dashboard's, say. Ray itself waits for seven minutes, and then ends the process."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threading.Thread(target=_answer_once, args=(listening, answer), daemon=True).start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterError, match="what listens there is not Ray's head"),
+            open_cluster("m", where=ClusterSettings(address)),
+        ):
+            pass
+
+
+def _answer_once(listening: socket.socket, answer: bytes) -> None:
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(1024)
+        connection.sendall(answer)
 
 
 def test_the_command_says_so_in_one_line_and_leaves_nothing_behind(tmp_path, capsys):

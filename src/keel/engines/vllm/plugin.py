@@ -66,6 +66,7 @@ def _deployment(vllm_config: Any) -> Deployment | None:
 
 def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Put the deployment that the environment asks for into the engine's config."""
+    from keel.engines.vllm.loading import check_version
     from keel.engines.vllm.serving import deployment_for, refuse_unfit
 
     asked = Asked.of()
@@ -75,6 +76,7 @@ def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
     config = original(self, *args, **kwargs)
     deployment = _deployment(config)
     if deployment is not None:
+        check_version()
         refuse_unfit(config, deployment)
     return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from typing import Any
 from keel.errors import ClusterError, MissingExtraError, UsageError
 
 _PATIENCE_S = 10.0
+_SETTINGS = b"\x04"
+"""Kind of the frame with which both sides of HTTP/2 begin."""
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
 _WORDS = ("auto", "local")
 
 
@@ -50,7 +54,7 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, **quiet, **own)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        # SystemExit: Ray's own word for a port that something else answers on.
+        # SystemExit is Ray's own word for a cluster that stops answering.
         none = "this machine belongs to none, and RAY_ADDRESS is not set"
         reason = (
             none if address == "auto" else (str(error).splitlines() or [type(error).__name__])[0]
@@ -71,9 +75,18 @@ def _check_address(address: str) -> None:
     if not host or not port.isdigit():
         raise UsageError(f"address is {address!r}, expected HOST:PORT, auto or local")
     try:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+        with socket.create_connection((host, int(port)), timeout=_PATIENCE_S) as connection:
+            speaks = "RAY_USE_TLS" in os.environ or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
         raise _unreachable(address, str(error)) from error
+    if not speaks:
+        raise _unreachable(address, "what listens there is not Ray's head (port 6379 by default)")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether the other side answers as Ray's head does, which is gRPC: RFC 9113, section 3.4."""
+    connection.sendall(_HELLO)
+    return connection.recv(9)[3:4] == _SETTINGS
 
 
 def _unreachable(address: str, reason: str) -> ClusterError:
