@@ -85,7 +85,7 @@ class CoreHold:
         self.next_canary = time.monotonic() + self.canary_s
         for name in self.settings:
             self.core.collective_rpc("keel_call", None, ("firing", name))
-        if not self.deployment.is_global and not self.core.scheduler.has_requests():
+        if not self.deployment.is_global and not self.core.scheduler.has_unfinished_requests():
             self.self_test()
 
     def self_test(self) -> None:
