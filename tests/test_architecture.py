@@ -15,7 +15,7 @@ FLOORS = [
     {"geometry"},
     {"store", "steering"},
     {"engines"},
-    {"prompts", "rollouts", "judge", "personas", "calibrate", "drift", "report"},
+    {"prompts", "rollouts", "judge", "personas", "calibrate", "compare", "drift", "report"},
     {"pipeline"},
     {"serve"},
     {"cli"},

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from keel import __version__
-from keel.cli import calibrate, chat, demo, drift, exchange, extract, judge, prompts, report
+from keel.cli import (
+    calibrate,
+    chat,
+    compare,
+    demo,
+    drift,
+    exchange,
+    extract,
+    judge,
+    prompts,
+    report,
+)
 
 EXAMPLES = """
 Examples:
@@ -37,6 +48,7 @@ app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("drift", epilog=drift.EXAMPLES)(drift.drift)
 app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(prompts.app, name="prompts", epilog=prompts.EXAMPLES)
 app.command("import", epilog=exchange.IMPORT_EXAMPLES)(exchange.import_)
 app.command("export", epilog=exchange.EXPORT_EXAMPLES)(exchange.export)

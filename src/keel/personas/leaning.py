@@ -74,9 +74,7 @@ def _centred(cells: Cells, row: int, layer: int) -> Float[Tensor, "cell hidden"]
     return sums_MD - counts_M[:, None] * (sums_MD.sum(0) / counts_M.sum())
 
 
-def _cosines(
-    sums_MD: Tensor, axis_D: Tensor, shares_SM: Tensor
-) -> Float[Tensor, " resample"]:
+def _cosines(sums_MD: Tensor, axis_D: Tensor, shares_SM: Tensor) -> Float[Tensor, " resample"]:
     gram_MM, along_M = sums_MD @ sums_MD.T, sums_MD @ axis_D
     length_S = ((shares_SM @ gram_MM) * shares_SM).sum(1).clamp_min(0).sqrt()
     cosines_S: Tensor = (shares_SM @ along_M) / (length_S * axis_D.norm()).clamp_min(1e-30)

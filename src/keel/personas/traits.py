@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -73,7 +72,7 @@ def _enough(pairs: Mapping[str, Pairs], min_pairs: int) -> list[str]:
     """Names of the traits with enough pairs that count."""
     kept = [name for name, found in pairs.items() if found.counted >= min_pairs]
     if len(kept) < _FEWEST_TRAITS:
-        best = ", ".join(str(n) for n in sorted((p.counted for p in pairs.values()))[:-4:-1])
+        best = ", ".join(str(n) for n in sorted(p.counted for p in pairs.values())[:-4:-1])
         raise TooFewSamplesError(
             f"{len(kept)} of {len(pairs)} traits have {min_pairs} pairs of answers that differ, "
             f"expected {_FEWEST_TRAITS} or more; the fullest have {best or 'none'}: ask more "
@@ -162,7 +161,9 @@ def _warnings(
             f"Traits left out, whose answers differ in too few pairs: {', '.join(named + more)}; "
             f"{len(dropped)} of {len(dropped) + len(names)}."
         )
-    unstable = [name for name, value in zip(names, split_N.tolist(), strict=True) if value < _UNSTABLE]
+    unstable = [
+        name for name, value in zip(names, split_N.tolist(), strict=True) if value < _UNSTABLE
+    ]
     if unstable:
         yield (
             f"Vectors of {len(unstable)} of {len(names)} traits from two halves of the questions "

@@ -4,6 +4,7 @@ Each function takes an engine and a run folder, runs a stage, and keeps what it 
 can be interrupted and called again.
 """
 
+from keel.pipeline.comparing import compare, comparison_page
 from keel.pipeline.extraction import (
     ExtractInputs,
     ExtractSettings,
@@ -36,6 +37,8 @@ __all__ = [
     "What",
     "calibrate",
     "check_same_model",
+    "compare",
+    "comparison_page",
     "drift",
     "drift_layer",
     "extract",

@@ -4,8 +4,14 @@ inputs ─ sections (words, tables, pictures to draw) ─┬─ page      HTML, 
                                                      └─ markdown  the same without pictures
 """
 
-from keel.report.inputs import ReportInputs
+from keel.report.inputs import ComparisonInputs, ReportInputs
 from keel.report.markdown import render_markdown
-from keel.report.page import render_report
+from keel.report.page import render_comparison, render_report
 
-__all__ = ["ReportInputs", "render_markdown", "render_report"]
+__all__ = [
+    "ComparisonInputs",
+    "ReportInputs",
+    "render_comparison",
+    "render_markdown",
+    "render_report",
+]

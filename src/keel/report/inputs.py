@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from keel.errors import NotFiniteError, UsageError
-from keel.types import Calibration, DriftReading, ModelIdentity, PersonaMap, Replay
+from keel.types import Calibration, DriftReading, ModelIdentity, PersonaMap, Replay, RunComparison
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,18 @@ class ReportInputs:
         _check_calibration(self.calibration)
 
     @property
+    def kicker(self) -> str:
+        """What kind of page this is."""
+        return "Keel report"
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The model, in a few words each."""
+        one = self.identity
+        revision = (f"revision {one.revision[:12]}",) if one.revision else ()
+        return (one.model_id, *revision, f"{one.layers} layers × {one.hidden_size}")
+
+    @property
     def date(self) -> str:
         """The fact called `date`; empty where there is none."""
         return next((value for name, value in self.facts if name.lower() == "date"), "")
@@ -45,6 +57,27 @@ class ReportInputs:
     def kind_of(self, role: str) -> str:
         """The role's kind; plain `role` where none was given."""
         return self.role_kinds.get(role, "role")
+
+
+@dataclass(frozen=True)
+class ComparisonInputs:
+    """All that a page on several runs shows."""
+
+    title: str
+    head: tuple[str, ...]
+    """The models, in a few words each."""
+    comparisons: tuple[RunComparison, ...]
+    date: str = ""
+
+    @property
+    def kicker(self) -> str:
+        """What kind of page this is."""
+        return "Keel comparison"
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings of every pair, each once."""
+        return tuple(dict.fromkeys(text for one in self.comparisons for text in one.warnings))
 
 
 def _check_map(found: PersonaMap | None) -> None:

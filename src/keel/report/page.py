@@ -11,9 +11,10 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 import keel
-from keel.report.content import Section
-from keel.report.inputs import ReportInputs
+from keel.report.content import KeyFigure, Section
+from keel.report.inputs import ComparisonInputs, ReportInputs
 from keel.report.sections import (
+    comparison_sections,
     drift_sections,
     floor_sections,
     key_figures,
@@ -30,21 +31,12 @@ def render_report(inputs: ReportInputs) -> str:
     Plotly is embedded once. All texts of users and models are escaped, and the page's own content
     policy forbids it to load anything.
     """
-    sections = all_sections(inputs)
-    page = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            inputs=inputs,
-            key_figures=key_figures(inputs),
-            sections=sections,
-            figures=_draw_figures(sections),
-            plotly=Markup(get_plotlyjs()),
-            version=keel.__version__,
-        )
-    )
-    # Half a surrogate pair, which byte-level tokenizers can leave behind, has no UTF-8 form.
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return _render(inputs, all_sections(inputs), key_figures(inputs))
+
+
+def render_comparison(inputs: ComparisonInputs) -> str:
+    """Runs side by side as HTML, like the report whole in itself."""
+    return _render(inputs, comparison_sections(inputs), ())
 
 
 def all_sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -55,6 +47,27 @@ def all_sections(inputs: ReportInputs) -> tuple[Section, ...]:
         *drift_sections(inputs),
         run_section(inputs),
     )
+
+
+def _render(
+    inputs: ReportInputs | ComparisonInputs,
+    sections: tuple[Section, ...],
+    figures: tuple[KeyFigure, ...],
+) -> str:
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            inputs=inputs,
+            key_figures=figures,
+            sections=sections,
+            figures=_draw_figures(sections),
+            plotly=Markup(get_plotlyjs()),
+            version=keel.__version__,
+        )
+    )
+    # Half a surrogate pair, which byte-level tokenizers can leave behind, has no UTF-8 form.
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _draw_figures(sections: tuple[Section, ...]) -> dict[str, Any]:

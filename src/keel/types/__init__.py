@@ -10,6 +10,13 @@ maths (`hidden_BTD`) and as names in signatures (`Float[Tensor, "layer hidden"]`
 Signs: a positive projection is towards the Assistant, everywhere.
 """
 
+from keel.types.comparison import (
+    DefaultShift,
+    RunComparison,
+    Shift,
+    SpaceComparison,
+    VectorComparison,
+)
 from keel.types.floors import Floor, Floors, TokenMask, check_direction
 from keel.types.results import (
     Calibration,
@@ -52,6 +59,7 @@ __all__ = [
     "AssistantAxis",
     "Calibration",
     "Conversation",
+    "DefaultShift",
     "DriftReading",
     "Floor",
     "Floors",
@@ -70,7 +78,10 @@ __all__ = [
     "Replay",
     "ReplayTurn",
     "Rollout",
+    "RunComparison",
     "Sampling",
+    "Shift",
+    "SpaceComparison",
     "Speaker",
     "TokenMask",
     "TraitAxis",
@@ -78,5 +89,6 @@ __all__ = [
     "TraitSide",
     "TraitVector",
     "TurnReading",
+    "VectorComparison",
     "check_direction",
 ]

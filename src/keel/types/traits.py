@@ -52,7 +52,7 @@ class TraitMap:
     default_place_LN: Float[Tensor, "layer trait"]
     """Where the default stands along each trait: 0 the discouraged mean, 1 the encouraged one."""
     split_half_LN: Float[Tensor, "layer trait"]
-    """Cosine of the trait's vectors from the two halves of the questions; NaN where one is empty."""
+    """Cosine of the vectors from the two halves of the questions; NaN where one half is empty."""
     layer: int
     """Where the map is read: the axis' layer, or the middle where there is no axis."""
     axis: TraitAxis | None = None

@@ -1,5 +1,6 @@
 """The figures of a report, one Plotly figure per function. Knows nothing of pages."""
 
+from keel.report.figures.comparison import draw_components, draw_layers, draw_shifts
 from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectories
 from keel.report.figures.floors import ALWAYS, SELDOM, draw_firing, draw_histograms
 from keel.report.figures.price import draw_prices
@@ -10,12 +11,15 @@ from keel.report.figures.space import draw_space, draw_variance
 __all__ = [
     "ALWAYS",
     "SELDOM",
+    "draw_components",
     "draw_firing",
     "draw_histograms",
+    "draw_layers",
     "draw_prices",
     "draw_quality",
     "draw_ranks",
     "draw_replays",
+    "draw_shifts",
     "draw_space",
     "draw_tokens",
     "draw_trajectories",

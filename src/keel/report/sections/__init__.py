@@ -1,9 +1,17 @@
 """The sections of a report in their order. Knows nothing of HTML."""
 
+from keel.report.sections.comparison import comparison_sections
 from keel.report.sections.drift import drift_sections
 from keel.report.sections.floors import floor_sections
 from keel.report.sections.head import key_figures
 from keel.report.sections.personas import persona_sections
 from keel.report.sections.run import run_section
 
-__all__ = ["drift_sections", "floor_sections", "key_figures", "persona_sections", "run_section"]
+__all__ = [
+    "comparison_sections",
+    "drift_sections",
+    "floor_sections",
+    "key_figures",
+    "persona_sections",
+    "run_section",
+]
