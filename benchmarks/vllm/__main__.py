@@ -22,6 +22,7 @@ from benchmarks.tables import show_arms, show_summary
 
 _BAND = [18, 19, 20, 21, 22]
 _HELD, _RECORDED = AtMost(1.01), AtMost(1.04)
+_PLAIN = "plain vLLM"
 _ROOT = Path(__file__).parents[2]
 
 
@@ -43,7 +44,7 @@ ENGINES: Mapping[str, dict[str, Any] | None] = {
     "means": {"layers": _BAND, "steps": 1, "settings": 4, "recordings": 64},
 }
 ARMS: Mapping[str, Arm] = {
-    "plain vLLM": Arm("plain"),
+    _PLAIN: Arm("plain"),
     "plugin idle": Arm("per request"),
     "held: global": Arm("global", 1.0),
     "held: all": Arm("per request", 1.0),
@@ -102,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine, began = Machine.here(), time.monotonic()
     outcomes: list[Outcome] = []
     for mode in asked.mode or ["compiled", "eager"]:
-        with _engines(mode) as engines:
+        arms = {n: arm for n, arm in ARMS.items() if n == _PLAIN or n in (asked.arm or ARMS)}
+        with _engines(mode, arms) as engines:
             for requests in asked.requests or [32, 8, 1]:
-                outcomes.append(_measure(engines, mode, requests, asked.repeats))
+                outcomes.append(_measure(engines, arms, mode, requests, asked.repeats))
                 show_arms(console, outcomes[-1])
     show_summary(console, outcomes, machine)
     console.print(f"It took {(time.monotonic() - began) / 60:.1f} minutes.", highlight=False)
@@ -114,17 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vllm", description=__doc__)
     parser.add_argument("--mode", action="append", choices=["compiled", "eager"])
+    parser.add_argument("--arm", action="append", choices=ARMS, help="beside plain vLLM")
     parser.add_argument("--requests", action="append", type=int, help="at once; may be repeated")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     return parser.parse_args(arguments)
 
 
 @contextmanager
-def _engines(mode: str) -> Iterator[Mapping[str, _Process]]:
+def _engines(mode: str, arms: Mapping[str, Arm]) -> Iterator[Mapping[str, _Process]]:
     """All engines, started one after the other, since compiling takes all cores."""
     with ExitStack() as stack:
         found: dict[str, _Process] = {}
-        for name, deployment in ENGINES.items():
+        needed = {arm.engine for arm in arms.values()}
+        for name, deployment in ((n, ENGINES[n]) for n in ENGINES if n in needed):
             began = time.monotonic()
             found[name] = _Process(deployment, mode)
             stack.callback(found[name].end)
@@ -134,22 +138,28 @@ def _engines(mode: str) -> Iterator[Mapping[str, _Process]]:
         yield found
 
 
-def _measure(engines: Mapping[str, _Process], mode: str, requests: int, repeats: int) -> Outcome:
-    first: dict[str, list[float]] = {name: [] for name in ARMS}
+def _measure(
+    engines: Mapping[str, _Process],
+    chosen: Mapping[str, Arm],
+    mode: str,
+    requests: int,
+    repeats: int,
+) -> Outcome:
+    first: dict[str, list[float]] = {name: [] for name in chosen}
     tokens = 0
 
     def run(name: str) -> Measurement:
         nonlocal tokens
-        arm = ARMS[name]
+        arm = chosen[name]
         found = engines[arm.engine].ask(requests=requests, held=arm.held, record=arm.record)
         first[name].append(found["first_token_s"])
         tokens = found["tokens"]
         return Measurement(found["wall_s"], found["cpu_s"])
 
-    for name in ARMS:  # the first round of an engine is slower than all others
+    for name in chosen:  # the first round of an engine is slower than all others
         run(name)
-    first = {name: [] for name in ARMS}
-    arms = {name: (lambda name=name: run(name)) for name in ARMS}
+    first = {name: [] for name in chosen}
+    arms = {name: (lambda name=name: run(name)) for name in chosen}
     title = f"vllm-{mode}-{requests}"
     rounds = in_turn(arms, repeats, lambda *done: narrate(title, *done))
     return Outcome(
@@ -164,9 +174,9 @@ def _measure(engines: Mapping[str, _Process], mode: str, requests: int, repeats:
 def _comparisons(
     rounds: Rounds, first: Mapping[str, Sequence[float]], mode: str
 ) -> tuple[Comparison, ...]:
-    plain = "plain vLLM"
+    plain = _PLAIN
     found = []
-    for name in ARMS:
+    for name in rounds:
         if name != plain:
             target = _TARGETS.get(name) if mode == "compiled" else None
             found.append(

@@ -60,7 +60,7 @@ def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -
         if name is not None:
             raise UsageError(f"{KEY} is {name!r}, but this engine was started without Keel")
         return
-    if not deployment.recordings and any(key in arguments for key in _OURS):
+    if not (deployment.recordings or deployment.probes) and any(key in arguments for key in _OURS):
         raise UsageError("this engine was started without recording")
     if name is None:
         return
