@@ -1,4 +1,4 @@
-"""Writes what the docs take from the code: the page of commands and the tree of the source.
+"""Writes what the docs take from the code: commands, the tree of the source, prices.
 
 Run it as `python -m docs.make` (or `make docs`); tests/docs fails while a page is behind the code.
 """
@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from docs.scale import tables
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "keel"
-TREE_BEGINS, TREE_ENDS = "<!-- tree begins: python -m docs.make -->", "<!-- tree ends -->"
 
 
 def main() -> None:
@@ -27,7 +28,12 @@ def main() -> None:
 def made_pages() -> dict[Path, str]:
     """Each page that is made from the code, as it should read now."""
     readme = (DOCS / "README.md").read_text(encoding="utf-8")
-    return {DOCS / "cli.md": commands_page(), DOCS / "README.md": with_tree(readme, source_tree())}
+    scale = (DOCS / "scale.md").read_text(encoding="utf-8")
+    return {
+        DOCS / "cli.md": commands_page(),
+        DOCS / "README.md": with_part(readme, "tree", source_tree()),
+        DOCS / "scale.md": with_part(scale, "tables", tables()),
+    }
 
 
 def commands_page() -> str:
@@ -64,11 +70,12 @@ def source_tree() -> str:
     return "\n".join(["```text", "src/keel/", *lines, "```"])
 
 
-def with_tree(page: str, tree: str) -> str:
-    """The page with the tree between its two marks."""
-    before, _, rest = page.partition(TREE_BEGINS)
-    _, _, after = rest.partition(TREE_ENDS)
-    return f"{before}{TREE_BEGINS}\n{tree}\n{TREE_ENDS}{after}"
+def with_part(page: str, name: str, made: str) -> str:
+    """The page with what was made between the two marks of that name."""
+    begins, ends = f"<!-- {name} begins: python -m docs.make -->", f"<!-- {name} ends -->"
+    before, _, rest = page.partition(begins)
+    _, _, after = rest.partition(ends)
+    return f"{before}{begins}\n{made}\n{ends}{after}"
 
 
 def _commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:

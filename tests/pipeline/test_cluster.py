@@ -281,6 +281,26 @@ def test_ctrl_c_ends_it_with_130_and_its_engines_with_it(two: Machines, model_fo
     assert not two.engines()
 
 
+def test_gpus_are_shared_out_and_a_connection_that_was_there_is_left_alone(model_folder):
+    """Four GPUs, which Ray only counts here, two for each engine: two engines, each spread over
+    its two."""
+    import ray
+
+    up: list[tuple[int, int]] = []
+    ray.init(address="local", num_cpus=2, num_gpus=4, include_dashboard=False, log_to_driver=False)
+    try:
+        where = ClusterSettings(gpus=2)
+        with open_cluster(
+            str(model_folder), where=where, on_engines=lambda *now: up.append(now)
+        ) as cluster:
+            assert ray.available_resources().get("GPU", 0) <= 2
+            assert cluster.identity.model_id == str(model_folder)
+        assert up[:2] == [(0, 2), (1, 2)]
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
 @pytest.mark.real
 def test_the_embedded_model_on_two_machines_has_the_axis_of_one_process(two: Machines, tmp_path):
     """Few roles and questions; batches of six, so that both machines have some."""

@@ -109,7 +109,8 @@ def test_no_answer_is_judged_twice(run: RunFolder):
 def test_a_run_with_two_judges_is_mapped_by_the_one_that_was_asked(engine, run: RunFolder):
     """Once, extracting with a judge failed where `keel judge` had added another."""
     pipeline.judge(run, Strict(NAMES, "mild"), mapping=None)
-    found = pipeline.extract(engine, run, SETTINGS, inputs=INPUTS, judge=Strict(NAMES[1:])).persona_map
+    strict = Strict(NAMES[1:])
+    found = pipeline.extract(engine, run, SETTINGS, inputs=INPUTS, judge=strict).persona_map
     assert found.dropped == {"ghost": 0}
 
 

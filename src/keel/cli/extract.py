@@ -14,11 +14,12 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console
+from keel.cli.asking import check_unasked, inputs_of, maker_of, pairs_to_judge, settings_of
 
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.judge import Judge
-    from keel.pipeline import ExtractInputs, Extraction, ExtractSettings
+    from keel.pipeline import Extraction
     from keel.rollouts import Cluster, ClusterSettings
 
 EXAMPLES = """
@@ -33,6 +34,8 @@ Examples:
     keel extract smollm2 -o runs/both --what both --scale small
 
     keel extract smollm2 -o runs/smollm2 --dry-run
+
+    keel extract ./my-base-model -o runs/base --rollouts-from runs/mine
 
     keel extract Qwen/Qwen3-32B -o runs/qwen3 --scale paper --cluster auto --actor-gpus 2
 """
@@ -90,6 +93,10 @@ def extract(
     question_count: Annotated[int | None, typer.Option(help="Questions to take.", min=2)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0)] = None,
+    rollouts_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Read that run's answers instead of giving new ones."),
+    ] = None,
     judge: Annotated[JudgeName, typer.Option(help="Who labels the answers.")] = JudgeName.none,
     min_count: Annotated[int | None, typer.Option(help="Answers a role needs.", min=1)] = None,
     min_pairs: Annotated[
@@ -126,16 +133,22 @@ def extract(
     from keel import pipeline
     from keel.store import RunFolder
 
-    inputs = _inputs(roles, traits, questions)
-    settings = _settings(
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    counts = {"roles": role_count, "traits": trait_count, "questions": question_count}
+    if rollouts_from is not None:
+        files = {"roles": roles, "traits": traits, "questions": questions}
+        sizes = {f"{name[:-1]}-count": count for name, count in counts.items()}
+        check_unasked({**files, **sampling, **sizes, "cluster": cluster}, what.value, dry_run)
+    inputs = inputs_of(roles, traits, questions)
+    settings = settings_of(
         pipeline.ExtractSettings.at_scale(scale.value, seed),
-        sampling={"max_new_tokens": max_new_tokens, "temperature": temperature},
-        prompts={"roles": role_count, "traits": trait_count, "questions": question_count},
+        sampling=sampling,
+        prompts=counts,
         mapping={
             "min_count": min_count,
             "label": None if judge is JudgeName.none else "playing",
         },
-        traits={"min_pairs": min_pairs, "judged_pairs": _at_least(min_pairs)},
+        traits={"min_pairs": min_pairs, "judged_pairs": pairs_to_judge(min_pairs)},
         keep=keep.value,
         what=what.value,
     )
@@ -147,11 +160,10 @@ def extract(
         else:
             if overwrite:
                 folder.clear()
-            found = pipeline.extract(
+            found = maker_of(rollouts_from, inputs)(
                 engine,
                 folder,
-                settings,
-                inputs=inputs,
+                settings=settings,
                 judge=_judge(engine, judge),
                 command=f"keel extract {model} -o {out} with the same options",
                 on_progress=tell,
@@ -174,51 +186,6 @@ def show_map(found: Extraction, out: Path, json: bool) -> None:
     run = escape(str(out))
     first = f"[b]keel calibrate {run}[/b], then " if found.persona_map is not None else ""
     console.stdout.print(f"\nNext: {first}[b]keel report {run}[/b]")
-
-
-def _inputs(roles: Path | None, traits: Path | None, questions: Path | None) -> ExtractInputs:
-    from dataclasses import replace
-
-    from keel.pipeline import ExtractInputs
-    from keel.prompts import load_library, read_questions, read_roles, read_traits
-
-    library = load_library()
-    source = []
-    if roles is not None:
-        read = read_roles(roles)
-        default = read.default_prompts or library.default_prompts
-        library = replace(library, roles=read.roles, default_prompts=default)
-        whose = "its own" if read.default_prompts else "keel's"
-        source.append(f"roles of {roles.name} with {whose} default")
-    if traits is not None:
-        library = replace(library, traits=read_traits(traits))
-        source.append(f"traits of {traits.name}")
-    if questions is not None:
-        library = replace(library, questions=read_questions(questions))
-        source.append(f"questions of {questions.name}")
-    return ExtractInputs(library, ", ".join(source) or "keel")
-
-
-def _at_least(min_pairs: int | None) -> int | None:
-    """Pairs to judge where more are needed than are judged by default."""
-    from keel.personas import TraitSettings
-
-    if min_pairs is None or min_pairs <= TraitSettings().judged_pairs:
-        return None
-    return min_pairs
-
-
-def _settings(
-    base: ExtractSettings, *, keep: Any, what: Any, **parts: dict[str, Any]
-) -> ExtractSettings:
-    """The scale's settings with those that were given in their place."""
-    from dataclasses import replace
-
-    changed = {
-        part: replace(getattr(base, part), **{k: v for k, v in given.items() if v is not None})
-        for part, given in parts.items()
-    }
-    return replace(base, keep=keep, what=what, **changed)
 
 
 def _where(

@@ -11,7 +11,6 @@ from keel.pipeline.extraction import (
     Scale,
     What,
     extract,
-    judge,
     price,
 )
 from keel.pipeline.holding import (
@@ -22,9 +21,11 @@ from keel.pipeline.holding import (
     floors_of,
     replay_conversation,
 )
+from keel.pipeline.judging import judge
 from keel.pipeline.mapping import Extraction
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.reporting import report, report_inputs
+from keel.pipeline.rereading import reread
 from keel.pipeline.tour import Tour, tour
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "replay_conversation",
     "report",
     "report_inputs",
+    "reread",
     "silent",
     "tour",
 ]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import chain
 from typing import Any, Literal
 
 from keel.engines import Batch, Engine, spoken_name
 from keel.errors import TooFewSamplesError
-from keel.judge import Judge, JudgementSummary, summarise
+from keel.judge import Judge
 from keel.personas import MapSettings, TraitSettings
+from keel.pipeline.judging import judge_rollouts
 from keel.pipeline.mapping import (
     Extraction,
     Judges,
@@ -34,7 +34,7 @@ from keel.prompts import (
 )
 from keel.rollouts import Cluster, answer_prompts
 from keel.store import RunFolder, RunPlan
-from keel.types import Prompt, Rollout, Sampling
+from keel.types import Prompt, Sampling
 
 Scale = Literal["smoke", "small", "paper"]
 What = Literal["roles", "traits", "both"]
@@ -60,12 +60,13 @@ class ExtractSettings:
         """`smoke`: a minute on a laptop; `small`: an hour; `paper`: Lu et al. 2026 in full."""
         new_tokens = {"smoke": 64, "small": 128, "paper": 512}[scale]
         min_count = {"smoke": 3, "small": 10, "paper": 10}[scale]
+        min_pairs = {"smoke": 5, "small": 10, "paper": 10}[scale]
         return cls(
             prompts=replace(settings_for(scale), seed=seed),
             sampling=Sampling(max_new_tokens=new_tokens),
             mapping=MapSettings(min_count=min_count, seed=seed),
             seed=seed,
-            traits=TraitSettings(seed=seed),
+            traits=TraitSettings(min_pairs=min_pairs, seed=seed),
         )
 
 
@@ -100,42 +101,36 @@ def extract(
     """
     inputs = inputs or ExtractInputs()
     prompts = _prompts(engine, settings, inputs)
-    judges = Judges.of(judge, engine)
-    made_by = {"mapping": settings.mapping, "traits": settings.traits}
     with folder.lock():
         plan = folder.begin(_plan(engine, prompts, settings, inputs, command), prompts)
-        if is_mapped(folder, prompts, judges, **made_by):
-            folder.thin(settings.keep)  # a kill may have come between the maps and this
-            return read_maps(folder.read())
-        _answer(engine, folder, plan, prompts, settings.sampling, on_progress)
-        if judge is not None:
-            _judge(folder, judge, {prompt.id for prompt in prompts}, on_progress)
-        elif judges.traits is not None:
-            some = pairs_to_judge(prompts, settings.traits.judged_pairs)
-            _judge(folder, judges.traits, some, on_progress)
-        return _finish(folder, prompts, settings, judges, on_progress)
+        answer = partial(_answer, engine, folder, plan, prompts, settings.sampling, on_progress)
+        return complete(
+            engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
+        )
 
 
-def judge(
+def complete(
+    engine: Engine | Cluster,
     folder: RunFolder,
-    judge: Judge,
+    prompts: Sequence[Prompt],
+    settings: ExtractSettings,
     *,
-    mapping: MapSettings | None,
-    traits: TraitSettings = TraitSettings(),
-    on_progress: OnProgress = silent,
-) -> tuple[JudgementSummary, Extraction | None]:
-    """Score the rollouts of a finished run; with `mapping`, map again with those labels."""
-    run = folder.read()
-    with folder.lock():
-        prompts = [rollout.prompt for rollout in run.rollouts()]
-        _judge(folder, judge, {prompt.id for prompt in prompts}, on_progress)
-        summary = summarise(run.judgements(judge.name).values())
-        if mapping is None:
-            return summary, None
-        found = map_run(run, prompts, Judges(judge, judge), mapping=mapping, traits=traits)
-        folder.save_map(found.persona_map, found.trait_map)
-        folder.finish(counts=count_all(run.rollouts(), found))
-        return summary, found
+    answer: Callable[[], None],
+    judge: Judge | None,
+    on_progress: OnProgress,
+) -> Extraction:
+    """What is left of a run whose plan is written: answers, judgements, maps; none twice."""
+    judges = Judges.of(judge, engine)
+    if is_mapped(folder, prompts, judges, mapping=settings.mapping, traits=settings.traits):
+        folder.thin(settings.keep)  # a kill may have come between the maps and this
+        return read_maps(folder.read())
+    answer()
+    if judge is not None:
+        judge_rollouts(folder, judge, {prompt.id for prompt in prompts}, on_progress)
+    elif judges.traits is not None:
+        some = pairs_to_judge(prompts, settings.traits.judged_pairs)
+        judge_rollouts(folder, judges.traits, some, on_progress)
+    return _finish(folder, prompts, settings, judges, on_progress)
 
 
 def price(
@@ -232,21 +227,6 @@ def _answer(
         folder.commit_batch(answered.number, answered.rollouts, answered.activations)
 
 
-def _judge(
-    folder: RunFolder, judge: Judge, wanted: Collection[str], on_progress: OnProgress
-) -> None:
-    """Judge what is wanted and was not judged yet, some hundred rollouts at a time."""
-    run = folder.read()
-    known = set(run.judgements(judge.name))
-    counter = Counter("judging", len(wanted), on_progress)
-    counter.add(len(known.intersection(wanted)))
-    asked = (r for r in run.rollouts() if r.prompt.id in wanted and r.prompt.id not in known)
-    for group in _in_groups(asked, 256):
-        found = list(judge.judge(group))
-        folder.save_judgements(judge.name, found)
-        counter.add(len(found))
-
-
 def _finish(
     folder: RunFolder,
     prompts: Sequence[Prompt],
@@ -262,9 +242,3 @@ def _finish(
     folder.thin(settings.keep)
     on_progress("mapping persona space", 1, 1)
     return found
-
-
-def _in_groups(rollouts: Iterator[Rollout], size: int) -> Iterator[list[Rollout]]:
-    for first in rollouts:
-        rest = (r for _, r in zip(range(size - 1), rollouts, strict=False))
-        yield list(chain([first], rest))

@@ -27,7 +27,8 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
     return ReportInputs(
         title=run.path.name,
         identity=run.identity,
-        persona_map=run.persona_map,
+        persona_map=run.persona_map if run.has_map else None,
+        trait_map=run.trait_map if run.has_traits else None,
         calibration=run.calibration if run.has_calibration else None,
         drift=run.drift_readings(),
         replays=run.replays(),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from keel.errors import NotFiniteError, UsageError
-from keel.types import Calibration, DriftReading, ModelIdentity, PersonaMap, Replay, RunComparison
+from keel.types import (
+    Calibration,
+    DriftReading,
+    ModelIdentity,
+    PersonaMap,
+    Replay,
+    RunComparison,
+    TraitMap,
+)
 
 
 @dataclass(frozen=True)
@@ -15,11 +23,12 @@ class ReportInputs:
     title: str
     identity: ModelIdentity
     persona_map: PersonaMap | None = None
+    trait_map: TraitMap | None = None
     calibration: Calibration | None = None
     drift: tuple[DriftReading, ...] = ()
     replays: tuple[Replay, ...] = ()
     samples: dict[str, str] = field(default_factory=dict)
-    """One sample answer per role, and one of `default`."""
+    """One sample answer per role, per side of a trait (`trait:stoic/+`), and one of `default`."""
     role_kinds: dict[str, str] = field(default_factory=dict)
     """Role -> kind of role; roles of one kind share a colour."""
     facts: tuple[tuple[str, str], ...] = ()
@@ -50,7 +59,7 @@ class ReportInputs:
     @property
     def all_warnings(self) -> tuple[str, ...]:
         """The warnings of the run and of its parts, each once."""
-        parts = (self.persona_map, self.calibration)
+        parts = (self.persona_map, self.trait_map, self.calibration)
         found = [text for part in parts if part is not None for text in part.warnings]
         return tuple(dict.fromkeys([*self.warnings, *found]))
 

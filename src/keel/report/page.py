@@ -20,6 +20,7 @@ from keel.report.sections import (
     key_figures,
     persona_sections,
     run_section,
+    trait_sections,
 )
 
 _TEMPLATES = "template"
@@ -43,6 +44,7 @@ def all_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     """Everything below the head of the report, in order."""
     return (
         *persona_sections(inputs),
+        *trait_sections(inputs),
         *floor_sections(inputs),
         *drift_sections(inputs),
         run_section(inputs),

@@ -2,6 +2,7 @@
 
 from keel.rollouts.answer import AnsweredBatch, answer_prompts, batch_seed
 from keel.rollouts.cluster import Cluster, ClusterSettings, open_cluster
+from keel.rollouts.reread import read_rollouts
 
 __all__ = [
     "AnsweredBatch",
@@ -10,4 +11,5 @@ __all__ = [
     "answer_prompts",
     "batch_seed",
     "open_cluster",
+    "read_rollouts",
 ]

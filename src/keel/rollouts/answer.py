@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from keel.engines import Batch, Completion, Engine, Recording
-from keel.types import ActivationBatch, Prompt, Rollout, Sampling
+from keel.types import ActivationBatch, Activations, Prompt, Rollout, Sampling
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,23 @@ def _answered(
     number: int, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> AnsweredBatch:
     rollouts = [_rollout(p, c) for p, c in zip(prompts, completions, strict=True)]
+    return batch_of(number, rollouts, [completion.activations for completion in completions])
+
+
+def batch_of(
+    number: int, rollouts: Sequence[Rollout], activations: Sequence[Activations | None]
+) -> AnsweredBatch:
+    """Rollouts with their activations stacked, those of an answer without tokens left out."""
     recorded = [
-        (rollout.prompt.id, completion.activations)
-        for rollout, completion in zip(rollouts, completions, strict=True)
-        if completion.activations is not None
+        (rollout.prompt.id, one)
+        for rollout, one in zip(rollouts, activations, strict=True)
+        if one is not None
     ]
-    activations = None
+    stacked = None
     if recorded:
-        activations = ActivationBatch(
+        stacked = ActivationBatch(
             tuple(id for id, _ in recorded),
-            torch.stack([a.means_LD for _, a in recorded]),
-            torch.stack([a.norms_L for _, a in recorded]),
+            torch.stack([one.means_LD for _, one in recorded]),
+            torch.stack([one.norms_L for _, one in recorded]),
         )
-    return AnsweredBatch(number, tuple(rollouts), activations)
+    return AnsweredBatch(number, tuple(rollouts), stacked)

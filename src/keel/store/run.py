@@ -160,6 +160,8 @@ class Run:
 
     @property
     def _resume(self) -> str:
+        if self._is_finished and self.has_traits and not self.has_map:
+            return f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
         return self.plan.resume_command(self.path)
 
     @property

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -57,13 +58,30 @@ def test_the_command_says_so_in_one_line_and_leaves_nothing_behind(tmp_path, cap
     assert not run.exists()
 
 
-def test_a_machine_of_no_cluster_is_told_so(monkeypatch):
+@pytest.fixture
+def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that belongs to none; returns where Ray looks for one."""
     if any("gcs_server" in process.name() for process in psutil.process_iter()):
         pytest.skip("this machine belongs to a Ray cluster")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    return tmp_path / "ray"
+
+
+def test_a_machine_of_no_cluster_is_told_so(no_cluster):
     said = "at 'auto': this machine belongs to none, and RAY_ADDRESS is not set; start one"
     with pytest.raises(ClusterError, match=said), open_cluster("m"):
         pass
+
+
+def test_a_cluster_that_has_died_is_not_waited_for(no_cluster):
+    """It leaves its address behind; Ray itself tries that for eight minutes."""
+    no_cluster.mkdir()
+    (no_cluster / "ray_current_cluster").write_text("127.0.0.1:1")
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match="no Ray cluster answers at '.*:1'"), open_cluster("m"):
+        pass
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", ":6379", "head:port", ""])

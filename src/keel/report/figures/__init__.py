@@ -7,6 +7,7 @@ from keel.report.figures.price import draw_prices
 from keel.report.figures.quality import draw_quality
 from keel.report.figures.ranks import draw_ranks
 from keel.report.figures.space import draw_space, draw_variance
+from keel.report.figures.traits import draw_leanings
 
 __all__ = [
     "ALWAYS",
@@ -15,6 +16,7 @@ __all__ = [
     "draw_firing",
     "draw_histograms",
     "draw_layers",
+    "draw_leanings",
     "draw_prices",
     "draw_quality",
     "draw_ranks",

@@ -25,14 +25,22 @@ _STAR_PX = 10.0
 
 
 def draw_space(
-    space: PersonaSpace, layer: int, *, kinds: Mapping[str, str], samples: Mapping[str, str]
+    space: PersonaSpace,
+    layer: int,
+    *,
+    kinds: Mapping[str, str],
+    samples: Mapping[str, str],
+    ends: tuple[str, str] = ("role-playing", "Assistant"),
 ) -> go.Figure:
-    """Roles by kind and the default on PC1 and PC2, with a slider over the layers."""
+    """Roles by kind and the default on PC1 and PC2, with a slider over the layers.
+
+    `ends` says what lies to the left and to the right.
+    """
     groups = _group(space.roles, kinds)
     above = theme.legend_px(len(groups) + 1)
     margin = {"l": 64, "r": 24, "t": above, "b": _BELOW_PX}
     figure = theme.blank_figure(int(_CANVAS_PX[1]) + above + _BELOW_PX, margin=margin)
-    views = [_view_layer(space, at) for at in range(space.coordinates_LRK.shape[0])]
+    views = [_view_layer(space, at, ends) for at in range(space.coordinates_LRK.shape[0])]
     for place, (kind, rows) in enumerate(groups):
         figure.add_trace(_role_points(space, rows, kind=kind, place=place, samples=samples))
     figure.add_trace(_default_point(samples.get(DEFAULT_ROLE, "")))
@@ -82,7 +90,7 @@ class _View:
     y_title: str
 
 
-def _view_layer(space: PersonaSpace, layer: int) -> _View:
+def _view_layer(space: PersonaSpace, layer: int, ends: tuple[str, str]) -> _View:
     points_NK = torch.cat(
         [space.coordinates_LRK[layer], space.default_coordinates_LK[layer][None]]
     ).float()
@@ -107,7 +115,7 @@ def _view_layer(space: PersonaSpace, layer: int) -> _View:
         y_range=y_range,
         places=places,
         names=names,
-        x_title=f"← role-playing    PC1 ({percent(float(ratio[0]))} of variance)    Assistant →",
+        x_title=f"← {ends[0]}    PC1 ({percent(float(ratio[0]))} of variance)    {ends[1]} →",
         y_title=f"PC2 ({percent(float(ratio[1]))} of variance)" if len(ratio) > 1 else "",
     )
 

@@ -6,6 +6,7 @@ from keel.report.sections.floors import floor_sections
 from keel.report.sections.head import key_figures
 from keel.report.sections.personas import persona_sections
 from keel.report.sections.run import run_section
+from keel.report.sections.traits import trait_sections
 
 __all__ = [
     "comparison_sections",
@@ -14,4 +15,5 @@ __all__ = [
     "key_figures",
     "persona_sections",
     "run_section",
+    "trait_sections",
 ]

@@ -29,6 +29,7 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    address = _found(address)
     _check_address(address)
     try:
         _connect(ray, address)
@@ -48,9 +49,28 @@ def _ray() -> Any:
     return ray
 
 
+def _found(address: str) -> str:
+    """Where `auto` leads, so that it can be checked like any other address: what Ray remembers of
+    a cluster that has died it would try for minutes."""
+    if address != "auto":
+        return address
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+    except ImportError:  # not an API: then Ray has to find out by itself
+        return address
+    try:
+        return str(canonicalize_bootstrap_address(address) or address)
+    except (ConnectionError, ValueError) as error:
+        none = "this machine belongs to none, and RAY_ADDRESS is not set"
+        raise _unreachable(address, none) from error
+
+
 def _connect(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    own = {"include_dashboard": False} if address == "local" else {}
+    own = {}
+    if address == "local":
+        own = {"include_dashboard": False}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     try:
         ray.init(address=address, **quiet, **own)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:

@@ -1,0 +1,6 @@
+"""Maps of several models -> how alike their spaces are, and what changed between checkpoints."""
+
+from keel.compare.compare import compare_maps
+from keel.compare.values import CompareSettings, Mapped
+
+__all__ = ["CompareSettings", "Mapped", "compare_maps"]

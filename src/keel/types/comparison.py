@@ -1,0 +1,90 @@
+"""What is found when the spaces of two runs are laid side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from keel.types.results import Interval
+
+
+@dataclass(frozen=True)
+class SpaceComparison:
+    """How alike two spaces order the names that both hold. Needs no common width."""
+
+    names: tuple[str, ...]
+    """Roles, or traits, of both."""
+    layers: tuple[int, int]
+    """Where each space is read."""
+    components: tuple[Interval, ...]
+    """Correlation of loadings on PC1 of both, on PC2 of both, ...; of its amount past PC1, whose
+    sign alone has a meaning. Intervals resample names."""
+    correlations_KK: Float[Tensor, "component other"]
+    """Every component of the first space with every one of the second, with sign."""
+
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """For each component of the first space the second's (0-based) that is most like it."""
+        return tuple(self.correlations_KK.abs().argmax(1).tolist())
+
+
+@dataclass(frozen=True)
+class VectorComparison:
+    """Cosines between the vectors of two models of one width."""
+
+    names: tuple[str, ...]
+    cosines: tuple[float, ...]
+    """One per name, at `layer`."""
+    layer: int
+    by_layer: tuple[Interval, ...]
+    """Mean over names, at every layer; intervals resample names."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far the default went along one role or trait from the first model to the second."""
+
+    name: str
+    share: float
+    """1 is the role's whole distance from the mean role, or from the trait's discouraged mean to
+    its encouraged one; negative is away from it."""
+    cosine: float
+    """Of the whole shift with this direction."""
+
+
+@dataclass(frozen=True)
+class DefaultShift:
+    """How the model as itself changed from the first model to the second."""
+
+    layer: int
+    length: float
+    """Raw."""
+    gaps: float
+    """Along the first model's axis: 1 is its distance from the role mean to the default."""
+    roles: tuple[Shift, ...]
+    """Most towards first."""
+    traits: tuple[Shift, ...]
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs side by side; what they do not share is None."""
+
+    first: str
+    second: str
+    roles: SpaceComparison | None
+    traits: SpaceComparison | None
+    standings: Interval | None
+    """Correlation of the roles' places on the two axes; intervals resample roles."""
+    leanings: Interval | None
+    """Correlation of the traits' cosines with the two axes; intervals resample traits."""
+    axes: tuple[Interval, ...] | None
+    """Cosine of the two axes at every layer; intervals resample roles. Models of one width only,
+    as all that follows."""
+    role_vectors: VectorComparison | None
+    """Role vectors less the mean of the roles in common."""
+    trait_vectors: VectorComparison | None
+    shift: DefaultShift | None
+    warnings: tuple[str, ...] = ()

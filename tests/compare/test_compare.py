@@ -1,0 +1,207 @@
+"""A comparison finds what is alike and what was moved, and refuses what cannot be compared."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from keel.compare import CompareSettings, Mapped, compare_maps
+from keel.errors import TooFewSamplesError, UsageError
+from keel.personas import fit_space
+from keel.types import (
+    AssistantAxis,
+    ModelIdentity,
+    PersonaMap,
+    PersonaVector,
+    TraitAxis,
+    TraitMap,
+    TraitVector,
+)
+
+ROLES = tuple(f"role{n}" for n in range(8))
+TRAITS = ("calm", "loud", "kind", "odd", "dry")
+SETTINGS = CompareSettings(bootstrap=50, components=3)
+LAYERS, HIDDEN, LAYER = 2, 12, 1
+
+
+def roles_of(seed=0, hidden=HIDDEN):
+    """Role vectors square to each other once centred, of falling lengths: 8, 7, ... 1."""
+    draw = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(hidden, hidden, generator=draw)).Q
+    vectors = torch.arange(8.0, 0, -1)[:, None] * basis[: len(ROLES)]
+    return vectors[:, None].expand(-1, LAYERS, -1).clone()
+
+
+def mapped(name, vectors, default, *, names=ROLES, traits=None, layers=LAYERS):
+    """A run whose roles and default lie where they are put."""
+    identity = ModelIdentity(name, layers, vectors.shape[-1])
+    mean = vectors.mean(0)
+    axis = default - mean
+    direction = torch.nn.functional.normalize(axis, dim=-1)
+    found = PersonaMap(
+        vectors=tuple(PersonaVector(n, "all", v, 9) for n, v in zip(names, vectors, strict=True)),
+        default_LD=default,
+        default_count=9,
+        dropped={},
+        axis=AssistantAxis(
+            axis,
+            LAYER,
+            (default * direction).sum(-1),
+            (mean * direction).sum(-1),
+            torch.ones(layers),
+            identity,
+        ),
+        space=fit_space(names, vectors, default, 5),
+        quality=(),
+    )
+    return Mapped(name, identity, found, traits)
+
+
+def traits_of(vectors, layer=LAYER):
+    flat = torch.zeros(LAYERS, len(TRAITS))
+    return TraitMap(
+        vectors=tuple(TraitVector(n, v, 9, 0, 0) for n, v in zip(TRAITS, vectors, strict=True)),
+        dropped={},
+        space=fit_space(TRAITS, vectors, vectors.mean(0) + 1, 4),
+        default_place_LN=flat,
+        split_half_LN=flat + 1,
+        layer=layer,
+        axis=TraitAxis(vectors[:, :, 0].T, flat, flat),
+    )
+
+
+DEFAULT = torch.randn(LAYERS, HIDDEN, generator=torch.Generator().manual_seed(9))
+TRAIT_VECTORS = torch.randn(5, LAYERS, HIDDEN, generator=torch.Generator().manual_seed(8))
+
+
+def test_a_run_agrees_with_itself_in_everything():
+    one = mapped("a", roles_of(), DEFAULT, traits=traits_of(TRAIT_VECTORS))
+    found = compare_maps(one, replace(one, name="b"), SETTINGS)
+    for value in (*found.roles.components, *found.traits.components, found.standings):
+        assert value.value == pytest.approx(1, abs=1e-5)
+        assert value.low == pytest.approx(1, abs=1e-5)
+    for value in (*found.axes, *found.role_vectors.by_layer, *found.trait_vectors.by_layer):
+        assert value.value == pytest.approx(1, abs=1e-5)
+    assert found.roles.partners == (0, 1, 2)
+    assert found.shift.length == 0
+    assert all(shift.share == 0 for shift in (*found.shift.roles, *found.shift.traits))
+
+
+def test_another_width_changes_no_loading():
+    """Turned into a space of 20 dimensions, every angle stays; vectors can no longer be laid on
+    one another, and nothing pretends that they could."""
+    draw = torch.Generator().manual_seed(1)
+    turn = torch.linalg.qr(torch.randn(20, HIDDEN, generator=draw)).Q.T
+    one = mapped("a", roles_of(), DEFAULT)
+    other = mapped("b", roles_of() @ turn, DEFAULT @ turn)
+    found = compare_maps(one, other, SETTINGS)
+    assert [c.value for c in found.roles.components] == pytest.approx([1, 1, 1], abs=1e-4)
+    assert found.standings.value == pytest.approx(1, abs=1e-4)
+    assert found.axes is found.role_vectors is found.shift is None
+    assert "2 × 12 and b 2 × 20" in found.warnings[0]
+
+
+def test_a_turned_model_of_one_width_agrees_in_loadings_and_not_in_vectors():
+    turn = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=torch.Generator().manual_seed(2)))
+    one = mapped("a", roles_of(), DEFAULT)
+    found = compare_maps(one, mapped("b", roles_of() @ turn.Q, DEFAULT @ turn.Q), SETTINGS)
+    assert found.roles.components[0].value == pytest.approx(1, abs=1e-4)
+    assert abs(found.role_vectors.by_layer[LAYER].value) < 0.5
+
+
+def test_a_component_that_changed_its_sign_is_the_same_component():
+    one = mapped("a", roles_of(), DEFAULT)
+    space = one.roles.space
+    sign = torch.tensor([1.0, -1, 1, 1, 1])
+    flipped = replace(space, loadings_LRK=space.loadings_LRK * sign)
+    other = replace(one, name="b", roles=replace(one.roles, space=flipped))
+    found = compare_maps(one, other, SETTINGS)
+    assert found.roles.components[1].value == pytest.approx(1, abs=1e-5)
+    assert float(found.roles.correlations_KK[1, 1]) == pytest.approx(-1, abs=1e-5)
+
+
+def test_components_that_changed_places_find_their_partners():
+    one = mapped("a", roles_of(), DEFAULT)
+    space = one.roles.space
+    swapped = replace(space, loadings_LRK=space.loadings_LRK[:, :, [0, 2, 1, 3, 4]])
+    other = replace(one, name="b", roles=replace(one.roles, space=swapped))
+    assert compare_maps(one, other, SETTINGS).roles.partners == (0, 2, 1)
+
+
+def test_the_planted_shift_of_the_default_is_found_and_ranked():
+    vectors = roles_of()
+    towards = vectors[3] - vectors.mean(0)
+    one = mapped("a", vectors, DEFAULT, traits=traits_of(TRAIT_VECTORS))
+    found = compare_maps(one, mapped("b", vectors, DEFAULT + 0.3 * towards), SETTINGS).shift
+    share = {shift.name: shift.share for shift in found.roles}
+    assert share["role3"] == pytest.approx(0.3, abs=1e-4)
+    assert {s.name: s.cosine for s in found.roles}["role3"] == pytest.approx(1, abs=1e-4)
+    shares = [shift.share for shift in found.roles]
+    assert shares == sorted(shares, reverse=True)
+    assert found.length == pytest.approx(0.3 * float(towards[LAYER].norm()), rel=1e-4)
+
+
+def test_a_shift_along_a_trait_is_in_shares_of_the_trait():
+    one = mapped("a", roles_of(), DEFAULT, traits=traits_of(TRAIT_VECTORS))
+    found = compare_maps(one, mapped("b", roles_of(), DEFAULT - 0.5 * TRAIT_VECTORS[2]), SETTINGS)
+    kind = next(shift for shift in found.shift.traits if shift.name == "kind")
+    assert (kind.share, kind.cosine) == pytest.approx((-0.5, -1), abs=1e-4)
+
+
+def test_a_shift_along_the_axis_is_in_gaps():
+    one = mapped("a", roles_of(), DEFAULT)
+    to = DEFAULT - 0.25 * one.roles.axis.vector
+    found = compare_maps(one, mapped("b", roles_of(), to), SETTINGS)
+    assert found.shift.gaps == pytest.approx(-0.25, abs=1e-4)
+
+
+def test_axes_are_compared_over_the_roles_in_common():
+    """A role of the second run alone, far off, moves its own axis and not the comparison."""
+    far = torch.cat([roles_of(), 100 * torch.ones(1, LAYERS, HIDDEN)])
+    one = mapped("a", roles_of(), DEFAULT)
+    found = compare_maps(one, mapped("b", far, DEFAULT, names=(*ROLES, "far")), SETTINGS)
+    assert found.axes[LAYER].value == pytest.approx(1, abs=1e-5)
+    assert found.role_vectors.by_layer[LAYER].value == pytest.approx(1, abs=1e-5)
+    assert any("Of 9 roles, 8 are in both" in warning for warning in found.warnings)
+
+
+def test_intervals_hold_their_value_and_know_chance():
+    """Roles that have nothing to do with each other: the interval of PC1's correlation is wide.
+
+    Of 8 unrelated roles |r| stays under 0.9 but once in 400.
+    """
+    noise = [
+        torch.randn(8, LAYERS, HIDDEN, generator=torch.Generator().manual_seed(s)) for s in (4, 5)
+    ]
+    found = compare_maps(mapped("a", noise[0], DEFAULT), mapped("b", noise[1], DEFAULT), SETTINGS)
+    first = found.roles.components[0]
+    assert first.low <= first.value <= first.high
+    assert abs(first.value) < 0.9
+    assert first.high - first.low > 0.4
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    noise = torch.randn(8, LAYERS, HIDDEN, generator=torch.Generator().manual_seed(4))
+    pair = mapped("a", noise, DEFAULT), mapped("b", roles_of(), DEFAULT)
+    assert compare_maps(*pair, SETTINGS).axes == compare_maps(*pair, SETTINGS).axes
+
+
+def test_runs_with_too_few_roles_in_common_are_refused_by_name():
+    one = mapped("a", roles_of(), DEFAULT)
+    other = mapped("b", roles_of(), DEFAULT, names=(*ROLES[:3], *(f"x{n}" for n in range(5))))
+    with pytest.raises(TooFewSamplesError, match="a and b have 3 in common .role0, role1, role2."):
+        compare_maps(one, other, SETTINGS)
+
+
+def test_a_run_of_roles_and_one_of_traits_share_nothing():
+    one = mapped("a", roles_of(), DEFAULT)
+    other = Mapped("b", ModelIdentity("b", 2, HIDDEN), None, traits_of(TRAIT_VECTORS))
+    with pytest.raises(UsageError, match="a holds roles and b traits; .* --what"):
+        compare_maps(one, other, SETTINGS)
+
+
+def test_runs_of_traits_alone_are_compared_too():
+    one = Mapped("a", ModelIdentity("a", 2, HIDDEN), None, traits_of(TRAIT_VECTORS))
+    found = compare_maps(one, replace(one, name="b"), SETTINGS)
+    assert found.roles is found.shift is None
+    assert found.trait_vectors.cosines == pytest.approx([1] * 5)
