@@ -97,6 +97,7 @@ def test_a_dry_run_prices_and_neither_answers_nor_writes(keel, model, place):
     found = keel("extract", model, "-o", "run", *SMALL, "--dry-run", "--json")
     assert found.json == {
         "roles": 4,
+        "traits": 0,
         "answers": 36,
         "new tokens, at most": 216,
         "batches": 1,

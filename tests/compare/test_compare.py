@@ -128,6 +128,16 @@ def test_components_that_changed_places_find_their_partners():
     assert compare_maps(one, other, SETTINGS).roles.partners == (0, 2, 1)
 
 
+def test_what_all_answers_share_makes_no_two_models_alike():
+    """Roles that have nothing to do with each other, far off in one common direction: raw vectors
+    would be parallel. Of 8 means of 8 random cosines in 12 dimensions none is near 0.5."""
+    noise = [
+        torch.randn(8, LAYERS, HIDDEN, generator=torch.Generator().manual_seed(s)) for s in (4, 5)
+    ]
+    pair = [mapped(name, x + 100, DEFAULT) for name, x in zip("ab", noise, strict=True)]
+    assert abs(compare_maps(*pair, SETTINGS).role_vectors.by_layer[LAYER].value) < 0.5
+
+
 def test_the_planted_shift_of_the_default_is_found_and_ranked():
     vectors = roles_of()
     towards = vectors[3] - vectors.mean(0)

@@ -187,4 +187,4 @@ def test_an_unknown_scale_is_refused():
 
 def test_the_example_in_the_docs_runs():
     found = doctest.testmod(choosing)
-    assert (found.failed, found.attempted) == (0, 4)
+    assert (found.failed, found.attempted) == (0, 7)

@@ -144,10 +144,7 @@ def extract(
         pipeline.ExtractSettings.at_scale(scale.value, seed),
         sampling=sampling,
         prompts=counts,
-        mapping={
-            "min_count": min_count,
-            "label": None if judge is JudgeName.none else "playing",
-        },
+        mapping={"min_count": min_count, "label": _label(judge)},
         traits={"min_pairs": min_pairs, "judged_pairs": pairs_to_judge(min_pairs)},
         keep=keep.value,
         what=what.value,
@@ -233,6 +230,11 @@ def _answering(
     if cluster.lost:
         told = f"{cluster.lost} batches were lost with their engine and answered again"
         console.stderr.print(told)
+
+
+def _label(judge: JudgeName) -> str | None:
+    """Which answers count, where somebody labelled them."""
+    return None if judge is JudgeName.none else "playing"
 
 
 def _judge(engine: Any, judge: JudgeName) -> Judge | None:

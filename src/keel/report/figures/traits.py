@@ -48,17 +48,21 @@ def draw_leanings(
         ],
         showlegend=False,
     )
+    _dress_axes(figure, cosines)
+    return figure
+
+
+def _dress_axes(figure: go.Figure, cosines: Sequence[tuple[str, Interval]]) -> None:
+    ends = [value for _, one in cosines for value in (one.low, one.high)]
     figure.add_vline(x=0, line={"color": theme.FAINT, "width": 1})
-    ends = [value for one in found for value in (one.low, one.high)]
     figure.update_xaxes(
         title_text="← away from the Assistant    cosine with the axis    towards it →",
         range=theme.padded_range([0.0, *ends], share=0.04),
     )
     figure.update_yaxes(
-        tickvals=places,
+        tickvals=list(range(len(cosines)))[::-1],
         ticktext=[plain(name) for name, _ in cosines],
         range=[-0.8, len(cosines) - 0.2],
         showgrid=False,
         tickfont={"size": theme.LABEL_PX},
     )
-    return figure
