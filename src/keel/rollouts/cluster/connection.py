@@ -73,8 +73,13 @@ def _connect(ray: Any, address: str) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     try:
         ray.init(address=address, **quiet, **own)
-    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        # SystemExit is Ray's own word for a cluster that stops answering.
+    except (
+        ConnectionError,
+        RuntimeError,
+        ValueError,
+        ray.exceptions.RayError,  # a token that is missing, say
+        SystemExit,  # Ray's own word for a cluster that stops answering
+    ) as error:
         none = "this machine belongs to none, and RAY_ADDRESS is not set"
         reason = (
             none if address == "auto" else (str(error).splitlines() or [type(error).__name__])[0]
