@@ -20,7 +20,7 @@ from keel.types import Floor
 
 SCRATCH = "keel-self-test"
 _HUGE = 1e4
-"""A floor that every token is under, in residual norms far beyond any model's."""
+"""Floor of the self-test in raw units; a token above it would make a sound engine refuse."""
 _PROMPT_TOKENS, _NEW_TOKENS = 24, 4
 
 
