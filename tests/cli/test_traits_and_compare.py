@@ -96,3 +96,21 @@ def test_what_says_how_to_ask_is_refused_where_nothing_is_asked(
     for option in ("--role-count", "--max-new-tokens", "--what"):
         assert option in found.err
     assert not Path("read").exists()
+
+
+def test_another_seed_can_ask_the_same_questions_of_the_same_roles(keel, model: Path, place: Path):
+    """Two maps can be held against each other only where they name the same characters."""
+    sizes = ("--role-count", "4", "--question-count", "4", "--max-new-tokens", "6", *CPU)
+    for name, *seeds in (
+        ("first",),
+        ("again", "--seed", "1", "--choice-seed", "0"),
+        ("other", "--seed", "1"),
+    ):
+        assert keel("extract", model, "-o", name, *sizes, *seeds).code == 0
+    first, again, other = (
+        {found.prompt.id: found.text for found in open_run(place / name).rollouts()}
+        for name in ("first", "again", "other")
+    )
+    assert again.keys() == first.keys()
+    assert again != first
+    assert other.keys() != first.keys()

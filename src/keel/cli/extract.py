@@ -35,6 +35,8 @@ Examples:
 
     keel extract smollm2 -o runs/smollm2 --dry-run
 
+    keel extract smollm2 -o runs/again --seed 1 --choice-seed 0
+
     keel extract ./my-base-model -o runs/base --rollouts-from runs/mine
 
     keel extract Qwen/Qwen3-32B -o runs/qwen3 --scale paper --cluster auto --actor-gpus 2
@@ -104,6 +106,10 @@ def extract(
     ] = None,
     keep: Annotated[Keep, typer.Option(help="What stays of the activations.")] = Keep.means,
     seed: console.Seed = 0,
+    choice_seed: Annotated[
+        int | None,
+        typer.Option(help="Decides which roles, traits and questions are taken; else --seed."),
+    ] = None,
     engine_name: console.EngineName = "transformers",
     device: console.Device = "auto",
     dtype: console.Dtype = "auto",
@@ -138,12 +144,13 @@ def extract(
     if rollouts_from is not None:
         files = {"roles": roles, "traits": traits, "questions": questions}
         sizes = {f"{name[:-1]}-count": count for name, count in counts.items()}
-        check_unasked({**files, **sampling, **sizes, "cluster": cluster}, what.value, dry_run)
+        others = {"choice-seed": choice_seed, "cluster": cluster}
+        check_unasked({**files, **sampling, **sizes, **others}, what.value, dry_run)
     inputs = inputs_of(roles, traits, questions)
     settings = settings_of(
         pipeline.ExtractSettings.at_scale(scale.value, seed),
         sampling=sampling,
-        prompts=counts,
+        prompts={**counts, "seed": choice_seed},
         mapping={"min_count": min_count, "label": _label(judge)},
         traits={"min_pairs": min_pairs, "judged_pairs": pairs_to_judge(min_pairs)},
         keep=keep.value,

@@ -93,7 +93,8 @@ def _check_common(first: Sequence[str], second: Sequence[str], what: str) -> Non
     if len(common) < _FEWEST:
         raise TooFewSamplesError(
             f"{what} have {len(common)} in common ({', '.join(common) or 'none'}), expected "
-            f"{_FEWEST} or more; extract the same of both: the same library, scale and --seed"
+            f"{_FEWEST} or more; extract the same of both: the same library, scale and "
+            "--choice-seed"
         )
 
 
