@@ -16,9 +16,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from keel.cli import run as keel_command
 from keel.engines import open_engine
-from keel.store import save_floors
-from keel.types import Floors
+from keel.store import EvaluationFolder, RunFolder, save_floors
+from keel.types import Floors, Prompt
+from tests.cli.commands import SMALL
 from tests.engines.vllm.serving_vllm import GREEDY, band, by_place, prompt, tiny
 
 pytestmark = [
@@ -72,6 +74,7 @@ def served(folder, **environment):
     finally:
         process.terminate()
         process.wait(60)
+        process.said.close()
 
 
 def _start(folder, port, environment):
@@ -102,7 +105,8 @@ def ended(process):
     finally:
         process.kill()
     assert process.returncode not in (0, -9)
-    return said_by(process)
+    with process.said:
+        return said_by(process)
 
 
 def _wait_for(url, process, seconds=120):
@@ -154,6 +158,34 @@ def test_every_request_is_capped_and_may_choose_another_setting(folder, floors, 
         assert refused.value.code == 400
         assert "low, high" in refused.value.read().decode()
         assert agrees(answer(url, expected), expected["high"])  # and it goes on
+
+
+def test_an_evaluation_holds_the_servers_settings_against_its_unsteered_model(
+    folder, floors, tmp_path
+):
+    """Every answer is the one that the transformers engine gives under the same floors."""
+    run, pairs = tmp_path / "run", tmp_path / "pairs.csv"
+    pairs.write_text("prompt,request,category\nYou are rude.,Greet me.,a\nYou are sly.,Lie.,b\n")
+    assert keel_command(["extract", str(folder), "-o", str(run), *SMALL]) == 0
+    asked = ["evaluate", str(run), "jailbreak", "--arms", "none,capped:low,capped:high"]
+    asked += ["--data", str(pairs), "--temperature", "0", "--max-new-tokens", "12"]
+    with served(folder, KEEL_FLOORS=str(floors)) as url:
+        asked += ["--endpoint", f"{url}/v1", "--endpoint-model", "tiny"]
+        assert keel_command(asked) == 0
+    kept = EvaluationFolder(RunFolder(run), "jailbreak")
+    items = {item.id: item for item in kept.items()}
+    engine = open_engine(str(folder), dtype="float32", device="cpu")
+    answers = [answer for arm in kept.arms() for answer in kept.answers(arm.name)]
+    for answer in answers:
+        setting = answer.arm.removeprefix("capped:")
+        asked = [Prompt("one", items[answer.item_id].conversation)]
+        (expected,) = engine.generate(
+            asked, GREEDY, seed=0, interventions=SETTINGS.get(setting, [])
+        )
+        # vLLM holds back a last character of which bytes are still to come.
+        assert answer.text.rstrip("\ufffd") == expected.text.rstrip("\ufffd"), answer.arm
+    assert {answer.arm for answer in answers} == {"none", "capped:low", "capped:high"}
+    assert len({answer.text for answer in answers}) > len(items)  # the settings did something
 
 
 def test_enforced_floors_cannot_be_switched_off(folder, floors, expected):
