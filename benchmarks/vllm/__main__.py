@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,13 +17,13 @@ from benchmarks.machine import Machine
 from benchmarks.measuring import Measurement, Rounds, in_turn, narrate, ratios
 from benchmarks.outcomes import AtLeast, AtMost, Comparison, Outcome, ratio_of
 from benchmarks.tables import show_arms, show_summary
+from benchmarks.vllm.process import Process
 
 _BAND = [18, 19, 20, 21, 22]
 _HELD, _RECORDED = AtMost(1.01), AtMost(1.04)
 _TIMES_FASTER = AtLeast(1.8)
 _TOGETHER = 32
 _PLAIN = "plain vLLM"
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -65,40 +63,6 @@ _TARGETS = {
 }
 
 
-class _Process:
-    """An engine, or a reader, in a process of its own, idle between its rounds."""
-
-    def __init__(self, module: str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", module, *arguments],
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(
-                "an engine ended; run its arm by hand: python -m benchmarks.vllm.arm"
-            )
-        return dict(json.loads(line))
-
-    def ask(self, **work: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(work) + "\n")
-        self.process.stdin.flush()
-        return self.hear()
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tables on stdout, progress on stderr."""
     asked = _asked(arguments)
@@ -129,14 +93,14 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextmanager
-def _engines(mode: str, arms: Mapping[str, Arm]) -> Iterator[Mapping[str, _Process]]:
+def _engines(mode: str, arms: Mapping[str, Arm]) -> Iterator[Mapping[str, Process]]:
     """All engines, started one after the other, since compiling takes all cores."""
     with ExitStack() as stack:
-        found: dict[str, _Process] = {}
+        found: dict[str, Process] = {}
         needed = {arm.engine for arm in arms.values()}
         for name, deployment in ((n, ENGINES[n]) for n in ENGINES if n in needed):
             began = time.monotonic()
-            found[name] = _Process("benchmarks.vllm.arm", json.dumps(deployment), mode)
+            found[name] = Process("benchmarks.vllm.arm", json.dumps(deployment), mode)
             stack.callback(found[name].end)
             found[name].hear()
             line = f"{mode} engine `{name}` is up after {time.monotonic() - began:.0f} s"
@@ -145,7 +109,7 @@ def _engines(mode: str, arms: Mapping[str, Arm]) -> Iterator[Mapping[str, _Proce
 
 
 def _measure(
-    engines: Mapping[str, _Process],
+    engines: Mapping[str, Process],
     chosen: Mapping[str, Arm],
     mode: str,
     requests: int,
@@ -179,9 +143,9 @@ def _measure(
     )
 
 
-def _end_to_end(engines: Mapping[str, _Process], mode: str, repeats: int) -> Outcome:
+def _end_to_end(engines: Mapping[str, Process], mode: str, repeats: int) -> Outcome:
     """Answers with their means in one pass, and the usual way to come by both."""
-    reader = _Process("benchmarks.vllm.reader")
+    reader = Process("benchmarks.vllm.reader")
     reader.hear()
 
     def one_pass() -> Measurement:
