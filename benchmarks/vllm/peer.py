@@ -1,6 +1,7 @@
-"""Another library's vLLM engine that waits for rounds and probes, in that library's environment.
+"""A library's vLLM engine that waits for rounds and probes, in that library's environment.
 
-Keel is not installed there. Reads a JSON line, answers requests, writes a JSON line, as `arm` does.
+Keel is installed in its own alone. Reads a JSON line, answers requests, writes a JSON line, as
+`arm` does.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Plain:
 
     def __init__(self, model: str, mode: str) -> None:
         self.mode = mode
-        self.llm = LLM(model=model, enforce_eager=mode != "compiled", **_COMMON)
+        self.llm = LLM(model=model, enforce_eager=mode != "compiled", **_COMMON, **self.more())
         self.tokenizer = self.llm.get_tokenizer()
 
     def answer(self, asked: Sequence[Mapping[str, Any]]) -> list[Answer]:
@@ -68,11 +69,38 @@ class Plain:
     def forget(self) -> None:
         self.llm.reset_prefix_cache()
 
+    def more(self) -> dict[str, Any]:
+        """What the engine is started with besides."""
+        return {}
+
     def extra(self, one: Mapping[str, Any]) -> dict[str, Any] | None:
         """What a request says beyond sampling."""
         if one.get("floors"):
             raise RuntimeError("plain vLLM holds nothing")
         return None
+
+
+class Keel(Plain):
+    """Keel: floors that were registered beforehand, by name."""
+
+    def more(self) -> dict[str, Any]:
+        from keel.engines.vllm import Deployment, layers
+
+        if self.mode == "broken":
+            layers.HeldLayer._steer = lambda self, hidden, residual: hidden  # type: ignore[method-assign]
+        held = Deployment(layers=list(BAND), steps=1, settings=4)
+        return {"additional_config": {"keel": held.to_config()}}
+
+    def extra(self, one: Mapping[str, Any]) -> dict[str, Any] | None:
+        from keel.engines.vllm import Setting
+        from keel.types import Floor
+
+        if not one["floors"]:
+            return {"keel": "none"}
+        floors = [Floor(n, v, one.get("high", FLOOR)) for n, v in one["floors"].items()]
+        setting = Setting.of("held", floors).to_bytes()
+        self.llm.collective_rpc("keel_call", args=("register", "held", setting))
+        return {"keel": "held"}
 
 
 class Lens(Plain):
@@ -208,7 +236,12 @@ def _sampling(**more: Any) -> Any:
     return SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, **more)
 
 
-PEERS: Mapping[str, Any] = {"plain": Plain, "vllm-lens": Lens, "interp-engine": Interp}
+PEERS: Mapping[str, Any] = {
+    "plain": Plain,
+    "vllm-lens": Lens,
+    "interp-engine": Interp,
+    "Keel": Keel,
+}
 
 
 def main(name: str, model: str, mode: str) -> None:

@@ -5,7 +5,6 @@ notices when a floor does nothing. Each runs in the environment and with the vLL
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +22,11 @@ from benchmarks.measuring import Measurement, in_turn, narrate
 from benchmarks.outcomes import Comparison, Outcome, ratio_of
 from benchmarks.peers import PeerMissingError, interp_vllm_python, lens_python
 from benchmarks.tables import show_arms, show_summary
-from benchmarks.vllm.__main__ import ENGINES
 from benchmarks.vllm.process import Process
 from keel.engines.catalogue import locate
 
 _REQUESTS = 32
+_DOES_NOT_WORK = "steering code that does not work"
 _NO_PLUGINS = {"VLLM_PLUGINS": "", "VLLM_LENS_DISABLE": "1"}
 
 
@@ -45,6 +44,7 @@ class Peer:
 PEERS = (
     Peer("interp-engine", interp_vllm_python, "0.28", in_process=False),
     Peer("vllm-lens", lens_python, "0.30", in_process=True),
+    Peer("Keel", lambda: sys.executable, "0.32", in_process=True),
 )
 
 
@@ -67,39 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             told[peer.name] = _probe(peer, python)
             if not asked.probes_only:
-                outcomes.append(_peer_speed(peer, python, asked.requests, asked.repeats))
+                outcomes.append(_measured(peer, python, asked.requests, asked.repeats))
                 show_arms(console, outcomes[-1])
     if not asked.probes_only:
-        outcomes.append(_own_speed(asked.requests, asked.repeats))
-        show_arms(console, outcomes[-1])
         show_summary(console, outcomes, machine)
     _show_probes(console, told)
     return 0
 
 
-def _peer_speed(peer: Peer, python: str, requests: int, repeats: int) -> Outcome:
+def _measured(peer: Peer, python: str, requests: int, repeats: int) -> Outcome:
     plain, held = f"plain vLLM {peer.vllm}", f"{peer.name}, held"
-    starts: dict[str, Callable[[], Process]] = {
-        f"{plain}, compiled": lambda: _start(python, "plain", "compiled", _NO_PLUGINS),
-        f"{plain}, eager": lambda: _start(python, "plain", "eager", _NO_PLUGINS),
-        held: lambda: _start(python, peer.name, "eager", _process(peer)),
+    # The other two cannot hold inside a compiled graph.
+    mode = "compiled" if peer.name == "Keel" else "eager"
+    starts = {
+        f"{plain}, compiled": partial(_start, python, "plain", "compiled", _NO_PLUGINS),
+        f"{plain}, eager": partial(_start, python, "plain", "eager", _NO_PLUGINS),
+        held: partial(_start, python, peer.name, mode, _process(peer)),
     }
     work = {name: {"requests": requests, "held": int(name == held)} for name in starts}
     return _speed(peer.name, held, starts, work, repeats)
-
-
-def _own_speed(requests: int, repeats: int) -> Outcome:
-    held, module = "Keel, held", "benchmarks.vllm.arm"
-    starts: dict[str, Callable[[], Process]] = {
-        "plain vLLM 0.32, compiled": lambda: Process(module, json.dumps(None), "compiled"),
-        "plain vLLM 0.32, eager": lambda: Process(module, json.dumps(None), "eager"),
-        held: lambda: Process(module, json.dumps(ENGINES["per request"]), "compiled"),
-    }
-    work = {
-        name: {"requests": requests, "held": float(name == held), "record": False}
-        for name in starts
-    }
-    return _speed("Keel", held, starts, work, repeats)
 
 
 def _speed(
@@ -152,9 +138,14 @@ def _probe(peer: Peer, python: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for mode in ("eager", "broken"):
         start = partial(_start, python, peer.name, mode, _process(peer))
-        with _running({f"{peer.name}, {mode}": start}) as engines:
-            for engine in engines.values():
-                found |= engine.ask(probe=mode)
+        try:
+            with _running({f"{peer.name}, {mode}": start}) as engines:
+                for engine in engines.values():
+                    found |= engine.ask(probe=mode)
+        except RuntimeError:
+            if mode != "broken":
+                raise
+            found[_DOES_NOT_WORK] = "the engine does not start"
     return found
 
 
