@@ -80,6 +80,7 @@ def test_a_dry_run_prices_and_keeps_nothing(held, keel):
         (("jailbreak", "--task", "gsm8k"), "--task is for the suite capability"),
         (("jailbreak", "--judge", "oracle"), "judge is 'oracle'"),
         (("jailbreak", "--name", "a/b"), "cannot be called 'a/b'"),
+        (("jailbreak", "--name", "sweep-x"), "a sweep's own"),
         (("jailbreak", "--arms", "none", "--endpoint", "nowhere"), "expected one such as http"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

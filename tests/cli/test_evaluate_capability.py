@@ -9,6 +9,7 @@ pytest.importorskip("lm_eval")
 from keel.cli.evaluate_capability import is_for_lm_eval
 from tests.cli.commands import CPU
 from tests.evaluate.capability.small import write_items
+from tests.evaluate.serving import Served, serving
 
 
 @pytest.fixture
@@ -47,6 +48,17 @@ def test_a_price_is_told_and_nothing_kept(keel, held, files):
     assert not (held / "evaluations").exists()
 
 
+def test_a_served_model_answers_tasks_too(keel, held, files):
+    data = ("--data", files["gsm8k"], "--arms", "none,prompt", "--endpoint-model", "m")
+    with serving(Served(says=lambda _: "#### 1")) as served:
+        found = keel("evaluate", held, "gsm8k", *data, "--endpoint", served.address, "--json").json
+        assert len(served.asked) == 14
+        keel("evaluate", held, "gsm8k", *data, "--endpoint", served.address)
+    assert len(served.asked) == 14  # what is answered is not asked again
+    assert {arm["arm"]: arm["n"] for arm in found["arms"]} == {"none": 7, "prompt": 7}
+    assert found["arms"][0]["rate"] == pytest.approx(1 / 7)  # 0 and 1 pears make 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -56,7 +68,7 @@ def test_a_price_is_told_and_nothing_kept(keel, held, files):
         (("gsm8k", "--data", "rules.jsonl"), "lacks question, answer, which gsm8k needs"),
         (("gsm8k", "--tasks", "ifeval"), "--tasks is for the suite capability"),
         (("gsm8k", "--temperature", "1"), "leave out --temperature"),
-        (("gsm8k", "--endpoint", "http://127.0.0.1:1/v1"), "leave out --endpoint"),
+        (("gsm8k", "--endpoint", "nowhere"), "expected one such as http"),
         (("capability", "--tasks", "a,b", "--name", "x"), "--name is of one task, and 2"),
         (("my_own.yaml",), "my_own.yaml is not there"),
     ],

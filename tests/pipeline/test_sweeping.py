@@ -15,7 +15,8 @@ import keel
 from keel import pipeline
 from keel.calibrate import Band, CalibrateSettings, ScreenLimits, SweepGrid
 from keel.errors import MissingArtifactError, UsageError
-from keel.pipeline import SweepInputs, SweepSettings
+from keel.evaluate.capability import CapabilitySettings
+from keel.pipeline import SweepInputs, SweepSettings, report_inputs
 from keel.store import RunFolder
 from keel.types import (
     Case,
@@ -28,6 +29,7 @@ from keel.types import (
     Suite,
     Verdict,
 )
+from tests.evaluate.capability.small import write_items
 from tests.pipeline.small import files, open_small, outcome
 
 RUBRIC = Rubric(
@@ -142,6 +144,27 @@ def test_measured_settings_can_be_used_by_name_beside_those_that_were_there(
     assert {name for name, mark in marks.items() if mark} == measured
     best = [name for name, mark in marks.items() if mark == "recommended"]
     assert best == [run.sweep.recommended] * bool(run.sweep.recommended)
+
+
+def test_the_report_shows_the_sweep_and_not_each_of_its_evaluations(swept: RunFolder):
+    run = swept.read()
+    assert all(name.startswith("sweep-") for name in run.evaluations())
+    assert run.evaluations()
+    assert report_inputs(run).evaluations == {}
+
+
+def test_capability_may_be_measured_by_tasks_of_lm_eval(engine, calibrated: RunFolder, tmp_path):
+    pytest.importorskip("lm_eval")
+    data = write_items(tmp_path)["gsm8k"]
+    short = CapabilitySettings(limit=6, max_new_tokens=4)
+    task = pipeline.CapabilityEvaluation("gsm8k", (), short, data=data)
+    asked = replace(inputs(), tasks=(task,))
+    found = pipeline.sweep(engine, calibrated, asked, replace(SETTINGS, capability_limit=6))
+    assert (found.capability.name, found.capability.unit) == ("gsm8k", "share")
+    assert found.capability.choosing_items == 3
+    assert all(one.choosing.capability is not None for one in found.swept)
+    again = pipeline.sweep(engine, calibrated, asked, replace(SETTINGS, capability_limit=6))
+    assert again == found
 
 
 def test_the_default_stays_the_calibration_s(swept: RunFolder, whole_with_floors: Path):

@@ -152,7 +152,8 @@ def evaluate(
     opening = (device, dtype, blocks, trust_remote_code, engine_name)
     if is_for_lm_eval(suite):
         options = TaskOptions(batch_size, chat, allow_code)
-        evaluate_tasks(asked, opening, options, dry_run=dry_run, json=json)
+        served = None if endpoint is None else (endpoint, endpoint_model)
+        evaluate_tasks(asked, opening, options, served=served, dry_run=dry_run, json=json)
         return
     limits = endpoint_limits(requests_per_minute, max_requests, max_usd, usd_in, usd_out)
     judged_by = JudgedBy(judge, judge_url, limits, rubrics)
@@ -162,7 +163,8 @@ def evaluate(
         engine = console.open_model(on or opened.identity.model_id, *opening)
         answerer, evaluation = _here(asked, engine, is_priced=dry_run)
     else:
-        answerer, evaluation = _there(asked, endpoint, endpoint_model)
+        answerer, arms_there, warnings = asked.served_by(endpoint, endpoint_model)
+        evaluation = asked.evaluation(arms_there, warnings)
     grader = judged_by.open(suite, engine)
     if dry_run:
         _show_price(asked, answerer, evaluation, (grader, rubric), json)
@@ -186,16 +188,6 @@ def _here(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Answerer, E
         )
     told = ((), {}) if lent is None else ((lent.warning,), lent.facts)
     return EngineAnswerer(engine, axis), asked.evaluation(arms, *told)
-
-
-def _there(asked: Asked, url: str, model: str | None) -> tuple[Answerer, Evaluation]:
-    """A served model answers."""
-    from keel.evaluate import ServedAnswerer, parse_arms, served_arms
-
-    served = served_arms(parse_arms(asked.arms))
-    model = asked.run.identity.model_id if model is None else model
-    answerer = ServedAnswerer(model, url, served.settings)
-    return answerer, asked.evaluation(served.arms, served.warnings)
 
 
 def _evaluate(

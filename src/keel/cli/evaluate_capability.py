@@ -12,6 +12,7 @@ from keel.cli import console
 if TYPE_CHECKING:
     from keel.cli.evaluation_asked import Asked
     from keel.engines import Engine
+    from keel.evaluate import ServedAnswerer
     from keel.pipeline import CapabilityEvaluation
     from keel.store import RunFolder
 
@@ -35,25 +36,36 @@ def is_for_lm_eval(suite: str) -> bool:
 
 
 def evaluate_tasks(
-    asked: Asked, opening: tuple[Any, ...], options: TaskOptions, *, dry_run: bool, json: bool
+    asked: Asked,
+    opening: tuple[Any, ...],
+    options: TaskOptions,
+    *,
+    served: tuple[str, str | None] | None,
+    dry_run: bool,
+    json: bool,
 ) -> None:
-    """Each task under every arm, scored by lm-eval."""
+    """Each task under every arm, scored by lm-eval; `served` is an address and a model's name."""
     from keel import pipeline
     from keel.cli.evaluation_words import print_result, result_record
     from keel.store import RunFolder
 
     wanted = _evaluations(asked, options)
-    engine = console.open_model(asked.run.identity.model_id, *opening)
     folder = RunFolder(asked.run.path)
-    wanted = _with_arms(asked, engine, wanted)
+    model: Engine | ServedAnswerer
+    if served is None:
+        model = console.open_model(asked.run.identity.model_id, *opening)
+        wanted = _with_arms(asked, model, wanted)
+    else:
+        model, arms, warnings = asked.served_by(*served)
+        wanted = [replace(one, arms=arms, warnings=warnings) for one in wanted]
     if dry_run:
-        _show_prices(engine, folder, wanted, json)
+        _show_prices(model, folder, wanted, json)
         return
     results = []
     for one in wanted:
         with console.progress() as progress:
             found = pipeline.evaluate_capability(
-                engine, folder, one, overwrite=asked.overwrite, on_progress=progress
+                model, folder, one, overwrite=asked.overwrite, on_progress=progress
             )
         results.append(found)
         if not json:
@@ -72,8 +84,6 @@ def _evaluations(asked: Asked, options: TaskOptions) -> list[CapabilityEvaluatio
 
     if asked.temperature is not None:
         raise UsageError("tasks say themselves how they are sampled; leave out --temperature")
-    if asked.is_served:
-        raise UsageError("lm-eval's tasks are answered by an engine here; leave out --endpoint")
     tasks, data = _tasks(asked)
     if asked.name and len(tasks) > 1:
         raise UsageError(f"--name is of one task, and {len(tasks)} are asked for")
@@ -140,14 +150,17 @@ def _with_arms(
 
 
 def _show_prices(
-    engine: Engine, folder: RunFolder, wanted: list[CapabilityEvaluation], json: bool
+    model: Engine | ServedAnswerer,
+    folder: RunFolder,
+    wanted: list[CapabilityEvaluation],
+    json: bool,
 ) -> None:
     from keel import pipeline
 
     prices = []
     for one in wanted:
         with console.waiting(f"timing a batch of {one.task}"):
-            prices.append(pipeline.price_capability(engine, folder, one))
+            prices.append(pipeline.price_capability(model, folder, one))
     if json:
         console.print_json(prices[0] if len(prices) == 1 else {"tasks": prices})
         return

@@ -10,7 +10,7 @@ from keel.cli.evaluate_capability import CAPABILITY, is_for_lm_eval
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.evaluate import Arm
+    from keel.evaluate import Arm, ServedAnswerer
     from keel.judge import EndpointLimits
     from keel.pipeline import Evaluation
     from keel.store import Run
@@ -42,8 +42,13 @@ class Asked:
         """Refuse what makes no sense before a model is loaded."""
         from keel.errors import UsageError
         from keel.evaluate import parse_arms
+        from keel.pipeline import is_swept
 
         parse_arms(self.arms)
+        if is_swept(self.name):
+            raise UsageError(
+                f"--name is {self.name!r}, names that begin so are a sweep's own; choose another"
+            )
         if self.on is not None and (self.is_served or is_for_lm_eval(self.suite)):
             raise UsageError("--on is neither for --endpoint nor for capability; leave it out")
         if not is_for_lm_eval(self.suite):
@@ -61,6 +66,16 @@ class Asked:
         given = {"max_new_tokens": self.longest, "temperature": self.temperature}
         changes: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
         return replace(found, sampling=replace(found.sampling, **changes))
+
+    def served_by(
+        self, url: str, model: str | None
+    ) -> tuple[ServedAnswerer, tuple[Arm, ...], tuple[str, ...]]:
+        """The model behind an address, its arms, and what has to be said of them."""
+        from keel.evaluate import ServedAnswerer, parse_arms, served_arms
+
+        served = served_arms(parse_arms(self.arms))
+        name = self.run.identity.model_id if model is None else model
+        return ServedAnswerer(name, url, served.settings), served.arms, served.warnings
 
     def evaluation(
         self,

@@ -68,6 +68,8 @@ class ServedAnswerer:
     timeout_s: float = 300.0
     retries: int = 6
     """Of a request that was refused for now (429, 5xx) or not answered in time."""
+    stops: tuple[str, ...] = ()
+    """Texts at which the server is to end an answer."""
 
     def __post_init__(self) -> None:
         if not urlsplit(self.base_url).hostname:
@@ -106,7 +108,7 @@ class ServedAnswerer:
         setting = self.settings.get(arm.name, _SERVED_AS_IT_IS)
         found: dict[int, Reply] = {}
         with _client(self) as client:
-            ask = _Asking(client, self.model, sampling, setting)
+            ask = _Asking(client, self.model, sampling, setting, self.stops)
             if setting:
                 self._check_settings_are_known(ask)
             with ThreadPoolExecutor(_WORKERS) as workers:
@@ -160,6 +162,7 @@ class _Asking:
     model: str
     sampling: Sampling
     setting: str
+    stops: tuple[str, ...] = ()
 
     def __call__(self, conversation: Conversation, seed: int) -> Reply:
         answer = self.client.chat.completions.create(
@@ -169,6 +172,7 @@ class _Asking:
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
             seed=seed,
+            **({"stop": list(self.stops)} if self.stops else {}),
             extra_body=self._beyond_openai(conversation),
         )
         choices = getattr(answer, "choices", None)  # a page of HTML comes back as a string

@@ -38,6 +38,7 @@ from keel.pipeline.reporting import report, report_inputs
 from keel.pipeline.rereading import reread
 from keel.pipeline.suites import SUITES, suite_named
 from keel.pipeline.sweep_job import SweepInputs, SweepSettings
+from keel.pipeline.sweep_measures import is_swept
 from keel.pipeline.sweeping import price_sweep, sweep
 from keel.pipeline.tour import Tour, tour
 
@@ -67,6 +68,7 @@ __all__ = [
     "evaluate_capability",
     "extract",
     "floors_of",
+    "is_swept",
     "judge",
     "lend_axis",
     "price",

@@ -17,11 +17,14 @@ from typing import Any
 from keel.engines import Engine
 from keel.engines.transformers import TransformersEngine
 from keel.errors import UsageError
-from keel.evaluate import Arm, ArmAnswers
+from keel.evaluate import Arm, ArmAnswers, ServedAnswerer
 from keel.evaluate.capability import (
     JUDGE,
     CapabilitySettings,
     CapabilityTask,
+    EngineTaskAnswerer,
+    ServedTaskAnswerer,
+    TaskAnswerer,
     open_task,
     task_result,
     task_verdicts,
@@ -53,7 +56,7 @@ class CapabilityEvaluation:
 
 
 def evaluate_capability(
-    engine: Engine,
+    model: Engine | ServedAnswerer,
     folder: RunFolder,
     asked: CapabilityEvaluation,
     *,
@@ -62,11 +65,12 @@ def evaluate_capability(
 ) -> EvalResult:
     """One task's items answered under every arm, scored by lm-eval, and what that shows.
 
+    An engine answers, or a model behind an address; that one only where answers are texts.
     Goes on where an interrupted call stopped, to the same result: batches are planned once, and a
     batch is kept whole or answered again. Raises StaleArtifactError when it was begun with other
     inputs or an arm did something else; with `overwrite` that is done anew.
     """
-    held = _on_transformers(engine)
+    held = _task_answerer(model)
     task = open_task(asked.task, asked.settings, data=asked.data)
     items = task.items()
     place = EvaluationFolder(folder, asked.name or task.name)
@@ -95,13 +99,14 @@ def evaluate_capability(
 
 
 def price_capability(
-    engine: Engine, folder: RunFolder, asked: CapabilityEvaluation
+    model: Engine | ServedAnswerer, folder: RunFolder, asked: CapabilityEvaluation
 ) -> dict[str, Any]:
     """What a task would take, at the most, less what is answered already; nothing is kept.
 
-    The time is that of its longest batch, begun and broken off, drawn out.
+    The time is that of its longest batch, begun and broken off, drawn out; a served model is asked
+    nothing for it, and has none.
     """
-    held = _on_transformers(engine)
+    held = _task_answerer(model)
     task = open_task(asked.task, asked.settings, data=asked.data)
     place = EvaluationFolder(folder, asked.name or task.name)
     work = _Work(held, task, task.items(), place)
@@ -117,7 +122,7 @@ def price_capability(
         "answers": answers,
         "new tokens, at most": answers * longest,
     }
-    if left:
+    if left and isinstance(held, EngineTaskAnswerer):
         seconds = task.seconds(held, asked.arms[-1], [questions[n] for n in batches[0]])
         found["minutes of answering, at most"] = round(seconds * len(left) / 60, 1)
     return found
@@ -127,7 +132,7 @@ def price_capability(
 class _Work:
     """One task on one model, and where its answers are kept."""
 
-    engine: TransformersEngine
+    model: TaskAnswerer
     task: CapabilityTask
     items: tuple[Item, ...]
     place: EvaluationFolder
@@ -135,7 +140,7 @@ class _Work:
     def begin(self, asked: CapabilityEvaluation, overwrite: bool) -> EvaluationPlan:
         """The plan that holds, and every arm found to be the one that it was."""
         made = EvaluationPlan(
-            identity=self.engine.identity,
+            identity=self.model.identity,
             settings=self._settings(asked.settings),
             seed=asked.settings.seed,
             batches=(),
@@ -144,12 +149,12 @@ class _Work:
         if overwrite:
             self._drop_changed(made, asked.arms)
         if not self.place.is_begun:
-            questions = self.task.questions(self.engine, asked.arms[0])
-            batches = self.task.plan(self.engine, questions)
+            questions = self.task.questions(self.model, asked.arms[0])
+            batches = self.task.plan(self.model, questions)
             made = EvaluationPlan(**{**vars(made), "batches": batches})
         plan = self.place.begin(made, self.items)
         for number, arm in enumerate(asked.arms):
-            self.place.check_arm(_record(arm, number))
+            self.place.check_arm(self._record(arm, number))
         return plan
 
     def answer(self, arm: Arm, plan: EvaluationPlan, on_progress: OnProgress) -> None:
@@ -157,12 +162,12 @@ class _Work:
         left = self.left(arm.name, len(plan.batches))
         if not left:
             return
-        self.place.begin_arm(_record(arm, len(self.place.arms())))
+        self.place.begin_arm(self._record(arm, len(self.place.arms())))
         counter = Counter(f"{self.task.name}: {arm.name}", len(self.items), on_progress)
         counter.add(len(self.items) - sum(len(plan.batches[n]) for n in left))
-        questions = self.task.questions(self.engine, arm)
+        questions = self.task.questions(self.model, arm)
         for number, found in self.task.answer(
-            self.engine, arm, questions, {n: plan.batches[n] for n in left}
+            self.model, arm, questions, {n: plan.batches[n] for n in left}
         ):
             firing = found.firing if arm.has_bound else None
             moved = Moved() if firing is None else Moved(dict(firing.fired), dict(firing.slots))
@@ -193,7 +198,7 @@ class _Work:
             "task version": self.task.versions,
             "data": self.task.data_hash,
             "limit": settings.limit or "all",
-            "chat template": self.task.is_chat(self.engine),
+            "chat template": self.task.is_chat(self.model),
             "max_new_tokens": settings.max_new_tokens or "as the task says",
             "batch_size": settings.batch_size or "by memory",
         }
@@ -203,25 +208,27 @@ class _Work:
             self.place.clear()
         known = {arm.name: arm.fingerprint for arm in self.place.arms()}
         for arm in arms:
-            if known.get(arm.name, arm.fingerprint) != arm.fingerprint:
+            now = self.model.fingerprint(arm)
+            if known.get(arm.name, now) != now:
                 self.place.drop_arm(arm.name)
 
-
-def _on_transformers(engine: Engine) -> TransformersEngine:
-    if not isinstance(engine, TransformersEngine):
-        raise UsageError(
-            f"lm-eval's tasks run on the transformers engine, not on {type(engine).__name__}; "
-            "leave out --engine"
-        )
-    return engine
+    def _record(self, arm: Arm, number: int) -> ArmRecord:
+        return ArmRecord(arm.name, number, self.model.fingerprint(arm), arm.note, arm.warnings)
 
 
-def _record(arm: Arm, number: int) -> ArmRecord:
-    return ArmRecord(arm.name, number, arm.fingerprint, arm.note, arm.warnings)
+def _task_answerer(model: Engine | ServedAnswerer) -> TaskAnswerer:
+    if isinstance(model, ServedAnswerer):
+        return ServedTaskAnswerer(model)
+    if isinstance(model, TransformersEngine):
+        return EngineTaskAnswerer(model)
+    raise UsageError(
+        f"lm-eval's tasks run on the transformers engine, not on {type(model).__name__}; "
+        "leave out --engine"
+    )
 
 
 def _facts(
-    engine: TransformersEngine,
+    model: TaskAnswerer,
     task: CapabilityTask,
     plan: EvaluationPlan,
     asked: CapabilityEvaluation,
@@ -229,11 +236,11 @@ def _facts(
     """What was asked and how, for people to see."""
     settings = asked.settings
     return {
-        "model": engine.identity.model_id,
+        "model": model.identity.model_id,
         "items": str(sum(map(len, plan.batches))),
         "task": f"{task.name}, version {task.versions}",
         "examples in the prompt": "0",
-        "chat template": "yes" if task.is_chat(engine) else "no",
+        "chat template": "yes" if task.is_chat(model) else "no",
         "answers": f"at most {settings.max_new_tokens} tokens"
         if settings.max_new_tokens
         else "as long as the task allows",

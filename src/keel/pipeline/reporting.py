@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from keel.pipeline.sweep_measures import is_swept
 from keel.prompts import load_library, role_kinds
 from keel.report import ReportInputs, render_report
 from keel.store import Run, RunFolder
@@ -33,7 +34,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         sweep=run.sweep if run.has_sweep else None,
         drift=run.drift_readings(),
         replays=run.replays(),
-        evaluations=run.evaluations(),
+        evaluations={n: found for n, found in run.evaluations().items() if not is_swept(n)},
         samples=samples,
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
         facts=tuple(_facts(run)),

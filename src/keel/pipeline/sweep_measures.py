@@ -36,7 +36,7 @@ from keel.types import (
     Verdict,
 )
 
-_PRICES = "prices"
+_PRICES, _SWEPT = "prices", "sweep-"
 _WHOLE = {"eq_bench": 100.0}
 """Highest score of an item, for tasks where it is not 1."""
 
@@ -93,7 +93,12 @@ def evaluation_of(
     told = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
     words = hashlib.sha256(told.encode()).hexdigest()[:8]
     some = replace(suite, items=tuple(items))
-    return Evaluation(some, arms, name=f"sweep-{suite.name}-{words}", seed=seed)
+    return Evaluation(some, arms, name=f"{_SWEPT}{suite.name}-{words}", seed=seed)
+
+
+def is_swept(name: str) -> bool:
+    """Whether an evaluation of that name was made by a sweep, for itself alone."""
+    return name.startswith(_SWEPT)
 
 
 def price_items(rollouts: Sequence[Rollout]) -> tuple[Item, ...]:
@@ -133,7 +138,8 @@ def tasks_measure(
     *,
     on_progress: OnProgress = silent,
 ) -> Measure:
-    """lm-eval's score of each item, 0 to 1, higher being better; each task an evaluation.
+    """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0); each task an
+    evaluation.
 
     Both halves of a task are asked at once: lm-eval scores a task as a whole.
     """
@@ -141,7 +147,7 @@ def tasks_measure(
     def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
         scores: dict[str, float] = {}
         for one in tasks:
-            name = f"sweep-{_plain(one.task)}-{one.settings.limit or 'all'}"
+            name = f"{_SWEPT}{_plain(one.task)}-{one.settings.limit or 'all'}"
             asked = replace(one, arms=(arm_of(floors),), name=name)
             evaluate_capability(
                 engine, folder, asked, overwrite=True, on_progress=_answering(on_progress)
@@ -168,10 +174,10 @@ def _task_scores(place: EvaluationFolder, asked: CapabilityEvaluation) -> dict[s
 
 def _share(score: float, task: CapabilityTask) -> float:
     share = score / _WHOLE.get(task.name, 1.0)
-    if not 0 <= share <= 1:
+    if share > 1:
         raise UsageError(
-            f"task {task.name!r} scores an item {score:g}, expected 0 to 1: a sweep cannot average "
-            "it with others; choose another task"
+            f"task {task.name!r} scores an item {score:g}, expected at most 1: a sweep cannot "
+            "average it with others; choose another task"
         )
     return share if task.is_higher_better else 1 - share
 

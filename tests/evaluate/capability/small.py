@@ -10,7 +10,12 @@ from typing import Any
 import torch
 
 from keel.evaluate import Arm, ArmAnswers
-from keel.evaluate.capability import CapabilitySettings, CapabilityTask, open_task
+from keel.evaluate.capability import (
+    CapabilitySettings,
+    CapabilityTask,
+    EngineTaskAnswerer,
+    open_task,
+)
 from keel.evaluate.capability.sentence_rules import rules_for
 from keel.geometry import unit
 from keel.types import Answered, Floor
@@ -93,9 +98,10 @@ def opened(files: dict[str, Path], task: str, **settings: Any) -> CapabilityTask
 
 def answered(engine: Any, task: CapabilityTask, arm: Arm = PLAIN) -> ArmAnswers:
     """All answers under an arm, in the order of the items."""
-    questions = task.questions(engine, arm)
-    batches = dict(enumerate(task.plan(engine, questions)))
-    found = [batch for _, batch in task.answer(engine, arm, questions, batches)]
+    model = EngineTaskAnswerer(engine)
+    questions = task.questions(model, arm)
+    batches = dict(enumerate(task.plan(model, questions)))
+    found = [batch for _, batch in task.answer(model, arm, questions, batches)]
     by_id = {a.item_id: a for batch in found for a in batch.answers}
     firings = [batch.firing for batch in found if batch.firing is not None]
     firing = sum(firings[1:], firings[0]) if firings else None

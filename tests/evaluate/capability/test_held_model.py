@@ -7,6 +7,7 @@ import torch
 
 from keel.errors import NotAppliedError, UsageError
 from keel.evaluate import Arm, Instruction
+from keel.evaluate.capability import EngineTaskAnswerer
 from keel.evaluate.capability.model import HeldLM
 from keel.types import Floor
 from tests.evaluate.capability.small import (
@@ -92,7 +93,8 @@ def test_lengths_are_those_that_the_model_sampled(engine, files):
 
 def test_an_arms_words_are_put_into_the_chat_once(engine, files):
     arm = Arm("reprompt", instruction=Instruction("Be brief.", is_repeated=True))
-    asked = opened(files, "gsm8k").questions(engine, arm)[0].requests[0].args[0]
+    (first, *_) = opened(files, "gsm8k").questions(EngineTaskAnswerer(engine), arm)
+    asked = first.requests[0].args[0]
     system, user = "<|im_start|>system\nBe brief.<|im_end|>", "<|im_start|>user\nBe brief.\n\nQue"
     assert asked.startswith(f"{system}\n{user}")
     assert asked.count("Be brief.") == 2
@@ -101,12 +103,12 @@ def test_an_arms_words_are_put_into_the_chat_once(engine, files):
 def test_without_a_chat_template_an_arms_words_come_first(engine, files):
     task = opened(files, "gsm8k", is_chat=False)
     arm = Arm("prompt", instruction=Instruction("Be brief."))
-    asked = task.questions(engine, arm)[0].requests[0].args[0]
+    asked = task.questions(EngineTaskAnswerer(engine), arm)[0].requests[0].args[0]
     assert asked.startswith("Be brief.")
     assert "<|im_start|>" not in asked
     repeated = Arm("reprompt", instruction=Instruction("Be brief.", is_repeated=True))
     with pytest.raises(UsageError, match="'reprompt' puts words before each user turn"):
-        task.questions(engine, repeated)
+        task.questions(EngineTaskAnswerer(engine), repeated)
 
 
 def test_the_engines_tokenizer_stays_as_it_was(engine):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
-from keel.evaluate.capability import CapabilitySettings, open_task
+from keel.evaluate.capability import CapabilitySettings, EngineTaskAnswerer, open_task
 from keel.evaluate.capability.finding import _check_allowed, _complaint, _unknown
 from tests.evaluate.capability.small import CHOICES_YAML, SUMS, opened
 
@@ -24,7 +24,12 @@ def test_the_papers_metric_is_reported(files):
 
 def test_no_examples_stand_in_the_prompt_whatever_the_task_says(engine, files):
     """gsm8k's own file says five."""
-    asked = opened(files, "gsm8k").questions(engine, _plain())[0].requests[0].args[0]
+    asked = (
+        opened(files, "gsm8k")
+        .questions(EngineTaskAnswerer(engine), _plain())[0]
+        .requests[0]
+        .args[0]
+    )
     assert asked.count("Question:") == 1
 
 

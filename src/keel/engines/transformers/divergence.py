@@ -10,11 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.engines.protocol import Divergence
-from keel.engines.transformers.reading import Sheet, content_logits
+from keel.engines.transformers.reading import Sheet, content_logits, in_rows
 from keel.steering import Intervention
-
-_ROWS, _ROWS_CPU = 512, 32
-"""Tokens compared at once: bounds the float32 copies of logits; on a CPU they stay in its cache."""
 
 
 def divergences(
@@ -41,11 +38,8 @@ def kl_per_token(
     plain_NV: Float[Tensor, "token vocabulary"], steered_NV: Float[Tensor, "token vocabulary"]
 ) -> Float[Tensor, " token"]:
     """KL(plain ‖ steered) of the two distributions at each token, in nats, in float32."""
-    rows = _ROWS_CPU if plain_NV.device.type == "cpu" else _ROWS
     parts = []
-    for plain, steered in zip(
-        torch.split(plain_NV, rows), torch.split(steered_NV, rows), strict=True
-    ):
+    for plain, steered in zip(in_rows(plain_NV), in_rows(steered_NV), strict=True):
         log_p = torch.log_softmax(plain, -1, dtype=torch.float32)
         log_q = torch.log_softmax(steered, -1, dtype=torch.float32)
         difference = log_q.neg_().add_(log_p)

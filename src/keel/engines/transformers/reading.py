@@ -20,6 +20,9 @@ from keel.engines.protocol import Reading, Recording, TurnRecord
 from keel.steering import Decoder, Steering, Step, stream_of
 from keel.types import Activations
 
+_ROWS, _ROWS_CPU = 512, 32
+"""Tokens whose logits are looked at together."""
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -188,10 +191,18 @@ def _run_blocks(decoder: Decoder, sheet: Sheet) -> None:
         return
 
 
+def in_rows(logits_NV: Tensor) -> tuple[Tensor, ...]:
+    """The logits of so few tokens at a time that float32 copies are small; on a CPU they stay in
+    its cache."""
+    return torch.split(logits_NV, _ROWS_CPU if logits_NV.device.type == "cpu" else _ROWS)
+
+
 def _log_likelihoods(model: Any, sheet: Sheet) -> list[Tensor]:
     """Per turn, the log-likelihood of each content token."""
-    scores_NV = torch.log_softmax(content_logits(model, sheet).float(), -1)
-    actual_N = sheet.ids_BT[sheet.content_BT].to(scores_NV.device)
-    chosen_N = scores_NV.gather(-1, actual_N[:, None])[:, 0].cpu()
+    logits_NV = content_logits(model, sheet)
+    actual_N = sheet.ids_BT[sheet.content_BT].to(logits_NV.device)
+    chosen_N = logits_NV.gather(-1, actual_N[:, None])[:, 0].float()
+    totals_N = torch.cat([torch.logsumexp(rows.float(), -1) for rows in in_rows(logits_NV)])
+    chosen_N = (chosen_N - totals_N).cpu()
     lengths = [stop - start for _, _, start, stop in sheet.spans]
     return list(torch.split(chosen_N, lengths))

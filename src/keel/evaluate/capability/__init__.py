@@ -1,8 +1,10 @@
 """Capability tasks through lm-evaluation-harness: its tasks and scoring, Keel's arms."""
 
+from keel.evaluate.capability.asking import EngineTaskAnswerer, TaskAnswerer
 from keel.evaluate.capability.finding import PAPER_METRICS
 from keel.evaluate.capability.opening import open_task
 from keel.evaluate.capability.results import JUDGE, task_result, task_verdicts
+from keel.evaluate.capability.served import ServedTaskAnswerer
 from keel.evaluate.capability.settings import CapabilitySettings
 from keel.evaluate.capability.tasks import AnsweredBatch, CapabilityTask, Score
 
@@ -12,7 +14,10 @@ __all__ = [
     "AnsweredBatch",
     "CapabilitySettings",
     "CapabilityTask",
+    "EngineTaskAnswerer",
     "Score",
+    "ServedTaskAnswerer",
+    "TaskAnswerer",
     "open_task",
     "task_result",
     "task_verdicts",

@@ -1,16 +1,16 @@
-"""What lm-eval asks a model, under an arm, and in which batches."""
+"""What lm-eval asks a model, under an arm, and in which batches; and an engine that answers it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from keel.engines.transformers import TransformersEngine
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.steering import Firing
-from keel.types import Conversation, Message
+from keel.types import Conversation, Message, ModelIdentity
 
 _ROWS_CPU, _ROWS_GPU = 32, 128
 """Most items in a batch: what a kill costs, and past which a machine gains little."""
@@ -85,37 +85,109 @@ class Replies:
     """How often tokens were moved; None where the arm has no interventions."""
 
 
-def ask(engine: TransformersEngine, arm: Arm, questions: Sequence[Question]) -> Replies:
-    """One batch of questions of one kind, asked under an arm."""
-    from keel.evaluate.capability.model import HeldLM
-
-    lm = HeldLM(engine, arm, batch_size=len(questions))
-    requests = [r for one in questions for r in one.requests for _ in range(r.repeats)]
-    given = iter(getattr(lm, questions[0].kind)(requests))
-    responses = [
-        [[next(given) for _ in range(r.repeats)] for r in one.requests] for one in questions
-    ]
-    # One text per question: lm-eval ran them in the order in which they were given.
-    lengths = lm.lengths if len(lm.lengths) == len(questions) else [None] * len(questions)
-    replies = (Reply(*pair) for pair in zip(responses, lengths, strict=True))
-    return Replies(tuple(replies), lm.firing)
+Batches = tuple[tuple[int, ...], ...]
+"""Places of the questions that are asked together."""
 
 
-def chat_of(engine: TransformersEngine, arm: Arm) -> Callable[..., str]:
-    """lm-eval's way to put messages into the chat template, with the arm's own words in them."""
-    from keel.evaluate.capability.model import HeldLM
+class TaskAnswerer(Protocol):
+    """A model that lm-eval's tasks can be put to."""
 
-    lm = HeldLM(engine, arm, batch_size=1)
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model it is."""
 
-    def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        messages = [(one["role"], one["content"]) for one in history]
-        if arm.instruction is not None:
-            asked = Conversation(tuple(Message(role, text) for role, text in messages))  # type: ignore[arg-type]
-            messages = [(one.speaker, one.content) for one in arm.change(asked).messages]
-        chat = [{"role": role, "content": text} for role, text in messages]
-        return str(lm.apply_chat_template(chat, add_generation_prompt=add_generation_prompt))
+    @property
+    def has_chat(self) -> bool:
+        """Whether it takes chat messages."""
 
-    return render
+    @property
+    def has_plain(self) -> bool:
+        """Whether it takes bare text."""
+
+    def fingerprint(self, arm: Arm) -> str:
+        """Tells apart what an arm does here."""
+
+    def chat_of(self, arm: Arm) -> Callable[..., str]:
+        """lm-eval's way to write messages as one text, with the arm's own words in them."""
+
+    def batches_of(
+        self, questions: Sequence[Question], size: int | None
+    ) -> tuple[Batches, list[str]]:
+        """What is asked together, and what has to be known of it."""
+
+    def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
+        """One batch of questions of one kind, asked under an arm."""
+
+
+def with_words_of(arm: Arm, history: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """lm-eval's messages, with what the arm says to the model in them."""
+    if arm.instruction is None:
+        return list(history)
+    asked = Conversation(tuple(Message(one["role"], one["content"]) for one in history))  # type: ignore[arg-type]
+    return [{"role": m.speaker, "content": m.content} for m in arm.change(asked).messages]
+
+
+@dataclass(frozen=True)
+class EngineTaskAnswerer:
+    """A model in this process, asked through lm-eval's own model class."""
+
+    engine: TransformersEngine
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.engine.identity
+
+    @property
+    def has_chat(self) -> bool:
+        return not self.engine.template.is_plain
+
+    @property
+    def has_plain(self) -> bool:
+        return True
+
+    def fingerprint(self, arm: Arm) -> str:
+        return arm.fingerprint
+
+    def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
+        from keel.evaluate.capability.model import HeldLM
+
+        lm = HeldLM(self.engine, arm, batch_size=len(questions))
+        requests = [r for one in questions for r in one.requests for _ in range(r.repeats)]
+        given = iter(getattr(lm, questions[0].kind)(requests))
+        responses = [
+            [[next(given) for _ in range(r.repeats)] for r in one.requests] for one in questions
+        ]
+        # One text per question: lm-eval ran them in the order in which they were given.
+        lengths = lm.lengths if len(lm.lengths) == len(questions) else [None] * len(questions)
+        replies = (Reply(*pair) for pair in zip(responses, lengths, strict=True))
+        return Replies(tuple(replies), lm.firing)
+
+    def chat_of(self, arm: Arm) -> Callable[..., str]:
+        from keel.evaluate.capability.model import HeldLM
+
+        lm = HeldLM(self.engine, arm, batch_size=1)
+
+        def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            chat = with_words_of(arm, history)
+            return str(lm.apply_chat_template(chat, add_generation_prompt=add_generation_prompt))
+
+        return render
+
+    def batches_of(
+        self, questions: Sequence[Question], size: int | None
+    ) -> tuple[Batches, list[str]]:
+        """In lm-eval's order, longest first, and of one kind each: for texts to answer the batches
+        are the very ones that lm-eval would make of the whole task with this batch size.
+        """
+        engine = self.engine
+        lengths = [_tokens(engine, question) for question in questions]
+        warnings = _context_warnings(engine, questions, lengths)
+        batches: list[tuple[int, ...]] = []
+        for places in alike(questions).values():
+            order = sorted(places, key=lambda n: (-lengths[n], _text(questions[n])))
+            rows = size or _rows(engine, questions[order[0]], lengths[order[0]])
+            batches += [tuple(order[at : at + rows]) for at in range(0, len(order), rows)]
+        return tuple(batches), warnings
 
 
 def system_of(arm: Arm) -> str | None:
@@ -130,25 +202,7 @@ def system_of(arm: Arm) -> str | None:
     return arm.instruction.text
 
 
-def batches_of(
-    engine: TransformersEngine, questions: Sequence[Question], size: int | None
-) -> tuple[tuple[tuple[int, ...], ...], list[str]]:
-    """Places of items that are answered together, and what has to be known of it.
-
-    In lm-eval's order, longest first, and of one kind each: for texts to answer the batches are
-    the very ones that lm-eval would make of the whole task with this batch size.
-    """
-    lengths = [_tokens(engine, question) for question in questions]
-    warnings = _context_warnings(engine, questions, lengths)
-    batches: list[tuple[int, ...]] = []
-    for places in _alike(questions).values():
-        order = sorted(places, key=lambda n: (-lengths[n], _text(questions[n])))
-        rows = size or _rows(engine, questions[order[0]], lengths[order[0]])
-        batches += [tuple(order[at : at + rows]) for at in range(0, len(order), rows)]
-    return tuple(batches), warnings
-
-
-def _alike(questions: Sequence[Question]) -> dict[str, list[int]]:
+def alike(questions: Sequence[Question]) -> dict[str, list[int]]:
     """Places of questions that lm-eval runs together: generated with the same arguments."""
     groups: dict[str, list[int]] = {}
     for place, question in enumerate(questions):

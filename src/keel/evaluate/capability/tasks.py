@@ -14,15 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from keel.engines.transformers import TransformersEngine
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.asking import (
     Question,
     Reply,
-    ask,
-    batches_of,
-    chat_of,
+    TaskAnswerer,
     system_of,
 )
 from keel.evaluate.capability.quiet import quietly, seeded
@@ -108,38 +105,40 @@ class CapabilityTask:
         with self._calling():
             return tuple(_item(leaf, n, doc) for leaf, n, doc in self._docs())
 
-    def questions(self, engine: TransformersEngine, arm: Arm) -> list[Question]:
+    def questions(self, model: TaskAnswerer, arm: Arm) -> list[Question]:
         """What lm-eval asks the model under an arm, one per item, in the order of `items`."""
-        is_chat = self.is_chat(engine)
+        is_chat = self.is_chat(model)
         with self._calling():
             for leaf in self._leaves.values():
                 leaf.build_all_requests(
                     limit=self.settings.limit,
                     system_instruction=None if is_chat else system_of(arm),
                     apply_chat_template=is_chat,
-                    chat_template=chat_of(engine, arm) if is_chat else None,
+                    chat_template=model.chat_of(arm) if is_chat else None,
                 )
             return list(self._grouped())
 
-    def is_chat(self, engine: TransformersEngine) -> bool:
+    def is_chat(self, model: TaskAnswerer) -> bool:
         """Whether items are put into the model's chat template."""
         if self.settings.is_chat is None:
-            return not engine.template.is_plain
-        if self.settings.is_chat and engine.template.is_plain:
+            return model.has_chat
+        if self.settings.is_chat and not model.has_chat:
             raise UsageError("the model has no chat template; leave out --chat")
+        if not self.settings.is_chat and not model.has_plain:
+            raise UsageError("a served model is asked as a chat; leave out --no-chat")
         return self.settings.is_chat
 
     def plan(
-        self, engine: TransformersEngine, questions: Sequence[Question]
+        self, model: TaskAnswerer, questions: Sequence[Question]
     ) -> tuple[tuple[int, ...], ...]:
         """Places of items that are answered together, in lm-eval's own order."""
-        batches, warnings = batches_of(engine, questions, self.settings.batch_size)
+        batches, warnings = model.batches_of(questions, self.settings.batch_size)
         self.warnings += warnings
         return batches
 
     def answer(
         self,
-        engine: TransformersEngine,
+        model: TaskAnswerer,
         arm: Arm,
         questions: Sequence[Question],
         batches: Mapping[int, Sequence[int]],
@@ -148,20 +147,20 @@ class CapabilityTask:
         for number, places in batches.items():
             asked = [questions[place] for place in places]
             with seeded(self.settings.seed + number):
-                found = ask(engine, arm, asked)
+                found = model.ask(arm, asked)
             answers = tuple(
                 _answered(arm, question, reply)
                 for question, reply in zip(asked, found.replies, strict=True)
             )
             yield number, AnsweredBatch(answers, found.firing)
 
-    def seconds(self, engine: TransformersEngine, arm: Arm, questions: Sequence[Question]) -> float:
+    def seconds(self, model: TaskAnswerer, arm: Arm, questions: Sequence[Question]) -> float:
         """How long a batch takes at the most: its prompts once, then a step per token."""
         took = []
         for tokens in (4, 12):
             began = time.monotonic()
             with seeded(self.settings.seed):
-                ask(engine, arm, [question.cut(tokens) for question in questions])
+                model.ask(arm, [question.cut(tokens) for question in questions])
             took.append(time.monotonic() - began)
         longest = max(question.max_new_tokens for question in questions)
         step = max(0.0, (took[1] - took[0]) / 8) if longest else 0.0

@@ -13,6 +13,8 @@ from keel.types import UNSTEERED, ArmResult, Interval
 
 _ROW_PX = 34
 _MARGIN = {"l": 150, "r": 24, "t": 24, "b": 56}
+_TOOLBAR_PX = 28
+"""Plotly's own buttons stand at the top right, where a legend may reach."""
 
 
 def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | None) -> go.Figure:
@@ -58,9 +60,9 @@ def draw_label_shares(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> 
     """A stacked bar per arm: the share of each label."""
     labels = labels_of(arms)
     places = list(range(len(arms)))[::-1]
-    figure = theme.blank_figure(
-        _ROW_PX * len(arms) + 100 + theme.legend_px(len(labels)), barmode="stack", margin=_MARGIN
-    )
+    height = _ROW_PX * len(arms) + 100 + _TOOLBAR_PX + theme.legend_px(len(labels))
+    margin = {**_MARGIN, "t": _MARGIN["t"] + _TOOLBAR_PX}
+    figure = theme.blank_figure(height, barmode="stack", margin=margin)
     for label in labels:
         shares = [arm.labels.get(label, 0.0) for arm in arms]
         figure.add_bar(

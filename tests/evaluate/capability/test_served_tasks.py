@@ -1,0 +1,79 @@
+"""lm-eval's tasks put to a served model: a real server, lm-eval's own scores."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from keel.errors import UsageError
+from keel.evaluate import ServedAnswerer, parse_arms, served_arms
+from keel.evaluate.capability import ServedTaskAnswerer
+from tests.evaluate.capability.small import opened
+from tests.evaluate.serving import Served, serving
+
+pytest.importorskip("openai")
+
+
+def right_below(count):
+    """Adds as it should where the first number is below `count`; then begins to ask itself."""
+
+    def says(asked: str) -> str:
+        first, second = map(int, re.findall(r"(\d+) (?:pears|more)", asked)[-2:])
+        answer = first + second + (first >= count)
+        return f"That makes #### {answer}\nQuestion: and #### 9?"
+
+    return says
+
+
+def answered(served: Served, task, arm="none", arms="none"):
+    known = served_arms(parse_arms(arms))
+    model = ServedTaskAnswerer(ServedAnswerer("m", served.address, known.settings))
+    (wanted,) = [one for one in known.arms if one.name == arm]
+    questions = task.questions(model, wanted)
+    batches = dict(enumerate(task.plan(model, questions)))
+    return [a for _, b in task.answer(model, wanted, questions, batches) for a in b.answers]
+
+
+def test_lm_eval_scores_what_the_server_answered(files):
+    task = opened(files, "gsm8k")
+    with serving(Served(says=right_below(3))) as served:
+        answers = answered(served, task)
+    scores = [score.values["exact_match,flexible-extract"] for score in task.score(answers)]
+    assert scores == [1, 1, 1, 0, 0, 0, 0]  # 0, 1 and 2 pears to begin with are added rightly
+
+
+def test_answers_end_at_the_tasks_stop_words_as_in_lm_eval(files):
+    with serving(Served(says=right_below(9))) as served:
+        answers = answered(served, opened(files, "gsm8k"))
+    assert "Question:" in served.asked[0]["stop"]
+    assert len(served.asked[0]["stop"]) <= 4  # OpenAI refuses more
+    assert {answer.text for answer in answers} == {
+        f"That makes #### {2 * n + 1}\n" for n in range(7)
+    }
+
+
+def test_tasks_are_asked_greedily_in_chat_with_the_arms_words(files):
+    with serving(Served(says=right_below(9))) as served:
+        answered(served, opened(files, "gsm8k"), "prompt", "none,prompt")
+    assert {body["temperature"] for body in served.asked} == {0.0}
+    assert {body["max_tokens"] for body in served.asked} == {12}
+    assert {m["role"] for body in served.asked for m in body["messages"]} == {"system", "user"}
+
+
+def test_a_setting_is_asked_for_by_name(files):
+    with serving(Served(settings={"mine"}, says=lambda _: "#### 1")) as served:
+        answered(served, opened(files, "gsm8k"), "capped:mine", "none,capped:mine")
+    told = [body["vllm_xargs"]["keel"] for body in served.asked]
+    assert told.count("mine") == 7
+
+
+def test_a_task_that_scores_texts_is_refused(files):
+    with serving(Served()) as served, pytest.raises(UsageError, match="only writes them"):
+        answered(served, opened(files, "mild_choices"))
+    assert not served.asked
+
+
+def test_bare_text_is_refused(files):
+    with serving(Served()) as served, pytest.raises(UsageError, match="leave out --no-chat"):
+        answered(served, opened(files, "gsm8k", is_chat=False))
