@@ -10,7 +10,13 @@ import torch
 
 from keel.errors import NotFiniteError, UsageError
 from keel.report import ReportInputs, render_markdown
-from keel.report.findings import floor_in_gaps, rank_roles, shares_under
+from keel.report.findings import (
+    RoleStanding,
+    floor_in_gaps,
+    rank_kinds,
+    rank_roles,
+    shares_under,
+)
 from keel.types import Calibration, Interval, LayerQuality, PersonaMap
 
 
@@ -103,6 +109,23 @@ def test_roles_above_the_default_are_counted(inputs: ReportInputs) -> None:
     told = section(replace(inputs, persona_map=moved), "Roles along.*?")
     assert "1 role of 24 project above the default" in told
     assert "Nearest to it: editor," in told
+
+
+def test_kinds_of_roles_are_ranked_by_the_mean_of_their_roles(inputs: ReportInputs) -> None:
+    def standing(role: str, gaps: float) -> RoleStanding:
+        return RoleStanding(role, "fully", 10, 0.0, gaps)
+
+    standings = [standing(*one) for one in (("ghost", -0.5), ("elf", -0.1), ("poet", 0.0))]
+    standings += [standing(*one) for one in (("judge", 0.2), ("nurse", 0.6))]
+    kinds = {"ghost": "mythical", "elf": "mythical", "poet": "creative"}
+    found = rank_kinds(standings, {**kinds, "judge": "job", "nurse": "job"})
+    # A kind of one role, the poet's, tells no more than the role.
+    assert [(one.kind, len(one.roles)) for one in found] == [("job", 2), ("mythical", 2)]
+    assert [one.mean_gaps for one in found] == pytest.approx([0.4, -0.3])
+    three = dict(zip(mapped(inputs).space.roles, ["job", "sea", "sky"] * 8, strict=True))
+    told = section(replace(inputs, role_kinds=three), "Roles along.*?")
+    assert "a kind of roles says more" in told
+    assert "Kinds of roles along the axis" in told
 
 
 def test_share_under_a_floor_is_read_off_the_histogram(inputs: ReportInputs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keel.geometry import project
@@ -37,6 +37,31 @@ def rank_roles(found: PersonaMap) -> tuple[RoleStanding, ...]:
         gaps = axis.in_gaps(raw, axis.layer)
         standings.append(RoleStanding(vector.role, vector.label, vector.count, raw, gaps))
     return tuple(sorted(standings, key=lambda standing: (standing.gaps, standing.name)))
+
+
+@dataclass(frozen=True)
+class KindStanding:
+    """Where the roles of one kind stand on the axis."""
+
+    kind: str
+    roles: tuple[RoleStanding, ...]
+    """The least Assistant-like first; never empty."""
+
+    @property
+    def mean_gaps(self) -> float:
+        """Mean of the roles' places, each role counting once."""
+        return sum(role.gaps for role in self.roles) / len(self.roles)
+
+
+def rank_kinds(
+    standings: Sequence[RoleStanding], kinds: Mapping[str, str]
+) -> tuple[KindStanding, ...]:
+    """Kinds with two roles or more, the most Assistant-like first; `kinds` is role -> kind."""
+    by_kind: dict[str, list[RoleStanding]] = {}
+    for standing in standings:
+        by_kind.setdefault(kinds[standing.role], []).append(standing)
+    found = [KindStanding(kind, tuple(roles)) for kind, roles in by_kind.items() if len(roles) > 1]
+    return tuple(sorted(found, key=lambda one: (-one.mean_gaps, one.kind)))
 
 
 def quality_at(found: PersonaMap, layer: int) -> LayerQuality:

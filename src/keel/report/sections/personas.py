@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
-from keel.report.findings import RoleStanding, quality_at, rank_roles
+from keel.report.findings import (
+    KindStanding,
+    RoleStanding,
+    quality_at,
+    rank_kinds,
+    rank_roles,
+)
 from keel.report.inputs import ReportInputs
 from keel.report.words import counted, fixed, listed, number, percent, within
 from keel.types import LayerQuality, PersonaMap
 
 MOST_RANKED = 60
 """Roles that the ranking draws; of more it shows both ends."""
+_FEWEST_KINDS = 3
 _TITLES = {
     "space": "Persona space",
     "ranks": "Roles along the Assistant Axis",
@@ -95,7 +103,35 @@ def _ranks(inputs: ReportInputs, found: PersonaMap) -> Section:
         f"roles, 1 the mean of the default.{left_out}",
         f"Dot chart of {len(shown)} roles by their projection on the Assistant Axis.",
     )
-    return Section("ranks", _TITLES["ranks"], (_say_ranks(standings, found),), (picture,))
+    ranked = rank_kinds(standings, kinds)
+    if len(ranked) < _FEWEST_KINDS:
+        return Section("ranks", _TITLES["ranks"], (_say_ranks(standings, found),), (picture,))
+    words = (_say_ranks(standings, found), _say_kinds(ranked))
+    return Section("ranks", _TITLES["ranks"], words, (picture,), (_kind_table(ranked),))
+
+
+def _say_kinds(ranked: Sequence[KindStanding]) -> str:
+    nearest, farthest = ranked[0], ranked[-1]
+    return (
+        "A role alone stands where it does partly by chance; a kind of roles says more. On average "
+        f"the {nearest.kind} roles stand nearest to the Assistant ({fixed(nearest.mean_gaps)} "
+        f"gaps) and the {farthest.kind} ones farthest away ({fixed(farthest.mean_gaps)})."
+    )
+
+
+def _kind_table(ranked: Sequence[KindStanding]) -> Table:
+    rows = [
+        (
+            one.kind,
+            str(len(one.roles)),
+            fixed(one.mean_gaps),
+            f"{one.roles[0].role} ({fixed(one.roles[0].gaps)})",
+            f"{one.roles[-1].role} ({fixed(one.roles[-1].gaps)})",
+        )
+        for one in ranked
+    ]
+    header = ("kind", "roles", "mean, gaps", "farthest from the Assistant", "nearest to it")
+    return Table("Kinds of roles along the axis.", header, tuple(rows))
 
 
 def _say_ranks(standings: tuple[RoleStanding, ...], found: PersonaMap) -> str:
