@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from keel.cli.evaluate_capability import is_for_lm_eval
+from keel.cli.evaluation_asked import is_for_lm_eval
 from tests.cli.commands import CPU
 from tests.evaluate.capability.small import write_items
 from tests.evaluate.serving import Served, serving

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console
-from keel.cli.evaluate_capability import TaskOptions, evaluate_tasks, is_for_lm_eval
-from keel.cli.evaluation_asked import Asked, JudgedBy
+from keel.cli.evaluate_capability import TaskOptions, evaluate_tasks
+from keel.cli.evaluation_asked import Asked, JudgedBy, is_for_lm_eval
 from keel.cli.judging_asked import endpoint_limits
 
 if TYPE_CHECKING:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keel.cli import console
+from keel.cli.evaluation_asked import CAPABILITY, Asked
 
 if TYPE_CHECKING:
-    from keel.cli.evaluation_asked import Asked
     from keel.engines import Engine
     from keel.evaluate import ServedAnswerer
     from keel.pipeline import CapabilityEvaluation
     from keel.store import RunFolder
-
-CAPABILITY = "capability"
 
 
 @dataclass(frozen=True)
@@ -26,13 +23,6 @@ class TaskOptions:
     batch_size: int | None = None
     is_chat: bool | None = None
     allows_code: bool = False
-
-
-def is_for_lm_eval(suite: str) -> bool:
-    """Whether a name is none of our suites', nor one of them mistyped."""
-    from keel.pipeline import SUITES
-
-    return suite == CAPABILITY or not difflib.get_close_matches(suite, SUITES, n=1)
 
 
 def evaluate_tasks(

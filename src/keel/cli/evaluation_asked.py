@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from keel.cli.evaluate_capability import CAPABILITY, is_for_lm_eval
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from keel.types import Grader, Suite
 
 BASE = ("base-purpose", "base-traits")
+CAPABILITY = "capability"
 
 
 @dataclass(frozen=True)
@@ -122,3 +122,10 @@ class JudgedBy:
             limits=self.limits,
             load_embedder=load_embedder,
         )
+
+
+def is_for_lm_eval(suite: str) -> bool:
+    """Whether a name is none of our suites', nor one of them mistyped."""
+    from keel.pipeline import SUITES
+
+    return suite == CAPABILITY or not difflib.get_close_matches(suite, SUITES, n=1)

@@ -198,9 +198,8 @@ def test_the_canary_ends_an_engine_whose_layer_is_passed_by(folder):
 
 
 def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):
-    from keel.engines.vllm import loading
 
-    monkeypatch.setattr(loading, "TESTED", ("9.9.",))
+    monkeypatch.setattr(versions, "TESTED", ("9.9.",))
     with (
         pytest.raises(MissingExtraError, match=r"was not tested, expected 9\.9\."),
         started(folder),

@@ -2,8 +2,9 @@
 
 from keel.engines.vllm.deployment import Asked, Deployment
 from keel.engines.vllm.engine import VllmEngine
-from keel.engines.vllm.loading import VllmSettings, check_version, load_engine
+from keel.engines.vllm.loading import VllmSettings, load_engine
 from keel.engines.vllm.setting import Setting, Step
+from keel.engines.vllm.versions import check_version
 
 __all__ = [
     "Asked",

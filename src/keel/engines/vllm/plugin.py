@@ -17,7 +17,6 @@ from typing import Any
 from keel.engines.vllm.deployment import Asked, Deployment
 from keel.errors import UsageError
 
-TESTED = ("0.32.",)
 """Versions of vLLM that the tests run on."""
 
 _DONE = "_keel_is_registered"
@@ -66,8 +65,8 @@ def _deployment(vllm_config: Any) -> Deployment | None:
 
 def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Put the deployment that the environment asks for into the engine's config."""
-    from keel.engines.vllm.loading import check_version
     from keel.engines.vllm.serving import deployment_for, refuse_unfit
+    from keel.engines.vllm.versions import check_version
 
     asked = Asked.of()
     if asked is not None and Deployment.from_config(self.additional_config) is None:

@@ -1,7 +1,8 @@
 """Capability tasks through lm-evaluation-harness: its tasks and scoring, Keel's arms."""
 
-from keel.evaluate.capability.asking import EngineTaskAnswerer, TaskAnswerer
+from keel.evaluate.capability.asking import TaskAnswerer
 from keel.evaluate.capability.finding import PAPER_METRICS
+from keel.evaluate.capability.here import EngineTaskAnswerer
 from keel.evaluate.capability.opening import open_task
 from keel.evaluate.capability.results import JUDGE, task_result, task_verdicts
 from keel.evaluate.capability.served import ServedTaskAnswerer

@@ -1,0 +1,134 @@
+"""lm-eval's tasks put to an engine of this process, through lm-eval's own model class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keel.engines.transformers import TransformersEngine
+from keel.errors import UsageError
+from keel.evaluate.arms import Arm
+from keel.evaluate.capability.asking import (
+    Batches,
+    Question,
+    Replies,
+    Reply,
+    alike,
+    with_words_of,
+)
+from keel.types import ModelIdentity
+
+_ROWS_CPU, _ROWS_GPU = 32, 128
+"""Most items in a batch: what a kill costs, and past which a machine gains little."""
+_SCORED_TOKENS = 4096
+"""Most tokens in a batch of texts to be scored, whose logits are all held in float32."""
+
+
+@dataclass(frozen=True)
+class EngineTaskAnswerer:
+    """A model in this process that answers tasks."""
+
+    engine: TransformersEngine
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.engine.identity
+
+    @property
+    def has_chat(self) -> bool:
+        return not self.engine.template.is_plain
+
+    @property
+    def has_plain(self) -> bool:
+        return True
+
+    def fingerprint(self, arm: Arm) -> str:
+        return arm.fingerprint
+
+    def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
+        from keel.evaluate.capability.model import HeldLM
+
+        lm = HeldLM(self.engine, arm, batch_size=len(questions))
+        requests = [r for one in questions for r in one.requests for _ in range(r.repeats)]
+        given = iter(getattr(lm, questions[0].kind)(requests))
+        responses = [
+            [[next(given) for _ in range(r.repeats)] for r in one.requests] for one in questions
+        ]
+        # One text per question: lm-eval ran them in the order in which they were given.
+        lengths = lm.lengths if len(lm.lengths) == len(questions) else [None] * len(questions)
+        replies = (Reply(*pair) for pair in zip(responses, lengths, strict=True))
+        return Replies(tuple(replies), lm.firing)
+
+    def chat_of(self, arm: Arm) -> Callable[..., str]:
+        from keel.evaluate.capability.model import HeldLM
+
+        lm = HeldLM(self.engine, arm, batch_size=1)
+
+        def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            chat = with_words_of(arm, history)
+            return str(lm.apply_chat_template(chat, add_generation_prompt=add_generation_prompt))
+
+        return render
+
+    def batches_of(
+        self, questions: Sequence[Question], size: int | None
+    ) -> tuple[Batches, list[str]]:
+        """In lm-eval's order, longest first, and of one kind each: for texts to answer the batches
+        are the very ones that lm-eval would make of the whole task with this batch size.
+        """
+        engine = self.engine
+        lengths = [_tokens(engine, question) for question in questions]
+        warnings = _context_warnings(engine, questions, lengths)
+        batches: list[tuple[int, ...]] = []
+        for places in alike(questions).values():
+            order = sorted(places, key=lambda n: (-lengths[n], _text(questions[n])))
+            rows = size or _rows(engine, questions[order[0]], lengths[order[0]])
+            batches += [tuple(order[at : at + rows]) for at in range(0, len(order), rows)]
+        return tuple(batches), warnings
+
+
+def _tokens(engine: TransformersEngine, question: Question) -> int:
+    """Tokens of the longest text that the model is given, without what it generates."""
+    given = [
+        r.args[:1] if r.request_type == "generate_until" else r.args for r in question.requests
+    ]
+    return max(len(engine.tokenizer.encode("".join(texts))) for texts in given)
+
+
+def _text(question: Question) -> str:
+    return str(question.requests[0].args[0])
+
+
+def _rows(engine: TransformersEngine, longest: Question, tokens: int) -> int:
+    """Items whose batch fits in memory; of several texts per item, lm-eval runs as many rows."""
+    most = _ROWS_CPU if engine.device.type == "cpu" else _ROWS_GPU
+    if longest.kind == "generate_until":
+        room = engine.budget.tokens // (tokens + longest.max_new_tokens)
+    else:
+        room = min(engine.budget.read_tokens, _SCORED_TOKENS) // max(tokens, 1)
+    return max(1, min(most, engine.budget.rows, room))
+
+
+def _context_warnings(
+    engine: TransformersEngine, questions: Sequence[Question], lengths: Sequence[int]
+) -> list[str]:
+    """Prompts that the model's context cannot hold: lm-eval cuts them at their beginning."""
+    from lm_eval.models.utils import resolve_max_length
+
+    context = int(resolve_max_length(engine.model.config, engine.tokenizer, default=2048))
+    new = max(question.max_new_tokens for question in questions)
+    if new >= context:
+        raise UsageError(
+            f"the task's answers have up to {new} tokens, and the model's context holds {context}; "
+            "allow fewer with --max-new-tokens"
+        )
+    cut = sum(
+        n + question.max_new_tokens > context
+        for n, question in zip(lengths, questions, strict=True)
+    )
+    if not cut:
+        return []
+    return [
+        f"{cut} of {len(questions)} prompts are too long for the model's context of {context} "
+        "tokens and lost their beginning"
+    ]
