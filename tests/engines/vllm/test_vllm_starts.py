@@ -198,6 +198,7 @@ def test_the_canary_ends_an_engine_whose_layer_is_passed_by(folder):
 
 
 def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):
+    from keel.engines.vllm import versions
 
     monkeypatch.setattr(versions, "TESTED", ("9.9.",))
     with (

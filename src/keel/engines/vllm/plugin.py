@@ -17,8 +17,6 @@ from typing import Any
 from keel.engines.vllm.deployment import Asked, Deployment
 from keel.errors import UsageError
 
-"""Versions of vLLM that the tests run on."""
-
 _DONE = "_keel_is_registered"
 
 

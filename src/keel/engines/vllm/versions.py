@@ -8,6 +8,7 @@ import os
 from keel.errors import MissingExtraError
 
 TESTED = ("0.32.",)
+"""Versions of vLLM that the tests run on."""
 
 
 def check_version() -> None:
