@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -17,7 +18,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 from benchmarks.arms.texts import MODEL
 from benchmarks.measuring import timed
 
-NEW_TOKENS = 64
+NEW_TOKENS, EXTRACTED_TOKENS = 64, 128
 _BAND = range(18, 23)
 
 
@@ -128,12 +129,33 @@ class _Engine:
         key = f"k{self.numbers}" if asked["record"] else ""
         if key:
             arguments["keel_record"] = key
+        is_extraction = asked.get("extracts", False)
         parameters = SamplingParams(
-            temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, extra_args=arguments or None
+            temperature=0.0,
+            max_tokens=EXTRACTED_TOKENS if is_extraction else NEW_TOKENS,
+            ignore_eos=not is_extraction,
+            extra_args=arguments or None,
         )
         text = f"Question {number}: what is the sea like, and why do people go there in summer?"
+        if is_extraction:
+            text = self._extraction_prompts(asked["requests"])[number]
         self.llm.llm_engine.add_request(str(self.numbers), text, parameters)
         return key
+
+    @cache  # noqa: B019 - one engine lives as long as its process
+    def _extraction_prompts(self, count: int) -> list[str]:
+        """Roles of the library asked its questions, in the model's template."""
+        from benchmarks.arms.texts import prompts
+
+        tokenizer = self.llm.get_tokenizer()
+        return [
+            tokenizer.apply_chat_template(
+                [{"role": m.speaker, "content": m.content} for m in one.conversation.messages],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            for one in prompts(count)
+        ]
 
 
 def _say(answers: Any, record: dict[str, Any]) -> None:
