@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
@@ -83,6 +83,7 @@ Batches = tuple[tuple[int, ...], ...]
 """Places of the questions that are asked together."""
 
 
+@runtime_checkable
 class TaskAnswerer(Protocol):
     """A model that lm-eval's tasks can be put to."""
 
