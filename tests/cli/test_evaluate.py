@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from keel.cli.evaluation_words import interval_bar
+from keel.cli.evaluation_words import interval_bar, print_result
+from keel.store import open_run
 from keel.types import Interval
 from tests.cli.commands import CPU, contents
 
@@ -49,6 +52,16 @@ def test_the_table_shows_every_arm_and_says_what_it_means(evaluated, keel):
     assert "●" in told.out
     assert "Unsteered" in told.out
     assert all(len(line) <= 80 or line.startswith("•") for line in told.out.splitlines()[:12])
+
+
+def test_no_column_is_cut_where_names_are_long(evaluated, capsys):
+    """On 80 columns the counts once read `3…`: the bar gives way instead."""
+    result = open_run(evaluated).evaluations()["jailbreak"]
+    arms = tuple(replace(arm, arm=f"{arm.arm}:-0.25", n=1000) for arm in result.arms)
+    print_result(replace(result, arms=arms))
+    told = capsys.readouterr().out
+    assert "…" not in told
+    assert told.count(" 1000 ") == len(arms)
 
 
 def test_finished_evaluations_are_listed(evaluated, keel):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from keel.store import EvaluationFolder
 
+_BAR_GOES_HERE, _SHORTEST_BAR = "", 9
 _BAR = 14
 _NONE = "–"
 
@@ -81,29 +82,35 @@ def interval_bar(found: Interval, low: float, high: float, width: int = _BAR) ->
 
 
 def _effects(result: EvalResult) -> Table:
-    """What each arm came to, beside the unsteered one."""
+    """What each arm came to, beside the unsteered one; the bar takes the room that is left."""
     rows = _rows(result)
     is_share = result.is_share
     low, high = min(0.0, *(arm.rate.low for arm in rows)), max(arm.rate.high for arm in rows)
-    table = _empty_table("n", "%" if is_share else "mean", "95 %", "", "change", "p")
-    for arm in rows:
-        change = arm.difference
+    heads = ("n", "%" if is_share else "mean", "95 %", "", "change", "p")
+    cells = [_effect_cells(arm, is_share) for arm in rows]
+    taken = sum(max(map(len, column)) + 2 for column in zip(("arm", *heads), *cells, strict=True))
+    width = max(_SHORTEST_BAR, min(_BAR, console.stdout.width - taken))
+    table = _empty_table(*heads)
+    for arm, told in zip(rows, cells, strict=True):
+        bar = interval_bar(arm.rate, low, max(high, 1.0) if is_share else high, width)
+        style = "dim" if arm is result.baseline else ""
         table.add_row(
-            *map(
-                escape,
-                (
-                    arm.arm,
-                    f"{arm.n}" + (f" −{arm.unjudged}" if arm.unjudged else ""),
-                    _number(arm.rate.value, is_share),
-                    f"{_number(arm.rate.low, is_share)} to {_number(arm.rate.high, is_share)}",
-                    interval_bar(arm.rate, low, max(high, 1.0) if is_share else high),
-                    _NONE if change is None else _change(change, is_share),
-                    _p(arm.p_value),
-                ),
-            ),
-            style="dim" if arm is result.baseline else "",
+            *map(escape, (bar if cell == _BAR_GOES_HERE else cell for cell in told)), style=style
         )
     return table
+
+
+def _effect_cells(arm: ArmResult, is_share: bool) -> tuple[str, ...]:
+    change = arm.difference
+    return (
+        arm.arm,
+        f"{arm.n}" + (f" −{arm.unjudged}" if arm.unjudged else ""),
+        _number(arm.rate.value, is_share),
+        f"{_number(arm.rate.low, is_share)} to {_number(arm.rate.high, is_share)}",
+        _BAR_GOES_HERE,
+        _NONE if change is None else _change(change, is_share),
+        _p(arm.p_value),
+    )
 
 
 def _costs(result: EvalResult) -> Table:
