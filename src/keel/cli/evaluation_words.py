@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from keel.store import EvaluationFolder
 
-_BAR_GOES_HERE, _SHORTEST_BAR = "", 9
+_BAR_GOES_HERE, _SHORTEST_BAR = "", 7
 _BAR = 14
 _NONE = "–"
 
@@ -89,10 +89,11 @@ def _effects(result: EvalResult) -> Table:
     heads = ("n", "%" if is_share else "mean", "95 %", "", "change", "p")
     cells = [_effect_cells(arm, is_share) for arm in rows]
     taken = sum(max(map(len, column)) + 2 for column in zip(("arm", *heads), *cells, strict=True))
-    width = max(_SHORTEST_BAR, min(_BAR, console.stdout.width - taken))
+    room = min(_BAR, console.stdout.width - taken)
     table = _empty_table(*heads)
     for arm, told in zip(rows, cells, strict=True):
-        bar = interval_bar(arm.rate, low, max(high, 1.0) if is_share else high, width)
+        ends = (low, max(high, 1.0) if is_share else high)
+        bar = interval_bar(arm.rate, *ends, room) if room >= _SHORTEST_BAR else ""
         style = "dim" if arm is result.baseline else ""
         table.add_row(
             *map(escape, (bar if cell == _BAR_GOES_HERE else cell for cell in told)), style=style
