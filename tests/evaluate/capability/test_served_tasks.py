@@ -61,6 +61,32 @@ def test_tasks_are_asked_greedily_in_chat_with_the_arms_words(files):
     assert {m["role"] for body in served.asked for m in body["messages"]} == {"system", "user"}
 
 
+@pytest.mark.parametrize("arm", ["prompt", "reprompt"])
+def test_the_arms_words_are_said_once_where_they_belong(files, arm):
+    """They were put in twice: when the messages were written and when they were asked."""
+    with serving(Served(says=right_below(9))) as served:
+        answered(served, opened(files, "gsm8k"), "none")
+        answered(served, opened(files, "gsm8k"), arm, f"none,{arm}")
+    plain, changed = served.asked[:7], served.asked[7:]
+    (wanted,) = (one for one in served_arms(parse_arms(f"none,{arm}")).arms if one.name == arm)
+    words = wanted.instruction.text
+    users = {body["messages"][-1]["content"] for body in plain}
+    for body in changed:
+        told = "\n".join(message["content"] for message in body["messages"])
+        assert told.count(words) == (2 if wanted.instruction.is_repeated else 1)
+        assert any(body["messages"][-1]["content"].endswith(one) for one in users)
+
+
+def test_no_more_stop_words_are_sent_than_openai_takes(files):
+    task = opened(files, "gsm8k")
+    for leaf in task._leaves.values():
+        leaf.set_config("generation_kwargs", {"until": list("abcdef")}, update=True)
+    with serving(Served(says=lambda _: "#### 1 f and more")) as served:
+        answers = answered(served, task)
+    assert {len(body["stop"]) for body in served.asked} == {4}
+    assert {answer.text for answer in answers} == {"#### 1 "}  # cut at all six
+
+
 def test_a_setting_is_asked_for_by_name(files):
     with serving(Served(settings={"mine"}, says=lambda _: "#### 1")) as served:
         answered(served, opened(files, "gsm8k"), "capped:mine", "none,capped:mine")

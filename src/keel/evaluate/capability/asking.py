@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.steering import Firing
-from keel.types import Conversation, Message, ModelIdentity
+from keel.types import ModelIdentity
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TaskAnswerer(Protocol):
         """Tells apart what an arm does here."""
 
     def chat_of(self, arm: Arm) -> Callable[..., str]:
-        """lm-eval's way to write messages as one text, with the arm's own words in them."""
+        """lm-eval's way to write messages as one text, for `ask` to understand."""
 
     def batches_of(
         self, questions: Sequence[Question], size: int | None
@@ -112,14 +112,6 @@ class TaskAnswerer(Protocol):
 
     def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
         """One batch of questions of one kind, asked under an arm."""
-
-
-def with_words_of(arm: Arm, history: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """lm-eval's messages, with what the arm says to the model in them."""
-    if arm.instruction is None:
-        return list(history)
-    asked = Conversation(tuple(Message(one["role"], one["content"]) for one in history))  # type: ignore[arg-type]
-    return [{"role": m.speaker, "content": m.content} for m in arm.change(asked).messages]
 
 
 def system_of(arm: Arm) -> str | None:

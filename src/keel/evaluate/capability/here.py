@@ -14,9 +14,8 @@ from keel.evaluate.capability.asking import (
     Replies,
     Reply,
     alike,
-    with_words_of,
 )
-from keel.types import ModelIdentity
+from keel.types import Conversation, Message, ModelIdentity
 
 _ROWS_CPU, _ROWS_GPU = 32, 128
 """Most items in a batch: what a kill costs, and past which a machine gains little."""
@@ -65,7 +64,7 @@ class EngineTaskAnswerer:
         lm = HeldLM(self.engine, arm, batch_size=1)
 
         def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            chat = with_words_of(arm, history)
+            chat = _with_words_of(arm, history)
             return str(lm.apply_chat_template(chat, add_generation_prompt=add_generation_prompt))
 
         return render
@@ -85,6 +84,14 @@ class EngineTaskAnswerer:
             rows = size or _rows(engine, questions[order[0]], lengths[order[0]])
             batches += [tuple(order[at : at + rows]) for at in range(0, len(order), rows)]
         return tuple(batches), warnings
+
+
+def _with_words_of(arm: Arm, history: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """lm-eval's messages, with what the arm says to the model in them."""
+    if arm.instruction is None:
+        return list(history)
+    asked = Conversation(tuple(Message(one["role"], one["content"]) for one in history))  # type: ignore[arg-type]
+    return [{"role": m.speaker, "content": m.content} for m in arm.change(asked).messages]
 
 
 def _tokens(engine: TransformersEngine, question: Question) -> int:

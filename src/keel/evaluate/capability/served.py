@@ -20,7 +20,6 @@ from keel.evaluate.capability.asking import (
     Replies,
     Reply,
     alike,
-    with_words_of,
 )
 from keel.evaluate.served import ServedAnswerer
 from keel.types import Conversation, Message, ModelIdentity, Sampling
@@ -53,7 +52,7 @@ class ServedTaskAnswerer:
 
     def chat_of(self, arm: Arm) -> Callable[..., str]:
         def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            return json.dumps(with_words_of(arm, history))
+            return json.dumps(history)  # the arm's words are put in where it is asked
 
         return render
 
