@@ -57,7 +57,7 @@ def test_the_table_shows_every_arm_and_says_what_it_means(evaluated, keel):
 def test_no_column_is_cut_where_names_are_long(evaluated, capsys):
     """On 80 columns the counts once read `3…`: the bar gives way instead."""
     result = open_run(evaluated).evaluations()["jailbreak"]
-    arms = tuple(replace(arm, arm=f"{arm.arm}:layers_21", n=1000) for arm in result.arms)
+    arms = tuple(replace(arm, arm=f"{arm.arm}:layers_21:26-p75", n=1000) for arm in result.arms)
     print_result(replace(result, arms=arms))
     told = capsys.readouterr().out
     assert "…" not in told

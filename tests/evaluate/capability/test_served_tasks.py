@@ -63,7 +63,7 @@ def test_tasks_are_asked_greedily_in_chat_with_the_arms_words(files):
 
 @pytest.mark.parametrize("arm", ["prompt", "reprompt"])
 def test_the_arms_words_are_said_once_where_they_belong(files, arm):
-    """They were put in twice: when the messages were written and when they were asked."""
+    """Whoever asks puts them in; the messages as they are written do not have them yet."""
     with serving(Served(says=right_below(9))) as served:
         answered(served, opened(files, "gsm8k"), "none")
         answered(served, opened(files, "gsm8k"), arm, f"none,{arm}")
