@@ -71,7 +71,7 @@ class _Engine:
         self.tokens = 0
         self.steps_s: list[float] = []
         self.texts: list[tuple[list[int], int]] = []
-        """Tokens of each prompt with its answer, and where the answer begins."""
+        """As asked: tokens of each prompt with its answer, and where the answer begins."""
         if deployment is not None:
             self._register(deployment)
 
@@ -100,7 +100,7 @@ class _Engine:
         """Answer so many requests, of which a share is held, and note when the first token came."""
         engine, began = self.llm.llm_engine, time.perf_counter()
         keys = [self._submit(number, asked) for number in range(asked["requests"])]
-        self.tokens, self.texts = 0, []
+        self.tokens, texts = 0, {}
         self.steps_s = []
         while engine.has_unfinished_requests():
             start = time.perf_counter()
@@ -113,7 +113,8 @@ class _Engine:
                     said = list(output.outputs[0].token_ids)
                     self.tokens += len(said)
                     asked_ids = list(output.prompt_token_ids)
-                    self.texts.append((asked_ids + said, len(asked_ids)))
+                    texts[int(output.request_id)] = (asked_ids + said, len(asked_ids))
+        self.texts = [texts[number] for number in sorted(texts)]
         recorded = [key for key in keys if key]
         if recorded:
             self._call("collect", recorded)

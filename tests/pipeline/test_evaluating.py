@@ -179,6 +179,18 @@ def test_the_price_counts_what_is_left_to_answer(evaluated, model_folder):
     assert price["minutes of answering, at most"] >= 0
 
 
+def test_a_price_of_other_items_than_it_was_begun_with_is_refused(evaluated, model_folder):
+    """It had counted the batches of the old items as answers to the new ones."""
+    engine = open_small(model_folder)
+    arms = pipeline.arms_of(engine, evaluated.read(), parse_arms("none,replaced"))
+    more = Evaluation(small_suite(ITEMS + 4), arms)
+    answerer = EngineAnswerer(engine)
+    with pytest.raises(StaleArtifactError, match="items"):
+        pipeline.price_evaluation(answerer, evaluated, more, measure=False)
+    price = pipeline.price_evaluation(answerer, evaluated, more, measure=False, overwrite=True)
+    assert price["answers"] == 2 * (ITEMS + 4)
+
+
 @contextmanager
 def _working(model: Path, run: Path) -> Iterator[Any]:
     """The evaluation in a process of its own, on one thread as here."""

@@ -91,3 +91,50 @@ def test_whoever_watches_is_told_of_each_answer():
     told = []
     answered(on_rollout=lambda rollout: told.append(rollout.prompt.id))
     assert sorted(told) == sorted(p.id for p in PROMPTS)
+
+
+class _Counted(FakeEngine):
+    """A rolling engine that notes how many prompts each call had."""
+
+    def __init__(self):
+        super().__init__(is_rolling=True)
+        self.calls = []
+
+    def generate(self, prompts, *arguments, **options):
+        self.calls.append(len(prompts))
+        return super().generate(prompts, *arguments, **options)
+
+
+def test_an_engine_that_schedules_gets_all_that_is_left_in_one_call():
+    """Ten prompts in batches of 4, 4 and 2: with the first done, six are left."""
+    engine = _Counted()
+    answered(engine, done={0})
+    assert engine.calls == [6]
+
+
+def test_a_rolling_engines_batches_come_as_they_fill_up_each_with_its_own_answers():
+    """This one hands out the last prompt's answer first, so the last batch is full first."""
+    greedy = Sampling(max_new_tokens=5, temperature=0)
+    planned = answered(sampling=greedy)
+    rolled = answered(FakeEngine(is_rolling=True), sampling=greedy)
+    assert [batch.number for batch in rolled] == [2, 1, 0]
+    for batch, same in zip(reversed(rolled), planned, strict=True):
+        assert batch.rollouts == same.rollouts
+        assert torch.equal(batch.activations.means_BLD, same.activations.means_BLD)
+
+
+def test_a_batch_is_handed_on_before_the_next_is_answered():
+    """What was answered must be safe soon: a kill costs a batch or two, not the run."""
+    engine, told = FakeEngine(is_rolling=True), []
+    batches = engine.plan(PROMPTS, SAMPLING)
+    rolling = answer_prompts(engine, PROMPTS, batches, SAMPLING, seed=0, on_rollout=told.append)
+    first = next(rolling)
+    assert [rollout.prompt.id for rollout in told] == [
+        r.prompt.id for r in reversed(first.rollouts)
+    ]
+
+
+def test_a_rolling_run_that_stopped_goes_on_as_if_it_had_not():
+    whole = {b.number: b for b in answered(FakeEngine(is_rolling=True))}
+    (rest,) = answered(FakeEngine(is_rolling=True), done={0, 2})
+    assert rest.rollouts == whole[1].rollouts

@@ -176,18 +176,23 @@ def _here(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Answerer, E
     """An engine of Keel's answers. For a price, arms need not be made: names will do."""
     from keel import pipeline
     from keel.evaluate import Arm, EngineAnswerer, parse_arms
+    from keel.store import RunFolder
 
     lent = None if asked.on is None else pipeline.lend_axis(asked.run.axis, engine)
     axis = asked.run.axis if lent is None else lent.axis
     specs = parse_arms(asked.arms)
+    answerer = EngineAnswerer(engine, axis)
+    by_name = asked.evaluation(tuple(Arm(s.name) for s in specs))
     if is_priced:
-        return EngineAnswerer(engine, axis), asked.evaluation(tuple(Arm(s.name) for s in specs))
+        return answerer, by_name
+    # Controls take half a minute to match: what would be refused is refused before.
+    pipeline.begins_anew(answerer, RunFolder(asked.run.path), by_name, overwrite=asked.overwrite)
     with console.progress() as progress:
         arms = pipeline.arms_of(
             engine, asked.run, specs, axis=axis, seed=asked.seed, on_progress=progress
         )
     told = ((), {}) if lent is None else ((lent.warning,), lent.facts)
-    return EngineAnswerer(engine, axis), asked.evaluation(arms, *told)
+    return answerer, asked.evaluation(arms, *told)
 
 
 def _evaluate(
@@ -238,6 +243,7 @@ def _show_price(
             evaluation,
             judged_by=judged_by,
             measure=isinstance(answerer, EngineAnswerer),
+            overwrite=asked.overwrite,
         )
     if json:
         console.print_json(price)

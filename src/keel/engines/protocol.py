@@ -108,6 +108,11 @@ class Engine(Protocol):
     def layers(self) -> int:
         """Number of decoder blocks."""
 
+    @property
+    def is_rolling(self) -> bool:
+        """Whether `generate` takes any number of prompts and keeps as many in work as fit; else it
+        is given one planned batch at a time."""
+
     def template_facts(self) -> dict[str, str]:
         """What the chat template does of its own accord, to be shown to people."""
 
@@ -124,7 +129,8 @@ class Engine(Protocol):
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[Completion]:
-        """Answer one batch, each completion as it finishes. The seed decides every draw.
+        """Answer prompts (those of one batch, unless `is_rolling`), each completion as it finishes.
+        The seed decides every draw.
 
         With a seed per prompt, an answer's draws are its own, whatever else is in the batch.
         `on_text` is called with (place, piece of text) as an answer grows.

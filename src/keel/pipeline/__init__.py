@@ -12,7 +12,7 @@ from keel.pipeline.capability import (
     price_capability,
 )
 from keel.pipeline.comparing import compare, comparison_page
-from keel.pipeline.evaluating import Evaluation, evaluate
+from keel.pipeline.evaluating import Evaluation, begins_anew, evaluate
 from keel.pipeline.evaluation_price import price_evaluation
 from keel.pipeline.extraction import (
     ExtractInputs,
@@ -58,6 +58,7 @@ __all__ = [
     "Tour",
     "What",
     "arms_of",
+    "begins_anew",
     "calibrate",
     "check_same_model",
     "compare",

@@ -100,6 +100,20 @@ def evaluate(
         return result
 
 
+def begins_anew(
+    answerer: Answerer, folder: RunFolder, asked: Evaluation, *, overwrite: bool = False
+) -> bool:
+    """Whether what stands under its name was begun with other inputs, and `overwrite` drops it.
+
+    Without `overwrite` that raises StaleArtifactError. Arms are not looked at.
+    """
+    place = EvaluationFolder(folder, asked.folder_name)
+    plan = _plan_of(place, answerer, asked)
+    if not overwrite:
+        place.check(plan, asked.suite.items)
+    return bool(place.differences(plan, asked.suite.items))
+
+
 def _told(asked: Evaluation, labels: Labels) -> Evaluation:
     """The same with what is to be said of the labels."""
     return replace(
@@ -115,13 +129,7 @@ def _begin(
     """The plan that holds, and every arm found to be the one that it was."""
     items, sampling = asked.suite.items, asked.suite.sampling
     records = [_record(answerer, arm, number) for number, arm in enumerate(asked.arms)]
-    made = EvaluationPlan(
-        identity=answerer.identity,
-        settings=_settings(place.run.read(), asked),
-        seed=asked.seed,
-        batches=(),
-        command=asked.command,
-    )
+    made = _plan_of(place, answerer, asked)
     if overwrite:
         _drop_changed(place, made, asked, records)
     if not place.is_begun:
@@ -131,6 +139,17 @@ def _begin(
     for record in records:
         place.check_arm(record)
     return AnsweringPlan(held.batches, held.first)
+
+
+def _plan_of(place: EvaluationFolder, answerer: Answerer, asked: Evaluation) -> EvaluationPlan:
+    """What is asked, its batches not yet planned."""
+    return EvaluationPlan(
+        identity=answerer.identity,
+        settings=_settings(place.run.read(), asked),
+        seed=asked.seed,
+        batches=(),
+        command=asked.command,
+    )
 
 
 def _drop_changed(

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from keel.evaluate import Answerer, AnsweringPlan, cases_of, plan_answers
+from keel.evaluate import Answerer, AnsweringPlan, batches_of, cases_of, plan_answers
 from keel.judge import EndpointGrader
-from keel.pipeline.evaluating import Evaluation, left_of
+from keel.pipeline.evaluating import Evaluation, begins_anew, left_of
 from keel.store import EvaluationFolder, RunFolder
 from keel.types import Answered, Grader, Rubric
 
@@ -23,15 +23,23 @@ def price_evaluation(
     *,
     judged_by: tuple[Grader, Rubric] | None = None,
     measure: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """What an evaluation would take, at the most, less what is answered already.
 
     The time is that of two short batches, drawn out; nothing is kept, and no judge is asked. What
-    a judge behind an address costs is told where its prices are known.
+    a judge behind an address costs is told where its prices are known. Raises StaleArtifactError
+    where it was begun with other inputs; with `overwrite` all of it is priced.
     """
+    is_anew = begins_anew(answerer, folder, asked, overwrite=overwrite)
     suite, place = asked.suite, EvaluationFolder(folder, asked.folder_name)
     plan = plan_answers(answerer, suite.items, suite.sampling)
-    left = {arm.name: left_of(place, suite, plan, arm.name) for arm in asked.arms}
+    left = {
+        arm.name: batches_of(plan, suite.items, arm.name)
+        if is_anew
+        else left_of(place, suite, plan, arm.name)
+        for arm in asked.arms
+    }
     answers = sum(len(plan.batches[n]) for numbers in left.values() for n in numbers)
     first = sum(map(len, plan.first)) * len(asked.arms)
     found: dict[str, Any] = {

@@ -11,6 +11,8 @@ import torch
 from keel.engines import Batch, Completion, Engine, Recording
 from keel.types import ActivationBatch, Activations, Prompt, Rollout, Sampling
 
+_MEANS = Recording(means=True)
+
 
 @dataclass(frozen=True)
 class AnsweredBatch:
@@ -32,25 +34,67 @@ def answer_prompts(
     done: Collection[int] = (),
     on_rollout: Callable[[Rollout], None] = lambda rollout: None,
 ) -> Iterator[AnsweredBatch]:
-    """Batches in the planned order, without those done before.
+    """Batches without those done before, in the planned order, or as they fill up where the engine
+    schedules many at once.
 
     What a batch answers depends on the run's seed, its number and its prompts alone, so a run
     that was interrupted goes on as if it had not been. `on_rollout` is called as answers finish.
     """
-    for batch in batches:
-        if batch.number in done:
-            continue
+    left = [batch for batch in batches if batch.number not in done]
+    if engine.is_rolling:
+        yield from _rolling(engine, prompts, left, sampling, seed, on_rollout)
+        return
+    for batch in left:
         asked = [prompts[place] for place in batch.places]
-        completions: dict[int, Completion] = {}
+        filling = _Filling(batch.number, asked)
         for completion in engine.generate(
-            asked,
-            sampling,
-            seed=batch_seed(seed, batch.number),
-            recording=Recording(means=True),
+            asked, sampling, seed=batch_seed(seed, batch.number), recording=_MEANS
         ):
-            completions[completion.place] = completion
-            on_rollout(_rollout(asked[completion.place], completion))
-        yield _answered(batch.number, asked, [completions[n] for n in range(len(asked))])
+            on_rollout(filling.add(completion.place, completion))
+        yield filling.answered()
+
+
+def _rolling(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    batches: Sequence[Batch],
+    sampling: Sampling,
+    seed: int,
+    on_rollout: Callable[[Rollout], None],
+) -> Iterator[AnsweredBatch]:
+    """All batches in one call: none waits for the longest answer of the one before it."""
+    filling = [_Filling(b.number, [prompts[place] for place in b.places]) for b in batches]
+    homes = [(one, row) for one in filling for row in range(len(one.prompts))]
+    seeds = [batch_seed(seed, one.number) for one, _ in homes]
+    asked = [one.prompts[row] for one, row in homes]
+    for completion in engine.generate(asked, sampling, seed=seeds, recording=_MEANS):
+        batch, row = homes[completion.place]
+        on_rollout(batch.add(row, completion))
+        if batch.is_full:
+            yield batch.answered()
+
+
+class _Filling:
+    """A batch whose answers are coming in."""
+
+    def __init__(self, number: int, prompts: Sequence[Prompt]) -> None:
+        self.number, self.prompts = number, prompts
+        self._found: dict[int, Completion] = {}
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._found) == len(self.prompts)
+
+    def add(self, row: int, completion: Completion) -> Rollout:
+        """Take the answer of a row; its rollout."""
+        self._found[row] = completion
+        return _rollout(self.prompts[row], completion)
+
+    def answered(self) -> AnsweredBatch:
+        """The batch, whose answers are let go. Raises KeyError where one has not come."""
+        found = [self._found.pop(row) for row in range(len(self.prompts))]
+        rollouts = [_rollout(p, c) for p, c in zip(self.prompts, found, strict=True)]
+        return batch_of(self.number, rollouts, [one.activations for one in found])
 
 
 def batch_seed(run_seed: int, number: int) -> int:
@@ -61,13 +105,6 @@ def batch_seed(run_seed: int, number: int) -> int:
 
 def _rollout(prompt: Prompt, completion: Completion) -> Rollout:
     return Rollout(prompt, completion.text, completion.token_ids, completion.finish)
-
-
-def _answered(
-    number: int, prompts: Sequence[Prompt], completions: Sequence[Completion]
-) -> AnsweredBatch:
-    rollouts = [_rollout(p, c) for p, c in zip(prompts, completions, strict=True)]
-    return batch_of(number, rollouts, [completion.activations for completion in completions])
 
 
 def batch_of(

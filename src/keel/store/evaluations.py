@@ -106,11 +106,23 @@ class EvaluationFolder:
         Raises StaleArtifactError, saying what differs, when it was begun with other inputs.
         """
         if self.is_begun:
-            return self._written(plan, items)
+            self.check(plan, items)
+            return self.plan
         write_jsonl(self.path / ITEMS, map(to_record, items))
         facts = {"format": FORMAT, "kind": "evaluation", "items_sha256": self._items_hash()}
         write_json(self.path / SETTINGS, {**facts, "plan": to_record(plan)})
         return plan
+
+    def check(self, plan: EvaluationPlan, items: Sequence[Item]) -> None:
+        """Raise StaleArtifactError, saying what differs, when it was begun with other inputs."""
+        changed = self.differences(plan, items)
+        if changed:
+            more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise StaleArtifactError(
+                f"evaluation {self.name!r} in {self.run.path} was begun with other inputs: "
+                f"{'; '.join(changed[:4])}{more}; choose another name with --name, or start it "
+                "over with --overwrite"
+            )
 
     def differences(self, plan: EvaluationPlan, items: Sequence[Item]) -> list[str]:
         """What is asked otherwise than the folder says; nothing where it is not begun."""
@@ -234,18 +246,6 @@ class EvaluationFolder:
             if (self.path / layout.RESULT).exists():
                 self.run.unlist_below(self.inside)
                 _delete(self.path / layout.RESULT)
-
-    def _written(self, plan: EvaluationPlan, items: Sequence[Item]) -> EvaluationPlan:
-        """The plan that was written first, if the same is asked."""
-        changed = self.differences(plan, items)
-        if changed:
-            more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-            raise StaleArtifactError(
-                f"evaluation {self.name!r} in {self.run.path} was begun with other inputs: "
-                f"{'; '.join(changed[:4])}{more}; choose another name with --name, or start it "
-                "over with --overwrite"
-            )
-        return self.plan
 
     def _settings(self) -> tuple[EvaluationPlan, str]:
         path = self.path / SETTINGS

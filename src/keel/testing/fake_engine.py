@@ -49,10 +49,12 @@ class FakeEngine:
         noise: float = 0.1,
         personas: Mapping[str, float] | None = None,
         reply: Reply = echo,
+        is_rolling: bool = False,
     ) -> None:
         planted = {} if personas is None else {"personas": personas}
         self.stream = PlantedStream(layers, hidden, seed, noise, **planted)
         self.reply = reply
+        self.is_rolling = is_rolling
         self.identity = self.stream.identity
         self.firing: Firing | None = None
 

@@ -8,8 +8,9 @@ import itertools
 import pytest
 import torch
 
-from keel.engines import Engine, Probe, Recording, open_engine
+from keel.engines import Batch, Engine, Probe, Recording, open_engine
 from keel.geometry import unit
+from keel.rollouts import answer_prompts
 from keel.steering import Ablation, Addition, Ceiling
 from keel.types import Conversation, Floor, Message, Sampling
 from tests.engines.vllm.serving_vllm import (
@@ -234,6 +235,20 @@ def test_sampling_follows_the_seed_and_the_prompt(engine):
     other = by_place(engine.generate(PROMPTS, warm, seed=2))
     assert once[2].token_ids == alone[0].token_ids
     assert [once[n].token_ids for n in range(4)] != [other[n].token_ids for n in range(4)]
+
+
+def test_batches_rolled_into_one_call_are_answered_as_each_alone(engine):
+    """So a run that was killed between two batches ends as one that was not."""
+    warm = Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0)
+    batches = [Batch(0, (0, 1)), Batch(1, (2, 3))]
+    rolled = {b.number: b for b in answer_prompts(engine, PROMPTS, batches, warm, seed=1)}
+    for number in (0, 1):
+        (alone,) = answer_prompts(engine, PROMPTS, batches, warm, seed=1, done={1 - number})
+        assert [r.token_ids for r in alone.rollouts] == [
+            r.token_ids for r in rolled[number].rollouts
+        ]
+        expected = rolled[number].activations.means_BLD
+        torch.testing.assert_close(alone.activations.means_BLD, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,11 @@ class TransformersEngine:
         """Number of decoder blocks."""
         return len(self.decoder.blocks)
 
+    @property
+    def is_rolling(self) -> bool:
+        """False: a batch is one padded tensor."""
+        return False
+
     def template_facts(self) -> dict[str, str]:
         """What the chat template does of its own accord, to be shown to people."""
         return self.template.facts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from keel.engines.vllm.deployment import KEY
@@ -47,20 +47,24 @@ class Queue:
 
     def run(
         self,
-        asked: Sequence[Asked],
+        asked: Iterable[Asked],
         setting: str,
         on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[tuple[Asked, Any]]:
-        """Requests with their outputs, as they finish; those not waited for are aborted."""
-        waiting, running = list(reversed(asked)), dict[str, Asked]()
+        """Requests with their outputs, as they finish; those not waited for are aborted.
+
+        `asked` is drawn on as room is found: it may be long, and its tokens made meanwhile.
+        """
+        waiting, running = iter(asked), dict[str, Asked]()
+        following = next(waiting, None)
         shown: dict[str, int] = {}
         rows = 0
         try:
-            while waiting or running:
-                while waiting and (not running or rows + waiting[-1].rows <= self.room):
-                    one = waiting.pop()
-                    rows += one.rows
-                    running[self.submit(one, setting)] = one
+            while following or running:
+                while following and (not running or rows + following.rows <= self.room):
+                    rows += following.rows
+                    running[self.submit(following, setting)] = following
+                    following = next(waiting, None)
                 for output in self.engine.step():
                     one = running[output.request_id]
                     if on_text is not None:

@@ -32,7 +32,7 @@ from keel.steering import Firing, Intervention
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
 _BATCH = 512
-"""Prompts that are committed together; vLLM schedules within them as it likes."""
+"""Prompts that are committed together; vLLM schedules across them as it likes."""
 _AT_ONCE = 256
 """Requests handed to vLLM at once where nothing is recorded."""
 
@@ -57,6 +57,11 @@ class VllmEngine:
         self._names = (f"s{number}" for number in itertools.count())
         self._check_held()
 
+    @property
+    def is_rolling(self) -> bool:
+        """True: vLLM schedules."""
+        return True
+
     def template_facts(self) -> dict[str, str]:
         """What the chat template does of its own accord, to be shown to people."""
         return self.template.facts()
@@ -79,20 +84,19 @@ class VllmEngine:
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[Completion]:
-        """Answer a batch, each completion as it finishes. Each prompt's seed decides its draws."""
+        """Answer prompts, each completion as it finishes. Each prompt's seed decides its draws."""
         records = recording.means or bool(recording.probes)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
-        asked = [
-            Asked(
-                place,
-                self.template.prompt_ids(prompt.conversation),
-                self._sampling(sampling, f"{seeds[place]}/{prompt.id}"),
-                (len(self.template.prompt_ids(prompt.conversation)), -1) if records else (),
-            )
-            for place, prompt in enumerate(prompts)
-        ]
+
+        def asked(place: int, prompt: Prompt) -> Asked:
+            ids = self.template.prompt_ids(prompt.conversation)
+            parameters = self._sampling(sampling, f"{seeds[place]}/{prompt.id}")
+            return Asked(place, ids, parameters, (len(ids), -1) if records else ())
+
         with self._probing(recording), self._under(interventions) as name:
-            for one, output in self.queue.run(asked, name, on_text):
+            for one, output in self.queue.run(
+                map(asked, itertools.count(), prompts), name, on_text
+            ):
                 yield self._completion(one, output, recording, sampling.max_new_tokens)
 
     def read(

@@ -34,8 +34,9 @@ class VllmSettings:
     """Do not compile: starts sooner, runs slower."""
     layers: tuple[int, ...] | None = None
     """Layers that can be steered; None for all."""
-    recordings: int = 64
-    """Answers recorded at once."""
+    recordings: int = 256
+    """Answers recorded, and therefore in work, at once. Each takes a row of float32 per layer: of a
+    70B model 2.7 MB."""
     probes: int = 4
     """Directions per layer on which projections can be taken at once."""
     steps: int = 2
