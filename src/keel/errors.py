@@ -10,6 +10,7 @@ KeelError
 ├── ModelLayoutError     the model is built in an unknown way: pass its list of blocks
 ├── ModelMismatchError   an artefact was made on another model: use that model
 ├── ModelLoadError       the model could not be loaded: check id, folder, network
+├── EngineDiedError      an engine's process ended: read what it printed, run again
 ├── EndpointError        a model behind an address did not answer: check address, key, name
 ├── BudgetError          what may be asked or paid for is used up: raise it, run again
 ├── JudgeError           too many of a judge's replies are of no use: read them, take another
@@ -60,6 +61,10 @@ class ModelMismatchError(KeelError, ValueError):
 
 class ModelLoadError(KeelError, OSError):
     """A model or its tokenizer could not be loaded."""
+
+
+class EngineDiedError(KeelError, RuntimeError):
+    """The process in which a model ran has ended."""
 
 
 class EndpointError(KeelError, ConnectionError):

@@ -43,6 +43,13 @@ def test_the_version_is_shown(keel):
     assert keel("--version").out == f"{__version__}\n"
 
 
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "keel", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+
+
 def test_no_help_loads_torch():
     """In a process of its own, since this one has it."""
     code = f"""

@@ -219,6 +219,18 @@ BAD_QUESTIONS_TO_A_RUN: dict[str, tuple[Callable[[Path], list[object]], tuple[st
         lambda run: ["extract", run_model(run), "-o", run, *SMALL, "--seed", "1"],
         ("begun with other inputs", "seed 0 → 1", "choose another folder with -o"),
     ),
+    "an engine's setting that it has not": (
+        lambda run: ["calibrate", run, "--engine", "vllm:eagre=true"],
+        ("no setting eagre", "there are dtype, eager"),
+    ),
+    "an option's setting behind the engine": (
+        lambda run: ["calibrate", run, "--engine", "transformers:trust_remote_code=true"],
+        ("give --trust-remote-code as an option of its own",),
+    ),
+    "a device for vLLM": (
+        lambda run: ["calibrate", run, "--engine", "vllm", "--device", "cpu"],
+        ("vLLM chooses device and blocks itself", "leave out --device"),
+    ),
     "roles for the report that are not there": (
         lambda run: ["report", run, "--roles", "nowhere"],
         ("nowhere is no folder",),

@@ -36,7 +36,12 @@ RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="transformers, or vllm for scale (see docs/vllm.md).")
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME[:SETTING=VALUE,...]",
+        help="transformers, or vllm for scale (see docs/vllm.md), as vllm:eager=true.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
 
@@ -142,14 +147,20 @@ def opening(
     device: str, dtype: str, blocks: str | None, trust_remote_code: bool, engine: str
 ) -> dict[str, Any]:
     """What opens an engine. Raises UsageError for options that the engine does not have."""
+    from keel.engines import parse_engine
     from keel.errors import UsageError
 
-    common = {"engine": engine, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    if engine != "vllm":
-        return {**common, "device": device, "blocks": blocks}
-    if device != "auto" or blocks is not None:
+    name, told = parse_engine(engine)
+    common = {"engine": name, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    if name != "vllm":
+        common |= {"device": device, "blocks": blocks}
+    elif device != "auto" or blocks is not None:
         raise UsageError("vLLM chooses device and blocks itself; leave out --device and --blocks")
-    return common
+    twice = sorted(common.keys() & told.keys())
+    if twice:
+        options = ", ".join(f"--{one.replace('_', '-')}" for one in twice)
+        raise UsageError(f"give {options} as an option of its own, not behind --engine")
+    return {**common, **told}
 
 
 def print_json(value: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from keel.engines.catalogue import EMBEDDED, cache_folder, spoken_name
 from keel.engines.chat_template import ChatTemplate, Transcript, Turn
+from keel.engines.naming import parse_engine, settings_class
 from keel.engines.protocol import (
     Batch,
     Completion,
@@ -16,7 +17,6 @@ from keel.engines.protocol import (
     Recording,
     TurnRecord,
 )
-from keel.errors import UsageError
 
 __all__ = [
     "EMBEDDED",
@@ -33,6 +33,8 @@ __all__ = [
     "TurnRecord",
     "cache_folder",
     "open_engine",
+    "parse_engine",
+    "settings_class",
     "spoken_name",
 ]
 
@@ -44,13 +46,11 @@ def open_engine(model: str, engine: str = "transformers", **settings: Any) -> En
     trust_remote_code; for vLLM the fields of `keel.engines.vllm.VllmSettings`. Raises UsageError
     for an unknown engine, ModelLoadError for an unknown model.
     """
+    told = settings_class(engine)(**settings)
     if engine == "vllm":
-        from keel.engines.vllm import VllmSettings
         from keel.engines.vllm import load_engine as load_vllm
 
-        return load_vllm(model, VllmSettings(**settings))
-    if engine != "transformers":
-        raise UsageError(f"engine is {engine!r}, expected 'transformers' or 'vllm'")
-    from keel.engines.transformers import LoadSettings, load_engine
+        return load_vllm(model, told)
+    from keel.engines.transformers import load_engine
 
-    return load_engine(model, LoadSettings(**settings))
+    return load_engine(model, told)

@@ -13,7 +13,7 @@ from typing import Any
 
 from keel import pipeline
 from keel.drift import Gauge
-from keel.engines import ChatTemplate, Engine, open_engine
+from keel.engines import ChatTemplate, Engine, open_engine, settings_class
 from keel.errors import MissingArtifactError, NotAppliedError, UsageError
 from keel.steering import Firing
 from keel.store import Run, open_run
@@ -91,11 +91,7 @@ def _floors(run: Run, setting: str | None) -> Floors | None:
 
 
 def _check_opening(engine: str, given: dict[str, Any]) -> None:
-    from keel.engines.transformers import LoadSettings
-    from keel.engines.vllm import VllmSettings
-
-    settings = VllmSettings if engine == "vllm" else LoadSettings
-    known = [field.name for field in fields(settings)]
+    known = [field.name for field in fields(settings_class(engine))]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise UsageError(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
 
@@ -221,3 +226,29 @@ def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):
         started(folder),
     ):
         pass
+
+
+def test_an_engine_that_dies_ends_the_command_with_one_line(folder, tmp_path):
+    """As when memory runs out: the system ends vLLM's process without a word, and vLLM waited for
+    it for ever."""
+    command = [
+        *(sys.executable, "-m", "keel", "extract", str(folder), "-o", str(tmp_path / "run")),
+        *("--engine", "vllm:eager=true,max_model_len=512,recordings=4", "--dtype", "float32"),
+        *("--role-count", "3", "--question-count", "4", "--max-new-tokens", "200"),
+    ]
+    env = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+        while not (tmp_path / "run" / "plan.json").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        (core,) = [p for p in psutil.Process(process.pid).children(True) if _is_core(p)]
+        core.kill()
+        said = process.stderr.read()
+        assert process.wait() == 3, said
+    assert said.count("keel: vLLM's engine has died") == 1
+    assert "Traceback" not in said
+
+
+def _is_core(process):
+    return "EngineCore" in " ".join(process.cmdline())

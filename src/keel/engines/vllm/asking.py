@@ -8,6 +8,7 @@ from typing import Any
 
 from keel.engines.vllm.deployment import KEY
 from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.watch import living
 
 
 class Asked:
@@ -65,7 +66,7 @@ class Queue:
                     rows += following.rows
                     running[self.submit(following, setting)] = following
                     following = next(waiting, None)
-                for output in self.engine.step():
+                for output in self._step():
                     one = running[output.request_id]
                     if on_text is not None:
                         _tell(on_text, one.place, output, shown)
@@ -75,8 +76,13 @@ class Queue:
                         yield one, output
         finally:
             if running:
-                self.engine.abort_request(list(running), internal=False)
+                with living():
+                    self.engine.abort_request(list(running), internal=False)
                 self.discard([one.key for one in running.values() if one.key])
+
+    def _step(self) -> list[Any]:
+        with living():
+            return list(self.engine.step())
 
     def submit(self, one: Asked, setting: str) -> str:
         """Hand one request to vLLM under a setting; its number."""
@@ -87,7 +93,8 @@ class Queue:
             arguments |= {RECORD: one.key, SPANS: list(one.spans), SCORE: int(one.is_scored)}
         parameters = one.parameters.clone()
         parameters.extra_args = arguments
-        self.engine.add_request(number, {"prompt_token_ids": one.token_ids}, parameters)
+        with living():
+            self.engine.add_request(number, {"prompt_token_ids": one.token_ids}, parameters)
         return number
 
 

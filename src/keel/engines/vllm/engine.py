@@ -27,6 +27,7 @@ from keel.engines.vllm.asking import Asked, Queue, reading
 from keel.engines.vllm.deployment import OFF, Deployment
 from keel.engines.vllm.recorded import merged, packed, turn_of
 from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.watch import living, watch
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Firing, Intervention
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
@@ -55,6 +56,7 @@ class VllmEngine:
         self.identity = _identity(config, self.layers, self.template, identity)
         self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE, self._discard)
         self._names = (f"s{number}" for number in itertools.count())
+        watch(llm.llm_engine.engine_core)
         self._check_held()
 
     @property
@@ -269,7 +271,8 @@ class VllmEngine:
         return dict(load(self._tell_workers(method, *keys)[-1]))
 
     def _tell_workers(self, method: str, *arguments: Any) -> list[Any]:
-        return list(self.llm.collective_rpc("keel_call", args=(method, *arguments)))
+        with living():
+            return list(self.llm.collective_rpc("keel_call", args=(method, *arguments)))
 
     def _check_held(self) -> None:
         """Raises NotAppliedError where a worker holds nothing."""
