@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from keel import pipeline
-from keel.errors import StaleArtifactError, UsageError
+from keel.errors import StaleArtifactError
 from keel.evaluate.capability import CapabilitySettings
 from keel.pipeline import CapabilityEvaluation
 from keel.store import EvaluationFolder, RunFolder
@@ -172,6 +172,17 @@ def test_a_price_counts_what_is_left_and_keeps_nothing(engine, run, files):
     assert pipeline.price_capability(engine, run, asked(files))["answers"] == 7
 
 
-def test_another_engine_is_refused(run, files):
-    with pytest.raises(UsageError, match="run on the transformers engine, not on FakeEngine"):
-        pipeline.evaluate_capability(FakeEngine(), run, asked(files))
+def test_a_price_of_other_items_than_it_was_begun_with_is_refused(engine, run, files):
+    """The batches of seven items had been looked up among three: an IndexError."""
+    pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN,)))
+    fewer = asked(files, settings=replace(SETTINGS, limit=3))
+    with pytest.raises(StaleArtifactError, match="limit"):
+        pipeline.price_capability(engine, run, fewer)
+    assert pipeline.price_capability(engine, run, fewer, overwrite=True)["answers"] == 6
+
+
+def test_an_engine_that_is_not_transformers_answers_as_chats(run, files):
+    engine = FakeEngine(is_rolling=True)
+    result = pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN,)))
+    assert result.arm("none").n == 7
+    assert result.settings["chat template"] == "yes"

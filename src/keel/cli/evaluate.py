@@ -236,7 +236,7 @@ def _show_price(
     from keel.evaluate import EngineAnswerer
     from keel.store import RunFolder
 
-    with console.waiting("timing a batch"):
+    with console.waiting("pricing"):
         price = pipeline.price_evaluation(
             answerer,
             RunFolder(asked.run.path),

@@ -44,12 +44,12 @@ def evaluate_tasks(
     model: Engine | ServedAnswerer
     if served is None:
         model = console.open_model(asked.run.identity.model_id, *opening)
-        wanted = _with_arms(asked, model, wanted)
+        wanted = _with_arms(asked, model, wanted, is_priced=dry_run)
     else:
         model, arms, warnings = asked.served_by(*served)
         wanted = [replace(one, arms=arms, warnings=warnings) for one in wanted]
     if dry_run:
-        _show_prices(model, folder, wanted, json)
+        _show_prices(model, folder, wanted, asked.overwrite, json)
         return
     results = []
     for one in wanted:
@@ -127,15 +127,17 @@ def _files(data: Path | None) -> dict[str, Path] | None:
 
 
 def _with_arms(
-    asked: Asked, engine: Engine, wanted: list[CapabilityEvaluation]
+    asked: Asked, engine: Engine, wanted: list[CapabilityEvaluation], *, is_priced: bool
 ) -> list[CapabilityEvaluation]:
+    """The same with the arms that were asked for. For a price, names will do."""
     from keel import pipeline
-    from keel.evaluate import parse_arms
+    from keel.evaluate import Arm, parse_arms
 
+    specs = parse_arms(asked.arms)
+    if is_priced:
+        return [replace(one, arms=tuple(Arm(spec.name) for spec in specs)) for one in wanted]
     with console.progress() as progress:
-        arms = pipeline.arms_of(
-            engine, asked.run, parse_arms(asked.arms), seed=asked.seed, on_progress=progress
-        )
+        arms = pipeline.arms_of(engine, asked.run, specs, seed=asked.seed, on_progress=progress)
     return [replace(one, arms=arms) for one in wanted]
 
 
@@ -143,14 +145,16 @@ def _show_prices(
     model: Engine | ServedAnswerer,
     folder: RunFolder,
     wanted: list[CapabilityEvaluation],
+    overwrite: bool,
     json: bool,
 ) -> None:
     from keel import pipeline
 
     prices = []
     for one in wanted:
-        with console.waiting(f"timing a batch of {one.task}"):
-            prices.append(pipeline.price_capability(model, folder, one))
+        with console.waiting(f"pricing {one.task}"):
+            price = pipeline.price_capability(model, folder, one, overwrite=overwrite)
+        prices.append(price)
     if json:
         console.print_json(prices[0] if len(prices) == 1 else {"tasks": prices})
         return

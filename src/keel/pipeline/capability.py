@@ -7,7 +7,7 @@ differs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from importlib.metadata import version
 from operator import add
@@ -16,14 +16,13 @@ from typing import Any
 
 from keel.engines import Engine
 from keel.engines.transformers import TransformersEngine
-from keel.errors import UsageError
-from keel.evaluate import Arm, ArmAnswers, ServedAnswerer
+from keel.evaluate import Arm, ArmAnswers, EngineAnswerer, ServedAnswerer
 from keel.evaluate.capability import (
     JUDGE,
     CapabilitySettings,
     CapabilityTask,
+    ChatTaskAnswerer,
     EngineTaskAnswerer,
-    ServedTaskAnswerer,
     TaskAnswerer,
     open_task,
     task_result,
@@ -99,20 +98,31 @@ def evaluate_capability(
 
 
 def price_capability(
-    model: Engine | ServedAnswerer, folder: RunFolder, asked: CapabilityEvaluation
+    model: Engine | ServedAnswerer,
+    folder: RunFolder,
+    asked: CapabilityEvaluation,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """What a task would take, at the most, less what is answered already; nothing is kept.
 
     The time is that of its longest batch, begun and broken off, drawn out; a served model is asked
-    nothing for it, and has none.
+    nothing for it, and has none. Raises StaleArtifactError where it was begun with other inputs.
     """
     held = _task_answerer(model)
     task = open_task(asked.task, asked.settings, data=asked.data)
     place = EvaluationFolder(folder, asked.name or task.name)
     work = _Work(held, task, task.items(), place)
+    if not overwrite:
+        place.check(work.planned(asked), work.items)
+    is_begun = place.is_begun and not place.differences(work.planned(asked), work.items)
     questions = task.questions(held, asked.arms[0])
-    batches = place.plan.batches if place.is_begun else task.plan(held, questions)
-    left = [number for arm in asked.arms for number in work.left(arm.name, len(batches))]
+    batches = place.plan.batches if is_begun else task.plan(held, questions)
+    left = [
+        number
+        for arm in asked.arms
+        for number in (work.left(arm.name, len(batches)) if is_begun else range(len(batches)))
+    ]
     answers = sum(len(batches[number]) for number in left)
     longest = max(question.max_new_tokens for question in questions)
     found: dict[str, Any] = {
@@ -122,7 +132,7 @@ def price_capability(
         "answers": answers,
         "new tokens, at most": answers * longest,
     }
-    if left and isinstance(held, EngineTaskAnswerer):
+    if left and not isinstance(model, ServedAnswerer):
         seconds = task.seconds(held, asked.arms[-1], [questions[n] for n in batches[0]])
         found["minutes of answering, at most"] = round(seconds * len(left) / 60, 1)
     return found
@@ -139,23 +149,27 @@ class _Work:
 
     def begin(self, asked: CapabilityEvaluation, overwrite: bool) -> EvaluationPlan:
         """The plan that holds, and every arm found to be the one that it was."""
-        made = EvaluationPlan(
+        made = self.planned(asked)
+        if overwrite:
+            self._drop_changed(made, asked.arms)
+        if not self.place.is_begun:
+            questions = self.task.questions(self.model, asked.arms[0])
+            batches = self.task.plan(self.model, questions)
+            made = replace(made, batches=batches)
+        plan = self.place.begin(made, self.items)
+        for number, arm in enumerate(asked.arms):
+            self.place.check_arm(self._record(arm, number))
+        return plan
+
+    def planned(self, asked: CapabilityEvaluation) -> EvaluationPlan:
+        """What is asked, its batches not yet planned."""
+        return EvaluationPlan(
             identity=self.model.identity,
             settings=self._settings(asked.settings),
             seed=asked.settings.seed,
             batches=(),
             command=asked.command,
         )
-        if overwrite:
-            self._drop_changed(made, asked.arms)
-        if not self.place.is_begun:
-            questions = self.task.questions(self.model, asked.arms[0])
-            batches = self.task.plan(self.model, questions)
-            made = EvaluationPlan(**{**vars(made), "batches": batches})
-        plan = self.place.begin(made, self.items)
-        for number, arm in enumerate(asked.arms):
-            self.place.check_arm(self._record(arm, number))
-        return plan
 
     def answer(self, arm: Arm, plan: EvaluationPlan, on_progress: OnProgress) -> None:
         """What is missing of one arm's answers."""
@@ -217,14 +231,9 @@ class _Work:
 
 
 def _task_answerer(model: Engine | ServedAnswerer) -> TaskAnswerer:
-    if isinstance(model, ServedAnswerer):
-        return ServedTaskAnswerer(model)
     if isinstance(model, TransformersEngine):
         return EngineTaskAnswerer(model)
-    raise UsageError(
-        f"lm-eval's tasks run on the transformers engine, not on {type(model).__name__}; "
-        "leave out --engine"
-    )
+    return ChatTaskAnswerer(model if isinstance(model, ServedAnswerer) else EngineAnswerer(model))
 
 
 def _facts(

@@ -1,11 +1,11 @@
 """Capability tasks through lm-evaluation-harness: its tasks and scoring, Keel's arms."""
 
 from keel.evaluate.capability.asking import TaskAnswerer
+from keel.evaluate.capability.chats import ChatTaskAnswerer
 from keel.evaluate.capability.finding import PAPER_METRICS
 from keel.evaluate.capability.here import EngineTaskAnswerer
 from keel.evaluate.capability.opening import open_task
 from keel.evaluate.capability.results import JUDGE, task_result, task_verdicts
-from keel.evaluate.capability.served import ServedTaskAnswerer
 from keel.evaluate.capability.settings import CapabilitySettings
 from keel.evaluate.capability.tasks import AnsweredBatch, CapabilityTask, Score
 
@@ -15,9 +15,9 @@ __all__ = [
     "AnsweredBatch",
     "CapabilitySettings",
     "CapabilityTask",
+    "ChatTaskAnswerer",
     "EngineTaskAnswerer",
     "Score",
-    "ServedTaskAnswerer",
     "TaskAnswerer",
     "open_task",
     "task_result",

@@ -110,8 +110,8 @@ class TaskAnswerer(Protocol):
     ) -> tuple[Batches, list[str]]:
         """What is asked together, and what has to be known of it."""
 
-    def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
-        """One batch of questions of one kind, asked under an arm."""
+    def ask(self, arm: Arm, questions: Sequence[Question], *, seed: int) -> Replies:
+        """One batch of questions of one kind, asked under an arm; the seed decides every draw."""
 
 
 def system_of(arm: Arm) -> str | None:

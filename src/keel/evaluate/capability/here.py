@@ -15,6 +15,7 @@ from keel.evaluate.capability.asking import (
     Reply,
     alike,
 )
+from keel.evaluate.capability.quiet import seeded
 from keel.types import Conversation, Message, ModelIdentity
 
 _ROWS_CPU, _ROWS_GPU = 32, 128
@@ -44,12 +45,13 @@ class EngineTaskAnswerer:
     def fingerprint(self, arm: Arm) -> str:
         return arm.fingerprint
 
-    def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
+    def ask(self, arm: Arm, questions: Sequence[Question], *, seed: int) -> Replies:
         from keel.evaluate.capability.model import HeldLM
 
         lm = HeldLM(self.engine, arm, batch_size=len(questions))
         requests = [r for one in questions for r in one.requests for _ in range(r.repeats)]
-        given = iter(getattr(lm, questions[0].kind)(requests))
+        with seeded(seed):
+            given = iter(getattr(lm, questions[0].kind)(requests))
         responses = [
             [[next(given) for _ in range(r.repeats)] for r in one.requests] for one in questions
         ]

@@ -22,7 +22,7 @@ from keel.evaluate.capability.asking import (
     TaskAnswerer,
     system_of,
 )
-from keel.evaluate.capability.quiet import quietly, seeded
+from keel.evaluate.capability.quiet import quietly
 from keel.evaluate.capability.sentence_rules import rules_for
 from keel.evaluate.capability.settings import CapabilitySettings
 from keel.steering import Firing
@@ -146,8 +146,7 @@ class CapabilityTask:
         """Each batch as it is answered. What it answers hangs on the batch and the arm alone."""
         for number, places in batches.items():
             asked = [questions[place] for place in places]
-            with seeded(self.settings.seed + number):
-                found = model.ask(arm, asked)
+            found = model.ask(arm, asked, seed=self.settings.seed + number)
             answers = tuple(
                 _answered(arm, question, reply)
                 for question, reply in zip(asked, found.replies, strict=True)
@@ -159,8 +158,8 @@ class CapabilityTask:
         took = []
         for tokens in (4, 12):
             began = time.monotonic()
-            with seeded(self.settings.seed):
-                model.ask(arm, [question.cut(tokens) for question in questions])
+            short = [question.cut(tokens) for question in questions]
+            model.ask(arm, short, seed=self.settings.seed)
             took.append(time.monotonic() - began)
         longest = max(question.max_new_tokens for question in questions)
         step = max(0.0, (took[1] - took[0]) / 8) if longest else 0.0

@@ -1,4 +1,4 @@
-"""lm-eval's tasks put to a model behind an OpenAI-compatible address, as chats.
+"""lm-eval's tasks put as chats to whatever answers chats: a served model, an engine of Keel's.
 
 Its texts are cut at the task's stop words, as lm-eval cuts those of a model at hand. Texts that
 would have to be scored (multiple choice by log-likelihood) are out of its reach.
@@ -7,11 +7,12 @@ would have to be scored (multiple choice by log-likelihood) are out of its reach
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from keel.errors import UsageError
+from keel.evaluate.answering import Answerer
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.asking import (
     Batches,
@@ -24,20 +25,19 @@ from keel.evaluate.capability.asking import (
 from keel.evaluate.served import ServedAnswerer
 from keel.types import Conversation, Message, ModelIdentity, Sampling
 
-_BATCH = 16
 _MOST_STOPS = 4
 """OpenAI takes no more; the text is cut at all of them afterwards."""
 
 
 @dataclass(frozen=True)
-class ServedTaskAnswerer:
-    """A served model that answers tasks."""
+class ChatTaskAnswerer:
+    """A model that answers tasks as it answers any conversation."""
 
-    served: ServedAnswerer
+    answerer: Answerer
 
     @property
     def identity(self) -> ModelIdentity:
-        return self.served.identity
+        return self.answerer.identity
 
     @property
     def has_chat(self) -> bool:
@@ -48,7 +48,7 @@ class ServedTaskAnswerer:
         return False
 
     def fingerprint(self, arm: Arm) -> str:
-        return self.served.fingerprint(arm)
+        return self.answerer.fingerprint(arm)
 
     def chat_of(self, arm: Arm) -> Callable[..., str]:
         def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -59,24 +59,26 @@ class ServedTaskAnswerer:
     def batches_of(
         self, questions: Sequence[Question], size: int | None
     ) -> tuple[Batches, list[str]]:
-        """In the task's order; what a kill can cost."""
+        """Of questions asked alike, as the answerer plans them, or so many at a time."""
         for question in questions:
             if question.kind != "generate_until":
                 raise UsageError(
-                    f"the task {question.leaf} scores texts ({question.kind}), and a served model "
-                    "only writes them; leave out --endpoint, or take a task with written answers"
+                    f"the task {question.leaf} scores texts ({question.kind}), and what answers "
+                    "here only writes them; leave out --endpoint and --engine, or take a task with "
+                    "written answers"
                 )
-        rows = size or _BATCH
-        groups = (tuple(places) for places in alike(questions).values())
-        return tuple(g[at : at + rows] for g in groups for at in range(0, len(g), rows)), []
+        batches: list[tuple[int, ...]] = []
+        for places in alike(questions).values():
+            batches += self._planned(questions, places) if size is None else _cut_up(places, size)
+        return tuple(batches), []
 
-    def ask(self, arm: Arm, questions: Sequence[Question]) -> Replies:
+    def ask(self, arm: Arm, questions: Sequence[Question], *, seed: int) -> Replies:
         sampling, stops = _sampling_of(questions[0])
         requests = [r for one in questions for r in one.requests for _ in range(r.repeats)]
         conversations = [_conversation(request.args[0]) for request in requests]
-        asked = replace(self.served, stops=tuple(stops[:_MOST_STOPS]))
-        found = asked.answer(conversations, arm, sampling, seed=0).replies
-        given = iter(zip((_cut(one.text, stops) for one in found), found, strict=True))
+        asked = _stopping(self.answerer, stops)
+        answered = asked.answer(conversations, arm, sampling, seed=seed)
+        given = ((_cut(one.text, stops), one) for one in answered.replies)
         replies = []
         for question in questions:
             parts = [[next(given) for _ in range(r.repeats)] for r in question.requests]
@@ -84,7 +86,26 @@ class ServedTaskAnswerer:
             last = parts[-1][-1][1]
             length = Length(last.tokens, last.finish == "stop") if question.is_one_text else None
             replies.append(Reply(texts, length))
-        return Replies(tuple(replies), None)
+        return Replies(tuple(replies), answered.firing)
+
+    def _planned(
+        self, questions: Sequence[Question], places: Sequence[int]
+    ) -> Iterator[tuple[int, ...]]:
+        sampling, _ = _sampling_of(questions[places[0]])
+        asked = [_conversation(questions[place].requests[0].args[0]) for place in places]
+        for batch in self.answerer.plan(asked, sampling):
+            yield tuple(places[row] for row in batch)
+
+
+def _cut_up(places: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(places[at : at + size]) for at in range(0, len(places), size)]
+
+
+def _stopping(answerer: Answerer, stops: Sequence[str]) -> Answerer:
+    """A server is told where to end; an engine's answers are cut when they are there."""
+    if isinstance(answerer, ServedAnswerer):
+        return replace(answerer, stops=tuple(stops[:_MOST_STOPS]))
+    return answerer
 
 
 def _conversation(context: str) -> Conversation:

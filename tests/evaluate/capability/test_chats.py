@@ -1,4 +1,4 @@
-"""lm-eval's tasks put to a served model: a real server, lm-eval's own scores."""
+"""lm-eval's tasks put as chats: to a real server, to an engine; lm-eval's own scores."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 import pytest
 
 from keel.errors import UsageError
-from keel.evaluate import ServedAnswerer, parse_arms, served_arms
-from keel.evaluate.capability import ServedTaskAnswerer
+from keel.evaluate import Arm, EngineAnswerer, ServedAnswerer, parse_arms, served_arms
+from keel.evaluate.capability import ChatTaskAnswerer
+from keel.testing import FakeEngine
+from keel.types import Floor
 from tests.evaluate.capability.small import opened
 from tests.evaluate.serving import Served, serving
 
@@ -28,11 +30,21 @@ def right_below(count):
 
 def answered(served: Served, task, arm="none", arms="none"):
     known = served_arms(parse_arms(arms))
-    model = ServedTaskAnswerer(ServedAnswerer("m", served.address, known.settings))
+    model = ChatTaskAnswerer(ServedAnswerer("m", served.address, known.settings))
     (wanted,) = [one for one in known.arms if one.name == arm]
-    questions = task.questions(model, wanted)
-    batches = dict(enumerate(task.plan(model, questions)))
-    return [a for _, b in task.answer(model, wanted, questions, batches) for a in b.answers]
+    return [a for batch in batches_of(model, task, wanted) for a in batch.answers]
+
+
+def batches_of(model, task, arm=Arm("none")):
+    questions = task.questions(model, arm)
+    planned = dict(enumerate(task.plan(model, questions)))
+    return [batch for _, batch in task.answer(model, arm, questions, planned)]
+
+
+def on_engine(engine, task, arm=Arm("none")):
+    """Answers by item, and what was moved in each batch."""
+    found = batches_of(ChatTaskAnswerer(EngineAnswerer(engine)), task, arm)
+    return {a.item_id: a for b in found for a in b.answers}, [b.firing for b in found]
 
 
 def test_lm_eval_scores_what_the_server_answered(files):
@@ -103,3 +115,41 @@ def test_a_task_that_scores_texts_is_refused(files):
 def test_bare_text_is_refused(files):
     with serving(Served()) as served, pytest.raises(UsageError, match="leave out --no-chat"):
         answered(served, opened(files, "gsm8k", is_chat=False))
+
+
+def test_a_server_gets_the_tasks_seed_and_each_item_its_own(files):
+    """Seven items in one batch: the task's seed is 5, and the third item's 7."""
+    with serving(Served(says=right_below(9))) as served:
+        answered(served, opened(files, "gsm8k", seed=5))
+    assert sorted(body["seed"] for body in served.asked) == list(range(5, 12))
+
+
+def _adding(conversation, _persona, _chance):
+    return right_below(3)(conversation.messages[-1].content)
+
+
+@pytest.mark.parametrize("is_rolling", [False, True])
+def test_an_engine_that_is_not_transformers_answers_tasks_as_chats(files, is_rolling):
+    task = opened(files, "gsm8k", max_new_tokens=30)
+    answers, _ = on_engine(FakeEngine(reply=_adding, is_rolling=is_rolling), task)
+    scores = task.score(list(answers.values()))
+    assert [score.values["exact_match,flexible-extract"] for score in scores] == [
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
+    assert not any("Question:" in answer.text for answer in answers.values())
+
+
+def test_what_a_floor_moved_is_told_of_every_batch(files):
+    """So that an arm whose floors never bit is not taken for a capped one."""
+    engine = FakeEngine(reply=_adding)
+    held = Arm("capped", (Floor(1, engine.axis.direction[1], 1e3),))
+    _, plain = on_engine(engine, opened(files, "gsm8k"))
+    _, moved = on_engine(engine, opened(files, "gsm8k"), held)
+    assert plain == [None] * len(plain)
+    assert all(firing.fired[1] == firing.slots[1] > 0 for firing in moved)
