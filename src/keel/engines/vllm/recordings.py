@@ -149,14 +149,12 @@ class Recordings:
 
     def _gather(self, name: str, row: int) -> Tensor:
         """The row's sums at every layer of the model, and zero for the next recording."""
-        parts = {}
-        for number, held in self.held.items():
-            table = getattr(held, name)
-            parts[number] = table[row].cpu().clone()
-            table[row] = 0
-        total = max(self.held) + 1
-        first = next(iter(parts.values()))
-        return torch.stack([parts.get(n, torch.zeros_like(first)) for n in range(total)])
+        rows = [getattr(held, name)[row] for held in self.held.values()]
+        here = torch.stack(rows).cpu()  # one transfer, not one for each layer
+        torch._foreach_zero_(rows)
+        found = torch.zeros(max(self.held) + 1, *here.shape[1:])
+        found[list(self.held)] = here
+        return found
 
     def _predictions(self, key: str) -> Float[Tensor, "token hidden"]:
         kept = self.scores.get(key, [])
