@@ -23,8 +23,8 @@ GENERATING = 0.20
 READING = 0.40
 """Assumed share of the peak that reading given text reaches: all its tokens at once."""
 RECORDING = 1.04
-"""Time of generating and recording over generating alone: the most that we allow ourselves. Measured
-under vLLM on a CPU: 0.99 and 0.95 (medians of seven rounds, 32 and 8 requests; docs/vllm.md)."""
+"""Time of generating and recording over generating alone: the most that we allow ourselves. What
+was measured under vLLM on a CPU stands in docs/vllm.md."""
 GPU_USD_PER_HOUR = 2.50
 """Assumed."""
 GPUS = 8

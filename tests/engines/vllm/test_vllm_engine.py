@@ -163,7 +163,7 @@ def _mixed(engine, settings, patch):
 
     names = ["none", "one", "two", "three"]
     for name, interventions in zip(names[1:], settings[1:], strict=True):
-        engine._tell_workers("register", name, Setting.of(name, interventions).to_bytes())
+        engine.workers.tell("register", name, Setting.of(name, interventions).to_bytes())
     asked, who = [], {}
     for number, place in itertools.product(range(4), range(len(PROMPTS))):
         one = Asked(
@@ -181,7 +181,7 @@ def _mixed(engine, settings, patch):
         tokens = engine._completion(one, output, Recording(), GREEDY.max_new_tokens).token_ids
         found[one.place // 10, one.place % 10] = tokens
     for name in names[1:]:
-        engine._tell_workers("register", name, b"")
+        engine.workers.tell("register", name, b"")
     return found
 
 
@@ -193,13 +193,13 @@ def test_requests_of_one_setting_share_their_cached_prompt(engine):
     from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.setting import Setting
 
-    engine._tell_workers("register", "shared", Setting.of("shared", band(HIGH)).to_bytes())
+    engine.workers.tell("register", "shared", Setting.of("shared", band(HIGH)).to_bytes())
     ids = engine.template.prompt_ids(LONG.conversation)
     cached = []
     for name in ("shared", "shared", "none"):
         asked = [Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
         cached += [output.num_cached_tokens for _, output in engine.queue.run(asked, name)]
-    engine._tell_workers("register", "shared", b"")
+    engine.workers.tell("register", "shared", b"")
     assert cached[0] == 0
     assert cached[1] > len(ids) // 2
     assert cached[2] == 0

@@ -59,7 +59,7 @@ def _under_fixed_name(engine, name, interventions):
     from keel.engines.vllm.setting import Setting
 
     if interventions:
-        engine._tell_workers("register", name, Setting.of(name, interventions).to_bytes())
+        engine.workers.tell("register", name, Setting.of(name, interventions).to_bytes())
     ids = engine.template.prompt_ids(LONG.conversation)
     asked = [Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
     return [tuple(output.outputs[0].token_ids) for _, output in engine.queue.run(asked, name)]

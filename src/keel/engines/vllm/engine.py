@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from keel.engines.chat_template import ChatTemplate, Transcript
@@ -25,9 +24,10 @@ from keel.engines.protocol import (
 )
 from keel.engines.vllm.asking import Asked, Queue, reading
 from keel.engines.vllm.deployment import OFF, Deployment
-from keel.engines.vllm.recorded import merged, packed, turn_of
+from keel.engines.vllm.recorded import packed, turn_of
 from keel.engines.vllm.setting import Setting
-from keel.engines.vllm.watch import living, watch
+from keel.engines.vllm.watch import watch
+from keel.engines.vllm.workers import Workers
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Firing, Intervention
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
@@ -54,7 +54,8 @@ class VllmEngine:
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.hf_text_config.num_hidden_layers)
         self.identity = _identity(config, self.layers, self.template, identity)
-        self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE, self._discard)
+        self.workers = Workers(llm)
+        self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE, self.workers.discard)
         self._names = (f"s{number}" for number in itertools.count())
         watch(llm.llm_engine.engine_core)
         self._check_held()
@@ -124,7 +125,11 @@ class VllmEngine:
         yield from (Reading(place, ()) for place in silent)
         with self._probing(recording), self._under(interventions) as name:
             for one, _ in self.queue.run([a for a in asked if a.spans], name):
-                scores = self._ask("likelihood", one.key) if recording.log_likelihood else None
+                scores = (
+                    self.workers.ask_last("likelihood", one.key)
+                    if recording.log_likelihood
+                    else None
+                )
                 yield self._reading(one, transcripts[one.place], recording, scores)
 
     def divergence(
@@ -143,7 +148,7 @@ class VllmEngine:
                 for number, interventions in enumerate(settings):
                     asked = Asked(place, ids, reading(), spans, True)
                     with self._scored(asked, interventions) as held:
-                        kl_N = self._ask("divergence", plain, held)["kl"]
+                        kl_N = self.workers.ask_last("divergence", plain, held)["kl"]
                     if len(kl_N):
                         yield Divergence(place, number, float(kl_N.mean()), len(kl_N))
 
@@ -160,7 +165,7 @@ class VllmEngine:
                     pass
             yield asked.key
         finally:
-            self._discard([asked.key])
+            self.workers.discard([asked.key])
 
     @contextmanager
     def _under(self, interventions: Sequence[Intervention]) -> Iterator[str]:
@@ -171,33 +176,24 @@ class VllmEngine:
             return
         name = next(self._names)
         setting = Setting.of(name, interventions)
-        self._tell_workers("register", name, setting.to_bytes())
+        self.workers.tell("register", name, setting.to_bytes())
         try:
             yield name
-            self.firing = self._firing(name, setting.layers)
+            self.firing = self.workers.firing(name, setting.layers)
         finally:
-            self._tell_workers("register", name, b"")
+            self.workers.tell("register", name, b"")
 
     @contextmanager
     def _probing(self, recording: Recording) -> Iterator[None]:
         if (recording.means or recording.probes) and not self.deployment.recordings:
             raise UsageError("this engine was started without recording; start it with recordings")
         if recording.probes:
-            self._tell_workers("set_probes", packed(recording.probes))
+            self.workers.tell("set_probes", packed(recording.probes))
         try:
             yield
         finally:
             if recording.probes:
-                self._tell_workers("set_probes", b"")
-
-    def _firing(self, name: str, layers: Sequence[int]) -> Firing:
-        found: dict[int, tuple[int, int]] = {}
-        for worker in self._tell_workers("firing", name):
-            found |= {int(n): tuple(counts) for n, counts in worker.items() if int(n) in layers}
-        return Firing(
-            {layer: fired for layer, (_, fired) in sorted(found.items())},
-            {layer: seen for layer, (seen, _) in sorted(found.items())},
-        )
+                self.workers.tell("set_probes", b"")
 
     def _completion(self, one: Asked, output: Any, recording: Recording, limit: int) -> Completion:
         sampled = tuple(output.outputs[0].token_ids)
@@ -208,7 +204,7 @@ class VllmEngine:
         )
         activations = projections = None
         if one.spans:
-            held = self._collect(one.key)
+            held = self.workers.collect(one.key)
             activations, projections = turn_of(held, one.key, 0, len(content), recording)
         text = self.tokenizer.decode(content, skip_special_tokens=True)
         return Completion(one.place, text, content, finish, activations, projections)
@@ -220,7 +216,7 @@ class VllmEngine:
         recording: Recording,
         scores: Mapping[str, Tensor] | None,
     ) -> Reading:
-        held = self._collect(one.key)
+        held = self.workers.collect(one.key)
         lengths = [turn.stop - turn.start for turn in transcript.turns]
         likelihoods = torch.split(scores["log_likelihood"], lengths) if scores is not None else None
         turns = []
@@ -255,32 +251,11 @@ class VllmEngine:
             seed=int.from_bytes(digest[:7], "big"),
         )
 
-    def _collect(self, key: str) -> dict[str, Tensor]:
-        """What all workers recorded under a key; pipeline stages are added up."""
-        ranks = self._tell_workers("collect", [key])
-        stages = self.llm.llm_engine.vllm_config.parallel_config.pipeline_parallel_size
-        return merged(ranks[:: max(len(ranks) // stages, 1)])
-
-    def _discard(self, keys: list[str]) -> None:
-        """Let workers forget recordings that nobody will collect."""
-        if keys:
-            self._tell_workers("discard", keys)
-
-    def _ask(self, method: str, *keys: str) -> dict[str, Tensor]:
-        """What the last stage says: it has the head."""
-        return dict(load(self._tell_workers(method, *keys)[-1]))
-
-    def _tell_workers(self, method: str, *arguments: Any) -> list[Any]:
-        with living():
-            return list(self.llm.collective_rpc("keel_call", args=(method, *arguments)))
-
     def _check_held(self) -> None:
         """Raises NotAppliedError where a worker holds nothing."""
-        steered = set()
-        for status in self._tell_workers("status"):
-            steered |= set(status["layers"])
         wanted = self.deployment.layers
-        missing = set(range(self.layers) if wanted is None else wanted) - steered
+        named = set(range(self.layers) if wanted is None else wanted)
+        missing = named - self.workers.steered_layers()
         if missing:
             raise NotAppliedError(f"no worker holds layers {sorted(missing)}; the engine is no use")
 
