@@ -72,13 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes: list[Outcome] = []
     for mode in asked.mode or ["compiled", "eager"]:
         arms = {n: arm for n, arm in ARMS.items() if n == _PLAIN or n in (asked.arm or ARMS)}
-        with _engines(mode, arms) as engines:
-            for requests in asked.requests or [32, 8, 1]:
-                outcomes.append(_measure(engines, arms, mode, requests, asked.repeats))
-                show_arms(console, outcomes[-1])
-            if "means" in engines:
-                outcomes.append(_end_to_end(engines, mode, asked.repeats))
-                show_arms(console, outcomes[-1])
+        found = {requests: _Taken(arms) for requests in asked.requests or [32, 8, 1]}
+        for start in range(asked.starts):
+            with _engines(mode, arms) as engines:
+                for requests, taken in found.items():
+                    _measure(engines, taken, mode, requests, asked.repeats)
+                if "means" in engines and start == 0 and not asked.throughput_only:
+                    outcomes.append(_end_to_end(engines, mode, asked.repeats))
+                    show_arms(console, outcomes[-1])
+        for requests, taken in found.items():
+            outcomes.append(taken.outcome(mode, requests))
+            show_arms(console, outcomes[-1])
     show_summary(console, outcomes, machine)
     console.print(f"It took {(time.monotonic() - began) / 60:.1f} minutes.", highlight=False)
     return 0
@@ -90,6 +94,13 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arm", action="append", choices=ARMS, help="beside plain vLLM")
     parser.add_argument("--requests", action="append", type=int, help="at once; may be repeated")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=1,
+        help="start all engines so many times: the same graph is not as fast in every process",
+    )
+    parser.add_argument("--throughput-only", action="store_true", help="not end to end")
     return parser.parse_args(arguments)
 
 
@@ -109,39 +120,47 @@ def _engines(mode: str, arms: Mapping[str, Arm]) -> Iterator[Mapping[str, Proces
         yield found
 
 
+class _Taken:
+    """What the arms took at so many requests, over all starts of their engines."""
+
+    def __init__(self, arms: Mapping[str, Arm]) -> None:
+        self.arms = arms
+        self.rounds: dict[str, list[Measurement]] = {name: [] for name in arms}
+        self.first: dict[str, list[float]] = {name: [] for name in arms}
+        self.steps: dict[str, list[float]] = {name: [] for name in arms}
+        self.tokens = 0
+
+    def outcome(self, mode: str, requests: int) -> Outcome:
+        return Outcome(
+            f"vllm-{mode}-{requests}",
+            f"smollm2, bfloat16, {mode}, {requests} requests at once",
+            self.rounds,
+            _comparisons(self.rounds, self.first, self.steps, mode),
+            tokens=self.tokens,
+        )
+
+
 def _measure(
-    engines: Mapping[str, Process],
-    chosen: Mapping[str, Arm],
-    mode: str,
-    requests: int,
-    repeats: int,
-) -> Outcome:
-    first: dict[str, list[float]] = {name: [] for name in chosen}
-    steps: dict[str, list[float]] = {name: [] for name in chosen}
-    tokens = 0
+    engines: Mapping[str, Process], taken: _Taken, mode: str, requests: int, repeats: int
+) -> None:
+    def ask(name: str) -> dict[str, Any]:
+        arm = taken.arms[name]
+        return engines[arm.engine].ask(requests=requests, held=arm.held, record=arm.record)
 
     def run(name: str) -> Measurement:
-        nonlocal tokens
-        arm = chosen[name]
-        found = engines[arm.engine].ask(requests=requests, held=arm.held, record=arm.record)
-        first[name].append(found["first_token_s"])
-        steps[name].append(found["step_s"])
-        tokens = found["tokens"]
+        found = ask(name)
+        taken.first[name].append(found["first_token_s"])
+        taken.steps[name].append(found["step_s"])
+        taken.tokens = found["tokens"]
         return Measurement(found["wall_s"], found["cpu_s"])
 
-    for name in chosen:  # the first round of an engine is slower than all others
-        run(name)
-    first, steps = {name: [] for name in chosen}, {name: [] for name in chosen}
-    arms = {name: (lambda name=name: run(name)) for name in chosen}
+    for name in taken.arms:  # the first round of an engine is slower than all others
+        ask(name)
+    arms = {name: (lambda name=name: run(name)) for name in taken.arms}
     title = f"vllm-{mode}-{requests}"
     rounds = in_turn(arms, repeats, lambda *done: narrate(title, *done))
-    return Outcome(
-        title,
-        f"smollm2, bfloat16, {mode}, {requests} requests at once",
-        rounds,
-        _comparisons(rounds, first, steps, mode),
-        tokens=tokens,
-    )
+    for name, found in rounds.items():
+        taken.rounds[name].extend(found)
 
 
 def _end_to_end(engines: Mapping[str, Process], mode: str, repeats: int) -> Outcome:

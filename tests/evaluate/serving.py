@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
+
+from tests.listening import Handler, chat_completion, listening
 
 
 def _repeated(asked: str) -> str:
@@ -42,48 +42,18 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[Served]:
-    handler = type("Handler", (_Handler,), {"served": served})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    served.address = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(_Handler, served=served) as served.address:
         yield served
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     served: Served
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.asked()
         status = self.served.status_for(body)
-        value: dict[str, Any] = {"error": {"message": "not now, or not this"}}
-        if status == 200:
-            text = self.served.says(body["messages"][-1]["content"])
-            choice = {
-                "index": 0,
-                "finish_reason": "length",
-                "message": {"role": "assistant", "content": text},
-            }
-            usage = {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}
-            value = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": "m",
-                "choices": [choice],
-                "usage": usage,
-            }
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass
+        if status != 200:
+            self.say(status, {"error": {"message": "not now, or not this"}})
+            return
+        text = self.served.says(body["messages"][-1]["content"])
+        self.say(200, chat_completion(text, finish="length", usage=(1, 4)))

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any
+
+from tests.listening import Handler, chat_completion, listening
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,11 @@ class Served:
     closing: Event = field(default_factory=Event)
 
 
-def say(text: str, *, usage: tuple[int, int] | None = (10, 2), **how: Any) -> Answer:
+def say(
+    text: str, *, usage: tuple[int, int] | None = (10, 2), finish: str = "stop", **how: Any
+) -> Answer:
     """A chat completion that holds the text."""
-    finish = how.pop("finish", "stop")
-    choice = {
-        "index": 0,
-        "finish_reason": finish,
-        "message": {"role": "assistant", "content": text},
-    }
-    record: dict[str, Any] = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [choice],
-    }
-    if usage is not None:
-        names = ("prompt_tokens", "completion_tokens", "total_tokens")
-        record["usage"] = dict(zip(names, (*usage, sum(usage)), strict=True))
+    record = chat_completion(text, finish=finish, usage=usage)
     return Answer(json.dumps(record).encode(), **how)
 
 
@@ -92,33 +80,19 @@ def refuse(status: int, message: str = "no", *, code: str = "", param: str = "",
 def serving(behaviour: Behaviour) -> Iterator[Served]:
     """A server at `address` for as long as the context lasts."""
     served = Served(behaviour)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
-    served.address = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield served
-    finally:
-        served.closing.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(_Handler, served=served) as served.address:
+        try:
+            yield served
+        finally:
+            served.closing.set()
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 64
-
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up is part of these tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     served: Served
 
     def do_POST(self) -> None:
         served = self.served
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = Asked(body, self.headers["Authorization"], time.monotonic())
+        asked = Asked(self.asked(), self.headers["Authorization"], time.monotonic())
         with served.lock:
             served.asked.append(asked)
             number = len(served.asked) - 1
@@ -145,6 +119,3 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.served.closing.wait(answer.drip_s)
             self.wfile.write(bytes([byte]))
-
-    def log_message(self, *args: object) -> None:
-        pass
