@@ -56,6 +56,16 @@ def test_instructions_are_counted_not_items(files):
     assert found.rate.value == 0.75  # 3 of 4 instructions; 5/6 were items counted alike
 
 
+def test_no_interval_of_a_share_leaves_0_to_1(files):
+    """IFEval's pseudo-values do: 8 items of `smollm2` had once had 14 % (−4 to 44). Here the one
+    item of two instructions follows neither: its own value is 1/2 + 2·(5/9 − 1) = −7/18."""
+    task = opened(files, "ifeval")
+    told = given(task, ["a bird", "The sea, wide", "a harbour"])
+    assert item_values(task, task.score(told.answers))[1] == pytest.approx(-7 / 18)
+    rate = task_result(task, task.items(), [told]).arm("none").rate
+    assert (rate.low, rate.value) == (0, 0.5)
+
+
 def test_an_item_counts_for_how_far_it_moves_the_number(files):
     """Of 3 in 4 with counts 1, 2, 1: without the first 2/3, the second 2/2, the third 2/3. The
     pseudo-values 3/4 + 2·(7/9 − 2/3, 7/9 − 1, 7/9 − 2/3) are 35/36, 11/36, 35/36; mean 3/4."""

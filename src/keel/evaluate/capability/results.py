@@ -132,16 +132,31 @@ def _ordered(answers: Sequence[Answered], items: Sequence[Item]) -> list[Answere
 
 
 def _finished(result: ArmResult, task: CapabilityTask, arm: ArmAnswers) -> ArmResult:
-    """The task's own number to the last digit; no length where nothing was generated."""
-    whole = task.aggregate([score.values[task.key] for score in task.score(arm.answers)])
+    """The task's own number to the last digit, its interval within what a share can be where it is
+    one; no length where nothing was generated."""
+    values = [score.values[task.key] for score in task.score(arm.answers)]
+    rate = replace(result.rate, value=task.aggregate(values))
+    if all(map(_is_share, values)):
+        rate = replace(rate, low=max(rate.low, 0.0), high=min(rate.high, 1.0))
     lengths = result.mean_tokens if any(answer.tokens for answer in arm.answers) else None
-    return replace(result, rate=replace(result.rate, value=whole), mean_tokens=lengths)
+    return replace(result, rate=rate, mean_tokens=lengths)
 
 
 def _number(value: Any) -> float:
     """An item's score as one number: of several, such as an item's instructions, their mean."""
+    return float(np.mean(_parts(value)))
+
+
+def _parts(value: Any) -> list[float]:
     parts = value if isinstance(value, list | tuple) else [value]
-    return float(np.mean([float(part) for part in parts]))
+    return [float(part) for part in parts]
+
+
+def _is_share(value: Any) -> bool:
+    """Whether the score is a number from 0 to 1, or a list of what was and was not followed."""
+    if isinstance(value, list):
+        return all(isinstance(part, bool) for part in value)
+    return isinstance(value, Real) and 0 <= float(value) <= 1
 
 
 def _plain(value: Any) -> str:
