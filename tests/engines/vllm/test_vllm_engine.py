@@ -237,6 +237,17 @@ def test_sampling_follows_the_seed_and_the_prompt(engine):
     assert [once[n].token_ids for n in range(4)] != [other[n].token_ids for n in range(4)]
 
 
+def test_prompts_are_made_ready_as_room_is_found_for_them(engine, monkeypatch):
+    """A whole run comes in one call: 331,200 prompts would take minutes before the first answer."""
+    ready, prompt_ids = [], engine.template.prompt_ids
+    monkeypatch.setattr(engine.template, "prompt_ids", lambda c: ready.append(c) or prompt_ids(c))
+    monkeypatch.setattr(engine.queue, "room", 1)
+    answers = engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True))
+    assert next(answers).place == 0
+    assert len(ready) == 2  # one in work, and the one that waits for its place
+    assert [one.place for one in answers] == [1, 2, 3]
+
+
 def test_batches_rolled_into_one_call_are_answered_as_each_alone(engine):
     """So a run that was killed between two batches ends as one that was not."""
     warm = Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0)
