@@ -179,6 +179,20 @@ def test_items_without_a_verdict_are_left_out_pair_by_pair_and_counted():
     assert any("2 scores are missing" in told for told in found.warnings)
 
 
+def test_missing_scores_are_counted_against_all_that_were_asked_on_both_halves():
+    """Three settings and none on 10 items, and all but `useless` on 10 held back: 40 + 30 = 70
+    scores, of which 1 is under 2 %. It was said to be more, since it was held against the 40 of
+    the choosing half, whichever half it came from."""
+    harm = Planted("harm", {name: HARM[name] for name in ("strong", "mild", "useless")})
+    harm.missing = {("mild", "harm/d0")}
+    found = sweep(harm, Planted("capability", {name: CAPABILITY[name] for name in harm.changes}))
+    assert found.harm.unjudged == 1
+    assert not any("missing" in told for told in found.warnings)
+    harm.missing |= {("mild", "harm/d1")}
+    found = sweep(harm, Planted("capability", {name: CAPABILITY[name] for name in harm.changes}))
+    assert any("2 scores are missing" in told for told in found.warnings)
+
+
 def test_halves_with_few_levels_of_a_factor_are_told():
     """Of 10 items by 3 personas an interval says little of a fourth; by 8 nothing is said."""
     for levels, is_told in ((3, True), (8, False)):
