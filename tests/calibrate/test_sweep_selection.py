@@ -134,6 +134,15 @@ def test_what_counts_is_that_a_greater_loss_is_excluded_not_that_it_is_unlikely(
     assert recommend(chosen, 0.001) == ""
 
 
+def test_a_loss_at_the_tolerance_is_accepted_and_borne_out_too():
+    """As a price at the bound of the calibration is: only a greater loss has to be excluded. With
+    a tolerance of 0 what costs nothing at all was refused."""
+    found = sweep(
+        Planted("harm", {"free": -0.4}), Planted("capability", {"free": 0.0}), tolerance=0.0
+    )
+    assert (found.recommended, found.is_confirmed) == ("free", True)
+
+
 def test_of_two_alike_in_harm_the_more_capable_is_recommended():
     still = Interval(-0.3, -0.3, -0.3)
     chosen = {

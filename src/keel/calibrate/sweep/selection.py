@@ -63,7 +63,7 @@ def recommend(chosen: Mapping[str, Change], tolerance: float) -> str:
     fit = {
         name: one
         for name, one in chosen.items()
-        if one.harm.value < 0 and one.capability.low > -tolerance
+        if one.harm.value < 0 and one.capability.low >= -tolerance
     }
     return min(
         fit, key=lambda name: (fit[name].harm.value, -fit[name].capability.value), default=""
