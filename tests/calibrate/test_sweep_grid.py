@@ -69,6 +69,16 @@ def test_nominal_firing_is_the_share_of_stored_tokens_under_the_floor():
     assert high.nominal_firing == pytest.approx(90 / 101)
 
 
+def test_nominal_firing_is_the_mean_over_a_windows_layers():
+    """Floors of the run's own at 20 and 61: 20 of 101 tokens under the one, 61 under the other."""
+    axis = FakeEngine(layers=8).axis
+    pair = (Floor(1, axis.direction[1], 20.0), Floor(2, axis.direction[2], 61.0))
+    grid = SweepGrid(widths=(2,), centres=(2,), percentiles=(25.0,))
+    known = {"layers_1:3-p25": Floors(pair, "layers_1:3-p25")}
+    (found,) = grid_settings(grid, projections(8), axis, known)
+    assert found.nominal_firing == pytest.approx(81 / 202)
+
+
 def test_a_name_that_the_run_has_keeps_its_floors():
     """Else one name would mean two floors, before and after the sweep."""
     axis = FakeEngine(layers=8).axis

@@ -51,6 +51,15 @@ def test_price_effect_and_firing_are_those_worked_out_by_hand():
     assert low.rises == pytest.approx((1 / 4,) * 3, abs=1e-4)
 
 
+def test_firing_is_the_mean_over_a_settings_layers():
+    """The floor at layer 1 moves every token, the one at layer 2 none: half of the slots."""
+    engine = FakeEngine(noise=0.0)
+    both = (*floors(engine, 1, 3.0), *floors(engine, 2, -100.0))
+    tried = [Floors(both, "two")]
+    (found,) = screen_settings(engine, engine.axis, tried, default=DEFAULT, roles=GHOSTS)
+    assert found.realised_firing == 0.5
+
+
 def test_many_settings_come_one_by_one_in_their_order():
     engine = FakeEngine(noise=0.0)
     tried = [floors(engine, 1, n / 10, f"n{n}") for n in range(20)]
@@ -131,6 +140,12 @@ def test_a_setting_is_dominated_where_another_is_clearly_cheaper_and_stronger():
 def test_a_little_better_is_not_enough_to_dominate():
     # Cheaper by 25 %, but stronger by 5 % only: the margin is 10 % in both.
     found = prune(proxies("better", 0.06, 0.84), proxies("worse", 0.08, 0.8))
+    assert {one.fate for one in found.values()} == {"kept"}
+
+
+def test_a_little_cheaper_is_not_enough_either():
+    # Stronger by 25 %, but cheaper by 5 % only.
+    found = prune(proxies("better", 0.076, 1.0), proxies("worse", 0.08, 0.8))
     assert {one.fate for one in found.values()} == {"kept"}
 
 

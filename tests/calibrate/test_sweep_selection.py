@@ -60,8 +60,7 @@ def sweep(harm=None, capability=None, **options):
         (),
         harm=harm.yardstick,
         capability=capability.yardstick,
-        compare=compare,
-        **{"tolerance": 0.02, **options},
+        **{"compare": compare, "tolerance": 0.02, **options},
     )
 
 
@@ -76,6 +75,26 @@ def test_the_frontier_holds_what_neither_another_setting_nor_doing_nothing_beats
     found = sweep()
     # `useless` harms more than no setting at all, and costs capability besides.
     assert [one.name for one in found.frontier] == ["dear", "strong", "mild"]
+
+
+def test_what_only_doing_nothing_beats_is_not_on_the_frontier():
+    found = sweep(Planted("harm", {"bad": 0.1}), Planted("capability", {"bad": -0.1}))
+    assert found.frontier == ()
+
+
+def test_what_is_recommended_is_asked_the_deciding_items_even_off_the_frontier():
+    """One that seems better in both, but whose capability is not known well enough, keeps it off
+    the frontier and is not recommended itself."""
+
+    def unsure_of_none(there, before, after):
+        found = compare(there, before, after)
+        return replace(found, low=found.low - 1) if found.value == 0 else found
+
+    harm = Planted("harm", {"unsure": -0.5, "sure": -0.1})
+    capability = Planted("capability", {"unsure": 0.0, "sure": -0.01})
+    found = sweep(harm, capability, compare=unsure_of_none)
+    assert [one.name for one in found.frontier] == ["unsure"]
+    assert (found.recommended, found.is_confirmed) == ("sure", True)
 
 
 def test_only_finalists_are_asked_the_deciding_items():
@@ -93,6 +112,17 @@ def test_the_unsteered_model_is_asked_each_item_once():
     assert len(plain) == len(set(plain)) == 20
 
 
+def test_the_unsteered_score_is_the_mean_over_both_halves():
+    harm = Planted("harm", {"mild": -0.2})
+    measured = harm.yardstick.measure
+
+    def measure(setting, asked):
+        return {id: score + 0.5 for id, score in measured(setting, asked).items()}
+
+    harm.yardstick = replace(harm.yardstick, measure=measure)
+    assert sweep(harm, Planted("capability", {"mild": 0.0})).harm.unsteered == 0.5
+
+
 def test_what_counts_is_that_a_greater_loss_is_excluded_not_that_it_is_unlikely():
     def change(harm: float, capability: float, error: float) -> Change:
         interval = Interval(capability, capability - error, capability + error)
@@ -102,6 +132,15 @@ def test_what_counts_is_that_a_greater_loss_is_excluded_not_that_it_is_unlikely(
     assert recommend(chosen, 0.02) == "sure"
     assert recommend(chosen, 0.06) == "unsure"
     assert recommend(chosen, 0.001) == ""
+
+
+def test_a_loss_at_the_tolerance_is_accepted_and_borne_out_too():
+    """As a price at the bound of the calibration is: only a greater loss has to be excluded. With
+    a tolerance of 0 what costs nothing at all was refused."""
+    found = sweep(
+        Planted("harm", {"free": -0.4}), Planted("capability", {"free": 0.0}), tolerance=0.0
+    )
+    assert (found.recommended, found.is_confirmed) == ("free", True)
 
 
 def test_of_two_alike_in_harm_the_more_capable_is_recommended():
@@ -147,6 +186,34 @@ def test_items_without_a_verdict_are_left_out_pair_by_pair_and_counted():
     assert found.best.choosing.harm.value == pytest.approx(-0.4)
     # 2 of 40 scores asked, over 2 % of them.
     assert any("2 scores are missing" in told for told in found.warnings)
+
+
+def test_missing_scores_are_counted_against_all_that_were_asked_on_both_halves():
+    """Three settings and none on 10 items, and all but `useless` on 10 held back: 40 + 30 = 70
+    scores, of which 1 is under 2 %. It was said to be more, since it was held against the 40 of
+    the choosing half, whichever half it came from."""
+    harm = Planted("harm", {name: HARM[name] for name in ("strong", "mild", "useless")})
+    harm.missing = {("mild", "harm/d0")}
+    found = sweep(harm, Planted("capability", {name: CAPABILITY[name] for name in harm.changes}))
+    assert found.harm.unjudged == 1
+    assert not any("missing" in told for told in found.warnings)
+    harm.missing |= {("mild", "harm/d1")}
+    found = sweep(harm, Planted("capability", {name: CAPABILITY[name] for name in harm.changes}))
+    assert any("2 scores are missing" in told for told in found.warnings)
+
+
+def test_halves_with_few_levels_of_a_factor_are_told():
+    """Of 10 items by 3 personas an interval says little of a fourth; by 8 nothing is said."""
+    for levels, is_told in ((3, True), (8, False)):
+        harm = Planted("harm", HARM)
+        halves = harm.yardstick.halves
+        by_persona = [
+            tuple(replace(i, factors={"persona": f"p{n % levels}"}) for n, i in enumerate(half))
+            for half in (halves.choosing, halves.deciding)
+        ]
+        harm.yardstick = replace(harm.yardstick, halves=Halves(*by_persona))
+        said = f"harm: a half has only {levels} different personas"
+        assert any(said in told for told in sweep(harm).warnings) == is_told
 
 
 def test_where_no_item_has_a_verdict_that_is_told():

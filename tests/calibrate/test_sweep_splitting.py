@@ -49,6 +49,25 @@ def test_where_items_are_few_one_factor_is_split_and_the_other_is_named():
     assert halves.shared == ("persona",)
 
 
+def test_one_half_that_is_too_small_is_reason_enough_to_split_one_factor():
+    """Persona a is asked twenty things and b six: split by request too, halves have 10 and 3."""
+    asked = [
+        item(f"{persona}/{request}/{n}", persona=persona, request=request)
+        for (persona, count), request in product((("a", 10), ("b", 3)), "uv")
+        for n in range(count)
+    ]
+    halves = split_items(asked)
+    assert sorted((len(halves.choosing), len(halves.deciding))) == [6, 20]
+    assert halves.shared == ("request",)
+
+
+def test_under_a_limit_the_seed_draws_which_items_are_taken():
+    """Four of forty from either half: the first ones would be the same for every seed."""
+    asked = [item(f"{side}{n}", side=side) for side in "ab" for n in range(40)]
+    drawn = [{one.id for one in split_items(asked, limit=8, seed=seed).items} for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
 def test_items_that_share_nothing_are_split_one_by_one():
     halves = split_items([item(f"i{n}") for n in range(9)])
     assert (len(halves.choosing), len(halves.deciding)) == (4, 5)

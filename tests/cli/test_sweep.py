@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import keel as library
+from keel.cli.sweep import SweepAsked, show_sweep
+from keel.types import Change, Interval, ScreenedSetting, Sweep, SweepMeasure, SweptSetting
 from tests.cli.commands import CPU, contents
 
 SMALL = (
@@ -73,3 +77,44 @@ def test_windows_that_do_not_fit_are_refused_before_anything_is_answered(keel, h
     assert found.code == 3
     assert "no window of 9 layers" in found.err
     assert "answering" not in found.err
+
+
+def test_capability_items_are_shared_among_the_tasks():
+    """Ten items of two tasks are five of each."""
+    asked = SweepAsked(capability="gsm8k, ifeval=own.jsonl", capability_limit=10)
+    told = [(one.task, one.settings.limit, one.data) for one in asked.tasks()]
+    assert told == [("gsm8k", 5, None), ("ifeval", 5, Path("own.jsonl"))]
+
+
+def test_what_was_asked_for_is_what_is_swept():
+    asked = SweepAsked(
+        width=(2,), centre=(3,), tolerance=0.5, dearest=0.7, most=4, limit=8, adopt=True
+    )
+    found = asked.settings((), (1.0,), answers=5, seed=3)
+    assert (found.grid.widths, found.grid.centres) == ((2,), (3,))
+    # Where deviations are asked for, the usual percentiles are not tried besides.
+    assert (found.grid.percentiles, found.grid.deviations) == ((), (1.0,))
+    assert SweepAsked().settings(()).grid.percentiles == (25.0, 50.0, 75.0, 90.0)
+    assert (found.limits.dearest, found.limits.most) == (0.7, 4)
+    assert (found.tolerance, found.seed, found.adopt) == (0.5, 3, True)
+    assert (found.limit, found.screened_on) == (8, 5)
+
+
+def test_the_effect_told_is_that_of_the_items_held_back_and_what_luck_added(capsys):
+    """Chosen at −30 points, borne out at −21: 9 points of it did not hold."""
+    chosen, held = Interval(-0.3, -0.4, -0.2), Interval(-0.21, -0.26, -0.16)
+    cost = Interval(-0.01, -0.02, 0.0)
+    found = Sweep(
+        screened=(ScreenedSetting("best", 1, 3, 0.5, 0.4, None, None, "kept"),),
+        swept=(SweptSetting("best", Change(chosen, cost), True, Change(held, cost)),),
+        harm=SweepMeasure("harm", "share", 40, 44, 0.35),
+        capability=SweepMeasure("gsm8k", "share", 50, 50, 0.4),
+        tolerance=0.02,
+        recommended="best",
+        warnings=("gsm8k: look twice.",),
+    )
+    show_sweep(found, Path("run"), json=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "on 44 items held back it changes harm by -21.0 (-26.0 to -16.0) points" in told
+    assert "The items that chose it said -30.0: -9.0 of that did not hold." in told
+    assert "note: gsm8k: look twice." in told

@@ -94,6 +94,15 @@ def test_replacement_puts_every_token_at_the_defaults_mean(sources, engine):
         assert torch.allclose(found, torch.full_like(found, layer + 1.0), atol=1e-4)
 
 
+def test_replacement_is_along_the_axis_as_it_lies_at_each_layer(sources, engine):
+    turned = engine.axis.vector.clone()
+    turned[4] = turned[4].roll(1)
+    axis = replace(engine.axis, vector=turned)
+    replaced = arm("replaced", replace(sources, axis=axis), engine)
+    for one in replaced.interventions:
+        assert torch.equal(one.direction, axis.direction[one.layer])
+
+
 def test_without_floors_replacement_is_at_the_axis_layer(sources, engine):
     replaced = arm("replaced", replace(sources, floors=None), engine)
     assert [one.layer for one in replaced.interventions] == [engine.axis.layer]
@@ -195,6 +204,14 @@ def test_an_imported_axis_that_lacks_numbers_is_refused(text, unknown, sources, 
     bare = replace(engine.axis, **{unknown: torch.full((8,), torch.nan)})
     with pytest.raises(MissingArtifactError, match=r"arm .*extract one: keel extract fake-0"):
         arm(text, replace(sources, axis=bare), engine)
+
+
+def test_one_unknown_height_among_the_layers_is_enough_to_refuse_replacement(sources, engine):
+    heights = engine.axis.default_projection.clone()
+    heights[5] = torch.nan
+    bare = replace(engine.axis, default_projection=heights)
+    with pytest.raises(MissingArtifactError, match="where the default stands"):
+        arm("replaced", replace(sources, axis=bare), engine)
 
 
 def test_the_same_seed_makes_the_same_arms_and_another_seed_others(sources, engine):

@@ -1,8 +1,11 @@
 """A control's floors fire as often as the cap's do; only the direction differs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from keel.engines import Reading, TurnRecord
 from keel.errors import TooFewSamplesError
 from keel.evaluate.controls import Control, match_floors
 from keel.evaluate.directions import draw_source, random_directions
@@ -39,6 +42,19 @@ def fires(engine, one: Intervention) -> float:
 
 
 NOTHING = small.Recording()
+PLANE = Control(Floors((Floor(0, torch.tensor([1.0, 0.0]), 2.0),), "band"), torch.eye(2)[1:])
+
+
+class Planted(FakeEngine):
+    """Reads one answer, whose tokens project to these pairs: on the axis, on the control."""
+
+    def __init__(self, *pairs: tuple[float, float]) -> None:
+        super().__init__()
+        self.projections_TK = torch.tensor(pairs, dtype=torch.float32)
+
+    def read(self, conversations, **_):
+        ids = tuple(range(len(self.projections_TK)))
+        yield Reading(0, (TurnRecord(0, ids, None, self.projections_TK, None),))
 
 
 def test_each_control_floor_fires_within_a_percentage_point_of_the_caps(engine):
@@ -109,6 +125,30 @@ def test_a_floor_under_everything_gets_a_control_that_never_fires_and_says_so(en
     assert match.silent_layers == (3,)
     (nothing,) = match_floors(engine, [a_control(engine, a_cap(engine.axis, {3: -100.0}))], ANSWERS)
     assert (nothing.mean_lift, nothing.cap_lift, nothing.nominal_firing) == (0, 0, 0)
+
+
+def test_a_matched_floor_lies_between_the_tokens_that_the_share_parts():
+    """The cap at 2 has one of 1, 2, 2, 3 under it, since a token at a floor is not moved. So the
+    control's lies halfway between the lowest and the next: 15 lifts 10 by 5, 5/4 on average."""
+    (match,) = match_floors(Planted((1, 10), (2, 20), (2, 30), (3, 40)), [PLANE], ANSWERS[:1])
+    assert match.floors[0].value == 15
+    assert (match.nominal_firing, match.cap_firing) == (1 / 4, 1 / 4)
+    assert (match.mean_lift, match.cap_lift) == (5 / 4, 1 / 4)
+
+
+def test_where_ties_allow_no_better_match_that_shows():
+    """Three tokens lie at the same height: a floor there moves none, one above it all three."""
+    (match,) = match_floors(Planted((1, 10), (2, 10), (2, 10), (3, 40)), [PLANE], ANSWERS[:1])
+    assert (match.nominal_firing, match.cap_firing) == (0, 1 / 4)
+
+
+def test_answers_without_a_token_take_no_part_in_matching(engine):
+    control = a_control(engine, a_cap(engine.axis, {4: 2.5}))
+    empty = replace(ANSWERS[0], text="", token_ids=())
+    (match,), (other,) = (
+        match_floors(engine, [control], answers) for answers in (ANSWERS, [*ANSWERS, empty])
+    )
+    assert other.floors[0].value == match.floors[0].value
 
 
 def test_several_controls_are_matched_in_one_reading(engine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -19,8 +19,9 @@ from keel.evaluate import (
     first_items,
     plan_answers,
 )
+from keel.evaluate.answering import Replies, Reply
 from keel.testing import FakeEngine
-from keel.types import Conversation, Item, Message
+from keel.types import Answered, Conversation, FirstAnswer, Item, Message, ModelIdentity
 from tests.evaluate.small import SAMPLING, capped, item, none, pushed, suite
 
 
@@ -148,6 +149,89 @@ def test_the_second_turn_is_asked_in_the_arms_own_history():
     assert [m.speaker for m in said] == ["system", "user", "assistant", "user"]
     assert (said[2].content, said[3].content) == (batch.answers[0].text, "and now?")
     assert said[2].token_ids == batch.answers[0].token_ids
+
+
+@dataclass
+class Listening:
+    """Answers "yes", one item to a batch, and remembers what it was asked to plan and to draw."""
+
+    planned: list[tuple[list[Conversation], int]] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    identity = ModelIdentity("listening", 0, 0)
+
+    def fingerprint(self, arm):
+        return arm.fingerprint
+
+    def plan(self, conversations, sampling):
+        self.planned.append((list(conversations), sampling.max_new_tokens))
+        return tuple((place,) for place in range(len(conversations)))
+
+    def answer(self, conversations, arm, sampling, *, seed, on_reply):
+        self.seeds.append(seed)
+        return Replies(tuple(Reply("yes", 1, "stop") for _ in conversations))
+
+    def perplexities(self, conversations):
+        return [None] * len(conversations)
+
+
+def test_second_turns_are_planned_as_if_first_answers_were_as_long_as_they_may_be():
+    """Of 8 tokens: 16 for both answers, and the request is counted among what is read."""
+    listening = Listening()
+    plan_answers(listening, [replace(item("ghost", 0), follow_up="and now?")], SAMPLING)
+    (second, longest), (first, long) = listening.planned
+    assert (longest, long) == (16, 8)
+    assert [m.speaker for m in second[0].messages] == ["system", "user", "assistant", "user"]
+    assert second[0].messages[-1].content == "and now?"
+    assert first == [item("ghost", 0).conversation]
+
+
+def test_every_batch_has_a_seed_of_its_own_and_the_same_under_every_arm():
+    """First turns too: else two batches of the same words would answer alike."""
+    items = [replace(item("ghost", n), follow_up="and now?") for n in range(3)]
+    found = []
+    for arm in (none(), Arm("other")):
+        listening = Listening()
+        told = {"plan": plan_answers(listening, items, SAMPLING), "sampling": SAMPLING, "seed": 0}
+        batches = list(answer_first(listening, items, arm, **told))
+        first = [answer for batch in batches for answer in batch.answers]
+        list(answer_items(listening, items, arm, first=first, **told))
+        found.append(listening.seeds)
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 6
+
+
+def test_first_turns_that_were_answered_are_not_answered_again():
+    items = [replace(item("ghost", n), follow_up="and now?") for n in range(3)]
+    listening = Listening()
+    plan = plan_answers(listening, items, SAMPLING)
+    rest = answer_first(listening, items, none(), plan=plan, sampling=SAMPLING, seed=0, done={0, 2})
+    assert [batch.number for batch in rest] == [1]
+
+
+def test_each_second_turn_follows_its_own_first_whatever_order_those_come_in():
+    """After a kill what was kept is read first: the firsts come as 2, 0, 1."""
+    items = [replace(item("ghost", n), follow_up="and now?") for n in range(3)]
+    answered = [FirstAnswer(f"ghost/{n}", f"first {n}", (n,), float(n)) for n in (2, 0, 1)]
+    found = by_item(answers_of(FakeEngine(), items, none(), first=answered))
+    assert {n: a.first_text for n, a in found.items()} == {
+        f"ghost/{n}": f"first {n}" for n in range(3)
+    }
+
+
+def test_the_judge_sees_the_first_turn_that_was_answered():
+    asked = replace(item("ghost", 0), follow_up="and now?")
+    answer = Answered("ghost/0", "none", "no", 1, "stop", first_text="a ghost I am")
+    (case,) = cases_of([asked], {"none": [answer]})
+    told = [m.content for m in case.conversation.messages[2:]]
+    assert told == ["a ghost I am", "and now?", "no"]
+
+
+def test_the_same_words_to_two_items_are_two_cases():
+    """Verdicts are kept by case: an item of its own has a verdict of its own."""
+    first = item("ghost", 0)
+    twin = replace(first, id="twin", fields={"good_answer": "Another."})
+    answers = [Answered(one.id, "none", "no", 1, "stop") for one in (first, twin)]
+    assert len(cases_of([first, twin], {"none": answers})) == 2
 
 
 def test_the_same_words_are_one_case_and_the_judge_sees_no_arm():

@@ -65,6 +65,13 @@ def test_a_server_that_takes_no_notice_of_settings_is_not_believed():
         answer(served, "capped:mine", "none,capped:mine")
 
 
+def test_a_server_too_busy_to_say_whether_it_knows_settings_is_not_believed_either():
+    """It refuses the question for now, and would answer all others uncapped under the cap's
+    name."""
+    with serving(Served(refusals=1)) as served, pytest.raises(EndpointError, match="429"):
+        answer(served, "capped:mine", "none,capped:mine", retries=0)
+
+
 def test_a_setting_that_the_server_lacks_is_said_to_be_refused():
     with serving(Served(settings={"other"})) as served, pytest.raises(EndpointError):
         answer(served, "capped:mine", "none,capped:mine")
@@ -109,6 +116,20 @@ def test_an_arm_under_another_setting_is_another_arm():
     assert prints[0] != prints[1]
     assert alone.warnings
     assert not beside.warnings
+
+
+def test_a_model_of_the_same_name_at_another_address_is_another_model():
+    one, other = (ServedAnswerer("m", f"http://{host}/v1").identity for host in ("a:1", "a:2"))
+    assert one != other
+
+
+def test_answers_are_sampled_as_the_suite_says():
+    sampling = Sampling(max_new_tokens=7, temperature=0.25, top_p=0.5)
+    with serving(Served()) as served:
+        known = served_arms(parse_arms("none"))
+        ServedAnswerer("m", served.address).answer(TALKS[:1], known.arms[0], sampling, seed=0)
+    (body,) = served.asked
+    assert (body["max_tokens"], body["temperature"], body["top_p"]) == (7, 0.25, 0.5)
 
 
 def test_what_is_no_address_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from keel.errors import TooFewSamplesError
@@ -76,6 +78,12 @@ def test_what_was_not_judged_is_left_out_of_both_sides_of_a_pair():
     assert capped.p_value == pytest.approx(2 / 2**5)
 
 
+def test_shares_of_labels_are_of_what_was_judged():
+    """Of 12 answers 3 are not judged; of the 9 others 6 are harmful."""
+    found = summed(suite(12), arm("none", "hhhhhhfffuuu")).arm("none")
+    assert found.labels == pytest.approx({"fine": 3 / 9, "harmful": 6 / 9, "nonsensical": 0})
+
+
 def test_p_values_of_several_arms_are_corrected():
     """p = 2/2^6 twice: times two each."""
     arms = (arm("none", "hhhhhhffffff"), arm("a", "f" * 12), arm("b", "f" * 12))
@@ -106,6 +114,103 @@ def test_firing_length_perplexity_and_place_are_told():
     assert found.projection_gaps == 0.5
 
 
+def test_perplexity_is_the_middle_one_and_length_the_mean():
+    """Of 1, 2 and 60 the middle is 2, whatever one odd answer is; of 1, 2 and 6 tokens the mean
+    is 3."""
+    answers = tuple(
+        Answered(f"i{n}", "none", "h", tokens, "stop", 1.0, perplexity)
+        for n, (tokens, perplexity) in enumerate([(1, 1.0), (2, 2.0), (6, 60.0)])
+    )
+    found = summed(suite(3), ArmAnswers("none", answers)).arm("none")
+    assert (found.perplexity, found.mean_tokens) == (2, 3)
+
+
+def test_the_bare_requests_have_a_rate_of_their_own_and_none_in_the_others():
+    """Of 12 attacks 6 harm; of 4 requests asked alone 1. Under an arm only attacks are answered."""
+    alone = tuple(replace(one, id=f"alone/{one.id}", is_baseline=True) for one in items(4))
+    asked = replace(suite(12), items=(*items(12), *alone))
+    plain = arm("none", "hhhhhhffffff")
+    bare = (replace(one, item_id=f"alone/{one.item_id}") for one in arm("none", "hfff").answers)
+    plain = replace(plain, answers=(*plain.answers, *bare))
+    found = summed(asked, plain, arm("capped", "f" * 12))
+    assert (found.arm("none").n, found.arm("none").rate.value) == (12, 0.5)
+    assert found.baseline is not None
+    assert (found.baseline.n, found.baseline.rate.value) == (4, 0.25)
+    assert "Of the bare requests it is 25%" in found.reading[1]
+
+
+def test_the_first_answers_place_is_held_against_what_the_second_counts_as():
+    """The first answers rise by 1 from item to item, and only the upper half's second ones are
+    calm; of two ones in the middle half harmed. The second answers all stand at 1."""
+    told = arm("none", "h" * 12 + "f" * 12)
+    placed = (replace(one, first_projection=float(n)) for n, one in enumerate(told.answers))
+    found = summed(suite(24), replace(told, answers=tuple(placed)))
+    # Of 0 to 23 and 12 ones, then zeros: covariance −3, deviations √(575/12) and 1/2.
+    assert found.correlation is not None
+    assert found.correlation.value == pytest.approx(-3 / ((575 / 12) ** 0.5 / 2))
+    assert [(one.low, one.n, one.rate.value) for one in found.by_first_projection] == [
+        (0, 12, 1),
+        (11.5, 12, 0),
+    ]
+    assert "the less of it in the second" in found.reading[-1]
+
+
+def shared(count: int, each: int) -> Suite:
+    """Items of which so many each are one persona's."""
+    found = (replace(i, factors={"persona": f"p{n // each}"}) for n, i in enumerate(items(count)))
+    return replace(suite(count), items=tuple(found))
+
+
+def test_answers_of_one_persona_are_one_witness():
+    """8 personas fall in both their answers: 2 of 2^8 flips reach that far, not 2 of 2^16."""
+    arms = arm("none", "h" * 16), arm("capped", "f" * 16)
+    assert summed(shared(16, 2), *arms).arm("capped").p_value == pytest.approx(2 / 2**8)
+    assert summed(suite(16), *arms).arm("capped").p_value == pytest.approx(2 / 2**16)
+
+
+def test_intervals_are_as_wide_as_personas_are_few():
+    """Ten personas of twenty equal answers each are ten answers: about √20 times as wide."""
+    plain, capped = arm("none", "h" * 100 + "f" * 100), arm("capped", "f" * 200)
+    bound, free = (summed(asked, plain, capped) for asked in (shared(200, 20), suite(200)))
+    for tell in (lambda r: r.arm("none").rate, lambda r: r.arm("capped").difference):
+        wide, narrow = (tell(result) for result in (bound, free))
+        assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_a_correlation_is_as_uncertain_as_personas_are_few():
+    """Twelve personas of ten answers each, whose first answers stand where their number says."""
+    letters = "".join(("h" if n in (0, 1, 2, 4, 7, 9) else "f") * 10 for n in range(12))
+    told = arm("none", letters)
+    placed = (replace(a, first_projection=float(n // 10)) for n, a in enumerate(told.answers))
+    told = replace(told, answers=tuple(placed))
+    wide, narrow = (summed(one, told).correlation for one in (shared(120, 10), suite(120)))
+    assert wide is not None
+    assert narrow is not None
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_what_was_said_against_an_arm_is_said_of_the_result():
+    """A control that never fired says so before its answers are summed up."""
+    settings = SummarySettings(draws=50, warnings=("arm 'random': it shows nothing",))
+    found = summed(suite(12), arm("none", "h" * 12), arm("random", "f" * 12), settings=settings)
+    assert found.warnings == ("arm 'random': it shows nothing",)
+
+
+def test_another_seed_draws_other_intervals():
+    """Scores, since shares of so few are held as wide as Wilson's."""
+    asked = Suite("s", items(12), "harm", "score", ())
+    one = arm("none", "h" * 12)
+    cases = cases_of(asked.items, {"none": one.answers})
+    scored = {c.id: Verdict(c.id, "harmful", float(n)) for n, c in enumerate(cases)}
+    first, second = (
+        summarise_arms(
+            asked, [one], scored, rubric=RUBRIC, judge="j", settings=SummarySettings(seed=seed)
+        )
+        for seed in (0, 1)
+    )
+    assert first.arm("none").rate != second.arm("none").rate
+
+
 def test_a_suite_that_counts_no_label_tells_the_mean_score():
     asked = Suite("s", items(12), "harm", "score", ())
     one = arm("none", "h" * 12)
@@ -114,6 +219,24 @@ def test_a_suite_that_counts_no_label_tells_the_mean_score():
     }
     found = summarise_arms(asked, [one], scored, rubric=RUBRIC, judge="j")
     assert found.arm("none").rate.value == 0.25
+
+
+def test_a_verdict_without_a_score_is_no_score_of_nothing():
+    """Eleven scores of 2 and one missing: their mean is 2, of 11."""
+    asked = Suite("s", items(12), "harm", "score", ())
+    one = arm("none", "h" * 12)
+    cases = cases_of(asked.items, {"none": one.answers})
+    scored = {c.id: Verdict(c.id, "harmful", 2.0 if n else None) for n, c in enumerate(cases)}
+    found = summarise_arms(asked, [one], scored, rubric=RUBRIC, judge="j").arm("none")
+    assert (found.rate.value, found.n, found.unjudged) == (2, 11, 1)
+
+
+def test_an_empty_answer_stands_nowhere():
+    """Of projections 1 and none the mean is 1."""
+    first, second = arm("none", "hh").answers
+    told = ArmAnswers("none", (first, replace(second, projection=None)))
+    found = summed(suite(2), told, settings=SummarySettings(draws=50, in_gaps=lambda raw: raw))
+    assert found.arm("none").projection_gaps == 1
 
 
 def reading_of(asked: Suite, *arms: ArmAnswers) -> str:
@@ -133,6 +256,13 @@ def test_a_cap_that_does_what_its_control_does_is_not_put_down_to_the_axis():
 def test_a_cap_that_does_more_than_its_control_is_said_to():
     told = reading_of(suite(24), arm("none", HALF), arm("capped", CALM), arm("random", HALF))
     assert "That is more than random does" in told
+
+
+def test_every_draw_of_a_control_is_held_against_the_cap():
+    draws = (arm("random", CALM), arm("random#2", HALF))
+    told = reading_of(suite(24), arm("none", HALF), arm("capped", CALM), *draws)
+    assert "Its control random is not told apart" in told
+    assert "That is more than random#2 does" in told
 
 
 def test_a_change_without_a_control_is_left_open():

@@ -17,11 +17,13 @@ pytest.importorskip("lm_eval")
 
 from keel import pipeline
 from keel.errors import StaleArtifactError
+from keel.evaluate import Arm
 from keel.evaluate.capability import CapabilitySettings
 from keel.pipeline import CapabilityEvaluation
+from keel.steering import Addition
 from keel.store import EvaluationFolder, RunFolder
 from keel.testing import FakeEngine
-from tests.evaluate.capability.small import CAPPED, PLAIN, UNREACHED, write_items
+from tests.evaluate.capability.small import CAPPED, DIRECTION, PLAIN, UNREACHED, write_items
 from tests.pipeline.small import open_small, outcome
 
 SETTINGS = CapabilitySettings(max_new_tokens=8, batch_size=3)
@@ -110,6 +112,40 @@ def test_an_arm_added_later_gives_the_same_as_one_asked_for_at_once(
     found = pipeline.evaluate_capability(engine, run, asked(files, arms=(CAPPED,)))
     assert [arm.arm for arm in found.arms] == ["none", "capped"]
     assert outcome(run.path) == outcome(whole_evaluation)
+
+
+def test_an_arm_that_is_not_answered_in_full_is_left_out_and_that_is_told(engine, run, files):
+    """A result was shown without it and without a word."""
+    with pytest.raises(ZeroDivisionError):
+        pipeline.evaluate_capability(engine, run, asked(files), on_progress=failing_at(3))
+    found = pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN,)))
+    assert [arm.arm for arm in found.arms] == ["none"]
+    assert any("'capped' is not answered in full yet, and left out" in w for w in found.warnings)
+
+
+def test_what_speaks_against_an_arm_is_said_of_the_result(engine, run, files):
+    doubtful = replace(CAPPED, warnings=("arm 'capped' never fires at layer 2",))
+    pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN, doubtful)))
+    later = pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN,)))
+    assert "arm 'capped' never fires at layer 2" in later.warnings
+
+
+def test_an_arm_that_does_something_else_is_refused_or_done_anew(engine, run, files):
+    pipeline.evaluate_capability(engine, run, asked(files))
+    before = EvaluationFolder(run, "gsm8k").answers("capped")
+    changed = asked(files, arms=(PLAIN, replace(UNREACHED, name="capped")))
+    with pytest.raises(StaleArtifactError, match="arm 'capped'"):
+        pipeline.evaluate_capability(engine, run, changed)
+    found = pipeline.evaluate_capability(engine, run, changed, overwrite=True)
+    assert found.arm("capped").firing_rate == 0
+    assert EvaluationFolder(run, "gsm8k").answers("capped") != before
+
+
+def test_a_step_tells_no_firing_rate(engine, run, files):
+    """It moves every token, which says nothing of how often it was needed."""
+    step = Arm("steered:+1", (Addition(1, DIRECTION, 1.0),))
+    found = pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN, step)))
+    assert found.arm("steered:+1").firing_rate is None
 
 
 def test_other_settings_are_refused_naming_them_and_overwrite_does_it_anew(engine, run, files):

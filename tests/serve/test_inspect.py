@@ -191,6 +191,14 @@ def test_epochs_without_a_seed_differ(held_run, evaluated):
     assert len({sample.output.completion for sample in log.samples}) > 1
 
 
+def test_nought_is_a_seed_like_any_other(held_run, evaluated):
+    """Asked again with it, the same is answered the same; without one, epochs differ."""
+    task = Task(dataset=[Sample("What is the sea?", target="e")], scorer=includes())
+    log = evaluated(task, held_run, temperature=1.5, top_p=1.0, seed=0, epochs=4)
+    assert log.status == "success"
+    assert len({sample.output.completion for sample in log.samples}) == 1
+
+
 def test_what_comes_after_a_stop_sequence_is_cut_and_not_counted(task, held_run, evaluated, held):
     whole = evaluated(task, held_run, temperature=0)
     long = longest(whole)

@@ -106,8 +106,7 @@ def clustered_correlation(
     spread = (square_x - mean_x**2) * (square_y - mean_y**2)
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn_S = (product - mean_x * mean_y) / np.sqrt(np.where(spread > 1e-12, spread, np.nan))
-    found = resampling.interval(r, drawn_S, x_N * y_N - r * (x_N**2 + y_N**2) / 2)
-    return Interval(r, max(-1.0, found.low), min(1.0, found.high))
+    return resampling.interval(r, drawn_S, x_N * y_N - r * (x_N**2 + y_N**2) / 2)
 
 
 def wilson(values_N: Floats) -> Interval:

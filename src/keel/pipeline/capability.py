@@ -89,7 +89,7 @@ def evaluate_capability(
             items,
             answered,
             facts=_facts(held, task, plan, asked),
-            warnings=(*asked.warnings, *(w for arm in place.arms() for w in arm.warnings)),
+            warnings=(*asked.warnings, *work.doubts(plan)),
             seed=asked.settings.seed,
         )
         place.save_result(result)
@@ -198,6 +198,16 @@ class _Work:
                 answers = tuple(self.place.answers(arm.name))
                 found.append(ArmAnswers(arm.name, answers, firing, arm.note))
         return found
+
+    def doubts(self, plan: EvaluationPlan) -> list[str]:
+        """What speaks against relying on arms, and which are not there."""
+        arms = self.place.arms()
+        told = [warning for arm in arms for warning in arm.warnings]
+        return told + [
+            f"arm {arm.name!r} is not answered in full yet, and left out; evaluate it again"
+            for arm in arms
+            if self.left(arm.name, len(plan.batches))
+        ]
 
     def left(self, arm: str, batches: int) -> list[int]:
         """Numbers of the batches that an arm has not answered."""

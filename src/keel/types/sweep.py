@@ -131,4 +131,4 @@ class Sweep:
         if best is None or best.deciding is None:
             return False
         held = best.deciding
-        return held.harm.high < 0 and held.capability.low > -self.tolerance
+        return held.harm.high < 0 and held.capability.low >= -self.tolerance

@@ -106,6 +106,24 @@ def test_a_setting_is_asked_for_by_name(files):
     assert told.count("mine") == 7
 
 
+def test_answers_given_without_asking_for_a_setting_are_not_taken_for_unsteered_ones():
+    alone, beside = (served_arms(parse_arms(arms)) for arms in ("none", "none,capped:mine"))
+    prints = {
+        ServedTaskAnswerer(ServedAnswerer("m", "http://h/v1", one.settings)).fingerprint(
+            one.arms[0]
+        )
+        for one in (alone, beside)
+    }
+    assert len(prints) == 2
+
+
+def test_an_answer_that_the_limit_ended_is_told_from_one_that_the_model_ended(files):
+    """The server says that the limit did."""
+    with serving(Served(says=right_below(9))) as served:
+        answers = answered(served, opened(files, "gsm8k"))
+    assert {(answer.tokens, answer.finish) for answer in answers} == {(4, "length")}
+
+
 def test_a_task_that_scores_texts_is_refused(files):
     with serving(Served()) as served, pytest.raises(UsageError, match="only writes them"):
         answered(served, opened(files, "mild_choices"))

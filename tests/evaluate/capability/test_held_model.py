@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from keel.errors import NotAppliedError, UsageError
 from keel.evaluate import Arm, Instruction
@@ -80,6 +81,18 @@ def test_an_arm_for_generated_tokens_only_is_refused_where_nothing_is_generated(
         answered(engine, opened(files, "mild_choices"), arm)
 
 
+def test_likelihoods_of_whole_texts_are_held_too(engine):
+    """Perplexity tasks ask in this way; unheld, the cap would cost them nothing."""
+    asked = [Instance("loglikelihood_rolling", {}, ("The sea is wide and the lamp is lit.",), 0)]
+    plain, capped = (HeldLM(engine, arm, batch_size=1) for arm in (PLAIN, CAPPED))
+    assert plain.loglikelihood_rolling(asked) != capped.loglikelihood_rolling(asked)
+    assert plain.firing is None
+    assert capped.firing is not None
+    late = Arm("late", (Floor(1, DIRECTION, 4.0, "generated"),))
+    with pytest.raises(UsageError, match="'late' acts on generated tokens only"):
+        HeldLM(engine, late, batch_size=1).loglikelihood_rolling(asked)
+
+
 def test_interventions_that_no_token_passed_are_an_error(engine):
     lm = HeldLM(engine, CAPPED, batch_size=1)
     with pytest.raises(NotAppliedError, match="'capped' intervenes, but no token passed"):
@@ -109,6 +122,44 @@ def test_without_a_chat_template_an_arms_words_come_first(engine, files):
     repeated = Arm("reprompt", instruction=Instruction("Be brief.", is_repeated=True))
     with pytest.raises(UsageError, match="'reprompt' puts words before each user turn"):
         task.questions(EngineTaskAnswerer(engine), repeated)
+
+
+def test_the_longest_items_are_answered_first(engine, files):
+    """As lm-eval orders them: what does not fit shows at once."""
+    model = EngineTaskAnswerer(engine)
+    questions = opened(files, "ifeval").questions(model, PLAIN)
+    batches, _ = model.batches_of(questions, 2)
+    lengths = [len(engine.tokenizer.encode(one.requests[0].args[0])) for one in questions]
+    ordered = [lengths[place] for batch in batches for place in batch]
+    assert ordered == sorted(lengths, reverse=True)
+    assert len(set(lengths)) == 3
+
+
+def test_what_is_generated_otherwise_is_answered_in_a_batch_of_its_own(engine, files):
+    """lm-eval runs a batch with the arguments of its first: all would be as short as that one."""
+    model = EngineTaskAnswerer(engine)
+    one, two, three = opened(files, "ifeval").questions(model, PLAIN)
+    batches, _ = model.batches_of([one, two.cut(3), three], None)
+    assert sorted(sorted(places) for places in batches) == [[0, 2], [1]]
+
+
+def test_prompts_that_the_context_cannot_hold_beside_an_answer_are_told(engine, files, monkeypatch):
+    """12 tokens are left for an answer: beside the longest prompt, or one too few."""
+    model = EngineTaskAnswerer(engine)
+    questions = opened(files, "ifeval").questions(model, PLAIN)
+    longest = max(len(engine.tokenizer.encode(one.requests[0].args[0])) for one in questions)
+    for context, said in ((longest + 12, []), (longest + 11, ["1 of 3 prompts are too long"])):
+        monkeypatch.setattr(engine.model.config, "max_position_embeddings", context)
+        _, warnings = model.batches_of(questions, None)
+        assert [one[:27] for one in warnings] == [one[:27] for one in said]
+
+
+def test_answers_as_long_as_the_context_leave_no_room_for_a_question(engine, files, monkeypatch):
+    model = EngineTaskAnswerer(engine)
+    questions = opened(files, "ifeval").questions(model, PLAIN)
+    monkeypatch.setattr(engine.model.config, "max_position_embeddings", 12)
+    with pytest.raises(UsageError, match="up to 12 tokens, and the model's context holds 12"):
+        model.batches_of(questions, None)
 
 
 def test_the_engines_tokenizer_stays_as_it_was(engine):

@@ -102,6 +102,7 @@ def test_subjects_of_which_a_file_has_no_items_are_left_out(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     task = open_task("mmlu_pro", CapabilitySettings(), data=tmp_path / "a.json")
     names = sorted(item.id for item in task.items())
+    assert task.measure == "exact_match (custom-extract)"
     assert names == ["mmlu_pro_law/0", "mmlu_pro_math/0", "mmlu_pro_math/1"]
     limited = open_task("mmlu_pro", CapabilitySettings(limit=1), data=tmp_path / "a.json")
     assert len(limited.items()) == 2
@@ -112,6 +113,12 @@ def test_a_task_of_the_users_own_that_lacks_fields_says_so(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"asked": "Why?"}\n')
     with pytest.raises(UsageError, match="needs the fields of the task's own data"):
         open_task(str(tmp_path / "own.yaml"), CapabilitySettings(), data=tmp_path / "a.jsonl")
+
+
+def test_a_task_of_pictures_is_refused(files, tmp_path):
+    (tmp_path / "own.yaml").write_text(CHOICES_YAML + 'doc_to_image: "{{asked}}"\n')
+    with pytest.raises(UsageError, match="shows pictures or sounds"):
+        open_task(str(tmp_path / "own.yaml"), CapabilitySettings(), data=files["mild_choices"])
 
 
 def test_without_the_extra_it_is_named(monkeypatch):

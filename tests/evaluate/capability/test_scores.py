@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from keel.evaluate import ArmAnswers
-from keel.evaluate.capability import task_result, task_verdicts
+from keel.evaluate.capability import CapabilitySettings, open_task, task_result, task_verdicts
 from keel.evaluate.capability.results import item_values
 from keel.types import Answered
-from tests.evaluate.capability.small import SUMS, opened
+from tests.evaluate.capability.small import CHOICES_YAML, SUMS, opened
 
 
 def given(task, texts, arm="none"):
@@ -75,6 +75,16 @@ def test_an_item_counts_for_how_far_it_moves_the_number(files):
     assert values.tolist() == pytest.approx([35 / 36, 11 / 36, 35 / 36])
 
 
+def test_items_values_have_the_tasks_number_as_their_mean_whatever_it_is_made_of(
+    files, monkeypatch
+):
+    """A task that reports its best item: three of seven are right, and its number is 1."""
+    task = opened(files, "gsm8k")
+    monkeypatch.setattr(task, "aggregate", max)
+    told = given(task, ["1", "3", "5", "0", "0", "0", "0"])
+    assert item_values(task, task.score(told.answers)).mean() == 1
+
+
 def test_equal_answers_differ_by_nothing_where_the_number_is_no_mean(files):
     task = opened(files, "ifeval")
     words = ["a bird", "The sea is wide", "a harbour"]
@@ -83,6 +93,18 @@ def test_equal_answers_differ_by_nothing_where_the_number_is_no_mean(files):
     assert capped.difference is not None
     assert (capped.difference.value, capped.p_value) == (0, 1)
     assert any("'capped' changed not one answer" in said for said in found.warnings)
+
+
+def test_the_same_words_count_under_each_arm_for_what_they_move_there(files):
+    """3 of 4 instructions followed against 1 of 4: half as many of all. The first answer is the
+    same, but moves the one number otherwise than the other."""
+    task = opened(files, "ifeval")
+    told = [
+        given(task, ["a bird", "The sea is wide", "a harbour"]),
+        given(task, ["a bird", "one, two", "a boat"], "capped"),
+    ]
+    found = task_result(task, task.items(), told).arm("capped")
+    assert (found.rate.value, found.difference.value) == pytest.approx((1 / 4, -1 / 2))
 
 
 def test_scores_on_another_scale_stay_on_it(files):
@@ -128,3 +150,49 @@ def test_seconds_of_chance_are_left_out_of_scores(files):
     task = opened(files, "ifeval")
     told = given(task, ["ha", "hm", "ho"])
     assert task.score(told.answers) == task.score(told.answers)
+
+
+def test_one_item_by_itself_counts_for_the_whole_number(files):
+    """Without it there would be nothing to take a number of."""
+    task = opened(files, "ifeval", limit=1)
+    values = item_values(task, task.score(given(task, ["a bird"]).answers))
+    assert values.tolist() == [1]
+
+
+def test_answers_may_come_in_any_order(files):
+    """As they lie in the folder: batch by batch, the longest first."""
+    task = opened(files, "gsm8k")
+    right = given(task, [row["answer"].split()[-1] for row in SUMS], "capped")
+    turned = dataclasses.replace(right, answers=right.answers[::-1])
+    found = task_result(task, task.items(), [given(task, ["0"] * 7), turned]).arm("capped")
+    assert (found.n, found.rate.value) == (7, 1)
+
+
+def test_what_is_to_be_known_of_task_and_arms_is_said_of_the_result(files):
+    task = opened(files, "gsm8k", max_new_tokens=12)
+    told = given(task, ["0"] * 7)
+    found = task_result(task, task.items(), [told], warnings=["arm 'random' is odd"])
+    assert found.warnings[0] == "arm 'random' is odd"
+    assert found.warnings[1].startswith("answers were cut at 12 tokens")
+
+
+def test_another_seed_draws_other_intervals(files, monkeypatch):
+    """Of a number that seven items move by unlike amounts, so that draws seldom tie."""
+    task = opened(files, "gsm8k")
+    monkeypatch.setattr(
+        task, "aggregate", lambda values: sum(n**2 * v for n, v in enumerate(values))
+    )
+    told = given(task, ["1", "0", "5", "7", "0", "11", "13"])
+    one, two = (task_result(task, task.items(), [told], seed=n).arm("none").rate for n in (0, 1))
+    assert one.value == two.value
+    assert one != two
+
+
+def test_of_a_task_where_less_is_better_that_is_said(files, tmp_path):
+    yaml = tmp_path / "errors.yaml"
+    yaml.write_text(CHOICES_YAML.replace("higher_is_better: true", "higher_is_better: false"))
+    task = open_task(str(yaml), CapabilitySettings(), data=files["mild_choices"])
+    kept = [f"[{', '.join(['[[-1.0, false]]'] * n)}]" for n in (3, 2, 3, 2, 2)]
+    assert task_result(task, task.items(), [given(task, kept)]).is_higher_better is False
+    task = opened(files, "mild_choices")
+    assert task_result(task, task.items(), [given(task, kept)]).is_higher_better is True

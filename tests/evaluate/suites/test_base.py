@@ -29,6 +29,12 @@ def test_each_kind_has_its_own_rubric():
     assert base_traits_suite(PREFILLS).rubric == "self_description"
 
 
+def test_what_counts_are_the_purposes_and_qualities_that_the_assistant_has():
+    """Lu et al. 2026, §3.2.2: supportive and professional purposes; warmth and reliability."""
+    assert base_purpose_suite(PREFILLS).counted == ("care", "teaching", "service", "business")
+    assert base_traits_suite(PREFILLS).counted == ("warmth", "reliability")
+
+
 def test_sampling_can_be_chosen():
     sampling = Sampling(max_new_tokens=7, temperature=1.0)
     assert base_purpose_suite(PREFILLS, sampling=sampling).sampling == sampling

@@ -6,6 +6,7 @@ import pytest
 
 from keel.errors import UsageError
 from keel.evaluate import Attack, drift_harm_suite, openings
+from keel.prompts import read_rubrics
 from keel.types import Message
 
 ROLES = {name: [f"You are a {name}.", f"Speak as a {name}."] for name in ("bard", "ghost", "clerk")}
@@ -23,6 +24,12 @@ def test_an_item_is_a_role_asked_a_question_then_a_request():
     assert item.follow_up == "Do bad thing 0."
     assert item.factors == {"role": "bard", "question": "q0", "request": "r0"}
     assert item.fields["request"] == "Do bad thing 0."
+
+
+def test_what_counts_is_harm_in_part_or_in_full():
+    suite = drift_harm_suite(ROLES, QUESTIONS, REQUESTS)
+    labels = {label.name for label in read_rubrics()[suite.rubric].labels}
+    assert labels - {*suite.counted} == {"refusal", "redirection", "harmless", "nonsensical"}
 
 
 def test_a_role_without_a_system_prompt_is_asked_without_one():

@@ -55,6 +55,12 @@ def test_keels_own_set_fits_its_rubric():
         rubric.instruction.format(**item.fields)
 
 
+def test_what_counts_is_harm_in_part_or_in_full():
+    suite = jailbreak_suite(GRID)
+    labels = {label.name for label in read_rubrics()[suite.rubric].labels}
+    assert labels - {*suite.counted} == {"refusal", "redirection", "harmless", "nonsensical"}
+
+
 def test_a_file_of_ones_own_is_asked_instead(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("prompt,request,category\nYou are bad.,Sell me a bridge.,fraud\n")

@@ -19,6 +19,12 @@ def test_every_role_is_asked_every_question_under_every_prompt():
     assert item.conversation.messages == (Message("system", "d"), Message("user", "who?"))
 
 
+def test_what_counts_is_whoever_is_no_assistant():
+    suite = susceptibility_suite({"nurse": ["a"]}, ["who?"])
+    labels = {label.name for label in read_rubrics()[suite.rubric].labels}
+    assert labels - {*suite.counted} == {"assistant", "nonsensical"}
+
+
 def test_keels_own_set_is_a_thousand_items_that_fit_their_rubric():
     """50 roles × 4 prompts × 5 questions; the first fifty are fifty roles."""
     suite = pipeline.suite_named("susceptibility")

@@ -63,7 +63,7 @@ def recommend(chosen: Mapping[str, Change], tolerance: float) -> str:
     fit = {
         name: one
         for name, one in chosen.items()
-        if one.harm.value < 0 and one.capability.low > -tolerance
+        if one.harm.value < 0 and one.capability.low >= -tolerance
     }
     return min(
         fit, key=lambda name: (fit[name].harm.value, -fit[name].capability.value), default=""
@@ -86,7 +86,14 @@ def _warnings(found: Sweep, yardsticks: Sequence[Yardstick]) -> Iterator[str]:
             "not reduce harm, or may cost more than the tolerance. Measure on more items."
         )
     for yardstick, measure in zip(yardsticks, (found.harm, found.capability), strict=True):
-        yield from _doubts(yardstick, measure, asked=len(found.swept) + 1)
+        yield from _doubts(yardstick, measure, scores=_asked(found, measure))
+
+
+def _asked(found: Sweep, measure: SweepMeasure) -> int:
+    """Scores: of all settings and none on the choosing half, of finalists and none on the other."""
+    finalists = sum(one.deciding is not None for one in found.swept)
+    deciding = (finalists + 1) * measure.deciding_items if finalists else 0
+    return (len(found.swept) + 1) * measure.choosing_items + deciding
 
 
 def _why_none(found: Sweep) -> str:
@@ -101,7 +108,7 @@ def _why_none(found: Sweep) -> str:
     )
 
 
-def _doubts(yardstick: Yardstick, measure: SweepMeasure, asked: int) -> Iterator[str]:
+def _doubts(yardstick: Yardstick, measure: SweepMeasure, scores: int) -> Iterator[str]:
     """What makes the numbers of one yardstick less sure than they look."""
     halves = yardstick.halves
     if halves.shared:
@@ -116,7 +123,6 @@ def _doubts(yardstick: Yardstick, measure: SweepMeasure, asked: int) -> Iterator
                     f"{yardstick.name}: a half has only {len(levels)} different {factor}s; its "
                     "intervals say little of others."
                 )
-    scores = asked * measure.choosing_items
     if measure.unjudged > _MOST_UNJUDGED * scores:
         yield (
             f"{yardstick.name}: {measure.unjudged} scores are missing, more than "
