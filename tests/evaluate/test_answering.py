@@ -11,9 +11,9 @@ import torch
 
 from keel.engines import Reading, TurnRecord
 from keel.errors import NotAppliedError, NotFiniteError
-from keel.evaluate import EngineAnswerer
+from keel.evaluate import Arm, EngineAnswerer
 from keel.testing import FakeEngine
-from keel.types import Conversation, Message
+from keel.types import Conversation, Floor, Message
 from tests.evaluate.small import SAMPLING, none, pushed
 
 TALKS = [Conversation((Message("user", f"say {n}"),)) for n in range(3)]
@@ -66,6 +66,19 @@ def test_an_engine_that_leaves_a_step_out_is_not_believed():
     engine = Deaf()
     with pytest.raises(NotAppliedError, match="'steered:-1' intervenes"):
         EngineAnswerer(engine).answer(TALKS, pushed(engine), SAMPLING, seed=0)
+
+
+def test_an_engine_that_reaches_some_of_an_arms_layers_is_not_believed():
+    """Held at one layer of two, it had been taken for the arm."""
+
+    class Half(FakeEngine):
+        def generate(self, *arguments, interventions=(), **options):
+            yield from super().generate(*arguments, interventions=interventions[:1], **options)
+
+    engine = Half()
+    floors = tuple(Floor(layer, engine.axis.direction[layer], 9.0) for layer in (1, 2))
+    with pytest.raises(NotAppliedError, match=r"'capped' intervenes, .* at layers \[2\]"):
+        EngineAnswerer(engine).answer([given("a b")], Arm("capped", floors), SAMPLING, seed=0)
 
 
 def test_a_projection_that_is_no_number_is_caught():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from keel.calibrate.distributions import Projections
 from keel.engines import Engine, Probe, Recording
 from keel.errors import NotAppliedError
+from keel.steering import unreached
 from keel.types import AssistantAxis, Conversation, Floor, Floors, PricedSetting, Rollout
 
 
@@ -89,8 +90,10 @@ def read_last_layer(
         projections_TK = reading.turns[-1].projections_TK
         assert projections_TK is not None
         heights[reading.place] = float(projections_TK.mean())
-    if interventions and engine.firing is None:
-        raise NotAppliedError("the engine read without its interventions; do not trust the price")
+    if missed := unreached(engine.firing, [one.layer for one in interventions]):
+        raise NotAppliedError(
+            f"the engine read without its interventions at layers {missed}; do not trust the price"
+        )
     return heights, engine.firing.by_layer if engine.firing is not None else {}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from keel.drift.gauge import Gauge
 from keel.engines import Completion, Engine
 from keel.errors import NotAppliedError, UsageError
-from keel.steering import Firing
+from keel.steering import Firing, unreached
 from keel.types import (
     AssistantAxis,
     Conversation,
@@ -94,12 +94,12 @@ class _Arm:
             recording=self.gauge.recording,
             interventions=self.floors,
         )
-        if self.floors:
-            if self.engine.firing is None:
-                raise NotAppliedError(
-                    f"floors were given at turn {self.turn + 1}, but the engine applied none; "
-                    "do not trust the capped arm"
-                )
+        if missed := unreached(self.engine.firing, [floor.layer for floor in self.floors]):
+            raise NotAppliedError(
+                f"floors were given at turn {self.turn + 1}, but the engine applied none at layers "
+                f"{missed}; do not trust the capped arm"
+            )
+        if self.floors and self.engine.firing is not None:
             self.firing += self.engine.firing
         return done
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 from keel.engines import Completion, Engine, Probe, Recording
 from keel.errors import NotAppliedError, NotFiniteError
 from keel.evaluate.arms import Arm
-from keel.steering import Firing
+from keel.steering import Firing, unreached
 from keel.types import AssistantAxis, Conversation, ModelIdentity, Prompt, Sampling
 
 
@@ -123,9 +123,10 @@ class EngineAnswerer:
             found[completion.place] = _reply(completion)
             on_reply()
         firing = self.engine.firing
-        if arm.interventions and firing is None:
+        if missed := unreached(firing, [one.layer for one in arm.interventions]):
             raise NotAppliedError(
-                f"arm {arm.name!r} intervenes, but the engine applied nothing; do not trust it"
+                f"arm {arm.name!r} intervenes, but the engine applied nothing at layers {missed}; "
+                "do not trust it"
             )
         replies = tuple(found[place] for place in range(len(conversations)))
         return Replies(replies, firing if arm.has_bound else None)

@@ -15,7 +15,7 @@ from keel import pipeline
 from keel.drift import Gauge
 from keel.engines import ChatTemplate, Engine, open_engine, settings_class
 from keel.errors import MissingArtifactError, NotAppliedError, UsageError
-from keel.steering import Firing
+from keel.steering import Firing, unreached
 from keel.store import Run, open_run
 from keel.types import UNSTEERED, Floors
 
@@ -69,9 +69,7 @@ def check_applied(floors: Floors | None, firing: Firing | None) -> None:
     """Raise NotAppliedError unless every layer that has a floor has seen tokens."""
     if floors is None:
         return
-    seen = {} if firing is None else firing.slots
-    unheld = [layer for layer in floors.layers if not seen.get(layer)]
-    if unheld:
+    if unheld := unreached(firing, floors.layers):
         raise NotAppliedError(
             f"the floors of {floors.name!r} did not reach layers {unheld}; nothing that was "
             "answered is given out, start the model again"

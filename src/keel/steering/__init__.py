@@ -2,7 +2,7 @@
 
 from keel.steering.apply import Steering, steered, stream_of
 from keel.steering.blocks import Decoder, find_decoder
-from keel.steering.firing import Firing
+from keel.steering.firing import Firing, unreached
 from keel.steering.interventions import (
     Ablation,
     Addition,
@@ -27,4 +27,5 @@ __all__ = [
     "shift",
     "steered",
     "stream_of",
+    "unreached",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -30,3 +31,11 @@ class Firing:
             {n: self.fired.get(n, 0) + other.fired.get(n, 0) for n in layers},
             {n: self.slots.get(n, 0) + other.slots.get(n, 0) for n in layers},
         )
+
+
+def unreached(firing: Firing | None, layers: Iterable[int]) -> list[int]:
+    """Layers, of those that were to be steered, where no token was seen. All of them where nothing
+    was counted at all: then nobody knows that anything was done.
+    """
+    seen = {} if firing is None else firing.slots
+    return sorted({layer for layer in layers if not seen.get(layer)})

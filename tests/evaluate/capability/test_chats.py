@@ -109,9 +109,7 @@ def test_a_setting_is_asked_for_by_name(files):
 def test_answers_given_without_asking_for_a_setting_are_not_taken_for_unsteered_ones():
     alone, beside = (served_arms(parse_arms(arms)) for arms in ("none", "none,capped:mine"))
     prints = {
-        ServedTaskAnswerer(ServedAnswerer("m", "http://h/v1", one.settings)).fingerprint(
-            one.arms[0]
-        )
+        ChatTaskAnswerer(ServedAnswerer("m", "http://h/v1", one.settings)).fingerprint(one.arms[0])
         for one in (alone, beside)
     }
     assert len(prints) == 2

@@ -20,7 +20,7 @@ from keel.errors import NotAppliedError, UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.asking import Length
 from keel.evaluate.capability.quiet import hushed
-from keel.steering import Firing, Steering, Step, steered
+from keel.steering import Firing, Steering, Step, steered, unreached
 
 
 class HeldLM(HFLM):  # type: ignore[misc]
@@ -90,9 +90,10 @@ class HeldLM(HFLM):  # type: ignore[misc]
             )
             yield
             now = marker.steering.firing()
-        if not sum(now.slots.values()):
+        if missed := unreached(now, [one.layer for one in self.arm.interventions]):
             raise NotAppliedError(
-                f"arm {self.arm.name!r} intervenes, but no token passed its layers; do not trust it"
+                f"arm {self.arm.name!r} intervenes, but no token passed layers {missed}; do not "
+                "trust it"
             )
         self.firing = now
 
