@@ -48,6 +48,15 @@ def test_a_price_is_told_and_nothing_kept(keel, held, files):
     assert not (held / "evaluations").exists()
 
 
+def test_what_is_not_installed_is_missed_before_a_model_is_loaded(keel, held, files, monkeypatch):
+    """Under vLLM it was told after a minute and a half, when the engine had started."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("keel.cli.console.open_model", lambda *_: pytest.fail("a model was loaded"))
+    found = keel("evaluate", held, "gsm8k", "--data", files["gsm8k"], *SHORT)
+    assert (found.code, found.err.count("\n")) == (3, 1)
+    assert "pip install 'keel-llm[evaluate]'" in found.err
+
+
 def test_a_served_model_answers_tasks_too(keel, held, files):
     data = ("--data", files["gsm8k"], "--arms", "none,prompt", "--endpoint-model", "m")
     with serving(Served(says=lambda _: "#### 1")) as served:

@@ -37,8 +37,10 @@ def evaluate_tasks(
     """Each task under every arm, scored by lm-eval; `served` is an address and a model's name."""
     from keel import pipeline
     from keel.cli.evaluation_words import print_result, result_record
+    from keel.evaluate.capability import check_harness
     from keel.store import RunFolder
 
+    check_harness()  # before a model is loaded, which may take minutes
     wanted = _evaluations(asked, options)
     folder = RunFolder(asked.run.path)
     model: Engine | ServedAnswerer

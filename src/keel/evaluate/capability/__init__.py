@@ -4,7 +4,7 @@ from keel.evaluate.capability.asking import TaskAnswerer
 from keel.evaluate.capability.chats import ChatTaskAnswerer
 from keel.evaluate.capability.finding import PAPER_METRICS
 from keel.evaluate.capability.here import EngineTaskAnswerer
-from keel.evaluate.capability.opening import open_task
+from keel.evaluate.capability.opening import check_harness, open_task
 from keel.evaluate.capability.results import JUDGE, task_result, task_verdicts
 from keel.evaluate.capability.settings import CapabilitySettings
 from keel.evaluate.capability.tasks import AnsweredBatch, CapabilityTask, Score
@@ -19,6 +19,7 @@ __all__ = [
     "EngineTaskAnswerer",
     "Score",
     "TaskAnswerer",
+    "check_harness",
     "open_task",
     "task_result",
     "task_verdicts",

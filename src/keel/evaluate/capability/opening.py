@@ -31,10 +31,7 @@ def open_task(
     `data` is a file with its items, for where the hub cannot be reached.
     Raises an error of one line where there is no such task, or no data.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtraError(
-            "capability tasks need lm-evaluation-harness: pip install 'keel-llm[evaluate]'"
-        )
+    check_harness()
     known = registered_name(name)
     with rules_for(known), quietly(settings.seed):
         leaves = load_leaves(name, data=data, allows_code=settings.allows_code, seed=settings.seed)
@@ -46,6 +43,14 @@ def open_task(
     return CapabilityTask(
         known, leaves, settings, metric=metric, answer_filter=answer_filter, warnings=warnings
     )
+
+
+def check_harness() -> None:
+    """Raise MissingExtraError where lm-eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingExtraError(
+            "capability tasks need lm-evaluation-harness: pip install 'keel-llm[evaluate]'"
+        )
 
 
 def _fix_items(leaf: Any) -> None:
