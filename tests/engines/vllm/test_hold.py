@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
-from keel.engines.vllm.ledger import RECORD
+from keel.engines.vllm.ledger import RECORD, SPANS
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition, Ceiling
@@ -308,3 +308,27 @@ def test_a_recorded_request_and_an_unrecorded_one_share_a_batch():
     assert len(sums) == HIDDEN
     hidden, residual = ToyModel().layers[0](tokens(3, seed=1)[1:], None)
     torch.testing.assert_close(sums, (hidden + residual).sum(0).detach())
+
+
+READ = {RECORD: "k", SPANS: [1, 3]}
+
+
+def test_a_turn_that_is_read_at_once_wants_plain_code_and_sampled_ones_do_not():
+    held = hold(Deployment(None, recordings=2))
+    held.take_note(scheduled(request("a", 4, **READ), request("b", 2, **{RECORD: "l"})))
+    held.begin(["b"], [0], [3])
+    assert not held.wants_eager
+    held.begin(["a", "b"], [0, 3], [4, 1])
+    assert held.wants_eager
+    held.device = torch.device("cuda")  # there a graph can add what it likes
+    assert not held.wants_eager
+
+
+def test_a_pass_that_a_graph_ran_and_could_not_record_is_refused():
+    held = hold(Deployment(None, recordings=2))
+    held.take_note(scheduled(request("a", 4, **READ)))
+    compute(held, ("a", 0, tokens(4)))  # plain code: all is well
+    held.take_note(scheduled(request("b", 4, **(READ | {RECORD: "l"}))))
+    held.begin(["b"], [0], [4])
+    with pytest.raises(NotAppliedError, match="in its compiled graph"):
+        held.end(None)  # no layer ran

@@ -2,16 +2,18 @@
 rows of the tables touch it."""
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch._inductor.utils import run_and_get_code
 
 from keel.engines.vllm import layers as checked_layers
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.layers import find_layers, wrap
+from keel.engines.vllm.ledger import TRASH
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelLayoutError, UsageError
 from keel.steering import Ablation, Addition, Ceiling, in_order, steered
@@ -19,9 +21,6 @@ from keel.types import Floor
 from tests.engines.vllm.toys import (
     CPU,
     HIDDEN,
-    PPMissingLayer,
-    ToyLayer,
-    ToyModel,
     direction,
     held_layer,
     rows,
@@ -30,6 +29,7 @@ from tests.engines.vllm.toys import (
 from tests.reference.steering import capped
 
 PLAIN = Deployment(None, settings=3, steps=2)
+RECORDINGS = 2
 FORMS = ["pair", "lone pair", "tensor"]
 BAND = {
     "floor": [Floor(0, direction(1), 2.0)],
@@ -332,7 +332,8 @@ def change(held, step):
     sums = None
     if held.probes:
         held.probes_MD[0] = direction(step)
-        sums = [n % 3 for n in range(count)]
+        # A recording takes one token of a step at most: a graph for a CPU can do no more.
+        sums = [n if n < RECORDINGS else RECORDINGS + n % TRASH for n in range(count)]
     phases, tally = [(2, 0, 3)[n % 3] for n in range(count)], [n % 2 for n in range(count)]
     held.shared.fill(rows(phases, sums=sums, tally=tally))
     return count
@@ -341,7 +342,7 @@ def change(held, step):
 @pytest.mark.parametrize("is_global", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is_global):
-    layers, recorded = unchecked(), {} if is_global else {"recordings": 2, "probes": 1}
+    layers, recorded = unchecked(), {} if is_global else {"recordings": RECORDINGS, "probes": 1}
     deployment = Deployment(None, settings=2, is_global=is_global, **recorded)
     shared = [layers.Shared(deployment, 32, CPU) for _ in range(2)]
     more = {"layer": 0, "hidden": HIDDEN, "device": CPU, "is_steered": True}
@@ -354,77 +355,37 @@ def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is
         with torch._dynamo.config.patch(error_on_recompile=step > 0):
             torch.testing.assert_close(stream_of(compiled(output)), stream_of(eager(output)))
     for name, buffer in eager.named_buffers():
-        torch.testing.assert_close(traced.get_buffer(name), buffer)
+        kept = slice(RECORDINGS) if name in ("sums_RD", "norms_R") else slice(None)
+        torch.testing.assert_close(traced.get_buffer(name)[kept], buffer[kept])
     assert eager.tally_S2[1].tolist() != [0, 0]
     torch.compiler.reset()
 
 
-def listed(model):
-    return [number for number, _ in sorted(find_layers(model, len(model.layers)).items())]
+def compiled_as_vllm_does(function, *given):
+    """What it gives in a graph for a CPU whose threads are counted when it runs, and its code."""
+    torch.compiler.reset()
+    graph = torch.compile(function, fullgraph=True, options={"cpp.dynamic_threads": True})
+    found, code = run_and_get_code(graph, *given)
+    torch.compiler.reset()
+    return found, "".join(code)
 
 
-def test_decoder_layers_are_found_by_structure_wherever_they_hang():
-    inner = ToyModel(3)
-    outer = nn.Module()
-    outer.language = nn.ModuleDict({"model": inner})
-    outer.norms = nn.ModuleList(nn.Identity() for _ in range(3))  # nothing to learn: no decoder
-    assert list(find_layers(outer, 3).values()) == list(inner.layers)
-
-
-def test_as_many_experts_as_layers_are_not_taken_for_layers():
-    model = ToyModel(3)
-    for layer in model.layers:
-        layer.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
-    assert list(find_layers(model, 3).values()) == list(model.layers)
-
-
-def test_two_lists_of_the_same_length_are_refused():
-    model = ToyModel(3)
-    model.vision = nn.ModuleList(ToyLayer() for _ in range(3))
-    with pytest.raises(ModelLayoutError, match="found layers, vision"):
-        find_layers(model, 3)
-
-
-def test_a_model_without_such_a_list_is_refused():
-    with pytest.raises(ModelLayoutError, match=r"one list of 4 decoder layers.*found none"):
-        find_layers(ToyModel(3), 4)
-
-
-@pytest.mark.parametrize("held", [range(0, 2), range(2, 5), range(5, 6)])
-def test_a_pipeline_stage_holds_its_own_layers_by_their_number_in_the_model(held):
-    model = ToyModel(6, held=held)
-    assert isinstance(model.layers[held.start - 1 if held.start else 5], PPMissingLayer)
-    assert listed(model) == list(held)
-
-
-@pytest.mark.parametrize(
-    "family", ["Gemma3nDecoderLayer", "DeepseekV4DecoderLayer", "Cohere2MoeDecoderLayer"]
-)
-def test_families_whose_layers_give_something_else_are_refused_by_name(family):
-    model = ToyModel(2)
-    model.layers[1] = type(family, (ToyLayer,), {})()
-    with pytest.raises(ModelLayoutError, match=f"{family} cannot be held under vLLM: "):
-        find_layers(model, 2)
-
-
-def test_only_the_wrapped_layer_changes_and_not_its_class():
-    model = ToyModel(2)
-    held = holding(one=BAND["addition"])
-    wrap(model.layers[0], held)
-    held.shared.fill(rows([2] * 3))
-    stream = tokens(3)
-    with torch.no_grad():
-        plain, _ = ToyLayer.forward(model.layers[0], stream, None)
-        moved, residual = model.layers[0](stream, None)
-        unwrapped, _ = model.layers[1](stream, None)
-        assert torch.equal(unwrapped, ToyLayer.forward(model.layers[1], stream, None)[0])
-    torch.testing.assert_close(moved - plain, 1.5 * direction(1).expand(3, -1))
-    assert torch.equal(residual, stream)
-    assert isinstance(model.layers[0], ToyLayer)
-
-
-def test_a_layer_is_wrapped_once():
-    model = ToyModel(1)
-    wrap(model.layers[0], holding())
-    with pytest.raises(ModelLayoutError, match="held already"):
-        wrap(model.layers[0], holding())
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_graph_for_a_cpu_records_without_a_compare_and_swap():
+    layers, count = unchecked(), 1024
+    shared = layers.Shared(Deployment(None, recordings=RECORDINGS), count, CPU)
+    held = layers.HeldLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
+    spare = [RECORDINGS + n % TRASH for n in range(count - 2)]
+    shared.fill(rows([0] * count, sums=[*spare, 1, 0]))
+    output = tokens(count), tokens(count, seed=4)
+    stream = sum(output)
+    held.sums_RD[0] = 7.0
+    _, code = compiled_as_vllm_does(held, output)
+    torch.testing.assert_close(held.sums_RD[:2], torch.stack([7 + stream[-1], stream[-2]]))
+    torch.testing.assert_close(held.norms_R[:2], stream[[-1, -2]].norm(dim=-1))
+    assert "atomic_add" not in code
+    # Where this no longer holds, the compiler has learnt it, and `index_add_` will do.
+    _, code = compiled_as_vllm_does(
+        lambda stream: held.sums_RD.index_add_(0, held.sums_row_T, stream), stream
+    )
+    assert "atomic_add" in code

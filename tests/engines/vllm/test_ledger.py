@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, TRASH, Ledger
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS, TRASH, Ledger
 from keel.errors import UsageError
 
 
@@ -140,6 +140,33 @@ def test_two_turns_of_one_request_have_rows_of_their_own():
     assert (rows[1], rows[4], rows[5]) == (first, second, second)
 
 
+@pytest.mark.parametrize(
+    ("spans", "start", "count", "is_crowded"),
+    [
+        ([1, 4], 0, 4, True),  # read in one pass
+        ([1, 4], 3, 1, False),  # its last token alone
+        ([0, 1, 2, 3], 0, 4, False),  # two turns of one token each, a row each
+        ([4, -1], 0, 4, False),  # a prompt whose answer is recorded
+        ([4, -1], 4, 1, False),  # the answer, a token a step
+    ],
+)
+def test_a_step_is_crowded_where_one_row_takes_several_tokens(spans, start, count, is_crowded):
+    ledger = Ledger(2)
+    ledger.admit("a", 0, range(4), {RECORD: "k", SPANS: spans})
+    assert ledger.rows(["a"], [start], [count]).is_crowded is is_crowded
+
+
+def test_a_preempted_answer_does_not_crowd_its_row():
+    """All of it is computed again, and counted but once."""
+    ledger = Ledger(1)
+    ledger.admit("a", 0, range(2), {RECORD: "k"})
+    for start in (0, 2, 3):
+        ledger.rows(["a"], [start], [2 if start == 0 else 1])
+    again = ledger.rows(["a"], [0], [5])
+    assert positions(again, 0, 0) == [(0, 4)]
+    assert not again.is_crowded
+
+
 def test_rows_are_free_again_once_a_recording_is_collected():
     ledger = Ledger(2)
     for number in range(5):
@@ -204,11 +231,13 @@ def test_a_collected_recording_takes_no_more_tokens():
     assert found.tally_row_T.tolist() == [2, 2]
 
 
-def test_scores_alone_need_no_row():
-    ledger = Ledger(0)
-    ledger.admit("a", 0, range(5), {RECORD: "k", SPANS: [2, 5], SCORE: 1})
+@pytest.mark.parametrize(("recordings", "sums"), [(0, 1), (1, 0)])
+def test_scores_alone_need_no_row(recordings, sums):
+    ledger = Ledger(recordings)
+    ledger.admit("a", 0, range(5), {RECORD: "k", SPANS: [2, 5], SUMS: sums, SCORE: 1})
     found = ledger.rows(["a"], [0], [5])
     # Tokens 2, 3 and 4 are predicted by rows 1, 2 and 3.
     assert found.predicting == [("k", 1, 3)]
+    assert not found.is_crowded
     assert ledger.close("k").turns[0].row == -1
-    assert ledger.free == []
+    assert ledger.free == list(range(recordings))

@@ -247,6 +247,7 @@ def test_a_stage_without_the_head_says_nothing_of_likelihoods():
     held = hold(RECORDING, ToyModel(4, held=range(0, 2)))
     held.take_note(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [2, 6], SCORE: 1})))
     held.begin(["a"], [0], [8])
+    held.model(tokens(8))
     held.end(None)  # what it hands on is no last stream
     assert len(load(held.likelihood("k"))["log_likelihood"]) == 0
     assert len(load(held.divergence("k", "k"))["kl"]) == 0

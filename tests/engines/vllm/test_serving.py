@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS
 from keel.engines.vllm.serving import (
     check_request,
     default_of,
@@ -93,7 +93,7 @@ def test_an_enforced_engine_refuses_requests_that_choose(source, monkeypatch, na
     check_request({KEY: "high"}, deployment)
 
 
-@pytest.mark.parametrize("argument", [RECORD, SPANS, SCORE])
+@pytest.mark.parametrize("argument", [RECORD, SPANS, SUMS, SCORE])
 def test_a_server_records_nobody(served, argument):
     with pytest.raises(UsageError, match="started without recording"):
         check_request({argument: "k"}, served)

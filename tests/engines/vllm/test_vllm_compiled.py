@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 
 from keel.engines import open_engine
-from tests.engines.vllm.child_run import PROMPTS, run, settings_at
+from tests.engines.vllm.child_run import PROMPTS, measured, run, settings_at
 from tests.engines.vllm.serving_vllm import GREEDY, by_place, tiny
 
 pytestmark = [
@@ -66,6 +67,19 @@ def test_a_second_start_of_the_same_band_is_the_first_again(runs):
 
 def test_new_vectors_and_thresholds_compile_nothing(runs):
     assert [one["new_graphs"] for one in runs[1]] == [0, 0, 0]
+
+
+def test_a_compiled_engine_records_what_the_transformers_engine_does(tmp_path):
+    """Answers in the graph, one token a step; turns that are read, many at once, outside it."""
+    folder = tiny(tmp_path)
+    found = run(folder, 1, {}, eager=False, recordings=4, probes=0)
+    assert found["mode"] > 0
+    theirs = measured(open_engine(str(folder), dtype="float32", device="cpu"), 1)
+    for name, numbers in found["measured"].items():
+        for ours, other in zip(numbers, theirs[name], strict=True):
+            torch.testing.assert_close(
+                torch.tensor(ours), torch.tensor(other), rtol=1e-4, atol=1e-4, msg=name
+            )
 
 
 def test_two_devices_that_share_each_layer_answer_as_one_does(tmp_path):

@@ -45,9 +45,14 @@ def rows(
     """The maps of a step, a number per token."""
     spare = [recordings + n % TRASH for n in range(len(phases))]
     return Rows(
-        np.array(phases, dtype=np.int64),
-        np.array(spare if sums is None else sums, dtype=np.int64),
-        np.array([0] * len(phases) if tally is None else tally, dtype=np.int64),
+        np.array(
+            [
+                phases,
+                spare if sums is None else sums,
+                [0] * len(phases) if tally is None else tally,
+            ],
+            dtype=np.int64,
+        ),
         [],
         [],
     )

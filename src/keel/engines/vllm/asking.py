@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from keel.engines.vllm.deployment import KEY
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS
 from keel.engines.vllm.watch import living
 
 
@@ -20,10 +20,12 @@ class Asked:
         token_ids: list[int],
         parameters: Any,
         spans: tuple[int, ...],
+        *,
+        is_summed: bool = False,
         is_scored: bool = False,
     ) -> None:
         self.place, self.token_ids, self.parameters = place, token_ids, parameters
-        self.spans, self.is_scored = spans, is_scored
+        self.spans, self.is_summed, self.is_scored = spans, is_summed, is_scored
         self.key = ""
 
     @property
@@ -90,7 +92,8 @@ class Queue:
         arguments: dict[str, Any] = {KEY: setting}
         if one.spans:
             one.key = f"r{number}"
-            arguments |= {RECORD: one.key, SPANS: list(one.spans), SCORE: int(one.is_scored)}
+            arguments |= {RECORD: one.key, SPANS: list(one.spans)}
+            arguments |= {SUMS: int(one.is_summed), SCORE: int(one.is_scored)}
         parameters = one.parameters.clone()
         parameters.extra_args = arguments
         with living():

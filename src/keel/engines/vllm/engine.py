@@ -94,7 +94,8 @@ class VllmEngine:
         def asked(place: int, prompt: Prompt) -> Asked:
             ids = self.template.prompt_ids(prompt.conversation)
             parameters = self._sampling(sampling, f"{seeds[place]}/{prompt.id}")
-            return Asked(place, ids, parameters, (len(ids), -1) if records else ())
+            spans = (len(ids), -1) if records else ()
+            return Asked(place, ids, parameters, spans, is_summed=recording.means)
 
         with self._probing(recording), self._under(interventions) as name:
             for one, output in self.queue.run(
@@ -117,7 +118,8 @@ class VllmEngine:
                 list(transcript.token_ids),
                 reading(),
                 tuple(n for turn in transcript.turns for n in (turn.start, turn.stop)),
-                recording.log_likelihood,
+                is_summed=recording.means,
+                is_scored=recording.log_likelihood,
             )
             for place, transcript in enumerate(transcripts)
         ]
@@ -144,9 +146,9 @@ class VllmEngine:
             if not spans:
                 continue
             ids = list(transcript.token_ids)
-            with self._scored(Asked(place, ids, reading(), spans, True), ()) as plain:
+            with self._scored(Asked(place, ids, reading(), spans, is_scored=True), ()) as plain:
                 for number, interventions in enumerate(settings):
-                    asked = Asked(place, ids, reading(), spans, True)
+                    asked = Asked(place, ids, reading(), spans, is_scored=True)
                     with self._scored(asked, interventions) as held:
                         kl_N = self.workers.ask_last("divergence", plain, held)["kl"]
                     if len(kl_N):

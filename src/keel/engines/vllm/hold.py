@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
-from keel.engines.vllm.layers import HeldLayer, Shared, find_layers, wrap
+from keel.engines.vllm.finding import find_layers, wrap
+from keel.engines.vllm.layers import HeldLayer, Shared
 from keel.engines.vllm.ledger import Ledger, Rows
 from keel.engines.vllm.recordings import Recordings
 from keel.engines.vllm.setting import Setting
@@ -38,6 +39,7 @@ class Hold:
         device: torch.device,
     ) -> None:
         self.model, self.deployment, self.hidden = model, deployment, hidden
+        self.device = device
         self.steered = set(range(layers) if deployment.layers is None else deployment.layers)
         """Layers that can be steered, those of other pipeline stages included."""
         _check_layers(self.steered, layers)
@@ -97,10 +99,29 @@ class Hold:
         """Fill the maps for a forward pass over these tokens."""
         self.current = self.ledger.rows(requests, starts, counts)
         self.shared.fill(self.current)
+        self.shared.ran_eagerly = False
+
+    @property
+    def wants_eager(self) -> bool:
+        """Whether the coming pass must not run as a compiled graph.
+
+        Compiled for a CPU, a step adds one token to a recording and no more: enough for answers in
+        the making, not for given turns, which are read many tokens at once.
+        """
+        on_cpu = self.device.type == "cpu"
+        return on_cpu and self.current is not None and self.current.is_crowded
 
     def end(self, output: Any) -> None:
-        """Take what the pass wrote per token, and leave maps that do nothing."""
+        """Take what the pass wrote per token, and leave maps that do nothing.
+
+        Raises NotAppliedError where it ran as a graph that cannot record it.
+        """
         if self.current is not None:
+            if self.wants_eager and not self.shared.ran_eagerly:
+                raise NotAppliedError(
+                    "vLLM read recorded turns in its compiled graph, which on a CPU can add one "
+                    "token at a time; start the engine with eager=true"
+                )
             self.steps += 1
             self.recordings.take(self.current, output)
             self.shared.clear()

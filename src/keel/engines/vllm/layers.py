@@ -2,13 +2,13 @@
 
 Plain tensor code on buffers at fixed addresses, so that torch.compile fuses it and CUDA graphs
 capture it. Only the buffers' contents change afterwards; row 0 of every table does nothing.
+Compiled for a CPU it can add one token to a recording, and no more: see `Hold.wants_eager`.
 The residual stream after a layer is hidden + residual; what is added to hidden is added to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.ledger import TRASH, Rows
+from keel.engines.vllm.ledger import TRASH, Rows, idle_maps
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelLayoutError, UsageError
 
@@ -24,6 +24,9 @@ from keel.errors import ModelLayoutError, UsageError
 class Shared(nn.Module):
     """Per-token maps that all layers of one model read; filled before each forward pass."""
 
+    maps_3T: Int[Tensor, "map slot"]
+    """The three below, one after the other: filled in one transfer."""
+    idle_3T: Int[Tensor, "map slot"]
     phase_T: Int[Tensor, " slot"]
     """2·setting + (1 if the token was generated); 0 does nothing."""
     sums_row_T: Int[Tensor, " slot"]
@@ -36,31 +39,25 @@ class Shared(nn.Module):
         self.deployment = deployment
         self.max_tokens = max_tokens
         self.filled = 0
-        self.register_buffer("phase_T", _ints(max_tokens, device), persistent=False)
-        spare = torch.arange(max_tokens, device=device) % TRASH + deployment.recordings
-        self.register_buffer("sums_row_T", spare, persistent=False)
-        self.register_buffer("tally_row_T", _ints(max_tokens, device), persistent=False)
+        self.ran_eagerly = False
+        """Whether a layer ran outside a compiled graph since this was last set to False."""
+        idle_3T = torch.from_numpy(idle_maps(max_tokens, deployment.recordings)).to(device)
+        self.register_buffer("idle_3T", idle_3T, persistent=False)
+        self.register_buffer("maps_3T", idle_3T.clone(), persistent=False)
+        for name, map_T in zip(("phase_T", "sums_row_T", "tally_row_T"), self.maps_3T, strict=True):
+            self.register_buffer(name, map_T, persistent=False)
 
     def fill(self, rows: Rows) -> None:
         """Say whose the tokens of the coming pass are; those of the pass before are forgotten."""
-        total = len(rows.phase_T)
+        total = rows.maps_3T.shape[1]
         if total < self.filled:
             self.clear()
-        for target, source in (
-            (self.phase_T, rows.phase_T),
-            (self.sums_row_T, rows.sums_row_T),
-            (self.tally_row_T, rows.tally_row_T),
-        ):
-            target[:total].copy_(torch.from_numpy(source), non_blocking=True)
+        self.maps_3T[:, :total].copy_(torch.from_numpy(rows.maps_3T), non_blocking=True)
         self.filled = total
 
     def clear(self) -> None:
         """Nothing is done to any token, and none is counted."""
-        self.phase_T[: self.filled] = 0
-        self.tally_row_T[: self.filled] = 0
-        if self.deployment.recordings:
-            spare = torch.arange(self.filled, device=self.sums_row_T.device) % TRASH
-            self.sums_row_T[: self.filled] = spare + self.deployment.recordings
+        self.maps_3T[:, : self.filled] = self.idle_3T[:, : self.filled]
         self.filled = 0
 
 
@@ -171,11 +168,23 @@ class HeldLayer(nn.Module):
         stream = _stream(hidden, residual)
         tokens = stream.shape[0]
         if self.records:
-            row = self.sums_row_T[:tokens]
-            self.sums_RD.index_add_(0, row, stream)
-            self.norms_R.index_add_(0, row, torch.linalg.vector_norm(stream, dim=-1))
+            self._sum(stream, self.sums_row_T[:tokens])
         if self.probes:
             self.heights_TM[:tokens] = stream @ self.probes_MD.T
+
+    def _sum(self, stream: Float[Tensor, "token hidden"], row_T: Int[Tensor, " token"]) -> None:
+        norm_T = stream.pow(2).sum(-1).sqrt()  # the next layer's norm takes the same sum
+        is_compiled = torch.compiler.is_compiling()
+        if is_compiled and stream.device.type == "cpu":
+            # Of index_add_ the compiler would make a compare-and-swap for each number, for which a
+            # step pays several per cent. Without, of several tokens of one row the last counts.
+            self.sums_RD[row_T] = self.sums_RD[row_T] + stream
+            self.norms_R[row_T] = self.norms_R[row_T] + norm_T
+        else:
+            self.sums_RD.index_add_(0, row_T, stream)
+            self.norms_R.index_add_(0, row_T, norm_T)
+        if not is_compiled:
+            self.shared.ran_eagerly = True
 
     def hold(self, slot: int, setting: Setting | None) -> None:
         """Write a setting into a slot; None clears it. Between forward passes only."""
@@ -199,48 +208,6 @@ class HeldLayer(nn.Module):
                     self.numbers_PKN[2 * slot + phase, number] = row
 
 
-def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
-    """Decoder layers of a vLLM model that this process holds, by number.
-
-    Raises ModelLayoutError where there is not exactly one list of `expected` layers, and for
-    families whose layers return something else than their stream.
-    """
-    lists = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == expected and _is_decoder(module)
-    }
-    lists = {  # a layer may hold as many experts as there are layers
-        name: module
-        for name, module in lists.items()
-        if not any(name.startswith(f"{other}.") for other in lists)
-    }
-    if len(lists) != 1:
-        found = ", ".join(lists) or "none"
-        raise ModelLayoutError(
-            f"looked for one list of {expected} decoder layers in {type(model).__name__}, "
-            f"found {found}; this model is not supported under vLLM yet"
-        )
-    (layers,) = lists.values()
-    kept = {n: layer for n, layer in enumerate(layers) if not _is_missing(layer)}
-    for layer in kept.values():
-        _refuse_known(layer)
-    return kept
-
-
-def wrap(layer: nn.Module, held: HeldLayer) -> None:
-    """Send a decoder layer's output through `held`, from the next trace on."""
-    kind = type(layer)
-    if hasattr(layer, "keel_held"):
-        raise ModelLayoutError(f"a {kind.__name__} is held already; wrap a model once")
-    layer.keel_held = held
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.keel_held(kind.forward(self, *args, **kwargs))
-
-    layer.__class__ = type(f"Held{kind.__name__}", (kind,), {"forward": forward})
-
-
 def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:
     if isinstance(output, Tensor):
         hidden, residual, form = output, None, "tensor"
@@ -261,32 +228,6 @@ def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:
 
 def _stream(hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "token hidden"]:
     return hidden.float() if residual is None else hidden.float() + residual.float()
-
-
-def _is_missing(layer: nn.Module) -> bool:
-    return type(layer).__name__ == "PPMissingLayer"
-
-
-def _is_decoder(layers: nn.ModuleList) -> bool:
-    return all(_is_missing(one) or any(True for _ in one.parameters()) for one in layers)
-
-
-_REFUSED: Mapping[str, str] = {
-    "Cohere2Moe": "its second output is not the residual stream",
-    "DeepseekV4": "it has several residual streams",
-    "Gemma3n": "it has several residual streams",
-    "HyV4": "it has several residual streams",
-}
-
-
-def _refuse_known(layer: nn.Module) -> None:
-    for prefix, reason in _REFUSED.items():
-        if type(layer).__name__.startswith(prefix):
-            raise ModelLayoutError(f"{type(layer).__name__} cannot be held under vLLM: {reason}")
-
-
-def _ints(count: int, device: torch.device) -> Tensor:
-    return torch.zeros(count, dtype=torch.int64, device=device)
 
 
 def _idle(phases: int, steps: int, new: dict[str, Any]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ SPANS = "keel_spans"
 """Request argument: flat list of start, stop of each recorded turn; stop −1 is open."""
 SCORE = "keel_score"
 """Request argument: 1 keeps what predicts each recorded token, for likelihoods and divergences."""
+SUMS = "keel_sums"
+"""Request argument: 0 keeps no sums of the recorded tokens, and needs no row for them."""
 
 TRASH = 8
 """Spare rows that take the sums of tokens nobody records; several, so that they collide less."""
@@ -36,7 +39,7 @@ class Turn:
     stop: int
     """First position past it; −1 while it is open."""
     row: int
-    """Recording that takes its sums; −1 where only scores are kept."""
+    """Recording that takes its sums; −1 where none are kept."""
     counted: int
     """First position that may still be counted."""
     tokens: int = 0
@@ -69,7 +72,7 @@ class Claim:
     scored: int = 0
     """First position whose prediction is not yet kept."""
 
-    @property
+    @cached_property  # once the turns are known, it is asked at every step
     def is_given(self) -> bool:
         """Whether the recorded turns stand in the prompt, and nothing is to be sampled."""
         return bool(self.turns) and all(turn.stop >= 0 for turn in self.turns)
@@ -80,17 +83,37 @@ class Claim:
         return len(self.prompt_ids)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
     """The maps of one step, a number per token, and where recorded tokens stand in it."""
 
-    phase_T: Int[ndarray, " token"]
-    sums_row_T: Int[ndarray, " token"]
-    tally_row_T: Int[ndarray, " token"]
+    maps_3T: Int[ndarray, "map token"]
+    """Phase, row of the sums, row of the tally: see `layers.Shared`."""
     taken: list[tuple[str, int, int, int]]
     """(key, turn, first and last row + 1 in the step) of recorded stretches."""
     predicting: list[tuple[str, int, int]]
     """(key, first row, how many) whose output predicts a recorded token."""
+    is_crowded: bool = False
+    """Whether some recording takes the sums of several tokens of this step: a turn that is read,
+    not one that is being sampled."""
+
+    @property
+    def phase_T(self) -> Int[ndarray, " token"]:
+        """2·setting + (1 if the token was generated)."""
+        row_T: ndarray = self.maps_3T[0]
+        return row_T
+
+    @property
+    def sums_row_T(self) -> Int[ndarray, " token"]:
+        """Recording that the token counts towards."""
+        row_T: ndarray = self.maps_3T[1]
+        return row_T
+
+    @property
+    def tally_row_T(self) -> Int[ndarray, " token"]:
+        """Setting in whose firing the token is counted."""
+        row_T: ndarray = self.maps_3T[2]
+        return row_T
 
 
 class Ledger:
@@ -140,10 +163,7 @@ class Ledger:
     def rows(self, requests: Sequence[str], starts: Sequence[int], counts: Sequence[int]) -> Rows:
         """The maps of a step that computes `counts` tokens of each request from `starts` on."""
         total = int(sum(counts))
-        phase_T = np.zeros(total, dtype=np.int64)
-        sums_row_T = self.recordings + np.arange(total, dtype=np.int64) % TRASH
-        tally_row_T = np.zeros(total, dtype=np.int64)
-        rows = Rows(phase_T, sums_row_T, tally_row_T, [], [])
+        rows = Rows(idle_maps(total, self.recordings), [], [])
         place = 0
         for request, start, count in zip(requests, starts, counts, strict=True):
             claim = self.claims.get(request)
@@ -159,7 +179,7 @@ class Ledger:
         if len(spans) % 2:
             raise UsageError(f"{SPANS} has {len(spans)} numbers, expected start, stop of each turn")
         claim.key, claim.scores = key, bool(arguments.get(SCORE, 0))
-        needs = self.recordings > 0
+        needs = self.recordings > 0 and bool(arguments.get(SUMS, 1))
         if needs and len(spans) // 2 > len(self.free):
             raise UsageError(
                 f"{len(spans) // 2} turns to record and {len(self.free)} of {self.recordings} "
@@ -186,6 +206,7 @@ class Ledger:
                 begin, end = place + first - start, place + last - start
                 if turn.row >= 0:
                     rows.sums_row_T[begin:end] = turn.row
+                    rows.is_crowded |= end - begin > 1
                 rows.taken.append((str(claim.key), number, begin, end))
                 if claim.is_given:
                     self._tally(rows, claim, begin, end)
@@ -203,6 +224,13 @@ class Ledger:
             if last > first:
                 rows.predicting.append((str(claim.key), place + first - start, last - first))
                 claim.scored = last
+
+
+def idle_maps(tokens: int, recordings: int) -> Int[ndarray, "map token"]:
+    """Maps that do nothing: no setting, sums that nobody collects, nobody's firing."""
+    maps_3T = np.zeros((3, tokens), dtype=np.int64)
+    maps_3T[1] = recordings + np.arange(tokens) % TRASH
+    return maps_3T
 
 
 def _mark_phases(phase_T: ndarray, claim: Claim, start: int) -> None:

@@ -80,18 +80,22 @@ class Recordings:
         `/tokens`; the sums of layers that other pipeline stages hold are zero.
         """
         found: dict[str, Tensor] = {}
+        summed: list[tuple[str, int]] = []
         for key in keys:
             for number, turn in enumerate(self.ledger.close(key).turns):
                 place = f"{key}/{number}"
                 found[f"{place}/tokens"] = torch.tensor([turn.tokens])
                 if turn.row >= 0:
-                    found[f"{place}/sums"] = self._gather("sums_RD", turn.row)
-                    found[f"{place}/norms"] = self._gather("norms_R", turn.row)
+                    summed.append((place, turn.row))
                 parts = [p for n, p in self.heights.get(key, []) if n == number]
                 if parts:
                     found[f"{place}/heights"] = torch.cat(parts)
             self.heights.pop(key, None)
             self.scores.pop(key, None)
+        for name, table in (("sums", "sums_RD"), ("norms", "norms_R")):
+            gathered = self._gather(table, [row for _, row in summed])
+            for (place, _), numbers in zip(summed, gathered, strict=True):
+                found[f"{place}/{name}"] = numbers
         return _packed(found)
 
     def likelihood(self, key: str) -> bytes:
@@ -147,14 +151,20 @@ class Recordings:
             heights = torch.stack([table[begin:end] for table in tables], -1).cpu()
             self.heights.setdefault(key, []).append((turn, heights))
 
-    def _gather(self, name: str, row: int) -> Tensor:
-        """The row's sums at every layer of the model, and zero for the next recording."""
-        rows = [getattr(held, name)[row] for held in self.held.values()]
-        here = torch.stack(rows).cpu()  # one transfer, not one for each layer
-        torch._foreach_zero_(rows)
-        found = torch.zeros(max(self.held) + 1, *here.shape[1:])
-        found[list(self.held)] = here
-        return found
+    def _gather(self, name: str, rows: Sequence[int]) -> Sequence[Tensor]:
+        """Of each row the sums at every layer of the model, and zero for the next recording."""
+        if not rows:
+            return []
+        tables = [getattr(held, name) for held in self.held.values()]
+        views = [table[row] for row in rows for table in tables]
+        here = torch.stack(views).cpu()  # one transfer, not one for each layer
+        torch._foreach_zero_(views)
+        here = here.view(len(rows), len(tables), *here.shape[1:])
+        if len(tables) < self.layers:  # other pipeline stages have the rest
+            whole = torch.zeros(len(rows), max(self.held) + 1, *here.shape[2:])
+            whole[:, list(self.held)] = here
+            here = whole
+        return [numbers.clone() for numbers in here] if len(rows) > 1 else list(here)
 
     def _predictions(self, key: str) -> Float[Tensor, "token hidden"]:
         kept = self.scores.get(key, [])

@@ -53,6 +53,8 @@ def follow_v1(runner: Any, hold: Hold) -> None:
         return found
 
     def model_forward(*args: Any, **kwargs: Any) -> Any:
+        if hold.wants_eager:
+            _skip_compiled()
         output = forward(*args, **kwargs)
         hold.end(output)
         return output
@@ -93,6 +95,13 @@ def begin_v2(hold: Hold, batch: Any) -> None:
     # Not num_scheduled_tokens: with drafts that is an upper bound.
     edges = batch.query_start_loc_np[: batch.num_reqs + 1].tolist()
     hold.begin(batch.req_ids, starts, [after - edge for edge, after in pairwise(edges)])
+
+
+def _skip_compiled() -> None:
+    """Let the pass that is about to begin run as plain code, as vLLM itself does with encoders."""
+    from vllm.forward_context import get_forward_context
+
+    get_forward_context().skip_compiled = True
 
 
 def _is_v2(runner: Any) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 
 from keel.engines.catalogue import weights_fingerprint
 from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
+from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS
 from keel.engines.vllm.setting import Setting
 from keel.errors import ModelMismatchError, UsageError
 from keel.store import load_floors, load_settings
 from keel.types import Floors
 
-_OURS = (RECORD, SPANS, SCORE)
+_OURS = (RECORD, SPANS, SUMS, SCORE)
 
 
 def deployment_for(asked: Asked) -> Deployment:
