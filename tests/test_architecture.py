@@ -11,9 +11,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "keel"
 # From the ground up; rooms on one line may not import each other.
 FLOORS = [
     {"errors"},
+    {"words", "seeds"},
+    {"settings"},
     {"types"},
-    {"geometry"},
-    {"store", "steering"},
+    {"geometry", "statistics"},
+    {"store", "steering", "endpoint"},
     {"engines"},
     {
         "prompts",
@@ -85,18 +87,19 @@ def test_other_rooms_are_entered_by_the_front_door(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_modules_stay_under_three_hundred_lines(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_modules_stay_under_five_hundred_lines(path):
+    """A module is one idea: beyond this length it holds two. No reason to split by counting."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_functions_stay_under_forty_lines(path):
+def test_functions_stay_under_sixty_lines(path):
     """Signature and docstring aside; a command's list of options is its signature."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (body[-1].end_lineno - body[0].lineno + 1) if body else 0
-            assert lines <= 40, f"{path}:{node.lineno}: {node.name} has {lines} lines"
+            assert lines <= 60, f"{path}:{node.lineno}: {node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
