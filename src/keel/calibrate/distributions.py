@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from keel.engines import Engine, Probe, Recording
 from keel.errors import TooFewSamplesError
+from keel.seeds import shuffle_key
 from keel.types import AssistantAxis, LayerCalibration, Rollout
 
 _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
@@ -45,13 +45,8 @@ class Projections:
 
 def choose_rollouts(rollouts: Iterable[Rollout], count: int, seed: int) -> list[Rollout]:
     """A seeded sample that does not depend on order; memory holds no more than the sample."""
-
-    def key(rollout: Rollout) -> bytes:
-        return hashlib.sha256(f"{seed}:{rollout.prompt.id}".encode()).digest()
-
     usable = (r for r in rollouts if r.token_ids)
-    chosen = heapq.nsmallest(count, ((key(r), r.prompt.id, r) for r in usable), key=lambda t: t[0])
-    return [rollout for _, _, rollout in chosen]
+    return heapq.nsmallest(count, usable, key=lambda r: shuffle_key(seed, r.prompt.id))
 
 
 def read_projections(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 from keel.drift.gauge import Gauge
 from keel.engines import Completion, Engine
 from keel.errors import NotAppliedError, UsageError
+from keel.seeds import seed_of
 from keel.steering import Firing, unreached
 from keel.types import (
     AssistantAxis,
@@ -126,5 +126,4 @@ def _of_questions(questions: Sequence[str]) -> Conversation:
 
 def _turn_seed(seed: int, turn: int) -> int:
     """A seed of its own for every turn, below 2^63 as torch wants it."""
-    digest = hashlib.sha256(f"{seed}/turn {turn}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return seed_of(seed, f"turn {turn}", separator="/", bits=63)

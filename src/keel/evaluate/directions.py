@@ -9,7 +9,6 @@ layer sees it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from keel.errors import TooFewSamplesError
 from keel.geometry import unit
+from keel.seeds import seed_of
 from keel.types import AssistantAxis, PersonaVector
 
 _FEWEST_ROLES = 3
@@ -70,8 +70,7 @@ def in_span_directions(
 
 def draw_source(seed: int, kind: str, draw: int) -> torch.Generator:
     """Chance for one draw of one kind of control: it depends on nothing else."""
-    digest = hashlib.sha256(f"{seed}/{kind}/{draw}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(seed_of(seed, kind, draw, separator="/", bits=63))
 
 
 def _mixture(vectors_RD: Tensor, weights_R: Tensor, axis_D: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from keel.evaluate.answering import Answerer, Replies, Reply
 from keel.evaluate.arms import Arm
+from keel.seeds import seed_of
 from keel.steering import Firing
 from keel.types import (
     UNSTEERED,
@@ -236,5 +237,4 @@ def _key(conversation: Conversation) -> str:
 
 def _seed(run_seed: int, what: str, number: int) -> int:
     """A batch's own seed, below 2^56: the same under every arm."""
-    digest = hashlib.sha256(f"{run_seed}:{what}:{number}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+    return seed_of(run_seed, what, number)

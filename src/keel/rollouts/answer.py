@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from keel.engines import Batch, Completion, Engine, Recording
+from keel.seeds import seed_of
 from keel.types import ActivationBatch, Activations, Prompt, Rollout, Sampling
 
 _MEANS = Recording(means=True)
@@ -99,8 +99,7 @@ class _Filling:
 
 def batch_seed(run_seed: int, number: int) -> int:
     """A batch's own seed, from the run's seed and the batch's number."""
-    digest = hashlib.sha256(f"{run_seed}:{number}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+    return seed_of(run_seed, number)
 
 
 def _rollout(prompt: Prompt, completion: Completion) -> Rollout:

@@ -5,7 +5,6 @@ Knows nothing of engines.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool,
 from inspect_ai.tool import ToolInfo
 
 from keel.errors import UsageError
+from keel.seeds import seed_of
 from keel.types import Conversation, Message, Sampling
 
 _DONE_HERE = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop_seqs"})
@@ -84,8 +84,7 @@ def draws_of(conversation: Conversation, *, seed: int, again: int) -> int:
     `again` counts from 0 how often the very same was asked before, where that is to matter.
     """
     said = [(one.speaker, one.content) for one in conversation.messages]
-    digest = hashlib.sha256(repr((seed, again, said)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+    return seed_of((seed, again, said))
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

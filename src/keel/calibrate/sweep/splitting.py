@@ -7,11 +7,11 @@ otherwise look as lucky in both.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from keel.errors import TooFewSamplesError, UsageError
+from keel.seeds import shuffle_key
 from keel.types import Item
 
 FEWEST_ITEMS = 8
@@ -72,7 +72,7 @@ def _halves(
 ) -> tuple[list[Item], list[Item]]:
     """Items whose levels all lie in the first half of their factors, and all in the second."""
     if not names:
-        ordered = sorted(items, key=lambda item: _draw_key(seed, item.id))
+        ordered = sorted(items, key=lambda item: shuffle_key(seed, item.id))
         return ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
     levels = factor_levels(items)
     first = {name: _first_half(name, levels[name], seed) for name in names}
@@ -82,14 +82,14 @@ def _halves(
 
 
 def _first_half(name: str, levels: Collection[str], seed: int) -> set[str]:
-    ordered = sorted(levels, key=lambda level: _draw_key(seed, f"{name}={level}"))
+    ordered = sorted(levels, key=lambda level: shuffle_key(seed, f"{name}={level}"))
     return set(ordered[: len(ordered) // 2])
 
 
 def _draw(items: Sequence[Item], limit: int | None, seed: int) -> tuple[Item, ...]:
     """Half as many items as the limit allows, drawn by the seed, in their own order."""
     count = len(items) if limit is None else limit // 2
-    drawn = sorted(items, key=lambda item: _draw_key(seed, item.id))[:count]
+    drawn = sorted(items, key=lambda item: shuffle_key(seed, item.id))[:count]
     ids = {item.id for item in drawn}
     return tuple(item for item in items if item.id in ids)
 
@@ -100,7 +100,3 @@ def _shared(one: Iterable[Item], other: Iterable[Item], names: Iterable[str]) ->
 
     first, second = tuple(one), tuple(other)
     return tuple(sorted(name for name in names if met(first, name) & met(second, name)))
-
-
-def _draw_key(seed: int, what: str) -> str:
-    return hashlib.sha256(f"{seed}:{what}".encode()).hexdigest()

@@ -4,7 +4,6 @@ pass. Nothing is sampled or read twice.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from keel.engines.vllm.setting import Setting
 from keel.engines.vllm.watch import watch
 from keel.engines.vllm.workers import Workers
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+from keel.seeds import seed_of
 from keel.steering import Firing, Intervention
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
@@ -93,7 +93,7 @@ class VllmEngine:
 
         def asked(place: int, prompt: Prompt) -> Asked:
             ids = self.template.prompt_ids(prompt.conversation)
-            parameters = self._sampling(sampling, f"{seeds[place]}/{prompt.id}")
+            parameters = self._sampling(sampling, seed_of(seeds[place], prompt.id, separator="/"))
             spans = (len(ids), -1) if records else ()
             return Asked(place, ids, parameters, spans, is_summed=recording.means)
 
@@ -240,17 +240,16 @@ class VllmEngine:
         given = self.llm.get_default_sampling_params().stop_token_ids or []
         return self.template.end_tokens(given)
 
-    def _sampling(self, sampling: Sampling, seed: str) -> Any:
+    def _sampling(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
 
-        digest = hashlib.sha256(seed.encode()).digest()
         # One more than wanted: the last content token then passes through the model, too.
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens + 1,
             stop_token_ids=sorted(self._ends),
-            seed=int.from_bytes(digest[:7], "big"),
+            seed=seed,
         )
 
     def _check_held(self) -> None:
