@@ -59,7 +59,12 @@ class Counting:
 
 
 def evaluate_small(
-    model: Path, run: Path, arms: str = ARMS, suite: Suite | None = None, **more: object
+    model: Path,
+    run: Path,
+    arms: str = ARMS,
+    suite: Suite | None = None,
+    name: str = "",
+    **more: object,
 ) -> EvalResult:
     """The small suite on the tiny model."""
     engine = open_small(model)
@@ -68,7 +73,7 @@ def evaluate_small(
     return pipeline.evaluate(
         EngineAnswerer(engine, folder.read().axis),
         folder,
-        Evaluation(suite or small_suite(), given),
+        Evaluation(suite or small_suite(), given, name),
         more.pop("grader", None) or Counting(),  # type: ignore[arg-type]
         RUBRIC,
         **more,  # type: ignore[arg-type]
