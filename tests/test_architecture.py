@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "keel"
 # From the ground up; rooms on one line may not import each other.
 FLOORS = [
     {"errors"},
-    {"words", "seeds"},
+    {"words", "seeds", "registry"},
     {"settings"},
     {"types"},
     {"geometry", "statistics"},
