@@ -1,6 +1,7 @@
 """JSON forms of values: a dataclass is an object, field by field. Tensors live elsewhere.
 
-NaN and Inf, which JSON does not know, are the strings `nan`, `inf` and `-inf`.
+NaN and Inf, which JSON does not know, are the strings `nan`, `inf` and `-inf`. A field that was
+renamed keeps its key on disk by `field(metadata={"key": "old_name"})`; that is all there is to do.
 """
 
 from __future__ import annotations
@@ -8,22 +9,46 @@ from __future__ import annotations
 import json
 import math
 import numbers
-import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from functools import cache, partial, reduce
+from operator import or_
+from types import GenericAlias
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from keel.errors import CorruptArtifactError, KeelError, UsageError
 
 T = TypeVar("T")
 
+_NOT_FINITE = ("nan", "inf", "-inf")
+
 
 def to_record(value: Any) -> Any:
     """The plain JSON form of a value; a dataclass leaves out its tensors."""
     if value is None or isinstance(value, (str, bool)):
+        return value
+    # Most values by far: to ask the abstract classes below takes ten times as long.
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
@@ -34,7 +59,7 @@ def to_record(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_record(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        parts = _parts(value)
         return {k: to_record(v) for k, v in parts.items() if not isinstance(v, Tensor)}
     raise UsageError(
         f"{type(value).__name__} has no JSON form; keep numbers, text, lists and dictionaries only"
@@ -42,9 +67,8 @@ def to_record(value: Any) -> Any:
 
 
 def tensors_of(value: Any) -> dict[str, Tensor]:
-    """The tensors of a dataclass by field name: what `to_record` leaves out."""
-    parts = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+    """The tensors of a dataclass by key: what `to_record` leaves out."""
+    return {key: part for key, part in _parts(value).items() if isinstance(part, Tensor)}
 
 
 def from_record(kind: type[T], record: Any, given: Mapping[str, Any] | None = None) -> T:
@@ -52,24 +76,22 @@ def from_record(kind: type[T], record: Any, given: Mapping[str, Any] | None = No
 
     Raises CorruptArtifactError on unknown or missing fields, or values of another type.
     """
-    given = given or {}
-    if not isinstance(record, dict):
-        raise _unfit(kind.__name__, "an object", record)
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted((record.keys() | given.keys()) - known.keys())
-    required = {n for n, f in known.items() if f.default is f.default_factory is MISSING}
-    missing = sorted(required - record.keys() - given.keys())
-    if unknown or missing:
-        raise CorruptArtifactError(
-            f"{kind.__name__} has unknown fields {unknown} and lacks {missing}; "
-            "it was made by another version of Keel, or damaged"
-        )
-    hints = _hints(kind)  # type: ignore[arg-type]
-    values = {n: _value(hints[n], v, f"{kind.__name__}.{n}") for n, v in record.items()}
     try:
-        return kind(**values, **given)
+        return parse_record(kind, record, given)
+    except ValidationError as error:
+        raise CorruptArtifactError(_complaint(kind.__name__, error)) from error
     except KeelError as error:
         raise CorruptArtifactError(f"{kind.__name__} does not hold together: {error}") from error
+
+
+def parse_record(kind: type[T], record: Any, given: Mapping[str, Any] | None = None) -> T:
+    """As `from_record`, for records that people write.
+
+    Raises pydantic's ValidationError, or the error by which the value refuses what it is given.
+    """
+    given = given or {}
+    values = _reader(kind, frozenset(given))(record)  # type: ignore[arg-type]
+    return _make(kind, {**values, **given})
 
 
 def canonical(value: Any) -> str:
@@ -78,58 +100,81 @@ def canonical(value: Any) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def record_keys(kind: type) -> dict[str, str]:
+    """Key in records -> field of the dataclass."""
+    return {field.metadata.get("key", field.name): field.name for field in fields(kind)}
 
 
-def _value(hint: Any, plain: Any, place: str) -> Any:
-    """A plain value as the type hint asks."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return plain
-    if origin in (Union, types.UnionType):
-        return _optional(arguments, plain, place)
-    if origin is Literal:
-        return _fit(plain in arguments, plain, f"one of {arguments}", place)
-    if origin is tuple:
-        items = _fit(isinstance(plain, list), plain, "a list", place)
-        return tuple(_value(arguments[0], item, place) for item in items)
-    if origin in (dict, Mapping):
-        items = _fit(isinstance(plain, dict), plain, "an object", place).items()
-        return {_key(arguments[0], k, place): _value(arguments[1], v, place) for k, v in items}
-    if is_dataclass(hint) and isinstance(hint, type):
-        return from_record(hint, plain)
-    return _scalar(hint, plain, place)
+def _parts(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by key."""
+    names = record_keys(type(value))  # type: ignore[arg-type]
+    return {key: getattr(value, name) for key, name in names.items()}
 
 
-def _optional(arguments: tuple[Any, ...], plain: Any, place: str) -> Any:
-    if plain is None and type(None) in arguments:
-        return None
-    return _value(next(a for a in arguments if a is not type(None)), plain, place)
+def _make(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass with these values, by key."""
+    names = record_keys(kind)  # type: ignore[arg-type]
+    return kind(**{names[key]: value for key, value in values.items()})
 
 
-def _key(hint: Any, key: str, place: str) -> Any:
-    if hint is not int:
-        return key
-    return int(_fit(key.lstrip("-").isdigit(), key, "a whole number", place))
+@cache
+def _reader(kind: type, given: frozenset[str]) -> Callable[[Any], dict[str, Any]]:
+    """Turns a record into the values of a dataclass by key, but for those that are given."""
+    return TypeAdapter(_object(kind, given)).validate_python
 
 
-def _scalar(hint: Any, plain: Any, place: str) -> Any:
-    if hint is float and plain in ("nan", "inf", "-inf"):
-        return float(plain)
-    is_number = isinstance(plain, (int, float)) and not isinstance(plain, bool)
+def _object(kind: type, given: frozenset[str] = frozenset()) -> Any:
+    """The keys that a record of a dataclass may have, and no others."""
+    hints, by_name = get_type_hints(kind), {field.name: field for field in fields(kind)}
+    parts = {}
+    for key, name in record_keys(kind).items():
+        field, form = by_name[name], _form(hints[name])
+        is_required = field.default is field.default_factory is MISSING
+        if key not in given:
+            parts[key] = form if is_required else NotRequired[form]
+    shape = TypedDict(kind.__name__, parts)  # type: ignore[misc]
+    shape.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    return shape
+
+
+def _form(hint: Any) -> Any:
+    """A type as pydantic shall read it: numbers and text strictly, lists as tuples."""
     if hint is float:
-        return float(_fit(is_number, plain, "a number", place))
-    if hint is int:
-        return _fit(is_number and isinstance(plain, int), plain, "a whole number", place)
-    return _fit(isinstance(plain, hint), plain, hint.__name__, place)
+        return Annotated[float, Strict(), BeforeValidator(_number)]
+    if hint in (int, bool, str):
+        return Annotated[hint, Strict()]
+    if isinstance(hint, type) and is_dataclass(hint):
+        return Annotated[_object(hint), AfterValidator(partial(_make, hint))]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (dict, Mapping):
+        # The keys are text on disk, so numbers among them are not read strictly.
+        return GenericAlias(dict, (arguments[0], _form(arguments[1])))
+    if origin is tuple:
+        return GenericAlias(tuple, tuple(a if a is ... else _form(a) for a in arguments))
+    if arguments and origin is not Literal:
+        return reduce(or_, map(_form, arguments))
+    return hint
 
 
-def _fit(fits: bool, plain: Any, expected: str, place: str) -> Any:
-    if not fits:
-        raise _unfit(place, expected, plain)
-    return plain
+def _number(plain: Any) -> Any:
+    return float(plain) if plain in _NOT_FINITE else plain
 
 
-def _unfit(place: str, expected: str, plain: Any) -> CorruptArtifactError:
-    return CorruptArtifactError(f"{place} is {str(plain)[:60]!r}, expected {expected}")
+def _complaint(kind: str, error: ValidationError) -> str:
+    problems = error.errors()
+    first = problems[0]
+    place = ".".join([kind, *map(str, first["loc"])])
+    if first["type"] in ("missing", "extra_forbidden"):
+        lacking, unknown = (
+            sorted(str(p["loc"][-1]) for p in problems if p["type"] == problem)
+            for problem in ("missing", "extra_forbidden")
+        )
+        owner = place.rpartition(".")[0]
+        return (
+            f"{owner} has unknown fields {unknown} and lacks {lacking}; "
+            "it was made by another version of Keel, or damaged"
+        )
+    if first["type"] == "value_error":
+        return f"{place} does not hold together: {first['ctx']['error']}"
+    expected = first["msg"].removeprefix("Input should be ")
+    return f"{place} is {str(first['input'])[:60]!r}, expected {expected}"
