@@ -1,7 +1,7 @@
 """Axis + projections -> floors, their firing rates and their price."""
 
-from keel.calibrate.bands import Band, default_bands
-from keel.calibrate.calibrate import CalibrateSettings, calibrate_floors
+from keel.calibrate.bands import default_bands
+from keel.calibrate.calibrate import calibrate_floors
 from keel.calibrate.distributions import Projections, choose_rollouts, read_projections
 from keel.calibrate.floors import floors_at_deviation, floors_at_percentile
 from keel.calibrate.price import price_settings
@@ -10,9 +10,7 @@ from keel.calibrate.sweep import (
     Halves,
     Measure,
     Scores,
-    ScreenLimits,
     Setting,
-    SweepGrid,
     Yardstick,
     grid_settings,
     is_inert_by_nominal,
@@ -21,6 +19,7 @@ from keel.calibrate.sweep import (
     split_items,
     sweep_settings,
 )
+from keel.settings import Band, CalibrateSettings, ScreenLimits, SweepGrid
 
 __all__ = [
     "Band",

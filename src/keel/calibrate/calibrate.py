@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
-from keel.calibrate.bands import Band, default_bands
+from keel.calibrate.bands import default_bands
 from keel.calibrate.distributions import (
     Projections,
     choose_rollouts,
@@ -15,38 +14,11 @@ from keel.calibrate.distributions import (
 from keel.calibrate.floors import floors_at_deviation, floors_at_percentile
 from keel.calibrate.price import Candidate, price_settings
 from keel.engines import Engine
-from keel.errors import UsageError
+from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
 
 LOW_FIRING, HIGH_FIRING = 0.15, 0.80
 """Under the first a cap was found to do nothing, over the second it rewrites every answer."""
-
-
-@dataclass(frozen=True)
-class CalibrateSettings:
-    """How floors are found."""
-
-    bands: tuple[Band, ...] = ()
-    """Layers capped together; empty: middle-to-late bands of about 16 % of the layers."""
-    percentiles: tuple[float, ...] = (50.0, 75.0, 90.0)
-    """Assistant-ward percentiles of pooled per-token projections to try as floors."""
-    deviations: tuple[float, ...] = ()
-    """Also try floors at the default's mean minus so many standard deviations."""
-    price_bound: float = 0.1
-    """Highest mean KL per token (nats) accepted on the model's own default answers."""
-    rollouts: int = 200
-    """Answers of each kind, default and role, whose projections are read."""
-    priced_rollouts: int = 24
-    """Answers of each kind on which settings are priced."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if any(not 0 < p < 100 for p in self.percentiles):
-            raise UsageError(f"percentiles are {self.percentiles}, expected above 0, under 100")
-        if not self.percentiles and not self.deviations:
-            raise UsageError("nothing to try: give a percentile or a number of deviations")
-        if self.price_bound <= 0:
-            raise UsageError(f"price bound is {self.price_bound}, expected above 0 nats per token")
 
 
 def calibrate_floors(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from keel.calibrate.bands import Band
 from keel.calibrate.distributions import Projections
+from keel.settings import Band
 from keel.types import AssistantAxis, Floor, Floors
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from keel.compare.resampling import correlate, draw_names, interval_of
 from keel.compare.spaces import compare_spaces, in_common, places_of
-from keel.compare.values import CompareSettings, Mapped
+from keel.compare.values import Mapped
 from keel.compare.vectors import compare_axes, compare_vectors, default_shift
 from keel.errors import TooFewSamplesError, UsageError
+from keel.settings import CompareSettings
 from keel.types import (
     DefaultShift,
     Interval,

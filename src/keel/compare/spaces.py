@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from keel.compare.resampling import correlate, draw_names, interval_of
-from keel.compare.values import CompareSettings
+from keel.settings import CompareSettings
 from keel.types import PersonaSpace, SpaceComparison
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from keel.compare.resampling import draw_names, interval_of
-from keel.compare.values import CompareSettings
 from keel.geometry import cosine
+from keel.settings import CompareSettings
 from keel.types import DefaultShift, Interval, PersonaMap, Shift, TraitMap, VectorComparison
 
 Stacked = Float[Tensor, "name layer hidden"]

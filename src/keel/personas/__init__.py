@@ -2,9 +2,9 @@
 
 from keel.personas.mapping import map_personas
 from keel.personas.pairs import PairTest, differ_in_score, gain_together
-from keel.personas.settings import MapSettings, TraitSettings
 from keel.personas.space import fit_space
 from keel.personas.traits import map_traits
+from keel.settings import MapSettings, TraitSettings
 
 __all__ = [
     "MapSettings",

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.personas.cells import Cells
-from keel.personas.settings import TraitSettings
+from keel.settings import TraitSettings
 from keel.types import TraitAxis
 
 

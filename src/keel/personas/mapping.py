@@ -14,9 +14,9 @@ from keel.personas.cells import Cells, axis_of, gather_cells
 from keel.personas.places import Places
 from keel.personas.quality import measure_quality, recommended_layer
 from keel.personas.separation import held_out_separations
-from keel.personas.settings import MapSettings
 from keel.personas.space import fit_space
 from keel.personas.warnings import map_warnings
+from keel.settings import MapSettings
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -69,12 +69,16 @@ def _counting(
     judgements: Mapping[str, Judgement] | None, settings: MapSettings
 ) -> Callable[[Prompt], bool]:
     if judgements is not None:
-        return lambda prompt: settings.counts(judgements.get(prompt.id))
+        return lambda prompt: settings.counts(_label(judgements.get(prompt.id)))
     if settings.label != "all":
         raise UsageError(
             f"label is {settings.label!r}, and nothing was judged; judge first, or take 'all'"
         )
     return lambda prompt: True
+
+
+def _label(judgement: Judgement | None) -> str:
+    return "unjudged" if judgement is None else judgement.label
 
 
 def _check_shape(cells: Cells, identity: ModelIdentity) -> None:

@@ -12,7 +12,7 @@ from keel.geometry import cosine
 from keel.personas.alignment import pc1_alignments
 from keel.personas.cells import Cells, axis_of
 from keel.personas.separation import Separation
-from keel.personas.settings import MapSettings
+from keel.settings import MapSettings
 from keel.types import LayerQuality
 
 _SHALLOWEST, _DEEPEST = 0.25, 0.9

@@ -18,8 +18,8 @@ from keel.personas.cells import Cells, gather_cells
 from keel.personas.leaning import lean_on_axis
 from keel.personas.pairs import Pairs, PairTest, count_pairs
 from keel.personas.places import Places
-from keel.personas.settings import TraitSettings
 from keel.personas.space import fit_space
+from keel.settings import TraitSettings
 from keel.types import (
     ActivationBatch,
     AssistantAxis,

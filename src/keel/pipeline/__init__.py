@@ -16,9 +16,6 @@ from keel.pipeline.evaluating import Evaluation, begins_anew, evaluate
 from keel.pipeline.evaluation_price import price_evaluation
 from keel.pipeline.extraction import (
     ExtractInputs,
-    ExtractSettings,
-    Scale,
-    What,
     extract,
     price,
 )
@@ -37,10 +34,11 @@ from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.reporting import report, report_inputs
 from keel.pipeline.rereading import reread
 from keel.pipeline.suites import SUITES, suite_named
-from keel.pipeline.sweep_job import SweepInputs, SweepSettings
+from keel.pipeline.sweep_job import SweepInputs
 from keel.pipeline.sweep_measures import is_swept
 from keel.pipeline.sweeping import price_sweep, sweep
 from keel.pipeline.tour import Tour, tour
+from keel.settings import ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [
     "PAPER_TASKS",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from keel.engines import Batch, Engine, spoken_name
 from keel.errors import TooFewSamplesError
 from keel.judge import Judge
-from keel.personas import MapSettings, TraitSettings
 from keel.pipeline.judging import judge_rollouts
 from keel.pipeline.mapping import (
     Extraction,
@@ -25,49 +24,15 @@ from keel.pipeline.mapping import (
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import (
     Library,
-    PromptSettings,
     load_library,
     make_default_prompts,
     make_prompts,
     make_trait_prompts,
-    settings_for,
 )
 from keel.rollouts import Cluster, answer_prompts
+from keel.settings import ExtractSettings
 from keel.store import RunFolder, RunPlan
 from keel.types import Prompt, Sampling
-
-Scale = Literal["smoke", "small", "paper"]
-What = Literal["roles", "traits", "both"]
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """How the maps are extracted; `at_scale` sets everything from one dial."""
-
-    prompts: PromptSettings
-    sampling: Sampling
-    mapping: MapSettings = field(default_factory=MapSettings)
-    keep: Literal["means", "sample", "none"] = "means"
-    """What stays of the activations when the map is made: all response means, a sample, none."""
-    seed: int = 0
-    """Decides every random draw."""
-    what: What = "roles"
-    """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
-    traits: TraitSettings = field(default_factory=TraitSettings)
-
-    @classmethod
-    def at_scale(cls, scale: Scale, seed: int = 0) -> ExtractSettings:
-        """`smoke`: a minute on a laptop; `small`: an hour; `paper`: Lu et al. 2026 in full."""
-        new_tokens = {"smoke": 64, "small": 128, "paper": 512}[scale]
-        min_count = {"smoke": 3, "small": 10, "paper": 10}[scale]
-        min_pairs = {"smoke": 5, "small": 10, "paper": 10}[scale]
-        return cls(
-            prompts=replace(settings_for(scale), seed=seed),
-            sampling=Sampling(max_new_tokens=new_tokens),
-            mapping=MapSettings(min_count=min_count, seed=seed),
-            seed=seed,
-            traits=TraitSettings(min_pairs=min_pairs, seed=seed),
-        )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from itertools import chain, islice
 
 from keel.engines import Engine
 from keel.judge import Judge
-from keel.pipeline.extraction import ExtractSettings, complete
+from keel.pipeline.extraction import complete
 from keel.pipeline.mapping import Extraction
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.rollouts import read_rollouts
+from keel.settings import ExtractSettings
 from keel.store import Run, RunFolder, RunPlan
 from keel.types import Prompt, Rollout
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from keel.calibrate import (
-    CalibrateSettings,
     Projections,
-    ScreenLimits,
     Setting,
-    SweepGrid,
     Yardstick,
     choose_rollouts,
     grid_settings,
@@ -24,7 +21,7 @@ from keel.calibrate import (
     split_items,
 )
 from keel.engines import Engine
-from keel.errors import TooFewSamplesError, UsageError
+from keel.errors import TooFewSamplesError
 from keel.evaluate import EngineAnswerer
 from keel.pipeline.capability import CapabilityEvaluation
 from keel.pipeline.progress import OnProgress
@@ -36,6 +33,7 @@ from keel.pipeline.sweep_measures import (
     task_items,
     tasks_measure,
 )
+from keel.settings import CalibrateSettings, SweepSettings
 from keel.store import RunFolder, SweepWork
 from keel.types import (
     Floor,
@@ -51,33 +49,6 @@ from keel.types import (
 _PRICE = "log-likelihood of its own answers"
 _TASK_TOLERANCE = 0.02
 _SCREENED = "screened"
-
-
-@dataclass(frozen=True)
-class SweepSettings:
-    """How settings are swept."""
-
-    grid: SweepGrid = field(default_factory=SweepGrid)
-    limits: ScreenLimits = field(default_factory=ScreenLimits)
-    screened_on: int = 8
-    """Answers of each kind, default and role, by which settings are screened."""
-    limit: int | None = 96
-    """Items by which harm is measured, both halves together; None: all."""
-    capability_limit: int = 64
-    """Items by which capability is measured, both halves together."""
-    tolerance: float | None = None
-    """Greatest loss of capability accepted: a share of tasks' items, or nats per token. None: 0.02
-    for tasks, and for the price the bound of the calibration."""
-    seed: int = 0
-    """Decides which items choose and which decide, and every draw of an answer."""
-    adopt: bool = False
-    """Make the recommended setting the run's default, where the items held back bear it out."""
-
-    def __post_init__(self) -> None:
-        if min(self.screened_on, self.capability_limit) < 2:
-            raise UsageError("answers to screen on and capability items must be 2 or more")
-        if self.tolerance is not None and self.tolerance < 0:
-            raise UsageError(f"tolerance is {self.tolerance:g}, expected 0 or a loss above it")
 
 
 @dataclass(frozen=True)

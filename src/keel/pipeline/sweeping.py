@@ -13,8 +13,9 @@ from keel.errors import UsageError
 from keel.pipeline.evaluation_price import price_evaluation
 from keel.pipeline.holding import calibrate, check_same_model
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.sweep_job import SweepInputs, SweepJob, SweepSettings
+from keel.pipeline.sweep_job import SweepInputs, SweepJob
 from keel.pipeline.sweep_measures import arm_of, evaluation_of, paired_change
+from keel.settings import SweepSettings
 from keel.store import RunFolder
 from keel.types import ScreenedSetting, Sweep
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from keel.calibrate import CalibrateSettings
 from keel.engines import Engine
-from keel.pipeline.extraction import ExtractSettings, extract
+from keel.pipeline.extraction import extract
 from keel.pipeline.holding import calibrate, replay_conversation
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.reporting import report
 from keel.prompts import load_scenarios
+from keel.settings import CalibrateSettings, ExtractSettings
 from keel.store import RunFolder
 from keel.types import Calibration, PersonaMap, Replay, Sampling
 

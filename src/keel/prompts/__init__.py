@@ -2,11 +2,9 @@
 
 from keel.prompts.checking import Fault, find_faults, find_twins
 from keel.prompts.choosing import (
-    PromptSettings,
     make_default_prompts,
     make_prompts,
     make_trait_prompts,
-    settings_for,
 )
 from keel.prompts.endpoint import open_endpoint
 from keel.prompts.generating import Wanted, generate_role, generate_trait, save_prompts
@@ -38,6 +36,7 @@ from keel.prompts.shipped import (
     texts_of,
 )
 from keel.prompts.values import Library, Question, Role, Scenario, Trait, TraitPair, role_kinds
+from keel.settings import PromptSettings, settings_for
 
 __all__ = [
     "Fault",

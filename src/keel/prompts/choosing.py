@@ -3,60 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from random import Random
 from typing import TypeVar
 
 from keel.errors import UsageError
-from keel.prompts.values import MODEL_NAME, PROMPTS_PER_ROLE, Library, Question, Trait
+from keel.prompts.values import MODEL_NAME, Library, Question, Trait
+from keel.settings import PROMPTS_PER_ROLE, PromptSettings
 from keel.types import DEFAULT_ROLE, Conversation, Message, Prompt, TraitSide
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PromptSettings:
-    """How many roles and traits are asked how many questions."""
-
-    roles: int | None = None
-    """Roles to take, spread over their kinds; all where it is not set."""
-    questions: int | None = None
-    """Questions to take, spread over their topics; all where it is not set."""
-    prompts_per_question: int = PROMPTS_PER_ROLE
-    """System prompts under which a role answers each question, 1 to 5, in rotation."""
-    seed: int = 0
-    """Decides the choice."""
-    traits: int | None = None
-    """Traits to take; all where it is not set. As many pairs ask each question as a role has
-    prompts for it."""
-
-    def __post_init__(self) -> None:
-        for name in ("roles", "questions", "traits"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise UsageError(f"{name} is {count}, expected 1 or more; leave it out for all")
-        if not 1 <= self.prompts_per_question <= PROMPTS_PER_ROLE:
-            raise UsageError(
-                f"prompts_per_question is {self.prompts_per_question}, expected 1 to "
-                f"{PROMPTS_PER_ROLE}"
-            )
-
-
-def settings_for(scale: str) -> PromptSettings:
-    """The choice at a scale: `smoke`, `small` or `paper` (all of everything).
-
-    The first two take roles from each kind in turn, questions from each topic in turn, and traits
-    at random.
-    """
-    known = {
-        "smoke": PromptSettings(24, 14, 1, traits=12),
-        "small": PromptSettings(40, 20, 2, traits=40),
-        "paper": PromptSettings(),
-    }
-    if scale not in known:
-        raise UsageError(f"scale is {scale!r}, expected {', '.join(known)}")
-    return known[scale]
 
 
 def make_prompts(library: Library, settings: PromptSettings, *, model_name: str) -> list[Prompt]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keel.errors import UsageError
-from keel.prompts.choosing import PromptSettings
 from keel.prompts.values import Library
+from keel.settings import PromptSettings
 
 SIDES_OF_A_PAIR = 2
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keel.errors import UsageError
+from keel.settings import PROMPTS_PER_ROLE
 from keel.types import DEFAULT_ROLE, Conversation, Message
 
-PROMPTS_PER_ROLE = 5
 PAIRS_PER_TRAIT = 5
 
 MODEL_NAME = "{model_name}"

@@ -10,6 +10,7 @@ maths (`hidden_BTD`) and as names in signatures (`Float[Tensor, "layer hidden"]`
 Signs: a positive projection is towards the Assistant, everywhere.
 """
 
+from keel.settings import Sampling
 from keel.types.comparison import (
     DefaultShift,
     RunComparison,
@@ -68,7 +69,6 @@ from keel.types.words import (
     Message,
     Prompt,
     Rollout,
-    Sampling,
     Speaker,
     TraitSide,
 )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from keel.errors import UsageError
+from keel.settings import Sampling
 from keel.types.results import Interval
-from keel.types.words import Conversation, Sampling
+from keel.types.words import Conversation
 
 UNSTEERED = "none"
 """Name of the arm in which nothing is done to the model: all others are held against it."""

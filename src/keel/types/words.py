@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,23 +116,6 @@ class Prompt:
     def is_role(self) -> bool:
         """Whether a character is to be played: neither the model as itself nor a trait."""
         return not self.is_default and self.side is None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are sampled. Temperature 0 is greedy."""
-
-    max_new_tokens: int = 512
-    temperature: float = 0.7
-    top_p: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
-        if not 0 <= self.temperature < math.inf:
-            raise UsageError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p is {self.top_p}, expected above 0 and at most 1")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Sweeps over settings of capping: windows × heights, screened, measured, one recommended."""
 
-from keel.calibrate.sweep.grid import Setting, SweepGrid, grid_settings
+from keel.calibrate.sweep.grid import Setting, grid_settings
 from keel.calibrate.sweep.measuring import Compare, Measure, Scores, Yardstick
-from keel.calibrate.sweep.pruning import ScreenLimits, is_inert_by_nominal, prune_settings
+from keel.calibrate.sweep.pruning import is_inert_by_nominal, prune_settings
 from keel.calibrate.sweep.screening import screen_settings
 from keel.calibrate.sweep.selection import sweep_settings
 from keel.calibrate.sweep.splitting import Halves, split_items
@@ -12,9 +12,7 @@ __all__ = [
     "Halves",
     "Measure",
     "Scores",
-    "ScreenLimits",
     "Setting",
-    "SweepGrid",
     "Yardstick",
     "grid_settings",
     "is_inert_by_nominal",

@@ -1,6 +1,7 @@
 """The engine that runs on transformers."""
 
 from keel.engines.transformers.engine import TransformersEngine
-from keel.engines.transformers.loading import LoadSettings, load_engine
+from keel.engines.transformers.loading import load_engine
+from keel.settings import LoadSettings
 
 __all__ = ["LoadSettings", "TransformersEngine", "load_engine"]

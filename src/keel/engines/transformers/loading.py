@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,8 @@ import torch
 from keel.engines.catalogue import EMBEDDED, locate, weights_fingerprint
 from keel.engines.transformers.engine import TransformersEngine
 from keel.errors import ModelLoadError, UsageError
+from keel.settings import LoadSettings
 from keel.types import ModelIdentity
-
-
-@dataclass(frozen=True)
-class LoadSettings:
-    """How a model is loaded."""
-
-    device: str = "auto"
-    """`auto` (CUDA where there is one, else CPU), `cpu`, `cuda`, `cuda:1`, `mps`, or `map` to
-    spread one model over all GPUs (needs accelerate)."""
-    dtype: str = "auto"
-    """`auto` (bfloat16 where the hardware is fast at it, else float32), `bfloat16`, `float16`,
-    `float32`."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    blocks: str | None = None
-    """Dotted path of the list of decoder blocks, where the search for it fails."""
-    trust_remote_code: bool = False
-    """Run the Python code that comes with the model."""
 
 
 def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> TransformersEngine:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,8 @@ from keel.engines.vllm.engine import VllmEngine
 from keel.engines.vllm.plugin import register
 from keel.engines.vllm.versions import check_version
 from keel.errors import KeelError, ModelLoadError, NotAppliedError, UsageError
+from keel.settings import VllmSettings
 from keel.types import ModelIdentity
-
-
-@dataclass(frozen=True)
-class VllmSettings:
-    """How vLLM is started."""
-
-    dtype: str = "auto"
-    """`auto` (the model's own), `bfloat16`, `float16`, `float32`."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    trust_remote_code: bool = False
-    """Run the Python code that comes with the model."""
-    max_model_len: int | None = None
-    """Longest conversation in tokens; None for the model's own."""
-    tensor_parallel_size: int = 1
-    """Devices that share each layer."""
-    eager: bool = False
-    """Do not compile: starts sooner, runs slower."""
-    layers: tuple[int, ...] | None = None
-    """Layers that can be steered; None for all."""
-    recordings: int = 256
-    """Answers recorded, and therefore in work, at once. Each takes a row of float32 per layer: of a
-    70B model 2.7 MB."""
-    probes: int = 4
-    """Directions per layer on which projections can be taken at once."""
-    steps: int = 2
-    """Interventions at one layer."""
-    settings: int = 16
-    """Settings held at once."""
-    memory_share: float | None = None
-    """Of the device's memory (0 to 1); None for vLLM's own on a GPU and 0.4 on a CPU, which other
-    programs use as well."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of `vllm.LLM`."""
 
 
 def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngine:

@@ -6,8 +6,8 @@ from keel.evaluate.capability.finding import PAPER_METRICS
 from keel.evaluate.capability.here import EngineTaskAnswerer
 from keel.evaluate.capability.opening import check_harness, open_task
 from keel.evaluate.capability.results import JUDGE, task_result, task_verdicts
-from keel.evaluate.capability.settings import CapabilitySettings
 from keel.evaluate.capability.tasks import AnsweredBatch, CapabilityTask, Score
+from keel.settings import CapabilitySettings
 
 __all__ = [
     "JUDGE",

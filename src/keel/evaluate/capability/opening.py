@@ -12,8 +12,8 @@ from keel.evaluate.capability.finding import PAPER_METRICS, load_leaves, registe
 from keel.evaluate.capability.local_data import EverySplit
 from keel.evaluate.capability.quiet import quietly
 from keel.evaluate.capability.sentence_rules import missing_rules, rules_for
-from keel.evaluate.capability.settings import CapabilitySettings
 from keel.evaluate.capability.tasks import CapabilityTask
+from keel.settings import CapabilitySettings
 
 _NOTES = {
     "eq_bench": (

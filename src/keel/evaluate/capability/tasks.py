@@ -24,7 +24,7 @@ from keel.evaluate.capability.asking import (
 )
 from keel.evaluate.capability.quiet import quietly
 from keel.evaluate.capability.sentence_rules import rules_for
-from keel.evaluate.capability.settings import CapabilitySettings
+from keel.settings import CapabilitySettings
 from keel.steering import Firing
 from keel.types import Answered, Conversation, Item, Message
 

@@ -14,7 +14,7 @@ import openai
 
 from keel.errors import EndpointError
 from keel.judge.endpoint.acquaintance import Endpoint
-from keel.judge.endpoint.limits import EndpointLimits
+from keel.settings import EndpointLimits
 
 _PASSING = {408, 409, 425, 429}
 _TRIES_OF_NONSENSE = 3

@@ -13,9 +13,9 @@ from keel.errors import MissingExtraError, UsageError
 from keel.judge.endpoint.acquaintance import Acquaintance, Endpoint
 from keel.judge.endpoint.background import Give, hand_over
 from keel.judge.endpoint.ledger import Ledger, Spending
-from keel.judge.endpoint.limits import EndpointLimits
 from keel.judge.endpoint.pricing import JudgingPrice, price_cases
 from keel.judge.endpoint.prompting import make_question, prompt_hash
+from keel.settings import EndpointLimits
 from keel.types import Case, Rubric, Verdict
 
 KEY_VARIABLE = "OPENAI_API_KEY"

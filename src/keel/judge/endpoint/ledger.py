@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keel.judge.endpoint.limits import EndpointLimits, Tokens
+from keel.judge.endpoint.limits import Tokens
+from keel.settings import EndpointLimits
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Ledger:
             self.asked_again,
             self._tokens,
             self._estimated,
-            self._limits.cost_usd(self._tokens),
+            self._limits.cost_usd(self._tokens.sent, self._tokens.received),
         )
 
     @property
@@ -89,6 +90,6 @@ class Ledger:
         return self._limits.max_requests is None or self._requests < self._limits.max_requests
 
     def _is_within(self, tokens: Tokens) -> bool:
-        cost = self._limits.cost_usd(tokens)
+        cost = self._limits.cost_usd(tokens.sent, tokens.received)
         budget = self._limits.max_cost_usd
         return cost is None or budget is None or cost <= budget

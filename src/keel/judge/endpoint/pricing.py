@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from keel.judge.endpoint.limits import EndpointLimits, Tokens
+from keel.judge.endpoint.limits import Tokens
 from keel.judge.endpoint.prompting import estimate_tokens, make_question, reply_form
+from keel.settings import EndpointLimits
 from keel.types import Case, Rubric
 
 
@@ -35,7 +36,8 @@ def price_cases(cases: Iterable[Case], rubric: Rubric, limits: EndpointLimits) -
     sent = [make_question(case, rubric).tokens for case in cases]
     tokens = Tokens(sum(sent), len(sent) * _shortest_reply(rubric))
     most = Tokens(sum(sent), len(sent) * limits.max_reply_tokens)
-    return JudgingPrice(len(sent), tokens, most, limits.cost_usd(tokens), limits.cost_usd(most))
+    costs = (limits.cost_usd(one.sent, one.received) for one in (tokens, most))
+    return JudgingPrice(len(sent), tokens, most, *costs)
 
 
 def _shortest_reply(rubric: Rubric) -> int:

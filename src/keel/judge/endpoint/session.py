@@ -27,8 +27,9 @@ from keel.judge.endpoint.faults import (
     no_completion,
     refusal_of,
 )
-from keel.judge.endpoint.limits import EndpointLimits, Tokens
+from keel.judge.endpoint.limits import Tokens
 from keel.judge.endpoint.prompting import Question, estimate_tokens
+from keel.settings import EndpointLimits
 
 _SECONDS_PER_MINUTE = 60
 

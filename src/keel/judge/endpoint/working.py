@@ -16,10 +16,10 @@ from keel.errors import BudgetError, EndpointError
 from keel.judge.endpoint.acquaintance import Acquaintance, Endpoint
 from keel.judge.endpoint.background import Give
 from keel.judge.endpoint.faults import CaseRefusedError, TryAgainError
-from keel.judge.endpoint.limits import EndpointLimits
 from keel.judge.endpoint.parsing import read_reply
 from keel.judge.endpoint.prompting import make_question
 from keel.judge.endpoint.session import Reply, Session, StoppedError
+from keel.settings import EndpointLimits
 from keel.types import Case, Rubric, Verdict
 
 _FEWEST_FAILURES = 3

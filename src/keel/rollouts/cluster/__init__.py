@@ -5,6 +5,7 @@ matter which machine answers it, nor how often. Answers come back to one process
 writes. Nothing here is loaded until a cluster is opened.
 """
 
-from keel.rollouts.cluster.cluster import Cluster, ClusterSettings, open_cluster
+from keel.rollouts.cluster.cluster import Cluster, open_cluster
+from keel.settings import ClusterSettings
 
 __all__ = ["Cluster", "ClusterSettings", "open_cluster"]

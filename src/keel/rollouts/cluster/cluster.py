@@ -5,37 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keel.engines import Batch
-from keel.errors import UsageError
 from keel.rollouts.answer import AnsweredBatch
 from keel.rollouts.cluster.actor import EngineFacts, EngineSpec
 from keel.rollouts.cluster.connection import connected
 from keel.rollouts.cluster.crew import Crew, Job, OnEngines
 from keel.rollouts.cluster.share import Machine, Share, share_out
+from keel.settings import ClusterSettings
 from keel.types import ModelIdentity, Prompt, Rollout, Sampling
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Which cluster, and how many engines on it."""
-
-    address: str = "auto"
-    """`auto` (the cluster that this machine belongs to), HOST:PORT of its head, or `local` (this
-    machine alone, started for the run)."""
-    actors: int | None = None
-    """Engines; None for as many as there is room for."""
-    gpus: int | None = None
-    """GPUs of each engine, of one machine; None for 1 where there are any."""
-
-    def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise UsageError(f"actors is {self.actors}, expected 1 or more")
-        if self.gpus is not None and self.gpus < 0:
-            raise UsageError(f"gpus is {self.gpus}, expected 0 or more")
 
 
 class Cluster:

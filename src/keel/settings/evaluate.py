@@ -1,4 +1,4 @@
-"""How capability tasks are run: the paper's settings, and what a small machine has to change."""
+"""What is evaluated, under which arms."""
 
 from __future__ import annotations
 

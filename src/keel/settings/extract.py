@@ -1,0 +1,176 @@
+"""How prompts are chosen and answered, and how the maps are made of the answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from keel.errors import UsageError
+
+Scale = Literal["smoke", "small", "paper"]
+What = Literal["roles", "traits", "both"]
+Counting = Literal["all", "fully", "somewhat", "playing"]
+
+PROMPTS_PER_ROLE = 5
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled. Temperature 0 is greedy."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.7
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}, expected above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How many roles and traits are asked how many questions."""
+
+    roles: int | None = None
+    """Roles to take, spread over their kinds; all where it is not set."""
+    questions: int | None = None
+    """Questions to take, spread over their topics; all where it is not set."""
+    prompts_per_question: int = PROMPTS_PER_ROLE
+    """System prompts under which a role answers each question, 1 to 5, in rotation."""
+    seed: int = 0
+    """Decides the choice."""
+    traits: int | None = None
+    """Traits to take; all where it is not set. As many pairs ask each question as a role has
+    prompts for it."""
+
+    def __post_init__(self) -> None:
+        for name in ("roles", "questions", "traits"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UsageError(f"{name} is {count}, expected 1 or more; leave it out for all")
+        if not 1 <= self.prompts_per_question <= PROMPTS_PER_ROLE:
+            raise UsageError(
+                f"prompts_per_question is {self.prompts_per_question}, expected 1 to "
+                f"{PROMPTS_PER_ROLE}"
+            )
+
+
+def settings_for(scale: str) -> PromptSettings:
+    """The choice at a scale: `smoke`, `small` or `paper` (all of everything).
+
+    The first two take roles from each kind in turn, questions from each topic in turn, and traits
+    at random.
+    """
+    known = {
+        "smoke": PromptSettings(24, 14, 1, traits=12),
+        "small": PromptSettings(40, 20, 2, traits=40),
+        "paper": PromptSettings(),
+    }
+    if scale not in known:
+        raise UsageError(f"scale is {scale!r}, expected {', '.join(known)}")
+    return known[scale]
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How a persona map is made."""
+
+    label: Counting = "all"
+    """Which rollouts make a role's vector: `all` but those judged to play nothing, those judged
+    `fully` or `somewhat` in role, or `playing`, which is both. The default's always count."""
+    min_count: int = 10
+    """Rollouts that a role needs; roles with fewer are dropped and listed."""
+    components: int = 10
+    """Principal components to keep, at most one fewer than roles."""
+    bootstrap: int = 200
+    """Resamples of roles and questions behind each interval."""
+    null_shuffles: int = 50
+    """Shuffles of labels behind the null of |cos(axis, PC1)|."""
+    folds_bytes: int = 2 * 2**30
+    """Memory for the sums of roles × question folds; fewer folds are made where they do not fit."""
+    seed: int = 0
+    """Decides every resample, shuffle and split."""
+
+    def __post_init__(self) -> None:
+        if self.label not in get_args(Counting):
+            expected = ", ".join(get_args(Counting))
+            raise UsageError(f"label is {self.label!r}, expected one of {expected}")
+        for name in ("min_count", "components", "bootstrap", "null_shuffles", "folds_bytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+    def counts(self, label: str) -> bool:
+        """Whether a rollout with this label (`unjudged` without one) counts towards its role."""
+        match self.label:
+            case "all":
+                return label != "none"
+            case "playing":
+                return label in ("fully", "somewhat")
+            case chosen:
+                return label == chosen
+
+
+@dataclass(frozen=True)
+class TraitSettings:
+    """How a trait map is made."""
+
+    min_pairs: int = 10
+    """Pairs of answers that must differ for a trait to be kept; the others are dropped, listed."""
+    min_difference: float = 50.0
+    """By how much a pair's scores (0 to 100) must differ."""
+    judged_pairs: int = 20
+    """Pairs of each trait whose likelihood is measured where no judge was asked for."""
+    components: int = 10
+    """Principal components to keep, at most one fewer than traits."""
+    bootstrap: int = 200
+    """Resamples of questions behind each interval."""
+    folds_bytes: int = 2 * 2**30
+    """Memory for the sums of traits × question folds; fewer folds are made where they do not
+    fit."""
+    seed: int = 0
+    """Decides every resample."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_pairs", "components", "bootstrap", "folds_bytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.judged_pairs < self.min_pairs:
+            raise UsageError(
+                f"judged_pairs is {self.judged_pairs}, expected min_pairs ({self.min_pairs}) or "
+                "more: no trait could have enough"
+            )
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How the maps are extracted; `at_scale` sets everything from one dial."""
+
+    prompts: PromptSettings
+    sampling: Sampling
+    mapping: MapSettings = field(default_factory=MapSettings)
+    keep: Literal["means", "sample", "none"] = "means"
+    """What stays of the activations when the map is made: all response means, a sample, none."""
+    seed: int = 0
+    """Decides every random draw."""
+    what: What = "roles"
+    """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
+    traits: TraitSettings = field(default_factory=TraitSettings)
+
+    @classmethod
+    def at_scale(cls, scale: Scale, seed: int = 0) -> ExtractSettings:
+        """`smoke`: a minute on a laptop; `small`: an hour; `paper`: Lu et al. 2026 in full."""
+        new_tokens = {"smoke": 64, "small": 128, "paper": 512}[scale]
+        min_count = {"smoke": 3, "small": 10, "paper": 10}[scale]
+        min_pairs = {"smoke": 5, "small": 10, "paper": 10}[scale]
+        return cls(
+            prompts=replace(settings_for(scale), seed=seed),
+            sampling=Sampling(max_new_tokens=new_tokens),
+            mapping=MapSettings(min_count=min_count, seed=seed),
+            seed=seed,
+            traits=TraitSettings(min_pairs=min_pairs, seed=seed),
+        )
