@@ -114,7 +114,8 @@ class SweepGrid:
         ]
         if not fitting:
             raise UsageError(
-                f"no window of {_told(widths)} layers around {_told(centres)} fits into "
+                f"no window of {', '.join(map(str, widths))} layers around "
+                f"{', '.join(map(str, centres))} fits into "
                 f"{layers} layers; give narrower ones or other centres"
             )
         return tuple(dict.fromkeys(fitting))

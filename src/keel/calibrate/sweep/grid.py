@@ -66,7 +66,3 @@ def _known(candidate: Candidate, known: Mapping[str, Floors]) -> Candidate:
 def _nominal(projections: Projections, floors: Floors) -> float:
     shares = [projections.share_under(floor.layer, floor.value) for floor in floors]
     return sum(shares) / len(shares)
-
-
-def _told(numbers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, numbers))
