@@ -1,4 +1,8 @@
-"""Keel in one worker: what it holds, for whom, and that it notices when it is passed by."""
+"""Keel in one worker: what it holds, for whom, and that it notices when it is passed by.
+
+Equality to the bit is asked for between passes of one shape only: a CPU's kernels add in another
+order when a pass holds another number of tokens.
+"""
 
 from types import SimpleNamespace
 
@@ -41,9 +45,9 @@ def test_a_request_is_held_under_the_setting_that_it_names_and_the_next_is_not()
     held = hold(PLAIN)
     register(held, "band", BAND)
     held.take_note(scheduled(request("a", 4, **{KEY: "band"}), request("b", 4)))
-    plain = ToyModel()(tokens(4))
+    plain = ToyModel()(tokens(4).repeat(2, 1))
     both = compute(held, ("a", 0, tokens(4)), ("b", 0, tokens(4)))
-    assert torch.equal(both[4:], plain)
+    assert torch.equal(both[4:], plain[4:])
     assert float((both[:4] @ direction(2)).min()) > 2.0 - 1e-5
     assert float((plain @ direction(2)).min()) < 2.0
 
@@ -88,9 +92,10 @@ def test_prompt_and_sampled_tokens_are_told_apart_by_position():
     register(held, "late", [Addition(0, direction(1), 5.0, "generated")])
     held.take_note(scheduled(request("a", 3, keel="late")))
     stream = tokens(5)
-    plain = ToyModel()(stream)
     # In chunks of two, so that one chunk holds the last of the prompt and the first sampled.
-    found = torch.cat([compute(held, ("a", n, stream[n : n + 2])) for n in (0, 2, 4)])
+    starts = (0, 2, 4)
+    plain = torch.cat([ToyModel()(stream[n : n + 2]) for n in starts])
+    found = torch.cat([compute(held, ("a", n, stream[n : n + 2])) for n in starts])
     assert (found != plain).any(-1).tolist() == [False, False, False, True, True]
 
 
@@ -119,10 +124,14 @@ def test_a_preempted_request_keeps_its_setting():
     held = hold(PLAIN)
     register(held, "band", BAND)
     held.take_note(scheduled(request("a", 3, keel="band")))
+    never_preempted = hold(PLAIN)
+    register(never_preempted, "band", BAND)
+    never_preempted.take_note(scheduled(request("a", 3, keel="band")))
     stream = tokens(5)
-    whole = compute(held, ("a", 0, stream))
+    compute(held, ("a", 0, stream))
     again = compute(held, ("a", 2, stream[2:]))  # the cache kept two tokens
-    assert torch.equal(again, whole[2:])
+    assert torch.equal(again, compute(never_preempted, ("a", 2, stream[2:])))
+    assert not torch.equal(again, ToyModel()(stream[2:]))
     assert held.firing("band")[0][0] == 8  # computed twice, seen twice
 
 
@@ -139,9 +148,9 @@ def test_a_request_that_names_nothing_is_under_the_default():
     register(held, "band", BAND)
     held.take_note(scheduled(request("a", 2), request("b", 2, keel=OFF)))
     both = compute(held, ("a", 0, tokens(2)), ("b", 0, tokens(2)))
-    plain = ToyModel()(tokens(2))
-    assert torch.equal(both[2:], plain)
-    assert not torch.equal(both[:2], plain)
+    plain = ToyModel()(tokens(2).repeat(2, 1))
+    assert torch.equal(both[2:], plain[2:])
+    assert not torch.equal(both[:2], plain[:2])
 
 
 def test_requests_with_which_vllm_warms_up_need_no_setting_but_later_ones_do():
