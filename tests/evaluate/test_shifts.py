@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keel.evaluate.resampling import Resampling
 from keel.evaluate.shifts import label_shifts, rates_by_place
+from keel.statistics import Resampling
 
 
 def draws(count: int) -> Resampling:

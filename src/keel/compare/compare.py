@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from keel.compare.resampling import correlate, draw_names, interval_of
+from keel.compare.resampling import correlate, interval_of
 from keel.compare.spaces import compare_spaces, in_common, places_of
 from keel.compare.values import Mapped
 from keel.compare.vectors import compare_axes, compare_vectors, default_shift
 from keel.errors import TooFewSamplesError, UsageError
 from keel.settings import CompareSettings
+from keel.statistics import bootstrap_indices
 from keel.types import (
     DefaultShift,
     Interval,
@@ -112,7 +113,7 @@ def _standings(
         _stacked_roles(found, names)[:, layer].double() @ found.axis.direction[layer].double()
         for found, layer in ((first, layers[0]), (second, layers[1]))
     )
-    drawn_SN = draw_names(len(names), settings.bootstrap, settings.seed)
+    drawn_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
     return interval_of(correlate(mine_N, theirs_N, drawn_SN))
 
 
@@ -127,7 +128,7 @@ def _leanings(
     names = in_common(first.traits, second.traits)
     mine_N = first.axis.cosine_LN[layers[0], places_of(names, first.traits)]
     theirs_N = second.axis.cosine_LN[layers[1], places_of(names, second.traits)]
-    drawn_SN = draw_names(len(names), settings.bootstrap, settings.seed)
+    drawn_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
     return interval_of(correlate(mine_N, theirs_N, drawn_SN))
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
+from keel.statistics import percentile_interval
 from keel.types import Interval
-
-Floats = NDArray[np.float64]
-
-
-def draw_names(count: int, resamples: int, seed: int) -> Int[Tensor, "resample name"]:
-    """Places of the names drawn; first row: each once."""
-    draw = torch.Generator().manual_seed(seed)
-    drawn_SN = torch.randint(count, (resamples, count), generator=draw)
-    return torch.cat([torch.arange(count)[None], drawn_SN])
 
 
 def correlate(
@@ -33,8 +23,7 @@ def correlate(
 
 def interval_of(values_S: Float[Tensor, " resample"]) -> Interval:
     """The first value with the middle 95 % of the others; it always holds its value."""
-    value, others_S = float(values_S[0]), values_S[1:][torch.isfinite(values_S[1:])]
-    if not len(others_S):
+    value, resampled_S = float(values_S[0]), values_S[1:]
+    if not bool(torch.isfinite(resampled_S).any()):
         return Interval(value, value, value)
-    low, high = np.percentile(others_S.numpy(), [2.5, 97.5])
-    return Interval(value, min(value, float(low)), max(value, float(high)))
+    return percentile_interval(value, resampled_S.numpy())

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from keel.compare.resampling import correlate, draw_names, interval_of
+from keel.compare.resampling import correlate, interval_of
 from keel.settings import CompareSettings
+from keel.statistics import bootstrap_indices
 from keel.types import PersonaSpace, SpaceComparison
 
 
@@ -38,7 +39,7 @@ def compare_spaces(
     names = in_common(first.roles, second.roles)
     mine_NK = _loadings(first, names, layers[0], settings.components)
     theirs_NK = _loadings(second, names, layers[1], settings.components)
-    drawn_SN = draw_names(len(names), settings.bootstrap, settings.seed)
+    drawn_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
     pairs = zip(mine_NK.T, theirs_NK.T, strict=False)  # as many as the smaller space has
     found = [correlate(mine_N, theirs_N, drawn_SN) for mine_N, theirs_N in pairs]
     components = tuple(interval_of(r_S if k == 0 else r_S.abs()) for k, r_S in enumerate(found))

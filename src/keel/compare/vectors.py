@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keel.compare.resampling import draw_names, interval_of
+from keel.compare.resampling import interval_of
 from keel.geometry import cosine
 from keel.settings import CompareSettings
+from keel.statistics import bootstrap_indices
 from keel.types import DefaultShift, Interval, PersonaMap, Shift, TraitMap, VectorComparison
 
 Stacked = Float[Tensor, "name layer hidden"]
@@ -21,7 +22,7 @@ def compare_vectors(
 ) -> VectorComparison:
     """Cosine of each name's two vectors; the vectors are taken as they are."""
     cosines_NL = cosine(first, second)
-    drawn_SN = draw_names(len(names), settings.bootstrap, settings.seed)
+    drawn_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
     means_SL = cosines_NL.double()[drawn_SN].mean(1)
     return VectorComparison(
         names=tuple(names),
@@ -38,7 +39,7 @@ def compare_axes(
 
     Both axes are made of the roles in common, the same ones drawn for both.
     """
-    drawn_SN = draw_names(len(first[1]), settings.bootstrap, settings.seed)
+    drawn_SN = bootstrap_indices(len(first[1]), settings.bootstrap, settings.seed)
     shares_SN = _shares(drawn_SN)
     return tuple(
         interval_of(

@@ -5,7 +5,6 @@ from keel.evaluate.arm_making import ArmSources, make_arms, spoken_arms
 from keel.evaluate.arm_names import ArmSpec, parse_arms
 from keel.evaluate.arms import Arm
 from keel.evaluate.instructions import ASSISTANT_PROMPT, Instruction
-from keel.evaluate.resampling import Resampling
 from keel.evaluate.running import (
     AnsweringPlan,
     answer_first,
@@ -17,7 +16,6 @@ from keel.evaluate.running import (
     plan_answers,
 )
 from keel.evaluate.served import ServedAnswerer, served_arms
-from keel.evaluate.statistics import difference_interval
 from keel.evaluate.suites import (
     Attack,
     base_purpose_suite,
@@ -39,7 +37,6 @@ __all__ = [
     "Attack",
     "EngineAnswerer",
     "Instruction",
-    "Resampling",
     "ServedAnswerer",
     "SummarySettings",
     "answer_first",
@@ -48,7 +45,6 @@ __all__ = [
     "base_traits_suite",
     "batches_of",
     "cases_of",
-    "difference_interval",
     "drift_harm_suite",
     "first_items",
     "jailbreak_suite",

@@ -10,8 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from keel.evaluate.resampling import Floats, Resampling
-from keel.evaluate.statistics import difference_interval, rate_interval
+from keel.statistics import Floats, Resampling, difference_interval, rate_interval
 from keel.types import Interval, PlacedRate
 
 _BINS = 8

@@ -10,10 +10,12 @@ import numpy as np
 
 from keel.errors import TooFewSamplesError
 from keel.evaluate.concluding import conclude, control_of
-from keel.evaluate.resampling import DRAWS, Floats, Resampling
 from keel.evaluate.running import case_of
 from keel.evaluate.shifts import label_shifts, rates_by_place
-from keel.evaluate.statistics import (
+from keel.statistics import (
+    DRAWS,
+    Floats,
+    Resampling,
     clustered_correlation,
     difference_interval,
     holm,

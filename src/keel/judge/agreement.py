@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.errors import TooFewSamplesError
+from keel.statistics import contingency_table, kappa_interval, wilson
 from keel.types import Interval
 
 _BINS = 10
@@ -61,27 +62,18 @@ def agree(
     labels = sorted({a[id] for id in ids} | {b[id] for id in ids}, key=_in_order)
     rows_N, columns_N = (np.array([labels.index(m[id]) for id in ids]) for m in (a, b))
     same_N = rows_N == columns_N
-    table = _table(rows_N, columns_N, len(labels))
+    table = contingency_table(rows_N, columns_N, len(labels))
     return Agreement(
         n=len(ids),
         only_a=len(a) - len(ids),
         only_b=len(b) - len(ids),
-        agreement=_wilson(int(same_N.sum()), len(ids)),
-        kappa=_kappa_interval(rows_N, columns_N, len(labels), resamples=resamples, seed=seed),
+        agreement=wilson(same_N),
+        kappa=kappa_interval(rows_N, columns_N, len(labels), resamples=resamples, seed=seed),
         labels=tuple(labels),
         table=tuple(tuple(int(n) for n in row) for row in table),
         calibration_error_a=_calibration_error(ids, same_N, confidences_a),
         calibration_error_b=_calibration_error(ids, same_N, confidences_b),
     )
-
-
-def cohens_kappa(table: NDArray[np.int64]) -> float | None:
-    """(agreement − chance) / (1 − chance), Cohen 1960; None where chance alone agrees always."""
-    share = table / table.sum()
-    chance = float(share.sum(1) @ share.sum(0))
-    if chance >= 1 - 1e-12:
-        return None
-    return (float(np.trace(share)) - chance) / (1 - chance)
 
 
 def _in_order(label: str) -> tuple[float, str]:
@@ -90,43 +82,6 @@ def _in_order(label: str) -> tuple[float, str]:
         return (float(label), label)
     except ValueError:
         return (float("inf"), label)
-
-
-def _table(
-    rows_N: NDArray[np.int64], columns_N: NDArray[np.int64], labels: int
-) -> NDArray[np.int64]:
-    flat = np.bincount(rows_N * labels + columns_N, minlength=labels**2)
-    return flat.reshape(labels, labels)
-
-
-def _kappa_interval(
-    rows_N: NDArray[np.int64],
-    columns_N: NDArray[np.int64],
-    labels: int,
-    *,
-    resamples: int,
-    seed: int,
-) -> Interval | None:
-    value = cohens_kappa(_table(rows_N, columns_N, labels))
-    if value is None:
-        return None
-    chance = np.random.default_rng(seed)
-    draws = []
-    for _ in range(resamples):
-        drawn_N = chance.integers(len(rows_N), size=len(rows_N))
-        kappa = cohens_kappa(_table(rows_N[drawn_N], columns_N[drawn_N], labels))
-        # A draw of one label only says nothing against agreement: all of it is the same.
-        draws.append(1.0 if kappa is None else kappa)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
-
-
-def _wilson(same: int, n: int) -> Interval:
-    """Share with Wilson's 95 % interval."""
-    z, p = 1.959964, same / n
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    return Interval(p, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def _calibration_error(

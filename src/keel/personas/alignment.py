@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from keel.personas.cells import Cells
-from keel.personas.intervals import interval
+from keel.statistics import percentile_interval
 from keel.types import Interval
 
 _AT_ONCE = 64
@@ -44,7 +45,8 @@ def pc1_alignments(cells: Cells, *, resamples: int, shuffles: int, seed: int) ->
     null = _shuffled(cells.counts_NF, shuffles, draw)
     found = []
     for gram_MM in _grams(cells):
-        spread = interval(real.cosines(gram_MM).numpy())
+        value, *resampled = real.cosines(gram_MM).tolist()
+        spread = percentile_interval(value, np.array(resampled))
         found.append(Alignment(spread, float(torch.quantile(null.cosines(gram_MM), 0.95))))
     return found
 

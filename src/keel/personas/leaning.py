@@ -6,13 +6,13 @@ hidden dimension.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from keel.personas.cells import Cells
 from keel.settings import TraitSettings
+from keel.statistics import bootstrap_indices, percentile_interval
 from keel.types import TraitAxis
 
 
@@ -33,10 +33,8 @@ def lean_on_axis(
 
 def _draws(folds: int, resamples: int, seed: int) -> Float[Tensor, "resample fold"]:
     """How often each question fold is drawn; first row: once each."""
-    draw = torch.Generator().manual_seed(seed)
-    drawn_SF = torch.randint(folds, (resamples, folds), generator=draw)
-    counts_SF = torch.nn.functional.one_hot(drawn_SF, folds).sum(1)
-    return torch.cat([torch.ones(1, folds), counts_SF]).double()
+    drawn_SF = bootstrap_indices(folds, resamples, seed)
+    return torch.nn.functional.one_hot(drawn_SF, folds).sum(1).double()
 
 
 def _lean(
@@ -52,8 +50,9 @@ def _lean(
         dim=1,
     )
     value_L = cosines_SL[0]
-    low_L, high_L = torch.from_numpy(np.nanpercentile(cosines_SL.numpy(), [2.5, 97.5], axis=0))
-    return value_L.float(), low_L.minimum(value_L).float(), high_L.maximum(value_L).float()
+    intervals = [percentile_interval(float(c_S[0]), c_S.numpy()) for c_S in cosines_SL.T]
+    low_L, high_L = torch.tensor([[i.low, i.high] for i in intervals]).T
+    return value_L.float(), low_L, high_L
 
 
 def _shares(counts_2F: Tensor, drawn_SF: Tensor) -> Float[Tensor, "resample cell"]:

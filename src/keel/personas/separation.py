@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keel.errors import UsageError
-from keel.personas.intervals import Floats, interval
 from keel.personas.places import Places
+from keel.statistics import Floats, percentile_interval
 from keel.types import ActivationBatch, Interval
 
 _MOST_ROLLOUTS = 10_000
@@ -50,11 +50,16 @@ def held_out_separations(
     halves = [_Half.of(held_out, half, weights_SN) for half in (0, 1)]
     return [
         Separation(
-            interval(np.mean([half.d_prime(layer) for half in halves], axis=0)),
-            interval(np.mean([half.auc(layer) for half in halves], axis=0)),
+            _interval(np.mean([half.d_prime(layer) for half in halves], axis=0)),
+            _interval(np.mean([half.auc(layer) for half in halves], axis=0)),
         )
         for layer in range(held_out.values_NL.shape[1])
     ]
+
+
+def _interval(values_S: Floats) -> Interval:
+    """The first value, of the data as they are, with the interval of the others."""
+    return percentile_interval(float(values_S[0]), values_S[1:])
 
 
 @dataclass(frozen=True)

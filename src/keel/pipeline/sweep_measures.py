@@ -16,11 +16,12 @@ import numpy as np
 from keel.calibrate import Compare, Measure, Scores
 from keel.engines import Engine
 from keel.errors import UsageError
-from keel.evaluate import Answerer, Arm, Resampling, cases_of, difference_interval
+from keel.evaluate import Answerer, Arm, cases_of
 from keel.evaluate.capability import JUDGE, CapabilityTask, open_task
 from keel.pipeline.capability import CapabilityEvaluation, evaluate_capability
 from keel.pipeline.evaluating import Evaluation, evaluate
 from keel.pipeline.progress import OnProgress, silent
+from keel.statistics import Resampling, difference_interval
 from keel.store import EvaluationFolder, RunFolder, SweepWork
 from keel.types import (
     UNSTEERED,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from keel.evaluate.capability.tasks import CapabilityTask, Score
-from keel.evaluate.resampling import Floats
 from keel.evaluate.running import case_of
 from keel.evaluate.summary import ArmAnswers, SummarySettings, summarise_arms
+from keel.statistics import Floats
 from keel.types import (
     UNSTEERED,
     Answered,

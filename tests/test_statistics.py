@@ -7,13 +7,16 @@ import pytest
 from scipy.stats import binomtest, kstest
 
 from keel.errors import TooFewSamplesError
-from keel.evaluate.resampling import Resampling, clustering
-from keel.evaluate.statistics import (
+from keel.statistics import (
+    Resampling,
+    binding_factors,
+    bootstrap_indices,
     clustered_correlation,
     difference_interval,
     holm,
     newcombe,
     paired_p_value,
+    percentile_interval,
     rate_interval,
     wilson,
 )
@@ -31,20 +34,20 @@ def draws_of(factors, draws=400):
 
 def test_a_level_that_no_two_items_share_binds_nothing():
     """12 personas and 12 requests, each pair once: items are as good as independent."""
-    assert clustering([{"persona": f"p{n}", "request": f"r{n}"} for n in range(12)]) == {}
+    assert binding_factors([{"persona": f"p{n}", "request": f"r{n}"} for n in range(12)]) == {}
 
 
 def test_a_factor_with_few_levels_is_taken_as_it_is():
     """Five questions drawn anew tell nothing of a sixth."""
     assert set(
-        clustering([{"role": f"r{n // 5}", "question": f"q{n % 5}"} for n in range(60)])
+        binding_factors([{"role": f"r{n // 5}", "question": f"q{n % 5}"} for n in range(60)])
     ) == {"role"}
 
 
 def test_items_that_lack_a_factor_share_its_level_with_nobody():
     """8 personas of two items each, and 4 items without one: 8 + 4 levels."""
     factors = [{"persona": f"p{n // 2}"} for n in range(16)] + [{}] * 4
-    assert len(set(clustering(factors)["persona"].tolist())) == 12
+    assert len(set(binding_factors(factors)["persona"].tolist())) == 12
 
 
 def test_where_all_answers_are_equal_the_interval_is_wilsons():
@@ -282,3 +285,42 @@ def test_every_draw_counts_where_they_are_too_many_for_memory_at_once():
     """2500 items × 1700 draws are 4.25 million weights, and 4 million are held at a time."""
     means = Resampling.of([{}] * 2500, draws=1700).means([np.arange(2500.0)])
     assert len(means) == 1700
+
+
+def test_the_interval_is_the_middle_of_the_resamples():
+    # 0 to 1000: 2.5 % lie below 25, 2.5 % above 975.
+    interval = percentile_interval(400.0, np.arange(1001.0))
+    assert (interval.value, interval.low, interval.high) == (400, 25, 975)
+
+
+@pytest.mark.parametrize(("value", "ends"), [(-1.0, (-1.0, 1.0)), (9.0, (1.0, 9.0))])
+def test_the_interval_holds_its_value_where_resampling_pulls_one_way(value, ends):
+    interval = percentile_interval(value, np.array([1.0, 1.0]))
+    assert (interval.low, interval.high) == ends
+
+
+def test_resamples_with_nothing_to_compare_are_left_out():
+    interval = percentile_interval(1.0, np.array([np.nan, 1.0, np.nan]))
+    assert (interval.low, interval.high) == (1, 1)
+    with pytest.raises(TooFewSamplesError, match="none of 2 resamples"):
+        percentile_interval(1.0, np.array([np.nan, np.nan]))
+
+
+def test_bootstrap_indices_begin_with_the_data_as_they_are():
+    drawn_SN = bootstrap_indices(5, 3, seed=0)
+    assert drawn_SN.shape == (4, 5)
+    assert drawn_SN[0].tolist() == [0, 1, 2, 3, 4]
+    assert drawn_SN.equal(bootstrap_indices(5, 3, seed=0))
+
+
+def test_numbers_are_those_of_evaluations_already_made():
+    """Computed by the code of commit a7ca523: 12 personas × 12 requests, crossed."""
+    chance = np.random.default_rng(3)
+    factors = [{"p": f"p{i % 12}", "r": f"r{i // 12}", "x": f"{i % 3}"} for i in range(144)]
+    after = (chance.random(144) < 0.4).astype(float)
+    before = (chance.random(144) < 0.3).astype(float)
+    interval = difference_interval(after, before, Resampling.of(factors, seed=5))
+    assert (interval.value, interval.low, interval.high) == pytest.approx(
+        (0.14583333333333334, 0.011903059333913751, 0.27019715918993725), rel=1e-12
+    )
+    assert paired_p_value(after, before, factors, seed=2) == pytest.approx(0.04638671875)
