@@ -17,6 +17,7 @@ from keel.engines.protocol import (
     Recording,
     TurnRecord,
 )
+from keel.engines.stopping import text_before
 
 __all__ = [
     "EMBEDDED",
@@ -36,6 +37,7 @@ __all__ = [
     "parse_engine",
     "settings_class",
     "spoken_name",
+    "text_before",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -170,7 +170,7 @@ def _settings(run: Run, asked: Evaluation) -> dict[str, Any]:
         "suite": suite.name,
         "rubric": suite.rubric,
         "counted": list(suite.counted),
-        "sampling": asdict(suite.sampling),
+        "sampling": suite.sampling.settings,
         "axis": run.manifest.files.get("axis.safetensors", ""),
     }
 

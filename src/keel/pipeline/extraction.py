@@ -155,6 +155,7 @@ def _plan(
     command: str,
 ) -> RunPlan:
     recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
+    recorded["sampling"] = settings.sampling.settings
     recorded.pop("keep")
     recorded.pop("mapping")  # maps can be made again of the same rollouts
     recorded.pop("traits")

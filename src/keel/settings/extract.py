@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from keel.errors import UsageError
 
@@ -22,14 +22,26 @@ class Sampling:
     max_new_tokens: int = 512
     temperature: float = 0.7
     top_p: float = 0.9
+    # Left out of repr: names of a sweep's evaluations are hashes of it, and old ones stay valid.
+    stop: tuple[str, ...] = field(default=(), repr=False)
+    """Strings that end an answer as an end token does. The text ends before the first of them; the
+    answer's tokens are the fewest that hold that text, and only they are recorded."""
 
     def __post_init__(self) -> None:
+        if not all(self.stop):
+            raise UsageError("a stop string is empty, and would end every answer; leave it out")
         if self.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
         if not 0 <= self.temperature < math.inf:
             raise UsageError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}, expected above 0 and at most 1")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Plain values for plans and settings files; without `stop` where it is empty, so that
+        plans written before there were stop strings stay equal."""
+        return {name: value for name, value in asdict(self).items() if name != "stop" or value}
 
 
 @dataclass(frozen=True)

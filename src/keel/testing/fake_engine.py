@@ -11,7 +11,15 @@ from random import Random
 
 from torch import Tensor, full, ones_like, stack
 
-from keel.engines import Batch, Completion, Divergence, Reading, Recording, TurnRecord
+from keel.engines import (
+    Batch,
+    Completion,
+    Divergence,
+    Reading,
+    Recording,
+    TurnRecord,
+    text_before,
+)
 from keel.steering import Firing, Intervention
 from keel.testing.planted import PlantedStream
 from keel.types import Activations, AssistantAxis, Conversation, Prompt, Sampling
@@ -99,6 +107,8 @@ class FakeEngine:
             limit = sampling.max_new_tokens
             is_cut = len(text.split()) > limit
             text = " ".join(text.split()[:limit]) if is_cut else text
+            is_stopped = any(stop in text for stop in sampling.stop)
+            text = text_before(text, sampling.stop)
             if on_text is not None:
                 on_text(place, text)
             record = self._turns(conversation.with_reply(text), recording, interventions)[-1]
@@ -106,7 +116,7 @@ class FakeEngine:
                 place,
                 text,
                 record.token_ids,
-                "length" if is_cut else "stop",
+                "length" if is_cut and not is_stopped else "stop",
                 record.activations,
                 record.projections_TK,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,24 @@ def test_both_engines_answer_alike_and_record_the_same(engine, plain, interventi
         )
     if interventions:
         assert engine.firing.by_layer == pytest.approx(plain.firing.by_layer)
+
+
+@pytest.mark.parametrize("probes", [(), probes()], ids=["not recorded", "recorded"])
+def test_stop_strings_end_answers_as_on_the_other_engine(engine, plain, probes):
+    """The stop stands in the middle of the first answer."""
+    recording = Recording(probes=probes)
+    text = by_place(plain.generate(PROMPTS, GREEDY, seed=0))[0].text
+    stopping = replace(GREEDY, stop=(text[len(text) // 2 :][:3],))
+    ours = by_place(engine.generate(PROMPTS, stopping, seed=0, recording=recording))
+    theirs = by_place(plain.generate(PROMPTS, stopping, seed=0, recording=recording))
+    assert len(theirs[0].text) < len(text)
+    for place, one in theirs.items():
+        assert (ours[place].text, ours[place].finish) == (one.text, one.finish)
+        assert ours[place].token_ids == one.token_ids
+        if probes:
+            torch.testing.assert_close(
+                ours[place].projections_TK, one.projections_TK, rtol=1e-4, atol=1e-4
+            )
 
 
 def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):

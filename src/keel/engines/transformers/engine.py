@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from keel.engines.protocol import (
     Reading,
     Recording,
 )
+from keel.engines.stopping import check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.streaming import TextStream
 from keel.engines.transformers.batching import Budget, budget_for, by_length, padded_width
 from keel.engines.transformers.divergence import divergences
@@ -94,13 +96,16 @@ class TransformersEngine:
         """Answer one batch, each completion as it finishes. The seed decides every draw."""
         if not prompts:
             return
+        check_recordable(sampling, means=recording.means)
         recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
         ids_BT, mask_BT = self._left_padded(prompts)
         with self._steering(interventions) as steering:
             on_token = TextStream(self.tokenizer, on_text) if on_text is not None else None
-            job = Job(sampling, self._end_tokens(), seed, recorder, steering, on_token)
+            stops = sampling.stop
+            is_stopped = partial(has_just_stopped, self.tokenizer, stop=stops) if stops else None
+            job = Job(sampling, self._end_tokens(), seed, recorder, steering, on_token, is_stopped)
             for finished in run_batch(self.model, ids_BT, mask_BT, job):
-                yield self._completion(finished, recorder)
+                yield self._completion(finished, recorder, sampling.stop)
             self.firing = steering.firing() if steering is not None else None
 
     def read(
@@ -164,16 +169,19 @@ class TransformersEngine:
             mask_BT[place, width - len(row) :] = 1
         return ids_BT.to(self.device), mask_BT.to(self.device)
 
-    def _completion(self, finished: Finished, recorder: ResponseRecorder) -> Completion:
+    def _completion(
+        self, finished: Finished, recorder: ResponseRecorder, stop: Sequence[str]
+    ) -> Completion:
         record = recorder.record_of(finished.place)
-        text = self.tokenizer.decode(finished.token_ids, skip_special_tokens=True)
+        answer = cut_at_stop(self.tokenizer, finished.token_ids, stop)
+        projections_TK = record.projections_TK
         return Completion(
             finished.row,
-            text,
-            finished.token_ids,
+            answer.text,
+            answer.token_ids,
             finished.finish,
             record.activations,
-            record.projections_TK,
+            None if projections_TK is None else projections_TK[: len(answer.token_ids)],
         )
 
     def _last_needed(self, recording: Recording) -> int:

@@ -48,6 +48,8 @@ class Job:
     """Told which rows still run, so that firings on finished rows are not counted."""
     on_token: Callable[[int, int], None] | None = None
     """Called with (row, token) as content is sampled."""
+    is_stopped: Callable[[Sequence[int]], bool] | None = None
+    """Whether content tokens end with a stop string; None where there are none."""
 
 
 def run_batch(model: Any, ids_BT: Tensor, mask_BT: Tensor, job: Job) -> Iterator[Finished]:
@@ -78,6 +80,7 @@ class _Loop:
         self.rows = list(range(rows))
         self.sampled: list[list[int]] = [[] for _ in range(rows)]
         self.ended: list[bool] = [False] * rows
+        self.stopped: list[bool] = [False] * rows
         self.handed_out: set[int] = set()
         self.draws = _draws(job.seed, rows)
 
@@ -117,6 +120,8 @@ class _Loop:
             content.append(is_content)
             if is_content:
                 self.sampled[row].append(token)
+                if self.job.is_stopped is not None:
+                    self.stopped[row] = self.job.is_stopped(self.sampled[row])
                 if self.job.on_token is not None:
                     self.job.on_token(row, token)
             self.ended[row] |= not is_content
@@ -124,12 +129,14 @@ class _Loop:
 
     def _goes_on(self, content: list[bool]) -> bool:
         """Whether another pass is needed: for a next token, or to record the last one."""
-        limit = self.job.sampling.max_new_tokens
-        lengths = [len(self.sampled[row]) for row in self.rows]
         return any(
-            is_content and (n < limit or self.job.recorder.records)
-            for is_content, n in zip(content, lengths, strict=True)
+            is_content
+            and (self.job.recorder.records or not (self.stopped[row] or self._is_full(row)))
+            for is_content, row in zip(content, self.rows, strict=True)
         )
+
+    def _is_full(self, row: int) -> bool:
+        return len(self.sampled[row]) >= self.job.sampling.max_new_tokens
 
     def _step(self, tokens_B: Tensor, content: list[bool]) -> Tensor:
         self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
@@ -144,12 +151,11 @@ class _Loop:
 
     def _leave(self) -> Iterator[Finished]:
         """Rows that have just ended or are full, while their records stand at their places."""
-        limit = self.job.sampling.max_new_tokens
         for place, row in enumerate(self.rows):
-            tokens = self.sampled[row]
-            is_over = self.ended[row] or len(tokens) >= limit
-            if is_over and row not in self.handed_out:
-                yield Finished(place, row, tuple(tokens), "stop" if self.ended[row] else "length")
+            has_stopped = self.ended[row] or self.stopped[row]
+            if (has_stopped or self._is_full(row)) and row not in self.handed_out:
+                tokens = tuple(self.sampled[row])
+                yield Finished(place, row, tokens, "stop" if has_stopped else "length")
                 self.handed_out.add(row)
                 self.ended[row] = True
 

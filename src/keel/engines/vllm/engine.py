@@ -21,6 +21,7 @@ from keel.engines.protocol import (
     Recording,
     TurnRecord,
 )
+from keel.engines.stopping import check_recordable, cut_at_stop
 from keel.engines.vllm.asking import Asked, Queue, reading
 from keel.engines.vllm.deployment import OFF, Deployment
 from keel.engines.vllm.recorded import packed, turn_of
@@ -89,11 +90,17 @@ class VllmEngine:
     ) -> Iterator[Completion]:
         """Answer prompts, each completion as it finishes. Each prompt's seed decides its draws."""
         records = recording.means or bool(recording.probes)
+        check_recordable(sampling, means=recording.means)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
 
         def asked(place: int, prompt: Prompt) -> Asked:
             ids = self.template.prompt_ids(prompt.conversation)
-            parameters = self._sampling(sampling, seed_of(seeds[place], prompt.id, separator="/"))
+            # vLLM ends an answer before its last token has passed through the model: what is
+            # recorded runs on instead, and is cut afterwards.
+            stop = () if records else sampling.stop
+            parameters = self._sampling(
+                sampling, seed_of(seeds[place], prompt.id, separator="/"), stop
+            )
             spans = (len(ids), -1) if records else ()
             return Asked(place, ids, parameters, spans, is_summed=recording.means)
 
@@ -101,7 +108,7 @@ class VllmEngine:
             for one, output in self.queue.run(
                 map(asked, itertools.count(), prompts), name, on_text
             ):
-                yield self._completion(one, output, recording, sampling.max_new_tokens)
+                yield self._completion(one, output, recording, sampling)
 
     def read(
         self,
@@ -197,7 +204,10 @@ class VllmEngine:
             if recording.probes:
                 self.workers.tell("set_probes", b"")
 
-    def _completion(self, one: Asked, output: Any, recording: Recording, limit: int) -> Completion:
+    def _completion(
+        self, one: Asked, output: Any, recording: Recording, sampling: Sampling
+    ) -> Completion:
+        limit = sampling.max_new_tokens
         sampled = tuple(output.outputs[0].token_ids)
         ends = self._ends
         content = tuple(itertools.takewhile(lambda token: token not in ends, sampled))[:limit]
@@ -208,8 +218,13 @@ class VllmEngine:
         if one.spans:
             held = self.workers.collect(one.key)
             activations, projections = turn_of(held, one.key, 0, len(content), recording)
-        text = self.tokenizer.decode(content, skip_special_tokens=True)
-        return Completion(one.place, text, content, finish, activations, projections)
+        answer = cut_at_stop(self.tokenizer, content, sampling.stop)
+        if projections is not None:
+            projections = projections[: len(answer.token_ids)]
+        finish = "stop" if answer.is_stopped else finish
+        return Completion(
+            one.place, answer.text, answer.token_ids, finish, activations, projections
+        )
 
     def _reading(
         self,
@@ -240,7 +255,7 @@ class VllmEngine:
         given = self.llm.get_default_sampling_params().stop_token_ids or []
         return self.template.end_tokens(given)
 
-    def _sampling(self, sampling: Sampling, seed: int) -> Any:
+    def _sampling(self, sampling: Sampling, seed: int, stop: Sequence[str]) -> Any:
         from vllm import SamplingParams
 
         # One more than wanted: the last content token then passes through the model, too.
@@ -248,6 +263,7 @@ class VllmEngine:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens + 1,
+            stop=list(stop),
             stop_token_ids=sorted(self._ends),
             seed=seed,
         )
