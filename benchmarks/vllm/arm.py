@@ -79,7 +79,7 @@ class _Engine:
         import torch
 
         from keel.engines import Probe
-        from keel.engines.vllm import Setting
+        from keel.engines.vllm import PackedInterventions
         from keel.engines.vllm.recorded import packed
         from keel.geometry import unit
         from keel.types import Floor
@@ -87,7 +87,7 @@ class _Engine:
         draws = torch.Generator().manual_seed(0)
         directions = [unit(torch.randn(576, generator=draws)) for _ in _BAND]
         floors = [Floor(n, v, 2.0) for n, v in zip(_BAND, directions, strict=True)]
-        self._call("register", "held", Setting.of("held", floors).to_bytes())
+        self._call("register", "held", PackedInterventions.of("held", floors).to_bytes())
         if deployment.get("probes"):
             self._call(
                 "set_probes", packed([Probe(n, v) for n, v in zip(_BAND, directions, strict=True)])

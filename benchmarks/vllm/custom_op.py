@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from keel.engines.vllm.layers import HeldLayer
+from keel.geometry import shift
 
 
 @torch.library.custom_op("keel_bench::steer", mutates_args=("tally_S2",))
@@ -25,12 +26,11 @@ def steer(
     direction = directions_SKD[slot, 0]
     projection = (stream * direction).sum(-1)
     slope, offset, low, high = numbers_PKN[phase_T, 0].unbind(-1)
-    wanted = slope * projection + offset
-    bounded = torch.minimum(torch.maximum(wanted, low - projection), high - projection)
-    fired = (bounded != 0) & is_bound_SK[slot, 0]
+    amount = shift(projection, slope, offset, low, high)
+    fired = (amount != 0) & is_bound_SK[slot, 0]
     counts = torch.stack([torch.ones_like(fired), fired], -1).to(torch.int64)
     tally_S2.index_add_(0, tally_row_T, counts)
-    return (hidden.float() + bounded[:, None] * direction).to(hidden.dtype)
+    return (hidden.float() + amount[:, None] * direction).to(hidden.dtype)
 
 
 @steer.register_fake

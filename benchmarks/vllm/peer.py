@@ -92,13 +92,13 @@ class Keel(Plain):
         return {"additional_config": {"keel": held.to_config()}}
 
     def extra(self, one: Mapping[str, Any]) -> dict[str, Any] | None:
-        from keel.engines.vllm import Setting
+        from keel.engines.vllm import PackedInterventions
         from keel.types import Floor
 
         if not one["floors"]:
             return {"keel": "none"}
         floors = [Floor(n, v, one.get("high", FLOOR)) for n, v in one["floors"].items()]
-        setting = Setting.of("held", floors).to_bytes()
+        setting = PackedInterventions.of("held", floors).to_bytes()
         self.llm.collective_rpc("keel_call", args=("register", "held", setting))
         return {"keel": "held"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +32,23 @@ def project(
     return activations.float() @ direction.float()
 
 
+def shift(
+    projection: Float[Tensor, "*batch"],
+    slope: float | Tensor,
+    offset: float | Tensor,
+    low: float | Tensor,
+    high: float | Tensor,
+) -> Float[Tensor, "*batch"]:
+    """How far activations move along a direction: clamp(slope·p + offset, low − p, high − p).
+
+    The one arithmetic of all interventions, given float32 projections p. A floor τ has low = τ
+    and slope = offset = 0: max(τ − p, 0), Lu et al. 2026, eq. 1 (arXiv:2601.10387). The numbers
+    are floats, or tensors with a number per token. Compilers trace it without a break.
+    """
+    wanted = slope * projection + offset
+    return torch.minimum(torch.maximum(wanted, low - projection), high - projection)
+
+
 def raise_to_floor(
     activations: Float[Tensor, "*batch hidden"],
     direction: Float[Tensor, " hidden"],
@@ -39,8 +58,7 @@ def raise_to_floor(
 
     Lu et al. 2026, eq. 1 (arXiv:2601.10387), written with the sign of a floor. `direction` is unit.
     """
-    lift = (floor - project(activations, direction)).clamp_min(0)
-    return (activations.float() + lift[..., None] * direction.float()).to(activations.dtype)
+    return _between(activations, direction, low=floor, high=math.inf)
 
 
 def lower_to_ceiling(
@@ -49,7 +67,12 @@ def lower_to_ceiling(
     ceiling: float,
 ) -> Float[Tensor, "*batch hidden"]:
     """The mirror of `raise_to_floor`: projections above the ceiling are lowered to it."""
-    return raise_to_floor(activations, -direction, -ceiling)
+    return _between(activations, direction, low=-math.inf, high=ceiling)
+
+
+def _between(activations: Tensor, direction: Tensor, low: float, high: float) -> Tensor:
+    moved = shift(project(activations, direction), 0.0, 0.0, low, high)
+    return (activations.float() + moved[..., None] * direction.float()).to(activations.dtype)
 
 
 def cosine(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from keel.geometry import unit
-from keel.steering import Step, steered
+from keel.steering import PassTokens, steered
 from keel.testing import tiny_model
 from keel.types import Floor
 
@@ -45,7 +45,7 @@ def test_a_prompt_of_one_token_is_prompt(tokens):
 
 def test_one_pass_can_hold_both_kinds():
     kinds_BT = torch.tensor([[False, True, True]])
-    step = Step(3, is_generated=kinds_BT)
+    step = PassTokens(3, is_generated=kinds_BT)
     assert step.acting("all") is True
     assert torch.equal(step.acting("generated"), kinds_BT)
     assert torch.equal(step.acting("prompt"), ~kinds_BT)

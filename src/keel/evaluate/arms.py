@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from keel.evaluate.instructions import Instruction
-from keel.steering import Ceiling, Intervention
-from keel.types import Conversation, Floor
+from keel.steering import Intervention
+from keel.types import Conversation
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Arm:
     def has_bound(self) -> bool:
         """Whether a floor or ceiling is among the interventions, so that a firing rate says
         something."""
-        return any(isinstance(one, Floor | Ceiling) for one in self.interventions)
+        return any(each.is_bound for each in self.interventions)
 
     @property
     def fingerprint(self) -> str:

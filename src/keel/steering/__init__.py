@@ -3,15 +3,9 @@
 from keel.steering.apply import Steering, steered, stream_of
 from keel.steering.blocks import Decoder, find_decoder
 from keel.steering.firing import Firing, unreached
-from keel.steering.interventions import (
-    Ablation,
-    Addition,
-    Ceiling,
-    Intervention,
-    in_order,
-    shift,
-)
-from keel.steering.tokens import Step
+from keel.steering.interventions import Ablation, Addition, Ceiling, in_order
+from keel.steering.tokens import PassTokens
+from keel.types import Intervention
 
 __all__ = [
     "Ablation",
@@ -20,11 +14,10 @@ __all__ = [
     "Decoder",
     "Firing",
     "Intervention",
+    "PassTokens",
     "Steering",
-    "Step",
     "find_decoder",
     "in_order",
-    "shift",
     "steered",
     "stream_of",
     "unreached",

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError, NotAppliedError, UsageError
+from keel.geometry import shift
 from keel.steering.blocks import Decoder, find_decoder
 from keel.steering.firing import Firing
-from keel.steering.interventions import Intervention, in_order, is_bound, shift
-from keel.steering.tokens import Step, step_of
+from keel.steering.interventions import in_order
+from keel.steering.tokens import PassTokens, pass_tokens
+from keel.types import Intervention
 
 
 @contextmanager
@@ -60,10 +62,10 @@ class Steering:
             layer: _SteeredLayer(layer, decoder.blocks[layer], group)
             for layer, group in by_layer.items()
         }
-        self.step: Step | None = None
-        self.running: Step | None = None
+        self.step: PassTokens | None = None
+        self.running: PassTokens | None = None
         """The pass that has reached the blocks and has not come to its end."""
-        self.marked: Step | None = None
+        self.marked: PassTokens | None = None
         """Set by whoever knows better than the model's own arguments which tokens a pass holds."""
         first = next(iter(self.layers.values())).seen.device if self.layers else "cpu"
         self.passed = torch.zeros((), dtype=torch.int64, device=first)
@@ -93,7 +95,7 @@ class Steering:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of the tokens of the pass that starts."""
         self._take_back()
-        self.step = self.marked if self.marked is not None else step_of(args, kwargs)
+        self.step = self.marked if self.marked is not None else pass_tokens(args, kwargs)
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pass reaches the blocks: from here on every layer must see its tokens."""
@@ -126,30 +128,32 @@ class _SteeredLayer:
 
     def __init__(self, number: int, block: nn.Module, group: Sequence[Intervention]) -> None:
         self.number = number
-        self.group = list(group)
         device = _device_of(block)
-        self.directions = [one.direction.to(device, torch.float32) for one in group]
+        self.moves = [
+            (each.tokens, each.numbers, each.is_bound, each.direction.to(device, torch.float32))
+            for each in group
+        ]
         self.seen, self.slots, self.fired = torch.zeros(3, dtype=torch.int64, device=device)
 
-    def __call__(self, hidden_BTD: Tensor, step: Step) -> Tensor:
+    def __call__(self, hidden_BTD: Tensor, step: PassTokens) -> Tensor:
         """The steered residual stream, in the dtype it came in."""
         stream = hidden_BTD.float()
         moved_BT: Tensor | None = None
-        for one, direction in zip(self.group, self.directions, strict=True):
-            acting = step.acting(one.tokens)
+        for tokens, numbers, is_bound, direction in self.moves:
+            acting = step.acting(tokens)
             if acting is False:
                 continue
-            amount_BT = shift(one, stream @ direction)
+            amount_BT = shift(stream @ direction, *numbers)
             if acting is not True:
                 amount_BT = amount_BT * acting
             stream = stream + amount_BT[..., None] * direction
-            if is_bound(one):
+            if is_bound:
                 fired = amount_BT != 0
                 moved_BT = fired if moved_BT is None else moved_BT | fired
         self._count(hidden_BTD, step, moved_BT)
         return stream.to(hidden_BTD.dtype)
 
-    def _count(self, hidden_BTD: Tensor, step: Step, moved_BT: Tensor | None) -> None:
+    def _count(self, hidden_BTD: Tensor, step: PassTokens, moved_BT: Tensor | None) -> None:
         tokens = hidden_BTD.shape[0] * hidden_BTD.shape[1]
         self.seen.add_(tokens)
         valid_BT = None if step.valid_BT is None else step.valid_BT.to(hidden_BTD.device)

@@ -1,42 +1,41 @@
-"""What can be done to a residual stream, as frozen values. Knows nothing of models.
-
-Every intervention moves an activation along one unit direction v by an amount that depends on
-its projection p = ⟨h, v⟩ alone:  h ← h + shift(p)·v.
-"""
+"""The interventions that are not floors, and the order in which interventions act."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from keel.errors import NotFiniteError, UsageError
-from keel.types import AssistantAxis, Floor, TokenMask, check_direction
+from keel.types import AssistantAxis, Intervention, ShiftNumbers, TokenMask
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Ceiling(Intervention):
     """Highest projection allowed on a direction at one layer."""
 
+    rank: ClassVar[int] = 2
     layer: int
     direction: Float[Tensor, " hidden"]
     value: float
     """Raw units of the residual stream."""
     tokens: TokenMask = "all"
 
-    def __post_init__(self) -> None:
-        check_direction(self.direction, self.layer)
-        _check_number("ceiling", self.value, self.layer)
+    @property
+    def numbers(self) -> ShiftNumbers:
+        """shift(p) = min(value − p, 0)."""
+        return ShiftNumbers(high=float(self.value))
 
 
 @dataclass(frozen=True)
-class Addition:
+class Addition(Intervention):
     """A fixed step along a direction at one layer."""
 
+    rank: ClassVar[int] = 0
     layer: int
     direction: Float[Tensor, " hidden"]
     amount: float
@@ -44,10 +43,14 @@ class Addition:
     tokens: TokenMask = "all"
 
     def __post_init__(self) -> None:
-        check_direction(self.direction, self.layer)
-        _check_number("addition", self.amount, self.layer)
+        super().__post_init__()
         if math.isinf(self.amount):
             raise NotFiniteError(f"addition at layer {self.layer} is infinite")
+
+    @property
+    def numbers(self) -> ShiftNumbers:
+        """shift(p) = amount."""
+        return ShiftNumbers(offset=float(self.amount))
 
     @classmethod
     def along(
@@ -74,56 +77,27 @@ class Addition:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Intervention):
     """The component along a direction is replaced by a given value: 0 removes it."""
 
+    rank: ClassVar[int] = 1
     layer: int
     direction: Float[Tensor, " hidden"]
     to: float = 0.0
     """Raw projection afterwards; the default's mean projection gives axis replacement."""
     tokens: TokenMask = "all"
 
-    def __post_init__(self) -> None:
-        check_direction(self.direction, self.layer)
-        _check_number("ablation", self.to, self.layer)
-
-
-Intervention = Floor | Ceiling | Addition | Ablation
-
-_ORDER: dict[type, int] = {Addition: 0, Ablation: 1, Ceiling: 2, Floor: 3}
+    @property
+    def numbers(self) -> ShiftNumbers:
+        """shift(p) = to − p."""
+        return ShiftNumbers(slope=-1.0, offset=float(self.to))
 
 
 def in_order(interventions: Iterable[Intervention]) -> list[Intervention]:
     """Interventions in the order in which they act: by layer, then additions, ablations,
     ceilings, floors; within a kind as given.
 
-    Bounds come last, so that no addition can push a projection back out, and the last floor
-    holds exactly. An earlier one can be moved by a later one whose direction is not orthogonal.
+    The last floor holds exactly. An earlier one can be moved by a later one whose direction is not
+    orthogonal.
     """
-    return sorted(interventions, key=lambda one: (one.layer, _ORDER[type(one)]))
-
-
-def shift(intervention: Intervention, projection: Float[Tensor, "*batch"]) -> Tensor:
-    """How far each activation moves along the direction, given its float32 projection.
-
-    Floor: max(τ − p, 0), Lu et al. 2026, eq. 1 (arXiv:2601.10387).
-    """
-    match intervention:
-        case Floor(value=value):
-            return (value - projection).clamp_min(0)
-        case Ceiling(value=value):
-            return (value - projection).clamp_max(0)
-        case Addition(amount=amount):
-            return torch.full_like(projection, amount)
-        case Ablation(to=to):
-            return to - projection
-
-
-def is_bound(intervention: Intervention) -> bool:
-    """Whether the intervention moves only some tokens, so that counting them tells something."""
-    return isinstance(intervention, Floor | Ceiling)
-
-
-def _check_number(name: str, value: float, layer: int) -> None:
-    if math.isnan(value):
-        raise NotFiniteError(f"{name} at layer {layer} is NaN")
+    return sorted(interventions, key=lambda each: (each.layer, each.rank))

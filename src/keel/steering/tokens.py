@@ -17,7 +17,7 @@ from keel.types import TokenMask
 
 
 @dataclass(frozen=True)
-class Step:
+class PassTokens:
     """The tokens of one forward pass."""
 
     tokens: int
@@ -36,8 +36,8 @@ class Step:
         return self.is_generated if tokens == "generated" else ~self.is_generated
 
 
-def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
-    """The step that a transformer's forward was called with.
+def pass_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassTokens:
+    """The tokens that a transformer's forward was called with.
 
     A pass over several tokens is prompt; a single token after others in a cache is generated.
     """
@@ -48,7 +48,7 @@ def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
     cache = kwargs.get("past_key_values")
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     is_generated = length == 1 and cache is not None and not _is_empty(cache)
-    return Step(rows * length, _valid(mask, length, cache), is_generated)
+    return PassTokens(rows * length, _valid(mask, length, cache), is_generated)
 
 
 def _valid(mask: Any, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:

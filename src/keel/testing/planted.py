@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from keel.geometry import unit
-from keel.steering import Ceiling, Firing, Intervention, in_order, shift
-from keel.types import AssistantAxis, Conversation, Floor, ModelIdentity
+from keel.geometry import shift, unit
+from keel.steering import Firing, Intervention, in_order
+from keel.types import AssistantAxis, Conversation, ModelIdentity
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ class PlantedStream:
         fired: dict[int, Tensor] = {}
         for one in in_order(interventions):
             acts_T = _acting(one, words.is_generated_T)
-            amount_T = shift(one, stream_LTD[one.layer] @ one.direction) * acts_T
+            amount_T = shift(stream_LTD[one.layer] @ one.direction, *one.numbers) * acts_T
             stream_LTD[one.layer :] += amount_T[:, None] * one.direction
-            moved_T = (amount_T != 0) & isinstance(one, Floor | Ceiling)
+            moved_T = (amount_T != 0) & one.is_bound
             fired[one.layer] = fired.get(one.layer, torch.zeros_like(moved_T)) | moved_T
         return Steered(stream_LTD, fired)
 

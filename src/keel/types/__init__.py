@@ -28,7 +28,14 @@ from keel.types.evaluation import (
     PlacedRate,
     Suite,
 )
-from keel.types.floors import Floor, Floors, TokenMask, check_direction
+from keel.types.floors import (
+    Floor,
+    Floors,
+    Intervention,
+    ShiftNumbers,
+    TokenMask,
+    check_direction,
+)
 from keel.types.grading import Case, Grader, Rubric, RubricLabel, Verdict
 from keel.types.results import (
     Calibration,
@@ -94,6 +101,7 @@ __all__ = [
     "Floors",
     "Grader",
     "Interval",
+    "Intervention",
     "Item",
     "Judgement",
     "Label",
@@ -117,6 +125,7 @@ __all__ = [
     "Sampling",
     "ScreenedSetting",
     "Shift",
+    "ShiftNumbers",
     "SpaceComparison",
     "Speaker",
     "Suite",

@@ -1,11 +1,12 @@
-"""Floors: the lowest projection allowed, and the bands they form."""
+"""Interventions on the residual stream, the floor among them, and the bands that floors form."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,10 +18,59 @@ from keel.types.space import ModelIdentity
 TokenMask = Literal["all", "prompt", "generated"]
 
 
+class ShiftNumbers(NamedTuple):
+    """The four numbers of an intervention's shift: clamp(slope·p + offset, low − p, high − p).
+
+    All in raw units of the residual stream but the slope, which has none. By default no shift.
+    """
+
+    slope: float = 0.0
+    offset: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+
+
+class Intervention(ABC):
+    """A move of activations along one unit direction v at one layer: h ← h + shift(p)·v.
+
+    The shift depends on the activation's projection p = ⟨h, v⟩ alone, by the same arithmetic for
+    every kind: `keel.geometry.shift(p, *numbers)`.
+    """
+
+    layer: int
+    direction: Float[Tensor, " hidden"]
+    """Unit length."""
+    tokens: TokenMask
+    rank: ClassVar[int]
+    """Kinds of lower rank act first at a layer: additions, ablations, ceilings, floors.
+
+    Bounds come last, so that no addition can push a projection back out.
+    """
+
+    def __post_init__(self) -> None:
+        check_direction(self.direction, self.layer)
+        if any(map(math.isnan, self.numbers)):
+            kind = type(self).__name__.lower()
+            raise NotFiniteError(
+                f"{kind} at layer {self.layer} is NaN, expected a number; calibrate again"
+            )
+
+    @property
+    @abstractmethod
+    def numbers(self) -> ShiftNumbers:
+        """The numbers of its shift."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it moves only tokens beyond a bound, so that its firing rate is informative."""
+        return self.numbers.low > -math.inf or self.numbers.high < math.inf
+
+
 @dataclass(frozen=True)
-class Floor:
+class Floor(Intervention):
     """Lowest projection allowed on a direction at one layer (Lu et al. 2026, eq. 1)."""
 
+    rank: ClassVar[int] = 3
     layer: int
     direction: Float[Tensor, " hidden"]
     """Unit length, assistant-ward."""
@@ -28,10 +78,10 @@ class Floor:
     """Raw units of the residual stream."""
     tokens: TokenMask = "all"
 
-    def __post_init__(self) -> None:
-        check_direction(self.direction, self.layer)
-        if math.isnan(self.value):
-            raise NotFiniteError(f"floor at layer {self.layer} is NaN; calibrate again")
+    @property
+    def numbers(self) -> ShiftNumbers:
+        """shift(p) = max(value − p, 0)."""
+        return ShiftNumbers(low=float(self.value))
 
 
 @dataclass(frozen=True)

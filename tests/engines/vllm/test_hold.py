@@ -11,7 +11,7 @@ import torch
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
 from keel.engines.vllm.ledger import RECORD, SPANS
-from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition, Ceiling
 from keel.types import Floor
@@ -33,7 +33,7 @@ HIGH = 1e4
 
 
 def register(held, name, interventions):
-    held.register(name, Setting.of(name, interventions).to_bytes())
+    held.register(name, PackedInterventions.of(name, interventions).to_bytes())
 
 
 def maps_are_idle(held):

@@ -3,6 +3,7 @@ rows of the tables touch it."""
 
 import importlib.util
 import shutil
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 from torch._inductor.utils import run_and_get_code
 
+from keel import geometry
 from keel.engines.vllm import layers as checked_layers
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.ledger import TRASH
-from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelLayoutError, UsageError
 from keel.steering import Ablation, Addition, Ceiling, in_order, steered
 from keel.types import Floor
@@ -62,7 +64,7 @@ def holding(deployment=PLAIN, **settings):
     """A held layer with these settings in slots 1, 2, ..."""
     held = held_layer(deployment)
     for slot, interventions in enumerate(settings.values(), start=1):
-        held.hold(slot, Setting.of("x", interventions))
+        held.hold(slot, PackedInterventions.of("x", interventions))
     return held
 
 
@@ -229,7 +231,7 @@ def test_a_forgotten_setting_does_nothing(is_global):
 
 def test_a_setting_with_fewer_steps_leaves_nothing_of_the_one_before():
     held = holding(one=BAND["two"])
-    held.hold(1, Setting.of("x", BAND["ceiling"]))
+    held.hold(1, PackedInterventions.of("x", BAND["ceiling"]))
     fresh = holding(one=BAND["ceiling"])
     for name in ("directions_SKD", "numbers_PKN", "is_bound_SK"):
         assert torch.equal(getattr(held, name), getattr(fresh, name))
@@ -294,7 +296,7 @@ def test_heights_are_the_projections_after_steering():
 def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
     shared = checked_layers.Shared(replace(PLAIN, recordings=1), 8, CPU)
     held = checked_layers.HeldLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
-    held.hold(1, Setting.of("x", BAND["two"]))  # acts elsewhere
+    held.hold(1, PackedInterventions.of("x", BAND["two"]))  # acts elsewhere
     shared.fill(rows([2] * 3, sums=[0] * 3))
     output = (tokens(3), tokens(3, seed=4))
     found = held(output)
@@ -318,17 +320,25 @@ def test_an_output_of_unknown_form_is_refused(output, message):
 
 def unchecked():
     """The module without the tests' own checks of shapes, which torch.compile cannot trace."""
-    spec = importlib.util.spec_from_file_location("unchecked_layers", checked_layers.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    layers = loaded_anew(checked_layers)
+    layers.shift = loaded_anew(geometry).shift
+    return layers
+
+
+def loaded_anew(module):
+    name = f"unchecked_{module.__name__.rpartition('.')[-1]}"
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
+    anew = importlib.util.module_from_spec(spec)
+    sys.modules[name] = anew  # the compiler imports by name what is called of another module
+    spec.loader.exec_module(anew)
+    return anew
 
 
 def change(held, step):
     """The step-th setting, probe and map, and how many tokens they are for."""
     setting = [BAND["floor"], BAND["two"], None, BAND["ablation"], BAND["ceiling"]][step]
     count = (5, 9, 12, 3, 7)[step]
-    held.hold(1, None if setting is None else Setting.of("x", setting))
+    held.hold(1, None if setting is None else PackedInterventions.of("x", setting))
     sums = None
     if held.probes:
         held.probes_MD[0] = direction(step)

@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
-from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition
 from tests.engines.vllm.toys import (
@@ -116,7 +116,7 @@ def test_several_requests_of_a_batch_are_recorded_each_under_its_key():
 
 def test_what_is_recorded_under_a_setting_is_the_steered_stream():
     held = hold(RECORDING)
-    setting = Setting.of("x", [Addition(2, direction(1), 4.0)])
+    setting = PackedInterventions.of("x", [Addition(2, direction(1), 4.0)])
     held.register("x", setting.to_bytes())
     held.take_note(scheduled(request("a", 1, keel="x", **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(3)))
@@ -208,7 +208,7 @@ def test_likelihood_is_that_of_each_recorded_token_after_those_before_it(recordi
 def test_divergence_is_kl_of_plain_from_steered_at_each_recorded_token():
     held, whole = hold(RECORDING), tokens(8)
     push = Addition(2, direction(1), 4.0)
-    held.register("x", Setting.of("x", [push]).to_bytes())
+    held.register("x", PackedInterventions.of("x", [push]).to_bytes())
     reading(held, "plain", [3, 6], whole)
     reading(held, "held", [3, 6], whole, keel="x")
     stream = streams(ToyModel(), whole)[-1][2:5]

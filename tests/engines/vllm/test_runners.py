@@ -10,14 +10,14 @@ import torch
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.ledger import RECORD
+from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.runners import begin_v2, follow_v2, hold_runner
-from keel.engines.vllm.setting import Setting
 from keel.errors import NotAppliedError, UsageError
 from keel.types import Floor
 from tests.engines.vllm.toys import HIDDEN, ToyModel, direction, hold, request, scheduled, tokens
 
 PLAIN = Deployment(None, settings=2)
-BAND = Setting.of("band", [Floor(n, direction(n), 1e4) for n in range(3)])
+BAND = PackedInterventions.of("band", [Floor(n, direction(n), 1e4) for n in range(3)])
 """Floors that every token is under."""
 needs_vllm = [
     pytest.mark.vllm,

@@ -178,11 +178,13 @@ def test_requests_of_one_batch_each_have_their_own_setting(engine):
 def _mixed(engine, settings, patch):
     """All prompts under all settings in one go, through the engine's own queue."""
     from keel.engines.vllm.asking import Asked
-    from keel.engines.vllm.setting import Setting
+    from keel.engines.vllm.packing import PackedInterventions
 
     names = ["none", "one", "two", "three"]
     for name, interventions in zip(names[1:], settings[1:], strict=True):
-        engine.workers.tell("register", name, Setting.of(name, interventions).to_bytes())
+        engine.workers.tell(
+            "register", name, PackedInterventions.of(name, interventions).to_bytes()
+        )
     asked, who = [], {}
     for number, place in itertools.product(range(4), range(len(PROMPTS))):
         one = Asked(
@@ -210,9 +212,11 @@ LONG = prompt(" ".join(["the sea is wide and the ship is small"] * 12), "long")
 def test_requests_of_one_setting_share_their_cached_prompt(engine):
     """Isolation must not cost the reuse: the second request finds the first one's keys."""
     from keel.engines.vllm.asking import Asked
-    from keel.engines.vllm.setting import Setting
+    from keel.engines.vllm.packing import PackedInterventions
 
-    engine.workers.tell("register", "shared", Setting.of("shared", band(HIGH)).to_bytes())
+    engine.workers.tell(
+        "register", "shared", PackedInterventions.of("shared", band(HIGH)).to_bytes()
+    )
     ids = engine.template.prompt_ids(LONG.conversation)
     cached = []
     for name in ("shared", "shared", "none"):

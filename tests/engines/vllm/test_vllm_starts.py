@@ -56,10 +56,12 @@ def test_no_setting_gets_the_cached_keys_of_another(folder, order):
 
 def _under_fixed_name(engine, name, interventions):
     from keel.engines.vllm.asking import Asked
-    from keel.engines.vllm.setting import Setting
+    from keel.engines.vllm.packing import PackedInterventions
 
     if interventions:
-        engine.workers.tell("register", name, Setting.of(name, interventions).to_bytes())
+        engine.workers.tell(
+            "register", name, PackedInterventions.of(name, interventions).to_bytes()
+        )
     ids = engine.template.prompt_ids(LONG.conversation)
     asked = [Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
     return [tuple(output.outputs[0].token_ids) for _, output in engine.queue.run(asked, name)]

@@ -18,7 +18,7 @@ from torch import Tensor
 from keel.engines.sampling import draw
 from keel.engines.transformers.recorder import ResponseRecorder
 from keel.errors import UsageError
-from keel.steering import Steering, Step
+from keel.steering import PassTokens, Steering
 from keel.types import Sampling
 
 _COMPACT_AT = 0.75
@@ -142,7 +142,9 @@ class _Loop:
         self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
         if self.job.steering is not None:
             running_B = torch.tensor(content, device=self.ids_BT.device)
-            self.job.steering.marked = Step(len(content), running_B[:, None], is_generated=True)
+            self.job.steering.marked = PassTokens(
+                len(content), running_B[:, None], is_generated=True
+            )
         self.job.recorder.is_on = True
         logits_BV = self._forward(is_first=False)
         self.job.recorder.is_on = False

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from keel.engines.chat_template import Transcript
 from keel.engines.protocol import Reading, Recording, TurnRecord
-from keel.steering import Decoder, Steering, Step, stream_of
+from keel.steering import Decoder, PassTokens, Steering, stream_of
 from keel.types import Activations
 
 _ROWS, _ROWS_CPU = 512, 32
@@ -47,9 +47,9 @@ class Sheet:
         return cls(tuple(transcripts), ids_BT.to(device), content_BT.to(device))
 
     @property
-    def step(self) -> Step:
+    def step(self) -> PassTokens:
         """The pass that runs this batch, told to steering: content tokens are what it counts."""
-        return Step(self.ids_BT.numel(), self.content_BT, self.content_BT)
+        return PassTokens(self.ids_BT.numel(), self.content_BT, self.content_BT)
 
     @property
     def spans(self) -> list[tuple[int, int, int, int]]:

@@ -3,15 +3,14 @@
 from keel.engines.vllm.deployment import Asked, Deployment
 from keel.engines.vllm.engine import VllmEngine
 from keel.engines.vllm.loading import load_engine
-from keel.engines.vllm.setting import Setting, Step
+from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.versions import check_version
 from keel.settings import VllmSettings
 
 __all__ = [
     "Asked",
     "Deployment",
-    "Setting",
-    "Step",
+    "PackedInterventions",
     "VllmEngine",
     "VllmSettings",
     "check_version",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
-from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import NotAppliedError, UsageError
 from keel.geometry import unit
 from keel.types import Floor
@@ -29,7 +29,7 @@ class CoreHold:
 
     def __init__(self, core: Any, deployment: Deployment) -> None:
         self.core, self.deployment = core, deployment
-        self.settings: dict[str, Setting] = {}
+        self.settings: dict[str, PackedInterventions] = {}
         self.canary_s = 0.0
         self.next_canary = float("inf")
         self.tests = 0
@@ -47,12 +47,12 @@ class CoreHold:
             held = settings_of(asked)
             kept = [default_of(asked)] if self.deployment.is_global else list(held)
             for name in kept:
-                self.register(Setting.of(name, held[name]))
+                self.register(PackedInterventions.of(name, held[name]))
             self.canary_s = asked.canary_s
             if self.canary_s:
                 self.next_canary = time.monotonic() + self.canary_s
 
-    def register(self, setting: Setting) -> None:
+    def register(self, setting: PackedInterventions) -> None:
         """Hold a setting in every worker."""
         self.core.collective_rpc("keel_call", None, ("register", setting.name, setting.to_bytes()))
 
@@ -60,8 +60,8 @@ class CoreHold:
         """Note what was just registered in the workers."""
         call = kwargs.get("args") or (args[1] if len(args) > 1 else ())
         if call and call[0] == "register":
-            setting = Setting.from_bytes(call[1], call[2])
-            if setting.steps:
+            setting = PackedInterventions.from_bytes(call[1], call[2])
+            if len(setting):
                 self.settings[setting.name] = setting
             else:
                 self.settings.pop(setting.name, None)
@@ -107,7 +107,7 @@ class CoreHold:
         steered = self._answer(SCRATCH)
         for firing in self.core.collective_rpc("keel_call", None, ("firing", SCRATCH)):
             _check_firing(firing)
-        self.register(Setting(SCRATCH, ()))
+        self.register(PackedInterventions.none(SCRATCH))
         after = self._answer(OFF)
         if steered == before:
             raise NotAppliedError(
@@ -120,24 +120,24 @@ class CoreHold:
                 "this engine would mix settings, and does not start"
             )
 
-    def _scratch(self) -> Setting:
+    def _scratch(self) -> PackedInterventions:
         draws = torch.Generator().manual_seed(0)
         config = self.core.vllm_config.model_config
         hidden = int(config.get_hidden_size())
         layers = self.deployment.layers
         if layers is None:
             layers = tuple(range(int(config.hf_text_config.num_hidden_layers)))
-        return Setting.of(
+        return PackedInterventions.of(
             SCRATCH,
             [Floor(n, unit(torch.randn(hidden, generator=draws)), _HUGE) for n in layers],
         )
 
-    def _setting_of(self, arguments: Mapping[str, Any]) -> Setting:
+    def _setting_of(self, arguments: Mapping[str, Any]) -> PackedInterventions:
         name = arguments.get(KEY, self.deployment.default)
         if self.deployment.is_global and SCRATCH not in self.settings:
             name = self.deployment.default
         if name == OFF or (name == self.deployment.default and not self.settings):
-            return Setting(OFF, ())
+            return PackedInterventions.none(OFF)
         if name not in self.settings:
             raise UsageError(f"setting {name!r} is not registered; there are {list(self.settings)}")
         return self.settings[name]

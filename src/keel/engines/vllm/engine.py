@@ -24,8 +24,8 @@ from keel.engines.protocol import (
 from keel.engines.stopping import check_recordable, cut_at_stop
 from keel.engines.vllm.asking import Asked, Queue, reading
 from keel.engines.vllm.deployment import OFF, Deployment
+from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.recorded import packed, turn_of
-from keel.engines.vllm.setting import Setting
 from keel.engines.vllm.watch import watch
 from keel.engines.vllm.workers import Workers
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
@@ -184,7 +184,7 @@ class VllmEngine:
             yield OFF
             return
         name = next(self._names)
-        setting = Setting.of(name, interventions)
+        setting = PackedInterventions.of(name, interventions)
         self.workers.tell("register", name, setting.to_bytes())
         try:
             yield name

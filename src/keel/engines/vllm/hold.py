@@ -15,8 +15,8 @@ from keel.engines.vllm.deployment import KEY, OFF, Deployment
 from keel.engines.vllm.finding import find_layers, wrap
 from keel.engines.vllm.layers import HeldLayer, Shared
 from keel.engines.vllm.ledger import Ledger, Rows
+from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.recordings import Recordings
-from keel.engines.vllm.setting import Setting
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
 ASKED = frozenset(
@@ -66,10 +66,10 @@ class Hold:
 
         Raises UsageError without a free slot or for layers that this engine does not steer.
         """
-        setting = Setting.from_bytes(name, packed)
+        setting = PackedInterventions.from_bytes(name, packed)
         if name == OFF:
             raise UsageError(f"{OFF!r} is the setting that does nothing; choose another name")
-        if not setting.steps:
+        if not len(setting):
             self._write(self.names.pop(name, 0), None)
             return
         self._check(setting)
@@ -204,7 +204,7 @@ class Hold:
             "one, or start it for more, per request"
         )
 
-    def _write(self, slot: int, setting: Setting | None) -> None:
+    def _write(self, slot: int, setting: PackedInterventions | None) -> None:
         if slot:
             for held in self.held.values():
                 held.hold(slot, setting)
@@ -216,8 +216,8 @@ class Hold:
             if held.is_steered:
                 held.tally_S2[slot] = 0
 
-    def _check(self, setting: Setting) -> None:
-        width = setting.steps[0].direction.shape[-1]
+    def _check(self, setting: PackedInterventions) -> None:
+        width = setting.directions_ND.shape[-1]
         if width != self.hidden:
             raise ModelMismatchError(
                 f"setting {setting.name!r} has directions of {width} numbers, but this model's "
@@ -229,13 +229,13 @@ class Hold:
                 f"setting {setting.name!r} acts at layers {unknown}, but this engine was started "
                 f"for {sorted(self.steered)}; start it for those, too"
             )
-        if setting.most_steps > self.deployment.steps:
+        most = setting.most_at_one_layer
+        if most > self.deployment.steps:
             raise UsageError(
-                f"setting {setting.name!r} has {setting.most_steps} interventions at one layer, "
-                f"but this engine was started for {self.deployment.steps}; give steps="
-                f"{setting.most_steps}"
+                f"setting {setting.name!r} has {most} interventions at one layer, but this engine "
+                f"was started for {self.deployment.steps}; give steps={most}"
             )
-        if self.deployment.is_global and any(step.tokens != "all" for step in setting.steps):
+        if self.deployment.is_global and bool(setting.masks_N.any()):
             raise UsageError("a global deployment holds all tokens; token masks need per-request")
 
     def _logits(self, hidden: Tensor) -> Tensor:

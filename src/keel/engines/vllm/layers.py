@@ -17,8 +17,13 @@ from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.ledger import TRASH, Rows, idle_maps
-from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelLayoutError, UsageError
+from keel.geometry import shift
+from keel.types import TokenMask
+
+_PHASES: tuple[TokenMask, ...] = ("prompt", "generated")
+"""Token kinds, in the order of a setting's two rows of numbers."""
 
 
 class Shared(nn.Module):
@@ -137,12 +142,11 @@ class HeldLayer(nn.Module):
             direction, numbers, is_bound = self._step(number, tokens)
             projection = (stream * direction).sum(-1)
             slope, offset, low, high = numbers.unbind(-1)
-            wanted = slope * projection + offset
-            bounded = torch.minimum(torch.maximum(wanted, low - projection), high - projection)
-            moved = bounded[:, None] * direction
+            amount = shift(projection, slope, offset, low, high)
+            moved = amount[:, None] * direction
             stream = stream + moved
             total = moved if total is None else total + moved
-            now = (bounded != 0) & is_bound
+            now = (amount != 0) & is_bound
             fired = now if fired is None else fired | now
         assert total is not None and fired is not None  # noqa: PT018
         # Not index_add_: the compiler does not fuse it, and it costs as much as all the rest.
@@ -186,26 +190,28 @@ class HeldLayer(nn.Module):
         if not is_compiled:
             self.shared.ran_eagerly = True
 
-    def hold(self, slot: int, setting: Setting | None) -> None:
+    def hold(self, slot: int, setting: PackedInterventions | None) -> None:
         """Write a setting into a slot; None clears it. Between forward passes only."""
         if not self.is_steered:
             return
         self.directions_SKD[slot] = 0
         self.numbers_PKN[2 * slot : 2 * slot + 2] = _idle_row(self.numbers_PKN)
         self.is_bound_SK[slot] = False
-        steps = [] if setting is None else [s for s in setting.steps if s.layer == self.layer]
-        if len(steps) > self.directions_SKD.shape[1]:
+        if setting is None:
+            return
+        (rows_N,) = (setting.layers_N == self.layer).nonzero(as_tuple=True)
+        count, room = len(rows_N), self.directions_SKD.shape[1]
+        if count > room:
             raise UsageError(
-                f"{len(steps)} interventions at layer {self.layer}, but this engine was started "
-                f"for {self.directions_SKD.shape[1]}; start it with steps={len(steps)}"
+                f"{count} interventions at layer {self.layer}, but this engine was started "
+                f"for {room}; start it with steps={count}"
             )
-        for number, step in enumerate(steps):
-            self.directions_SKD[slot, number] = step.direction.to(self.directions_SKD)
-            self.is_bound_SK[slot, number] = step.is_bound
-            row = torch.tensor(step.numbers, dtype=torch.float32).to(self.numbers_PKN)
-            for phase, mask in enumerate(("prompt", "generated")):
-                if step.tokens in ("all", mask):
-                    self.numbers_PKN[2 * slot + phase, number] = row
+        self.directions_SKD[slot, :count] = setting.directions_ND[rows_N].to(self.directions_SKD)
+        self.is_bound_SK[slot, :count] = setting.is_bound_N[rows_N].to(self.is_bound_SK)
+        numbers_NK = setting.numbers_NK[rows_N].to(self.numbers_PKN)
+        for phase, tokens in enumerate(_PHASES):
+            acts_N = setting.acts_on(tokens)[rows_N]
+            self.numbers_PKN[2 * slot + phase, :count][acts_N] = numbers_NK[acts_N]
 
 
 def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from keel.engines.catalogue import weights_fingerprint
 from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
 from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS
-from keel.engines.vllm.setting import Setting
+from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelMismatchError, UsageError
 from keel.store import load_floors, load_settings
 from keel.types import Floors
@@ -24,13 +24,13 @@ def deployment_for(asked: Asked) -> Deployment:
     default = default_of(asked)
     if asked.is_enforced:
         held = {default: held[default]}
-    packed = [Setting.of(name, floors) for name, floors in held.items()]
+    packed = [PackedInterventions.of(name, floors) for name, floors in held.items()]
     layers = sorted({layer for setting in packed for layer in setting.layers})
     return Deployment(
         layers=tuple(layers),
         is_global=asked.is_enforced,
         settings=len(packed) + 1,  # and one for the self-test
-        steps=max(setting.most_steps for setting in packed),
+        steps=max(setting.most_at_one_layer for setting in packed),
         default=default,
         is_enforced=asked.is_enforced,
     )

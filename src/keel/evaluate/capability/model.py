@@ -20,7 +20,7 @@ from keel.errors import NotAppliedError, UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.asking import Length
 from keel.evaluate.capability.quiet import hushed
-from keel.steering import Firing, Steering, Step, steered, unreached
+from keel.steering import Firing, PassTokens, Steering, steered, unreached
 
 
 class HeldLM(HFLM):  # type: ignore[misc]
@@ -122,13 +122,13 @@ class _Marker:
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.steering.marked = None if ids is None else self._step(ids, kwargs)
 
-    def _step(self, ids: Tensor, kwargs: dict[str, Any]) -> Step | None:
+    def _step(self, ids: Tensor, kwargs: dict[str, Any]) -> PassTokens | None:
         if kwargs.get("attention_mask") is None:
             filled = (ids != 0).flip(-1).cumsum(-1).flip(-1) > 0
-            return Step(ids.numel(), filled)
+            return PassTokens(ids.numel(), filled)
         cache = kwargs.get("past_key_values")
         if ids.shape[1] == 1 and cache is not None and cache.get_seq_length():
-            return Step(ids.numel(), ids != self.pad, is_generated=True)
+            return PassTokens(ids.numel(), ids != self.pad, is_generated=True)
         return None
 
 
