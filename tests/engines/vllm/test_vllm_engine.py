@@ -190,7 +190,7 @@ def _mixed(engine, settings, patch):
         one = Asked(
             number * 10 + place,
             engine.template.prompt_ids(PROMPTS[place].conversation),
-            engine._sampling(GREEDY, "0"),
+            engine._sampling(GREEDY, 0),
             (),
         )
         asked.append(one)
@@ -220,7 +220,7 @@ def test_requests_of_one_setting_share_their_cached_prompt(engine):
     ids = engine.template.prompt_ids(LONG.conversation)
     cached = []
     for name in ("shared", "shared", "none"):
-        asked = [Asked(0, ids, engine._sampling(GREEDY, "0"), ())]
+        asked = [Asked(0, ids, engine._sampling(GREEDY, 0), ())]
         cached += [output.num_cached_tokens for _, output in engine.queue.run(asked, name)]
     engine.workers.tell("register", "shared", b"")
     assert cached[0] == 0
