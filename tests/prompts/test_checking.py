@@ -26,7 +26,7 @@ ASKED = Question("What would you do on a rainy day?", "daily")
 
 def found(*, roles=(), traits=(), questions=()) -> list[str]:
     faults = find_faults(Library(tuple(roles), (), tuple(questions), tuple(traits)))
-    return [f"{fault.place}: {fault.complaint}" for fault in faults]
+    return [f"{fault.location}: {fault.complaint}" for fault in faults]
 
 
 def with_prompt(text: str):
@@ -124,7 +124,7 @@ def test_prompts_of_one_role_are_twins_past_a_cosine_of_95(cosine, twins):
     one, other, *_ = PIRATE.system_prompts
     rows = {one: [1.0, 0.0], other: [cosine, (1 - cosine**2) ** 0.5]}
     faults = find_twins(Library((PIRATE,), (), ()), planted(rows))
-    assert [fault.place for fault in faults] == twins
+    assert [fault.location for fault in faults] == twins
 
 
 @pytest.mark.parametrize(("cosine", "twins"), [(0.86, 1), (0.84, 0)])
@@ -132,7 +132,7 @@ def test_prompts_of_two_roles_are_twins_past_a_cosine_of_85(cosine, twins):
     rogue = replace(PIRATE, name="rogue", system_prompts=("a", "b", "c", "d", "e"))
     rows = {PIRATE.system_prompts[0]: [1.0, 0.0], "e": [cosine, (1 - cosine**2) ** 0.5]}
     faults = find_twins(Library((PIRATE, rogue), (), ()), planted(rows))
-    assert [(f.place, f.complaint[:26]) for f in faults] == [
+    assert [(f.location, f.complaint[:26]) for f in faults] == [
         ("role rogue, prompt 5", "is too like role pirate, p")
     ] * twins
 
@@ -148,7 +148,7 @@ def test_two_traits_that_are_encouraged_alike_are_twins():
     calm = replace(PATIENT, name="calm", pairs=(TraitPair("a", "b"),) * 5)
     rows = {PATIENT.pairs[2].encourage: [1.0, 0.0], "b": [1.0, 0.0]}
     faults = find_twins(Library((), (), (), (PATIENT, calm)), planted(rows))
-    assert faults[0].place == "trait calm, discourage 1"
+    assert faults[0].location == "trait calm, discourage 1"
     assert "encourage 3: cosine 1.00" in faults[0].complaint
 
 
@@ -156,7 +156,7 @@ def test_questions_are_compared_too():
     again = Question("What do you do when it rains?", "daily")
     rows = {ASKED.text: [1.0, 0.0], again.text: [0.9, 0.19**0.5]}
     faults = find_twins(Library((), (), (ASKED, again)), planted(rows))
-    assert [fault.place for fault in faults] == ["question 2"]
+    assert [fault.location for fault in faults] == ["question 2"]
 
 
 @pytest.mark.real

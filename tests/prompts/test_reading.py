@@ -95,7 +95,10 @@ def test_a_byte_order_mark_and_hidden_files_are_no_trouble(tmp_path):
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [
-        (OURS | {"sytem": 1}, "unknown key 'sytem', rename or remove it; known keys: name, kind"),
+        (
+            OURS | {"sytem": 1},
+            "unknown key 'sytem', rename or remove it; known keys: name, system_prompts",
+        ),
         ({k: v for k, v in OURS.items() if k != "name"}, "key 'name' is missing, add it"),
         (OURS | {"system_prompts": FIVE[:4]}, "'baker' has 4 system prompts, expected 5"),
         (OURS | {"system_prompts": [*FIVE[:4], " "]}, "empty system prompt; write it"),

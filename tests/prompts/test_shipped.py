@@ -162,7 +162,7 @@ def test_names_follow_the_references_but_for_five(file, count, ours):
 
 @NEEDS_REFERENCE
 def test_no_seven_words_in_a_row_are_shared_with_the_reference():
-    ours = {gram: placed.place for placed in shipped_texts() for gram in _grams(placed.text)}
+    ours = {gram: placed.location for placed in shipped_texts() for gram in _grams(placed.text)}
     assert len(ours) > 50_000  # the test would pass on no text at all
     shared = {gram for text in reference_texts() for gram in _grams(text) if gram in ours}
     assert {ours[gram]: " ".join(gram) for gram in shared} == {}
@@ -172,7 +172,7 @@ def test_no_seven_words_in_a_row_are_shared_with_the_reference():
 def test_no_sentence_is_shared_with_the_reference():
     """Of more than four words: everybody asks `where do I start?`."""
     theirs = {sentence for text in reference_texts() for sentence in _sentences(text)}
-    ours = [(p.place, sentence) for p in shipped_texts() for sentence in _sentences(p.text)]
+    ours = [(p.location, sentence) for p in shipped_texts() for sentence in _sentences(p.text)]
     assert len(ours) > 5_000
     assert [place for place, sentence in ours if sentence in theirs] == []
 

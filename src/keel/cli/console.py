@@ -172,7 +172,8 @@ def print_json(value: Any) -> None:
 def plain(value: Any) -> Any:
     """Values, tuples, paths and tensors as what JSON knows; a number that is none becomes null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        return {f.metadata.get("key", f.name): plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from rich.markup import escape
 from keel.cli import console, prompts_runs
 
 if TYPE_CHECKING:
-    from keel.prompts import Library, PlacedText, Role, Trait
+    from keel.prompts import Library, LibraryText, Role, Trait
 
 EXAMPLES = """
 Examples:
@@ -144,12 +144,12 @@ def search(
     from keel.prompts import shipped_texts
 
     wanted = [word.lower() for word in words]
-    found = [placed for placed in shipped_texts() if _holds(placed, wanted)]
+    found = [entry for entry in shipped_texts() if _holds(entry, wanted)]
     if json:
         console.print_json(found)
         return
-    for placed in found:
-        _print(f"[b]{escape(placed.place)}[/b]: {escape(placed.text)}")
+    for entry in found:
+        _print(f"[b]{escape(entry.location)}[/b]: {escape(entry.text)}")
     console.stderr.print(f"{len(found)} found")
 
 
@@ -178,7 +178,7 @@ def validate(
             ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items())
         )
         for fault in faults:
-            _print(f"{escape(fault.place)}: {escape(fault.complaint)}")
+            _print(f"{escape(fault.location)}: {escape(fault.complaint)}")
     if faults:
         raise UsageError(f"{folder} has {len(faults)} faults; mend them in its files")
 
@@ -203,8 +203,8 @@ def _lines(library: Library, what: Listed) -> list[tuple[str, str, str]]:
             return [(asked.topic, "", asked.text) for asked in library.questions]
 
 
-def _holds(placed: PlacedText, wanted: list[str]) -> bool:
-    said = f"{placed.place} {placed.text}".lower()
+def _holds(entry: LibraryText, wanted: list[str]) -> bool:
+    said = f"{entry.location} {entry.text}".lower()
     return all(word in said for word in wanted)
 
 

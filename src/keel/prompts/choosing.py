@@ -20,7 +20,7 @@ def make_prompts(library: Library, settings: PromptSettings, *, model_name: str)
     """The prompts of a run: each role and the default asked each question chosen.
 
     A role answers question q under its system prompts q, q + 1, ... (modulo 5), so that all five
-    ways of setting it are heard even where each question is asked once. The default answers every
+    ways of setting it are used even where each question is asked once. The default answers every
     question under each of its prompts. Raises UsageError when the library has too few of anything.
 
     >>> from keel.prompts import load_library
@@ -35,10 +35,10 @@ def make_prompts(library: Library, settings: PromptSettings, *, model_name: str)
     return [
         *make_default_prompts(library, settings, model_name=model_name),
         *(
-            _prompt(role.name, (place, role.system_prompts[place]), question)
+            _prompt(role.name, (index, role.system_prompts[index]), question)
             for role in roles
-            for question in _asked(library, settings)
-            for place in _rotated(PROMPTS_PER_ROLE, question[0], settings.prompts_per_question)
+            for question in _questions(library, settings)
+            for index in _rotated(PROMPTS_PER_ROLE, question[0], settings.prompts_per_question)
         ),
     ]
 
@@ -52,7 +52,7 @@ def make_default_prompts(
     named = [text.replace(MODEL_NAME, model_name) for text in library.default_prompts]
     return [
         _prompt(DEFAULT_ROLE, system, question)
-        for question in _asked(library, settings)
+        for question in _questions(library, settings)
         for system in enumerate(named)
     ]
 
@@ -71,41 +71,34 @@ def make_trait_prompts(library: Library, settings: PromptSettings) -> list[Promp
         library.traits, settings.traits, seed=settings.seed, what="traits", group=lambda t: ""
     )
     return [
-        _sided(trait, pair, is_encouraged, question)
+        _trait_prompt(trait, pair, is_encouraged, question)
         for trait in traits
-        for question in _asked_of(trait, library, settings)
+        for question in _questions(library, settings, trait)
         for pair in _rotated(len(trait.pairs), question[0], settings.prompts_per_question)
         for is_encouraged in (True, False)
     ]
 
 
-def _asked(library: Library, settings: PromptSettings) -> list[tuple[int, Question]]:
-    """The questions chosen, each with its number."""
-    return list(
-        enumerate(
-            _spread(
-                library.questions,
-                settings.questions,
-                seed=settings.seed,
-                what="questions",
-                group=lambda q: q.topic,
-            )
-        )
-    )
-
-
-def _asked_of(
-    trait: Trait, library: Library, settings: PromptSettings
+def _questions(
+    library: Library, settings: PromptSettings, trait: Trait | None = None
 ) -> list[tuple[int, Question]]:
-    if not trait.questions:
-        return _asked(library, settings)
-    return list(enumerate(map(Question, trait.questions[: settings.questions])))
+    """The questions chosen from the library, or from the trait's own, each with its number."""
+    if trait is not None and trait.questions:
+        return list(enumerate(map(Question, trait.questions[: settings.questions])))
+    chosen = _spread(
+        library.questions,
+        settings.questions,
+        seed=settings.seed,
+        what="questions",
+        group=lambda q: q.topic,
+    )
+    return list(enumerate(chosen))
 
 
-def _sided(
+def _trait_prompt(
     trait: Trait, number: int, is_encouraged: bool, question: tuple[int, Question]
 ) -> Prompt:
-    """One prompt of a trait: one side of one of its pairs."""
+    """The question under one side of one of the trait's pairs."""
     pair, side = trait.pairs[number], TraitSide(trait.name, is_encouraged)
     system = pair.encourage if is_encouraged else pair.discourage
     prompt = _prompt(side.role, (number, system), question)
@@ -118,8 +111,8 @@ def _spread(
     """A seeded choice that takes from each group in turn, in the library's order.
 
     A small choice so has as many of the seven machines as of the ninety professions: it is to
-    span the space, not to copy the library's proportions. What is chosen of few is chosen of
-    more, too: a larger run holds the smaller one's.
+    span the space, not to copy the library's proportions. A larger choice with the same seed
+    holds the smaller one.
     """
     if count is None:
         return list(items)
@@ -129,23 +122,23 @@ def _spread(
             f"ask for {len(items)} or fewer, or give more"
         )
     groups: dict[str, list[int]] = {}
-    for place, item in enumerate(items):
-        groups.setdefault(group(item), []).append(place)
+    for index, item in enumerate(items):
+        groups.setdefault(group(item), []).append(index)
     for name, members in groups.items():
         Random(f"{seed}/{name}").shuffle(members)
-    dealt = [p for row in zip_longest(*groups.values()) for p in row if p is not None]
-    return [items[place] for place in sorted(dealt[:count])]
+    dealt = [index for row in zip_longest(*groups.values()) for index in row if index is not None]
+    return [items[index] for index in sorted(dealt[:count])]
 
 
-def _rotated(there: int, start: int, count: int) -> list[int]:
-    """Places of the prompts, or pairs, that ask a question: each once at the most."""
-    return [(start + step) % there for step in range(min(count, there))]
+def _rotated(available: int, start: int, count: int) -> list[int]:
+    """Indices of the system prompts, or pairs, under which a question is asked; no repeats."""
+    return [(start + step) % available for step in range(min(count, available))]
 
 
 def _prompt(role: str, system: tuple[int, str], question: tuple[int, Question]) -> Prompt:
     """One prompt; system prompt and question each with their number."""
-    (system_index, text), (question_index, asked) = system, question
+    (system_index, text), (question_index, wording) = system, question
     opening = [Message("system", text)] if text.strip() else []
-    conversation = Conversation((*opening, Message("user", asked.text)))
+    conversation = Conversation((*opening, Message("user", wording.text)))
     name = f"{role}/p{system_index}/q{question_index}"
     return Prompt(name, conversation, role, system_index, question_index)

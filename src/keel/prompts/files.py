@@ -8,24 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from keel.errors import MissingArtifactError, UsageError
+from keel.store import parse_record, record_keys
 
-
-class Form(BaseModel):
-    """The keys that a record may have, and no others: a typo must not become a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-AnyForm = TypeVar("AnyForm", bound=Form)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,20 +31,17 @@ class Record:
     """The file's name without its ending."""
     data: dict[str, Any]
 
-    def read_as(self, form: type[AnyForm]) -> AnyForm:
-        """The record in a known form. Raises UsageError naming the first key that is wrong."""
-        try:
-            return form.model_validate(self.data)
-        except ValidationError as error:
-            complaint = _complaint(error)
-            known = ", ".join(form.model_fields)
-            raise UsageError(f"{self.where}: {complaint}; known keys: {known}") from None
+    def read_as(self, kind: type[T], given: Mapping[str, Any] | None = None) -> T:
+        """The dataclass that the record describes; `given` holds fields that no file may set.
 
-    @contextmanager
-    def named_in_errors(self) -> Iterator[None]:
-        """Puts the record's place before what a value says of itself when it refuses to be born."""
+        Raises UsageError naming the record's place and the first key that is wrong: an unknown key
+        is an error, since a typo must not become a default.
+        """
         try:
-            yield
+            return parse_record(kind, self.data, given)
+        except ValidationError as error:
+            known = [key for key in record_keys(kind) if key not in (given or {})]  # type: ignore[arg-type]
+            raise UsageError(f"{self.where}: {_complaint(error, known)}") from None
         except UsageError as error:
             raise UsageError(f"{self.where}: {error}") from None
 
@@ -88,6 +78,11 @@ def read_csv(path: Path) -> list[Record]:
     return records
 
 
+def read_set(path: Path, kind: type[T]) -> tuple[T, ...]:
+    """The values of a JSONL file that has one of a kind per line."""
+    return tuple(record.read_as(kind) for record in read_jsonl(path))
+
+
 def read_text(path: Path) -> str:
     """A file's text, without a byte order mark."""
     try:
@@ -112,13 +107,17 @@ def _record(where: str, path: Path, text: str) -> Record:
     return Record(where, path.stem, data)
 
 
-def _complaint(error: ValidationError) -> str:
+def _complaint(error: ValidationError, known: list[str]) -> str:
+    """The first thing that is wrong with a record, in one line."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(map(str, first["loc"]))
     match first["type"]:
+        case "value_error":
+            return str(first["ctx"]["error"])
         case "extra_forbidden":
-            return f"unknown key {key!r}, rename or remove it"
+            complaint = f"unknown key {key!r}, rename or remove it"
         case "missing":
-            return f"key {key!r} is missing, add it"
+            complaint = f"key {key!r} is missing, add it"
         case _:
-            return f"{key!r} is {first['input']!r:.40}: {first['msg']}"
+            complaint = f"{key!r} is {first['input']!r:.40}: {first['msg']}"
+    return f"{complaint}; known keys: {', '.join(known)}"

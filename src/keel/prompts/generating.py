@@ -97,7 +97,7 @@ def _generate(
             made, faults = read(_json_in(said))
             if not faults:
                 return made
-            complaint = "; ".join(f"{fault.place} {fault.complaint}" for fault in faults)
+            complaint = "; ".join(f"{fault.location} {fault.complaint}" for fault in faults)
         except UsageError as error:
             complaint = str(error)
         talk += [Message("assistant", said), Message("user", _again(complaint))]

@@ -1,92 +1,37 @@
-"""Reads roles, traits and questions: ours, and the reference implementation's files as they are.
+"""Reads roles, traits, questions, rubrics and red teams: ours, and the reference's as they are.
 
-The reference's forms: a role is `{"instruction": [{"pos"}, ...], "questions", "eval_prompt"}` and
-named by its file; a trait's instructions have a `neg` too; a question is `{"question", "id"}`.
+The reference implementation's forms: a role is `{"instruction": [{"pos"}, ...], "questions",
+"eval_prompt"}` and named by its file; a trait's instructions have a `neg` too; a question is
+`{"question", "id"}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from pydantic import Field
+from typing import Literal, TypeVar
 
 from keel.errors import MissingArtifactError, UsageError
-from keel.prompts.files import Form, Record, read_json, read_jsonl, read_text
+from keel.prompts.files import Record, read_csv, read_json, read_jsonl, read_text
 from keel.prompts.values import (
     Library,
     Question,
+    RedTeamCase,
     Role,
     Trait,
-    TraitPair,
     check_default_prompts,
     check_unique,
 )
-from keel.types import DEFAULT_ROLE
+from keel.types import DEFAULT_ROLE, Rubric
 
 SCHEMA_VERSION = 1
-"""Of the keys below; a library that names another one in its `library.json` is not read."""
+"""Of our own forms; a library that names another one in its `library.json` is not read."""
 
+# Not in the library's folder, where every JSON file is a role or a trait.
+_SHIPPED = Path(__file__).with_name("rubrics.json")
 
-class _HeaderForm(Form):
-    schema_version: int
-    title: str = ""
-    license: str = ""
-
-
-class _RoleForm(Form):
-    name: str
-    kind: str = ""
-    description: str = ""
-    system_prompts: list[str]
-    rubric: str = ""
-
-
-class _DefaultForm(Form):
-    system_prompts: list[str]
-
-
-class _QuestionForm(Form):
-    text: str
-    topic: str = ""
-
-
-class _PairForm(Form):
-    encourage: str
-    discourage: str
-
-
-class _TraitForm(Form):
-    name: str
-    description: str = ""
-    pairs: list[_PairForm]
-    rubric: str = ""
-
-
-class _ReferencePrompt(Form):
-    pos: str
-
-
-class _ReferenceRole(Form):
-    instruction: list[_ReferencePrompt]
-    questions: list[str] = Field(default_factory=list)
-    eval_prompt: str = ""
-
-
-class _ReferencePair(Form):
-    pos: str
-    neg: str
-
-
-class _ReferenceTrait(Form):
-    instruction: list[_ReferencePair]
-    questions: list[str] = Field(default_factory=list)
-    eval_prompt: str = ""
-
-
-class _ReferenceQuestion(Form):
-    question: str
-    id: int | None = None
+Named = TypeVar("Named", Role, Trait)
 
 
 def read_library(folder: str | Path) -> Library:
@@ -106,10 +51,10 @@ def read_library(folder: str | Path) -> Library:
             "traits.jsonl or questions.jsonl"
         )
     return Library(
-        _roles(folder, roles),
-        _default_prompts(folder / f"{DEFAULT_ROLE}.json"),
+        _all_of(folder, roles, role_of),
+        _default_prompts(folder),
         read_questions(questions) if questions.exists() else (),
-        _traits(folder, traits),
+        _all_of(folder, traits, trait_of),
     )
 
 
@@ -125,23 +70,7 @@ def read_roles(folder: str | Path) -> Library:
         raise MissingArtifactError(
             f"{folder} has no role files; expected NAME.json, one per role, or roles.jsonl"
         )
-    return Library(_roles(folder, records), _default_prompts(folder / f"{DEFAULT_ROLE}.json"), ())
-
-
-def read_questions(path: str | Path) -> tuple[Question, ...]:
-    """Questions from a JSONL file, ours or the reference's, or from a .txt file, one a line.
-
-    Raises UsageError naming file and line, for a file without questions, and where a question is
-    asked twice; the reference's are told apart by id, for one of its 240 has a twin.
-    """
-    path = Path(path)
-    if path.suffix not in (".jsonl", ".txt"):
-        raise UsageError(f"{path} ends in {path.suffix!r}, expected .jsonl, or .txt (one a line)")
-    found = _lines(path) if path.suffix == ".txt" else [_question(r) for r in read_jsonl(path)]
-    if not found:
-        raise UsageError(f"{path} has no questions; give one a line")
-    check_unique(f"{path}: question", [key for key, _ in found])
-    return tuple(question for _, question in found)
+    return Library(_all_of(folder, records, role_of), _default_prompts(folder), ())
 
 
 def read_traits(folder: str | Path) -> tuple[Trait, ...]:
@@ -155,7 +84,136 @@ def read_traits(folder: str | Path) -> tuple[Trait, ...]:
         raise MissingArtifactError(
             f"{folder} has no trait files; expected NAME.json, one per trait, or traits.jsonl"
         )
-    return _traits(folder, records)
+    return _all_of(folder, records, trait_of)
+
+
+def read_questions(path: str | Path) -> tuple[Question, ...]:
+    """Questions from a JSONL file, ours or the reference's, or from a .txt file, one a line.
+
+    Raises UsageError naming file and line, for a file without questions, and where a question
+    stands twice; the reference's are compared by id, for one of its 240 has a twin.
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".txt"):
+        raise UsageError(f"{path} ends in {path.suffix!r}, expected .jsonl, or .txt (one a line)")
+    if path.suffix == ".txt":
+        lines = filter(None, map(str.strip, read_text(path).split("\n")))
+        questions = [(line, Question(line)) for line in lines]
+    else:
+        questions = [_question(record) for record in read_jsonl(path)]
+    if not questions:
+        raise UsageError(f"{path} has no questions; give one a line")
+    check_unique(f"{path}: question", [key for key, _ in questions])
+    return tuple(question for _, question in questions)
+
+
+def read_rubrics(path: str | Path | None = None) -> dict[str, Rubric]:
+    """Keel's rubrics by name; those of a file with the same keys replace or complement them.
+
+    Raises UsageError naming the file and what in it cannot be taken.
+    """
+    files = [_SHIPPED] if path is None else [_SHIPPED, Path(path)]
+    rubrics = (rubric for file in files for rubric in read_json(file).read_as(_Rubrics).rubrics)
+    return {rubric.name: rubric for rubric in rubrics}
+
+
+def read_red_team(path: str | Path) -> tuple[RedTeamCase, ...]:
+    """Your own red-team cases, from a CSV file with a heading or from a JSONL file.
+
+    Each has a `prompt` (the persona's system prompt; empty for none), a `request` and a `category`,
+    and may have an `id` and a `good_answer`. Raises UsageError naming file, line and key.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".jsonl"):
+        raise UsageError(f"{path} ends in {path.suffix!r}, expected .csv or .jsonl")
+    records = read_csv(path) if path.suffix == ".csv" else read_jsonl(path)
+    if not records:
+        raise UsageError(f"{path} has no cases; give one a line: prompt, request, category")
+    cases = []
+    for number, record in enumerate(records, start=1):
+        unnamed = {"id": f"case_{number}"} if record.data.get("id", "") == "" else {}
+        cases.append(replace(record, data=record.data | unnamed).read_as(RedTeamCase))
+    check_unique(f"{path}: red-team case", [case.id for case in cases])
+    return tuple(cases)
+
+
+def role_of(record: Record) -> Role:
+    """The role that a record describes, in our form or the reference's."""
+    if "instruction" in record.data:
+        theirs = record.read_as(_ReferenceRole)
+        prompts = [prompt.pos for prompt in theirs.instruction]
+        data = {"name": record.stem, "system_prompts": prompts, "rubric": theirs.eval_prompt}
+        record = replace(record, data=data)
+    return record.read_as(Role)
+
+
+def trait_of(record: Record) -> Trait:
+    """The trait that a record describes, in our form or the reference's."""
+    questions: tuple[str, ...] = ()
+    if "instruction" in record.data:
+        theirs = record.read_as(_ReferenceTrait)
+        questions = theirs.questions
+        pairs = [{"encourage": pair.pos, "discourage": pair.neg} for pair in theirs.instruction]
+        data = {"name": record.stem, "pairs": pairs, "rubric": theirs.eval_prompt}
+        record = replace(record, data=data)
+    return record.read_as(Trait, {"questions": questions})
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A library's own file."""
+
+    schema_version: int
+    title: str = ""
+    license: str = ""
+
+
+@dataclass(frozen=True)
+class _Default:
+    system_prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_default_prompts(self.system_prompts)
+
+
+@dataclass(frozen=True)
+class _Rubrics:
+    schema_version: Literal[1]
+    rubrics: tuple[Rubric, ...]
+
+    def __post_init__(self) -> None:
+        check_unique("rubric", [rubric.name for rubric in self.rubrics])
+
+
+@dataclass(frozen=True)
+class _ReferencePrompt:
+    pos: str
+
+
+@dataclass(frozen=True)
+class _ReferenceRole:
+    instruction: tuple[_ReferencePrompt, ...]
+    questions: tuple[str, ...] = ()
+    eval_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class _ReferencePair:
+    pos: str
+    neg: str
+
+
+@dataclass(frozen=True)
+class _ReferenceTrait:
+    instruction: tuple[_ReferencePair, ...]
+    questions: tuple[str, ...] = ()
+    eval_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class _ReferenceQuestion:
+    question: str
+    id: int | None = None
 
 
 def _loose_records(folder: Path) -> list[Record]:
@@ -179,7 +237,7 @@ def _is_header(record: Record) -> bool:
     """
     if "schema_version" not in record.data:
         return False
-    version = record.read_as(_HeaderForm).schema_version
+    version = record.read_as(_Header).schema_version
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{record.where}: schema_version is {version}, expected {SCHEMA_VERSION}; "
@@ -192,73 +250,34 @@ def _is_trait(record: Record) -> bool:
     """By its keys, since roles and traits may stand in one folder."""
     theirs = record.data.get("instruction")
     pairs = theirs if isinstance(theirs, list) else []
-    return "pairs" in record.data or any(isinstance(one, dict) and "neg" in one for one in pairs)
+    return "pairs" in record.data or any(isinstance(pair, dict) and "neg" in pair for pair in pairs)
 
 
-def _roles(folder: Path, records: Iterable[Record]) -> tuple[Role, ...]:
-    roles = tuple(role_of(record) for record in records)
-    check_unique(f"{folder}: role", [role.name for role in roles])
-    return roles
+def _all_of(
+    folder: Path, records: Iterable[Record], read: Callable[[Record], Named]
+) -> tuple[Named, ...]:
+    values = tuple(read(record) for record in records)
+    if values:
+        check_unique(f"{folder}: {type(values[0]).__name__.lower()}", [v.name for v in values])
+    return values
 
 
-def _traits(folder: Path, records: Iterable[Record]) -> tuple[Trait, ...]:
-    traits = tuple(trait_of(record) for record in records)
-    check_unique(f"{folder}: trait", [trait.name for trait in traits])
-    return traits
-
-
-def role_of(record: Record) -> Role:
-    if "instruction" in record.data:
-        theirs = record.read_as(_ReferenceRole)
-        with record.named_in_errors():
-            return Role(record.stem, _texts(theirs.instruction), rubric=theirs.eval_prompt)
-    ours = record.read_as(_RoleForm)
-    with record.named_in_errors():
-        return Role(ours.name, tuple(ours.system_prompts), ours.kind, ours.description, ours.rubric)
-
-
-def _default_prompts(path: Path) -> tuple[str, ...]:
+def _default_prompts(folder: Path) -> tuple[str, ...]:
+    path = folder / f"{DEFAULT_ROLE}.json"
     if not path.exists():
         return ()
     record = read_json(path)
     if "instruction" in record.data:
-        prompts = _texts(record.read_as(_ReferenceRole).instruction)
-    else:
-        prompts = tuple(record.read_as(_DefaultForm).system_prompts)
-    with record.named_in_errors():
-        check_default_prompts(prompts)
-    return prompts
-
-
-def trait_of(record: Record) -> Trait:
-    if "instruction" in record.data:
-        theirs = record.read_as(_ReferenceTrait)
-        with record.named_in_errors():
-            pairs = tuple(TraitPair(pair.pos, pair.neg) for pair in theirs.instruction)
-            questions = tuple(theirs.questions)
-            return Trait(record.stem, pairs, questions=questions, rubric=theirs.eval_prompt)
-    ours = record.read_as(_TraitForm)
-    with record.named_in_errors():
-        pairs = tuple(TraitPair(pair.encourage, pair.discourage) for pair in ours.pairs)
-        return Trait(ours.name, pairs, ours.description, rubric=ours.rubric)
-
-
-def _lines(path: Path) -> list[tuple[str, Question]]:
-    lines = (line.strip() for line in read_text(path).split("\n"))
-    return [(line, Question(line)) for line in lines if line]
+        theirs = record.read_as(_ReferenceRole).instruction
+        record = replace(record, data={"system_prompts": [prompt.pos for prompt in theirs]})
+    return record.read_as(_Default).system_prompts
 
 
 def _question(record: Record) -> tuple[str, Question]:
-    """What tells the question from the others of its file, and the question."""
-    if "question" in record.data:
-        theirs = record.read_as(_ReferenceQuestion)
-        with record.named_in_errors():
-            question = Question(theirs.question)
-        return (theirs.question if theirs.id is None else f"id {theirs.id}"), question
-    ours = record.read_as(_QuestionForm)
-    with record.named_in_errors():
-        return ours.text, Question(ours.text, ours.topic)
-
-
-def _texts(instruction: Iterable[_ReferencePrompt]) -> tuple[str, ...]:
-    return tuple(prompt.pos for prompt in instruction)
+    """A question after what tells it from the others of its file."""
+    if "question" not in record.data:
+        question = record.read_as(Question)
+        return question.text, question
+    theirs = record.read_as(_ReferenceQuestion)
+    key = theirs.question if theirs.id is None else f"id {theirs.id}"
+    return key, replace(record, data={"text": theirs.question}).read_as(Question)

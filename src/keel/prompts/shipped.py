@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from keel.prompts import reading_sets
+from keel.prompts.files import read_set
 from keel.prompts.reading import read_library, read_questions
-from keel.prompts.sets import Prefill, RedTeam, SusceptibleRole, UserPersona
-from keel.prompts.values import Library, Question, Scenario
+from keel.prompts.values import (
+    Library,
+    Prefill,
+    Question,
+    RedTeam,
+    RedTeamPersona,
+    RedTeamRequest,
+    Scenario,
+    SusceptibleRole,
+    UserPersona,
+)
 
 _FOLDER = Path(__file__).with_name("library")
 
@@ -19,34 +28,34 @@ _FOLDER = Path(__file__).with_name("library")
 def load_library() -> Library:
     """The roles, traits, default prompts and questions that ship with Keel.
 
-    Its questions are for everybody: any role can answer them, and so can any trait's prompts.
+    Its questions suit every role and every trait.
     """
     return read_library(_FOLDER)
 
 
 def load_scenarios() -> tuple[Scenario, ...]:
     """Conversations that provoke a model to leave its character; the demo plays the first."""
-    return reading_sets.read_scenarios(_FOLDER / "conversations.jsonl")
+    return read_set(_FOLDER / "conversations.jsonl", Scenario)
 
 
 def load_susceptible_roles() -> tuple[SusceptibleRole, ...]:
-    """Fifty jobs near to an assistant's, each set as a human being's in four ways."""
-    return reading_sets.read_susceptible_roles(_FOLDER / "susceptibility.jsonl")
+    """Fifty jobs close to an assistant's, each set as a human being's in four ways."""
+    return read_set(_FOLDER / "susceptibility.jsonl", SusceptibleRole)
 
 
 def load_introspective_questions() -> tuple[Question, ...]:
-    """Five questions that make the one who answers say who or what it is."""
+    """Five questions whose answers say who or what the speaker is."""
     return read_questions(_FOLDER / "introspective.jsonl")
 
 
 def load_prefills() -> tuple[Prefill, ...]:
     """Twelve beginnings of a sentence on one's purpose and twelve on one's traits."""
-    return reading_sets.read_prefills(_FOLDER / "prefills.jsonl")
+    return read_set(_FOLDER / "prefills.jsonl", Prefill)
 
 
 def load_user_personas() -> tuple[UserPersona, ...]:
-    """Twenty people, five in each of four domains, with twenty topics each."""
-    return reading_sets.read_user_personas(_FOLDER / "users.jsonl")
+    """Twenty simulated users, five in each of four domains, with twenty topics each."""
+    return read_set(_FOLDER / "users.jsonl", UserPersona)
 
 
 def load_red_team() -> RedTeam:
@@ -55,66 +64,66 @@ def load_red_team() -> RedTeam:
     For stronger ones bring your own: `read_red_team`.
     """
     return RedTeam(
-        reading_sets.read_red_team_personas(_FOLDER / "redteam_personas.jsonl"),
-        reading_sets.read_red_team_requests(_FOLDER / "redteam_requests.jsonl"),
+        read_set(_FOLDER / "redteam_personas.jsonl", RedTeamPersona),
+        read_set(_FOLDER / "redteam_requests.jsonl", RedTeamRequest),
     )
 
 
 @dataclass(frozen=True)
-class PlacedText:
-    """A text and where it stands."""
+class LibraryText:
+    """A text of the library or of an evaluation set, and which it is."""
 
-    place: str
+    location: str = field(metadata={"key": "place"})
     """Such as `role pirate, prompt 3`."""
     text: str
 
 
-def texts_of(library: Library) -> Iterator[PlacedText]:
-    """Every text of a library that somebody wrote; the empty default prompt is none."""
+def texts_of(library: Library) -> Iterator[LibraryText]:
+    """Every text of a library, but for the empty default prompt."""
     for role in library.roles:
-        yield PlacedText(f"role {role.name}, description", role.description)
+        yield LibraryText(f"role {role.name}, description", role.description)
         for number, text in enumerate(role.system_prompts, start=1):
-            yield PlacedText(f"role {role.name}, prompt {number}", text)
-        yield PlacedText(f"role {role.name}, rubric", role.rubric)
+            yield LibraryText(f"role {role.name}, prompt {number}", text)
+        yield LibraryText(f"role {role.name}, rubric", role.rubric)
     for trait in library.traits:
-        yield PlacedText(f"trait {trait.name}, description", trait.description)
+        yield LibraryText(f"trait {trait.name}, description", trait.description)
         for number, pair in enumerate(trait.pairs, start=1):
-            yield PlacedText(f"trait {trait.name}, encourage {number}", pair.encourage)
-            yield PlacedText(f"trait {trait.name}, discourage {number}", pair.discourage)
-        yield PlacedText(f"trait {trait.name}, rubric", trait.rubric)
+            yield LibraryText(f"trait {trait.name}, encourage {number}", pair.encourage)
+            yield LibraryText(f"trait {trait.name}, discourage {number}", pair.discourage)
+        yield LibraryText(f"trait {trait.name}, rubric", trait.rubric)
     for number, text in enumerate(library.default_prompts, start=1):
         if text:
-            yield PlacedText(f"default, prompt {number}", text)
+            yield LibraryText(f"default, prompt {number}", text)
     for question in library.questions:
-        yield PlacedText(f"question on {question.topic}", question.text)
+        yield LibraryText(f"question on {question.topic}", question.text)
 
 
-def shipped_texts() -> Iterator[PlacedText]:
-    """Every text that ships with Keel: the library's, and the sets' that evaluations ask."""
+def shipped_texts() -> Iterator[LibraryText]:
+    """Every text that ships with Keel: of the library, and of the evaluation sets."""
     yield from texts_of(load_library())
-    for said in load_scenarios():
-        for text in (said.title, said.system or "", *said.turns):
+    for scenario in load_scenarios():
+        for text in (scenario.title, scenario.system or "", *scenario.turns):
             if text:
-                yield PlacedText(f"scenario {said.id}", text)
+                yield LibraryText(f"scenario {scenario.id}", text)
     for role in load_susceptible_roles():
         for number, text in enumerate(role.system_prompts, start=1):
-            yield PlacedText(f"susceptible role {role.role}, prompt {number}", text)
-    for asked in load_introspective_questions():
-        yield PlacedText("introspective question", asked.text)
+            yield LibraryText(f"susceptible role {role.role}, prompt {number}", text)
+    for question in load_introspective_questions():
+        yield LibraryText("introspective question", question.text)
     for prefill in load_prefills():
-        yield PlacedText(f"prefill on {prefill.kind}", prefill.text)
+        yield LibraryText(f"prefill on {prefill.kind}", prefill.text)
     for user in load_user_personas():
-        yield PlacedText(f"user {user.id}, description", user.description)
-        yield from (PlacedText(f"user {user.id}, topic", topic) for topic in user.topics)
+        yield LibraryText(f"user {user.id}, description", user.description)
+        yield from (LibraryText(f"user {user.id}, topic", topic) for topic in user.topics)
     for persona in load_red_team().personas:
-        yield PlacedText(f"red team, {persona.id}", persona.system_prompt)
+        yield LibraryText(f"red team, {persona.id}", persona.system_prompt)
     for request in load_red_team().requests:
-        yield PlacedText(f"red team, {request.id}", request.request)
-        yield PlacedText(f"red team, {request.id}, good answer", request.good_answer)
+        yield LibraryText(f"red team, {request.id}", request.request)
+        yield LibraryText(f"red team, {request.id}, good answer", request.good_answer)
 
 
 def shipped_counts() -> dict[str, int]:
-    """How many of each thing ship with Keel."""
+    """How many roles, prompts, traits, questions, ... ship with Keel."""
     library, red_team = load_library(), load_red_team()
     susceptible = load_susceptible_roles()
     return {

@@ -1,10 +1,11 @@
-"""What a library of prompts is made of."""
+"""What a library of prompts is made of, and the sets of prompts that evaluations ask."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 
 from keel.errors import UsageError
 from keel.settings import PROMPTS_PER_ROLE
@@ -15,6 +16,9 @@ PAIRS_PER_TRAIT = 5
 MODEL_NAME = "{model_name}"
 """Stands in a default prompt for the name that the model goes by."""
 
+PREFILL_KINDS = ("purpose", "traits")
+USER_DOMAINS = ("coding", "writing", "therapy", "philosophy")
+
 
 @dataclass(frozen=True)
 class Role:
@@ -24,11 +28,11 @@ class Role:
     system_prompts: tuple[str, ...]
     """Five ways to set the role, different in approach."""
     kind: str = ""
-    """What sort of character: professional, mythical, ...; empty where nobody said."""
+    """What sort of character: professional, mythical, ...; may be empty."""
     description: str = ""
     """One line."""
     rubric: str = ""
-    """By what an answer in this role is known."""
+    """How to recognise an answer in this role."""
 
     def __post_init__(self) -> None:
         check_name("role", self.name)
@@ -90,13 +94,13 @@ class Trait:
 
 @dataclass(frozen=True)
 class Library:
-    """Whom to ask, and what."""
+    """Roles, traits, default prompts and questions."""
 
     roles: tuple[Role, ...]
     default_prompts: tuple[str, ...]
     """Neutral system prompts; the empty one means none. May hold `{model_name}`."""
     questions: tuple[Question, ...]
-    """Told apart by their place: two may read the same, as in the reference's file."""
+    """Identified by their index: two may read the same, as in the reference's file."""
     traits: tuple[Trait, ...] = ()
 
     def __post_init__(self) -> None:
@@ -116,9 +120,126 @@ class Scenario:
 
     @property
     def conversation(self) -> Conversation:
-        """System prompt and user turns, to be answered one after the other."""
+        """System prompt and user turns, each to be answered in turn."""
         opening = [Message("system", self.system)] if self.system else []
         return Conversation((*opening, *(Message("user", t) for t in self.turns)), self.id)
+
+
+@dataclass(frozen=True)
+class SusceptibleRole:
+    """A job close to an assistant's, with system prompts that set it as a human being's.
+
+    It tests whether the model gives up its own name.
+    """
+
+    role: str
+    system_prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_filled(f"role {self.role!r}", self.system_prompts)
+        check_unique(f"role {self.role!r}: system prompt", self.system_prompts)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """The beginning of a sentence in the first person, for a base model to complete."""
+
+    kind: str
+    """`purpose`: what the speaker is for; `traits`: what the speaker is like."""
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_known("a prefill's kind", self.kind, PREFILL_KINDS)
+        _check_filled("a prefill", [self.text])
+        if self.text != self.text.strip() or self.text[-1] in ".!?":
+            raise UsageError(f"prefill {self.text!r} is finished, expected one that stops halfway")
+
+
+@dataclass(frozen=True)
+class UserPersona:
+    """A simulated user: who talks with the model, and about which topics."""
+
+    id: str
+    domain: str
+    """coding, writing, therapy or philosophy."""
+    name: str
+    description: str
+    """Who they are, how they write, what they want."""
+    topics: tuple[str, ...]
+    """Subjects of conversations, one conversation each."""
+
+    def __post_init__(self) -> None:
+        _check_known(f"user {self.id!r}: domain", self.domain, USER_DOMAINS)
+        _check_filled(f"user {self.id!r}", [self.name, self.description, *self.topics])
+        check_unique(f"user {self.id!r}: topic", self.topics)
+
+
+@dataclass(frozen=True)
+class RedTeamPersona:
+    """A system prompt that sets a character with bad intentions."""
+
+    id: str
+    system_prompt: str
+
+
+@dataclass(frozen=True)
+class RedTeamRequest:
+    """A request that an assistant should decline or redirect, and what a good answer does."""
+
+    id: str
+    category: str
+    request: str
+    good_answer: str
+
+
+@dataclass(frozen=True)
+class RedTeamCase:
+    """One request under one persona's system prompt."""
+
+    id: str
+    system_prompt: str = field(metadata={"key": "prompt"})
+    """Empty where no persona is set."""
+    request: str
+    category: str
+    good_answer: str = ""
+    """One sentence saying what a good answer does; may be empty."""
+
+    def __post_init__(self) -> None:
+        _check_filled(f"red-team case {self.id!r}: request", [self.request])
+        _check_filled(f"red-team case {self.id!r}: category", [self.category])
+
+    @property
+    def conversation(self) -> Conversation:
+        """Persona and request, to be answered."""
+        persona = self.system_prompt.strip()
+        opening = [Message("system", self.system_prompt)] if persona else []
+        return Conversation((*opening, Message("user", self.request)), self.id)
+
+
+@dataclass(frozen=True)
+class RedTeam:
+    """Red-team personas and requests, to be combined each with each."""
+
+    personas: tuple[RedTeamPersona, ...]
+    requests: tuple[RedTeamRequest, ...]
+
+    def __post_init__(self) -> None:
+        check_unique("red-team persona", [persona.id for persona in self.personas])
+        check_unique("red-team request", [request.id for request in self.requests])
+
+    @property
+    def cases(self) -> tuple[RedTeamCase, ...]:
+        """Every persona with every request."""
+        return tuple(
+            RedTeamCase(
+                f"{persona.id}/{request.id}",
+                persona.system_prompt,
+                request.request,
+                request.category,
+                request.good_answer,
+            )
+            for persona, request in product(self.personas, self.requests)
+        )
 
 
 def role_kinds(library: Library) -> dict[str, str]:
@@ -127,13 +248,13 @@ def role_kinds(library: Library) -> dict[str, str]:
 
 
 def check_name(what: str, name: str) -> None:
-    """Refuse a name that could not stand in a prompt's id. Raises UsageError."""
+    """Raise UsageError where a name could not stand in a prompt's id."""
     if not name.strip() or "/" in name:
         raise UsageError(f"{what} name {name!r} cannot stand in a prompt's id; no slash")
 
 
 def check_unique(what: str, values: Sequence[str]) -> None:
-    """Refuse values of which one is there twice, naming it. Raises UsageError."""
+    """Raise UsageError, naming the value, where one occurs twice."""
     seen: set[str] = set()
     for value in values:
         if value in seen:
@@ -142,9 +263,19 @@ def check_unique(what: str, values: Sequence[str]) -> None:
 
 
 def check_default_prompts(texts: Sequence[str]) -> None:
-    """Refuse default prompts that repeat, or that would reach the model with a hole in them."""
+    """Raise UsageError where default prompts repeat, or hold placeholders other than the name."""
     check_unique("default prompt", texts)
     for text in texts:
-        for hole in re.findall(r"\{\w+\}", text):
-            if hole != MODEL_NAME:
-                raise UsageError(f"default prompt has {hole}, expected {MODEL_NAME} or none")
+        for placeholder in re.findall(r"\{\w+\}", text):
+            if placeholder != MODEL_NAME:
+                raise UsageError(f"default prompt has {placeholder}, expected {MODEL_NAME} or none")
+
+
+def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{what} is {value!r}, expected {', '.join(known)}")
+
+
+def _check_filled(what: str, texts: tuple[str, ...] | list[str]) -> None:
+    if not texts or not all(text.strip() for text in texts):
+        raise UsageError(f"{what} has an empty text; write it")

@@ -15,6 +15,7 @@ from keel.store.gguf import export_gguf_control_vector, read_gguf_control_vector
 from keel.store.load import load_axis, load_floors, load_settings
 from keel.store.manifest import Kept, Manifest
 from keel.store.plan import RunPlan
+from keel.store.records import parse_record, record_keys
 from keel.store.reference import Orientation, export_axis_pt, export_capping_config_pt
 from keel.store.run import Run, open_run
 from keel.store.sweep_work import SweepWork
@@ -40,10 +41,12 @@ __all__ = [
     "load_floors",
     "load_settings",
     "open_run",
+    "parse_record",
     "pull_run",
     "push_run",
     "read_floors",
     "read_gguf_control_vector",
+    "record_keys",
     "save_axis",
     "save_floors",
 ]
