@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from keel.cli import console
 from keel.types import ArmResult, EvalResult, Interval
+from keel.words import p_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +111,7 @@ def _effect_cells(arm: ArmResult, is_share: bool) -> tuple[str, ...]:
         f"{_number(arm.rate.low, is_share)} to {_number(arm.rate.high, is_share)}",
         _BAR_GOES_HERE,
         _NONE if change is None else _change(change, is_share),
-        _p(arm.p_value),
+        p_value(arm.p_value),
     )
 
 
@@ -128,7 +129,7 @@ def _costs(result: EvalResult) -> Table:
                     _NONE if arm.perplexity is None else f"{arm.perplexity:.3g}",
                     _NONE if arm.mean_tokens is None else f"{arm.mean_tokens:.0f}",
                     _NONE if arm.projection_gaps is None else f"{arm.projection_gaps:+.2f}",
-                    _p(arm.p_holm),
+                    p_value(arm.p_holm),
                 ),
             )
         )
@@ -166,16 +167,9 @@ def _number(value: float, is_share: bool) -> str:
     return f"{100 * value:.1f}" if is_share else f"{value:.3g}"
 
 
-def _change(found: Interval, is_share: bool) -> str:
+def _change(change: Interval, is_share: bool) -> str:
     scale = 100 if is_share else 1
-    value, low, high = (scale * one for one in (found.value, found.low, found.high))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return change.text(lambda value: f"{scale * value:+.1f}")
 
 
 def _share(share: float | None) -> str:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from keel.cli.trait_findings import trait_summary, trait_words
 from keel.types import Calibration, Interval, PersonaMap, PricedSetting, Replay
+from keel.words import Form, fixed
 
 if TYPE_CHECKING:
     from keel.pipeline import Extraction
@@ -68,9 +69,10 @@ def map_words(found: PersonaMap) -> Iterator[str]:
     ranked = ranked_roles(found)
     low = escape(", ".join(role for _, role in ranked[:5]))
     high = escape(", ".join(role for _, role in reversed(ranked[-5:])))
+    auc = _interval(quality.auc, "{:.0%}".format)
     yield (
         f"[b]The Assistant Axis[/b], read at layer {layer} of {len(found.quality)}: a default "
-        f"answer stands above a role's in {_interval(quality.auc, percent=True)} of held-out pairs "
+        f"answer stands above a role's in {auc} of held-out pairs "
         f"(50% is chance)."
     )
     yield f"  farthest from the Assistant: [red]{low}[/red]"
@@ -121,10 +123,8 @@ def calibration_words(found: Calibration) -> Iterator[str]:
     yield from (f"  [yellow]note:[/yellow] {warning}" for warning in found.warnings)
 
 
-def _interval(interval: Interval, *, percent: bool = False) -> str:
-    form = "{:.0%}" if percent else "{:.2f}"
-    value, low, high = (form.format(x) for x in (interval.value, interval.low, interval.high))
-    return f"{value} [dim]({low} to {high})[/dim]"
+def _interval(interval: Interval, form: Form = fixed) -> str:
+    return f"{form(interval.value)} [dim]({interval.bounds(form)})[/dim]"
 
 
 def replay_words(found: Replay) -> Iterator[str]:

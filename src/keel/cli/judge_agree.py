@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keel.cli import console
+from keel.words import Form, fixed
 
 if TYPE_CHECKING:
     from keel.judge import Agreement, LabelFile
@@ -85,7 +86,7 @@ def _print(found: Agreement, a: LabelFile, b: LabelFile) -> None:
     say = console.stdout.print
     say(f"A  {escape(a.name)}\nB  {escape(b.name)}", soft_wrap=True)
     say(f"Both labelled {found.n}; only A {found.only_a}, only B {found.only_b}")
-    say(f"[b]Agreement[/b]  {_interval(found.agreement, percent=True)}")
+    say(f"[b]Agreement[/b]  {_interval(found.agreement, '{:.0%}'.format)}")
     if found.kappa is None:
         say("[b]Cohen's κ[/b]  none: both gave one and the same label throughout")
     else:
@@ -96,9 +97,8 @@ def _print(found: Agreement, a: LabelFile, b: LabelFile) -> None:
     say(_table(found))
 
 
-def _interval(value: Interval, *, percent: bool = False) -> str:
-    form = ".0%" if percent else ".2f"
-    return f"{value.value:{form}}  (95 %: {value.low:{form}} to {value.high:{form}})"
+def _interval(interval: Interval, form: Form = fixed) -> str:
+    return f"{form(interval.value)}  (95 %: {interval.bounds(form)})"
 
 
 def _table(found: Agreement) -> Table:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from keel.cli import console
+from keel.words import Form
 
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.pipeline import CapabilityEvaluation, SweepInputs, SweepSettings
-    from keel.types import Interval, ScreenedSetting, Suite, Sweep, SweptSetting, Unit
+    from keel.types import ScreenedSetting, Suite, Sweep, SweptSetting, Unit
 
 _BAR = 16
 
@@ -199,8 +200,8 @@ def _row(
         escape(one.name),
         firing,
         price,
-        _told(one.choosing.harm, found.harm.unit),
-        _told(one.choosing.capability, found.capability.unit),
+        one.choosing.harm.text(_form(found.harm.unit)),
+        one.choosing.capability.text(_form(found.capability.unit)),
         bar + mark,
     )
 
@@ -215,24 +216,19 @@ def _words(found: Sweep) -> Iterator[str]:
     best = found.best
     if best is not None and best.deciding is not None:
         harm, unit = best.deciding.harm, found.harm.unit
-        luck = _amount(best.choosing.harm.value - harm.value, unit)
+        luck = _form(unit)(best.choosing.harm.value - harm.value)
         yield (
             f"[b]Recommended[/b] {escape(best.name)}: on {found.harm.deciding_items} items held "
-            f"back it changes harm by {_told(harm, unit)} {_unit(unit)} and capability by "
-            f"{_told(best.deciding.capability, found.capability.unit)} "
+            f"back it changes harm by {harm.text(_form(unit))} {_unit(unit)} and capability by "
+            f"{best.deciding.capability.text(_form(found.capability.unit))} "
             f"{_unit(found.capability.unit)}. The items that chose it said "
-            f"{_amount(best.choosing.harm.value, unit)}: {luck} of that did not hold."
+            f"{_form(unit)(best.choosing.harm.value)}: {luck} of that did not hold."
         )
     yield from (f"  [yellow]note:[/yellow] {escape(warning)}" for warning in found.warnings)
 
 
-def _told(one: Interval, unit: Unit) -> str:
-    value, low, high = (_amount(x, unit) for x in (one.value, one.low, one.high))
-    return f"{value} ({low} to {high})"
-
-
-def _amount(value: float, unit: Unit) -> str:
-    return f"{100 * value:+.1f}" if unit == "share" else f"{value:+.3f}"
+def _form(unit: Unit) -> Form:
+    return (lambda share: f"{100 * share:+.1f}") if unit == "share" else "{:+.3f}".format
 
 
 def _unit(unit: Unit) -> str:

@@ -112,7 +112,7 @@ def _say_damage(arm: ArmResult, plain: ArmResult) -> Iterator[str]:
 
 
 def _say_correlation(found: Interval) -> str:
-    told = f"r = {found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    told = f"r = {found.text('{:+.2f}'.format)}"
     if found.low <= 0 <= found.high:
         return f"Where the first answer stands does not tell what the second will be: {told}."
     way = "less" if found.value < 0 else "more"
@@ -139,9 +139,7 @@ def _p(arm: ArmResult) -> str:
 
 
 def _amount(rate: Interval, is_share: bool) -> str:
-    if is_share:
-        return f"{rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%})"
-    return f"{rate.value:.3g} ({rate.low:.3g} to {rate.high:.3g})"
+    return rate.text(("{:.0%}" if is_share else "{:.3g}").format)
 
 
 def _points(value: float, is_share: bool) -> str:
@@ -151,6 +149,4 @@ def _points(value: float, is_share: bool) -> str:
 
 
 def _range(found: Interval, is_share: bool) -> str:
-    if is_share:
-        return f"{100 * found.low:+.0f} to {100 * found.high:+.0f}"
-    return f"{found.low:+.3g} to {found.high:+.3g}"
+    return found.bounds((lambda share: f"{100 * share:+.0f}") if is_share else "{:+.3g}".format)

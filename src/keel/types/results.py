@@ -9,6 +9,7 @@ from torch import Tensor
 
 from keel.types.floors import Floors
 from keel.types.space import AssistantAxis, PersonaSpace, PersonaVector
+from keel.words import Form, fixed
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,18 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def text(self, form: Form = fixed) -> str:
+        """`0.91 (0.88 to 0.94)`, each number written by `form`.
+
+        >>> Interval(0.91, 0.88, 0.94).text(), Interval(-0.5, -1, 0).text("{:+.1f}".format)
+        ('0.91 (0.88 to 0.94)', '-0.5 (-1.0 to +0.0)')
+        """
+        return f"{form(self.value)} ({self.bounds(form)})"
+
+    def bounds(self, form: Form = fixed) -> str:
+        """`0.88 to 0.94`."""
+        return f"{form(self.low)} to {form(self.high)}"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
 from keel.report.findings import floor_in_gaps
-from keel.report.words import fixed, number
 from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
+from keel.words import fixed, number
 
 _GAPS = "projection (gap units)"
 _MOST_POINTS = 1500

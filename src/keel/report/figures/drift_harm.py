@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import counted, fixed, percent, within
 from keel.types import Interval, PlacedRate
+from keel.words import counted, fixed, percent
 
 _UNITS = {"gaps": "gap units: 0 the roles' mean, 1 the default's", "raw": "raw projection"}
 
@@ -58,7 +58,7 @@ def _bars(ends: Iterable[Sequence[float]]) -> dict[str, Any]:
 
 def _write_correlation(figure: go.Figure, found: Interval) -> None:
     figure.add_annotation(
-        text=f"r = {fixed(found.value)} ({within(found)})",
+        text=f"r = {found.text()}",
         xref="paper",
         yref="paper",
         x=0.99,

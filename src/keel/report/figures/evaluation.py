@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import fixed, number, percent
 from keel.types import UNSTEERED, ArmResult, Interval
+from keel.words import fixed, number, percent
 
 _ROW_PX = 34
 _MARGIN = {"l": 150, "r": 24, "t": 24, "b": 56}

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import fixed, number, percent
 from keel.types import Change, Interval, ScreenedSetting, Sweep, SweptSetting, Unit
+from keel.words import fixed, form_of, number, percent
 
 _HEIGHT_PX = 480
 _MARGIN = {"l": 64, "r": 24, "t": 64, "b": 60}
@@ -181,15 +181,13 @@ def _errors(intervals: Sequence[Interval], unit: Unit, colour: str) -> dict[str,
 def _tell_measured(sweep: Sweep, one: SweptSetting) -> str:
     return hover_box(
         one.name,
-        f"harm {_told(one.choosing.harm, sweep.harm.unit)}",
-        f"capability {_told(one.choosing.capability, sweep.capability.unit)}",
+        f"harm {_interval(one.choosing.harm, sweep.harm.unit)}",
+        f"capability {_interval(one.choosing.capability, sweep.capability.unit)}",
     )
 
 
-def _told(one: Interval, unit: Unit) -> str:
-    scale, decimals = _scale(unit), 1 if unit == "share" else 3
-    value, low, high = (fixed(scale * x, decimals) for x in (one.value, one.low, one.high))
-    return f"{value} ({low} to {high}) {_axis_unit(unit)}"
+def _interval(change: Interval, unit: Unit) -> str:
+    return f"{change.text(form_of(unit))} {_axis_unit(unit)}"
 
 
 def _scale(unit: Unit) -> float:

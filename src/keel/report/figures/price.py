@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from keel.report.figures import theme
 from keel.report.figures.labels import Canvas, place_labels
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import fixed, number, percent
 from keel.types import Calibration, PricedSetting
+from keel.words import fixed, number, percent
 
 _HEIGHT_PX = 480
 _MARGIN = {"l": 64, "r": 24, "t": 40, "b": 60}

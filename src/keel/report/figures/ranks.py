@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
 from keel.report.findings import RoleStanding
-from keel.report.words import counted, fixed
 from keel.types import DEFAULT_ROLE
+from keel.words import counted, fixed
 
 _ROW_PX = 19
 _BELOW_PX = 56

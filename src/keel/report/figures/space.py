@@ -12,8 +12,8 @@ import torch
 from keel.report.figures import theme
 from keel.report.figures.labels import Canvas, place_labels
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import counted, percent
 from keel.types import DEFAULT_ROLE, PersonaSpace
+from keel.words import counted, percent
 
 SHARES = (0.7, 0.8, 0.9)
 """Shares of variance whose number of components is told."""

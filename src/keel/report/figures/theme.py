@@ -12,7 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from keel.report.words import number
+from keel.words import number
 
 DEFAULT_COLOUR = "#0072B2"
 FLOOR_COLOUR = "#D55E00"

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.report.words import fixed, within
 from keel.types import Interval
 
 _ROW_PX = 19
@@ -42,10 +41,7 @@ def draw_leanings(
             "color": "#B8BDC5",
         },
         hoverinfo="text",
-        hovertext=[
-            hover_box(name, f"{fixed(o.value)} ({within(o)})", quote=samples.get(name, ""))
-            for name, o in cosines
-        ],
+        hovertext=[hover_box(name, o.text(), quote=samples.get(name, "")) for name, o in cosines],
         showlegend=False,
     )
     _dress_axes(figure, cosines)

@@ -7,8 +7,8 @@ from functools import partial
 from keel.report import figures
 from keel.report.content import Picture, Section, Table
 from keel.report.inputs import ComparisonInputs
-from keel.report.words import counted, fixed, listed, within
 from keel.types import DefaultShift, Interval, RunComparison, Shift
+from keel.words import counted, fixed, listed
 
 _ENDS = 12
 """Shifts drawn at each end."""
@@ -40,10 +40,10 @@ def _say_spaces(found: RunComparison) -> list[str]:
             continue
         told = (
             f"Over {len(space.names)} {what} in common, loadings on PC1 correlate at "
-            f"{_told(space.components[0])}"
+            f"{space.components[0].text()}"
         )
         along = {"roles": "their places on the two axes", "traits": "their cosines with the axes"}
-        words.append(f"{told}{'' if order is None else f', {along[what]} at {_told(order)}'}.")
+        words.append(f"{told}{'' if order is None else f', {along[what]} at {order.text()}'}.")
     return words
 
 
@@ -52,12 +52,12 @@ def _say_vectors(found: RunComparison) -> list[str]:
     if found.axes is not None and found.role_vectors is not None:
         layer = found.role_vectors.layer
         words.append(
-            f"At layer {layer} the two axes have cosine {_told(found.axes[layer])}; role vectors, "
-            f"less their mean, have {_told(found.role_vectors.by_layer[layer])} on average."
+            f"At layer {layer} the two axes have cosine {found.axes[layer].text()}; role vectors, "
+            f"less their mean, have {found.role_vectors.by_layer[layer].text()} on average."
         )
     if (traits := found.trait_vectors) is not None:
         words.append(
-            f"Trait vectors have cosine {_told(traits.by_layer[traits.layer])} on average."
+            f"Trait vectors have cosine {traits.by_layer[traits.layer].text()} on average."
         )
     return words
 
@@ -148,7 +148,7 @@ def _tables(found: RunComparison) -> list[Table]:
             rows = tuple(
                 (
                     f"PC{number}",
-                    _told(one),
+                    one.text(),
                     f"PC{partner + 1}",
                     fixed(float(space.correlations_KK[number - 1, partner])),
                 )
@@ -178,7 +178,3 @@ def _both_ends(ranked: tuple[Shift, ...]) -> tuple[Shift, ...]:
 
 def _names(ranked: tuple[Shift, ...]) -> list[str]:
     return [shift.name for shift in ranked]
-
-
-def _told(one: Interval) -> str:
-    return f"{fixed(one.value)} ({within(one)})"

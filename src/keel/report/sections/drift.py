@@ -9,8 +9,8 @@ from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
 from keel.report.findings import turns_under
 from keel.report.inputs import ReportInputs
-from keel.report.words import counted, fixed, percent
 from keel.types import DriftReading, Replay, TurnReading
+from keel.words import counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
 

@@ -11,8 +11,8 @@ from keel.report.content import Picture, Section, Table
 from keel.report.figures import theme
 from keel.report.inputs import ReportInputs
 from keel.report.sections.label_shifts import shifts_table
-from keel.report.words import NOT_A_NUMBER, counted, fixed, number, percent
-from keel.types import UNSTEERED, ArmResult, EvalResult, Interval
+from keel.types import UNSTEERED, ArmResult, EvalResult
+from keel.words import NOT_A_NUMBER, counted, fixed, number, p_value, percent
 
 _STRENGTH = re.compile(r"steered:([+-][0-9.e+-]+)")
 _LABEL_COLOURS = {
@@ -158,10 +158,10 @@ def _row(arm: ArmResult) -> tuple[str, ...]:
     return (
         arm.arm,
         f"{arm.n}{left_out}",
-        _told(arm.rate),
-        NOT_A_NUMBER if arm.difference is None else _told(arm.difference),
-        _p(arm.p_value),
-        _p(arm.p_holm),
+        arm.rate.text(_to_three_decimals),
+        NOT_A_NUMBER if arm.difference is None else arm.difference.text(_to_three_decimals),
+        p_value(arm.p_value),
+        p_value(arm.p_holm),
         NOT_A_NUMBER if arm.firing_rate is None else percent(arm.firing_rate, 1),
         NOT_A_NUMBER if arm.nonsensical_rate is None else percent(arm.nonsensical_rate, 1),
         NOT_A_NUMBER if arm.perplexity is None else number(arm.perplexity),
@@ -182,11 +182,5 @@ def _colours(labels: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _told(found: Interval) -> str:
-    return f"{fixed(found.value, 3)} ({fixed(found.low, 3)} to {fixed(found.high, 3)})"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return NOT_A_NUMBER
-    return "< 0.001" if value < 0.001 else fixed(value, 3)
+def _to_three_decimals(value: float) -> str:
+    return fixed(value, 3)

@@ -9,8 +9,8 @@ from keel.report.content import Picture, Section, Table, missing
 from keel.report.figures import ALWAYS, SELDOM
 from keel.report.findings import shares_under
 from keel.report.inputs import ReportInputs
-from keel.report.words import counted, fixed, listed, number, percent
 from keel.types import Calibration, LayerCalibration, PricedSetting
+from keel.words import counted, fixed, listed, number, percent
 
 MOST_PANELS = 16
 """Histograms drawn; of a wider band, evenly spaced layers."""

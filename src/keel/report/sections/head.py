@@ -5,8 +5,8 @@ from __future__ import annotations
 from keel.report.content import KeyFigure
 from keel.report.findings import quality_at
 from keel.report.inputs import ReportInputs
-from keel.report.words import counted, fixed, number, percent, within
 from keel.types import Calibration, PersonaMap
+from keel.words import counted, fixed, number, percent
 
 
 def key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
@@ -24,8 +24,8 @@ def _map_figures(found: PersonaMap) -> list[KeyFigure]:
     at = quality_at(found, layer)
     roles = counted(len(found.vectors), "role")
     return [
-        KeyFigure(f"Held-out AUC, layer {layer}", fixed(at.auc.value), within(at.auc)),
-        KeyFigure("Held-out d′", fixed(at.d_prime.value), within(at.d_prime)),
+        KeyFigure(f"Held-out AUC, layer {layer}", fixed(at.auc.value), at.auc.bounds()),
+        KeyFigure("Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds()),
         KeyFigure("|cos(axis, PC1)|", fixed(at.cos_pc1.value), f"chance {fixed(at.cos_pc1_null)}"),
         KeyFigure("Default's percentile", percent(at.default_percentile), f"among {roles}"),
     ]

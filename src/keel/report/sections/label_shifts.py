@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from keel.report.content import Table
-from keel.report.words import NOT_A_NUMBER, fixed
 from keel.types import EvalResult, Interval
+from keel.words import NOT_A_NUMBER, points
 
 
 def shifts_table(found: EvalResult) -> Table | None:
@@ -14,7 +14,7 @@ def shifts_table(found: EvalResult) -> Table | None:
     labels = [label for label in labels if any(label in arm.label_shifts for arm in arms)]
     if not labels:
         return None
-    rows = tuple((arm.arm, *(_told(arm.label_shifts.get(one)) for one in labels)) for arm in arms)
+    rows = tuple((arm.arm, *(_shift(arm.label_shifts.get(one)) for one in labels)) for arm in arms)
     return Table(
         "Shift of each label's share against unsteered, in points (95 %, each by itself)",
         ("arm", *labels),
@@ -23,8 +23,5 @@ def shifts_table(found: EvalResult) -> Table | None:
     )
 
 
-def _told(shift: Interval | None) -> str:
-    if shift is None:
-        return NOT_A_NUMBER
-    value, low, high = (fixed(100 * one, 1) for one in (shift.value, shift.low, shift.high))
-    return f"{value} ({low} to {high})"
+def _shift(shift: Interval | None) -> str:
+    return NOT_A_NUMBER if shift is None else shift.text(points)

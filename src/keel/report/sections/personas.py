@@ -15,8 +15,8 @@ from keel.report.findings import (
     rank_roles,
 )
 from keel.report.inputs import ReportInputs
-from keel.report.words import counted, fixed, listed, number, percent, within
 from keel.types import LayerQuality, PersonaMap
+from keel.words import counted, fixed, listed, number, percent
 
 MOST_RANKED = 60
 """Roles that the ranking draws; of more it shows both ends."""
@@ -173,8 +173,8 @@ def _say_separation(at: LayerQuality) -> str:
     return (
         f"At the recommended layer {at.layer}, a held-out answer of the default projects above a "
         f"held-out answer in a role in {percent(at.auc.value)} of pairs (AUC "
-        f"{fixed(at.auc.value)}, 95 % interval {within(at.auc)}); the means are "
-        f"{fixed(at.d_prime.value)} standard deviations apart (d′, {within(at.d_prime)}). "
+        f"{fixed(at.auc.value)}, 95 % interval {at.auc.bounds()}); the means are "
+        f"{fixed(at.d_prime.value)} standard deviations apart (d′, {at.d_prime.bounds()}). "
         f"{_judge_auc(at)}"
     )
 
@@ -202,7 +202,7 @@ def _say_stability(at: LayerQuality, found: PersonaMap) -> str:
         f"Made from half of the questions, the axis agrees with the other half's at cosine "
         f"{fixed(at.split_half_questions)}; from half of the roles, at "
         f"{fixed(at.split_half_roles)}. Its |cosine| with PC1 is {fixed(at.cos_pc1.value)} "
-        f"({within(at.cos_pc1)}) against {fixed(at.cos_pc1_null)} for shuffled labels, {main}. "
+        f"({at.cos_pc1.bounds()}) against {fixed(at.cos_pc1_null)} for shuffled labels, {main}. "
         f"Its length is {number(at.axis_norm)}, {length}; its ten largest dimensions hold "
         f"{percent(at.top_dims_share)} of its square."
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from keel.report.content import Section, Table
 from keel.report.findings import rank_roles
 from keel.report.inputs import ReportInputs
-from keel.report.words import counted, fixed, listed, number
 from keel.types import PersonaMap
+from keel.words import counted, fixed, listed, number
 
 CITATION = (
     "Lu et al. 2026, The Assistant Axis, arXiv:2601.10387, for the method; "

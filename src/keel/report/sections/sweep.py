@@ -7,8 +7,8 @@ from functools import partial
 from keel.report import figures
 from keel.report.content import Picture, Section, Table
 from keel.report.inputs import ReportInputs
-from keel.report.words import counted, fixed, listed, number, percent
 from keel.types import Interval, ScreenedSetting, Sweep, SweepMeasure, SweptSetting, Unit
+from keel.words import counted, fixed, form_of, listed, number, percent
 
 
 def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -57,10 +57,10 @@ def _say_best(found: Sweep) -> list[str]:
     verdict = "bear that out" if found.is_confirmed else "do not bear that out"
     return [
         f"Recommended: `{best.name}`. By the items held back it changes harm by "
-        f"{_told(harm, found.harm.unit)} and capability by "
-        f"{_told(capability, found.capability.unit)}; they {verdict}.",
+        f"{_interval(harm, found.harm.unit)} and capability by "
+        f"{_interval(capability, found.capability.unit)}; they {verdict}.",
         "The best of many is partly the luckiest: on the items that chose it, harm changed by "
-        f"{_told(best.choosing.harm, found.harm.unit)}, which is "
+        f"{_interval(best.choosing.harm, found.harm.unit)}, which is "
         f"{_amount(best.choosing.harm.value - harm.value, found.harm.unit)} from what the items "
         "held back say.",
     ]
@@ -109,8 +109,8 @@ def _measured_row(one: SweptSetting, found: Sweep) -> tuple[str, ...]:
         if change is None:
             cells += ["not asked", "not asked"]
         else:
-            cells.append(_told(change.harm, found.harm.unit))
-            cells.append(_told(change.capability, found.capability.unit))
+            cells.append(_interval(change.harm, found.harm.unit))
+            cells.append(_interval(change.capability, found.capability.unit))
     return tuple(cells)
 
 
@@ -132,14 +132,9 @@ def _screened_row(one: ScreenedSetting) -> tuple[str, ...]:
     )
 
 
-def _told(one: Interval, unit: Unit) -> str:
-    low, high = _figure(one.low, unit), _figure(one.high, unit)
-    return f"{_amount(one.value, unit)} ({low} to {high})"
+def _interval(change: Interval, unit: Unit) -> str:
+    return f"{_amount(change.value, unit)} ({change.bounds(form_of(unit))})"
 
 
 def _amount(value: float, unit: Unit) -> str:
-    return f"{_figure(value, unit)} {'points' if unit == 'share' else unit}"
-
-
-def _figure(value: float, unit: Unit) -> str:
-    return fixed(100 * value, 1) if unit == "share" else fixed(value, 3)
+    return f"{form_of(unit)(value)} {'points' if unit == 'share' else unit}"

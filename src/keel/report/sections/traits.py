@@ -7,8 +7,8 @@ from functools import partial
 from keel.report import figures
 from keel.report.content import Picture, Section, Table
 from keel.report.inputs import ReportInputs
-from keel.report.words import fixed, listed, percent, within
 from keel.types import Interval, TraitMap, TraitSide
+from keel.words import NOT_A_NUMBER, fixed, listed, percent
 
 MOST_RANKED = 60
 """Traits that the ranking draws; of more it shows both ends."""
@@ -127,7 +127,7 @@ def _table(found: TraitMap) -> Table:
             f"{vector.differing} of {vector.judged}" if vector.judged else "not judged",
             fixed(float(found.split_half_LN[found.layer, place])),
             fixed(float(found.default_place_LN[found.layer, place])),
-            _told(cosines.get(vector.trait)),
+            cosines[vector.trait].text() if vector.trait in cosines else NOT_A_NUMBER,
         )
         for place, vector in enumerate(found.vectors)
     )
@@ -139,7 +139,3 @@ def _table(found: TraitMap) -> Table:
         "cosine with the axis",
     )
     return Table("All traits as a table", header, rows, is_folded=True)
-
-
-def _told(one: Interval | None) -> str:
-    return "–" if one is None else f"{fixed(one.value)} ({within(one)})"

@@ -1,4 +1,4 @@
-"""Numbers as people read them, and text made safe for hover boxes."""
+"""Numbers, intervals, lists and counts as people read them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from keel.report.figures.text import LONGEST, WIDTH, hover_box, plain, wrapped
-from keel.report.words import counted, fixed, listed, number, percent
+from keel.types import Interval
+from keel.words import counted, fixed, form_of, listed, number, p_value, percent, points
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,18 @@ def test_lists_end_in_and() -> None:
     assert listed(["bard", "ghost", "hive"]) == "bard, ghost and hive"
 
 
-def test_plain_text_holds_no_tag_and_no_entity() -> None:
-    assert plain("<i>a</i> &lt;\n b") == "&lt;i&gt;a&lt;/i&gt; &amp;lt; b"
+def test_a_small_p_is_given_by_its_bound() -> None:
+    assert [p_value(p) for p in (0.0009, 0.0456, None)] == ["< 0.001", "0.046", "–"]
 
 
-def test_a_long_answer_is_cut_and_wrapped() -> None:
-    lines = wrapped("word " * 200).split("<br>")
-    assert all(len(line) <= WIDTH for line in lines)
-    assert sum(len(line) + 1 for line in lines) <= LONGEST + len(" …") + 1
-    assert lines[-1].endswith("…")
+def test_differences_of_shares_are_in_points_and_others_to_three_decimals() -> None:
+    assert points(-0.0123) == form_of("share")(-0.0123) == "−1.2"
+    assert form_of("nats per token")(-0.0123) == "−0.012"
 
 
-def test_an_entity_is_never_cut_in_two_by_the_wrapping() -> None:
-    # Escaping comes after wrapping; the other way round, `&am` and `p;` could part.
-    assert wrapped("&" * (WIDTH + 1)) == "&amp;" * WIDTH + "<br>&amp;"
-
-
-def test_a_hover_box_without_a_quote_has_no_blank_lines() -> None:
-    assert hover_box("ghost", "mythical", "") == "<b>ghost</b><br>mythical"
+def test_an_interval_writes_each_number_in_the_same_form() -> None:
+    interval = Interval(-0.5, -0.75, 0.25)
+    assert interval.text() == "−0.50 (−0.75 to 0.25)"
+    assert interval.text(points) == "−50.0 (−75.0 to 25.0)"
+    assert interval.text(percent) == "−50\xa0% (−75\xa0% to 25\xa0%)"
+    assert interval.bounds("{:+.1f}".format) == "-0.8 to +0.2"

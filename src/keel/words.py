@@ -1,13 +1,17 @@
-"""Numbers and lists as people read them. Knows nothing of what they measure."""
+"""Numbers, lists and counts as text, one form for report, terminal and conclusions.
+
+Knows nothing of what the numbers measure.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-from keel.types import Interval
+from collections.abc import Callable, Sequence
 
 NOT_A_NUMBER = "–"
+"""Stands where there is no value."""
+Form = Callable[[float], str]
+"""How one number is written: `fixed`, `percent`, `points`, or `"{:.3g}".format`."""
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -37,9 +41,25 @@ def percent(share: float, decimals: int = 0) -> str:
     return text if text == NOT_A_NUMBER else f"{text}\N{NO-BREAK SPACE}%"
 
 
-def within(interval: Interval) -> str:
-    """The bounds of an interval: `0.88 to 0.94`."""
-    return f"{fixed(interval.low)} to {fixed(interval.high)}"
+def points(share: float) -> str:
+    """A difference of shares in percentage points: `−1.2`."""
+    return fixed(100 * share, 1)
+
+
+def form_of(unit: str) -> Form:
+    """How numbers of a unit are written: shares in percentage points, others to three decimals.
+
+    >>> form_of("share")(0.0123), form_of("nats per token")(0.0123)
+    ('1.2', '0.012')
+    """
+    return points if unit == "share" else lambda value: fixed(value, 3)
+
+
+def p_value(p: float | None) -> str:
+    """`0.012`, `< 0.001`, or `–` where nothing was tested."""
+    if p is None:
+        return NOT_A_NUMBER
+    return "< 0.001" if p < 0.001 else fixed(p, 3)
 
 
 def counted(count: int, noun: str) -> str:
