@@ -8,7 +8,7 @@ import torch
 from keel.engines.transformers import TransformersEngine
 from keel.errors import ChatTemplateError, UsageError
 from keel.judge import ChannelGrader, LabelGrader
-from keel.judge.endpoint.prompting import make_question
+from keel.judge.prompting import make_judge_prompt
 from keel.prompts import read_rubrics
 from keel.testing import tiny_model, tiny_tokenizer
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel
@@ -94,10 +94,10 @@ def test_a_short_scale_is_read_in_full():
 def test_it_is_asked_what_other_judges_are_asked():
     engine = Listener(FAVOURS_YES)
     list(LabelGrader(engine, is_calibrated=False).grade([PURR], CATS))
-    question = make_question(PURR, CATS)
+    prompt = make_judge_prompt(PURR, CATS)
     system, user, reply = engine.asked[0].messages
-    assert system.content == question.system
-    assert user.content.startswith(question.material)
+    assert system.content == prompt.system
+    assert user.content.startswith(prompt.material)
     assert reply.content == "Label: yes"
 
 
@@ -119,10 +119,10 @@ def test_probabilities_are_those_of_the_models_own_logits():
     """Worked out apart: each reply's tokens, one whole sequence at a time, plain softmax."""
     engine = tiny()
     (found,) = LabelGrader(engine, is_calibrated=False).grade([PURR], CATS)
-    question = make_question(PURR, CATS)
+    prompt = make_judge_prompt(PURR, CATS)
     head = (
-        Message("system", question.system),
-        Message("user", f"{question.material}\n\n{question.wanted}"),
+        Message("system", prompt.system),
+        Message("user", f"{prompt.material}\n\n{prompt.wanted}"),
     )
     sums = []
     for reply in ("Label: yes", "Label: no"):

@@ -8,11 +8,11 @@ from keel.errors import UsageError
 from keel.judge import (
     ChannelGrader,
     EndpointGrader,
-    EndpointLimits,
     HeuristicGrader,
     LabelGrader,
     open_grader,
 )
+from keel.settings import EndpointLimits
 from keel.testing import FakeEngine
 from keel.types import Grader
 
@@ -52,7 +52,11 @@ def test_address_and_limits_reach_the_endpoint_judge():
     limits = EndpointLimits(max_requests=3)
     found = opened("openai:m", url="http://127.0.0.1:1/v1", limits=limits)
     assert isinstance(found, EndpointGrader)
-    assert (found.model, found.address, found.limits) == ("m", "http://127.0.0.1:1/v1", limits)
+    assert (found.endpoint.model, found.endpoint.address, found.limits) == (
+        "m",
+        "http://127.0.0.1:1/v1",
+        limits,
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.evaluate import Arm, ServedAnswerer
-    from keel.judge import EndpointLimits
     from keel.pipeline import Evaluation
+    from keel.settings import EndpointLimits
     from keel.store import Run
     from keel.types import Grader, Suite
 

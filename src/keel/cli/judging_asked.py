@@ -10,7 +10,8 @@ from keel.cli import console
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.judge import EndpointLimits, Judge, RubricJudge
+    from keel.judge import Judge, RubricJudge
+    from keel.settings import EndpointLimits
     from keel.store import Run
     from keel.types import Grader, Rollout
 
@@ -132,6 +133,6 @@ def endpoint_limits(
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not asked:
         return None
-    from keel.judge import EndpointLimits
+    from keel.settings import EndpointLimits
 
     return EndpointLimits(**asked)

@@ -1,33 +1,35 @@
 """Items answered by a model behind an OpenAI-compatible address.
 
-Its inside is out of reach: no projection, no perplexity. Of arms it knows words, and the settings
-that a server of Keel's has under their names. The key comes from the environment.
+Its activations are out of reach: no projection, no perplexity. Of arms it can do those made of
+words, and the settings that a server of Keel's has under their names.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from keel.errors import EndpointError, MissingExtraError, NotAppliedError, UsageError
+from keel.endpoint import (
+    ChatRequest,
+    Connection,
+    Endpoint,
+    EndpointClient,
+    EndpointFaultError,
+)
+from keel.errors import NotAppliedError
 from keel.evaluate.answering import Replies, Reply
 from keel.evaluate.arm_making import spoken_arms
 from keel.evaluate.arm_names import ArmSpec
 from keel.evaluate.arms import Arm
+from keel.settings import EndpointLimits
 from keel.types import UNSTEERED, Conversation, Message, ModelIdentity, Sampling
 
-_KEY_VARIABLE = "OPENAI_API_KEY"
-_NO_KEY = "none"
-"""What a server is told that asks for no key."""
 _SERVED_AS_IT_IS = ""
 _UNKNOWN = "keel-evaluate-asks-whether-settings-are-known"
 _BATCH = 16
-_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,20 @@ def served_arms(specs: Sequence[ArmSpec]) -> ServedArms:
     arms = tuple(_capped(spec) if spec.name in capped else spoken[spec.name] for spec in specs)
     plain = UNSTEERED if capped else _SERVED_AS_IT_IS
     settings = {arm.name: capped[arm.name].setting if arm.name in capped else plain for arm in arms}
-    told = (
+    unproven = (
         "that nothing steers the model is the word of whoever serves it: no setting was asked for"
     )
-    return ServedArms(arms, settings, () if capped else (told,))
+    return ServedArms(arms, settings, () if capped else (unproven,))
+
+
+def _capped(spec: ArmSpec) -> Arm:
+    note = f"the server's setting {spec.setting}" if spec.setting else "as the server holds it"
+    return Arm(spec.name, note=note)
 
 
 @dataclass(frozen=True)
 class ServedAnswerer:
-    """A model behind an address; several requests at a time, retried by the client."""
+    """Answers items by a model behind an address; several requests at a time, retried."""
 
     model: str
     base_url: str
@@ -70,12 +77,14 @@ class ServedAnswerer:
     """Of a request that was refused for now (429, 5xx) or not answered in time."""
     stops: tuple[str, ...] = ()
     """Texts at which the server is to end an answer."""
+    _client: EndpointClient = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not urlsplit(self.base_url).hostname:
-            raise UsageError(
-                f"address is {self.base_url!r}, expected one such as http://127.0.0.1:8000/v1"
-            )
+        limits = EndpointLimits(
+            attempts=self.retries + 1, timeout_s=self.timeout_s, first_wait_s=0.5, longest_wait_s=8
+        )
+        client = EndpointClient(Endpoint(self.model, self.base_url), limits)
+        object.__setattr__(self, "_client", client)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -84,15 +93,15 @@ class ServedAnswerer:
 
     def fingerprint(self, arm: Arm) -> str:
         """The setting asked for, and the arm's own words."""
-        told = f"served {self.settings.get(arm.name, '')} {arm.fingerprint}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        served = f"served {self.settings.get(arm.name, '')} {arm.fingerprint}"
+        return hashlib.sha256(served.encode()).hexdigest()
 
     def plan(
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> tuple[tuple[int, ...], ...]:
         """Sixteen at a time, in their order: what a kill can cost."""
-        places = range(len(conversations))
-        return tuple(tuple(places[at : at + _BATCH]) for at in range(0, len(places), _BATCH))
+        rows = range(len(conversations))
+        return tuple(tuple(rows[at : at + _BATCH]) for at in range(0, len(rows), _BATCH))
 
     def answer(
         self,
@@ -106,34 +115,50 @@ class ServedAnswerer:
         """Ask all of a batch. Raises EndpointError where one is refused, NotAppliedError where
         the server knows no settings and one is asked for."""
         setting = self.settings.get(arm.name, _SERVED_AS_IT_IS)
-        found: dict[int, Reply] = {}
-        with _client(self) as client:
-            ask = _Asking(client, self.model, sampling, setting, self.stops)
+        replies: dict[int, Reply] = {}
+        with self._client.connect() as connection:
             if setting:
-                self._check_settings_are_known(ask)
-            with ThreadPoolExecutor(_WORKERS) as workers:
-                waiting = {
-                    workers.submit(ask, arm.change(one), (seed + place) % 2**31): place
-                    for place, one in enumerate(conversations)
-                }
-                for done in as_completed(waiting):
-                    found[waiting[done]] = self._told(done.result)
-                    on_reply()
-        return Replies(tuple(found[place] for place in range(len(conversations))))
+                self._check_settings_are_known(connection, sampling)
+
+            def ask(row: int) -> tuple[int, Reply]:
+                words = arm.change(conversations[row])
+                request = self._request(words, sampling, (seed + row) % 2**31, setting)
+                reply = connection.ask(request)
+                tokens = reply.counted.received if reply.counted else len(reply.text.split())
+                return row, Reply(reply.text, tokens, "length" if reply.is_cut else "stop")
+
+            for row, reply in connection.ask_all(range(len(conversations)), ask):
+                replies[row] = reply
+                on_reply()
+        return Replies(tuple(replies[row] for row in range(len(conversations))))
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """None each: the model cannot be read."""
         return [None] * len(conversations)
 
-    def _check_settings_are_known(self, ask: _Asking) -> None:
-        """A server of Keel's refuses a setting that it does not have; another takes no notice."""
-        import openai
+    def _request(
+        self, conversation: Conversation, sampling: Sampling, seed: int, setting: str
+    ) -> ChatRequest:
+        fields = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+        beyond_openai: dict[str, Any] = {}  # vLLM's; nothing where nothing is needed
+        if setting:
+            beyond_openai["vllm_xargs"] = {"keel": setting}
+        if conversation.messages[-1].speaker == "assistant":
+            beyond_openai |= {"add_generation_prompt": False, "continue_final_message": True}
+        return ChatRequest.of(
+            conversation.messages,
+            max_tokens=sampling.max_new_tokens,
+            sampling=fields | ({"stop": list(self.stops)} if self.stops else {}),
+            extra_body=beyond_openai,
+        )
 
+    def _check_settings_are_known(self, connection: Connection, sampling: Sampling) -> None:
+        """A server of Keel's refuses a setting that it does not have; another takes no notice."""
         hello = Conversation((Message("user", "Hello"),))
         try:
-            self._told(lambda: replace(ask, setting=_UNKNOWN)(hello, 0))
-        except EndpointError as error:
-            if isinstance(error.__cause__, openai.BadRequestError):
+            connection.ask(self._request(hello, sampling, 0, _UNKNOWN))
+        except EndpointFaultError as error:
+            if error.status == 400:
                 return
             raise
         raise NotAppliedError(
@@ -141,75 +166,3 @@ class ServedAnswerer:
             "same: it takes no notice of settings, so its arms would all be one; serve the run "
             "with Keel (docs/vllm.md), or take none, prompt, reprompt"
         )
-
-    def _told(self, result: Callable[[], Reply]) -> Reply:
-        import openai
-
-        try:
-            return result()
-        except openai.OpenAIError as error:
-            raise EndpointError(
-                f"{self.model!r} at {self.base_url} did not answer: {error}; check address, key "
-                f"({_KEY_VARIABLE}) and the model's name, and run the same command again"
-            ) from error
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """One request under one setting."""
-
-    client: Any
-    model: str
-    sampling: Sampling
-    setting: str
-    stops: tuple[str, ...] = ()
-
-    def __call__(self, conversation: Conversation, seed: int) -> Reply:
-        answer = self.client.chat.completions.create(
-            model=self.model,
-            messages=[{"role": m.speaker, "content": m.content} for m in conversation.messages],
-            max_tokens=self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            seed=seed,
-            **({"stop": list(self.stops)} if self.stops else {}),
-            extra_body=self._beyond_openai(conversation),
-        )
-        choices = getattr(answer, "choices", None)  # a page of HTML comes back as a string
-        if not choices:
-            raise EndpointError(f"{self.model!r} answered nothing; check address and model")
-        text = choices[0].message.content or ""
-        usage = getattr(answer, "usage", None)
-        tokens = len(text.split()) if usage is None else usage.completion_tokens
-        is_cut = choices[0].finish_reason == "length"
-        return Reply(text, tokens, "length" if is_cut else "stop")
-
-    def _beyond_openai(self, conversation: Conversation) -> dict[str, Any]:
-        """What vLLM understands besides; nothing where nothing is needed."""
-        body: dict[str, Any] = {}
-        if self.setting:
-            body["vllm_xargs"] = {"keel": self.setting}
-        if conversation.messages[-1].speaker == "assistant":
-            body |= {"add_generation_prompt": False, "continue_final_message": True}
-        return body
-
-
-def _client(answerer: ServedAnswerer) -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError(
-            "asking a model behind an address needs openai, which is not installed; "
-            "pip install 'keel-llm[evaluate]'"
-        ) from error
-    return openai.OpenAI(
-        api_key=os.environ.get(_KEY_VARIABLE) or _NO_KEY,
-        base_url=answerer.base_url,
-        timeout=answerer.timeout_s,
-        max_retries=answerer.retries,
-    )
-
-
-def _capped(spec: ArmSpec) -> Arm:
-    note = f"the server's setting {spec.setting}" if spec.setting else "as the server holds it"
-    return Arm(spec.name, note=note)

@@ -3,7 +3,7 @@
 from keel.judge.agreement import Agreement, agree
 from keel.judge.channel import ChannelGrader
 from keel.judge.clusters import ClusterGrader, Clustering
-from keel.judge.endpoint import EndpointGrader, EndpointLimits, JudgingPrice, Spending
+from keel.judge.endpoint import EndpointGrader, JudgingPrice
 from keel.judge.guard import guarded
 from keel.judge.heuristic import HeuristicGrader
 from keel.judge.label_files import LabelFile, in_same_words, read_labels
@@ -21,7 +21,6 @@ __all__ = [
     "ClusterGrader",
     "Clustering",
     "EndpointGrader",
-    "EndpointLimits",
     "HeuristicGrader",
     "Judge",
     "JudgementSummary",
@@ -31,7 +30,6 @@ __all__ = [
     "LabellingSession",
     "LikelihoodJudge",
     "RubricJudge",
-    "Spending",
     "agree",
     "guarded",
     "in_same_words",

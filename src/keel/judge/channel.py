@@ -15,8 +15,8 @@ import torch
 
 from keel.engines import Engine
 from keel.errors import UsageError
-from keel.judge.endpoint.prompting import fill_instruction, make_question
 from keel.judge.labels import answer_likelihoods, model_name, verdict_of
+from keel.judge.prompting import fill_instruction, make_judge_prompt
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel, Verdict
 
 _TOLD = "{instruction}\n\nThe next answer is of this kind. {name}: {meaning}"
@@ -49,7 +49,7 @@ class ChannelGrader:
                 "take another judge, e.g. self or openai:MODEL"
             )
         for case in cases:
-            make_question(case, rubric)
+            make_judge_prompt(case, rubric)
         return (self._graded(case, rubric) for case in cases)
 
     def _graded(self, case: Case, rubric: Rubric) -> Verdict:

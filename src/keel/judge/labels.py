@@ -12,7 +12,7 @@ from torch import Tensor
 
 from keel.engines import Engine, Recording
 from keel.errors import ChatTemplateError
-from keel.judge.endpoint.prompting import fill_instruction, make_question, prompt_hash
+from keel.judge.prompting import fill_instruction, make_judge_prompt, prompt_hash
 from keel.types import Case, Conversation, Message, Rubric, Verdict
 
 _REPLY = "Label: "
@@ -53,7 +53,7 @@ class LabelGrader:
         Raises UsageError, before anything is read, for a case that does not fit the rubric.
         """
         for case in cases:
-            make_question(case, rubric)
+            make_judge_prompt(case, rubric)
         return (self._graded(case, rubric) for case in cases)
 
     def _graded(self, case: Case, rubric: Rubric) -> Verdict:
@@ -72,9 +72,9 @@ class LabelGrader:
         return self._priors[key]
 
     def _log_shares(self, case: Case, rubric: Rubric) -> Float[Tensor, " option"]:
-        question = make_question(case, rubric)
-        asked = f"{question.material}\n\n{question.wanted}"
-        head = (Message("system", question.system), Message("user", asked))
+        prompt = make_judge_prompt(case, rubric)
+        user = f"{prompt.material}\n\n{prompt.wanted}"
+        head = (Message("system", prompt.system), Message("user", user))
         replies = [_REPLY + name for name in options_of(rubric)]
         read = [Conversation((*head, Message("assistant", reply))) for reply in replies]
         sums = [scores_T.sum() for scores_T in answer_likelihoods(self.engine, read)]

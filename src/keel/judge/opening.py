@@ -8,9 +8,10 @@ from keel.engines import Engine, open_engine
 from keel.errors import UsageError
 from keel.judge.channel import ChannelGrader
 from keel.judge.clusters import ClusterGrader, Embed, parse_clusters
-from keel.judge.endpoint import EndpointGrader, EndpointLimits
+from keel.judge.endpoint import EndpointGrader
 from keel.judge.heuristic import HeuristicGrader
 from keel.judge.labels import LabelGrader
+from keel.settings import EndpointLimits
 from keel.types import Grader
 
 KNOWN = "heuristic, self, channel, clusters, local:MODEL, channel:MODEL or openai:MODEL"

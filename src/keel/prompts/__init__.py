@@ -6,8 +6,13 @@ from keel.prompts.choosing import (
     make_prompts,
     make_trait_prompts,
 )
-from keel.prompts.endpoint import open_endpoint
-from keel.prompts.generating import Wanted, generate_role, generate_trait, save_prompts
+from keel.prompts.generating import (
+    Wanted,
+    generate_role,
+    generate_trait,
+    open_endpoint,
+    save_prompts,
+)
 from keel.prompts.pricing import Price, price_roles, price_traits
 from keel.prompts.reading import (
     read_library,

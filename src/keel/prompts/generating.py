@@ -6,17 +6,20 @@ Lu et al. 2026 had theirs written so, from a name and a description (arXiv:2601.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keel.errors import UsageError
+from keel.endpoint import ChatRequest, Endpoint, EndpointClient
+from keel.errors import EndpointError, UsageError
 from keel.prompts.checking import DESCRIPTION_WORDS, Fault, find_faults
 from keel.prompts.files import Record
 from keel.prompts.reading import role_of, trait_of
 from keel.prompts.shipped import load_library
 from keel.prompts.values import Library, Role, Trait
+from keel.settings import EndpointLimits
 from keel.types import Message
 
 Ask = Callable[[Sequence[Message]], str]
@@ -43,6 +46,28 @@ class Wanted:
                 f"description of {self.name!r} is {self.description!r}, expected {least} to {most} "
                 "words that say who or what it is"
             )
+
+
+@contextmanager
+def open_endpoint(
+    model: str, *, base_url: str | None = None, timeout_s: float = 300.0
+) -> Iterator[Ask]:
+    """Asks `model` at an address; without one, at that in OPENAI_BASE_URL, or OpenAI's.
+
+    Raises MissingExtraError without the extra, UsageError where a key is needed and not set, and,
+    when asked, EndpointError for whatever the other side refuses or leaves unanswered.
+    """
+    endpoint = Endpoint.of(model, base_url)
+    limits = EndpointLimits(attempts=3, timeout_s=timeout_s, first_wait_s=0.5)
+    with EndpointClient(endpoint, limits).connect() as connection:
+
+        def ask(messages: Sequence[Message]) -> str:
+            text = connection.ask(ChatRequest.of(messages)).text
+            if not text:
+                raise EndpointError(f"{endpoint} answered nothing; try another model")
+            return text
+
+        yield ask
 
 
 def generate_role(wanted: Wanted, ask: Ask, *, attempts: int = 3) -> Role:

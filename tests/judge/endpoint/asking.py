@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from contextlib import closing
 
 from keel.errors import KeelError
-from keel.judge import EndpointGrader, EndpointLimits
+from keel.judge import EndpointGrader
+from keel.settings import EndpointLimits
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel, Verdict
 from tests.judge.endpoint.server import Answer, Asked, Served, say
 

@@ -14,5 +14,5 @@ def _own_environment(monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_thread_stays():
     yield
-    left = [thread for thread in threading.enumerate() if thread.name == "keel-judge"]
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("keel-endpoint")]
     assert not left, "a judge's thread outlived its iterator"

@@ -12,14 +12,15 @@ from time import monotonic, sleep
 import pytest
 
 from keel.errors import BudgetError, MissingExtraError, UsageError
-from keel.judge import EndpointGrader, EndpointLimits
+from keel.judge import EndpointGrader
+from keel.settings import EndpointLimits
 from keel.types import Case, Conversation, Grader, Message, Rubric
 from tests.judge.endpoint.asking import SCALE, TONE, cases, grader, label_of, truly, until_error
 from tests.judge.endpoint.server import refuse, say, serving
 
 
 def alive() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "keel-judge"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("keel-endpoint")]
 
 
 def test_every_case_is_asked_once_and_gets_its_own_verdict():
@@ -106,7 +107,7 @@ def test_a_budget_of_requests_ends_the_judging_with_all_verdicts_given(workers):
             grader(served, max_requests=5, workers=workers).grade(cases(12), TONE)
         )
         assert isinstance(error, BudgetError)
-        assert "5 requests is used up after 5 verdicts" in str(error)
+        assert "5 requests is used up after 5 answers" in str(error)
         assert (len(verdicts), len(served.asked)) == (5, 5)
         had = {v.case_id for v in verdicts}
         verdicts += grader(served).grade([c for c in cases(12) if c.id not in had], TONE)
@@ -186,7 +187,7 @@ def test_an_unreadable_reply_is_asked_once_more_with_another_seed():
         judge = grader(served)
         (verdict,) = judge.grade(cases(1), TONE)
     assert (verdict.label, verdict.status) == ("cold", "ok")
-    assert judge.spending.asked_again == 1
+    assert judge.asked_again == ["0"]
     first, second = (asked.body for asked in served.asked)
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["messages"] != second["messages"]
@@ -213,6 +214,7 @@ def test_breaking_off_stops_asking_and_leaves_no_thread():
         for _ in grader(served).grade(cases(200), TONE):
             break
         assert not alive()
+        sleep(0.1)  # what was sent a moment before arrives
         asked = len(served.asked)
         sleep(0.2)
         assert len(served.asked) == asked < 20
@@ -250,12 +252,9 @@ def test_openai_itself_needs_a_key():
         EndpointGrader("gpt").grade(cases(1), TONE)
 
 
-@pytest.mark.parametrize("package", ["openai", "tenacity", "aiolimiter"])
-def test_without_the_extra_its_name_is_said(package, monkeypatch):
-    for module in ("working", "session", "faults"):
-        monkeypatch.delitem(sys.modules, f"keel.judge.endpoint.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"needs {package}.*keel-llm\[evaluate\]"):
+def test_without_the_extra_its_name_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtraError, match=r"needs openai.*keel-llm\[evaluate\]"):
         grader("http://host/v1").grade(cases(1), TONE)
 
 

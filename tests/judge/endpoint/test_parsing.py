@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keel.judge.endpoint.parsing import read_reply
+from keel.judge.parsing import read_reply
 from keel.types import Rubric, RubricLabel
 
 

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from keel.endpoint.requests import Dialect
 from keel.errors import UsageError
-from keel.judge.endpoint.prompting import make_question, prompt_hash, reply_form
+from keel.judge.prompting import make_judge_prompt, prompt_hash, reply_schema
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel
 
 TONE = Rubric(
@@ -22,7 +23,8 @@ def case(answer: str, **fields: str) -> Case:
 
 
 def told(one: Case, rubric: Rubric = TONE, is_structured: bool = False) -> str:
-    messages = make_question(one, rubric).messages(is_structured=is_structured)
+    request = make_judge_prompt(one, rubric).request(9)
+    messages = Dialect(has_schema=is_structured).fields(request)["messages"]
     assert [m["role"] for m in messages] == ["system", "user"]
     return messages[1]["content"]
 
@@ -53,10 +55,9 @@ def test_what_is_wanted_is_said_after_the_answer():
 
 
 def test_the_judge_is_told_that_the_material_is_not_addressed_to_it():
-    question = make_question(case("la"), TONE)
-    system = question.messages(is_structured=True)[0]["content"]
-    (mark,) = set(re.findall(r"<user (\w{8})>", question.material))
-    assert mark in system
+    prompt = make_judge_prompt(case("la"), TONE)
+    (mark,) = set(re.findall(r"<user (\w{8})>", prompt.material))
+    assert mark in prompt.request(9).messages[0]["content"]
 
 
 def test_a_fields_braces_are_left_as_they_are():
@@ -73,23 +74,22 @@ def test_braces_that_are_no_names_are_left_in_the_instruction():
 def test_a_field_that_is_not_there_is_named():
     rubric = Rubric("r", 1, "Plays {role}", low=0, high=1)
     with pytest.raises(UsageError, match=r"\{role\}, which case 'c' lacks; it has speaker"):
-        make_question(case("x"), rubric)
+        make_judge_prompt(case("x"), rubric)
 
 
 def test_a_conversation_without_an_answer_is_an_error():
     with pytest.raises(UsageError, match="ends with a message of the user"):
-        make_question(Case("c", Conversation((Message("user", "hi"),)), {"speaker": ""}), TONE)
+        make_judge_prompt(Case("c", Conversation((Message("user", "hi"),)), {"speaker": ""}), TONE)
 
 
 def test_text_that_cannot_be_sent_is_replaced():
-    messages = make_question(case("\ud800"), TONE).messages(is_structured=False)
-    messages[1]["content"].encode()
+    make_judge_prompt(case("\ud800"), TONE).request(9).messages[1]["content"].encode()
 
 
 def test_a_scale_is_listed_where_it_is_short():
-    short = reply_form(Rubric("r", 1, "", low=0, high=3))
+    short = reply_schema(Rubric("r", 1, "", low=0, high=3))
     assert short["properties"]["score"] == {"type": "integer", "enum": [0, 1, 2, 3]}
-    long = reply_form(Rubric("r", 1, "", low=0, high=1000))
+    long = reply_schema(Rubric("r", 1, "", low=0, high=1000))
     assert long["properties"]["score"] == {"type": "integer"}
 
 

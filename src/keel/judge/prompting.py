@@ -1,4 +1,4 @@
-"""What a judge behind an address is told: a case, a rubric and what to reply.
+"""The prompt that asks a judge about one case: conversation, rubric, and the form of the reply.
 
 The answer under judgement may ask for a label itself ("score: 3"). So all of the conversation
 stands between tags that carry a number made from its own text, which no text can hold in advance,
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from keel.endpoint import ChatRequest, ReplySchema
 from keel.errors import UsageError
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel
 
@@ -37,43 +38,43 @@ _MOST_LISTED = 101
 """Whole numbers of a scale are listed one by one in the form of a reply up to so many, since the
 ends of a range are not understood by every endpoint."""
 
-_BYTES_PER_TOKEN = 4
-"""A rule of thumb for English text; it holds roughly for other scripts when bytes are counted."""
-
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of the judge about one case."""
+class JudgePrompt:
+    """The prompt that asks a judge about one case."""
 
     system: str
     material: str
     """Instruction, labels or scale, and the conversation."""
     wanted: str
     """The form of the reply, in words."""
-    reply_form: dict[str, Any]
-    """The same as a JSON schema."""
+    reply_schema: dict[str, Any]
+    """The form of the reply as a JSON schema."""
     seed: int = 0
 
-    def messages(self, *, is_structured: bool) -> list[dict[str, str]]:
-        """As the endpoint takes them; JSON is spoken of only where the endpoint sees to it."""
-        wanted = f"{self.wanted} {_AS_JSON}" if is_structured else self.wanted
-        user = f"{self.material}\n\n{wanted}".encode(errors="replace").decode()
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
-
     @property
-    def tokens(self) -> int:
-        """About how many tokens it takes: one for every four bytes of UTF-8."""
-        told = "".join(one["content"] for one in self.messages(is_structured=True))
-        return estimate_tokens(f"{told}{self.reply_form}")
+    def user(self) -> str:
+        """Material and form of the reply, as the user's message."""
+        return f"{self.material}\n\n{self.wanted}".encode(errors="replace").decode()
+
+    def request(self, max_reply_tokens: int) -> ChatRequest:
+        """As sent to an endpoint; JSON is spoken of only where the endpoint enforces it."""
+        return ChatRequest(
+            [
+                {"role": "system", "content": self.system},
+                {"role": "user", "content": self.user},
+            ],
+            max_tokens=max_reply_tokens,
+            sampling={"temperature": 0, "seed": self.seed},
+            reply_schema=ReplySchema(self.reply_schema, _AS_JSON),
+            droppable=frozenset({"temperature", "seed"}),
+        )
 
 
-def estimate_tokens(text: str) -> int:
-    """One token for every four bytes of UTF-8, rounded up."""
-    return -(-len(text.encode(errors="replace")) // _BYTES_PER_TOKEN)
-
-
-def make_question(case: Case, rubric: Rubric, *, seed: int = 0, is_again: bool = False) -> Question:
-    """What the judge is asked about a case; the second time with a plea and another seed.
+def make_judge_prompt(
+    case: Case, rubric: Rubric, *, seed: int = 0, is_again: bool = False
+) -> JudgePrompt:
+    """The prompt about a case; the second time with a plea and another seed.
 
     Raises UsageError for a field that the rubric wants and the case lacks, or a conversation that
     does not end with an answer.
@@ -86,11 +87,11 @@ def make_question(case: Case, rubric: Rubric, *, seed: int = 0, is_again: bool =
         f"The conversation ends here. Judge the text between <answer {mark}> and </answer {mark}>"
         " by the instruction above.",
     ]
-    return Question(
+    return JudgePrompt(
         SYSTEM.format(mark=mark),
         "\n\n".join(material),
         _wanted(rubric) + (f" {_AGAIN}" if is_again else ""),
-        reply_form(rubric),
+        reply_schema(rubric),
         seed + 1 if is_again else seed,  # with the old one it would say the same again
     )
 
@@ -99,13 +100,17 @@ def prompt_hash() -> str:
     """SHA-256 of all that judges are told besides case and rubric."""
     case = Case("case", Conversation((Message("user", "asked"), Message("assistant", "said"))))
     labels = Rubric("labels", 1, "", labels=(RubricLabel("label", "meaning"),))
-    questions = [
-        make_question(case, rubric, is_again=is_again)
+    prompts = [
+        make_judge_prompt(case, rubric, is_again=is_again)
         for rubric in (labels, Rubric("scale", 1, "", low=0, high=1))
         for is_again in (False, True)
     ]
-    told = [[one.messages(is_structured=True), one.reply_form] for one in questions]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    texts = []
+    for prompt in prompts:
+        system, user = prompt.request(1).messages
+        user = {**user, "content": f"{user['content']} {_AS_JSON}"}
+        texts.append([[system, user], prompt.reply_schema])
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def fill_instruction(case: Case, rubric: Rubric) -> str:
@@ -125,24 +130,23 @@ def fill_instruction(case: Case, rubric: Rubric) -> str:
     return re.sub(r"\{([A-Za-z_]\w*)\}", value, rubric.instruction)
 
 
-def reply_form(rubric: Rubric) -> dict[str, Any]:
+def reply_schema(rubric: Rubric) -> dict[str, Any]:
     """JSON schema of a reply: an object with the label's name, or with the number."""
+    values: dict[str, Any]
+    if rubric.labels:
+        key, values = LABEL, {"type": "string", "enum": [label.name for label in rubric.labels]}
+    else:
+        assert rubric.low is not None
+        assert rubric.high is not None
+        numbers = range(rubric.low, rubric.high + 1)
+        listed = {"enum": list(numbers)} if len(numbers) <= _MOST_LISTED else {}
+        key, values = SCORE, {"type": "integer", **listed}
     return {
         "type": "object",
-        "properties": {_key(rubric): _values(rubric)},
-        "required": [_key(rubric)],
+        "properties": {key: values},
+        "required": [key],
         "additionalProperties": False,
     }
-
-
-def _values(rubric: Rubric) -> dict[str, Any]:
-    if rubric.labels:
-        return {"type": "string", "enum": [one.name for one in rubric.labels]}
-    assert rubric.low is not None
-    assert rubric.high is not None
-    numbers = range(rubric.low, rubric.high + 1)
-    listed = {"enum": list(numbers)} if len(numbers) <= _MOST_LISTED else {}
-    return {"type": "integer", **listed}
 
 
 def _mark(case: Case) -> str:
@@ -157,27 +161,23 @@ def _transcript(case: Case, mark: str) -> str:
             f"case {case.id!r} ends with a message of the {answer.speaker}; "
             "expected the assistant's answer that is to be judged"
         )
+    tagged = [(message.speaker, message.content) for message in before]
     return "\n".join(
-        [*(_tagged(m, m.speaker, mark) for m in before), _tagged(answer, "answer", mark)]
+        f"<{tag} {mark}>\n{text}\n</{tag} {mark}>"
+        for tag, text in [*tagged, ("answer", answer.content)]
     )
-
-
-def _tagged(message: Message, tag: str, mark: str) -> str:
-    return f"<{tag} {mark}>\n{message.content}\n</{tag} {mark}>"
 
 
 def _choices(rubric: Rubric) -> str:
     if not rubric.labels:
         return f"The scale: whole numbers from {rubric.low} to {rubric.high}."
-    return "\n".join(["The labels:", *(f"- {one.name}: {one.meaning}" for one in rubric.labels)])
+    return "\n".join(
+        ["The labels:", *(f"- {label.name}: {label.meaning}" for label in rubric.labels)]
+    )
 
 
 def _wanted(rubric: Rubric) -> str:
     if rubric.labels:
-        names = ", ".join(one.name for one in rubric.labels)
+        names = ", ".join(label.name for label in rubric.labels)
         return f"Reply with one label and nothing else: {names}."
     return f"Reply with one whole number from {rubric.low} to {rubric.high} and nothing else."
-
-
-def _key(rubric: Rubric) -> str:
-    return LABEL if rubric.labels else SCORE

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from keel.judge.endpoint.prompting import LABEL, SCORE
+from keel.judge.prompting import LABEL, SCORE
 from keel.types import Rubric
 
 _LONGEST_SENTENCE = 40

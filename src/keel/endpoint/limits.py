@@ -1,0 +1,148 @@
+"""Keeps to the limits of an endpoint: pace, and requests and money spent.
+
+The budget holds even with many requests in flight: each is counted at the most that it can cost,
+and corrected when its reply says what it did cost. Knows no endpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from threading import Condition, Event, Lock
+
+from keel.errors import BudgetError
+from keel.settings import EndpointLimits
+
+_SECONDS_PER_MINUTE = 60
+_BYTES_PER_TOKEN = 4
+"""A rule of thumb for English text; it holds roughly for other scripts when bytes are counted."""
+
+
+class StoppedError(Exception):
+    """The client was closed while a request waited to be sent."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens sent and received."""
+
+    sent: int = 0
+    received: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.sent + other.sent, self.received + other.received)
+
+    def __sub__(self, other: Tokens) -> Tokens:
+        return Tokens(self.sent - other.sent, self.received - other.received)
+
+    def cost_usd(self, limits: EndpointLimits) -> float | None:
+        """Their cost; None where the prices are not known."""
+        return limits.cost_usd(self.sent, self.received)
+
+
+def estimate_tokens(text: str) -> int:
+    """One token for every four bytes of UTF-8, rounded up."""
+    return -(-len(text.encode(errors="replace")) // _BYTES_PER_TOKEN)
+
+
+class Pace:
+    """Spaces requests so that no stretch of time holds more than the asked rate.
+
+    One second's worth may leave at once, and no minute's: services count over windows of their
+    own, and a burst at the seam of two would be too many for both.
+    """
+
+    def __init__(self, requests_per_minute: float | None) -> None:
+        rate_per_s = (requests_per_minute or math.inf) / _SECONDS_PER_MINUTE
+        self._interval_s = 1 / rate_per_s
+        self._credit_s = (max(1.0, rate_per_s) - 1) * self._interval_s if requests_per_minute else 0
+        self._due = -math.inf
+        self._lock = Lock()
+
+    def next_wait_s(self) -> float:
+        """Take the next place in line; the seconds until it may be used."""
+        now = time.monotonic()
+        with self._lock:
+            due = max(self._due, now - self._credit_s)
+            self._due = due + self._interval_s
+        return max(0.0, due - now)
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Requests, tokens and dollars spent so far."""
+
+    requests: int
+    """Sent, retries included."""
+    retries: int
+    """Requests sent again after a refusal, an error or silence."""
+    tokens: Tokens
+    """By the replies' own account, where they give one."""
+    estimated: int
+    """Requests whose tokens had to be estimated: the reply was lost, or did not count them."""
+    cost_usd: float | None
+    """None where prices are not known."""
+
+
+class SpendingMeter:
+    """Counts requests and tokens of several threads against the limits."""
+
+    def __init__(self, limits: EndpointLimits) -> None:
+        self._limits = limits
+        self._changed = Condition()
+        self._spent, self._reserved = Tokens(), Tokens()
+        self._requests = self._retries = self._estimated = self._in_flight = 0
+
+    @property
+    def spending(self) -> Spending:
+        """All requests sent, and the tokens of those that are over."""
+        cost_usd = self._spent.cost_usd(self._limits)
+        return Spending(self._requests, self._retries, self._spent, self._estimated, cost_usd)
+
+    def count_retry(self) -> None:
+        """A request is about to be sent again."""
+        with self._changed:
+            self._retries += 1
+
+    def reserve(self, most: Tokens, stop: Event) -> None:
+        """Count a request that is about to be sent and may cost `most`.
+
+        Waits while requests in flight may turn out cheaper and leave room. Raises BudgetError where
+        nothing can, StoppedError once `stop` is set.
+        """
+        with self._changed:
+            while not self._has_room(most):
+                if not self._in_flight or self._is_out_of_requests():
+                    raise BudgetError(f"the budget of {self._budget()} is used up")
+                if stop.is_set():
+                    raise StoppedError
+                self._changed.wait(0.1)  # not only for a change: `stop` tells nobody
+            self._requests += 1
+            self._in_flight += 1
+            self._reserved += most
+
+    def settle(self, most: Tokens, used: Tokens, *, is_estimated: bool) -> None:
+        """A request is over: what it used replaces what was reserved for it."""
+        with self._changed:
+            self._in_flight -= 1
+            self._reserved -= most
+            self._spent += used
+            self._estimated += is_estimated
+            self._changed.notify_all()
+
+    def _has_room(self, most: Tokens) -> bool:
+        cost = (self._spent + self._reserved + most).cost_usd(self._limits)
+        budget = self._limits.max_cost_usd
+        is_paid_for = cost is None or budget is None or cost <= budget
+        return is_paid_for and not self._is_out_of_requests()
+
+    def _is_out_of_requests(self) -> bool:
+        most = self._limits.max_requests
+        return most is not None and self._requests >= most
+
+    def _budget(self) -> str:
+        limits = self._limits
+        requests = [] if limits.max_requests is None else [f"{limits.max_requests} requests"]
+        dollars = [] if limits.max_cost_usd is None else [f"{limits.max_cost_usd:g} USD"]
+        return " and ".join(requests + dollars)
