@@ -63,7 +63,7 @@ def traits_of(vectors, layer=LAYER):
         vectors=tuple(TraitVector(n, v, 9, 0, 0) for n, v in zip(TRAITS, vectors, strict=True)),
         dropped={},
         space=fit_space(TRAITS, vectors, vectors.mean(0) + 1, 4),
-        default_place_LN=flat,
+        default_position_LN=flat,
         split_half_LN=flat + 1,
         layer=layer,
         axis=TraitAxis(vectors[:, :, 0].T, flat, flat),

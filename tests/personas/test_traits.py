@@ -148,7 +148,7 @@ def test_the_default_stands_between_the_sides_where_it_was_put():
     # against it and is sqrt(5) long: 0.5 + (0.5 · -2)/5 = 0.3. Square to the others: the middle.
     found = PlantedTraits(VECTORS, 0.5 * basis(0), noise=0).mapped()
     for layer in range(LAYERS):
-        places = found.default_place_LN[layer].tolist()
+        places = found.default_position_LN[layer].tolist()
         assert places == pytest.approx([0.75, 0.3, 0.5, 0.5], abs=1e-4)
 
 

@@ -6,12 +6,12 @@ import pytest
 
 from keel.report import figures, render_report
 from keel.report.sections import evaluation_sections
-from keel.types import ArmResult, EvalResult, Interval, PlacedRate
+from keel.types import ArmResult, EvalResult, Interval, RateInRange
 
 BINS = (
-    PlacedRate(-0.5, 0.1, 30, Interval(0.4, 0.25, 0.6)),
-    PlacedRate(0.1, 0.4, 30, Interval(0.2, 0.1, 0.4)),
-    PlacedRate(0.4, 1.2, 31, Interval(0.03, 0.01, 0.15)),
+    RateInRange(-0.5, 0.1, 30, Interval(0.4, 0.25, 0.6)),
+    RateInRange(0.1, 0.4, 30, Interval(0.2, 0.1, 0.4)),
+    RateInRange(0.4, 1.2, 31, Interval(0.03, 0.01, 0.15)),
 )
 HALF = Interval(0.5, 0.4, 0.6)
 SHIFTS = {"harmless": Interval(0.1, -0.02, 0.2), "refusal": Interval(-0.1, -0.2, 0.02)}

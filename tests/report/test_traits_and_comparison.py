@@ -41,7 +41,7 @@ def trait_map(count=70, with_axis=True):
             rand(LAYERS, 3),
             rand(LAYERS, 3),
         ),
-        default_place_LN=rand(LAYERS, count),
+        default_position_LN=rand(LAYERS, count),
         split_half_LN=rand(LAYERS, count),
         layer=20,
         axis=TraitAxis(cosine, cosine - 0.1, cosine + 0.1) if with_axis else None,

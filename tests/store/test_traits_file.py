@@ -34,7 +34,7 @@ def trait_map() -> TraitMap:
             rand(2, 2),
             rand(2, 2),
         ),
-        default_place_LN=rand(2, 3),
+        default_position_LN=rand(2, 3),
         split_half_LN=split,
         layer=1,
         axis=TraitAxis(rand(2, 3), rand(2, 3), rand(2, 3)),

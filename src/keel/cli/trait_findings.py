@@ -57,7 +57,7 @@ def _one(found: TraitMap, place: int) -> dict[str, Any]:
         "judged": vector.judged,
         "differing": vector.differing,
         "split_half": float(found.split_half_LN[layer, place]),
-        "default_place": float(found.default_place_LN[layer, place]),
+        "default_place": float(found.default_position_LN[layer, place]),
     }
     if (axis := found.axis) is not None:
         parts = {"value": axis.cosine_LN, "low": axis.low_LN, "high": axis.high_LN}

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from keel.statistics import Floats, Resampling, difference_interval, rate_interval
-from keel.types import Interval, PlacedRate
+from keel.types import Interval, RateInRange
 
 _BINS = 8
 _FEWEST_IN_BIN = 10
@@ -46,7 +46,7 @@ def rates_by_place(
     *,
     in_gaps: Callable[[float], float] | None = None,
     bins: int = _BINS,
-) -> tuple[PlacedRate, ...]:
+) -> tuple[RateInRange, ...]:
     """The rate among answers whose first turns stood alike, from the least Assistant-like up.
 
     `places_N` are raw projections, of which NaN is left out. Bins hold as many answers each, ten
@@ -67,7 +67,7 @@ def rates_by_place(
         if mask_N.any():
             rate = rate_interval(values_N[mask_N], draws.only(mask_N))
             low, high = told(float(edges[place])), told(float(edges[place + 1]))
-            found.append(PlacedRate(low, high, int(mask_N.sum()), rate, unit))
+            found.append(RateInRange(low, high, int(mask_N.sum()), rate, unit))
     return tuple(found)
 
 

@@ -30,7 +30,7 @@ from keel.types import (
     EvalResult,
     Interval,
     Item,
-    PlacedRate,
+    RateInRange,
     Rubric,
     Suite,
     Verdict,
@@ -260,7 +260,7 @@ def _correlation(plain: ArmAnswers, told: _Scored, settings: SummarySettings) ->
 
 def _by_first(
     plain: ArmAnswers, told: _Scored, draws: Resampling, settings: SummarySettings
-) -> tuple[PlacedRate, ...]:
+) -> tuple[RateInRange, ...]:
     """What the second answer is counted as, by where the first one stands."""
     places_N = told.first_places(plain)
     return rates_by_place(places_N, told.values(plain), draws, in_gaps=settings.in_gaps)

@@ -117,7 +117,7 @@ def _assemble(
         ),
         dropped=dropped,
         space=fit_space(names, vectors_NLD, _aside(means_NLD, vectors_NLD), settings.components),
-        default_place_LN=_default_places(means_NLD),
+        default_position_LN=_default_places(means_NLD),
         split_half_LN=split_LN,
         layer=layer,
         axis=None if axis is None else lean_on_axis(cells, axis.vector, settings),

@@ -192,7 +192,7 @@ def _answer(
     items, sampling = asked.suite.items, asked.suite.sampling
     if not left_of(place, asked.suite, plan, arm.name):
         return
-    last = max((one.place for one in place.arms()), default=-1)
+    last = max((one.index for one in place.arms()), default=-1)
     place.begin_arm(_record(answerer, arm, last + 1))
     counter = _counter(place, asked.suite, plan, arm.name, on_progress)
     for found in answer_first(

@@ -60,8 +60,8 @@ class ArmRecord:
     """What an arm was when its answers were given."""
 
     name: str
-    place: int
-    """Its place among the evaluation's arms, in the order in which they were begun."""
+    index: int = field(metadata={"key": "place"})
+    """Its number among the evaluation's arms, in the order in which they were begun."""
     fingerprint: str
     note: str = ""
     warnings: tuple[str, ...] = ()
@@ -156,7 +156,7 @@ class EvaluationFolder:
         """Arms begun so far, in that order."""
         files = sorted((self.path / ANSWERS).glob("*/arm.json"))
         found = [_value(file, ArmRecord) for file in files]
-        return tuple(sorted(found, key=lambda arm: arm.place))
+        return tuple(sorted(found, key=lambda arm: arm.index))
 
     def begin_arm(self, arm: ArmRecord) -> None:
         """Write down what an arm does. Raises StaleArtifactError when it did something else."""

@@ -25,7 +25,7 @@ from keel.types.evaluation import (
     EvalResult,
     FirstAnswer,
     Item,
-    PlacedRate,
+    RateInRange,
     Suite,
 )
 from keel.types.floors import (
@@ -112,10 +112,10 @@ __all__ = [
     "PersonaMap",
     "PersonaSpace",
     "PersonaVector",
-    "PlacedRate",
     "PricedSetting",
     "Prompt",
     "Proxies",
+    "RateInRange",
     "Replay",
     "ReplayTurn",
     "Rollout",

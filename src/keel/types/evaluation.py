@@ -95,12 +95,12 @@ class FirstAnswer:
 
 
 @dataclass(frozen=True)
-class PlacedRate:
-    """Among answers whose first turns stood within some stretch of the axis, how many count."""
+class RateInRange:
+    """Rate among the answers whose first turn projects within one range along the axis."""
 
     low: float
     high: float
-    """Ends of the stretch."""
+    """Ends of the range."""
     n: int
     rate: Interval
     unit: Literal["gaps", "raw"] = "gaps"
@@ -154,7 +154,7 @@ class EvalResult:
     """The items that are only there to compare with, unsteered."""
     correlation: Interval | None = None
     """Of first turns' projection with second turns' label, where the suite has two turns."""
-    by_first_projection: tuple[PlacedRate, ...] = ()
+    by_first_projection: tuple[RateInRange, ...] = ()
     """Of the unsteered arm, where the suite has two turns; from the least Assistant-like up."""
     is_higher_better: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -47,10 +47,10 @@ class TraitMap:
     dropped: dict[str, int]
     """Traits whose two sides differ in too few pairs, with how many do."""
     space: PersonaSpace
-    """PCA of trait vectors; its `roles` are traits. The default is placed by how far it lies from
-    the middle between what is encouraged and what is discouraged, over all traits."""
-    default_place_LN: Float[Tensor, "layer trait"]
-    """Where the default stands along each trait: 0 the discouraged mean, 1 the encouraged one."""
+    """PCA of trait vectors; its `roles` are traits. The default's coordinates are
+    counted from the midpoint of all encouraged and discouraged means."""
+    default_position_LN: Float[Tensor, "layer trait"] = field(metadata={"key": "default_place_LN"})
+    """The default's mean along each trait: 0 is the discouraged mean, 1 the encouraged one."""
     split_half_LN: Float[Tensor, "layer trait"]
     """Cosine of the vectors from the two halves of the questions; NaN where one half is empty."""
     layer: int

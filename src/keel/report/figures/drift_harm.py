@@ -9,14 +9,14 @@ import plotly.graph_objects as go
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.types import Interval, PlacedRate
+from keel.types import Interval, RateInRange
 from keel.words import counted, fixed, percent
 
 _UNITS = {"gaps": "gap units: 0 the roles' mean, 1 the default's", "raw": "raw projection"}
 
 
 def draw_harm_by_projection(
-    bins: Sequence[PlacedRate], *, measure: str, correlation: Interval | None
+    bins: Sequence[RateInRange], *, measure: str, correlation: Interval | None
 ) -> go.Figure:
     """A point per bin of first answers with its interval (Lu et al. 2026, figure 8)."""
     figure = theme.blank_figure(380)
@@ -68,7 +68,7 @@ def _write_correlation(figure: go.Figure, found: Interval) -> None:
     )
 
 
-def _describe(one: PlacedRate) -> str:
+def _describe(one: RateInRange) -> str:
     return hover_box(
         f"{fixed(one.low)} to {fixed(one.high)}",
         f"{percent(one.rate.value)} ({percent(one.rate.low)} to {percent(one.rate.high)})",

@@ -126,7 +126,7 @@ def _table(found: TraitMap) -> Table:
             vector.trait,
             f"{vector.differing} of {vector.judged}" if vector.judged else "not judged",
             fixed(float(found.split_half_LN[found.layer, place])),
-            fixed(float(found.default_place_LN[found.layer, place])),
+            fixed(float(found.default_position_LN[found.layer, place])),
             cosines[vector.trait].text() if vector.trait in cosines else NOT_A_NUMBER,
         )
         for place, vector in enumerate(found.vectors)
