@@ -79,8 +79,12 @@ def capping(*, repeats: int, rows: int, new_tokens: int, band: list[int]) -> dic
         "plain hook": hooked,
     }
     found = _in_turn("capping", engine, arms, repeats, new_tokens)
-    greedy(new_tokens, floors)
-    return {**found, "firing": engine.firing.rate}
+    answers = engine.generate(
+        asked, Sampling(new_tokens, temperature=0), seed=0, interventions=floors
+    )
+    list(answers)
+    assert answers.firing is not None
+    return {**found, "firing": answers.firing.rate}
 
 
 def answer(

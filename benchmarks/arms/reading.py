@@ -32,7 +32,7 @@ def by_keel(*, model: str, given: str, found: str, dtype: str) -> dict[str, Any]
 
     def work() -> None:
         readings = list(engine.read(conversations, recording=Recording(means=True)))
-        readings.sort(key=lambda reading: reading.place)
+        readings.sort(key=lambda reading: reading.index)
         means.extend(t.activations.means_LD for reading in readings for t in reading.turns)
 
     list(engine.read(conversations[:_WARM_UP], recording=Recording(means=True)))

@@ -76,14 +76,9 @@ def test_each_setting_has_its_own_price(engine):
 
 def test_an_engine_that_leaves_the_floors_out_is_found_out(engine):
     """Its price would be nothing, and so would be the harm it saw."""
-    honest = engine.read
-
-    def read(conversations, *, recording, interventions=()):
-        return honest(conversations, recording=recording)
-
-    engine.read = read
-    with pytest.raises(NotAppliedError, match="without its interventions"):
-        price(engine, (floor(engine, 1, 3.0),))
+    ignoring = FakeEngine(unreached_layers=[1])
+    with pytest.raises(NotAppliedError, match=r"layers \[1\] saw no token"):
+        price(ignoring, (floor(engine, 1, 3.0),))
 
 
 def test_no_more_answers_are_priced_than_asked_for(engine):

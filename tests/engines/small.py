@@ -36,7 +36,7 @@ def answers(
     """Completions in the order of the prompts; means are recorded unless told otherwise."""
     asked = prompts() if asked is None else asked
     arguments = {"seed": 1, "recording": Recording(means=True), **more}
-    return sorted(made.generate(asked, SAMPLING, **arguments), key=lambda c: c.place)
+    return sorted(made.generate(asked, SAMPLING, **arguments), key=lambda c: c.index)
 
 
 def answered(done: list[Completion]) -> list[Conversation]:

@@ -8,7 +8,7 @@ from tests.engines.small import SAMPLING, engine, prompts
 
 def said(made, asked, seed):
     found = made.generate(asked, SAMPLING, seed=seed)
-    return {asked[one.place].id: one.token_ids for one in found}
+    return {asked[one.index].id: one.token_ids for one in found}
 
 
 def test_with_a_seed_of_its_own_an_answer_is_the_same_alone_and_in_company():

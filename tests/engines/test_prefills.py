@@ -29,7 +29,7 @@ def begun() -> list[Prompt]:
 def test_a_continuation_is_what_transformers_own_generation_says_next(family):
     made = base_engine(family)
     for completion in made.generate(begun(), GREEDY, seed=0):
-        ids = made.tokenizer(BEGINNINGS[completion.place], return_tensors="pt").input_ids
+        ids = made.tokenizer(BEGINNINGS[completion.index], return_tensors="pt").input_ids
         own = made.model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0]
         expected = own[ids.shape[1] :].tolist()
         assert list(completion.token_ids) == expected[: len(completion.token_ids)]
@@ -41,15 +41,15 @@ def test_only_the_continuation_is_recorded():
     made, asked = base_engine(), begun()
     done = sorted(
         made.generate(asked, GREEDY, seed=0, recording=Recording(means=True)),
-        key=lambda c: c.place,
+        key=lambda c: c.index,
     )
     whole = [
         p.conversation.with_reply(c.text, c.token_ids) for p, c in zip(asked, done, strict=True)
     ]
     for reading in made.read(whole, recording=Recording(means=True)):
         beginning, last = reading.turns
-        completion = done[reading.place]
-        assert made.tokenizer.decode(beginning.token_ids) == BEGINNINGS[reading.place]
+        completion = done[reading.index]
+        assert made.tokenizer.decode(beginning.token_ids) == BEGINNINGS[reading.index]
         assert last.token_ids == completion.token_ids
         assert last.activations.tokens == completion.activations.tokens == len(last.token_ids)
         assert torch.allclose(

@@ -126,18 +126,18 @@ def test_generating_and_reading_record_the_same_of_the_same_tokens(engine, is_he
     recording = Recording(means=True)
     sampling = Sampling(max_new_tokens=12, temperature=0.7)
     done = {
-        c.place: c
+        c.index: c
         for c in engine.generate(asked, sampling, seed=3, recording=recording, interventions=floors)
     }
     given = [
         p.conversation.with_reply(done[n].text, done[n].token_ids) for n, p in enumerate(asked)
     ]
     readings = list(engine.read(given, recording=recording, interventions=floors))
-    assert sorted(r.place for r in readings) == [0, 1, 2]
+    assert sorted(r.index for r in readings) == [0, 1, 2]
     for reading in readings:
         (turn,) = reading.turns
-        assert turn.token_ids == done[reading.place].token_ids
+        assert turn.token_ids == done[reading.index].token_ids
         # Norms differ a thousandfold between layers, so each layer's error is set against its own.
-        generated_LD = done[reading.place].activations.means_LD
+        generated_LD = done[reading.index].activations.means_LD
         error_L = (turn.activations.means_LD - generated_LD).norm(dim=-1)
         assert float((error_L / generated_LD.norm(dim=-1)).max()) < 1e-3

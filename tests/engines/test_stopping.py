@@ -29,7 +29,7 @@ class Letters:
 
 def completions(made, sampling, recording=PROBING):
     found = made.generate(prompts(), sampling, seed=1, recording=recording)
-    return sorted(found, key=lambda completion: completion.place)
+    return sorted(found, key=lambda completion: completion.index)
 
 
 def test_the_text_ends_before_whichever_stop_string_comes_first():
@@ -85,9 +85,9 @@ def test_what_is_recorded_are_the_tokens_that_are_kept():
     done = completions(made, replace(SAMPLING, stop=(text[5:7],)))
     for reading in made.read(answered(done), recording=PROBING):
         for turn in reading.turns:
-            assert turn.token_ids == done[reading.place].token_ids
+            assert turn.token_ids == done[reading.index].token_ids
             torch.testing.assert_close(
-                turn.projections_TK, done[reading.place].projections_TK, atol=2e-4, rtol=1e-3
+                turn.projections_TK, done[reading.index].projections_TK, atol=2e-4, rtol=1e-3
             )
 
 

@@ -22,7 +22,7 @@ def test_generating_and_reading_record_the_same_of_the_same_tokens(family):
     done = answers(made, recording=recording)
     assert {c.finish for c in done} == {"stop", "length"}
     for reading in made.read(answered(done), recording=recording):
-        completion = done[reading.place]
+        completion = done[reading.index]
         if not completion.token_ids:
             continue
         (turn,) = reading.turns
@@ -98,7 +98,7 @@ def test_greedy_generation_agrees_with_transformers_own():
     made = engine()
     greedy = Sampling(max_new_tokens=8, temperature=0)
     for completion in made.generate(prompts(), greedy, seed=0):
-        ids = torch.tensor([made.template.prompt_ids(prompts()[completion.place].conversation)])
+        ids = torch.tensor([made.template.prompt_ids(prompts()[completion.index].conversation)])
         own = made.model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0]
         expected = own[ids.shape[1] :].tolist()
         assert list(completion.token_ids) == expected[: len(completion.token_ids)]
@@ -119,7 +119,7 @@ def test_text_streams_as_it_is_sampled():
         streamed[place] = streamed.get(place, "") + piece
 
     for completion in answers(made, on_text=hear):
-        said = streamed.get(completion.place, "")
+        said = streamed.get(completion.index, "")
         assert completion.text.startswith(said)
         # Only a character whose bytes never became whole is held back to the end.
         assert completion.text == said or completion.text.endswith("�")
@@ -153,7 +153,7 @@ def test_log_likelihood_agrees_with_a_whole_forward_pass(family):
     made = engine(family)
     given = [p.conversation.with_reply(t) for p, t in zip(prompts(), reversed(TEXTS), strict=True)]
     for reading in made.read(given, recording=Recording(log_likelihood=True)):
-        transcript = made.template.transcript(given[reading.place])
+        transcript = made.template.transcript(given[reading.index])
         ids = torch.tensor([transcript.token_ids])
         with torch.no_grad():
             scores = torch.log_softmax(made.model(input_ids=ids).logits[0].float(), -1)
@@ -167,7 +167,7 @@ def test_a_conversation_longer_than_a_batch_is_read_whole():
     made = engine()
     made.budget = replace(made.budget, read_tokens=8)
     given = [prompts()[0].conversation.with_reply("", (90,) * n) for n in range(1, 9)]
-    read = {r.place: r.turns[0].token_ids for r in made.read(given, recording=Recording())}
+    read = {r.index: r.turns[0].token_ids for r in made.read(given, recording=Recording())}
     assert read == {n: c.messages[-1].token_ids for n, c in enumerate(given)}
 
 
@@ -190,7 +190,7 @@ def test_the_same_prompts_are_planned_the_same_and_each_once():
     asked = prompts(TEXTS * 30)
     first, second = made.plan(asked, SAMPLING), made.plan(asked, SAMPLING)
     assert first == second
-    assert sorted(place for b in first for place in b.places) == list(range(180))
+    assert sorted(place for b in first for place in b.indices) == list(range(180))
 
 
 def test_an_empty_list_of_prompts_gives_nothing():

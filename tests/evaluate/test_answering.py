@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keel.engines import Reading, TurnRecord
+from keel.engines import Reading, Results, TurnRecord
 from keel.errors import NotAppliedError, NotFiniteError
 from keel.evaluate import Arm, EngineAnswerer
 from keel.testing import FakeEngine
@@ -59,33 +59,27 @@ def test_tokens_that_say_nothing_are_an_answer_all_the_same():
 def test_an_engine_that_leaves_a_step_out_is_not_believed():
     """A step tells no firing rate, but that it was applied it must tell."""
 
-    class Deaf(FakeEngine):
-        def generate(self, *arguments, interventions=(), **more):
-            return super().generate(*arguments, **more)
-
-    engine = Deaf()
-    with pytest.raises(NotAppliedError, match="'steered:-1' intervenes"):
+    engine = FakeEngine(unreached_layers=range(4))
+    with pytest.raises(NotAppliedError, match="saw no token"):
         EngineAnswerer(engine).answer(TALKS, pushed(engine), SAMPLING, seed=0)
 
 
 def test_an_engine_that_reaches_some_of_an_arms_layers_is_not_believed():
     """Held at one layer of two, it had been taken for the arm."""
 
-    class Half(FakeEngine):
-        def generate(self, *arguments, interventions=(), **options):
-            yield from super().generate(*arguments, interventions=interventions[:1], **options)
-
-    engine = Half()
+    engine = FakeEngine(unreached_layers=[2])
     floors = tuple(Floor(layer, engine.axis.direction[layer], 9.0) for layer in (1, 2))
-    with pytest.raises(NotAppliedError, match=r"'capped' intervenes, .* at layers \[2\]"):
+    with pytest.raises(NotAppliedError, match=r"at layers \[2\] saw no token"):
         EngineAnswerer(engine).answer([given("a b")], Arm("capped", floors), SAMPLING, seed=0)
 
 
 def test_a_projection_that_is_no_number_is_caught():
     class Overflowing(FakeEngine):
         def generate(self, *arguments, **more):
-            for one in super().generate(*arguments, **more):
-                yield replace(one, projections_TK=torch.full_like(one.projections_TK, math.nan))
+            return Results(
+                replace(one, projections_TK=torch.full_like(one.projections_TK, math.nan))
+                for one in super().generate(*arguments, **more)
+            )
 
     engine = Overflowing()
     with pytest.raises(NotFiniteError, match="projects to nan"):
@@ -109,8 +103,10 @@ def test_the_projection_is_the_mean_over_the_answers_tokens():
 
     class Planted(FakeEngine):
         def generate(self, *arguments, **more):
-            for one in super().generate(*arguments, **more):
-                yield replace(one, projections_TK=torch.tensor([[1.0], [2.0], [6.0]]))
+            return Results(
+                replace(one, projections_TK=torch.tensor([[1.0], [2.0], [6.0]]))
+                for one in super().generate(*arguments, **more)
+            )
 
     engine = Planted()
     found = EngineAnswerer(engine, engine.axis).answer(TALKS[:1], none(), SAMPLING, seed=0)

@@ -123,8 +123,9 @@ def test_a_control_of_the_cap_fires_nominally_as_often_as_the_cap(kind, sources,
     for text in ("capped", kind):
         rates = []
         for floor in arm(text, sources, engine).interventions:
-            list(engine.read(talks, recording=Recording(), interventions=[floor]))
-            rates.append(engine.firing.rate)
+            readings = engine.read(talks, recording=Recording(), interventions=[floor])
+            list(readings)
+            rates.append(readings.firing.rate)
         if text == "capped":
             expected = rates
     assert rates == pytest.approx(expected, abs=0.01)

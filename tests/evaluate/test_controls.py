@@ -37,8 +37,10 @@ def a_control(engine, cap: Floors) -> Control:
 
 def fires(engine, one: Intervention) -> float:
     """Share of tokens that one floor moves by itself, counted by the engine."""
-    list(engine.read([a.conversation for a in ANSWERS], recording=NOTHING, interventions=[one]))
-    return engine.firing.rate
+    talks = [a.conversation for a in ANSWERS]
+    readings = engine.read(talks, recording=NOTHING, interventions=[one])
+    list(readings)
+    return readings.firing.rate
 
 
 NOTHING = small.Recording()
@@ -84,8 +86,9 @@ def test_on_a_real_architecture_the_shares_match_too():
     for floor, control in zip(cap, match.floors, strict=True):
         rates = []
         for one in (floor, control):
-            list(made.read(talks, recording=NOTHING, interventions=[one]))
-            rates.append(made.firing.rate)
+            readings = made.read(talks, recording=NOTHING, interventions=[one])
+            list(readings)
+            rates.append(readings.firing.rate)
         assert rates[1] == pytest.approx(rates[0], abs=PERCENTAGE_POINT)
 
 

@@ -52,7 +52,7 @@ def test_of_a_long_conversation_the_last_answer_is_judged():
     (judgement,) = LikelihoodJudge(engine).judge([asked])
     given = [asked.conversation, asked.conversation.without_system()]
     readings = engine.read(given, recording=Recording(log_likelihood=True))
-    by_place = {r.place: float(r.turns[1].log_likelihood_T.mean()) for r in readings}
+    by_place = {r.index: float(r.turns[1].log_likelihood_T.mean()) for r in readings}
     assert judgement.score == pytest.approx(by_place[0] - by_place[1], abs=1e-5)
 
 

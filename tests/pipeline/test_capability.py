@@ -218,7 +218,7 @@ def test_a_price_of_other_items_than_it_was_begun_with_is_refused(engine, run, f
 
 
 def test_an_engine_that_is_not_transformers_answers_as_chats(run, files):
-    engine = FakeEngine(is_rolling=True)
+    engine = FakeEngine(batches_continuously=True)
     result = pipeline.evaluate_capability(engine, run, asked(files, arms=(PLAIN,)))
     assert result.arm("none").n == 7
     assert result.settings["chat template"] == "yes"

@@ -22,7 +22,7 @@ def answered(engine=None, done=(), seed=0, sampling=SAMPLING, **more):
 
 def test_every_prompt_gets_its_own_answer_in_the_planned_order():
     """The engine hands them out last first; each echoes the words that it was asked."""
-    planned = [batch.places for batch in FakeEngine().plan(PROMPTS, Sampling(max_new_tokens=9))]
+    planned = [batch.indices for batch in FakeEngine().plan(PROMPTS, Sampling(max_new_tokens=9))]
     found = answered(sampling=Sampling(max_new_tokens=9))
     ids = [[r.prompt.id for r in batch.rollouts] for batch in found]
     assert ids == [[PROMPTS[place].id for place in places] for places in planned]
@@ -42,7 +42,7 @@ def test_every_answer_carries_its_own_activations():
     for batch in answered(engine):
         spoken = [r for r in batch.rollouts if r.token_ids]
         given = [r.conversation for r in spoken]
-        read = {r.place: r for r in engine.read(given, recording=Recording(means=True))}
+        read = {r.index: r for r in engine.read(given, recording=Recording(means=True))}
         means = [read[n].turns[-1].activations.means_LD for n in range(len(given))]
         norms = [read[n].turns[-1].activations.norms_L for n in range(len(given))]
         if not spoken:
@@ -97,7 +97,7 @@ class _Counted(FakeEngine):
     """A rolling engine that notes how many prompts each call had."""
 
     def __init__(self):
-        super().__init__(is_rolling=True)
+        super().__init__(batches_continuously=True)
         self.calls = []
 
     def generate(self, prompts, *arguments, **options):
@@ -116,7 +116,7 @@ def test_a_rolling_engines_batches_come_as_they_fill_up_each_with_its_own_answer
     """This one hands out the last prompt's answer first, so the last batch is full first."""
     greedy = Sampling(max_new_tokens=5, temperature=0)
     planned = answered(sampling=greedy)
-    rolled = answered(FakeEngine(is_rolling=True), sampling=greedy)
+    rolled = answered(FakeEngine(batches_continuously=True), sampling=greedy)
     assert [batch.number for batch in rolled] == [2, 1, 0]
     for batch, same in zip(reversed(rolled), planned, strict=True):
         assert batch.rollouts == same.rollouts
@@ -125,7 +125,7 @@ def test_a_rolling_engines_batches_come_as_they_fill_up_each_with_its_own_answer
 
 def test_a_batch_is_handed_on_before_the_next_is_answered():
     """What was answered must be safe soon: a kill costs a batch or two, not the run."""
-    engine, told = FakeEngine(is_rolling=True), []
+    engine, told = FakeEngine(batches_continuously=True), []
     batches = engine.plan(PROMPTS, SAMPLING)
     rolling = answer_prompts(engine, PROMPTS, batches, SAMPLING, seed=0, on_rollout=told.append)
     first = next(rolling)
@@ -135,6 +135,6 @@ def test_a_batch_is_handed_on_before_the_next_is_answered():
 
 
 def test_a_rolling_run_that_stopped_goes_on_as_if_it_had_not():
-    whole = {b.number: b for b in answered(FakeEngine(is_rolling=True))}
-    (rest,) = answered(FakeEngine(is_rolling=True), done={0, 2})
+    whole = {b.number: b for b in answered(FakeEngine(batches_continuously=True))}
+    (rest,) = answered(FakeEngine(batches_continuously=True), done={0, 2})
     assert rest.rollouts == whole[1].rollouts

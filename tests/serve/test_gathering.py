@@ -36,19 +36,15 @@ class Counted(FakeEngine):
 
     def generate(self, prompts, sampling, **rest):
         assert self.busy == 0, "two calls at once"
-        self.busy += 1
         self.calls.append([prompt.conversation.messages[-1].content for prompt in prompts])
         self.threads.add(threading.get_ident())
-        yield from super().generate(prompts, sampling, **rest)
+        return super().generate(prompts, sampling, **rest)
+
+    def _completions(self, *arguments):
+        self.busy += 1
+        firing = yield from super()._completions(*arguments)
         self.busy -= 1
-
-
-class Unheld(Counted):
-    """Forgets to say that it was held."""
-
-    def generate(self, prompts, sampling, **rest):
-        yield from super().generate(prompts, sampling, **rest)
-        self.firing = None
+        return firing
 
 
 @pytest.fixture
@@ -142,13 +138,13 @@ def test_what_is_wrong_with_one_request_is_told_to_it_alone(gathered):
 
 def test_no_answer_is_given_out_when_the_engine_was_not_held(gathered):
     one = asked("hello")
-    gathered(Unheld()).offer(one)
-    with pytest.raises(NotAppliedError, match=r"'layers_2:3-p50' did not reach layers \[2\]"):
+    gathered(Counted(unreached_layers=[LAYER])).offer(one)
+    with pytest.raises(NotAppliedError, match=r"at layers \[2\] saw no token"):
         one.future.result(WAIT_S)
 
 
 def test_an_uncapped_model_needs_no_firing(gathered):
-    (text,) = answers(gathered(Unheld(), capped=False), asked("hello"))
+    (text,) = answers(gathered(Counted(unreached_layers=[LAYER]), capped=False), asked("hello"))
     assert text == "hello"
 
 

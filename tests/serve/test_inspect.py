@@ -157,18 +157,18 @@ def test_answers_are_withheld_when_the_floors_did_not_reach_the_model(
     """An engine that loses its count of one layer cannot say that it held it."""
     from keel.engines.transformers import TransformersEngine
 
-    plain = TransformersEngine.generate
+    plain = TransformersEngine._completions
     lost = open_run(held_run).floors.layers[0]
 
-    def losing(self, prompts, sampling, **rest):
-        yield from plain(self, prompts, sampling, **rest)
-        slots = {layer: n for layer, n in self.firing.slots.items() if layer != lost}
-        self.firing = Firing({layer: self.firing.fired[layer] for layer in slots}, slots)
+    def losing(self, *arguments):
+        firing = yield from plain(self, *arguments)
+        slots = {layer: n for layer, n in firing.slots.items() if layer != lost}
+        return Firing({layer: firing.fired[layer] for layer in slots}, slots)
 
-    monkeypatch.setattr(TransformersEngine, "generate", losing)
+    monkeypatch.setattr(TransformersEngine, "_completions", losing)
     log = evaluated(task, held_run, {"blocks": "model.layers"})
     assert log.status == "error"
-    assert f"did not reach layers [{lost}]" in log.error.message
+    assert f"at layers [{lost}] saw no token" in log.error.message
     assert NotAppliedError.__name__ in log.error.message
 
 

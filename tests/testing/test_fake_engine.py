@@ -27,7 +27,13 @@ def probing(engine: FakeEngine, *layers: int) -> Recording:
 def answers(engine, *conversations, seed=0, sampling=SAMPLING, **options):
     prompts = [Prompt(str(n), c) for n, c in enumerate(conversations)]
     found = list(engine.generate(prompts, sampling, seed=seed, **options))
-    return sorted(found, key=lambda completion: completion.place)
+    return sorted(found, key=lambda completion: completion.index)
+
+
+def firing_of(engine, conversation, **options):
+    completions = engine.generate([Prompt("0", conversation)], SAMPLING, seed=0, **options)
+    list(completions)
+    return completions.firing
 
 
 def test_it_is_an_engine():
@@ -86,26 +92,21 @@ def test_firing_counts_prompt_and_answer_when_generating_and_the_answer_when_rea
     """'be ghost' asks with 2 words; scripted 'a b c' is 3: all 5 lie at 0, below a floor of 1."""
     engine = FakeEngine(noise=0, reply=scripted("a b c"))
     floor = Floor(1, engine.axis.direction[1], 1.0)
-    answers(engine, asked("be ghost"), interventions=[floor])
-    assert engine.firing.fired == engine.firing.slots == {1: 5}
+    firing = firing_of(engine, asked("be ghost"), interventions=[floor])
+    assert firing.fired == firing.slots == {1: 5}
     talk = asked("be ghost").with_reply("a b c")
-    list(engine.read([talk], recording=Recording(means=True), interventions=[floor]))
-    assert engine.firing.fired == engine.firing.slots == {1: 3}
-
-
-def test_firing_is_none_when_nothing_intervened():
-    engine = FakeEngine()
-    answers(engine, asked("x"), interventions=[Floor(0, engine.axis.direction[0], 9.0)])
-    answers(engine, asked("x"))
-    assert engine.firing is None
+    readings = engine.read([talk], recording=Recording(means=True), interventions=[floor])
+    list(readings)
+    assert readings.firing.fired == readings.firing.slots == {1: 3}
 
 
 def test_a_generated_floor_leaves_the_prompt_alone():
     engine = FakeEngine(noise=0, reply=scripted("a b c"))
     floor = Floor(1, engine.axis.direction[1], 1.0, "generated")
-    answers(engine, asked("ghost").with_reply("old").with_user("hm"), interventions=[floor])
-    assert engine.firing.fired == {1: 3}
-    assert engine.firing.slots == {1: 6}
+    talk = asked("ghost").with_reply("old").with_user("hm")
+    firing = firing_of(engine, talk, interventions=[floor])
+    assert firing.fired == {1: 3}
+    assert firing.slots == {1: 6}
 
 
 def test_the_seed_decides_sampled_answers_and_greedy_ones_ignore_it():
@@ -160,13 +161,13 @@ def test_a_floor_that_nobody_is_under_costs_nothing_and_a_higher_one_more():
 def test_every_prompt_is_planned_once_shortest_first():
     engine = FakeEngine()
     prompts = [Prompt(str(n), asked("word " * (9 - n))) for n in range(9)]
-    places = [place for batch in engine.plan(prompts, SAMPLING) for place in batch.places]
-    assert places == list(range(8, -1, -1))
+    indices = [index for batch in engine.plan(prompts, SAMPLING) for index in batch.indices]
+    assert indices == list(range(8, -1, -1))
 
 
 def test_there_is_no_order_to_rely_on():
     found = FakeEngine().read([asked("x").with_reply("y")] * 3, recording=Recording())
-    assert [reading.place for reading in found] == [2, 1, 0]
+    assert [reading.index for reading in found] == [2, 1, 0]
 
 
 def test_reading_leaves_out_turns_without_words_and_the_others_keep_their_numbers():

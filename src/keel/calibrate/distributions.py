@@ -67,7 +67,7 @@ def read_projections(
     for reading in engine.read(conversations, recording=Recording(probes=probes)):
         projections_TK = reading.turns[-1].projections_TK
         assert projections_TK is not None
-        tokens[reading.place] = projections_TK.float()
+        tokens[reading.index] = projections_TK.float()
     first, rest = tokens[: len(default)], tokens[len(default) :]
     return Projections(torch.cat(first), torch.cat(rest), _means(first), _means(rest))
 

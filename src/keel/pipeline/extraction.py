@@ -163,7 +163,7 @@ def _plan(
         identity=engine.identity,
         settings=recorded,
         seed=settings.seed,
-        batches=tuple(b.places for b in engine.plan(prompts, settings.sampling)),
+        batches=tuple(b.indices for b in engine.plan(prompts, settings.sampling)),
         template=engine.template_facts(),
         command=command,
     )
@@ -180,7 +180,7 @@ def _answer(
     batches = [Batch(number, places) for number, places in enumerate(plan.batches)]
     done = folder.committed()
     counter = Counter("answering and recording", len(prompts), on_progress)
-    counter.add(sum(len(b.places) for b in batches if b.number in done))
+    counter.add(sum(len(b.indices) for b in batches if b.number in done))
     answer = engine.answer if isinstance(engine, Cluster) else partial(answer_prompts, engine)
     for answered in answer(
         prompts,

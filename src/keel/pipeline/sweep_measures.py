@@ -191,7 +191,7 @@ def _prices(engine: Engine, floors: Floors, items: Sequence[Item]) -> Iterator[t
     conversations: list[Conversation] = [item.conversation for item in items]
     if conversations:
         for one in engine.divergence(conversations, [list(floors)]):
-            yield items[one.place].id, -one.kl
+            yield items[one.index].id, -one.kl
 
 
 def _answering(on_progress: OnProgress) -> Callable[[str, int, int], None]:

@@ -41,16 +41,16 @@ def answer_prompts(
     that was interrupted goes on as if it had not been. `on_rollout` is called as answers finish.
     """
     left = [batch for batch in batches if batch.number not in done]
-    if engine.is_rolling:
+    if engine.batches_continuously:
         yield from _rolling(engine, prompts, left, sampling, seed, on_rollout)
         return
     for batch in left:
-        asked = [prompts[place] for place in batch.places]
+        asked = [prompts[place] for place in batch.indices]
         filling = _Filling(batch.number, asked)
         for completion in engine.generate(
             asked, sampling, seed=batch_seed(seed, batch.number), recording=_MEANS
         ):
-            on_rollout(filling.add(completion.place, completion))
+            on_rollout(filling.add(completion.index, completion))
         yield filling.answered()
 
 
@@ -63,12 +63,12 @@ def _rolling(
     on_rollout: Callable[[Rollout], None],
 ) -> Iterator[AnsweredBatch]:
     """All batches in one call: none waits for the longest answer of the one before it."""
-    filling = [_Filling(b.number, [prompts[place] for place in b.places]) for b in batches]
+    filling = [_Filling(b.number, [prompts[place] for place in b.indices]) for b in batches]
     homes = [(one, row) for one in filling for row in range(len(one.prompts))]
     seeds = [batch_seed(seed, one.number) for one, _ in homes]
     asked = [one.prompts[row] for one, row in homes]
     for completion in engine.generate(asked, sampling, seed=seeds, recording=_MEANS):
-        batch, row = homes[completion.place]
+        batch, row = homes[completion.index]
         on_rollout(batch.add(row, completion))
         if batch.is_full:
             yield batch.answered()

@@ -24,10 +24,10 @@ def read_rollouts(
     ]
     readings: dict[int, TurnRecord] = {}
     for reading in engine.read(conversations, recording=Recording(means=True)):
-        last = sum(m.speaker == "assistant" for m in conversations[reading.place].messages) - 1
+        last = sum(m.speaker == "assistant" for m in conversations[reading.index].messages) - 1
         for turn in reading.turns:
             if turn.turn == last:
-                readings[reading.place] = turn
+                readings[reading.index] = turn
     found = [(rollout, readings.get(place)) for place, rollout in enumerate(rollouts)]
     return batch_of(
         number,

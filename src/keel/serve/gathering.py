@@ -18,7 +18,7 @@ from threading import Thread
 
 from keel.engines import Completion
 from keel.errors import UsageError
-from keel.serve.held import Held, check_applied
+from keel.serve.held import Held
 from keel.steering import Firing
 from keel.types import Prompt, Sampling
 
@@ -113,7 +113,7 @@ class Gatherer:
         try:
             prompts = [one.prompt for one in ready]
             for batch in self._held.engine.plan(prompts, group[0].sampling) if ready else ():
-                self._answer_batch([ready[place] for place in batch.places])
+                self._answer_batch([ready[place] for place in batch.indices])
         except Exception as error:
             _refuse(ready, error)
 
@@ -135,10 +135,10 @@ class Gatherer:
             recording=self._held.gauge.recording,
             interventions=tuple(floors) if floors is not None else (),
         )
-        by_place = {completion.place: completion for completion in completions}
-        check_applied(floors, engine.firing)
-        for place, one in enumerate(batch):
-            one.future.set_result(Answer(by_place[place], engine.firing, len(batch)))
+        # All of them are taken, and NotAppliedError raised, before any answer is given out.
+        by_index = {completion.index: completion for completion in completions}
+        for index, one in enumerate(batch):
+            one.future.set_result(Answer(by_index[index], completions.firing, len(batch)))
 
     def _drop(self) -> None:
         while True:

@@ -6,7 +6,6 @@ by name: to be served unheld by mistake is the worst that can happen to a user.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 from keel import pipeline
 from keel.drift import Gauge
 from keel.engines import ChatTemplate, Engine, open_engine, settings_class
-from keel.errors import MissingArtifactError, NotAppliedError, UsageError
-from keel.steering import Firing, unreached
+from keel.errors import MissingArtifactError, UsageError
 from keel.store import Run, open_run
 from keel.types import UNSTEERED, Floors
 
@@ -31,10 +29,8 @@ class Held:
 
     @property
     def template(self) -> ChatTemplate:
-        """The model's own; every engine that `open_engine` opens has one."""
-        engine: Any = self.engine
-        template: ChatTemplate = engine.template
-        return template
+        """The model's chat template."""
+        return self.engine.template
 
     @property
     def setting(self) -> str:
@@ -42,10 +38,8 @@ class Held:
         return UNSTEERED if self.floors is None else self.floors.name
 
     def close(self) -> None:
-        """Let go of what the engine started, if it started anything."""
-        close: Callable[[], None] | None = getattr(self.engine, "close", None)
-        if close is not None:
-            close()
+        """Stop what the engine started."""
+        self.engine.close()
 
 
 def open_held(
@@ -63,17 +57,6 @@ def open_held(
     pipeline.check_same_model(opened, run.axis)
     layer = pipeline.drift_layer(run.axis, floors)
     return Held(opened, Gauge.of(opened, run.axis, layer=layer, floors=floors), floors)
-
-
-def check_applied(floors: Floors | None, firing: Firing | None) -> None:
-    """Raise NotAppliedError unless every layer that has a floor has seen tokens."""
-    if floors is None:
-        return
-    if unheld := unreached(firing, floors.layers):
-        raise NotAppliedError(
-            f"the floors of {floors.name!r} did not reach layers {unheld}; nothing that was "
-            "answered is given out, start the model again"
-        )
 
 
 def _floors(run: Run, setting: str | None) -> Floors | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from keel.errors import NotAppliedError
+
 
 @dataclass(frozen=True)
 class Firing:
@@ -33,9 +35,15 @@ class Firing:
         )
 
 
-def unreached(firing: Firing | None, layers: Iterable[int]) -> list[int]:
-    """Layers, of those that were to be steered, where no token was seen. All of them where nothing
-    was counted at all: then nobody knows that anything was done.
+def check_reached(firing: Firing | None, layers: Iterable[int]) -> None:
+    """Raise NotAppliedError unless every layer that was to be steered saw a token.
+
+    A `firing` of None counted nothing, so no layer is known to have been steered.
     """
     seen = {} if firing is None else firing.slots
-    return sorted({layer for layer in layers if not seen.get(layer)})
+    missed = sorted({layer for layer in layers if not seen.get(layer)})
+    if missed:
+        raise NotAppliedError(
+            f"the interventions at layers {missed} saw no token, expected all that passed the "
+            "model; do not trust these outputs, load the model again"
+        )

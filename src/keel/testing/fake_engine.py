@@ -6,22 +6,27 @@ Nothing here says how a real model would answer or drift.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from functools import cached_property
 from random import Random
 
 from torch import Tensor, full, ones_like, stack
 
 from keel.engines import (
     Batch,
+    Calls,
+    ChatTemplate,
     Completion,
     Divergence,
     Reading,
     Recording,
+    Results,
     TurnRecord,
     text_before,
 )
-from keel.steering import Firing, Intervention
-from keel.testing.planted import PlantedStream
+from keel.steering import Firing, Intervention, check_reached
+from keel.testing.planted import PlantedStream, Steered, Words
+from keel.testing.tiny_tokenizer import tiny_tokenizer
 from keel.types import Activations, AssistantAxis, Conversation, Prompt, Sampling
 
 Reply = Callable[[Conversation, float, Random], str]
@@ -57,14 +62,23 @@ class FakeEngine:
         noise: float = 0.1,
         personas: Mapping[str, float] | None = None,
         reply: Reply = echo,
-        is_rolling: bool = False,
+        batches_continuously: bool = False,
+        unreached_layers: Collection[int] = (),
     ) -> None:
+        """At `unreached_layers` interventions silently do nothing: to test that this is caught."""
         planted = {} if personas is None else {"personas": personas}
         self.stream = PlantedStream(layers, hidden, seed, noise, **planted)
         self.reply = reply
-        self.is_rolling = is_rolling
+        self.batches_continuously = batches_continuously
+        self.unreached_layers = frozenset(unreached_layers)
         self.identity = self.stream.identity
-        self.firing: Firing | None = None
+        self.local_model = None
+        self._calls = Calls()
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """That of a tiny tokenizer; the planted stream itself knows words, not its tokens."""
+        return ChatTemplate(tiny_tokenizer())
 
     @property
     def layers(self) -> int:
@@ -77,13 +91,13 @@ class FakeEngine:
         return self.stream.axis
 
     def template_facts(self) -> dict[str, str]:
-        """Nothing: a fake engine has no template."""
+        """Nothing: what is answered does not depend on the template."""
         return {}
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Batches of four, shortest prompts first."""
         lengths = [len(self.stream.words(p.conversation).ids) for p in prompts]
-        order = sorted(range(len(prompts)), key=lambda place: (lengths[place], place))
+        order = sorted(range(len(prompts)), key=lambda index: (lengths[index], index))
         starts = range(0, len(order), 4)
         return [Batch(number, tuple(order[n : n + 4])) for number, n in enumerate(starts)]
 
@@ -96,12 +110,35 @@ class FakeEngine:
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
-    ) -> Iterator[Completion]:
+    ) -> Results[Completion]:
         """Answers from `reply`, cut at max_new_tokens words; greedy ones ignore the seed."""
-        self.firing = None
-        for place in reversed(range(len(prompts))):
-            conversation = prompts[place].conversation
-            own = f"{seed}/{place}" if isinstance(seed, int) else str(seed[place])
+        completions = self._completions(prompts, sampling, seed, recording, interventions, on_text)
+        return self._calls.begin(completions, (one.layer for one in interventions))
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        recording: Recording,
+        interventions: Sequence[Intervention] = (),
+    ) -> Results[Reading]:
+        """Every turn that has words. Each token's log-likelihood is −1."""
+        readings = self._readings(conversations, recording, interventions)
+        return self._calls.begin(readings, (one.layer for one in interventions))
+
+    def _completions(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int | Sequence[int],
+        recording: Recording,
+        interventions: Sequence[Intervention],
+        on_text: Callable[[int, str], None] | None,
+    ) -> Generator[Completion, None, Firing | None]:
+        firing: Firing | None = None
+        for index in reversed(range(len(prompts))):
+            conversation = prompts[index].conversation
+            own = f"{seed}/{index}" if isinstance(seed, int) else str(seed[index])
             chance = Random(own if sampling.temperature else 0)
             text = self.reply(conversation, self._persona(conversation, interventions), chance)
             limit = sampling.max_new_tokens
@@ -110,29 +147,36 @@ class FakeEngine:
             is_stopped = any(stop in text for stop in sampling.stop)
             text = text_before(text, sampling.stop)
             if on_text is not None:
-                on_text(place, text)
-            record = self._turns(conversation.with_reply(text), recording, interventions)[-1]
+                on_text(index, text)
+            words = self.stream.words(conversation.with_reply(text)).answering
+            steered = self._steered(words, interventions)
+            firing = _sum(firing, steered.firing(ones_like(words.is_generated_T)))
+            record = _records(words, steered, recording)[-1]
             yield Completion(
-                place,
+                index,
                 text,
                 record.token_ids,
                 "length" if is_cut and not is_stopped else "stop",
                 record.activations,
                 record.projections_TK,
             )
+        return firing
 
-    def read(
+    def _readings(
         self,
         conversations: Sequence[Conversation],
-        *,
         recording: Recording,
-        interventions: Sequence[Intervention] = (),
-    ) -> Iterator[Reading]:
-        """Every turn that has words. Each token's log-likelihood is −1."""
-        self.firing = None
-        for place in reversed(range(len(conversations))):
-            turns = self._turns(conversations[place], recording, interventions, is_given=True)
-            yield Reading(place, tuple(turn for turn in turns if turn.token_ids))
+        interventions: Sequence[Intervention],
+    ) -> Generator[Reading, None, Firing | None]:
+        firing: Firing | None = None
+        for index in reversed(range(len(conversations))):
+            words = self.stream.words(conversations[index])
+            steered = self._steered(words, interventions)
+            # Only the assistant's words count, as they do in a real engine.
+            firing = _sum(firing, steered.firing(words.is_generated_T))
+            turns = _records(words, steered, recording)
+            yield Reading(index, tuple(turn for turn in turns if turn.token_ids))
+        return firing
 
     def divergence(
         self,
@@ -140,43 +184,45 @@ class FakeEngine:
         settings: Sequence[Sequence[Intervention]],
     ) -> Iterator[Divergence]:
         """Half the squared shift at the last layer: the KL of unit Gaussians that far apart."""
-        for place in reversed(range(len(conversations))):
-            words = self.stream.words(conversations[place])
+        self._calls.close()
+        for index in reversed(range(len(conversations))):
+            words = self.stream.words(conversations[index])
             plain_TD = self.stream.steered(words, ()).stream_LTD[-1]
             for number, interventions in enumerate(settings):
-                moved_TD = self.stream.steered(words, interventions).stream_LTD[-1]
+                steered = self._steered(words, interventions)
+                check_reached(
+                    steered.firing(words.is_generated_T), [one.layer for one in interventions]
+                )
+                moved_TD = steered.stream_LTD[-1]
                 shift_ND = (moved_TD - plain_TD)[words.is_generated_T]
                 kl = float(shift_ND.square().sum(-1).mean()) / 2
-                yield Divergence(place, number, kl, len(shift_ND))
+                yield Divergence(index, number, kl, len(shift_ND))
+
+    def close(self) -> None:
+        """Break off the call that is open; nothing else was started."""
+        self._calls.close()
 
     def _persona(self, conversation: Conversation, interventions: Sequence[Intervention]) -> float:
         """The persona with which an answer begins, as steered, give or take the noise."""
         words = self.stream.words(conversation.with_reply(".")).answering
-        first_D = self.stream.steered(words, interventions).stream_LTD[-1, -1]
+        first_D = self._steered(words, interventions).stream_LTD[-1, -1]
         return float(first_D @ self.stream.direction) / self.layers
 
-    def _turns(
-        self,
-        conversation: Conversation,
-        recording: Recording,
-        interventions: Sequence[Intervention],
-        *,
-        is_given: bool = False,
-    ) -> list[TurnRecord]:
-        """What was recorded of each assistant turn; firings are counted.
+    def _steered(self, words: Words, interventions: Sequence[Intervention]) -> Steered:
+        reached = [one for one in interventions if one.layer not in self.unreached_layers]
+        return self.stream.steered(words, reached)
 
-        Of a given conversation only the assistant's words count, as they do in a real engine.
-        """
-        words = self.stream.words(conversation)
-        words = words if is_given else words.answering
-        steered = self.stream.steered(words, interventions)
-        counted_T = words.is_generated_T if is_given else ones_like(words.is_generated_T)
-        now = steered.firing(counted_T)
-        self.firing = now if now is None or self.firing is None else self.firing + now
-        return [
-            _record(turn, words.ids[start:stop], steered.stream_LTD[:, start:stop], recording)
-            for turn, (start, stop) in enumerate(words.turns)
-        ]
+
+def _sum(firing: Firing | None, now: Firing | None) -> Firing | None:
+    return now if now is None or firing is None else firing + now
+
+
+def _records(words: Words, steered: Steered, recording: Recording) -> list[TurnRecord]:
+    """What was recorded of each assistant turn."""
+    return [
+        _record(turn, words.ids[start:stop], steered.stream_LTD[:, start:stop], recording)
+        for turn, (start, stop) in enumerate(words.turns)
+    ]
 
 
 def _record(

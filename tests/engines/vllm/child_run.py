@@ -17,7 +17,7 @@ from typing import Any
 from keel.engines import Recording
 from keel.engines.protocol import Engine
 from keel.types import Conversation, Floor, Message
-from tests.engines.vllm.serving_vllm import GREEDY, band, by_place, prompt, started
+from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, started
 
 PROMPTS = [prompt(text) for text in ("hello there", "what is the sea like")]
 
@@ -46,7 +46,7 @@ def measured(engine: Engine, layer: int) -> dict[str, list[Any]]:
     (read,) = engine.read(
         [TALK], recording=Recording(means=True, log_likelihood=True), interventions=under
     )
-    answers = by_place(made)
+    answers = by_index(made)
     return {
         "generated": [answers[n].activations.means_LD.tolist() for n in range(len(PROMPTS))],
         "read": [turn.activations.means_LD.tolist() for turn in read.turns],
@@ -62,9 +62,10 @@ def main(folder: str, layer: int, settings: dict[str, Any]) -> None:
         answers, fired = [], []
         before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for interventions in settings_at(layer):
-            found = by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=interventions))
+            made = engine.generate(PROMPTS, GREEDY, seed=0, interventions=interventions)
+            found = by_index(made)
             answers.append([list(found[n].token_ids) for n in range(len(PROMPTS))])
-            fired.append(engine.firing.fired if engine.firing is not None else None)
+            fired.append(made.firing.fired if made.firing is not None else None)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
         config = engine.llm.llm_engine.vllm_config
         mode = int(config.compilation_config.mode)

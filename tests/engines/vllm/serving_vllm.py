@@ -56,6 +56,6 @@ def band(value: float, *, layers: range = range(1, 3), seed: int = 0) -> list[Fl
     return [Floor(n, unit(torch.randn(HIDDEN, generator=draws)), value) for n in layers]
 
 
-def by_place(completions: Iterable[Completion]) -> dict[int, Completion]:
+def by_index(completions: Iterable[Completion]) -> dict[int, Completion]:
     """Completions by the prompt that they answer."""
-    return {one.place: one for one in completions}
+    return {one.index: one for one in completions}

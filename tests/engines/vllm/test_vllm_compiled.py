@@ -9,7 +9,7 @@ import torch
 
 from keel.engines import open_engine
 from tests.engines.vllm.child_run import PROMPTS, measured, run, settings_at
-from tests.engines.vllm.serving_vllm import GREEDY, by_place, tiny
+from tests.engines.vllm.serving_vllm import GREEDY, by_index, tiny
 
 pytestmark = [
     pytest.mark.vllm,
@@ -36,7 +36,7 @@ def test_a_compiled_engine_answers_as_the_transformers_engine_does(runs):
     for one, layer in zip(found, (1, 2, 1), strict=True):
         assert one["mode"] > 0  # it was compiled
         for answers, interventions in zip(one["answers"], settings_at(layer), strict=True):
-            theirs = by_place(plain.generate(PROMPTS, GREEDY, seed=0, interventions=interventions))
+            theirs = by_index(plain.generate(PROMPTS, GREEDY, seed=0, interventions=interventions))
             assert answers == [list(theirs[n].token_ids) for n in range(len(PROMPTS))]
 
 

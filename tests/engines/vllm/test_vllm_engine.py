@@ -14,12 +14,13 @@ from keel.geometry import unit
 from keel.rollouts import answer_prompts
 from keel.steering import Ablation, Addition, Ceiling
 from keel.types import Conversation, Floor, Message, Sampling
+from tests.engines.result_claims import CLAIMS
 from tests.engines.vllm.serving_vllm import (
     GREEDY,
     HIDDEN,
     LAYERS,
     band,
-    by_place,
+    by_index,
     prompt,
     started,
     tiny,
@@ -77,8 +78,8 @@ def test_it_keeps_the_protocol(engine):
 def test_both_engines_answer_alike_and_record_the_same(engine, plain, interventions):
     recording = Recording(means=True, probes=probes())
     asked = {"seed": 0, "recording": recording, "interventions": interventions}
-    ours = by_place(engine.generate(PROMPTS, GREEDY, **asked))
-    theirs = by_place(plain.generate(PROMPTS, GREEDY, **asked))
+    made, expected = (one.generate(PROMPTS, GREEDY, **asked) for one in (engine, plain))
+    ours, theirs = by_index(made), by_index(expected)
     for place, one in theirs.items():
         assert ours[place].token_ids == one.token_ids
         assert ours[place].finish == one.finish
@@ -93,17 +94,17 @@ def test_both_engines_answer_alike_and_record_the_same(engine, plain, interventi
             ours[place].projections_TK, one.projections_TK, rtol=1e-4, atol=1e-4
         )
     if interventions:
-        assert engine.firing.by_layer == pytest.approx(plain.firing.by_layer)
+        assert made.firing.by_layer == pytest.approx(expected.firing.by_layer)
 
 
 @pytest.mark.parametrize("probes", [(), probes()], ids=["not recorded", "recorded"])
 def test_stop_strings_end_answers_as_on_the_other_engine(engine, plain, probes):
     """The stop stands in the middle of the first answer."""
     recording = Recording(probes=probes)
-    text = by_place(plain.generate(PROMPTS, GREEDY, seed=0))[0].text
+    text = by_index(plain.generate(PROMPTS, GREEDY, seed=0))[0].text
     stopping = replace(GREEDY, stop=(text[len(text) // 2 :][:3],))
-    ours = by_place(engine.generate(PROMPTS, stopping, seed=0, recording=recording))
-    theirs = by_place(plain.generate(PROMPTS, stopping, seed=0, recording=recording))
+    ours = by_index(engine.generate(PROMPTS, stopping, seed=0, recording=recording))
+    theirs = by_index(plain.generate(PROMPTS, stopping, seed=0, recording=recording))
     assert len(theirs[0].text) < len(text)
     for place, one in theirs.items():
         assert (ours[place].text, ours[place].finish) == (one.text, one.finish)
@@ -125,8 +126,8 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
     )
     recording = Recording(means=True, probes=probes(), log_likelihood=True)
     asked = {"recording": recording, "interventions": band(HIGH)}
-    (ours,) = engine.read([talk], **asked)
-    (theirs,) = plain.read([talk], **asked)
+    read, expected = (one.read([talk], **asked) for one in (engine, plain))
+    (ours,), (theirs,) = read, expected
     for mine, other in zip(ours.turns, theirs.turns, strict=True):
         assert (mine.turn, mine.token_ids) == (other.turn, other.token_ids)
         torch.testing.assert_close(
@@ -136,15 +137,20 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
         torch.testing.assert_close(
             mine.log_likelihood_T, other.log_likelihood_T, rtol=1e-4, atol=1e-4
         )
-    assert engine.firing.slots == plain.firing.slots
-    assert engine.firing.fired == plain.firing.fired
+    assert read.firing.slots == expected.firing.slots
+    assert read.firing.fired == expected.firing.fired
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_it_says_of_each_call(engine, claim):
+    claim(engine)
 
 
 def test_divergence_agrees_with_the_other_engine(engine, plain):
     talk = Conversation((Message("user", "hello"), Message("assistant", "I am the wide sea.")))
     settings = [band(HIGH), band(HIGH, seed=5)]
-    ours = {(d.place, d.setting): d for d in engine.divergence([talk], settings)}
-    theirs = {(d.place, d.setting): d for d in plain.divergence([talk], settings)}
+    ours = {(d.index, d.setting): d for d in engine.divergence([talk], settings)}
+    theirs = {(d.index, d.setting): d for d in plain.divergence([talk], settings)}
     assert ours.keys() == theirs.keys()
     for key, one in theirs.items():
         assert ours[key].tokens == one.tokens
@@ -155,7 +161,7 @@ def test_divergence_agrees_with_the_other_engine(engine, plain):
 def test_a_floor_holds_at_every_generated_token(engine):
     direction = band(0.0)[0].direction
     recording = Recording(probes=(Probe(2, direction),))
-    held = by_place(
+    held = by_index(
         engine.generate(
             PROMPTS, GREEDY, seed=0, recording=recording, interventions=[Floor(2, direction, HIGH)]
         )
@@ -167,7 +173,7 @@ def test_a_floor_holds_at_every_generated_token(engine):
 def test_requests_of_one_batch_each_have_their_own_setting(engine):
     """Several settings at once, and none: each answers as it does alone."""
     settings = [[], band(HIGH), band(HIGH, seed=5), [Addition(0, band(0.0)[0].direction, 3.0)]]
-    alone = [by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=s)) for s in settings]
+    alone = [by_index(engine.generate(PROMPTS, GREEDY, seed=0, interventions=s)) for s in settings]
     assert len({alone[n][2].token_ids for n in range(4)}) == 4  # the settings do differ
     with pytest.MonkeyPatch.context() as patch:
         mixed = _mixed(engine, settings, patch)
@@ -194,13 +200,13 @@ def _mixed(engine, settings, patch):
             (),
         )
         asked.append(one)
-        who[one.place] = names[number]
+        who[one.index] = names[number]
     submit = engine.queue.submit
-    patch.setattr(engine.queue, "submit", lambda one, _name: submit(one, who[one.place]))
+    patch.setattr(engine.queue, "submit", lambda one, _name: submit(one, who[one.index]))
     found = {}
     for one, output in engine.queue.run(asked, "none"):
         tokens = engine._completion(one, output, Recording(), GREEDY.max_new_tokens).token_ids
-        found[one.place // 10, one.place % 10] = tokens
+        found[one.index // 10, one.index % 10] = tokens
     for name in names[1:]:
         engine.workers.tell("register", name, b"")
     return found
@@ -247,15 +253,15 @@ def test_an_answer_that_nobody_waits_for_leaves_no_trace(engine):
         answers.close()
         assert len(hold.ledger.free) == engine.deployment.recordings
         assert hold.names == {}
-    again = by_place(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
+    again = by_index(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
     assert sorted(again) == [0, 1, 2, 3]
 
 
 def test_sampling_follows_the_seed_and_the_prompt(engine):
     warm = Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0)
-    once = by_place(engine.generate(PROMPTS, warm, seed=1))
-    alone = by_place(engine.generate(PROMPTS[2:3], warm, seed=1))
-    other = by_place(engine.generate(PROMPTS, warm, seed=2))
+    once = by_index(engine.generate(PROMPTS, warm, seed=1))
+    alone = by_index(engine.generate(PROMPTS[2:3], warm, seed=1))
+    other = by_index(engine.generate(PROMPTS, warm, seed=2))
     assert once[2].token_ids == alone[0].token_ids
     assert [once[n].token_ids for n in range(4)] != [other[n].token_ids for n in range(4)]
 
@@ -266,9 +272,9 @@ def test_prompts_are_made_ready_as_room_is_found_for_them(engine, monkeypatch):
     monkeypatch.setattr(engine.template, "prompt_ids", lambda c: ready.append(c) or prompt_ids(c))
     monkeypatch.setattr(engine.queue, "room", 1)
     answers = engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True))
-    assert next(answers).place == 0
+    assert next(answers).index == 0
     assert len(ready) == 2  # one in work, and the one that waits for its place
-    assert [one.place for one in answers] == [1, 2, 3]
+    assert [one.index for one in answers] == [1, 2, 3]
 
 
 def test_batches_rolled_into_one_call_are_answered_as_each_alone(engine):
@@ -297,4 +303,4 @@ def test_batches_rolled_into_one_call_are_answered_as_each_alone(engine):
 def test_interventions_that_cannot_be_applied_are_refused(engine, wrong, message):
     with pytest.raises(Exception, match=message):
         list(engine.generate(PROMPTS, GREEDY, seed=0, interventions=wrong))
-    assert by_place(engine.generate(PROMPTS, GREEDY, seed=0))  # and it goes on
+    assert by_index(engine.generate(PROMPTS, GREEDY, seed=0))  # and it goes on

@@ -10,7 +10,7 @@ import torch
 from keel.engines import EMBEDDED, Probe, Recording, open_engine
 from keel.geometry import unit
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
-from tests.engines.vllm.serving_vllm import by_place, started
+from tests.engines.vllm.serving_vllm import by_index, started
 
 pytestmark = [
     pytest.mark.vllm,
@@ -59,8 +59,8 @@ def test_both_engines_give_the_same_words_and_numbers_uncapped_and_capped(model)
     with started(model, max_model_len=512) as engine:
         for interventions in ([], floors):
             call = {"seed": 0, "recording": recording, "interventions": interventions}
-            ours = by_place(engine.generate(asked, _SAMPLING, **call))
-            theirs = by_place(plain.generate(asked, _SAMPLING, **call))
+            made, expected = (one.generate(asked, _SAMPLING, **call) for one in (engine, plain))
+            ours, theirs = by_index(made), by_index(expected)
             for place, one in theirs.items():
                 assert ours[place].token_ids == one.token_ids
                 assert ours[place].finish == one.finish
@@ -70,5 +70,5 @@ def test_both_engines_give_the_same_words_and_numbers_uncapped_and_capped(model)
                 scale = float(one.projections_TK.abs().max())
                 gap = (ours[place].projections_TK - one.projections_TK).abs().max()
                 assert float(gap) < 1e-4 * scale
-        assert engine.firing.by_layer == pytest.approx(plain.firing.by_layer, rel=1e-3)
-        assert 0.1 < engine.firing.rate < 0.9
+        assert made.firing.by_layer == pytest.approx(expected.firing.by_layer, rel=1e-3)
+        assert 0.1 < made.firing.rate < 0.9

@@ -21,7 +21,7 @@ from keel.engines import open_engine
 from keel.store import EvaluationFolder, RunFolder, save_floors
 from keel.types import Floors, Prompt
 from tests.cli.commands import SMALL
-from tests.engines.vllm.serving_vllm import GREEDY, band, by_place, prompt, tiny
+from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, tiny
 
 pytestmark = [
     pytest.mark.vllm,
@@ -54,7 +54,7 @@ def expected(folder):
     found = {}
     for name, held in {"none": [], **SETTINGS}.items():
         answers = engine.generate([ASKED], GREEDY, seed=0, interventions=held)
-        found[name] = list(by_place(answers)[0].token_ids)
+        found[name] = list(by_index(answers)[0].token_ids)
     assert len({tuple(tokens) for tokens in found.values()}) == 3
     found["prompt"] = engine.template.prompt_ids(ASKED.conversation)
     return found

@@ -15,7 +15,7 @@ import torch
 from keel.engines import Recording, open_engine
 from keel.errors import MissingExtraError, NotAppliedError, UsageError
 from keel.types import Sampling
-from tests.engines.vllm.serving_vllm import GREEDY, band, by_place, prompt, started, tiny
+from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, started, tiny
 
 pytestmark = [
     pytest.mark.vllm,
@@ -72,7 +72,7 @@ def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, 
     prompts = [prompt(f"tell me of the sea, part {n}, and of the ship", f"p{n}") for n in range(6)]
     sampling = Sampling(max_new_tokens=60, temperature=0)
     asked = {"seed": 0, "recording": Recording(means=True), "interventions": band(HIGH)}
-    theirs = by_place(plain.generate(prompts, sampling, **asked))
+    theirs = by_index(plain.generate(prompts, sampling, **asked))
     tight = {
         "max_num_batched_tokens": 8,
         "max_num_seqs": 6,
@@ -82,7 +82,7 @@ def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, 
     }
     with started(folder, max_model_len=128, arguments=tight) as engine:
         preempted = _counted_preemptions(engine)
-        ours = by_place(engine.generate(prompts, sampling, **asked))
+        ours = by_index(engine.generate(prompts, sampling, **asked))
     assert preempted
     for place, one in theirs.items():
         assert ours[place].token_ids == one.token_ids
@@ -98,7 +98,7 @@ def test_prompts_that_no_step_holds_together_are_answered_with_their_seeds(folde
     with started(folder, max_model_len=128, arguments={"max_num_batched_tokens": 128}) as engine:
         lengths = [len(engine.template.prompt_ids(one.conversation)) for one in prompts]
         assert sum(lengths) > 128 > max(lengths) + 6
-        first, again = (by_place(engine.generate(prompts, sampling, seed=7)) for _ in range(2))
+        first, again = (by_index(engine.generate(prompts, sampling, seed=7)) for _ in range(2))
     assert len(first) == len(prompts)
     assert {n: one.token_ids for n, one in first.items()} == {
         n: one.token_ids for n, one in again.items()
@@ -121,9 +121,9 @@ def _counted_preemptions(engine):
 def test_more_answers_than_can_be_recorded_at_once_wait_their_turn(folder, plain):
     prompts = [prompt(f"part {n}") for n in range(9)]
     asked = {"seed": 0, "recording": Recording(means=True)}
-    theirs = by_place(plain.generate(prompts, GREEDY, **asked))
+    theirs = by_index(plain.generate(prompts, GREEDY, **asked))
     with started(folder, recordings=2, probes=0) as engine:
-        ours = by_place(engine.generate(prompts, GREEDY, **asked))
+        ours = by_index(engine.generate(prompts, GREEDY, **asked))
     assert {n: c.token_ids for n, c in ours.items()} == {n: c.token_ids for n, c in theirs.items()}
 
 
@@ -149,8 +149,8 @@ def test_families_agree_with_the_other_engine_uncapped_and_capped(tmp_path, fami
     with started(where) as engine:
         for interventions in ([], band(HIGH)):
             asked = {"seed": 0, "recording": Recording(means=True), "interventions": interventions}
-            ours = by_place(engine.generate(PROMPTS, GREEDY, **asked))
-            theirs = by_place(other.generate(PROMPTS, GREEDY, **asked))
+            ours = by_index(engine.generate(PROMPTS, GREEDY, **asked))
+            theirs = by_index(other.generate(PROMPTS, GREEDY, **asked))
             for place, one in theirs.items():
                 assert ours[place].token_ids == one.token_ids
                 apart = ours[place].activations.means_LD - one.activations.means_LD
@@ -211,12 +211,12 @@ def test_the_canary_ends_an_engine_whose_layer_is_passed_by(folder):
         keel = engine.llm.llm_engine.engine_core.engine_core.keel
         keel.canary_s, keel.next_canary = 1e-3, 0.0
         tests = keel.tests
-        by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
+        by_index(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
         assert keel.tests > tests  # it was idle in between, and tested itself
         hold = engine.llm.llm_engine.model_executor.driver_worker.worker.keel_hold
         hold.held[1].forward = lambda output: output
         with pytest.raises(Exception, match="do not trust these outputs"):
-            by_place(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
+            by_index(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
 
 
 def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):

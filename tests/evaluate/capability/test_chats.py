@@ -144,10 +144,12 @@ def _adding(conversation, _persona, _chance):
     return right_below(3)(conversation.messages[-1].content)
 
 
-@pytest.mark.parametrize("is_rolling", [False, True])
-def test_an_engine_that_is_not_transformers_answers_tasks_as_chats(files, is_rolling):
+@pytest.mark.parametrize("batches_continuously", [False, True])
+def test_an_engine_that_is_not_transformers_answers_tasks_as_chats(files, batches_continuously):
     task = opened(files, "gsm8k", max_new_tokens=30)
-    answers, _ = on_engine(FakeEngine(reply=_adding, is_rolling=is_rolling), task)
+    answers, _ = on_engine(
+        FakeEngine(reply=_adding, batches_continuously=batches_continuously), task
+    )
     scores = task.score(list(answers.values()))
     assert [score.values["exact_match,flexible-extract"] for score in scores] == [
         1,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
 
+from keel.engines.protocol import Budget
 from keel.errors import UsageError
 
 _MEMORY_SHARE = 0.5
@@ -19,17 +19,6 @@ _ROWS_GPU = 512
 _READ_TOKENS_CPU = 640
 _WIDTH_STEP = 8
 _READ_TOKENS_GPU = 32768
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much one batch may hold."""
-
-    tokens: int
-    """Rows × (longest prompt + new tokens)."""
-    rows: int
-    read_tokens: int
-    """Rows × longest conversation, when reading."""
 
 
 def budget_for(model: Any, device: torch.device) -> Budget:

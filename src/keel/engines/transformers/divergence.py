@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keel.engines.protocol import Divergence
+from keel.engines.results import Divergence
 from keel.engines.transformers.reading import Sheet, content_logits, in_rows
-from keel.steering import Intervention
+from keel.steering import Intervention, check_reached
 
 
 def divergences(
@@ -30,6 +30,8 @@ def divergences(
             if handle is not None:
                 handle.marked = sheet.step
             steered_NV = content_logits(model, sheet)
+            if handle is not None:
+                check_reached(handle.firing(), [one.layer for one in interventions])
         kl_N = kl_per_token(plain_NV, steered_NV)
         yield from _per_row(kl_N, sheet, number)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,22 +12,17 @@ import torch
 from torch import nn
 
 from keel.engines.chat_template import ChatTemplate
-from keel.engines.protocol import (
-    Batch,
-    Completion,
-    Divergence,
-    Reading,
-    Recording,
-)
+from keel.engines.protocol import Batch, Budget, LocalModel, Recording
+from keel.engines.results import Calls, Completion, Divergence, Reading, Results
 from keel.engines.stopping import check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.streaming import TextStream
-from keel.engines.transformers.batching import Budget, budget_for, by_length, padded_width
+from keel.engines.transformers.batching import budget_for, by_length, padded_width
 from keel.engines.transformers.divergence import divergences
 from keel.engines.transformers.generation import Finished, Job, run_batch
 from keel.engines.transformers.reading import Sheet, read_sheet
 from keel.engines.transformers.recorder import ResponseRecorder
 from keel.errors import ModelMismatchError, UsageError
-from keel.steering import Firing, Intervention, Steering, find_decoder, steered
+from keel.steering import Firing, Intervention, find_decoder, steered
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
 
@@ -55,7 +50,7 @@ class TransformersEngine:
             raise UsageError("the model's config names no hidden size; give a config that does")
         self.budget: Budget = budget_for(model, self.device)
         self.identity = self._complete(identity)
-        self.firing: Firing | None = None
+        self._calls = Calls()
 
     @property
     def device(self) -> torch.device:
@@ -69,19 +64,24 @@ class TransformersEngine:
         return len(self.decoder.blocks)
 
     @property
-    def is_rolling(self) -> bool:
+    def batches_continuously(self) -> bool:
         """False: a batch is one padded tensor."""
         return False
 
+    @property
+    def local_model(self) -> LocalModel:
+        """The model itself, for code that calls it directly."""
+        return LocalModel(self.model, self.tokenizer, self.blocks, self.budget)
+
     def template_facts(self) -> dict[str, str]:
-        """What the chat template does of its own accord, to be shown to people."""
+        """What the chat template adds by itself (system prompt, date), in words for display."""
         return self.template.facts()
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Sort prompts by length into batches that fit in memory. The same call plans the same."""
         lengths = [len(self.template.prompt_ids(p.conversation)) for p in prompts]
         batches = by_length(lengths, new_tokens=sampling.max_new_tokens + 1, budget=self.budget)
-        return [Batch(number, places) for number, places in enumerate(batches)]
+        return [Batch(number, indices) for number, indices in enumerate(batches)]
 
     def generate(
         self,
@@ -92,10 +92,51 @@ class TransformersEngine:
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
-    ) -> Iterator[Completion]:
+    ) -> Results[Completion]:
         """Answer one batch, each completion as it finishes. The seed decides every draw."""
+        completions = self._completions(prompts, sampling, seed, recording, interventions, on_text)
+        return self._calls.begin(completions, (one.layer for one in interventions))
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        recording: Recording,
+        interventions: Sequence[Intervention] = (),
+    ) -> Results[Reading]:
+        """Read given conversations in one forward pass each, in order of length."""
+        # What lies above the last block that runs can change nothing that is read.
+        top = self._last_needed(recording)
+        reaching = [one for one in interventions if one.layer <= top]
+        readings = self._readings(conversations, recording, reaching)
+        return self._calls.begin(readings, (one.layer for one in reaching))
+
+    def divergence(
+        self,
+        conversations: Sequence[Conversation],
+        settings: Sequence[Sequence[Intervention]],
+    ) -> Iterator[Divergence]:
+        """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
+        self._calls.close()
+        for sheet, indices in self._sheets(conversations):
+            for found in divergences(self.model, self._steering, sheet, settings):
+                yield replace(found, index=indices[found.index])
+
+    def close(self) -> None:
+        """Break off the call that is open: the model is unsteered afterwards."""
+        self._calls.close()
+
+    def _completions(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int | Sequence[int],
+        recording: Recording,
+        interventions: Sequence[Intervention],
+        on_text: Callable[[int, str], None] | None,
+    ) -> Generator[Completion, None, Firing | None]:
         if not prompts:
-            return
+            return None
         check_recordable(sampling, means=recording.means)
         recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
         ids_BT, mask_BT = self._left_padded(prompts)
@@ -106,46 +147,29 @@ class TransformersEngine:
             job = Job(sampling, self._end_tokens(), seed, recorder, steering, on_token, is_stopped)
             for finished in run_batch(self.model, ids_BT, mask_BT, job):
                 yield self._completion(finished, recorder, sampling.stop)
-            self.firing = steering.firing() if steering is not None else None
+            return steering.firing() if steering is not None else None
 
-    def read(
+    def _readings(
         self,
         conversations: Sequence[Conversation],
-        *,
         recording: Recording,
-        interventions: Sequence[Intervention] = (),
-    ) -> Iterator[Reading]:
-        """Read given conversations in one forward pass each, in order of length."""
-        self.firing = None
-        # What lies above the last block that runs can change nothing that is read.
-        top = self._last_needed(recording)
-        reaching = [one for one in interventions if one.layer <= top]
-        for sheet, places in self._sheets(conversations):
-            with self._steering(reaching) as steering:
+        interventions: Sequence[Intervention],
+    ) -> Generator[Reading, None, Firing | None]:
+        firing: Firing | None = None
+        for sheet, indices in self._sheets(conversations):
+            with self._steering(interventions) as steering:
                 readings = read_sheet(self.model, self.decoder, sheet, recording, steering)
-                self._add_firing(steering)
-            for reading, place in zip(readings, places, strict=True):
-                yield replace(reading, place=place)
-
-    def divergence(
-        self,
-        conversations: Sequence[Conversation],
-        settings: Sequence[Sequence[Intervention]],
-    ) -> Iterator[Divergence]:
-        """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
-        for sheet, places in self._sheets(conversations):
-            for found in divergences(self.model, self._steering, sheet, settings):
-                yield replace(found, place=places[found.place])
+                if steering is not None:
+                    now = steering.firing()
+                    firing = now if firing is None else firing + now
+            for reading, index in zip(readings, indices, strict=True):
+                yield replace(reading, index=index)
+        return firing
 
     def _steering(self, interventions: Sequence[Intervention]) -> Any:
         if not interventions:
             return nullcontext()
         return steered(self.model, interventions, blocks=self.blocks)
-
-    def _add_firing(self, steering: Steering | None) -> None:
-        if steering is not None:
-            now = steering.firing()
-            self.firing = now if self.firing is None else self.firing + now
 
     def _sheets(
         self, conversations: Sequence[Conversation]
@@ -155,18 +179,18 @@ class TransformersEngine:
         # One conversation is read whole, however long.
         tokens = max([self.budget.read_tokens, *map(padded_width, lengths)])
         budget = replace(self.budget, tokens=tokens, rows=tokens)
-        for places in by_length(lengths, new_tokens=0, budget=budget):
-            rows = [transcripts[place] for place in places]
-            yield Sheet.of(rows, self._pad(), self.device), places
+        for indices in by_length(lengths, new_tokens=0, budget=budget):
+            rows = [transcripts[index] for index in indices]
+            yield Sheet.of(rows, self._pad(), self.device), indices
 
     def _left_padded(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [self.template.prompt_ids(p.conversation) for p in prompts]
         width = padded_width(max(len(row) for row in rows))
         ids_BT = torch.full((len(rows), width), self._pad())
         mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-        for place, row in enumerate(rows):
-            ids_BT[place, width - len(row) :] = torch.tensor(row)
-            mask_BT[place, width - len(row) :] = 1
+        for index, row in enumerate(rows):
+            ids_BT[index, width - len(row) :] = torch.tensor(row)
+            mask_BT[index, width - len(row) :] = 1
         return ids_BT.to(self.device), mask_BT.to(self.device)
 
     def _completion(

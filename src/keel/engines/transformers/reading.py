@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from keel.engines.chat_template import Transcript
-from keel.engines.protocol import Reading, Recording, TurnRecord
+from keel.engines.protocol import Recording
+from keel.engines.results import Reading, TurnRecord
 from keel.steering import Decoder, PassTokens, Steering, stream_of
 from keel.types import Activations
 
@@ -64,7 +65,7 @@ class Sheet:
 def read_sheet(
     model: Any, decoder: Decoder, sheet: Sheet, recording: Recording, steering: Steering | None
 ) -> list[Reading]:
-    """Everything asked for of one batch; `place` counts rows of the sheet."""
+    """Everything asked for of one batch; `index` counts rows of the sheet."""
     reader = _Reader(decoder, sheet, recording)
     if steering is not None:
         steering.marked = sheet.step

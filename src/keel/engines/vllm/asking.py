@@ -16,7 +16,7 @@ class Asked:
 
     def __init__(
         self,
-        place: int,
+        index: int,
         token_ids: list[int],
         parameters: Any,
         spans: tuple[int, ...],
@@ -24,7 +24,7 @@ class Asked:
         is_summed: bool = False,
         is_scored: bool = False,
     ) -> None:
-        self.place, self.token_ids, self.parameters = place, token_ids, parameters
+        self.index, self.token_ids, self.parameters = index, token_ids, parameters
         self.spans, self.is_summed, self.is_scored = spans, is_summed, is_scored
         self.key = ""
 
@@ -71,7 +71,7 @@ class Queue:
                 for output in self._step():
                     one = running[output.request_id]
                     if on_text is not None:
-                        _tell(on_text, one.place, output, shown)
+                        _tell(on_text, one.index, output, shown)
                     if output.finished:
                         del running[output.request_id]
                         rows -= one.rows
@@ -102,10 +102,10 @@ class Queue:
 
 
 def _tell(
-    on_text: Callable[[int, str], None], place: int, output: Any, shown: dict[str, int]
+    on_text: Callable[[int, str], None], index: int, output: Any, shown: dict[str, int]
 ) -> None:
     text = output.outputs[0].text
     before = shown.get(output.request_id, 0)
     if len(text) > before:
-        on_text(place, text[before:])
+        on_text(index, text[before:])
         shown[output.request_id] = len(text)

@@ -5,7 +5,7 @@ pass. Nothing is sampled or read twice.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 
 from keel.engines.chat_template import ChatTemplate, Transcript
-from keel.engines.protocol import (
-    Batch,
-    Completion,
-    Divergence,
-    Reading,
-    Recording,
-    TurnRecord,
-)
+from keel.engines.protocol import Batch, Recording
+from keel.engines.results import Calls, Completion, Divergence, Reading, Results, TurnRecord
 from keel.engines.stopping import check_recordable, cut_at_stop
 from keel.engines.vllm.asking import Asked, Queue, reading
 from keel.engines.vllm.deployment import OFF, Deployment
@@ -30,7 +24,7 @@ from keel.engines.vllm.watch import watch
 from keel.engines.vllm.workers import Workers
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.seeds import seed_of
-from keel.steering import Firing, Intervention
+from keel.steering import Firing, Intervention, check_reached
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
 _BATCH = 512
@@ -51,7 +45,7 @@ class VllmEngine:
         self.llm, self.deployment = llm, deployment
         self.tokenizer = llm.get_tokenizer()
         self.template = ChatTemplate(self.tokenizer)
-        self.firing: Firing | None = None
+        self._calls = Calls()
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.hf_text_config.num_hidden_layers)
         self.identity = _identity(config, self.layers, self.template, identity)
@@ -62,12 +56,16 @@ class VllmEngine:
         self._check_held()
 
     @property
-    def is_rolling(self) -> bool:
+    def batches_continuously(self) -> bool:
         """True: vLLM schedules."""
         return True
 
+    @property
+    def local_model(self) -> None:
+        """None: the model runs in vLLM's own processes."""
+
     def template_facts(self) -> dict[str, str]:
-        """What the chat template does of its own accord, to be shown to people."""
+        """What the chat template adds by itself (system prompt, date), in words for display."""
         return self.template.facts()
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
@@ -87,28 +85,41 @@ class VllmEngine:
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
-    ) -> Iterator[Completion]:
+    ) -> Results[Completion]:
         """Answer prompts, each completion as it finishes. Each prompt's seed decides its draws."""
+        completions = self._completions(prompts, sampling, seed, recording, interventions, on_text)
+        return self._calls.begin(completions, (one.layer for one in interventions))
+
+    def _completions(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int | Sequence[int],
+        recording: Recording,
+        interventions: Sequence[Intervention],
+        on_text: Callable[[int, str], None] | None,
+    ) -> Generator[Completion, None, Firing | None]:
         records = recording.means or bool(recording.probes)
         check_recordable(sampling, means=recording.means)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
 
-        def asked(place: int, prompt: Prompt) -> Asked:
+        def asked(index: int, prompt: Prompt) -> Asked:
             ids = self.template.prompt_ids(prompt.conversation)
             # vLLM ends an answer before its last token has passed through the model: what is
             # recorded runs on instead, and is cut afterwards.
             stop = () if records else sampling.stop
             parameters = self._sampling(
-                sampling, seed_of(seeds[place], prompt.id, separator="/"), stop
+                sampling, seed_of(seeds[index], prompt.id, separator="/"), stop
             )
             spans = (len(ids), -1) if records else ()
-            return Asked(place, ids, parameters, spans, is_summed=recording.means)
+            return Asked(index, ids, parameters, spans, is_summed=recording.means)
 
-        with self._probing(recording), self._under(interventions) as name:
+        with self._probing(recording), self._under(interventions) as setting:
             for one, output in self.queue.run(
-                map(asked, itertools.count(), prompts), name, on_text
+                map(asked, itertools.count(), prompts), setting.name, on_text
             ):
                 yield self._completion(one, output, recording, sampling)
+            return self._firing(setting)
 
     def read(
         self,
@@ -116,30 +127,40 @@ class VllmEngine:
         *,
         recording: Recording,
         interventions: Sequence[Intervention] = (),
-    ) -> Iterator[Reading]:
+    ) -> Results[Reading]:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
+        readings = self._readings(conversations, recording, interventions)
+        return self._calls.begin(readings, (one.layer for one in interventions))
+
+    def _readings(
+        self,
+        conversations: Sequence[Conversation],
+        recording: Recording,
+        interventions: Sequence[Intervention],
+    ) -> Generator[Reading, None, Firing | None]:
         transcripts = [self.template.transcript(c) for c in conversations]
         asked = [
             Asked(
-                place,
+                index,
                 list(transcript.token_ids),
                 reading(),
                 tuple(n for turn in transcript.turns for n in (turn.start, turn.stop)),
                 is_summed=recording.means,
                 is_scored=recording.log_likelihood,
             )
-            for place, transcript in enumerate(transcripts)
+            for index, transcript in enumerate(transcripts)
         ]
-        silent = [one.place for one in asked if not one.spans]
-        yield from (Reading(place, ()) for place in silent)
-        with self._probing(recording), self._under(interventions) as name:
-            for one, _ in self.queue.run([a for a in asked if a.spans], name):
+        silent = [one.index for one in asked if not one.spans]
+        yield from (Reading(index, ()) for index in silent)
+        with self._probing(recording), self._under(interventions) as setting:
+            for one, _ in self.queue.run([a for a in asked if a.spans], setting.name):
                 scores = (
                     self.workers.ask_last("likelihood", one.key)
                     if recording.log_likelihood
                     else None
                 )
-                yield self._reading(one, transcripts[one.place], recording, scores)
+                yield self._reading(one, transcripts[one.index], recording, scores)
+            return self._firing(setting)
 
     def divergence(
         self,
@@ -147,50 +168,55 @@ class VllmEngine:
         settings: Sequence[Sequence[Intervention]],
     ) -> Iterator[Divergence]:
         """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
-        for place, conversation in enumerate(conversations):
+        self._calls.close()
+        for index, conversation in enumerate(conversations):
             transcript = self.template.transcript(conversation)
             spans = tuple(n for turn in transcript.turns for n in (turn.start, turn.stop))
             if not spans:
                 continue
             ids = list(transcript.token_ids)
-            with self._scored(Asked(place, ids, reading(), spans, is_scored=True), ()) as plain:
+            with self._scored(Asked(index, ids, reading(), spans, is_scored=True), ()) as plain:
                 for number, interventions in enumerate(settings):
-                    asked = Asked(place, ids, reading(), spans, is_scored=True)
+                    asked = Asked(index, ids, reading(), spans, is_scored=True)
                     with self._scored(asked, interventions) as held:
                         kl_N = self.workers.ask_last("divergence", plain, held)["kl"]
                     if len(kl_N):
-                        yield Divergence(place, number, float(kl_N.mean()), len(kl_N))
+                        yield Divergence(index, number, float(kl_N.mean()), len(kl_N))
 
     def close(self) -> None:
-        """Stop vLLM and give its memory back."""
+        """Break off the call that is open, stop vLLM and give its memory back."""
+        self._calls.close()
         self.llm.llm_engine.engine_core.shutdown()
 
     @contextmanager
     def _scored(self, asked: Asked, interventions: Sequence[Intervention]) -> Iterator[str]:
         """The key under which predictions of a transcript are kept while the context lasts."""
         try:
-            with self._under(interventions) as name:
-                for _ in self.queue.run([asked], name):
+            with self._under(interventions) as setting:
+                for _ in self.queue.run([asked], setting.name):
                     pass
+                check_reached(self._firing(setting), setting.layers)
             yield asked.key
         finally:
             self.workers.discard([asked.key])
 
     @contextmanager
-    def _under(self, interventions: Sequence[Intervention]) -> Iterator[str]:
+    def _under(self, interventions: Sequence[Intervention]) -> Iterator[PackedInterventions]:
         """A setting of these interventions for as long as the context lasts."""
-        self.firing = None
         if not interventions:
-            yield OFF
+            yield PackedInterventions.none(OFF)
             return
         name = next(self._names)
         setting = PackedInterventions.of(name, interventions)
         self.workers.tell("register", name, setting.to_bytes())
         try:
-            yield name
-            self.firing = self.workers.firing(name, setting.layers)
+            yield setting
         finally:
             self.workers.tell("register", name, b"")
+
+    def _firing(self, setting: PackedInterventions) -> Firing | None:
+        """How often the setting moved a token; None if it is of no intervention."""
+        return self.workers.firing(setting.name, setting.layers) if setting.layers else None
 
     @contextmanager
     def _probing(self, recording: Recording) -> Iterator[None]:
@@ -223,7 +249,7 @@ class VllmEngine:
             projections = projections[: len(answer.token_ids)]
         finish = "stop" if answer.is_stopped else finish
         return Completion(
-            one.place, answer.text, answer.token_ids, finish, activations, projections
+            one.index, answer.text, answer.token_ids, finish, activations, projections
         )
 
     def _reading(
@@ -248,7 +274,7 @@ class VllmEngine:
                     likelihoods[number] if likelihoods is not None else None,
                 )
             )
-        return Reading(one.place, tuple(turns))
+        return Reading(one.index, tuple(turns))
 
     @property
     def _ends(self) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keel.engines.transformers import TransformersEngine
+from keel.engines import Engine, LocalModel
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.asking import (
@@ -28,7 +28,7 @@ _SCORED_TOKENS = 4096
 class EngineTaskAnswerer:
     """A model in this process that answers tasks."""
 
-    engine: TransformersEngine
+    engine: Engine
 
     @property
     def identity(self) -> ModelIdentity:
@@ -77,15 +77,22 @@ class EngineTaskAnswerer:
         """In lm-eval's order, longest first, and of one kind each: for texts to answer the batches
         are the very ones that lm-eval would make of the whole task with this batch size.
         """
-        engine = self.engine
-        lengths = [_tokens(engine, question) for question in questions]
-        warnings = _context_warnings(engine, questions, lengths)
+        local = local_model_of(self.engine)
+        lengths = [_tokens(local, question) for question in questions]
+        warnings = _context_warnings(local, questions, lengths)
         batches: list[tuple[int, ...]] = []
         for places in alike(questions).values():
             order = sorted(places, key=lambda n: (-lengths[n], _text(questions[n])))
-            rows = size or _rows(engine, questions[order[0]], lengths[order[0]])
+            rows = size or _rows(local, questions[order[0]], lengths[order[0]])
             batches += [tuple(order[at : at + rows]) for at in range(0, len(order), rows)]
         return tuple(batches), warnings
+
+
+def local_model_of(engine: Engine) -> LocalModel:
+    """The engine's model in this process. Raises UsageError where it has none."""
+    if engine.local_model is None:
+        raise UsageError("lm-eval runs the model itself, so it needs the transformers engine")
+    return engine.local_model
 
 
 def _with_words_of(arm: Arm, history: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -96,35 +103,35 @@ def _with_words_of(arm: Arm, history: Sequence[dict[str, str]]) -> list[dict[str
     return [{"role": m.speaker, "content": m.content} for m in arm.change(asked).messages]
 
 
-def _tokens(engine: TransformersEngine, question: Question) -> int:
+def _tokens(local: LocalModel, question: Question) -> int:
     """Tokens of the longest text that the model is given, without what it generates."""
     given = [
         r.args[:1] if r.request_type == "generate_until" else r.args for r in question.requests
     ]
-    return max(len(engine.tokenizer.encode("".join(texts))) for texts in given)
+    return max(len(local.tokenizer.encode("".join(texts))) for texts in given)
 
 
 def _text(question: Question) -> str:
     return str(question.requests[0].args[0])
 
 
-def _rows(engine: TransformersEngine, longest: Question, tokens: int) -> int:
+def _rows(local: LocalModel, longest: Question, tokens: int) -> int:
     """Items whose batch fits in memory; of several texts per item, lm-eval runs as many rows."""
-    most = _ROWS_CPU if engine.device.type == "cpu" else _ROWS_GPU
+    most = _ROWS_CPU if local.device.type == "cpu" else _ROWS_GPU
     if longest.kind == "generate_until":
-        room = engine.budget.tokens // (tokens + longest.max_new_tokens)
+        room = local.budget.tokens // (tokens + longest.max_new_tokens)
     else:
-        room = min(engine.budget.read_tokens, _SCORED_TOKENS) // max(tokens, 1)
-    return max(1, min(most, engine.budget.rows, room))
+        room = min(local.budget.read_tokens, _SCORED_TOKENS) // max(tokens, 1)
+    return max(1, min(most, local.budget.rows, room))
 
 
 def _context_warnings(
-    engine: TransformersEngine, questions: Sequence[Question], lengths: Sequence[int]
+    local: LocalModel, questions: Sequence[Question], lengths: Sequence[int]
 ) -> list[str]:
     """Prompts that the model's context cannot hold: lm-eval cuts them at their beginning."""
     from lm_eval.models.utils import resolve_max_length
 
-    context = int(resolve_max_length(engine.model.config, engine.tokenizer, default=2048))
+    context = int(resolve_max_length(local.model.config, local.tokenizer, default=2048))
     new = max(question.max_new_tokens for question in questions)
     if new >= context:
         raise UsageError(

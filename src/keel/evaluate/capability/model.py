@@ -15,12 +15,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from keel.engines.transformers import TransformersEngine
-from keel.errors import NotAppliedError, UsageError
+from keel.engines import Engine
+from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.asking import Length
+from keel.evaluate.capability.here import local_model_of
 from keel.evaluate.capability.quiet import hushed
-from keel.steering import Firing, PassTokens, Steering, steered, unreached
+from keel.steering import Firing, PassTokens, Steering, check_reached, steered
 
 
 class HeldLM(HFLM):  # type: ignore[misc]
@@ -29,16 +30,17 @@ class HeldLM(HFLM):  # type: ignore[misc]
     The tokenizer is a copy: lm-eval gives one without a padding token a new one.
     """
 
-    def __init__(self, engine: TransformersEngine, arm: Arm, *, batch_size: int) -> None:
+    def __init__(self, engine: Engine, arm: Arm, *, batch_size: int) -> None:
+        local = local_model_of(engine)
         with hushed():  # lm-eval warns that a model may not be launched in several processes
             super().__init__(
-                engine.model,
+                local.model,
                 backend="causal",
-                tokenizer=copy.deepcopy(engine.tokenizer),
+                tokenizer=copy.deepcopy(local.tokenizer),
                 batch_size=batch_size,
                 chat_template_args=_chat_arguments(engine),
             )
-        self.arm, self.blocks = arm, engine.blocks
+        self.arm, self.blocks = arm, local.blocks
         self.firing: Firing | None = None
         """How often interventions moved a token in the last call; None where there are none."""
         self.lengths: list[Length] = []
@@ -90,11 +92,7 @@ class HeldLM(HFLM):  # type: ignore[misc]
             )
             yield
             now = marker.steering.firing()
-        if missed := unreached(now, [one.layer for one in self.arm.interventions]):
-            raise NotAppliedError(
-                f"arm {self.arm.name!r} intervenes, but no token passed layers {missed}; do not "
-                "trust it"
-            )
+        check_reached(now, [one.layer for one in self.arm.interventions])
         self.firing = now
 
     def _refuse_generated_only(self) -> None:
@@ -141,6 +139,6 @@ def _lengths(sampled_BT: Tensor, ends: set[int]) -> list[Length]:
     return found
 
 
-def _chat_arguments(engine: TransformersEngine) -> dict[str, Any]:
+def _chat_arguments(engine: Engine) -> dict[str, Any]:
     """Thinking off, where the template knows it: as everywhere in Keel."""
     return {"enable_thinking": False} if "enable_thinking" in engine.template.source else {}

@@ -78,9 +78,8 @@ class EngineActor:
 
     def close(self) -> None:
         """Let the engine go, and with it what it started."""
-        close = getattr(self._opened, "close", None)
-        if close is not None:
-            close()
+        if self._opened is not None:
+            self._opened.close()
         self._opened = None
 
     @property

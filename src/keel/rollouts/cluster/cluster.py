@@ -65,7 +65,7 @@ class Cluster:
             Job(
                 f"batch {batch.number}",
                 "answer",
-                (batch.number, [prompts[place] for place in batch.places], sampling, seed),
+                (batch.number, [prompts[place] for place in batch.indices], sampling, seed),
             )
             for batch in batches
             if batch.number not in done
