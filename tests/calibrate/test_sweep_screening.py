@@ -10,8 +10,8 @@ import torch
 
 from keel.calibrate import (
     Band,
+    GridPoint,
     ScreenLimits,
-    Setting,
     is_inert_by_nominal,
     prune_settings,
     screen_settings,
@@ -19,7 +19,7 @@ from keel.calibrate import (
 from keel.calibrate.price import Candidate
 from keel.errors import TooFewSamplesError, UsageError
 from keel.testing import FakeEngine
-from keel.types import Conversation, Floor, Floors, Message, Prompt, Proxies, Rollout
+from keel.types import Conversation, Floor, Floors, Message, Prompt, Rollout, ScreenReading
 
 
 def rollouts(role: str, count: int, system: str | None = None) -> list[Rollout]:
@@ -84,15 +84,15 @@ def test_too_few_answers_cannot_be_told_from_noise():
         next(screen_settings(engine, engine.axis, [], default=DEFAULT[:2], roles=GHOSTS))
 
 
-def setting(name: str, start: int = 0, nominal: float = 0.5) -> Setting:
+def setting(name: str, start: int = 0, nominal: float = 0.5) -> GridPoint:
     one = Floors((Floor(start, torch.tensor([1.0, 0.0]), 0.0),), name)
-    return Setting(Candidate(one, None), Band(start, start + 2), nominal)
+    return GridPoint(Candidate(one, None), Band(start, start + 2), nominal)
 
 
 def proxies(name: str, price: float, effect: float, *, noise: float = 0.0, firing: float = 0.4):
     """Four answers, two above and two below the mean by `noise`: standard error noise / √3."""
     waves = (-noise, noise, -noise, noise)
-    return Proxies(name, firing, (price,) * 4, tuple(effect + wave for wave in waves))
+    return ScreenReading(name, firing, (price,) * 4, tuple(effect + wave for wave in waves))
 
 
 def prune(*measured, limits=None, places=None):
@@ -126,7 +126,7 @@ def test_a_price_above_the_bound_is_too_dear_and_one_at_it_is_not():
 
 
 def test_a_price_that_may_lie_under_the_bound_is_not_yet_too_dear():
-    noisy = Proxies("unsure", 0.4, (0.05, 0.45, 0.05, 0.45), (1.0,) * 4)  # 0.25 ± 0.23
+    noisy = ScreenReading("unsure", 0.4, (0.05, 0.45, 0.05, 0.45), (1.0,) * 4)  # 0.25 ± 0.23
     assert prune(noisy)["unsure"].fate == "kept"
 
 
@@ -151,8 +151,8 @@ def test_a_little_cheaper_is_not_enough_either():
 
 def test_differences_are_taken_answer_by_answer():
     """Answers differ by far more than settings do, but the same answer under both does not."""
-    better = Proxies("better", 0.4, (0.02, 0.04, 0.06, 0.08), (0.6, 0.8, 1.0, 1.2))
-    worse = Proxies("worse", 0.4, (0.03, 0.05, 0.07, 0.09), (0.4, 0.6, 0.8, 1.0))
+    better = ScreenReading("better", 0.4, (0.02, 0.04, 0.06, 0.08), (0.6, 0.8, 1.0, 1.2))
+    worse = ScreenReading("worse", 0.4, (0.03, 0.05, 0.07, 0.09), (0.4, 0.6, 0.8, 1.0))
     assert prune(better, worse)["worse"].fate == "dominated"
 
 
@@ -176,7 +176,7 @@ def test_what_dominates_is_itself_kept():
 def test_those_in_excess_are_left_out_evenly_over_depth():
     many = [proxies(f"n{at}", 0.05, 1.0 + at / 1000) for at in range(0, 32, 2)]
     places = {f"n{at}": at for at in range(0, 32, 2)}
-    found = prune(*many, limits=ScreenLimits(most=3, reach=0), places=places)
+    found = prune(*many, limits=ScreenLimits(max_settings=3, neighbour_depth=0), places=places)
     kept = [name for name, one in found.items() if one.fate == "kept"]
     # All cost the same: the strongest is the last, farthest from it the first, then the middle.
     assert kept in (["n0", "n14", "n30"], ["n0", "n16", "n30"])
@@ -199,7 +199,7 @@ def test_every_setting_has_its_fate_in_the_order_of_the_grid():
     assert (found[0].start, found[0].stop) == (0, 2)
 
 
-@pytest.mark.parametrize("bad", [{"most": 0}, {"dearest": 0.0}])
+@pytest.mark.parametrize("bad", [{"max_settings": 0}, {"max_price": 0.0}])
 def test_limits_that_make_no_sense_are_refused(bad):
     with pytest.raises(UsageError):
         ScreenLimits(**bad)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from keel.calibrate import Halves, Yardstick, sweep_settings
+from keel.calibrate import Halves, Metric, sweep_settings
 from keel.calibrate.sweep.frontier import pareto
 from keel.calibrate.sweep.selection import recommend
 from keel.errors import TooFewSamplesError, UsageError
@@ -39,7 +39,7 @@ class Planted:
         self.asked: list[tuple[str, str]] = []
         self.changes, self.missing = changes, set[tuple[str, str]]()
         halves = Halves(items(count, f"{name}/c"), items(count, f"{name}/d"))
-        self.yardstick = Yardstick(name, "share", halves, self._measure)
+        self.metric = Metric(name, "share", halves, self._measure)
 
     def _measure(self, setting: Floors | None, asked: Sequence[Item]) -> dict[str, float]:
         name = "none" if setting is None else setting.name
@@ -58,8 +58,8 @@ def sweep(harm=None, capability=None, **options):
     return sweep_settings(
         [floors(name) for name in harm.changes],
         (),
-        harm=harm.yardstick,
-        capability=capability.yardstick,
+        harm=harm.metric,
+        capability=capability.metric,
         **{"compare": compare, "tolerance": 0.02, **options},
     )
 
@@ -114,12 +114,12 @@ def test_the_unsteered_model_is_asked_each_item_once():
 
 def test_the_unsteered_score_is_the_mean_over_both_halves():
     harm = Planted("harm", {"mild": -0.2})
-    measured = harm.yardstick.measure
+    measured = harm.metric.measure
 
     def measure(setting, asked):
         return {id: score + 0.5 for id, score in measured(setting, asked).items()}
 
-    harm.yardstick = replace(harm.yardstick, measure=measure)
+    harm.metric = replace(harm.metric, measure=measure)
     assert sweep(harm, Planted("capability", {"mild": 0.0})).harm.unsteered == 0.5
 
 
@@ -166,13 +166,13 @@ def test_nothing_is_recommended_where_all_that_helps_costs_too_much():
 
 def test_a_recommendation_that_the_items_held_back_do_not_bear_out_is_told():
     harm = Planted("harm", {"lucky": -0.4})
-    measured = harm.yardstick.measure
+    measured = harm.metric.measure
 
     def measure(setting, asked):
         is_held_back = asked[0].id.startswith("harm/d")
         return measured(None if is_held_back else setting, asked)
 
-    harm.yardstick = replace(harm.yardstick, measure=measure)
+    harm.metric = replace(harm.metric, measure=measure)
     found = sweep(harm, Planted("capability", {"lucky": 0.0}))
     assert (found.recommended, found.is_confirmed) == ("lucky", False)
     assert any("do not bear lucky out" in told for told in found.warnings)
@@ -206,27 +206,27 @@ def test_halves_with_few_levels_of_a_factor_are_told():
     """Of 10 items by 3 personas an interval says little of a fourth; by 8 nothing is said."""
     for levels, is_told in ((3, True), (8, False)):
         harm = Planted("harm", HARM)
-        halves = harm.yardstick.halves
+        halves = harm.metric.halves
         by_persona = [
             tuple(replace(i, factors={"persona": f"p{n % levels}"}) for n, i in enumerate(half))
             for half in (halves.choosing, halves.deciding)
         ]
-        harm.yardstick = replace(harm.yardstick, halves=Halves(*by_persona))
+        harm.metric = replace(harm.metric, halves=Halves(*by_persona))
         said = f"harm: a half has only {levels} different personas"
         assert any(said in told for told in sweep(harm).warnings) == is_told
 
 
 def test_where_no_item_has_a_verdict_that_is_told():
     harm = Planted("harm", {"one": -0.4})
-    harm.missing = {("one", item.id) for item in harm.yardstick.halves.choosing}
+    harm.missing = {("one", item.id) for item in harm.metric.halves.choosing}
     with pytest.raises(TooFewSamplesError, match="harm: no item was scored both with one"):
         sweep(harm, Planted("capability", {"one": 0.0}))
 
 
 def test_factors_that_both_halves_share_are_told():
     harm = Planted("harm", HARM)
-    halves = replace(harm.yardstick.halves, shared=("persona",))
-    harm.yardstick = replace(harm.yardstick, halves=halves)
+    halves = replace(harm.metric.halves, shared=("persona",))
+    harm.metric = replace(harm.metric, halves=halves)
     assert any("both halves share persona" in told for told in sweep(harm).warnings)
 
 
@@ -266,13 +266,13 @@ def noise_sweep(draw: np.random.Generator, settings: int = 20, count: int = 30):
     def measure(_setting, asked):
         return {item.id: float(draw.random() < 0.5) for item in asked}
 
-    harm = Yardstick("harm", "share", Halves(items(count, "c"), items(count, "d")), measure)
+    harm = Metric("harm", "share", Halves(items(count, "c"), items(count, "d")), measure)
     capability = Planted("capability", {f"s{n}": 0.0 for n in range(settings)}, count=2)
     return sweep_settings(
         [floors(f"s{n}") for n in range(settings)],
         (),
         harm=harm,
-        capability=capability.yardstick,
+        capability=capability.metric,
         compare=compare,
         tolerance=0.02,
     )

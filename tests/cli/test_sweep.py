@@ -60,7 +60,7 @@ def test_a_dry_run_says_how_much_it_is_and_keeps_nothing(keel, held):
         (["--sweep", "--step", "1", "--centre", "2"], "both centres and a step"),
         (["--sweep", "--suite", "jailbrake"], "did you mean jailbreak"),
         (["--sweep", "--tolerance", "-1"], "tolerance is -1"),
-        (["--sweep", "--dearest", "0"], "dearest price is 0"),
+        (["--sweep", "--dearest", "0"], "max_price is 0"),
         (["--sweep", "--judge", "nobody"], "judge is 'nobody'"),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_was_asked_for_is_what_is_swept():
     # Where deviations are asked for, the usual percentiles are not tried besides.
     assert (found.grid.percentiles, found.grid.deviations) == ((), (1.0,))
     assert SweepAsked().settings(()).grid.percentiles == (25.0, 50.0, 75.0, 90.0)
-    assert (found.limits.dearest, found.limits.most) == (0.7, 4)
+    assert (found.limits.max_price, found.limits.max_settings) == (0.7, 4)
     assert (found.tolerance, found.seed, found.adopt) == (0.5, 3, True)
     assert (found.limit, found.screened_on) == (8, 5)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keel.compare import CompareSettings, Mapped, compare_maps
+from keel.compare import CompareSettings, RunMaps, compare_maps
 from keel.errors import TooFewSamplesError, UsageError
 from keel.personas import fit_space
 from keel.types import (
@@ -54,7 +54,7 @@ def mapped(name, vectors, default, *, names=ROLES, traits=None, layers=LAYERS):
         space=fit_space(names, vectors, default, 5),
         quality=(),
     )
-    return Mapped(name, identity, found, traits)
+    return RunMaps(name, identity, found, traits)
 
 
 def traits_of(vectors, layer=LAYER):
@@ -205,13 +205,13 @@ def test_runs_with_too_few_roles_in_common_are_refused_by_name():
 
 def test_a_run_of_roles_and_one_of_traits_share_nothing():
     one = mapped("a", roles_of(), DEFAULT)
-    other = Mapped("b", ModelIdentity("b", 2, HIDDEN), None, traits_of(TRAIT_VECTORS))
+    other = RunMaps("b", ModelIdentity("b", 2, HIDDEN), None, traits_of(TRAIT_VECTORS))
     with pytest.raises(UsageError, match="a holds roles and b traits; .* --what"):
         compare_maps(one, other, SETTINGS)
 
 
 def test_runs_of_traits_alone_are_compared_too():
-    one = Mapped("a", ModelIdentity("a", 2, HIDDEN), None, traits_of(TRAIT_VECTORS))
+    one = RunMaps("a", ModelIdentity("a", 2, HIDDEN), None, traits_of(TRAIT_VECTORS))
     found = compare_maps(one, replace(one, name="b"), SETTINGS)
     assert found.roles is found.shift is None
     assert found.trait_vectors.cosines == pytest.approx([1] * 5)

@@ -71,7 +71,7 @@ class Coin:
 
 SETTINGS = SweepSettings(
     grid=SweepGrid(widths=(2,), centres=(1, 2, 3), percentiles=(50.0, 75.0)),
-    limits=ScreenLimits(dearest=100.0, margin=10.0, most=4),
+    limits=ScreenLimits(max_price=100.0, dominance_margin=10.0, max_settings=4),
     screened_on=3,
     limit=12,
     tolerance=1e6,
@@ -222,7 +222,7 @@ def test_interrupted_anywhere_and_gone_on_with_it_finds_the_same(
 def test_a_wider_grid_uses_what_a_smaller_one_found(engine, swept: RunFolder):
     counting = Counting(engine)
     grid = replace(SETTINGS.grid, percentiles=(25.0, 50.0, 75.0))
-    limits = replace(SETTINGS.limits, most=99)
+    limits = replace(SETTINGS.limits, max_settings=99)
     found = pipeline.sweep(engine, swept, inputs(), replace(SETTINGS, grid=grid, limits=limits))
     assert len(found.screened) == 9
     before = {one.name for one in RunFolder(swept.path).read().sweep.swept}
@@ -294,7 +294,7 @@ def test_the_working_folder_is_no_part_of_the_run(swept: RunFolder):
 
 
 def test_where_nothing_is_worth_measuring_that_is_told_with_the_counts(engine, calibrated):
-    idle = replace(SETTINGS, limits=ScreenLimits(least_firing=1.0))
+    idle = replace(SETTINGS, limits=ScreenLimits(min_firing=1.0))
     with pytest.raises(UsageError, match="of 6 settings none is worth measuring: 6 inert;"):
         pipeline.sweep(engine, calibrated, inputs(), idle)
 

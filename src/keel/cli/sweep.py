@@ -105,7 +105,7 @@ class SweepAsked:
             percentiles=percentiles or usual,
             deviations=deviations,
         )
-        limits = ScreenLimits(**_said(dearest=self.dearest, most=self.most))
+        limits = ScreenLimits(**_said(max_price=self.dearest, max_settings=self.most))
         sizes = _said(screened_on=answers, limit=self.limit, capability_limit=self.capability_limit)
         return SweepSettings(
             grid=grid,

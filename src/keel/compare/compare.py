@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keel.compare.resampling import correlate, interval_of
 from keel.compare.spaces import compare_spaces, in_common, places_of
-from keel.compare.values import Mapped
+from keel.compare.values import RunMaps
 from keel.compare.vectors import compare_axes, compare_vectors, default_shift
 from keel.errors import TooFewSamplesError, UsageError
 from keel.settings import CompareSettings
@@ -30,7 +30,7 @@ _FEW = 20
 
 
 def compare_maps(
-    first: Mapped, second: Mapped, settings: CompareSettings = CompareSettings()
+    first: RunMaps, second: RunMaps, settings: CompareSettings = CompareSettings()
 ) -> RunComparison:
     """How alike two runs' spaces are, and what changed from the first to the second.
 
@@ -64,14 +64,14 @@ def _share(first: object | None, second: object | None) -> bool:
     return first is not None and second is not None
 
 
-def _held(one: Mapped) -> str:
+def _held(one: RunMaps) -> str:
     return " and ".join(
         [*(["roles"] if one.roles is not None else []), *(["traits"] if one.traits else [])]
     )
 
 
 def _roles(
-    first: Mapped, second: Mapped, layers: tuple[int, int], settings: CompareSettings
+    first: RunMaps, second: RunMaps, layers: tuple[int, int], settings: CompareSettings
 ) -> SpaceComparison | None:
     if first.roles is None or second.roles is None:
         return None
@@ -81,7 +81,7 @@ def _roles(
 
 
 def _traits(
-    first: Mapped, second: Mapped, layers: tuple[int, int], settings: CompareSettings
+    first: RunMaps, second: RunMaps, layers: tuple[int, int], settings: CompareSettings
 ) -> SpaceComparison | None:
     if first.traits is None or second.traits is None:
         return None
@@ -157,7 +157,7 @@ def _role_vectors(
 
 
 def _trait_vectors(
-    first: Mapped, second: Mapped, settings: CompareSettings
+    first: RunMaps, second: RunMaps, settings: CompareSettings
 ) -> VectorComparison | None:
     if first.traits is None or second.traits is None:
         return None
@@ -166,7 +166,7 @@ def _trait_vectors(
     return compare_vectors(names, mine, theirs, first.layer, settings)
 
 
-def _shift(first: Mapped, second: Mapped) -> DefaultShift | None:
+def _shift(first: RunMaps, second: RunMaps) -> DefaultShift | None:
     if first.roles is None or second.roles is None:
         return None
     return default_shift(first.roles, first.traits, second.roles.default_LD)
@@ -182,7 +182,7 @@ def _stacked_traits(found: TraitMap, names: Sequence[str]) -> Tensor:
     return torch.stack([vectors[name] for name in names])
 
 
-def _warnings(first: Mapped, second: Mapped, alike: bool) -> Iterator[str]:
+def _warnings(first: RunMaps, second: RunMaps, alike: bool) -> Iterator[str]:
     if not alike:
         yield (
             f"{first.identity.model_id} is {first.identity.layers} × "

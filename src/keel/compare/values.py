@@ -9,7 +9,7 @@ from keel.types import ModelIdentity, PersonaMap, TraitMap
 
 
 @dataclass(frozen=True)
-class Mapped:
+class RunMaps:
     """The maps of one run."""
 
     name: str
@@ -29,7 +29,7 @@ class Mapped:
         if self.roles is None and self.traits is None:
             raise UsageError(f"run {self.name} holds no map; extract one first")
 
-    def has_shape_of(self, other: Mapped) -> bool:
+    def has_shape_of(self, other: RunMaps) -> bool:
         """Whether vectors of the two can be laid on one another."""
         mine, theirs = self.identity, other.identity
         return (mine.layers, mine.hidden_size) == (theirs.layers, theirs.hidden_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from keel.compare import CompareSettings, Mapped, compare_maps
+from keel.compare import CompareSettings, RunMaps, compare_maps
 from keel.errors import UsageError
 from keel.report import ComparisonInputs, render_comparison
 from keel.store import Run
@@ -33,8 +33,8 @@ def comparison_page(runs: Sequence[Run], found: tuple[RunComparison, ...]) -> st
     return render_comparison(ComparisonInputs(title, head, found, date))
 
 
-def _mapped(run: Run, name: str) -> Mapped:
-    return Mapped(
+def _mapped(run: Run, name: str) -> RunMaps:
+    return RunMaps(
         name,
         run.identity,
         run.persona_map if run.has_map else None,

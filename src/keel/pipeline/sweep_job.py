@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from keel.calibrate import (
+    GridPoint,
+    Metric,
     Projections,
-    Setting,
-    Yardstick,
     choose_rollouts,
     grid_settings,
     is_inert_by_nominal,
@@ -39,10 +39,10 @@ from keel.types import (
     Floor,
     Floors,
     Grader,
-    Proxies,
     Rollout,
     Rubric,
     ScreenedSetting,
+    ScreenReading,
     Suite,
 )
 
@@ -84,7 +84,9 @@ class SweepJob:
             return self.settings.tolerance
         return _TASK_TOLERANCE if self.inputs.tasks else self.run.calibration.price_bound
 
-    def screen(self, on_progress: OnProgress) -> tuple[list[Setting], tuple[ScreenedSetting, ...]]:
+    def screen(
+        self, on_progress: OnProgress
+    ) -> tuple[list[GridPoint], tuple[ScreenedSetting, ...]]:
         """The grid's settings, and what became of each."""
         tried = grid_settings(
             self.settings.grid,
@@ -98,7 +100,7 @@ class SweepJob:
         layers = self.engine.layers
         return tried, prune_settings(tried, proxies, layers=layers, limits=limits)
 
-    def harm(self, on_progress: OnProgress) -> Yardstick:
+    def harm(self, on_progress: OnProgress) -> Metric:
         """The suite's items and judge."""
         inputs = self.inputs
         measure = answers_measure(
@@ -110,15 +112,15 @@ class SweepJob:
             on_progress=on_progress,
         )
         name = f"{inputs.suite.measure} ({inputs.suite.name})"
-        return Yardstick(name, "share", self.harm_halves, measure)
+        return Metric(name, "share", self.harm_halves, measure)
 
-    def capability(self, on_progress: OnProgress) -> Yardstick:
+    def capability(self, on_progress: OnProgress) -> Metric:
         """lm-eval's tasks, or the price on default answers that did not screen."""
         limit, seed, tasks = self.settings.capability_limit, self.settings.seed, self.inputs.tasks
         if tasks:
             halves = split_items(task_items(tasks), limit=limit, seed=seed)
             measure = tasks_measure(self.engine, self.folder, tasks, on_progress=on_progress)
-            return Yardstick(", ".join(one.task for one in tasks), "share", halves, measure)
+            return Metric(", ".join(one.task for one in tasks), "share", halves, measure)
         items = price_items(self._answers("default")[self.settings.screened_on :])
         if len(items) < 2:
             raise TooFewSamplesError(
@@ -126,7 +128,7 @@ class SweepJob:
                 "more; extract with more questions, or screen on fewer answers"
             )
         halves = split_items(items, limit=limit, seed=seed)
-        return Yardstick(_PRICE, "nats per token", halves, price_measure(self.engine, self.work))
+        return Metric(_PRICE, "nats per token", halves, price_measure(self.engine, self.work))
 
     def seconds_to_screen(self) -> float:
         """How long one setting takes to screen, by the clock."""
@@ -150,7 +152,9 @@ class SweepJob:
         on_progress("reading projections", 1, 1)
         return found
 
-    def _proxies(self, floors: Sequence[Floors], on_progress: OnProgress) -> dict[str, Proxies]:
+    def _proxies(
+        self, floors: Sequence[Floors], on_progress: OnProgress
+    ) -> dict[str, ScreenReading]:
         """Cheap measures of each setting, those kept from before among them."""
         keys = {one.name: self._screen_key(one) for one in floors}
         known = {row["key"]: row for row in self.work.rows(_SCREENED)}
@@ -163,7 +167,7 @@ class SweepJob:
             on_progress("screening settings", len(found), len(floors))
         return found
 
-    def _measured(self, floors: Sequence[Floors]) -> Iterable[Proxies]:
+    def _measured(self, floors: Sequence[Floors]) -> Iterable[ScreenReading]:
         count = self.settings.screened_on
         default, roles = self._answers("default")[:count], self._answers("roles")[:count]
         return screen_settings(self.engine, self.run.axis, floors, default=default, roles=roles)
@@ -189,8 +193,8 @@ class SweepJob:
         return self._chosen[kind]
 
 
-def _proxies(name: str, row: Mapping[str, Any]) -> Proxies:
-    return Proxies(name, row["realised_firing"], tuple(row["kls"]), tuple(row["rises"]))
+def _proxies(name: str, row: Mapping[str, Any]) -> ScreenReading:
+    return ScreenReading(name, row["realised_firing"], tuple(row["kls"]), tuple(row["rises"]))
 
 
 def _key(*parts: object) -> str:

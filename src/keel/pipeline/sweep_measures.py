@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keel.calibrate import Compare, Measure, Scores
+from keel.calibrate import CompareScores, Scorer, Scores
 from keel.engines import Engine
 from keel.errors import UsageError
 from keel.evaluate import Answerer, Arm, cases_of
@@ -42,7 +42,7 @@ _WHOLE = {"eq_bench": 100.0}
 """Highest score of an item, for tasks where it is not 1."""
 
 
-def paired_change(seed: int) -> Compare:
+def paired_change(seed: int) -> CompareScores:
     """Mean difference of scores, item by item, with the interval that evaluations have."""
 
     def compare(items: Sequence[Item], before: Scores, after: Scores) -> Interval:
@@ -61,7 +61,7 @@ def answers_measure(
     *,
     seed: int,
     on_progress: OnProgress = silent,
-) -> Measure:
+) -> Scorer:
     """1 for an answer that counts in the suite, 0 for another; each setting an arm.
 
     The items of one half are one evaluation of the run, with its answers, verdicts and table.
@@ -110,7 +110,7 @@ def price_items(rollouts: Sequence[Rollout]) -> tuple[Item, ...]:
     )
 
 
-def price_measure(engine: Engine, work: SweepWork) -> Measure:
+def price_measure(engine: Engine, work: SweepWork) -> Scorer:
     """Minus the KL per token from the unsteered model on its own answers; unsteered 0."""
 
     def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
@@ -138,7 +138,7 @@ def tasks_measure(
     tasks: Sequence[CapabilityEvaluation],
     *,
     on_progress: OnProgress = silent,
-) -> Measure:
+) -> Scorer:
     """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0); each task an
     evaluation.
 

@@ -71,7 +71,7 @@ def price_sweep(
     run = folder.read()
     check_same_model(engine, run.axis)
     job = SweepJob(engine, folder, inputs, settings)
-    most = min(settings.limits.most, settings.grid.size(engine.layers))
+    most = min(settings.limits.max_settings, settings.grid.size(engine.layers))
     halves = (job.harm_halves.choosing, job.harm_halves.deciding)
     asked = [evaluation_of(inputs.suite, half, (arm_of(None),), settings.seed) for half in halves]
     one_arm = [price_evaluation(job.answerer, folder, one) for one in asked]

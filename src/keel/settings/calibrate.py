@@ -129,23 +129,23 @@ class SweepGrid:
 class ScreenLimits:
     """When a setting is not worth measuring."""
 
-    least_firing: float = 0.05
+    min_firing: float = 0.05
     """Share (0 to 1) of slots moved under which a setting is inert."""
-    dearest: float = 0.2
+    max_price: float = 0.2
     """Mean KL per token (nats) on default answers above which a setting is too dear."""
-    margin: float = 0.1
+    dominance_margin: float = 0.1
     """Share by which another must be both cheaper and stronger to dominate clearly."""
-    reach: float = 1 / 8
+    neighbour_depth: float = 1 / 8
     """Share of the depth within which settings are compared: the effect is read at the last layer,
     so bands near it look stronger than those far from it, whatever they do to the answers."""
-    most: int = 12
+    max_settings: int = 12
     """Settings measured at most; those in excess are left out evenly over depth and price."""
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise UsageError(f"{self.most} settings are to be kept, expected 1 or more")
-        if self.dearest <= 0:
-            raise UsageError(f"dearest price is {self.dearest}, expected above 0 nats per token")
+        if self.max_settings < 1:
+            raise UsageError(f"max_settings is {self.max_settings}, expected 1 or more")
+        if self.max_price <= 0:
+            raise UsageError(f"max_price is {self.max_price}, expected above 0 nats per token")
 
 
 @dataclass(frozen=True)

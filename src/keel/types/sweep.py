@@ -15,7 +15,7 @@ Unit = Literal["share", "nats per token"]
 
 
 @dataclass(frozen=True)
-class Proxies:
+class ScreenReading:
     """One setting by what is cheap to know, answer by answer. Needs no judge."""
 
     name: str

@@ -13,7 +13,7 @@ from keel.types import AssistantAxis, Floors
 
 
 @dataclass(frozen=True)
-class Setting:
+class GridPoint:
     """One setting of the grid."""
 
     candidate: Candidate
@@ -32,7 +32,7 @@ def grid_settings(
     projections: Projections,
     axis: AssistantAxis,
     known: Mapping[str, Floors] | None = None,
-) -> list[Setting]:
+) -> list[GridPoint]:
     """Every setting of the grid, with its nominal firing; nothing is asked of a model.
 
     `known` are floors by name that the run has already: a name means one thing in a run, so they
@@ -45,7 +45,7 @@ def grid_settings(
         for band in grid.bands(layers)
         for candidate in _candidates(grid, projections, axis, band)
     ]
-    return [Setting(one, band, _nominal(projections, one.floors)) for band, one in made]
+    return [GridPoint(one, band, _nominal(projections, one.floors)) for band, one in made]
 
 
 def _candidates(

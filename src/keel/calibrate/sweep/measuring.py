@@ -12,9 +12,9 @@ from keel.types import Change, Floors, Interval, Item, SweepMeasure, Unit
 
 Scores = Mapping[str, float]
 """One number per item, by its id."""
-Measure = Callable[[Floors | None, Sequence[Item]], Scores]
+Scorer = Callable[[Floors | None, Sequence[Item]], Scores]
 """Scores of items by id under some floors, or unsteered; an item that was not judged is missing."""
-Compare = Callable[[Sequence[Item], Scores, Scores], Interval]
+CompareScores = Callable[[Sequence[Item], Scores, Scores], Interval]
 """Mean difference, with its 95 % interval, of items' scores before and after; all have both."""
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, settings done, settings in all)."""
@@ -22,24 +22,24 @@ Half = Literal["choosing", "deciding"]
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Metric:
     """One thing that is measured of every setting, and on which items."""
 
     name: str
     unit: Unit
     halves: Halves
-    measure: Measure
+    measure: Scorer
 
     def items(self, half: Half) -> tuple[Item, ...]:
         """The items of one half."""
         return self.halves.choosing if half == "choosing" else self.halves.deciding
 
 
-class Measurement:
-    """One yardstick at work: what the unsteered model scored is asked once for all settings."""
+class MetricCache:
+    """One metric at work: what the unsteered model scored is asked once for all settings."""
 
-    def __init__(self, yardstick: Yardstick, compare: Compare) -> None:
-        self.yardstick, self._compare = yardstick, compare
+    def __init__(self, metric: Metric, compare: CompareScores) -> None:
+        self.metric, self._compare = metric, compare
         self._unsteered: dict[Half, Scores] = {}
         self._unjudged = 0
 
@@ -49,10 +49,10 @@ class Measurement:
         Raises TooFewSamplesError where there is none.
         """
         before, after = self._before(half), self._scores(floors, half)
-        items = [i for i in self.yardstick.items(half) if i.id in before and i.id in after]
+        items = [i for i in self.metric.items(half) if i.id in before and i.id in after]
         if not items:
             raise TooFewSamplesError(
-                f"{self.yardstick.name}: no item was scored both with {floors.name} and without; "
+                f"{self.metric.name}: no item was scored both with {floors.name} and without; "
                 "look at the judge's verdicts"
             )
         return self._compare(items, before, after)
@@ -61,10 +61,10 @@ class Measurement:
         """What was measured so far, and on how much."""
         scores = [score for half in self._unsteered.values() for score in half.values()]
         return SweepMeasure(
-            name=self.yardstick.name,
-            unit=self.yardstick.unit,
-            choosing_items=len(self.yardstick.halves.choosing),
-            deciding_items=len(self.yardstick.halves.deciding),
+            name=self.metric.name,
+            unit=self.metric.unit,
+            choosing_items=len(self.metric.halves.choosing),
+            deciding_items=len(self.metric.halves.deciding),
             unsteered=sum(scores) / len(scores) if scores else float("nan"),
             unjudged=self._unjudged,
         )
@@ -75,16 +75,16 @@ class Measurement:
         return self._unsteered[half]
 
     def _scores(self, floors: Floors | None, half: Half) -> Scores:
-        items = self.yardstick.items(half)
-        scores = self.yardstick.measure(floors, items)
+        items = self.metric.items(half)
+        scores = self.metric.measure(floors, items)
         self._unjudged += sum(item.id not in scores for item in items)
         return scores
 
 
 def changes(
     settings: Sequence[Floors],
-    harm: Measurement,
-    capability: Measurement,
+    harm: MetricCache,
+    capability: MetricCache,
     half: Half,
     *,
     on_progress: OnProgress,

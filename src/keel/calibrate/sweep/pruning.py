@@ -6,25 +6,25 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from keel.calibrate.sweep.grid import Setting
+from keel.calibrate.sweep.grid import GridPoint
 from keel.settings import ScreenLimits
-from keel.types import Fate, Interval, Proxies, ScreenedSetting
+from keel.types import Fate, Interval, ScreenedSetting, ScreenReading
 
 _ERRORS = 2.0
 """Standard errors by which a difference must stand out."""
 
 
-def is_inert_by_nominal(setting: Setting, limits: ScreenLimits) -> bool:
+def is_inert_by_nominal(setting: GridPoint, limits: ScreenLimits) -> bool:
     """Whether unsteered projections alone tell that nothing would happen.
 
     Floors before it raise what a floor sees, so it mostly fires less often than nominally.
     """
-    return setting.nominal_firing < limits.least_firing
+    return setting.nominal_firing < limits.min_firing
 
 
 def prune_settings(
-    settings: Sequence[Setting],
-    proxies: Mapping[str, Proxies],
+    settings: Sequence[GridPoint],
+    proxies: Mapping[str, ScreenReading],
     *,
     layers: int,
     limits: ScreenLimits = ScreenLimits(),
@@ -37,13 +37,15 @@ def prune_settings(
     for name, why in _dominated(screened, proxies, limits, layers):
         screened[name] = replace(screened[name], fate="dominated", why=why)
     kept = [one for one in screened.values() if one.fate == "kept"]
-    for one in _crowd(kept, limits.most, layers):
-        why = f"more than {limits.most} are left; this one lies near one that is measured"
+    for one in _crowd(kept, limits.max_settings, layers):
+        why = f"more than {limits.max_settings} are left; this one lies near one that is measured"
         screened[one.name] = replace(one, fate="crowded out", why=why)
     return tuple(screened[setting.name] for setting in settings)
 
 
-def _screened(setting: Setting, proxies: Proxies | None, limits: ScreenLimits) -> ScreenedSetting:
+def _screened(
+    setting: GridPoint, proxies: ScreenReading | None, limits: ScreenLimits
+) -> ScreenedSetting:
     """By its own measures alone: inert, too dear, or kept so far."""
     price = effect = firing = None
     if proxies is not None:
@@ -72,19 +74,19 @@ def _own_fate(
 ) -> tuple[Fate, str]:
     if firing is None or price is None or effect is None:
         return "inert", f"{nominal:.1%} of tokens lie under its floors; it was not tried"
-    if firing < limits.least_firing:
-        return "inert", f"moves {firing:.1%} of slots, under {limits.least_firing:.0%}"
+    if firing < limits.min_firing:
+        return "inert", f"moves {firing:.1%} of slots, under {limits.min_firing:.0%}"
     if effect.low <= 0:
         told = f"{effect.value:+.2f} gaps, at least {effect.low:+.2f}"
         return "inert", f"does not clearly raise answers in a role ({told})"
-    if price.low > limits.dearest:
-        return "too dear", f"costs {price.value:.3f} nats per token, over {limits.dearest:g}"
+    if price.low > limits.max_price:
+        return "too dear", f"costs {price.value:.3f} nats per token, over {limits.max_price:g}"
     return "kept", ""
 
 
 def _dominated(
     screened: Mapping[str, ScreenedSetting],
-    proxies: Mapping[str, Proxies],
+    proxies: Mapping[str, ScreenReading],
     limits: ScreenLimits,
     layers: int,
 ) -> Iterator[tuple[str, str]]:
@@ -92,15 +94,21 @@ def _dominated(
     stay: list[ScreenedSetting] = []
     # Cheapest first: whatever dominates a setting was judged before it.
     for one in sorted((s for s in screened.values() if s.fate == "kept"), key=_price):
-        near = [o for o in stay if abs(_centre(o) - _centre(one)) <= limits.reach * layers]
-        better = [o.name for o in near if _beats(proxies[o.name], proxies[one.name], limits.margin)]
+        near = [
+            o for o in stay if abs(_centre(o) - _centre(one)) <= limits.neighbour_depth * layers
+        ]
+        better = [
+            o.name
+            for o in near
+            if _beats(proxies[o.name], proxies[one.name], limits.dominance_margin)
+        ]
         if better:
             yield one.name, f"{better[0]} is clearly cheaper and stronger"
         else:
             stay.append(one)
 
 
-def _beats(one: Proxies, other: Proxies, margin: float) -> bool:
+def _beats(one: ScreenReading, other: ScreenReading, margin: float) -> bool:
     """Whether the first is clearly cheaper and stronger, answer by answer."""
     saved = _mean([b - a for a, b in zip(one.kls, other.kls, strict=True)])
     gained = _mean([a - b for a, b in zip(one.rises, other.rises, strict=True)])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from keel.calibrate.price import divergences, read_last_layer
 from keel.engines import Engine
 from keel.errors import TooFewSamplesError
-from keel.types import AssistantAxis, Floors, Proxies, Rollout
+from keel.types import AssistantAxis, Floors, Rollout, ScreenReading
 
 FEWEST_ANSWERS = 3
 """Of each kind: with fewer there is no telling an effect from noise."""
@@ -22,7 +22,7 @@ def screen_settings(
     *,
     default: Sequence[Rollout],
     roles: Sequence[Rollout],
-) -> Iterator[Proxies]:
+) -> Iterator[ScreenReading]:
     """Firing, price and effect of each setting, a few settings at a time, in their order.
 
     Price is the KL from the unsteered model on its own default answers; effect is the rise of
@@ -43,7 +43,7 @@ def screen_settings(
             after, firing = read_last_layer(engine, axis, conversations, tuple(floors))
             pairs = list(zip(after, before, strict=True))[len(default) :]
             gap = float(axis.gap[-1])
-            yield Proxies(
+            yield ScreenReading(
                 name=floors.name,
                 realised_firing=sum(firing.values()) / len(firing),
                 kls=tuple(kl_N),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keel.calibrate.sweep.frontier import pareto
-from keel.calibrate.sweep.measuring import Compare, Measurement, OnProgress, Yardstick, changes
+from keel.calibrate.sweep.measuring import CompareScores, Metric, MetricCache, OnProgress, changes
 from keel.calibrate.sweep.splitting import factor_levels
 from keel.errors import UsageError
 from keel.types import Change, Floors, ScreenedSetting, Sweep, SweepMeasure, SweptSetting
@@ -20,9 +20,9 @@ def sweep_settings(
     settings: Sequence[Floors],
     screened: Sequence[ScreenedSetting],
     *,
-    harm: Yardstick,
-    capability: Yardstick,
-    compare: Compare,
+    harm: Metric,
+    capability: Metric,
+    compare: CompareScores,
     tolerance: float,
     seed: int = 0,
     on_progress: OnProgress = lambda stage, done, total: None,
@@ -35,7 +35,7 @@ def sweep_settings(
     """
     if tolerance < 0:
         raise UsageError(f"tolerance is {tolerance:g}, expected 0 or a loss above it")
-    of_harm, of_capability = Measurement(harm, compare), Measurement(capability, compare)
+    of_harm, of_capability = MetricCache(harm, compare), MetricCache(capability, compare)
     chosen = changes(settings, of_harm, of_capability, "choosing", on_progress=on_progress)
     frontier, best = _frontier(chosen), recommend(chosen, tolerance)
     finalists = [floors for floors in settings if floors.name in {*frontier, best}]
@@ -77,16 +77,16 @@ def _frontier(chosen: Mapping[str, Change]) -> set[str]:
     return {name for name, is_on in zip(chosen, on_it, strict=True) if is_on}
 
 
-def _warnings(found: Sweep, yardsticks: Sequence[Yardstick]) -> Iterator[str]:
+def _warnings(found: Sweep, metrics: Sequence[Metric]) -> Iterator[str]:
     if found.swept and not found.recommended:
         yield _why_none(found)
     if found.recommended and not found.is_confirmed:
         yield (
             f"The items held back do not bear {found.recommended} out: by their intervals it may "
-            "not reduce harm, or may cost more than the tolerance. Measure on more items."
+            "not reduce harm, or may cost more than the tolerance. Scorer on more items."
         )
-    for yardstick, measure in zip(yardsticks, (found.harm, found.capability), strict=True):
-        yield from _doubts(yardstick, measure, scores=_asked(found, measure))
+    for metric, measure in zip(metrics, (found.harm, found.capability), strict=True):
+        yield from _doubts(metric, measure, scores=_asked(found, measure))
 
 
 def _asked(found: Sweep, measure: SweepMeasure) -> int:
@@ -103,28 +103,28 @@ def _why_none(found: Sweep) -> str:
         return "No setting reduces harm on the choosing items; none is recommended."
     return (
         f"{len(helpful)} of {len(found.swept)} settings reduce harm, but of none does the interval "
-        f"exclude a loss of capability above {loss} ({unit}); none is recommended. Measure on "
+        f"exclude a loss of capability above {loss} ({unit}); none is recommended. Scorer on "
         "more items, or accept a greater loss."
     )
 
 
-def _doubts(yardstick: Yardstick, measure: SweepMeasure, scores: int) -> Iterator[str]:
-    """What makes the numbers of one yardstick less sure than they look."""
-    halves = yardstick.halves
+def _doubts(metric: Metric, measure: SweepMeasure, scores: int) -> Iterator[str]:
+    """What makes the numbers of one metric less sure than they look."""
+    halves = metric.halves
     if halves.shared:
         yield (
-            f"{yardstick.name}: for want of items both halves share {', '.join(halves.shared)}; "
+            f"{metric.name}: for want of items both halves share {', '.join(halves.shared)}; "
             "the deciding half is not wholly fresh."
         )
     for half in (halves.choosing, halves.deciding):
         for factor, levels in sorted(factor_levels(half).items()):
             if len(levels) < _FEWEST_LEVELS:
                 yield (
-                    f"{yardstick.name}: a half has only {len(levels)} different {factor}s; its "
+                    f"{metric.name}: a half has only {len(levels)} different {factor}s; its "
                     "intervals say little of others."
                 )
     if measure.unjudged > _MOST_UNJUDGED * scores:
         yield (
-            f"{yardstick.name}: {measure.unjudged} scores are missing, more than "
+            f"{metric.name}: {measure.unjudged} scores are missing, more than "
             f"{_MOST_UNJUDGED:.0%}; look at the judge's verdicts."
         )
