@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from keel.steering import Ablation as Ablation
     from keel.steering import Addition as Addition
     from keel.steering import Ceiling as Ceiling
+    from keel.steering import Probe as Probe
+    from keel.steering import recorded as recorded
     from keel.steering import steered as steered
     from keel.store import load_axis as load_axis
     from keel.store import load_floors as load_floors
@@ -28,6 +30,8 @@ _HOMES = {
     "Ablation": "keel.steering",
     "Addition": "keel.steering",
     "Ceiling": "keel.steering",
+    "Probe": "keel.steering",
+    "recorded": "keel.steering",
     "steered": "keel.steering",
     "load_axis": "keel.store",
     "load_floors": "keel.store",

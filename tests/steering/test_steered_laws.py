@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from keel.geometry import unit
-from keel.steering import Ablation, Addition, Ceiling, find_decoder, steered
-from keel.steering.apply import stream_of
+from keel.steering import Ablation, Addition, Ceiling, find_decoder, steered, stream_of
 from keel.testing import TINY_FAMILIES, tiny_model
 from keel.types import Floor
 

@@ -7,9 +7,10 @@ from typing import Any
 from keel.engines.catalogue import EMBEDDED, cache_folder, spoken_name
 from keel.engines.chat_template import ChatTemplate, Transcript, Turn
 from keel.engines.naming import parse_engine, settings_class
-from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Probe, Recording
+from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Recording
 from keel.engines.results import Calls, Completion, Divergence, Reading, Results, TurnRecord
 from keel.engines.stopping import text_before
+from keel.steering import Probe
 
 __all__ = [
     "EMBEDDED",

@@ -12,21 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from keel.engines.chat_template import ChatTemplate
 from keel.engines.results import Completion, Divergence, Reading, Results
-from keel.steering import Intervention
+from keel.steering import Intervention, Probe
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A direction at a layer on which per-token projections are wanted."""
-
-    layer: int
-    direction: Float[Tensor, " hidden"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Interventions as values, and the context manager that applies them to a torch model."""
+"""Interventions as values, and the contexts that apply them to a torch model and record it."""
 
-from keel.steering.apply import Steering, steered, stream_of
-from keel.steering.blocks import Decoder, find_decoder
+from keel.steering.apply import Steering, steered
+from keel.steering.blocks import Decoder, find_decoder, stream_of
 from keel.steering.firing import Firing, check_reached
 from keel.steering.interventions import Ablation, Addition, Ceiling, in_order
-from keel.steering.tokens import PassTokens
+from keel.steering.passes import PassTokens
+from keel.steering.recording import Probe, StreamRecord, StreamSums, recorded
 from keel.types import Intervention
 
 __all__ = [
@@ -15,10 +16,14 @@ __all__ = [
     "Firing",
     "Intervention",
     "PassTokens",
+    "Probe",
     "Steering",
+    "StreamRecord",
+    "StreamSums",
     "check_reached",
     "find_decoder",
     "in_order",
+    "recorded",
     "steered",
     "stream_of",
 ]

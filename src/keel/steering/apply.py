@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keel.errors import ModelLayoutError, NotAppliedError, UsageError
+from keel.errors import NotAppliedError, UsageError
 from keel.geometry import shift
-from keel.steering.blocks import Decoder, find_decoder
+from keel.steering.blocks import Decoder, find_decoder, stream_of
 from keel.steering.firing import Firing
 from keel.steering.interventions import in_order
-from keel.steering.tokens import PassTokens, pass_tokens
+from keel.steering.passes import PassTokens, follow_passes, pass_tokens
 from keel.types import Intervention
 
 
@@ -106,7 +106,7 @@ class Steering:
         self.passed.add_(self.step.tokens)
         self.running = self.step
 
-    def end(self) -> None:
+    def end(self, output: Any = None) -> None:
         """The pass has left the blocks, behind the last or on purpose before it."""
         self.step = self.running = None
 
@@ -165,25 +165,12 @@ class _SteeredLayer:
 def _attach(model: nn.Module, decoder: Decoder, steering: Steering, stack: ExitStack) -> None:
     """Register our hooks; the stack removes exactly these."""
 
-    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        steering.begin(args, kwargs)
-
-    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        steering.enter(args, kwargs)
-
-    def end(_module: nn.Module, _args: Any, _output: Any) -> None:
-        steering.end()
-
     def called(_module: nn.Module, _args: Any) -> None:
         steering.compiled_calls += 1
 
-    inner = getattr(model, "_orig_mod", model)
-    if inner is not model:  # hooks on the wrapper are not compiled: they run at every call
+    if hasattr(model, "_orig_mod"):  # hooks on the wrapper are not compiled: they run at every call
         stack.callback(model.register_forward_pre_hook(called).remove)
-    if inner is not decoder.stack:
-        stack.callback(inner.register_forward_pre_hook(begin, with_kwargs=True).remove)
-    stack.callback(decoder.stack.register_forward_pre_hook(enter, with_kwargs=True).remove)
-    stack.callback(decoder.stack.register_forward_hook(end).remove)
+    follow_passes(model, decoder, steering, stack)
     for number, layer in steering.layers.items():
         hook = _block_hook(layer, steering, decoder.hidden_size)
         stack.callback(decoder.blocks[number].register_forward_hook(hook).remove)
@@ -198,21 +185,6 @@ def _block_hook(layer: _SteeredLayer, steering: Steering, hidden_size: int | Non
         return moved if isinstance(output, Tensor) else (moved, *output[1:])
 
     return hook
-
-
-def stream_of(output: Any, hidden_size: int | None) -> Tensor:
-    """The residual stream in what a decoder block returns: a tensor, or the first of a tuple.
-
-    Raises ModelLayoutError for anything else, such as several streams in one tensor.
-    """
-    hidden = output if isinstance(output, Tensor) else output[0]
-    if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden_size != hidden.shape[-1]:
-        shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-        raise ModelLayoutError(
-            f"a decoder block returned {shape}, expected one residual stream [batch, token, "
-            f"{hidden_size}]; models with several streams are not supported"
-        )
-    return hidden
 
 
 def _check(decoder: Decoder, interventions: Sequence[Intervention]) -> None:

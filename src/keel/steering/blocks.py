@@ -1,4 +1,5 @@
-"""Finds the decoder blocks of a transformer by structure. Knows no model by name."""
+"""Finds the decoder blocks of a transformer, and the residual stream in what they return, by
+structure. Knows no model by name."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError
 
@@ -46,6 +47,21 @@ def find_decoder(model: nn.Module, blocks: str | Sequence[nn.Module] | None = No
     if len(found) != 1:
         raise ModelLayoutError(_complaint(model, found))
     return _decoder_at(model, found[0])
+
+
+def stream_of(output: Any, hidden_size: int | None) -> Tensor:
+    """The residual stream in what a decoder block returns: a tensor, or the first of a tuple.
+
+    Raises ModelLayoutError for anything else, such as several streams in one tensor.
+    """
+    hidden = output if isinstance(output, Tensor) else output[0]
+    if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden_size != hidden.shape[-1]:
+        shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+        raise ModelLayoutError(
+            f"a decoder block returned {shape}, expected one residual stream [batch, token, "
+            f"{hidden_size}]; models with several streams are not supported"
+        )
+    return hidden
 
 
 def _candidates(model: nn.Module) -> list[str]:

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from keel.engines.protocol import Probe, Recording
+from keel.engines.protocol import Recording
 from keel.errors import NotAppliedError
+from keel.steering import Probe
 from keel.types import Activations
 
 

@@ -1,4 +1,5 @@
-"""Which tokens one forward pass holds: real or padding, prompt or generated.
+"""Forward passes of a model: where they begin and end, which tokens each holds, real or padding,
+prompt or generated.
 
 With a KV cache a step holds one token, so nothing here is an index into a step's tensor that
 would be taken for a position in the conversation.
@@ -6,14 +7,51 @@ would be taken for a position in the conversation.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
+from keel.steering.blocks import Decoder
 from keel.types import TokenMask
+
+
+@runtime_checkable
+class PassListener(Protocol):
+    """Is told of every forward pass of a model."""
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model was called. Its outermost call knows the padding and the token ids."""
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The module that runs the blocks was called, with or without an outer call."""
+
+    def end(self, output: Any) -> None:
+        """The pass has left the blocks; `output` is what the module that runs them returned."""
+
+
+def follow_passes(
+    model: nn.Module, decoder: Decoder, listener: PassListener, stack: ExitStack
+) -> None:
+    """Tell the listener of every pass from now on, until the stack removes exactly these hooks."""
+
+    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        listener.begin(args, kwargs)
+
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        listener.enter(args, kwargs)
+
+    def end(_module: nn.Module, _args: Any, output: Any) -> None:
+        listener.end(output)
+
+    inner = getattr(model, "_orig_mod", model)
+    if inner is not decoder.stack:
+        stack.callback(inner.register_forward_pre_hook(begin, with_kwargs=True).remove)
+    stack.callback(decoder.stack.register_forward_pre_hook(enter, with_kwargs=True).remove)
+    stack.callback(decoder.stack.register_forward_hook(end).remove)
 
 
 @dataclass(frozen=True)
@@ -41,14 +79,19 @@ def pass_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassTokens:
 
     A pass over several tokens is prompt; a single token after others in a cache is generated.
     """
-    inputs = args[0] if args else None
-    for name in ("input_ids", "inputs_embeds", "hidden_states"):
-        inputs = kwargs.get(name) if inputs is None else inputs
-    rows, length = (0, 0) if inputs is None else inputs.shape[:2]
+    rows, length = pass_shape(args, kwargs)
     cache = kwargs.get("past_key_values")
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     is_generated = length == 1 and cache is not None and not _is_empty(cache)
     return PassTokens(rows * length, _valid(mask, length, cache), is_generated)
+
+
+def pass_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Rows and tokens of the batch that a transformer's forward was called with."""
+    inputs = args[0] if args else None
+    for name in ("input_ids", "inputs_embeds", "hidden_states"):
+        inputs = kwargs.get(name) if inputs is None else inputs
+    return (0, 0) if inputs is None else (inputs.shape[0], inputs.shape[1])
 
 
 def _valid(mask: Any, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:

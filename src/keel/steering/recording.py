@@ -1,0 +1,413 @@
+"""Records a transformer's residual stream in the forward passes that it makes anyway.
+
+Sums are formed in float32 while the model runs. Memory is [layer, row, hidden] for the means and
+[row, token, probe] for projections; no [token, hidden] tensor outlives its block.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from keel.errors import ModelLayoutError, NotAppliedError, TooFewSamplesError, UsageError
+from keel.steering.blocks import Decoder, find_decoder, stream_of
+from keel.steering.passes import PassTokens, follow_passes, pass_shape, pass_tokens
+from keel.types import Activations, TokenMask, check_direction
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A unit direction at a layer on which every token's projection is recorded."""
+
+    layer: int
+    direction: Float[Tensor, " hidden"]
+
+
+@contextmanager
+def recorded(
+    model: nn.Module,
+    *,
+    tokens: TokenMask = "all",
+    mask: Bool[Tensor, "row token"] | None = None,
+    means: bool = True,
+    probes: Sequence[Probe] = (),
+    end_tokens: Sequence[int] | None = None,
+    blocks: str | Sequence[nn.Module] | None = None,
+) -> Iterator[StreamRecord]:
+    """Means and projections of the residual stream over the tokens that pass the model inside.
+
+    Any torch transformer: `model(...)` and `model.generate(...)`, any cache, batch and padding.
+    Every row of every call that starts with an empty cache is a row of the record; calls that go
+    on with a row's cache add to it. Inside `steered` or around it: what is recorded is steered.
+
+    Counted are `tokens`: "all", those of the "prompt", or "generated" ones. Never padding, never
+    from the first of `end_tokens` on that was generated (None: those of the model's generation
+    config). The last token that `generate` samples does not pass the model and is not counted.
+    `mask` narrows it to given positions, counted from the start of the cache as in
+    `attention_mask`; positions beyond it are not counted.
+
+    `means` off records `probes` only, which costs nothing at other layers. `blocks` names the list
+    of decoder blocks where the search for it fails. A compiled model runs uncompiled inside.
+
+    Raises ModelLayoutError for an unknown layout, UsageError for a layer or width the model lacks,
+    for beam search, assisted decoding and other calls that take cached tokens back, and
+    NotAppliedError when a pass went past some layer's hook.
+    """
+    decoder = find_decoder(model, blocks)
+    if end_tokens is None:
+        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        listed = configured if isinstance(configured, Sequence) else [configured]
+        end_tokens = [token for token in listed if token is not None]
+    record = StreamRecord(
+        decoder, tokens, mask, means=means, probes=probes, end_tokens=frozenset(end_tokens)
+    )
+    with ExitStack() as stack:
+        # A graph compiled before does not have our hooks, and one compiled now would keep them.
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        follow_passes(model, decoder, record, stack)
+        record.attach(stack)
+        yield record
+
+
+class StreamRecord:
+    """What was recorded so far, a row for each row of the batches that were run."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokens: TokenMask,
+        mask: Bool[Tensor, "row token"] | None,
+        *,
+        means: bool,
+        probes: Sequence[Probe],
+        end_tokens: frozenset[int],
+    ) -> None:
+        _check(decoder, probes)
+        self._decoder, self._tokens, self._mask = decoder, tokens, mask
+        self._has_means, self._probes, self._end_tokens = means, tuple(probes), end_tokens
+        self._layers = range(len(decoder.blocks)) if means else sorted({p.layer for p in probes})
+        self._handles: list[tuple[nn.Module, int]] = []
+        self._batches: list[_BatchRecord] = []
+        self._begun: _Pass | None = None
+        self._running: _BatchRecord | None = None
+        """The batch whose pass has reached the blocks and has not come to its end."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of tokens counted in each row."""
+        self._drop_broken_pass()
+        return [count for batch in self._batches for count in batch.counts_B.tolist()]
+
+    @property
+    def activations(self) -> list[Activations]:
+        """Each row's means over its counted tokens, at every layer.
+
+        Raises TooFewSamplesError for a row that has none, UsageError where `means` was off.
+        """
+        if not self._has_means:
+            raise UsageError("no means were recorded; use recorded(..., means=True)")
+        empty = [row for row, count in enumerate(self.counts) if not count]
+        if not self._batches:
+            raise TooFewSamplesError("no forward pass was recorded; run the model in the context")
+        if empty:
+            raise TooFewSamplesError(
+                f"rows {empty} have no counted token ({self._tokens}); see `counts`, and count "
+                "other tokens or leave those rows out"
+            )
+        return [
+            batch.sums.mean(row, count)
+            for batch in self._batches
+            for row, count in enumerate(batch.counts_B.tolist())
+        ]
+
+    @property
+    def means(self) -> Float[Tensor, "row layer hidden"]:
+        """Each row's mean residual stream over its counted tokens, in float32. Raises as above."""
+        return torch.stack([activations.means_LD for activations in self.activations])
+
+    @property
+    def projections(self) -> list[Float[Tensor, "token probe"]]:
+        """Each row's projections at its counted tokens, a column per probe."""
+        self._drop_broken_pass()
+        return [batch.projections(row) for batch in self._batches for row in range(batch.rows)]
+
+    def attach(self, stack: ExitStack) -> None:
+        """Hook the blocks that are recorded; the stack removes exactly these hooks."""
+        for layer in self._layers:
+            handle = self._decoder.blocks[layer].register_forward_hook(self._hook(layer))
+            stack.callback(handle.remove)
+            self._handles.append((self._decoder.blocks[layer], handle.id))
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take note of the tokens of the pass that starts."""
+        self._drop_broken_pass()
+        self._begun = _Pass.of(args, kwargs)
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pass reaches the blocks: from here on every layer must see its tokens."""
+        self._drop_broken_pass()
+        here = self._begun or _Pass.of(args, kwargs)
+        for block, hook in self._handles:  # behind hooks that came later, such as those that steer
+            block._forward_hooks[hook] = block._forward_hooks.pop(hook)
+        batch = next((b for b in reversed(self._batches) if b.goes_on(here)), None)
+        if batch is None:
+            _refuse_moving_rows()
+            if self._batches:
+                self._batches[-1].sums.to(torch.device("cpu"))
+            layers = len(self._decoder.blocks) if self._has_means else 0
+            batch = _BatchRecord(here, layers, self._decoder, len(self._probes))
+            self._batches.append(batch)
+        batch.open(here, here.counted(self._tokens, self._mask))
+        batch.leave_out_ended(self._end_tokens)
+        self._running = batch
+
+    def end(self, output: Any) -> None:
+        """The pass has left the blocks: what it gave is counted."""
+        if self._running is not None:
+            missed = sorted(set(self._layers) - self._running.seen)
+            if missed:
+                raise NotAppliedError(
+                    f"a forward pass went past layers {missed}; something runs the model past its "
+                    "hooks: do not trust this record"
+                )
+            self._running.commit(_cache_in(output))
+        self._begun = self._running = None
+
+    def _drop_broken_pass(self) -> None:
+        """Forget a pass that was broken off, and rows that it summed at some layers only."""
+        if self._running is not None:
+            if self._running.is_spoilt:
+                self._batches.remove(self._running)
+            self._begun = self._running = None
+
+    def _hook(self, layer: int) -> Any:
+        columns = [k for k, probe in enumerate(self._probes) if probe.layer == layer]
+        directions_KD = [self._probes[k].direction.float() for k in columns]
+
+        def hook(_block: nn.Module, _args: Any, output: Any) -> None:
+            if self._running is None:
+                raise NotAppliedError(f"block {layer} ran outside a forward pass of its model")
+            hidden_BTD = stream_of(output, self._decoder.hidden_size).detach()
+            self._running.take(layer, hidden_BTD)
+            for column, direction in zip(columns, directions_KD, strict=True):
+                self._running.project(column, hidden_BTD.float() @ direction.to(hidden_BTD.device))
+
+        return hook
+
+
+class StreamSums:
+    """Sums of the residual stream and of its norm over tokens, for each layer and row of a batch.
+
+    In float32 on one device, whatever dtype and devices the blocks have.
+    """
+
+    def __init__(self, layers: int, rows: int, hidden: int, device: torch.device) -> None:
+        with torch.inference_mode(False):  # or no pass outside inference mode could add to them
+            self.sums_LBD = torch.zeros(layers, rows, hidden, device=device)
+            self.norms_LB = torch.zeros(layers, rows, device=device)
+        self.latest_LBD: Tensor | None = None
+
+    def put(self, layer: int, hidden_BD: Float[Tensor, "row hidden"]) -> None:
+        """Keep a layer's output at one token per row, in the model's dtype, for `add_latest`.
+
+        One copy per layer and step: the sums are then formed for all layers at once.
+        """
+        if self.latest_LBD is None:
+            shape = (len(self.sums_LBD), *hidden_BD.shape)
+            self.latest_LBD = torch.empty(shape, dtype=hidden_BD.dtype, device=self.sums_LBD.device)
+        self.latest_LBD[layer].copy_(hidden_BD)
+
+    def add_latest(self, weight_B: Float[Tensor, " row"]) -> None:
+        """Add what was put at all layers, in rows of weight 1, not in those of weight 0."""
+        if self.latest_LBD is None:
+            return
+        latest_LBD = self.latest_LBD.float()
+        self.sums_LBD.addcmul_(latest_LBD, weight_B[:, None])
+        self.norms_LB.addcmul_(torch.linalg.vector_norm(latest_LBD, dim=-1), weight_B)
+
+    def add(
+        self,
+        layer: int,
+        hidden_BTD: Float[Tensor, "row token hidden"],
+        counted_BT: Bool[Tensor, "row token"],
+    ) -> None:
+        """Add a layer's output at the counted tokens."""
+        # Not by weights of 0: some models give NaN at padding.
+        counted_BTD = hidden_BTD.float().masked_fill(~counted_BT[..., None], 0)
+        self.sums_LBD[layer] += counted_BTD.sum(1).to(self.sums_LBD.device)
+        norms_B = torch.linalg.vector_norm(counted_BTD, dim=-1).sum(1)
+        self.norms_LB[layer] += norms_B.to(self.norms_LB.device)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows only, given by index."""
+        self.sums_LBD = self.sums_LBD.index_select(1, rows)
+        self.norms_LB = self.norms_LB.index_select(1, rows)
+        self.latest_LBD = None
+
+    def to(self, device: torch.device) -> None:
+        """Move the sums to a device."""
+        self.sums_LBD, self.norms_LB = self.sums_LBD.to(device), self.norms_LB.to(device)
+        self.latest_LBD = None
+
+    def mean(self, row: int, count: int) -> Activations:
+        """A row's means over the `count` tokens that were added to it."""
+        means_LD = (self.sums_LBD[:, row] / count).cpu()
+        return Activations(means_LD, (self.norms_LB[:, row] / count).cpu(), count)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One forward pass: its batch, where in the cache it starts, and which tokens it holds."""
+
+    tokens: PassTokens
+    rows: int
+    length: int
+    ids_BT: Tensor | None
+    cache: Any
+    start: int
+    """Tokens in the cache before it."""
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Pass:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        is_ids = isinstance(ids, Tensor) and not ids.is_floating_point()
+        cache = kwargs.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
+        rows, length = pass_shape(args, kwargs)
+        return cls(pass_tokens(args, kwargs), rows, length, ids if is_ids else None, cache, start)
+
+    def counted(
+        self, tokens: TokenMask, mask: Bool[Tensor, "row position"] | None
+    ) -> Bool[Tensor, "row token"]:
+        """Its tokens of this kind that are no padding and lie in the mask."""
+        counted_BT = torch.ones(self.rows, self.length, dtype=torch.bool)
+        for condition in (self.tokens.acting(tokens), self.tokens.valid_BT):
+            if condition is not None:
+                counted_BT &= condition.cpu() if isinstance(condition, Tensor) else condition
+        if mask is not None:
+            if len(mask) != self.rows:
+                raise UsageError(f"mask has {len(mask)} rows, but the batch has {self.rows}")
+            here_BT = mask[:, self.start : self.start + self.length].cpu().bool()
+            counted_BT[:, : here_BT.shape[1]] &= here_BT
+            counted_BT[:, here_BT.shape[1] :] = False
+        return counted_BT
+
+
+class _BatchRecord:
+    """The rows of one batch, from the pass over its prompt to the last token generated."""
+
+    def __init__(self, first: _Pass, layers: int, decoder: Decoder, probes: int) -> None:
+        self.rows, self.length = first.rows, first.start
+        self.cache: weakref.ref[Any] | None = None
+        self.device = next(decoder.blocks[0].parameters()).device
+        self.sums = StreamSums(layers, self.rows, decoder.hidden_size or 0, self.device)
+        self.has_means, self.probes = layers > 0, probes
+        self.counts_B = torch.zeros(self.rows, dtype=torch.int64)
+        self.is_over_B = torch.zeros(self.rows, dtype=torch.bool)
+        self.passes: list[tuple[Tensor, Tensor]] = []
+        """(projections [row, token, probe], counted [row, token]) of each pass."""
+
+    def goes_on(self, here: _Pass) -> bool:
+        """Whether a pass continues these rows, with their cache."""
+        return here.start > 0 and self.cache is not None and self.cache() is here.cache
+
+    def open(self, here: _Pass, counted_BT: Bool[Tensor, "row token"]) -> None:
+        """A pass over these rows begins, of whose tokens those are counted."""
+        if here.start != self.length or here.rows != self.rows:
+            raise UsageError(
+                f"a pass of {here.rows} rows starts at token {here.start} of its cache, expected "
+                f"{self.rows} rows at token {self.length}: a cache was rewound or its rows "
+                "changed; give the rows of a call a cache of their own"
+            )
+        self.here, self.counted_BT = here, counted_BT
+        self.seen: set[int] = set()
+        self.latest_BTK = torch.zeros(*counted_BT.shape, self.probes)
+        self.sums.to(self.device)
+
+    def leave_out_ended(self, end_tokens: frozenset[int]) -> None:
+        """Count no generated token from a row's first end token on: what follows is filling."""
+        if self.here.tokens.is_generated is True and self.here.ids_BT is not None:
+            ends = torch.tensor(sorted(end_tokens), device=self.here.ids_BT.device)
+            self.is_over_B |= torch.isin(self.here.ids_BT[:, 0], ends).cpu()
+            self.counted_BT[self.is_over_B] = False
+
+    def take(self, layer: int, hidden_BTD: Tensor) -> None:
+        """Add what a layer gives in the pass under way."""
+        if layer in self.seen:
+            raise NotAppliedError(
+                f"block {layer} ran twice in a forward pass; it cannot be recorded"
+            )
+        self.seen.add(layer)
+        if self.has_means and self.here.length == 1:
+            self.sums.put(layer, hidden_BTD[:, 0])
+        elif self.has_means:
+            self.sums.add(layer, hidden_BTD, self.counted_BT.to(hidden_BTD.device))
+
+    def project(self, column: int, projections_BT: Tensor) -> None:
+        """Keep one probe's projections of the pass under way."""
+        self.latest_BTK[..., column] = projections_BT.cpu()
+
+    def commit(self, cache: Any) -> None:
+        """Count the pass, at whose end every layer was seen, and know its rows by their cache."""
+        cache = cache if cache is not None else self.here.cache
+        self.cache = None if cache is None else weakref.ref(cache)
+        self.length += self.here.length
+        self.counts_B += self.counted_BT.sum(1)
+        if self.here.length == 1:
+            self.sums.add_latest(self.counted_BT[:, 0].float().to(self.device))
+        self.passes.append((self.latest_BTK, self.counted_BT))
+
+    @property
+    def is_spoilt(self) -> bool:
+        """Whether a pass that was broken off left sums at some layers only, or was the first."""
+        return self.here.length > 1 or not self.passes
+
+    def projections(self, row: int) -> Float[Tensor, "token probe"]:
+        """A row's projections at its counted tokens."""
+        return torch.cat([values[row, counted[row]] for values, counted in self.passes])
+
+
+def _cache_in(output: Any) -> Any:
+    """The cache that a stack of blocks returned, in an output object or a tuple."""
+    parts = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
+    return next((part for part in parts if hasattr(part, "get_seq_length")), None)
+
+
+def _refuse_moving_rows() -> None:
+    """Refuse ways of generating that no pass tells of: they move rows between passes.
+
+    Raises UsageError.
+    """
+    frame = sys._getframe()
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        if frame.f_code.co_name in ("_beam_search", "_assisted_decoding"):
+            raise UsageError(
+                f"generate() uses {frame.f_code.co_name.strip('_')}, which moves a batch's rows or "
+                "takes tokens back; record greedy search or sampling (num_beams=1)"
+            )
+
+
+def _check(decoder: Decoder, probes: Sequence[Probe]) -> None:
+    if decoder.hidden_size is None:
+        raise ModelLayoutError("the model's config names no hidden size; give a config that does")
+    for probe in probes:
+        if not 0 <= probe.layer < len(decoder.blocks):
+            raise UsageError(
+                f"a probe at layer {probe.layer}, but the model's blocks are 0 to "
+                f"{len(decoder.blocks) - 1}"
+            )
+        check_direction(probe.direction, probe.layer)
+        width = probe.direction.shape[-1]
+        if width != decoder.hidden_size:
+            raise UsageError(
+                f"a probe at layer {probe.layer} has a direction of {width} numbers, but the "
+                f"model's residual stream has {decoder.hidden_size}: another model's?"
+            )
