@@ -6,8 +6,9 @@ entry point, and is imported only when its name is looked up. Knows nothing of w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from keel.errors import UsageError
@@ -50,6 +51,11 @@ class Registry(Generic[Value]):
                 )
             self._load(entry)
         return self._values[name]
+
+    @property
+    def registered(self) -> Mapping[str, Value]:
+        """The values registered so far, without those of packages not imported yet."""
+        return MappingProxyType(self._values)
 
     def names(self) -> tuple[str, ...]:
         """All names: registered ones in their order, then those of packages not imported yet."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keel.errors import TooFewSamplesError, UsageError
-from keel.judge.clusters import EMPTY, ClusterGrader, cluster, parse_clusters
+from keel.judge.clusters import EMPTY, ClusterGrader, cluster
 from keel.types import Case, Conversation, Item, Message, Rubric, RubricLabel, Suite
 
 KINDS = {
@@ -66,7 +66,7 @@ def test_a_cluster_is_named_by_words_that_its_answers_share_and_others_lack():
         name = labels[f"{kind}/0"]
         assert set(name.split("-")) <= set(words.split())
     # The largest first.
-    assert grader.found.names[0] == labels["garden/0"]
+    assert grader.clustering.names[0] == labels["garden/0"]
 
 
 def test_the_same_cases_get_the_same_labels_in_whatever_order():
@@ -111,17 +111,17 @@ def test_planted_clusters_are_stable_and_apart_and_noise_is_neither():
 
 def test_the_clusters_are_a_rubrics_labels_and_the_largest_is_counted():
     grader, labels = graded(cases(said(COUNTS)))
-    names = [label.name for label in grader.found.rubric.labels]
+    names = [label.name for label in grader.clustering.rubric.labels]
     assert set(labels.values()) < set(names)
     items = (Item("a", Conversation((Message("assistant", "I am"),))),)
     suite = Suite("base-purpose", items, "purpose", "supportive purposes", ("care",))
-    assert grader.counting(suite).counted == (labels["garden/0"],)
+    assert grader.labels(suite).suite.counted == (labels["garden/0"],)
 
 
 def test_words_that_only_one_rambling_answer_repeats_name_no_cluster():
     texts = {**said(COUNTS), "sea/x": "sail the ocean " + "banana " * 50}
     grader, _ = graded(cases(texts))
-    assert not any("banana" in name for name in grader.found.names)
+    assert not any("banana" in name for name in grader.clustering.names)
 
 
 def test_answers_without_any_word_still_get_clusters_with_names_of_their_own():
@@ -138,17 +138,4 @@ def test_too_few_answers_are_refused_with_a_number_that_would_do():
 
 def test_nothing_can_be_said_of_clusters_before_grading():
     with pytest.raises(UsageError, match="grade all cases first"):
-        _ = ClusterGrader(embed).found
-
-
-@pytest.mark.parametrize(
-    ("spec", "number"), [("clusters", 8), ("clusters:12", 12), ("heuristic", None), ("self", None)]
-)
-def test_a_judge_is_asked_for_by_its_name_and_number(spec, number):
-    assert parse_clusters(spec) == number
-
-
-@pytest.mark.parametrize("spec", ["clusters:", "clusters:1", "clusters:many"])
-def test_a_number_of_clusters_that_is_none_is_refused(spec):
-    with pytest.raises(UsageError, match="no number of clusters"):
-        parse_clusters(spec)
+        _ = ClusterGrader(embed).clustering

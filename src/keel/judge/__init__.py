@@ -10,7 +10,7 @@ from keel.judge.label_files import LabelFile, in_same_words, read_labels
 from keel.judge.labelling import LabellingSession
 from keel.judge.labels import LabelGrader
 from keel.judge.likelihood import LikelihoodJudge
-from keel.judge.opening import open_grader
+from keel.judge.opening import JudgeOptions, judge, known_judges, open_grader
 from keel.judge.protocol import Judge
 from keel.judge.roles import RubricJudge
 from keel.judge.summary import JudgementSummary, summarise
@@ -23,6 +23,7 @@ __all__ = [
     "EndpointGrader",
     "HeuristicGrader",
     "Judge",
+    "JudgeOptions",
     "JudgementSummary",
     "JudgingPrice",
     "LabelFile",
@@ -33,6 +34,8 @@ __all__ = [
     "agree",
     "guarded",
     "in_same_words",
+    "judge",
+    "known_judges",
     "open_grader",
     "read_labels",
     "summarise",

@@ -6,7 +6,6 @@ worth. Knows no model: whoever makes embeddings is handed in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.errors import TooFewSamplesError, UsageError
-from keel.types import Case, Rubric, RubricLabel, Suite, Verdict
+from keel.types import Case, Rubric, RubricLabel, Suite, SuiteLabels, Verdict
 
 Embed = Callable[[Sequence[str]], Any]
 """Texts -> one row of numbers each."""
@@ -87,14 +86,11 @@ class ClusterGrader:
     they come. A rubric's instruction is not read.
     """
 
-    needs_all = True
-    """Whether verdicts given before are worth nothing without the rest of the cases."""
-
     def __init__(self, embed: Embed, *, clusters: int = CLUSTERS, seed: int = 0) -> None:
         if clusters < 2:
             raise UsageError(f"{clusters} clusters asked for, expected 2 or more")
         self.embed, self.clusters, self.seed = embed, clusters, seed
-        self._found: Clustering | None = None
+        self._clustering: Clustering | None = None
 
     @property
     def name(self) -> str:
@@ -102,11 +98,11 @@ class ClusterGrader:
         return f"clusters-{self.clusters}-s{self.seed}"
 
     @property
-    def found(self) -> Clustering:
+    def clustering(self) -> Clustering:
         """The clusters of the cases last graded."""
-        if self._found is None:
+        if self._clustering is None:
             raise UsageError("nothing has been graded yet; grade all cases first")
-        return self._found
+        return self._clustering
 
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
         """One verdict per case. Raises TooFewSamplesError for less than two answers a cluster."""
@@ -115,21 +111,23 @@ class ClusterGrader:
         worded = sorted(id for id, text in said.items() if text)
         texts = [said[id] for id in worded]
         self._check_enough(texts)
-        self._found = cluster(texts, self.embed, clusters=self.clusters, seed=self.seed)
-        places = dict(zip(worded, self._found.places, strict=True))
+        self._clustering = cluster(texts, self.embed, clusters=self.clusters, seed=self.seed)
+        places = dict(zip(worded, self._clustering.places, strict=True))
         for case in cases:
-            label = self._found.names[places[case.id]] if case.id in places else EMPTY
+            label = self._clustering.names[places[case.id]] if case.id in places else EMPTY
             yield Verdict(case.id, label)
 
-    def counting(self, suite: Suite) -> Suite:
-        """The suite with the largest cluster counted, since the labels it counts are not there."""
-        largest = self.found.names[0]
-        return replace(
+    def labels(self, suite: Suite) -> SuiteLabels:
+        """The clusters as labels; the largest is counted, in place of the suite's labels."""
+        clustering = self.clustering
+        largest = clustering.names[0]
+        counting = replace(
             suite,
             measure=f"answers in the largest cluster, {largest}",
             counted=(largest,),
             nonsense=EMPTY,
         )
+        return SuiteLabels(counting, clustering.rubric, clustering.facts, clustering.warnings)
 
     def _check_enough(self, texts: Sequence[str]) -> None:
         fewest, distinct = _FEWEST_EACH * self.clusters, len(set(texts))
@@ -138,21 +136,6 @@ class ClusterGrader:
                 f"{distinct} different answers for {self.clusters} clusters, expected {fewest} or "
                 f"more; answer more items, or ask for fewer: clusters:{max(2, distinct // 2)}"
             )
-
-
-def parse_clusters(spec: str) -> int | None:
-    """How many clusters `clusters` or `clusters:12` asks for; None where it names another judge.
-
-    Raises UsageError where the number is none.
-    """
-    if spec == "clusters":
-        return CLUSTERS
-    kind, colon, number = spec.partition(":")
-    if kind != "clusters" or not colon:
-        return None
-    if not re.fullmatch(r"\d{1,4}", number) or int(number) < 2:
-        raise UsageError(f"judge {spec!r}: {number!r} is no number of clusters; say clusters:8")
-    return int(number)
 
 
 def cluster(texts: Sequence[str], embed: Embed, *, clusters: int, seed: int = 0) -> Clustering:

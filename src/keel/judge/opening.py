@@ -1,20 +1,90 @@
-"""Judges by the name that a person gives them."""
+"""Judges by name: Keel's own, those of a user's code, and those of installed packages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from keel.engines import Engine, open_engine
 from keel.errors import UsageError
 from keel.judge.channel import ChannelGrader
-from keel.judge.clusters import ClusterGrader, Embed, parse_clusters
+from keel.judge.clusters import CLUSTERS, ClusterGrader, Embed
 from keel.judge.endpoint import EndpointGrader
 from keel.judge.heuristic import HeuristicGrader
 from keel.judge.labels import LabelGrader
+from keel.registry import Registry
 from keel.settings import EndpointLimits
 from keel.types import Grader
 
-KNOWN = "heuristic, self, channel, clusters, local:MODEL, channel:MODEL or openai:MODEL"
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What a judge may be opened with."""
+
+    spec: str
+    """The judge as it was asked for, such as `local:MODEL`."""
+    argument: str = ""
+    """What follows the colon of the spec."""
+    url: str | None = None
+    """Address of a judge that has one."""
+    limits: EndpointLimits | None = None
+    """Limits of a judge that has an address."""
+    engine: Engine | None = None
+    """The run's own model, where it is loaded."""
+    open_engine: Callable[[str], Engine] = open_engine
+    load_embedder: Callable[[], Embed] | None = None
+    """Loads what embeds texts; None where answers are not those of an evaluation."""
+
+    def model(self) -> Engine:
+        """The model that the argument names, else the run's own. Raises UsageError without it."""
+        if self.argument:
+            return self.open_engine(self.argument)
+        if self.engine is None:
+            raise UsageError(
+                f"the judge {self.spec!r} is the run's own model, which is not loaded here; name "
+                "one, e.g. local:MODEL"
+            )
+        return self.engine
+
+
+OpenJudge = Callable[[JudgeOptions], Grader]
+Open = TypeVar("Open", bound=OpenJudge)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A registered judge."""
+
+    pattern: str
+    open: OpenJudge
+    has_address: bool
+
+    def takes(self, argument: str, *, has_colon: bool) -> bool:
+        """Whether the part of a spec after its colon is as the pattern has it."""
+        if argument:
+            return ":" in self.pattern
+        return not has_colon and (":" not in self.pattern or "[" in self.pattern)
+
+
+_JUDGES: Registry[_Kind] = Registry("judge", "keel.judges")
+
+
+def judge(pattern: str, *, has_address: bool = False) -> Callable[[Open], Open]:
+    """Registers the function or class that opens a judge, from JudgeOptions, under a name.
+
+    The pattern is the name; `name:MODEL` where an argument must follow, `name[:N]` where one may.
+    A judge with an address takes `url` and `limits`. In an installed package, an entry point of
+    the group `keel.judges` names the module that registers.
+    """
+
+    def register(open_judge: Open) -> Open:
+        name = re.split(r"\[?:", pattern)[0]
+        _JUDGES.add(name, _Kind(pattern, open_judge, has_address), open_judge)
+        return open_judge
+
+    return register
 
 
 def open_grader(
@@ -26,53 +96,62 @@ def open_grader(
     limits: EndpointLimits | None = None,
     load_embedder: Callable[[], Embed] | None = None,
 ) -> Grader:
-    """The judge that a spec names.
+    """The judge that a spec names, its arguments those of JudgeOptions.
 
-    heuristic       cues in the words; needs no model
-    self            the model behind `engine`, by the probabilities of the labels
-    local:MODEL     another model, in the same way
-    channel         the model behind `engine`, by which label explains the answer best; better than
-                    `self` for small models
-    channel:MODEL   another model, in that way
-    clusters[:N]    no judge: answers sorted into N kinds by the embeddings of `load_embedder`
-    openai:MODEL    a model behind the OpenAI-compatible address `url`, within the `limits`
-
-    Raises UsageError for any other, and for an address where none is asked.
+    Raises UsageError, listing all judges, for any other, and for an address where none is asked.
     """
-    kind, _, model = spec.partition(":")
-    clusters = parse_clusters(spec)
-    if clusters is None and not _is_known(kind, model, spec):
-        raise UsageError(f"judge is {spec!r}, expected {KNOWN}")
-    if kind == "openai":
-        return EndpointGrader(model, url, limits=limits or EndpointLimits())
-    if url is not None or limits is not None:
+    name, colon, argument = spec.partition(":")
+    kind = _JUDGES.get(name) if name in _JUDGES.names() else None
+    if kind is None or not kind.takes(argument, has_colon=bool(colon)):
+        raise UsageError(f"judge is {spec!r}, expected {', '.join(known_judges())}")
+    if not kind.has_address and (url is not None or limits is not None):
         raise UsageError(f"the judge {spec!r} has no address and no limits; openai:MODEL has")
-    if clusters is not None:
-        return _sorting(spec, clusters, load_embedder)
-    if kind == "heuristic":
-        return HeuristicGrader()
-    judging = open_engine(model) if model else _own(spec, engine)
-    return ChannelGrader(judging) if kind == "channel" else LabelGrader(judging)
+    return kind.open(JudgeOptions(spec, argument, url, limits, engine, open_engine, load_embedder))
 
 
-def _is_known(kind: str, model: str, spec: str) -> bool:
-    if model:
-        return kind in ("local", "channel", "openai")
-    return spec in ("heuristic", "self", "channel")
+def known_judges() -> tuple[str, ...]:
+    """The patterns of all judges; those of packages that are not imported yet by their names."""
+    patterns = {name: kind.pattern for name, kind in _JUDGES.registered.items()}
+    return tuple(patterns.get(name, name) for name in _JUDGES.names())
 
 
-def _sorting(spec: str, clusters: int, load: Callable[[], Embed] | None) -> Grader:
-    if load is None:
+@judge("heuristic")
+def _heuristic(options: JudgeOptions) -> Grader:
+    """Phrases in the words; needs no model."""
+    return HeuristicGrader()
+
+
+@judge("self")
+@judge("local:MODEL")
+def _labels(options: JudgeOptions) -> Grader:
+    """The run's own model, or another one, by the probabilities of the labels."""
+    return LabelGrader(options.model())
+
+
+@judge("channel[:MODEL]")
+def _channel(options: JudgeOptions) -> Grader:
+    """A model, by which label explains the answer best; better than `self` for small models."""
+    return ChannelGrader(options.model())
+
+
+@judge("clusters[:N]")
+def _clusters(options: JudgeOptions) -> Grader:
+    """Not a judge: answers sorted into N kinds by their embeddings."""
+    number = options.argument or str(CLUSTERS)
+    if not re.fullmatch(r"\d{1,4}", number) or int(number) < 2:
         raise UsageError(
-            f"the judge {spec!r} sorts the answers of an evaluation, keel evaluate; take another"
+            f"judge {options.spec!r}: {number!r} is no number of clusters; say clusters:8"
         )
-    return ClusterGrader(load(), clusters=clusters)
-
-
-def _own(spec: str, engine: Engine | None) -> Engine:
-    if engine is None:
+    if options.load_embedder is None:
         raise UsageError(
-            f"the judge {spec!r} is the run's own model, which is not loaded here; name one, "
-            "e.g. local:MODEL"
+            f"the judge {options.spec!r} sorts the answers of an evaluation, keel evaluate; take "
+            "another"
         )
-    return engine
+    return ClusterGrader(options.load_embedder(), clusters=int(number))
+
+
+@judge("openai:MODEL", has_address=True)
+def _endpoint(options: JudgeOptions) -> Grader:
+    """A model behind the OpenAI-compatible address, within the limits."""
+    limits = options.limits or EndpointLimits()
+    return EndpointGrader(options.argument, options.url, limits=limits)

@@ -21,7 +21,7 @@ from keel.evaluate import (
     plan_answers,
     summarise_arms,
 )
-from keel.pipeline.grading import Labels, grade_cases, labels_of
+from keel.pipeline.grading import grade_cases, labels_of
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.steering import Firing
 from keel.store import (
@@ -32,7 +32,7 @@ from keel.store import (
     Run,
     RunFolder,
 )
-from keel.types import EvalResult, Grader, Rubric, Suite
+from keel.types import EvalResult, Grader, Rubric, Suite, SuiteLabels
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def begins_anew(
     return bool(place.differences(plan, asked.suite.items))
 
 
-def _told(asked: Evaluation, labels: Labels) -> Evaluation:
+def _told(asked: Evaluation, labels: SuiteLabels) -> Evaluation:
     """The same with what is to be said of the labels."""
     return replace(
         asked,

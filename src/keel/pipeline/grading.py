@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from keel.judge import ClusterGrader, guarded
+from keel.judge import guarded
 from keel.pipeline.progress import Counter, OnProgress
 from keel.store import EvaluationFolder
-from keel.types import Case, Grader, Rubric, Suite, Verdict
+from keel.types import Case, Grader, Rubric, Suite, SuiteLabels, UnsupervisedGrader, Verdict
 
 _SAVE_EVERY_S = 0.5
 
@@ -29,7 +28,7 @@ def grade_cases(
 
     Raises JudgeError where too many verdicts, those of earlier calls too, are of no use.
     """
-    known = {} if isinstance(grader, ClusterGrader) else place.verdicts(judge)
+    known = {} if isinstance(grader, UnsupervisedGrader) else place.verdicts(judge)
     kept = [known[c.id] for c in cases if c.id in known and known[c.id].status != "failed"]
     done = {verdict.case_id for verdict in kept}
     asked = [case for case in cases if case.id not in done]
@@ -41,22 +40,11 @@ def grade_cases(
             counter.add(1)
 
 
-@dataclass(frozen=True)
-class Labels:
-    """By what answers were labelled, and what of it counts."""
-
-    suite: Suite
-    rubric: Rubric
-    facts: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-def labels_of(grader: Grader, suite: Suite, rubric: Rubric) -> Labels:
+def labels_of(grader: Grader, suite: Suite, rubric: Rubric) -> SuiteLabels:
     """The rubric's labels; or those that the judge found in the answers it has graded."""
-    if not isinstance(grader, ClusterGrader):
-        return Labels(suite, rubric)
-    found = grader.found
-    return Labels(grader.counting(suite), found.rubric, found.facts, found.warnings)
+    if isinstance(grader, UnsupervisedGrader):
+        return grader.labels(suite)
+    return SuiteLabels(suite, rubric)
 
 
 def _saved(place: EvaluationFolder, judge: str, verdicts: Iterator[Verdict]) -> Iterator[Verdict]:

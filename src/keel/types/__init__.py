@@ -36,7 +36,15 @@ from keel.types.floors import (
     TokenMask,
     check_direction,
 )
-from keel.types.grading import Case, Grader, Rubric, RubricLabel, Verdict
+from keel.types.grading import (
+    Case,
+    Grader,
+    Rubric,
+    RubricLabel,
+    SuiteLabels,
+    UnsupervisedGrader,
+    Verdict,
+)
 from keel.types.results import (
     Calibration,
     DriftReading,
@@ -129,6 +137,7 @@ __all__ = [
     "SpaceComparison",
     "Speaker",
     "Suite",
+    "SuiteLabels",
     "Sweep",
     "SweepMeasure",
     "SweptSetting",
@@ -139,6 +148,7 @@ __all__ = [
     "TraitVector",
     "TurnReading",
     "Unit",
+    "UnsupervisedGrader",
     "VectorComparison",
     "Verdict",
     "check_direction",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from keel.errors import UsageError
+from keel.types.evaluation import Suite
 from keel.types.words import Conversation
 
 
@@ -107,3 +108,22 @@ class Grader(Protocol):
 
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
         """One verdict per case, each as soon as it is known, in any order."""
+
+
+@dataclass(frozen=True)
+class SuiteLabels:
+    """The labels that a suite's answers were given, and which of them count."""
+
+    suite: Suite
+    rubric: Rubric
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What a result says of the labels besides."""
+    warnings: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class UnsupervisedGrader(Grader, Protocol):
+    """A Grader that finds its labels in the answers, so it needs all of them at every call."""
+
+    def labels(self, suite: Suite) -> SuiteLabels:
+        """The labels of the cases last graded, for a suite whose own labels were not given."""
