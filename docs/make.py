@@ -94,7 +94,7 @@ def _command(name: str, command: Any) -> str:
     context = command.context_class(command, info_name=f"keel {name}")
     given = command.get_params(context)
     arguments = [one for one in given if one.param_type_name == "argument"]
-    options = [one for one in given if one.param_type_name == "option"]
+    options = [one for one in given if one.param_type_name == "option" and not one.hidden]
     wanted = [_placeholder(one) for one in arguments]
     parts = [
         [f"## keel {name}", ""],

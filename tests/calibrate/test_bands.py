@@ -26,16 +26,16 @@ def test_the_latest_band_lies_where_the_papers_does():
 
 
 def test_a_band_is_written_as_a_python_slice():
-    band = Band.parse("18:23", 30)
+    band = Band.parse("18:23")
     assert (band.name, list(band.layers)) == ("layers_18:23", [18, 19, 20, 21, 22])
 
 
 @pytest.mark.parametrize("text", ["18", "18-23", "a:b", "23:18", "-1:4", "5:5"])
 def test_a_band_that_makes_no_sense_is_refused(text):
     with pytest.raises(UsageError, match="START:STOP"):
-        Band.parse(text, 30)
+        Band.parse(text)
 
 
 def test_a_band_past_the_last_layer_is_refused():
     with pytest.raises(UsageError, match="30 layers"):
-        Band.parse("28:33", 30)
+        Band.parse("28:33").check_fits(30)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import keel as library
-from keel.cli.sweep import SweepAsked, show_sweep
+from keel.cli.calibrate import with_heights
+from keel.cli.options import Given
+from keel.cli.sweep import show_sweep, tasks_of
+from keel.settings import SweepSettings, SweepSources
 from keel.types import Change, Interval, ScreenedSetting, Sweep, SweepMeasure, SweptSetting
 from tests.cli.commands import CPU, contents
 
@@ -81,20 +84,20 @@ def test_windows_that_do_not_fit_are_refused_before_anything_is_answered(keel, h
 
 def test_capability_items_are_shared_among_the_tasks():
     """Ten items of two tasks are five of each."""
-    asked = SweepAsked(capability="gsm8k, ifeval=own.jsonl", capability_limit=10)
-    told = [(one.task, one.settings.limit, one.data) for one in asked.tasks()]
+    tasks = tasks_of(SweepSources(capability="gsm8k, ifeval=own.jsonl"), 10)
+    told = [(one.task, one.settings.limit, one.data) for one in tasks]
     assert told == [("gsm8k", 5, None), ("ifeval", 5, Path("own.jsonl"))]
 
 
 def test_what_was_asked_for_is_what_is_swept():
-    asked = SweepAsked(
-        width=(2,), centre=(3,), tolerance=0.5, dearest=0.7, most=4, limit=8, adopt=True
-    )
-    found = asked.settings((), (1.0,), answers=5, seed=3)
+    given = {"--width": [2], "--centre": [3], "--tolerance": 0.5, "--max-price": 0.7}
+    given |= {"--max-settings": 4, "--limit": 8, "--adopt": True, "--deviations": [1.0]}
+    given |= {"--answers": 5, "--seed": 3}
+    found = with_heights(Given(given)).over(SweepSettings())
     assert (found.grid.widths, found.grid.centres) == ((2,), (3,))
     # Where deviations are asked for, the usual percentiles are not tried besides.
     assert (found.grid.percentiles, found.grid.deviations) == ((), (1.0,))
-    assert SweepAsked().settings(()).grid.percentiles == (25.0, 50.0, 75.0, 90.0)
+    assert with_heights(Given({})).over(SweepSettings()) == SweepSettings()
     assert (found.limits.max_price, found.limits.max_settings) == (0.7, 4)
     assert (found.tolerance, found.seed, found.adopt) == (0.5, 3, True)
     assert (found.limit, found.screened_on) == (8, 5)

@@ -1,4 +1,4 @@
-"""Base suites through the pipeline: begun answers gone on with, clusters, and a lent axis."""
+"""Base suites through the pipeline: begun answers gone on with, clusters, and another's axis."""
 
 from __future__ import annotations
 
@@ -67,20 +67,22 @@ def other_model(tmp_path: Path) -> Path:
     return save_tiny_model(tmp_path / "other", "llama", seed=5)
 
 
-def test_an_axis_is_lent_to_a_model_of_the_same_shape_and_both_are_named(run, other_model):
+def test_an_axis_is_transferred_to_a_model_of_the_same_shape_and_both_are_named(run, other_model):
     engine, axis = open_small(other_model), run.read().axis
     with pytest.raises(ModelMismatchError, match="another model"):
         pipeline.arms_of(engine, run.read(), parse_arms("none"))
-    lent = pipeline.lend_axis(axis, engine)
-    arms = pipeline.arms_of(engine, run.read(), parse_arms("none,steered:-1"), axis=lent.axis)
+    transferred = pipeline.transfer_axis(axis, engine)
+    arms = pipeline.arms_of(
+        engine, run.read(), parse_arms("none,steered:-1"), axis=transferred.axis
+    )
     assert len(arms) == 2
-    assert lent.axis.vector is axis.vector
-    assert engine.identity.model_id in lent.facts["answers by"]
-    assert axis.identity.model_id in lent.facts["axis found on"]
-    assert axis.identity.model_id in lent.warning
+    assert transferred.axis.vector is axis.vector
+    assert engine.identity.model_id in transferred.facts["answers by"]
+    assert axis.identity.model_id in transferred.facts["axis found on"]
+    assert axis.identity.model_id in transferred.warning
 
 
-def test_an_axis_is_not_lent_to_a_model_of_another_shape(run, engine):
+def test_an_axis_is_not_transferred_to_a_model_of_another_shape(run, engine):
     engine.identity = replace(engine.identity, layers=engine.identity.layers + 1)
-    with pytest.raises(ModelMismatchError, match="cannot be lent"):
-        pipeline.lend_axis(run.read().axis, engine)
+    with pytest.raises(ModelMismatchError, match="cannot be transferred"):
+        pipeline.transfer_axis(run.read().axis, engine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +10,17 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console
+from keel.cli.options import Given, takes
+from keel.settings import (
+    OUTPUT,
+    SWEEP,
+    CalibrateSettings,
+    OpeningSettings,
+    SweepSettings,
+    SweepSources,
+)
 
 if TYPE_CHECKING:
-    from keel.calibrate import CalibrateSettings
-    from keel.engines import Engine
     from keel.types import Calibration
 
 EXAMPLES = """
@@ -31,138 +38,49 @@ Examples:
 """
 
 
+@takes(CalibrateSettings(), SweepSettings(), SweepSources(), OpeningSettings())
 def calibrate(
     run: console.Run,
-    band: Annotated[
-        list[str] | None,
-        typer.Option(help="Layers START:STOP capped together; may be repeated."),
-    ] = None,
-    percentile: Annotated[
-        list[float] | None,
-        typer.Option(help="Assistant-ward percentile of the floor; may be repeated."),
-    ] = None,
-    deviations: Annotated[
-        list[float] | None,
-        typer.Option(help="Floor at the default's mean minus so many SD; may be repeated."),
-    ] = None,
-    price_bound: Annotated[
-        float | None,
-        typer.Option(help="Highest mean KL per token on default answers, in nats (0.1)."),
-    ] = None,
-    answers: Annotated[
-        int | None,
-        typer.Option(help="Answers of each kind to price on (24), or to screen on (8).", min=2),
-    ] = None,
     sweep: Annotated[
         bool,
         typer.Option(
             "--sweep", help="Measure harm and capability of settings over the whole depth."
         ),
     ] = False,
-    width: Annotated[
-        list[int] | None,
-        typer.Option(help="Sweep: layers in a window; may be repeated (L/16, L/8, L/4)."),
-    ] = None,
-    centre: Annotated[
-        list[int] | None, typer.Option(help="Sweep: middle of a window; may be repeated.")
-    ] = None,
-    step: Annotated[
-        int | None, typer.Option(help="Sweep: layers between centres (L/16).", min=1)
-    ] = None,
-    suite: Annotated[
-        str | None, typer.Option(help="Sweep: what harm is measured by (jailbreak).")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Sweep: the suite's items, where they are your own.")
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(help="Sweep: heuristic (default), self, local:MODEL, or openai:MODEL."),
-    ] = None,
-    judge_url: Annotated[
-        str | None, typer.Option(help="Sweep: address of the judge, where it is not OpenAI's.")
-    ] = None,
-    capability: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK[=FILE],...",
-            help="Sweep: lm-eval tasks, with their data where the hub is out of reach; else the "
-            "likelihood of the model's own answers.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Sweep: items for harm; half choose, half decide (96).", min=2),
-    ] = None,
-    capability_limit: Annotated[
-        int | None, typer.Option(help="Sweep: items for capability, likewise (64).", min=2)
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Sweep: longest answer; else the suite's own.", min=1)
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Sweep: loss of capability accepted (0.02; of likelihood 0.1)."),
-    ] = None,
-    dearest: Annotated[
-        float | None, typer.Option(help="Sweep: price above which nothing is measured (0.2).")
-    ] = None,
-    most: Annotated[
-        int | None, typer.Option(help="Sweep: settings measured at most (12).", min=1)
-    ] = None,
-    adopt: Annotated[
-        bool, typer.Option("--adopt", help="Sweep: make the recommended setting the default.")
-    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Sweep: say what it would take.")
+        bool,
+        typer.Option("--dry-run", help=f"{SWEEP}: say what it would take.", rich_help_panel=OUTPUT),
     ] = False,
-    seed: console.Seed = 0,
-    engine_name: console.EngineName = "transformers",
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
-    blocks: console.Blocks = None,
-    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Find the floor: how high it can lie, how often it fires, and at what price.
 
     With --sweep, settings over the whole depth are screened by what is cheap to know, those worth
     it are measured on items of a suite, and one is recommended. It goes on where it stopped.
     """
-    from keel.cli.sweep import SweepAsked, sweep_settings
-    from keel.store import open_run
+    from keel import pipeline
+    from keel.cli.sweep import sweep_run
+    from keel.store import RunFolder, open_run
 
-    opened = open_run(run)
-    asked = SweepAsked(
-        width=tuple(width or ()),
-        centre=tuple(centre or ()),
-        step=step,
-        suite=suite,
-        data=data,
-        judge=judge,
-        judge_url=judge_url,
-        capability=capability,
-        limit=limit,
-        capability_limit=capability_limit,
-        max_new_tokens=max_new_tokens,
-        tolerance=tolerance,
-        dearest=dearest,
-        most=most,
-        adopt=adopt,
-        dry_run=dry_run,
-    )
-    opening = (device, dtype, blocks, trust_remote_code, engine_name)
-    heights = (tuple(percentile or ()), tuple(deviations or ()))
+    opened, given = open_run(run), with_heights(given)
+    usual = given.names(CalibrateSettings())
     if sweep:
-        _refuse({"--band": band, "--price-bound": price_bound}, "a sweep takes --width, --centre")
-        found = asked.settings(*heights, answers=answers, seed=seed)
-        asked.check()
-        engine = console.open_model(opened.identity.model_id, *opening)
-        sweep_settings(run, asked, found, engine, json=json)
+        only_usual = [name for name in usual if name not in given.names(SweepSettings())]
+        _refuse(only_usual, "a sweep takes --width, --centre")
+        sweep_run(opened, given, is_priced=dry_run, json=json)
         return
-    _refuse(dict.fromkeys(asked.given, True), "these are of --sweep")
-    settings = _settings(len(opened.axis.vector), band, heights, price_bound, answers, seed)
-    _calibrate(run, settings, console.open_model(opened.identity.model_id, *opening), json)
+    of_sweep = given.names(SweepSettings()) + given.names(SweepSources())
+    only_sweep = [name for name in of_sweep if name not in usual]
+    _refuse([*only_sweep, *["--dry-run"] * dry_run], "these are of --sweep")
+    settings = given.over(CalibrateSettings())
+    for band in settings.bands:
+        band.check_fits(len(opened.axis.vector))
+    engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
+    with console.progress() as progress:
+        calibration = pipeline.calibrate(engine, RunFolder(run), settings, on_progress=progress)
+    show_calibration(calibration, run, json)
 
 
 def show_calibration(found: Calibration, run: Path, json: bool) -> None:
@@ -179,45 +97,19 @@ def show_calibration(found: Calibration, run: Path, json: bool) -> None:
     console.stdout.print(f"\nNext: [b]keel chat {name} --capped[/b], or [b]keel report {name}[/b]")
 
 
-def _refuse(given: Mapping[str, object], why: str) -> None:
+def with_heights(given: Given) -> Given:
+    """Deviations that are given are tried alone, not beside the usual percentiles."""
+    if "--deviations" in given.values and "--percentile" not in given.values:
+        return Given({**given.values, "--percentile": ()})
+    return given
+
+
+def _refuse(options: Sequence[str], why: str) -> None:
     """Refuse options that have no use here. Raises UsageError."""
     from keel.errors import UsageError
 
-    named = [name for name, value in given.items() if value is not None]
-    if named:
-        raise UsageError(f"{', '.join(named)} cannot be used here: {why}")
-
-
-def _settings(
-    layers: int,
-    bands: list[str] | None,
-    heights: tuple[tuple[float, ...], tuple[float, ...]],
-    price_bound: float | None,
-    answers: int | None,
-    seed: int,
-) -> CalibrateSettings:
-    """What was asked, the usual where nothing was said; deviations alone try no percentiles."""
-    from keel.calibrate import Band, CalibrateSettings
-
-    usual = CalibrateSettings()
-    percentiles, deviations = heights
-    return CalibrateSettings(
-        bands=tuple(Band.parse(text, layers) for text in bands or ()),
-        percentiles=percentiles or (() if deviations else usual.percentiles),
-        deviations=deviations,
-        price_bound=usual.price_bound if price_bound is None else price_bound,
-        priced_rollouts=answers or usual.priced_rollouts,
-        seed=seed,
-    )
-
-
-def _calibrate(run: Path, settings: CalibrateSettings, engine: Engine, json: bool) -> None:
-    from keel import pipeline
-    from keel.store import RunFolder
-
-    with console.progress() as progress:
-        found = pipeline.calibrate(engine, RunFolder(run), settings, on_progress=progress)
-    show_calibration(found, run, json)
+    if options:
+        raise UsageError(f"{', '.join(options)} cannot be used here: {why}")
 
 
 def _table(found: Calibration) -> object:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from keel.cli import console
+from keel.cli.options import Given, takes
+from keel.settings import ChatSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.drift import Gauge
     from keel.engines import Completion, Engine
     from keel.steering import Firing
-    from keel.types import Conversation, Floors, Sampling
+    from keel.types import Conversation, Floors
 
 EXAMPLES = """
 Examples:
@@ -32,22 +32,12 @@ _HELP = """/cap on, /cap off    hold the model above its floor, or let it go
 /quit                leave (also Ctrl-D)"""
 
 
+@takes(ChatSettings(), OpeningSettings())
 def chat(
     run: console.Run,
-    capped: Annotated[
-        bool, typer.Option("--capped", help="Hold the model from the start.")
-    ] = False,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    setting: Annotated[str | None, typer.Option(help="Which of the run's floors to use.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 300,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.7,
-    seed: console.Seed = 0,
-    engine_name: console.EngineName = "transformers",
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
-    blocks: console.Blocks = None,
-    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Talk to the model; after each answer a needle shows where it stands.
 
@@ -57,18 +47,15 @@ def chat(
     from keel import pipeline
     from keel.drift import Gauge
     from keel.store import open_run
-    from keel.types import Sampling
 
+    settings = given.over(ChatSettings())
     opened = open_run(run)
-    floors = pipeline.floors_of(opened, setting)
-    engine = console.open_model(
-        opened.identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
-    )
+    floors = pipeline.floors_of(opened, settings.setting)
+    engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     layer = pipeline.drift_layer(opened.axis, floors)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
-    sampling = Sampling(max_new_tokens, temperature)
-    session = Session(engine, gauge, floors, sampling, seed=seed, system=system, json=json)
-    if capped:
+    session = Session(engine, gauge, floors, settings, json=json)
+    if settings.is_capped:
         session.cap(True)
     if not json:
         console.stderr.print(f"{opened.identity.model_id}, layer {layer}. /help for commands.")
@@ -83,14 +70,12 @@ class Session:
         engine: Engine,
         gauge: Gauge,
         floors: Floors | None,
-        sampling: Sampling,
+        settings: ChatSettings,
         *,
-        seed: int,
-        system: str | None,
         json: bool,
     ) -> None:
-        self.engine, self.gauge, self.floors, self.sampling = engine, gauge, floors, sampling
-        self.seed, self.system, self.json = seed, system, json
+        self.engine, self.gauge, self.floors = engine, gauge, floors
+        self.settings, self.system, self.json = settings, settings.system, json
         self.is_capped = False
         self.conversation: Conversation | None = None
         self.turn = 0
@@ -153,8 +138,8 @@ class Session:
         floors = list(self.floors) if self.is_capped and self.floors is not None else []
         answers = self.engine.generate(
             [Prompt(f"chat/{self.turn}", asked)],
-            self.sampling,
-            seed=self.seed + self.turn,
+            self.settings.sampling,
+            seed=self.settings.seed + self.turn,
             recording=self.gauge.recording,
             interventions=floors,
             on_text=None if self.json else lambda _, piece: _say(piece),

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from keel.cli import console
+from keel.cli.options import Given, takes
+from keel.settings import CompareSettings
 
 if TYPE_CHECKING:
     from keel.types import DefaultShift, Interval, RunComparison, SpaceComparison
@@ -27,6 +29,7 @@ Examples:
 _SHOWN = 5
 
 
+@takes(CompareSettings())
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Two or more.", show_default=False)
@@ -34,19 +37,17 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write a page with the pictures here.")
     ] = None,
-    components: Annotated[int, typer.Option(help="Components to compare.", min=1)] = 5,
-    bootstrap: Annotated[int, typer.Option(help="Resamples behind each interval.", min=1)] = 500,
-    seed: console.Seed = 0,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Compare persona and trait spaces: between families by the order of roles and traits, between
     checkpoints of one width also by cosines and by where the default went."""
     from keel import pipeline
-    from keel.compare import CompareSettings
     from keel.store import open_run
 
     opened = [open_run(path) for path in runs]
-    settings = CompareSettings(bootstrap=bootstrap, components=components, seed=seed)
+    settings = given.over(CompareSettings())
     with console.waiting("comparing"):
         found = pipeline.compare(opened, settings)
         page = None if out is None else pipeline.comparison_page(opened, found)

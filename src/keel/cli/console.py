@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from keel.settings import OUTPUT, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -25,22 +27,17 @@ stdout = Console(highlight=False)
 _SECONDS_BETWEEN_LINES = 10
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps, or map (all GPUs).")]
-Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
-Blocks = Annotated[
-    str | None,
-    typer.Option(help="Path of the decoder blocks inside the model, where they are not found."),
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)
 ]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what it would take; do nothing.", rich_help_panel=OUTPUT),
 ]
-EngineName = Annotated[
-    str,
+Overwrite = Annotated[
+    bool,
     typer.Option(
-        "--engine",
-        metavar="NAME[:SETTING=VALUE,...]",
-        help="transformers, or vllm for scale (see docs/vllm.md), as vllm:eager=true.",
+        "--overwrite", help="Do anew what was begun with other inputs.", rich_help_panel=OUTPUT
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
@@ -119,20 +116,13 @@ def waiting(message: str) -> Iterator[None]:
         yield
 
 
-def open_model(
-    model: str,
-    device: str = "auto",
-    dtype: str = "auto",
-    blocks: str | None = None,
-    trust_remote_code: bool = False,
-    engine: str = "transformers",
-) -> Engine:
+def open_model(model: str, opening: OpeningSettings | None = None) -> Engine:
     """The engine for a model, with a spinner while it loads."""
-    return loaded(model, opening(device, dtype, blocks, trust_remote_code, engine))
+    return load_engine(model, engine_arguments(opening or OpeningSettings()))
 
 
-def loaded(model: str, settings: dict[str, Any]) -> Engine:
-    """The same, for what `opening` gave."""
+def load_engine(model: str, arguments: Mapping[str, Any]) -> Engine:
+    """An engine from the arguments that `engine_arguments` returned."""
     with waiting(f"loading {model}"):
         from huggingface_hub.utils import logging
 
@@ -140,27 +130,35 @@ def loaded(model: str, settings: dict[str, Any]) -> Engine:
 
         # It warns of every retry; our error says it once.
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        return open_engine(model, **settings)
+        return open_engine(model, **arguments)
 
 
-def opening(
-    device: str, dtype: str, blocks: str | None, trust_remote_code: bool, engine: str
-) -> dict[str, Any]:
-    """What opens an engine. Raises UsageError for options that the engine does not have."""
+def engine_arguments(opening: OpeningSettings) -> dict[str, Any]:
+    """Arguments of `open_engine`. Raises UsageError for options that the engine does not have."""
     from keel.engines import parse_engine
     from keel.errors import UsageError
 
-    name, told = parse_engine(engine)
-    common = {"engine": name, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    name, own = parse_engine(opening.engine)
+    load = opening.load
+    common = {"engine": name, "dtype": load.dtype, "trust_remote_code": load.trust_remote_code}
     if name != "vllm":
-        common |= {"device": device, "blocks": blocks}
-    elif device != "auto" or blocks is not None:
+        common |= {"device": load.device, "blocks": load.blocks}
+    elif load.device != "auto" or load.blocks is not None:
         raise UsageError("vLLM chooses device and blocks itself; leave out --device and --blocks")
-    twice = sorted(common.keys() & told.keys())
+    twice = sorted(common.keys() & own.keys())
     if twice:
-        options = ", ".join(f"--{one.replace('_', '-')}" for one in twice)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in twice)
         raise UsageError(f"give {options} as an option of its own, not behind --engine")
-    return {**common, **told}
+    return {**common, **own}
+
+
+def print_price(price: Mapping[str, Any], json: bool) -> None:
+    """What a dry run says: a line for each number."""
+    if json:
+        print_json(price)
+        return
+    for what, value in price.items():
+        stdout.print(f"{what.replace('_', ' '):<34}{value}")
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""keel demo: the two-minute tour on the embedded model."""
+"""keel demo: the whole of Keel once, on the embedded model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keel.cli import console
+from keel.cli.options import Given, takes
+from keel.settings import OpeningSettings
 
 if TYPE_CHECKING:
-    from keel.pipeline import Tour
+    from keel.pipeline import Demo
 
 EXAMPLES = """
 Examples:
@@ -22,15 +24,16 @@ Examples:
 """
 
 
+@takes(OpeningSettings())
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run.")] = (
         Path("runs/demo")
     ),
     model: Annotated[str, typer.Option(help="smollm2, a hub id, or a folder.")] = "smollm2",
     seed: console.Seed = 0,
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Find an axis, calibrate a floor, and see one conversation uncapped and capped.
 
@@ -41,14 +44,14 @@ def demo(
 
     started = time.monotonic()
     folder = RunFolder(out)
-    engine = console.open_model(model, device, dtype)
+    engine = console.open_model(model, given.over(OpeningSettings()))
     again = f"keel demo -o {out} --model {model} --seed {seed}"
     with console.progress() as progress:
-        tour = pipeline.tour(engine, folder, seed=seed, command=again, on_progress=progress)
-    _show(tour, out, time.monotonic() - started, json)
+        made = pipeline.run_demo(engine, folder, seed=seed, command=again, on_progress=progress)
+    _show(made, out, time.monotonic() - started, json)
 
 
-def _show(tour: Tour, out: Path, seconds: float, json: bool) -> None:
+def _show(made: Demo, out: Path, seconds: float, json: bool) -> None:
     from rich.markup import escape
     from rich.padding import Padding
 
@@ -63,23 +66,23 @@ def _show(tour: Tour, out: Path, seconds: float, json: bool) -> None:
 
     if json:
         parts = {
-            "map": map_summary(tour.found),
-            "calibration": calibration_summary(tour.calibration),
+            "map": map_summary(made.persona_map),
+            "calibration": calibration_summary(made.calibration),
         }
         console.print_json(
-            {"run": out, "report": tour.report, "replay": tour.replay, "seconds": seconds, **parts}
+            {"run": out, "report": made.report, "replay": made.replay, "seconds": seconds, **parts}
         )
         return
     out_print = console.stdout.print
     out_print()
-    for line in (*map_words(tour.found), "", *calibration_words(tour.calibration), ""):
+    for line in (*map_words(made.persona_map), "", *calibration_words(made.calibration), ""):
         out_print(line)
     width = min(console.stdout.width, 110)
     out_print("[b]The same conversation, uncapped and capped[/b]")
-    out_print(draw_replay(tour.replay, tour.found.axis, width=width))
-    for line in replay_words(tour.replay):
+    out_print(draw_replay(made.replay, made.persona_map.axis, width=width))
+    for line in replay_words(made.replay):
         out_print(Padding(line, (0, 0, 0, 2)), width=width)
-    page, run = escape(str(tour.report)), escape(str(out))
+    page, run = escape(str(made.report)), escape(str(out))
     out_print(f"\n[b]The report[/b] with all of this drawn: {page} ({seconds:.0f} s in all)")
     out_print(
         "[b]Try next[/b]\n"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from keel.cli import console
+from keel.cli.options import Given, takes
+from keel.settings import DriftSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.store import RunFolder
-    from keel.types import Conversation, DriftReading, Replay, Sampling
+    from keel.types import Conversation, DriftReading, Replay
 
 EXAMPLES = """
 Examples:
@@ -26,13 +28,7 @@ Examples:
 """
 
 
-class _ReplaySettings(TypedDict):
-    sampling: Sampling
-    seed: int
-    setting: str | None
-    layer: int | None
-
-
+@takes(DriftSettings(), OpeningSettings())
 def drift(
     run: console.Run,
     files: Annotated[
@@ -42,85 +38,67 @@ def drift(
     replay: Annotated[
         bool, typer.Option("--replay", help="Answer the user's turns anew, uncapped and capped.")
     ] = False,
-    setting: Annotated[str | None, typer.Option(help="Which of the run's floors to use.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to read at.", min=0)] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer of a replay.", min=1)] = 200,
-    temperature: Annotated[float, typer.Option(help="Of a replay; 0 is greedy.", min=0)] = 0.7,
-    seed: console.Seed = 0,
-    engine_name: console.EngineName = "transformers",
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
-    blocks: console.Blocks = None,
-    trust_remote_code: console.RemoteCode = False,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """See how far conversations drift from the Assistant, turn by turn."""
     from keel import pipeline
     from keel.drift import read_conversations
     from keel.store import RunFolder, open_run
-    from keel.types import Sampling
 
+    settings = given.over(DriftSettings())
     conversations = [talk for file in files for talk in read_conversations(file)]
     identity = open_run(run).identity
     folder = RunFolder(run)
-    engine = console.open_model(
-        identity.model_id, device, dtype, blocks, trust_remote_code, engine_name
-    )
+    engine = console.open_model(identity.model_id, given.over(OpeningSettings()))
     if replay:
-        settings: _ReplaySettings = {
-            "sampling": Sampling(max_new_tokens, temperature),
-            "seed": seed,
-            "setting": setting,
-            "layer": layer,
-        }
         _show_replays(_replay(engine, folder, conversations, settings), folder, json)
         return
     with console.progress() as progress:
-        found = pipeline.drift(
-            engine, folder, conversations, layer=layer, setting=setting, on_progress=progress
-        )
-    _show_readings(found, folder, json)
+        readings = pipeline.drift(engine, folder, conversations, settings, on_progress=progress)
+    _show_readings(readings, folder, json)
 
 
 def _replay(
-    engine: Engine, folder: RunFolder, conversations: list[Conversation], settings: _ReplaySettings
+    engine: Engine, folder: RunFolder, conversations: list[Conversation], settings: DriftSettings
 ) -> list[Replay]:
     from keel import pipeline
 
-    found = []
+    replays = []
     with console.progress() as progress:
         for conversation in conversations:
 
             def show(stage: str, done: int, total: int, name: str = conversation.id) -> None:
                 progress(f"{name}: {stage}"[:34], done, total)
 
-            found.append(
+            replays.append(
                 pipeline.replay_conversation(
-                    engine, folder, conversation, **settings, on_progress=show
+                    engine, folder, conversation, settings, on_progress=show
                 )
             )
-    return found
+    return replays
 
 
-def _show_readings(found: list[DriftReading], folder: RunFolder, json: bool) -> None:
+def _show_readings(readings: list[DriftReading], folder: RunFolder, json: bool) -> None:
     from keel.drift import draw_drift
 
     if json:
-        console.print_json(found)
+        console.print_json(readings)
         return
     axis = folder.read().axis
-    for reading in found:
+    for reading in readings:
         console.stdout.print(draw_drift(reading, axis, width=console.stdout.width))
     console.stdout.print(f"\nIn HTML: [b]keel report {escape(str(folder.path))}[/b]")
 
 
-def _show_replays(found: list[Replay], folder: RunFolder, json: bool) -> None:
+def _show_replays(replays: list[Replay], folder: RunFolder, json: bool) -> None:
     from keel.drift import draw_replay
 
     if json:
-        console.print_json(found)
+        console.print_json(replays)
         return
     axis = folder.read().axis
-    for replay in found:
+    for replay in replays:
         console.stdout.print(draw_replay(replay, axis, width=console.stdout.width))
     console.stdout.print(f"\nSide by side in HTML: [b]keel report {escape(str(folder.path))}[/b]")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from keel.cli import console
-from keel.cli.evaluate_capability import TaskOptions, evaluate_tasks
-from keel.cli.evaluation_asked import Asked, JudgedBy, is_for_lm_eval
-from keel.cli.judging_asked import endpoint_limits
+from keel.cli.evaluate_capability import evaluate_tasks
+from keel.cli.evaluation_asked import Asked, is_for_lm_eval, judge_of
+from keel.cli.options import Given, takes
+from keel.settings import CapabilitySettings, EvaluateSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -38,6 +37,7 @@ Examples:
 """
 
 
+@takes(EvaluateSettings(), OpeningSettings(), CapabilitySettings())
 def evaluate(
     run: console.Run,
     suite: Annotated[
@@ -48,88 +48,12 @@ def evaluate(
             "any task of lm-evaluation-harness.",
         ),
     ] = "",
-    arms: Annotated[
-        str,
-        typer.Option(
-            help="What is done to the model, comma-separated: none, capped[:SETTING], "
-            "steered:STRENGTH[@LAYER], replaced, prompt, reprompt, and the controls random, "
-            "shuffled, in-span, each [#DRAW][:STRENGTH or :SETTING]."
-        ),
-    ] = "none,capped,random",
-    limit: Annotated[int | None, typer.Option(help="Take the first so many items.", min=1)] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            help="heuristic, self, channel, local:MODEL, channel:MODEL, openai:MODEL or "
-            "clusters[:N]; else heuristic, and clusters for the base suites."
-        ),
-    ] = None,
-    judge_url: Annotated[
-        str | None, typer.Option(help="Address of the judge, where it is not OpenAI's.")
-    ] = None,
-    rubrics: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rubrics in place of Keel's, as JSON.")
-    ] = None,
-    requests_per_minute: Annotated[
-        float | None, typer.Option(help="For an openai judge: the pace, retries included.")
-    ] = None,
-    max_requests: Annotated[
-        int | None, typer.Option(help="For an openai judge: stop after so many.", min=1)
-    ] = None,
-    max_usd: Annotated[
-        float | None,
-        typer.Option(help="For an openai judge: stop at this cost; needs both prices."),
-    ] = None,
-    usd_in: Annotated[
-        float | None, typer.Option(help="Price of a million tokens sent, in dollars.")
-    ] = None,
-    usd_out: Annotated[
-        float | None, typer.Option(help="Price of a million tokens received.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Your own items: red-team cases, or tasks' as TASK=FILE,TASK=FILE."),
-    ] = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task", "--tasks", help="For capability: tasks of lm-eval's; else the paper's four."
-        ),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Of lm-eval's tasks.", min=1)] = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Chat template for lm-eval's tasks.")
-    ] = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Let tasks run Python code that the model wrote.")
-    ] = False,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer; else the suite's own.", min=1)
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0)] = None,
-    name: Annotated[str, typer.Option(help="Under which it is kept; else the suite's name.")] = "",
-    on: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Steer another model of that shape along the axis."),
-    ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="Items are answered by a served model.")
-    ] = None,
-    endpoint_model: Annotated[
-        str | None, typer.Option(help="The served model's name; else the run's.")
-    ] = None,
-    seed: console.Seed = 0,
-    engine_name: console.EngineName = "transformers",
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
-    blocks: console.Blocks = None,
-    trust_remote_code: console.RemoteCode = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do anew what was begun otherwise.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the run's evaluations.")] = False,
+    overwrite: console.Overwrite = False,
+    dry_run: console.DryRun = False,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Prove what steering and capping do: the same items under several arms, paired.
 
@@ -145,27 +69,24 @@ def evaluate(
 
         list_evaluations(run, json, is_asked=list_)
         return
-    asked = Asked(opened, suite, arms, limit, data, seed, name, tuple(task or ()))
-    asked = replace(asked, longest=max_new_tokens, temperature=temperature, overwrite=overwrite)
-    asked = replace(asked, on=on, is_served=endpoint is not None)
+    settings = given.over(EvaluateSettings())
+    asked = Asked.of(opened, suite, settings, overwrite)
     asked.check()
-    opening = (device, dtype, blocks, trust_remote_code, engine_name)
+    opening, endpoint = given.over(OpeningSettings()), settings.endpoint
     if is_for_lm_eval(suite):
-        options = TaskOptions(batch_size, chat, allow_code)
-        served = None if endpoint is None else (endpoint, endpoint_model)
+        options = given.over(CapabilitySettings())
+        served = None if endpoint is None else (endpoint, settings.endpoint_model)
         evaluate_tasks(asked, opening, options, served=served, dry_run=dry_run, json=json)
         return
-    limits = endpoint_limits(requests_per_minute, max_requests, max_usd, usd_in, usd_out)
-    judged_by = JudgedBy(judge, judge_url, limits, rubrics)
-    rubric = read_rubrics(rubrics)[asked.items.rubric]
+    rubric = read_rubrics(settings.grader.rubrics)[asked.items.rubric]
     engine = None
     if endpoint is None:
-        engine = console.open_model(on or opened.identity.model_id, *opening)
+        engine = console.open_model(settings.on or opened.identity.model_id, opening)
         answerer, evaluation = _here(asked, engine, is_priced=dry_run)
     else:
-        answerer, arms_there, warnings = asked.served_by(endpoint, endpoint_model)
+        answerer, arms_there, warnings = asked.served_by(endpoint, settings.endpoint_model)
         evaluation = asked.evaluation(arms_there, warnings)
-    grader = judged_by.open(suite, engine)
+    grader = judge_of(settings, suite, engine)
     if dry_run:
         _show_price(asked, answerer, evaluation, (grader, rubric), json)
         return
@@ -178,8 +99,8 @@ def _here(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Answerer, E
     from keel.evaluate import Arm, EngineAnswerer, parse_arms
     from keel.store import RunFolder
 
-    lent = None if asked.on is None else pipeline.lend_axis(asked.run.axis, engine)
-    axis = asked.run.axis if lent is None else lent.axis
+    transferred = None if asked.on is None else pipeline.transfer_axis(asked.run.axis, engine)
+    axis = asked.run.axis if transferred is None else transferred.axis
     specs = parse_arms(asked.arms)
     answerer = EngineAnswerer(engine, axis)
     by_name = asked.evaluation(tuple(Arm(s.name) for s in specs))
@@ -191,8 +112,9 @@ def _here(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Answerer, E
         arms = pipeline.arms_of(
             engine, asked.run, specs, axis=axis, seed=asked.seed, on_progress=progress
         )
-    told = ((), {}) if lent is None else ((lent.warning,), lent.facts)
-    return answerer, asked.evaluation(arms, *told)
+    if transferred is None:
+        return answerer, asked.evaluation(arms)
+    return answerer, asked.evaluation(arms, (transferred.warning,), transferred.facts)
 
 
 def _evaluate(

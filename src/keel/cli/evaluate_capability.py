@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keel.cli import console
 from keel.cli.evaluation_asked import CAPABILITY, Asked
+from keel.settings import CapabilitySettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -16,19 +17,10 @@ if TYPE_CHECKING:
     from keel.store import RunFolder
 
 
-@dataclass(frozen=True)
-class TaskOptions:
-    """What is asked of lm-eval's tasks only."""
-
-    batch_size: int | None = None
-    is_chat: bool | None = None
-    allows_code: bool = False
-
-
 def evaluate_tasks(
     asked: Asked,
-    opening: tuple[Any, ...],
-    options: TaskOptions,
+    opening: OpeningSettings,
+    options: CapabilitySettings,
     *,
     served: tuple[str, str | None] | None,
     dry_run: bool,
@@ -45,7 +37,7 @@ def evaluate_tasks(
     folder = RunFolder(asked.run.path)
     model: Engine | ServedAnswerer
     if served is None:
-        model = console.open_model(asked.run.identity.model_id, *opening)
+        model = console.open_model(asked.run.identity.model_id, opening)
         wanted = _with_arms(asked, model, wanted, is_priced=dry_run)
     else:
         model, arms, warnings = asked.served_by(*served)
@@ -68,10 +60,9 @@ def evaluate_tasks(
         console.print_json({"run": asked.run.path, **record})
 
 
-def _evaluations(asked: Asked, options: TaskOptions) -> list[CapabilityEvaluation]:
+def _evaluations(asked: Asked, options: CapabilitySettings) -> list[CapabilityEvaluation]:
     """What was asked of each task, but for the arms. Raises UsageError for what makes no sense."""
     from keel.errors import UsageError
-    from keel.evaluate.capability import CapabilitySettings
     from keel.pipeline import CapabilityEvaluation
 
     if asked.temperature is not None:

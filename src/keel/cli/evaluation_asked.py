@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keel.settings import EvaluateSettings
+
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.evaluate import Arm, ServedAnswerer
@@ -37,6 +39,14 @@ class Asked:
     on: str | None = None
     """Another model that answers; None is the run's own."""
     is_served: bool = False
+
+    @classmethod
+    def of(cls, run: Run, suite: str, settings: EvaluateSettings, overwrite: bool) -> Asked:
+        """From the settings."""
+        s = settings
+        asked = cls(run, suite, s.arms, s.limit, s.data, s.seed, s.name, s.tasks)
+        asked = replace(asked, longest=s.max_new_tokens, temperature=s.temperature, on=s.on)
+        return replace(asked, overwrite=overwrite, is_served=s.endpoint is not None)
 
     def check(self) -> None:
         """Refuse what makes no sense before a model is loaded."""
@@ -99,29 +109,18 @@ class Asked:
         )
 
 
-@dataclass(frozen=True)
-class JudgedBy:
-    """The judge that was asked for."""
+def judge_of(settings: EvaluateSettings, suite: str, engine: Engine | None) -> Grader:
+    """The judge; where none was named, clusters for base models and the heuristic else."""
+    from keel.judge import open_grader
+    from keel.prompts import load_embedder
 
-    spec: str | None
-    url: str | None
-    limits: EndpointLimits | None
-    rubrics: Path | None
-    """A file of rubrics in place of Keel's."""
-
-    def open(self, suite: str, engine: Engine | None) -> Grader:
-        """The judge; where none was named, clusters for base models and the heuristic else."""
-        from keel.judge import open_grader
-        from keel.prompts import load_embedder
-
-        usual = "clusters" if suite in BASE else "heuristic"
-        return open_grader(
-            self.spec or usual,
-            url=self.url,
-            engine=engine,
-            limits=self.limits,
-            load_embedder=load_embedder,
-        )
+    return open_grader(
+        settings.judge or ("clusters" if suite in BASE else "heuristic"),
+        url=settings.grader.url,
+        engine=engine,
+        limits=settings.grader.given_limits,
+        load_embedder=load_embedder,
+    )
 
 
 def is_for_lm_eval(suite: str) -> bool:

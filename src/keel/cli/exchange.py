@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from keel.cli import console
+
+Target = Literal["axis", "axis-pt", "capping-config", "gguf", "run"]
 
 IMPORT_EXAMPLES = """
 Examples:
@@ -33,16 +35,6 @@ Examples:
 
     keel export runs/smollm2 --to run -o s3://bucket/runs/smollm2
 """
-
-
-class Target(StrEnum):
-    """What to write."""
-
-    axis = "axis"
-    axis_pt = "axis-pt"
-    capping_config = "capping-config"
-    gguf = "gguf"
-    run = "run"
 
 
 def import_(
@@ -76,12 +68,16 @@ def import_(
     if setting is not None or "capping" in Path(source).name:
         floors = load_floors(source, setting=setting, identity=identity)
         save_floors([floors], out, default=floors.name)
-        found: dict[str, object] = {"floors": out, "setting": floors.name, "layers": floors.layers}
+        written: dict[str, object] = {
+            "floors": out,
+            "setting": floors.name,
+            "layers": floors.layers,
+        }
     else:
         axis = load_axis(source, identity=identity, orientation=orientation)
         save_axis(axis, out)
-        found = {"axis": out, "layers": len(axis.vector), "hidden_size": axis.vector.shape[1]}
-    _show(found, json)
+        written = {"axis": out, "layers": len(axis.vector), "hidden_size": axis.vector.shape[1]}
+    _show(written, json)
 
 
 def export(
@@ -89,7 +85,7 @@ def export(
     out: Annotated[
         str, typer.Option("-o", "--out", metavar="PATH", help="File to write; of a run, a URL.")
     ],
-    to: Annotated[Target, typer.Option(help="What to write.")] = Target.axis,
+    to: Annotated[Target, typer.Option(help="What to write.")] = "axis",
     setting: Annotated[str | None, typer.Option(help="Which of the run's floors.")] = None,
     strength: Annotated[
         float, typer.Option(help="Of a control vector, in units of the residual norm.")
@@ -100,7 +96,6 @@ def export(
     json: console.Json = False,
 ) -> None:
     """Write a run's axis or floors in a form that others read, or the whole run to a URL."""
-    from keel.calibrate import Band
     from keel.errors import UsageError
     from keel.store import (
         export_axis_pt,
@@ -113,32 +108,41 @@ def export(
 
     opened, file = open_run(run), Path(out)
     match to:
-        case Target.run:
+        case "run":
             _show({"written": out, "size_bytes": push_run(run, out)}, json)
             return
-        case Target.axis:
+        case "axis":
             save_axis(opened.axis, file)
-        case Target.axis_pt:
+        case "axis-pt":
             export_axis_pt(opened.axis, file)
-        case Target.capping_config:
+        case "capping-config":
             floors = opened.floors if setting is None else opened.floors_named(setting)
             export_capping_config_pt([floors], file)
-        case Target.gguf:
+        case "gguf":
             axis = opened.axis
+            layers = [axis.layer] if band is None else _layers(band, len(axis.vector))
             if not bool(axis.residual_norm.isfinite().all()):
                 raise UsageError("this axis does not know its residual norms; extract it anew")
             export_gguf_control_vector(
                 axis.direction * axis.residual_norm[:, None] * strength,
                 file,
                 identity=opened.identity,
-                layers=[axis.layer] if band is None else Band.parse(band, len(axis.vector)).layers,
+                layers=layers,
             )
     _show({"written": out, "size_bytes": file.stat().st_size}, json)
 
 
-def _show(found: dict[str, object], json: bool) -> None:
+def _layers(text: str, layers: int) -> Sequence[int]:
+    from keel.settings import Band
+
+    band = Band.parse(text)
+    band.check_fits(layers)
+    return band.layers
+
+
+def _show(written: dict[str, object], json: bool) -> None:
     if json:
-        console.print_json(found)
+        console.print_json(written)
         return
-    for name, value in found.items():
+    for name, value in written.items():
         console.stdout.print(f"{name:<12}{value}", markup=False, soft_wrap=True)

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
 
 from keel.cli import console
-from keel.cli.asking import check_unasked, inputs_of, maker_of, pairs_to_judge, settings_of
+from keel.cli.options import Given, takes
+from keel.settings import (
+    ClusterSettings,
+    ExtractSettings,
+    ExtractSources,
+    OpeningSettings,
+    PromptSettings,
+    Sampling,
+    Scale,
+)
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.judge import Judge
-    from keel.pipeline import Extraction
-    from keel.rollouts import Cluster, ClusterSettings
+    from keel.pipeline import ExtractInputs, Extraction
+    from keel.rollouts import Cluster
 
 EXAMPLES = """
 Examples:
@@ -42,140 +50,56 @@ Examples:
     keel extract Qwen/Qwen3-32B -o runs/qwen3 --scale paper --cluster auto --actor-gpus 2
 """
 
-
-class Scale(StrEnum):
-    """How much is asked of how many roles."""
-
-    smoke = "smoke"
-    small = "small"
-    paper = "paper"
+SCALES = {scale: ExtractSettings.at_scale(scale) for scale in get_args(Scale)}
 
 
-class What(StrEnum):
-    """What a run answers as."""
-
-    roles = "roles"
-    traits = "traits"
-    both = "both"
-
-
-class JudgeName(StrEnum):
-    """Who labels the rollouts."""
-
-    none = "none"
-    likelihood = "likelihood"
-
-
-class Keep(StrEnum):
-    """What stays of the activations."""
-
-    means = "means"
-    sample = "sample"
-    none = "none"
-
-
+@takes(SCALES, ExtractSources(), OpeningSettings(), ClusterSettings())
 def extract(
     model: Annotated[str, typer.Argument(help="smollm2, a hub id, or a folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run.")],
-    what: Annotated[
-        What, typer.Option(help="What it answers as; roles give the axis.")
-    ] = What.roles,
-    scale: Annotated[Scale, typer.Option(help="One dial for all sizes below.")] = Scale.smoke,
-    roles: Annotated[
-        Path | None, typer.Option(help="Folder of role files, ours or the reference's.")
-    ] = None,
-    traits: Annotated[
-        Path | None, typer.Option(help="Folder of trait files, ours or the reference's.")
-    ] = None,
-    questions: Annotated[
-        Path | None, typer.Option(help="File of questions: JSONL, or one a line.")
-    ] = None,
-    role_count: Annotated[int | None, typer.Option(help="Roles to take.", min=3)] = None,
-    trait_count: Annotated[int | None, typer.Option(help="Traits to take.", min=3)] = None,
-    question_count: Annotated[int | None, typer.Option(help="Questions to take.", min=2)] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0)] = None,
-    rollouts_from: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Read that run's answers instead of giving new ones."),
-    ] = None,
-    judge: Annotated[JudgeName, typer.Option(help="Who labels the answers.")] = JudgeName.none,
-    min_count: Annotated[int | None, typer.Option(help="Answers a role needs.", min=1)] = None,
-    min_pairs: Annotated[
-        int | None, typer.Option(help="Pairs of answers that must differ in a trait.", min=1)
-    ] = None,
-    keep: Annotated[Keep, typer.Option(help="What stays of the activations.")] = Keep.means,
-    seed: console.Seed = 0,
-    choice_seed: Annotated[
-        int | None,
-        typer.Option(help="Decides which roles, traits and questions are taken; else --seed."),
-    ] = None,
-    engine_name: console.EngineName = "transformers",
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
-    blocks: console.Blocks = None,
-    trust_remote_code: console.RemoteCode = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Answer on a Ray cluster: HOST:PORT of its head, auto, or local (this machine).",
-        ),
-    ] = None,
-    actors: Annotated[
-        int | None, typer.Option(help="Engines on the cluster; else as many as fit.", min=1)
-    ] = None,
-    actor_gpus: Annotated[
-        int | None, typer.Option(help="GPUs of each; else 1 where there are any.", min=0)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the run over.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take.")] = False,
+    scale: Annotated[
+        Scale, typer.Option(help="One dial: a minute, an hour, or the paper in full.")
+    ] = "smoke",
+    overwrite: console.Overwrite = False,
+    dry_run: console.DryRun = False,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Find a model's Assistant Axis: ask it questions in many roles, and map what it does.
 
     Interrupted, it goes on where it stopped when called again.
     """
     from keel import pipeline
+    from keel.judge import LikelihoodJudge
     from keel.store import RunFolder
 
-    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-    counts = {"roles": role_count, "traits": trait_count, "questions": question_count}
-    if rollouts_from is not None:
-        files = {"roles": roles, "traits": traits, "questions": questions}
-        sizes = {f"{name[:-1]}-count": count for name, count in counts.items()}
-        others = {"choice-seed": choice_seed, "cluster": cluster}
-        check_unasked({**files, **sampling, **sizes, **others}, what.value, dry_run)
-    inputs = inputs_of(roles, traits, questions)
-    settings = settings_of(
-        pipeline.ExtractSettings.at_scale(scale.value, seed),
-        sampling=sampling,
-        prompts={**counts, "seed": choice_seed},
-        mapping={"min_count": min_count, "label": _label(judge)},
-        traits={"min_pairs": min_pairs, "judged_pairs": pairs_to_judge(min_pairs)},
-        keep=keep.value,
-        what=what.value,
-    )
-    opening = console.opening(device, dtype, blocks, trust_remote_code, engine_name)
+    settings, sources = settings_at(scale, given), given.over(ExtractSources())
+    if sources.rollouts_from is not None:
+        _check_rereads(given, dry_run)
+    inputs = inputs_of(sources)
+    arguments = console.engine_arguments(given.over(OpeningSettings()))
     folder = RunFolder(out)
-    with _answering(model, _where(cluster, actors, actor_gpus, judge), opening) as (engine, tell):
+    cluster = _cluster_of(given, sources)
+    with _answering(model, cluster, arguments) as (engine, on_progress):
         if dry_run:
             price = pipeline.price(engine, settings, inputs)
         else:
             if overwrite:
                 folder.clear()
-            found = maker_of(rollouts_from, inputs)(
+            labels = sources.judge == "likelihood"
+            extraction = _extractor(sources.rollouts_from, inputs)(
                 engine,
                 folder,
                 settings=settings,
-                judge=_judge(engine, judge),
+                judge=LikelihoodJudge(engine) if labels else None,  # type: ignore[arg-type]
                 command=f"keel extract {model} -o {out} with the same options",
-                on_progress=tell,
+                on_progress=on_progress,
             )
     if dry_run:
-        _show_price(price, json)
+        console.print_price(price, json)
     else:
-        show_map(found, out, json)
+        show_map(extraction, out, json)
 
 
 def show_map(found: Extraction, out: Path, json: bool) -> None:
@@ -192,32 +116,91 @@ def show_map(found: Extraction, out: Path, json: bool) -> None:
     console.stdout.print(f"\nNext: {first}[b]keel report {run}[/b]")
 
 
-def _where(
-    cluster: str | None, actors: int | None, gpus: int | None, judge: JudgeName
-) -> ClusterSettings | None:
+def settings_at(scale: Scale, given: Given) -> ExtractSettings:
+    """The scale's settings with what was given in place of their own."""
+    from keel.personas import TraitSettings
+
+    base = ExtractSettings.at_scale(scale, given.seed)
+    if given.values.get("--judge", "none") != "none":
+        base = replace(base, mapping=replace(base.mapping, label="playing"))
+    # Where more pairs must differ than are judged by default, so many are judged.
+    judged = max(TraitSettings().judged_pairs, given.values.get("--min-pairs", 0))
+    return given.over(replace(base, traits=replace(base.traits, judged_pairs=judged)))
+
+
+def inputs_of(sources: ExtractSources) -> ExtractInputs:
+    """The library with the files that were given in place of Keel's own."""
+    from keel.pipeline import ExtractInputs
+    from keel.prompts import load_library, read_questions, read_roles, read_traits
+
+    library = load_library()
+    names = []
+    if sources.roles is not None:
+        own = read_roles(sources.roles)
+        default = own.default_prompts or library.default_prompts
+        library = replace(library, roles=own.roles, default_prompts=default)
+        whose = "its own" if own.default_prompts else "keel's"
+        names.append(f"roles of {sources.roles.name} with {whose} default")
+    if sources.traits is not None:
+        library = replace(library, traits=read_traits(sources.traits))
+        names.append(f"traits of {sources.traits.name}")
+    if sources.questions is not None:
+        library = replace(library, questions=read_questions(sources.questions))
+        names.append(f"questions of {sources.questions.name}")
+    return ExtractInputs(library, ", ".join(names) or "keel")
+
+
+def _check_rereads(given: Given, dry_run: bool) -> None:
+    """Refuse options on how to ask where the answers are there. Raises UsageError."""
+    from keel.errors import UsageError
+
+    files = ["--roles", "--traits", "--questions"]
+    asking = (
+        given.names(Sampling()) + given.names(PromptSettings()) + given.names(ClusterSettings())
+    )
+    options = [*(name for name in files if name in given.values), *asking]
+    options += ["--what"] * ("--what" in given.values) + ["--dry-run"] * dry_run
+    if options:
+        raise UsageError(
+            "--rollouts-from reads the answers that are there, all of them; leave out what says "
+            f"how to ask: {', '.join(options)}"
+        )
+
+
+def _extractor(source: Path | None, inputs: ExtractInputs) -> Callable[..., Extraction]:
+    """What makes the run: new answers, or those of another run read again."""
+    from keel import pipeline
+    from keel.store import open_run
+
+    if source is None:
+        return partial(pipeline.extract, inputs=inputs)
+    return partial(pipeline.reread, source=open_run(source))
+
+
+def _cluster_of(given: Given, sources: ExtractSources) -> ClusterSettings | None:
     """The cluster that is to answer; None for this process."""
     from keel.errors import UsageError
-    from keel.rollouts import ClusterSettings
 
-    if cluster is None:
-        if actors is not None or gpus is not None:
+    named = given.names(ClusterSettings())
+    if "--cluster" not in named:
+        if named:
             raise UsageError("--actors and --actor-gpus are for a cluster; add --cluster auto")
         return None
-    if judge is not JudgeName.none:
+    if sources.judge != "none":
         raise UsageError(
-            f"--judge {judge.value} reads with a model of its own, which a cluster has not; "
+            f"--judge {sources.judge} reads with a model of its own, which a cluster has not; "
             "extract without it, then: keel judge RUN --remap"
         )
-    return ClusterSettings(cluster, actors, gpus)
+    return given.over(ClusterSettings())
 
 
 @contextmanager
 def _answering(
-    model: str, where: ClusterSettings | None, opening: dict[str, Any]
+    model: str, where: ClusterSettings | None, arguments: dict[str, Any]
 ) -> Iterator[tuple[Engine | Cluster, console.Progress]]:
-    """Whoever answers, here or on a cluster, and whom to tell how far it is."""
+    """The engine or cluster that answers, and the callback for its progress."""
     if where is None:
-        engine = console.loaded(model, opening)
+        engine = console.load_engine(model, arguments)
         with console.progress() as progress:
             yield engine, progress
         return
@@ -227,29 +210,10 @@ def _answering(
         redirect_stdout(sys.stderr),  # where Ray tells of lost machines; stdout is for results
         console.progress() as progress,
         open_cluster(
-            model, where=where, on_engines=partial(progress, "engines on the cluster"), **opening
+            model, where=where, on_engines=partial(progress, "engines on the cluster"), **arguments
         ) as cluster,
     ):
         yield cluster, progress
     if cluster.lost:
-        told = f"{cluster.lost} batches were lost with their engine and answered again"
-        console.stderr.print(told)
-
-
-def _label(judge: JudgeName) -> str | None:
-    """Which answers count, where somebody labelled them."""
-    return None if judge is JudgeName.none else "playing"
-
-
-def _judge(engine: Any, judge: JudgeName) -> Judge | None:
-    from keel.judge import LikelihoodJudge
-
-    return LikelihoodJudge(engine) if judge is JudgeName.likelihood else None
-
-
-def _show_price(price: dict[str, Any], json: bool) -> None:
-    if json:
-        console.print_json(price)
-        return
-    for name, value in price.items():
-        console.stdout.print(f"{name:<34}{value}")
+        lost = f"{cluster.lost} batches were lost with their engine and answered again"
+        console.stderr.print(lost)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 import typer.core
 
 from keel.cli import console, judge_agree, judge_label
 from keel.cli.extract import show_map
-from keel.cli.judging_asked import LIKELIHOOD, THRESHOLD, JudgingAsked, endpoint_limits
+from keel.cli.options import Given, takes
+from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, OpeningSettings
 
 if TYPE_CHECKING:
-    from keel.judge import JudgementSummary
+    from keel.engines import Engine
+    from keel.judge import Judge, JudgementSummary, RubricJudge
     from keel.pipeline import Extraction
-    from keel.types import Rollout
+    from keel.store import Run
+    from keel.types import Grader, Rollout
+
+LIKELIHOOD = "likelihood"
 
 EXAMPLES = """
 Examples:
@@ -58,64 +64,13 @@ app = typer.Typer(
 
 
 @app.command("rollouts", epilog=ROLLOUTS_EXAMPLES)
+@takes(JudgeSettings(), OpeningSettings())
 def judge(
     run: console.Run,
-    judged_by: Annotated[
-        str,
-        typer.Option(
-            "--judge",
-            help="likelihood, heuristic, self, channel, local:MODEL, channel:MODEL or "
-            "openai:MODEL.",
-        ),
-    ] = LIKELIHOOD,
-    judge_url: Annotated[
-        str | None, typer.Option(help="Address of an openai judge, where it is not OpenAI's.")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="For likelihood: nats per token an answer must gain from its role prompt; else "
-            f"{THRESHOLD}."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Judge so many answers, the same ones each time.", min=1)
-    ] = None,
-    remap: Annotated[
-        bool, typer.Option("--remap", help="Map again, of the answers that play their role.")
-    ] = False,
-    min_count: Annotated[int, typer.Option(help="Answers a role needs.", min=1)] = 3,
-    requests_per_minute: Annotated[
-        float | None, typer.Option(help="For openai: the pace, retries included.")
-    ] = None,
-    max_requests: Annotated[
-        int | None, typer.Option(help="For openai: stop after so many, retries included.", min=1)
-    ] = None,
-    max_usd: Annotated[
-        float | None, typer.Option(help="For openai: stop at this cost; needs both prices.")
-    ] = None,
-    usd_in: Annotated[
-        float | None, typer.Option(help="Price of a million tokens sent, in dollars.")
-    ] = None,
-    usd_out: Annotated[
-        float | None, typer.Option(help="Price of a million tokens received.")
-    ] = None,
-    roles: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Whose descriptions to judge roles by.")
-    ] = None,
-    traits: Annotated[Path | None, typer.Option(metavar="DIR", help="The same for traits.")] = None,
-    rubrics: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rubrics in place of Keel's, as JSON.")
-    ] = None,
-    engine_name: console.EngineName = "transformers",
-    device: console.Device = "auto",
-    dtype: console.Dtype = "auto",
-    blocks: console.Blocks = None,
-    trust_remote_code: console.RemoteCode = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what judging would take; ask nothing.")
-    ] = False,
+    dry_run: console.DryRun = False,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Score how far each answer plays its role: by its likelihood with and without the role, or
     by a rubric and whichever judge you name.
@@ -124,90 +79,163 @@ def judge(
     """
     from keel.store import open_run
 
-    asked = JudgingAsked(
-        open_run(run),
-        judged_by,
-        judge_url,
-        threshold=threshold,
-        limit=limit,
-        limits=endpoint_limits(requests_per_minute, max_requests, max_usd, usd_in, usd_out),
-        texts=(roles, traits),
-        rubrics=rubrics,
-        opening=(device, dtype, blocks, trust_remote_code, engine_name),
-    )
-    asked.check()
+    judging = Judging(open_run(run), given.over(JudgeSettings()), given.over(OpeningSettings()))
+    judging.check(given)
     if dry_run:
-        _show_price(asked, json)
+        console.print_price(judging.price(), json)
     else:
-        _judge(asked, min_count if remap else None, json)
+        _judge(judging, json)
 
 
-def _judge(asked: JudgingAsked, min_count: int | None, json: bool) -> None:
+def _judge(judging: Judging, json: bool) -> None:
     from keel import pipeline
-    from keel.personas import MapSettings
     from keel.store import RunFolder
 
-    judge, chosen = asked.judge(), asked.chosen()
-    mapping = None if min_count is None else MapSettings(min_count=min_count, label="playing")
+    judge, chosen, settings = judging.judge(), judging.chosen(), judging.settings
+    path = judging.run.path
     with console.progress() as progress:
-        summary, found = pipeline.judge(
-            RunFolder(asked.run.path),
+        summary, extraction = pipeline.judge(
+            RunFolder(path),
             judge,
-            mapping=mapping,
+            mapping=settings.mapping if settings.remap else None,
             only={rollout.prompt.id for rollout in chosen},
             on_progress=progress,
         )
     if json:
-        _print_json(summary, found, asked.run.path, judge.name)
+        _print_json(summary, extraction, path, judge.name)
         return
     counts = ", ".join(f"{count} {label}" for label, count in summary.labels.items())
     console.stdout.print(f"[b]Labels[/b]: {counts}")
     deciles = " ".join(f"{score:+.2f}" for score in summary.deciles)
-    is_likelihood = asked.spec == LIKELIHOOD
+    is_likelihood = settings.judge == LIKELIHOOD
     what = "Nats per token gained from the role prompt" if is_likelihood else "Scores"
     console.stdout.print(f"{what}, by decile: {deciles}")
-    if found is not None:
-        show_map(found, asked.run.path, json)
+    if extraction is not None:
+        show_map(extraction, path, json)
 
 
-def _print_json(summary: JudgementSummary, found: Extraction | None, run: Path, judge: str) -> None:
+def _print_json(
+    summary: JudgementSummary, extraction: Extraction | None, run: Path, judge: str
+) -> None:
     from keel.cli.findings import found_summary
 
-    mapped = {} if found is None else {"map": found_summary(found)}
+    mapped = {} if extraction is None else {"map": found_summary(extraction)}
     console.print_json({"run": run, "judge": judge, **console.plain(summary), **mapped})
 
 
-def _show_price(asked: JudgingAsked, json: bool) -> None:
-    chosen = [r for r in asked.chosen() if not r.prompt.is_default]
-    price: dict[str, Any] = {"judge": asked.spec, "answers": len(chosen)}
-    if asked.spec.startswith("openai:"):
-        price |= _price_of_endpoint(asked, chosen)
-    if json:
-        console.print_json(price)
-        return
-    for what, value in price.items():
-        console.stdout.print(f"{what.replace('_', ' '):<34}{value}")
+@dataclass(frozen=True)
+class Judging:
+    """The judging of one run's answers: its judge, and the answers that are judged."""
 
+    run: Run
+    settings: JudgeSettings
+    opening: OpeningSettings
 
-def _price_of_endpoint(asked: JudgingAsked, chosen: list[Rollout]) -> dict[str, Any]:
-    """Requests, tokens and dollars of what is not judged yet."""
-    from keel.judge import EndpointGrader
+    def check(self, given: Given) -> None:
+        """Refuse what makes no sense before a model is loaded."""
+        from keel.errors import UsageError
 
-    grader = asked.grader()
-    assert isinstance(grader, EndpointGrader)
-    judge = asked.by_rubric(grader)
-    known = asked.run.judgements(judge.name)
-    left = [r for r in chosen if r.prompt.id not in known]
-    prices = [grader.price(cases, rubric) for rubric, cases in judge.cases(left)]
-    costs = [one.cost_usd for one in prices if one.cost_usd is not None]
-    most = [one.most_cost_usd for one in prices if one.most_cost_usd is not None]
-    return {
-        "requests": sum(one.requests for one in prices),
-        "tokens_sent": sum(one.tokens.sent for one in prices),
-        "tokens_received": sum(one.tokens.received for one in prices),
-        "cost_usd": round(sum(costs), 4) if costs else None,
-        "cost_usd_at_most": round(sum(most), 4) if most else None,
-    }
+        if self.settings.judge != LIKELIHOOD:
+            if "--threshold" in given.values:
+                raise UsageError(
+                    f"--threshold is for --judge {LIKELIHOOD}, not for {self.settings.judge}"
+                )
+            return
+        of_others = given.names(GraderSettings())
+        if of_others:
+            of_limits = given.names(EndpointLimits())
+            what = "budget and no pace" if of_others[0] in of_limits else of_others[0]
+            raise UsageError(f"the likelihood judge takes no {what}; name another with --judge")
+
+    def judge(self) -> Judge:
+        """The judge, with its model where it has one."""
+        from keel.judge import LikelihoodJudge
+
+        if self.settings.judge == LIKELIHOOD:
+            return LikelihoodJudge(self._own_engine(), self.settings.threshold)
+        return self.by_rubric(self.grader())
+
+    def by_rubric(self, grader: Grader) -> RubricJudge:
+        """A judge of rollouts by a grader, with the descriptions of the run's roles and traits."""
+        from keel.judge import RubricJudge
+        from keel.prompts import load_library, read_roles, read_rubrics, read_traits
+
+        library, folders = load_library(), self.settings
+        rubrics = read_rubrics(folders.grader.rubrics)
+        names = {rollout.prompt.role for rollout in self.run.rollouts()}
+        sides = {r.prompt.side.trait for r in self.run.rollouts() if r.prompt.side}
+        roles = library.roles if folders.roles is None else read_roles(folders.roles).roles
+        traits = library.traits if folders.traits is None else read_traits(folders.traits)
+        return RubricJudge(
+            grader,
+            rubrics["role"],
+            rubrics["trait"],
+            {r.name: (r.description, r.rubric) for r in roles if r.name in names},
+            {
+                trait.name: (trait.description, trait.rubric)
+                for trait in traits
+                if trait.name in sides
+            },
+        )
+
+    def chosen(self) -> list[Rollout]:
+        """The answers to judge: all that can be, or some of them by a chance that never changes."""
+        import hashlib
+
+        # The heuristic knows no traits.
+        is_blind_to_traits = self.settings.judge == "heuristic"
+        rollouts = [r for r in self.run.rollouts() if not (is_blind_to_traits and r.prompt.side)]
+        if self.settings.limit is None:
+            return rollouts
+        scored = [r for r in rollouts if not r.prompt.is_default]
+        scored.sort(key=lambda r: hashlib.sha256(r.prompt.id.encode()).digest())
+        return scored[: self.settings.limit]
+
+    def grader(self) -> Grader:
+        """What labels by a rubric, with its model where it has one."""
+        from keel.judge import open_grader
+
+        is_own = self.settings.judge in ("self", "channel")
+        return open_grader(
+            self.settings.judge,
+            url=self.settings.grader.url,
+            engine=self._own_engine() if is_own else None,
+            open_engine=lambda model: console.open_model(model, self.opening),
+            limits=self.settings.grader.given_limits,
+        )
+
+    def price(self) -> dict[str, Any]:
+        """How many answers, and of an endpoint the requests, tokens and dollars of what is left."""
+        from keel.judge import EndpointGrader
+
+        chosen = [r for r in self.chosen() if not r.prompt.is_default]
+        price: dict[str, Any] = {"judge": self.settings.judge, "answers": len(chosen)}
+        if not self.settings.judge.startswith("openai:"):
+            return price
+        grader = self.grader()
+        assert isinstance(grader, EndpointGrader)
+        judge = self.by_rubric(grader)
+        known = self.run.judgements(judge.name)
+        left = [r for r in chosen if r.prompt.id not in known]
+        prices = [grader.price(cases, rubric) for rubric, cases in judge.cases(left)]
+        costs = [p.cost_usd for p in prices if p.cost_usd is not None]
+        most = [p.most_cost_usd for p in prices if p.most_cost_usd is not None]
+        return {
+            **price,
+            "requests": sum(p.requests for p in prices),
+            "tokens_sent": sum(p.tokens.sent for p in prices),
+            "tokens_received": sum(p.tokens.received for p in prices),
+            "cost_usd": round(sum(costs), 4) if costs else None,
+            "cost_usd_at_most": round(sum(most), 4) if most else None,
+        }
+
+    def _own_engine(self) -> Engine:
+        from keel import pipeline
+
+        engine = console.open_model(self.run.identity.model_id, self.opening)
+        if self.run.has_map:
+            pipeline.check_same_model(engine, self.run.axis)
+        return engine
 
 
 app.command("agree", epilog=judge_agree.EXAMPLES)(judge_agree.agree)

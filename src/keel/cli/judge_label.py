@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from keel.cli import console
+from keel.cli.options import Given, takes
+from keel.settings import LabelSettings
 
 if TYPE_CHECKING:
     from keel.judge import LabellingSession
@@ -25,6 +27,7 @@ Examples:
 """
 
 
+@takes(LabelSettings())
 def label(
     path: Annotated[
         Path,
@@ -36,12 +39,9 @@ def label(
         Path | None,
         typer.Option("-o", "--out", metavar="CSV", help="Where labels go; else NAME-labels.csv."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Label so many of them.", min=1)] = None,
-    rubrics: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rubrics in place of Keel's, as JSON.")
-    ] = None,
-    seed: console.Seed = 0,
     json: console.Json = False,
+    *,
+    given: Given,
 ) -> None:
     """Label answers one by one, in random order, without seeing what any judge said.
 
@@ -50,9 +50,10 @@ def label(
     """
     from keel.judge import LabellingSession
 
-    cases, rubric = _cases(path, rubrics)
+    settings = given.over(LabelSettings())
+    cases, rubric = _cases(path, settings.rubrics)
     out = Path(f"{path.resolve().name}-labels.csv") if out is None else out
-    session = LabellingSession(cases, rubric, out, limit=limit, seed=seed)
+    session = LabellingSession(cases, rubric, out, limit=settings.limit, seed=settings.seed)
     _ask_all(session)
     left = len(session.cases) - session.count_done
     if json:

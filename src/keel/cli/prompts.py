@@ -1,20 +1,24 @@
-"""keel prompts: the library of roles, traits and questions; look, search, check, price, extend."""
+"""keel prompts: look into the library of roles, traits and questions; check, price, extend it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.core
 from rich.markup import escape
 
-from keel.cli import console, prompts_runs
+from keel.cli import console
+from keel.cli.extract import SCALES
+from keel.cli.options import Given, takes
+from keel.settings import ExtractSettings, Scale, ThroughputSettings
 
 if TYPE_CHECKING:
-    from keel.prompts import Library, LibraryText, Role, Trait
+    from keel.prompts import Library, LibraryText, Price, Role, Trait
+
+Listed = Literal["roles", "traits", "questions"]
 
 EXAMPLES = """
 Examples:
@@ -56,6 +60,23 @@ Examples:
 """
 
 
+PRICE_EXAMPLES = """
+Examples:
+
+    keel prompts price --scale paper --tokens-per-s 4000
+
+    keel prompts price --what both --role-count 50 --question-count 24 --json
+"""
+GENERATE_EXAMPLES = """
+Examples:
+
+    keel prompts generate role clockmaker "Mends clocks, distrusts hurry." --kind professional \
+--model my-model --base-url http://localhost:8000/v1 -o roles/
+"""
+UNPRICED = ("--seed", "--choice-seed", "--temperature", "--keep", "--min-count", "--min-pairs")
+"""Options of an extraction that change no price."""
+
+
 class CountsFirst(typer.core.TyperGroup):
     """Commands of which `count` is meant where none is given."""
 
@@ -71,14 +92,6 @@ app = typer.Typer(
     "price your own.\n\nAlone, or with `--json` alone, it counts.",
     rich_markup_mode="markdown",
 )
-
-
-class Listed(StrEnum):
-    """What can be listed."""
-
-    roles = "roles"
-    traits = "traits"
-    questions = "questions"
 
 
 @app.command("count", epilog=COUNT_EXAMPLES)
@@ -106,7 +119,7 @@ def list_(
 
     library = load_library()
     if json:
-        console.print_json(getattr(library, what.value))
+        console.print_json(getattr(library, what))
         return
     for name, kind, text in _lines(library, what):
         _print(f"[b]{escape(name):<22}[/b] {kind + '  ':<14}{escape(text)}")
@@ -183,8 +196,58 @@ def validate(
         raise UsageError(f"{folder} has {len(faults)} faults; mend them in its files")
 
 
-app.command("price", epilog=prompts_runs.PRICE_EXAMPLES)(prompts_runs.price)
-app.command("generate", epilog=prompts_runs.GENERATE_EXAMPLES)(prompts_runs.generate)
+@app.command("price", epilog=PRICE_EXAMPLES)
+@takes(SCALES, ThroughputSettings(), without=UNPRICED)
+def price(
+    scale: Annotated[
+        Scale, typer.Option(help="One dial: a minute, an hour, or the paper in full.")
+    ] = "paper",
+    json: console.Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Price a run before a model is loaded: answers, tokens and hours, all at the most.
+
+    `keel extract --dry-run` prices one on a given model, with its batches and its disk.
+    """
+    from keel.prompts import load_library, price_roles, price_traits
+
+    settings = given.over(ExtractSettings.at_scale(scale))
+    library, tokens = load_library(), settings.sampling.max_new_tokens
+    parts = price_roles(library, settings.prompts, tokens) if settings.what != "traits" else []
+    if settings.what != "roles":
+        parts = [*parts, price_traits(library, settings.prompts, tokens)]
+    _print_price(parts, given.over(ThroughputSettings()).tokens_per_s, json)
+
+
+@app.command("generate", epilog=GENERATE_EXAMPLES)
+def generate(
+    what: Annotated[Literal["role", "trait"], typer.Argument(help="role or trait.")],
+    name: Annotated[str, typer.Argument(help="Small letters, as in coral_reef.")],
+    description: Annotated[str, typer.Argument(help="One line: who or what it is.")],
+    model: Annotated[str, typer.Option(help="Name by which the endpoint knows its model.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write to.")],
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of an OpenAI-compatible server.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="Kind of a role, such as professional.")] = "",
+    json: console.Json = False,
+) -> None:
+    """Let a language model write a new role or trait, and check it as Keel's own are checked.
+
+    Any OpenAI-compatible endpoint will do; its key is read from OPENAI_API_KEY.
+    """
+    from keel.prompts import Wanted, generate_role, generate_trait, open_endpoint, save_prompts
+
+    wanted = Wanted(name, description, kind)
+    write = generate_role if what == "role" else generate_trait
+    with open_endpoint(model, base_url=base_url) as ask, console.waiting(f"{model} is writing"):
+        made = write(wanted, ask)
+    path = save_prompts(made, out)
+    if json:
+        console.print_json({"path": path, what: made})
+        return
+    console.stdout.print(f"[b]{escape(str(path))}[/b]", soft_wrap=True)
 
 
 def _tally(names: Iterable[str]) -> str:
@@ -195,11 +258,11 @@ def _tally(names: Iterable[str]) -> str:
 
 def _lines(library: Library, what: Listed) -> list[tuple[str, str, str]]:
     match what:
-        case Listed.roles:
+        case "roles":
             return [(role.name, role.kind, role.description) for role in library.roles]
-        case Listed.traits:
+        case "traits":
             return [(trait.name, "", trait.description) for trait in library.traits]
-        case Listed.questions:
+        case "questions":
             return [(asked.topic, "", asked.text) for asked in library.questions]
 
 
@@ -236,3 +299,32 @@ def _print_trait(trait: Trait) -> None:
 def _print(line: str) -> None:
     """A line for each text, however long: to be read, and to be searched by other tools."""
     console.stdout.print(line, soft_wrap=True)
+
+
+def _print_price(parts: list[Price], tokens_per_s: float | None, json: bool) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "what": part.what,
+            "characters": part.characters,
+            "questions": part.questions,
+            "prompts": part.prompts_per_question,
+            "answers": part.answers,
+            "new_tokens": part.new_tokens,
+            "hours": None if tokens_per_s is None else part.hours(tokens_per_s),
+        }
+        for part in parts
+    ]
+    total = {key: sum(row[key] for row in rows) for key in ("answers", "new_tokens")}
+    hours = None if tokens_per_s is None else sum(row["hours"] for row in rows)
+    if json:
+        console.print_json({"parts": rows, **total, "hours": hours})
+        return
+    for row in rows:
+        console.stdout.print(
+            f"{row['what']:<9}{row['characters']} × {row['questions']} questions × "
+            f"{row['prompts']} prompts = {row['answers']:,} answers, {row['new_tokens']:,} tokens"
+        )
+    end = "" if hours is None else f", {hours:,.1f} hours at {tokens_per_s:g} per second"
+    console.stdout.print(
+        f"[b]in all[/b]   {total['answers']:,} answers, {total['new_tokens']:,} tokens at most{end}"
+    )

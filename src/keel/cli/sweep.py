@@ -3,136 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from keel.cli import console
+from keel.cli.options import Given
+from keel.settings import OpeningSettings, SweepSettings, SweepSources
 from keel.words import Form
 
 if TYPE_CHECKING:
-    from keel.engines import Engine
-    from keel.pipeline import CapabilityEvaluation, SweepInputs, SweepSettings
+    from keel.pipeline import CapabilityEvaluation
+    from keel.store import Run
     from keel.types import ScreenedSetting, Suite, Sweep, SweptSetting, Unit
 
 _BAR = 16
 
 
-@dataclass(frozen=True)
-class SweepAsked:
-    """What was asked on the command line; None where nothing was said."""
-
-    width: tuple[int, ...] = ()
-    centre: tuple[int, ...] = ()
-    step: int | None = None
-    suite: str | None = None
-    data: Path | None = None
-    judge: str | None = None
-    judge_url: str | None = None
-    capability: str | None = None
-    limit: int | None = None
-    capability_limit: int | None = None
-    max_new_tokens: int | None = None
-    tolerance: float | None = None
-    dearest: float | None = None
-    most: int | None = None
-    adopt: bool = False
-    dry_run: bool = False
-
-    @property
-    def given(self) -> list[str]:
-        """Names of the options that were given."""
-        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
-
-    def check(self) -> None:
-        """Refuse what makes no sense before a model is loaded."""
-        self.suite_asked()
-        list(self.tasks())
-
-    def suite_asked(self) -> Suite:
-        """The suite with the length of answers that was asked for."""
-        from dataclasses import replace
-
-        from keel import pipeline
-
-        found = pipeline.suite_named(self.suite or "jailbreak", self.data)
-        if self.max_new_tokens is None:
-            return found
-        sampling = replace(found.sampling, max_new_tokens=self.max_new_tokens)
-        return replace(found, sampling=sampling)
-
-    def inputs(self, engine: Engine) -> SweepInputs:
-        """Suite, judge and tasks."""
-        from keel.judge import open_grader
-        from keel.pipeline import SweepInputs
-        from keel.prompts import read_rubrics
-
-        suite = self.suite_asked()
-        grader = open_grader(self.judge or "heuristic", url=self.judge_url, engine=engine)
-        return SweepInputs(suite, grader, read_rubrics()[suite.rubric], tuple(self.tasks()))
-
-    def tasks(self) -> Iterator[CapabilityEvaluation]:
-        """lm-eval's tasks from `gsm8k,ifeval=FILE`, as many items of each."""
-        from keel.evaluate.capability import CapabilitySettings
-        from keel.pipeline import CapabilityEvaluation
-
-        named = [one for one in (self.capability or "").split(",") if one.strip()]
-        limit = max(1, self.settings(()).capability_limit // max(1, len(named)))
-        for one in named:
-            task, _, file = one.strip().partition("=")
-            settings = CapabilitySettings(limit=limit, max_new_tokens=self.max_new_tokens)
-            yield CapabilityEvaluation(task, (), settings, data=Path(file) if file else None)
-
-    def settings(
-        self,
-        percentiles: tuple[float, ...],
-        deviations: tuple[float, ...] = (),
-        *,
-        answers: int | None = None,
-        seed: int = 0,
-    ) -> SweepSettings:
-        """Grid, limits and sizes, the usual ones where nothing was said."""
-        from keel.calibrate import ScreenLimits, SweepGrid
-        from keel.pipeline import SweepSettings
-
-        usual = SweepGrid().percentiles if not deviations else ()
-        grid = SweepGrid(
-            widths=self.width,
-            centres=self.centre,
-            step=self.step,
-            percentiles=percentiles or usual,
-            deviations=deviations,
-        )
-        limits = ScreenLimits(**_said(max_price=self.dearest, max_settings=self.most))
-        sizes = _said(screened_on=answers, limit=self.limit, capability_limit=self.capability_limit)
-        return SweepSettings(
-            grid=grid,
-            limits=limits,
-            tolerance=self.tolerance,
-            seed=seed,
-            adopt=self.adopt,
-            **sizes,
-        )
-
-
-def sweep_settings(
-    run: Path, asked: SweepAsked, settings: SweepSettings, engine: Engine, *, json: bool
-) -> None:
-    """Sweep, or say what it would take, and show what came of it."""
+def sweep_run(run: Run, given: Given, *, is_priced: bool, json: bool) -> None:
+    """Sweep, or say what it would take, and show the result."""
     from keel import pipeline
+    from keel.judge import open_grader
+    from keel.prompts import read_rubrics
     from keel.store import RunFolder
 
-    inputs = asked.inputs(engine)
-    if asked.dry_run:
+    settings, sources = given.over(SweepSettings()), given.over(SweepSources())
+    # What makes no sense is refused before a model is loaded.
+    suite, tasks = suite_of(sources), tuple(tasks_of(sources, settings.capability_limit))
+    rubric = read_rubrics(sources.grader.rubrics)[suite.rubric]
+    engine = console.open_model(run.identity.model_id, given.over(OpeningSettings()))
+    grader = open_grader(
+        sources.judge,
+        url=sources.grader.url,
+        engine=engine,
+        limits=sources.grader.given_limits,
+    )
+    inputs = pipeline.SweepInputs(suite, grader, rubric, tasks)
+    folder = RunFolder(run.path)
+    if is_priced:
         with console.waiting("timing a batch"):
-            price = pipeline.price_sweep(engine, RunFolder(run), inputs, settings)
-        _show_price(price, json)
+            price = pipeline.price_sweep(engine, folder, inputs, settings)
+        console.print_price(price, json)
         return
     with console.progress() as progress:
-        found = pipeline.sweep(engine, RunFolder(run), inputs, settings, on_progress=progress)
-    show_sweep(found, run, json)
+        result = pipeline.sweep(engine, folder, inputs, settings, on_progress=progress)
+    show_sweep(result, run.path, json)
+
+
+def suite_of(sources: SweepSources) -> Suite:
+    """The suite that measures harm, with the longest answer that was given."""
+    from keel import pipeline
+
+    suite = pipeline.suite_named(sources.suite, sources.data)
+    if sources.max_new_tokens is None:
+        return suite
+    return replace(suite, sampling=replace(suite.sampling, max_new_tokens=sources.max_new_tokens))
+
+
+def tasks_of(sources: SweepSources, capability_limit: int) -> Iterator[CapabilityEvaluation]:
+    """The tasks of `gsm8k,ifeval=FILE` that measure capability, as many items of each."""
+    from keel.evaluate.capability import CapabilitySettings
+    from keel.pipeline import CapabilityEvaluation
+
+    names = [name for name in sources.capability.split(",") if name.strip()]
+    for name in names:
+        task, _, file = name.strip().partition("=")
+        settings = CapabilitySettings(
+            limit=max(1, capability_limit // len(names)), max_new_tokens=sources.max_new_tokens
+        )
+        yield CapabilityEvaluation(task, (), settings, data=Path(file) if file else None)
 
 
 def show_sweep(found: Sweep, run: Path, json: bool) -> None:
@@ -150,18 +91,6 @@ def show_sweep(found: Sweep, run: Path, json: bool) -> None:
     console.stdout.print(
         f"\nNext: {use if found.recommended else ''}[b]keel report {name}[/b]", soft_wrap=True
     )
-
-
-def _said(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _show_price(price: dict[str, Any], json: bool) -> None:
-    if json:
-        console.print_json(price)
-        return
-    for what, value in price.items():
-        console.stdout.print(f"{what:<34}{value}")
 
 
 def _screening_words(found: Sweep) -> str:

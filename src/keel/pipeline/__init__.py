@@ -5,6 +5,14 @@ can be interrupted and called again.
 """
 
 from keel.pipeline.arms import arms_of
+from keel.pipeline.axis import (
+    TransferredAxis,
+    check_same_model,
+    drift_layer,
+    floors_of,
+    transfer_axis,
+)
+from keel.pipeline.calibrate import calibrate
 from keel.pipeline.capability import (
     PAPER_TASKS,
     CapabilityEvaluation,
@@ -12,6 +20,8 @@ from keel.pipeline.capability import (
     price_capability,
 )
 from keel.pipeline.comparing import compare, comparison_page
+from keel.pipeline.demo import Demo, run_demo
+from keel.pipeline.drift import drift, replay_conversation
 from keel.pipeline.evaluating import Evaluation, begins_anew, evaluate
 from keel.pipeline.evaluation_price import price_evaluation
 from keel.pipeline.extraction import (
@@ -19,16 +29,7 @@ from keel.pipeline.extraction import (
     extract,
     price,
 )
-from keel.pipeline.holding import (
-    calibrate,
-    check_same_model,
-    drift,
-    drift_layer,
-    floors_of,
-    replay_conversation,
-)
 from keel.pipeline.judging import judge
-from keel.pipeline.lending import LentAxis, lend_axis
 from keel.pipeline.mapping import Extraction
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.reporting import report, report_inputs
@@ -37,23 +38,22 @@ from keel.pipeline.suites import SUITES, suite_named
 from keel.pipeline.sweep_job import SweepInputs
 from keel.pipeline.sweep_measures import is_swept
 from keel.pipeline.sweeping import price_sweep, sweep
-from keel.pipeline.tour import Tour, tour
 from keel.settings import ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [
     "PAPER_TASKS",
     "SUITES",
     "CapabilityEvaluation",
+    "Demo",
     "Evaluation",
     "ExtractInputs",
     "ExtractSettings",
     "Extraction",
-    "LentAxis",
     "OnProgress",
     "Scale",
     "SweepInputs",
     "SweepSettings",
-    "Tour",
+    "TransferredAxis",
     "What",
     "arms_of",
     "begins_anew",
@@ -69,7 +69,6 @@ __all__ = [
     "floors_of",
     "is_swept",
     "judge",
-    "lend_axis",
     "price",
     "price_capability",
     "price_evaluation",
@@ -78,8 +77,9 @@ __all__ = [
     "report",
     "report_inputs",
     "reread",
+    "run_demo",
     "silent",
     "suite_named",
     "sweep",
-    "tour",
+    "transfer_axis",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from keel.calibrate import choose_rollouts
 from keel.engines import Engine
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
-from keel.pipeline.holding import check_same_model, floors_of
+from keel.pipeline.axis import check_same_model, floors_of
 from keel.pipeline.progress import OnProgress, silent
 from keel.store import Run
 from keel.types import AssistantAxis, Rollout

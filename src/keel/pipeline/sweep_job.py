@@ -47,7 +47,6 @@ from keel.types import (
 )
 
 _PRICE = "log-likelihood of its own answers"
-_TASK_TOLERANCE = 0.02
 _SCREENED = "screened"
 
 
@@ -82,7 +81,9 @@ class SweepJob:
         """The loss accepted, in capability's unit."""
         if self.settings.tolerance is not None:
             return self.settings.tolerance
-        return _TASK_TOLERANCE if self.inputs.tasks else self.run.calibration.price_bound
+        return (
+            self.settings.task_tolerance if self.inputs.tasks else self.run.calibration.price_bound
+        )
 
     def screen(
         self, on_progress: OnProgress

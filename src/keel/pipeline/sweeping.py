@@ -10,8 +10,9 @@ from typing import Any
 from keel.calibrate import sweep_settings
 from keel.engines import Engine
 from keel.errors import UsageError
+from keel.pipeline.axis import check_same_model
+from keel.pipeline.calibrate import calibrate
 from keel.pipeline.evaluation_price import price_evaluation
-from keel.pipeline.holding import calibrate, check_same_model
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.sweep_job import SweepInputs, SweepJob
 from keel.pipeline.sweep_measures import arm_of, evaluation_of, paired_change
@@ -93,5 +94,5 @@ def _none_kept(screened: Sequence[ScreenedSetting]) -> str:
     told = ", ".join(f"{count} {fate}" for fate, count in fates.most_common())
     return (
         f"of {len(screened)} settings none is worth measuring: {told}; try other heights with "
-        "--percentile or --deviations, or accept dearer ones with --dearest"
+        "--percentile or --deviations, or accept dearer ones with --max-price"
     )

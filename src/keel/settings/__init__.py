@@ -4,44 +4,86 @@ Each is a frozen dataclass that checks itself; under each field stands what it d
 their help, the docs and Python take names, defaults and sentences from here. Loads no torch.
 """
 
-from keel.settings.calibrate import Band, CalibrateSettings, ScreenLimits, SweepGrid, SweepSettings
+from keel.settings.calibrate import (
+    Band,
+    CalibrateSettings,
+    ScreenLimits,
+    SweepGrid,
+    SweepSettings,
+    SweepSources,
+)
 from keel.settings.compare import CompareSettings
-from keel.settings.engines import ClusterSettings, LoadSettings, VllmSettings
-from keel.settings.evaluate import CapabilitySettings
+from keel.settings.engines import ClusterSettings, LoadSettings, OpeningSettings, VllmSettings
+from keel.settings.evaluate import CapabilitySettings, EvaluateSettings
 from keel.settings.extract import (
     PROMPTS_PER_ROLE,
     Counting,
     ExtractSettings,
+    ExtractSources,
     MapSettings,
     PromptSettings,
     Sampling,
     Scale,
+    ThroughputSettings,
     TraitSettings,
     What,
     settings_for,
 )
-from keel.settings.judging import EndpointLimits
+from keel.settings.flags import (
+    JUDGING,
+    MODEL,
+    OUTPUT,
+    SPEED,
+    SWEEP,
+    TASKS,
+    Flag,
+    FlaggedField,
+    flagged_fields,
+    sentences,
+)
+from keel.settings.judging import EndpointLimits, GraderSettings, JudgeSettings, LabelSettings
+from keel.settings.talk import ChatSettings, DriftSettings
 
 __all__ = [
+    "JUDGING",
+    "MODEL",
+    "OUTPUT",
     "PROMPTS_PER_ROLE",
+    "SPEED",
+    "SWEEP",
+    "TASKS",
     "Band",
     "CalibrateSettings",
     "CapabilitySettings",
+    "ChatSettings",
     "ClusterSettings",
     "CompareSettings",
     "Counting",
+    "DriftSettings",
     "EndpointLimits",
+    "EvaluateSettings",
     "ExtractSettings",
+    "ExtractSources",
+    "Flag",
+    "FlaggedField",
+    "GraderSettings",
+    "JudgeSettings",
+    "LabelSettings",
     "LoadSettings",
     "MapSettings",
+    "OpeningSettings",
     "PromptSettings",
     "Sampling",
     "Scale",
     "ScreenLimits",
     "SweepGrid",
     "SweepSettings",
+    "SweepSources",
+    "ThroughputSettings",
     "TraitSettings",
     "VllmSettings",
     "What",
+    "flagged_fields",
+    "sentences",
     "settings_for",
 ]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 from keel.errors import UsageError
+from keel.settings.flags import JUDGING, SWEEP, Flag
+from keel.settings.judging import GraderSettings
 
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4)
 """Shares of the depth. The paper's chosen bands have 1/8 and 1/5; small models liked wide ones."""
@@ -23,15 +27,19 @@ class Band:
             raise UsageError(f"band is {self.start}:{self.stop}, expected START:STOP, START < STOP")
 
     @classmethod
-    def parse(cls, text: str, layers: int) -> Band:
-        """A band from `18:23`. Raises UsageError when it does not fit a model of so many layers."""
+    def parse(cls, text: str) -> Band:
+        """A band from `18:23`. Raises UsageError for another form."""
         start, colon, stop = text.partition(":")
         if not (colon and start.isdigit() and stop.isdigit()):
             raise UsageError(f"band is {text!r}, expected START:STOP such as 18:23")
-        band = cls(int(start), int(stop))
-        if band.stop > layers:
-            raise UsageError(f"band {text} reaches past the model's {layers} layers")
-        return band
+        return cls(int(start), int(stop))
+
+    def check_fits(self, layers: int) -> None:
+        """Raise UsageError when a model of so many layers has not all of these."""
+        if self.stop > layers:
+            raise UsageError(
+                f"band {self.start}:{self.stop} reaches past the model's {layers} layers"
+            )
 
     @property
     def layers(self) -> range:
@@ -48,19 +56,22 @@ class Band:
 class CalibrateSettings:
     """How floors are found."""
 
-    bands: tuple[Band, ...] = ()
-    """Layers capped together; empty: middle-to-late bands of about 16 % of the layers."""
-    percentiles: tuple[float, ...] = (50.0, 75.0, 90.0)
-    """Assistant-ward percentiles of pooled per-token projections to try as floors."""
-    deviations: tuple[float, ...] = ()
-    """Also try floors at the default's mean minus so many standard deviations."""
-    price_bound: float = 0.1
+    bands: Annotated[tuple[Band, ...], Flag("--band", metavar="START:STOP", read=Band.parse)] = ()
+    """Layers capped together, may be repeated; else middle-to-late bands of about 16 % of the
+    layers."""
+    percentiles: Annotated[tuple[float, ...], Flag("--percentile")] = (50.0, 75.0, 90.0)
+    """Assistant-ward percentile of pooled per-token projections to try as a floor; may be
+    repeated."""
+    deviations: Annotated[tuple[float, ...], Flag("--deviations")] = ()
+    """Standard deviations below the default's mean to try as a floor; may be repeated."""
+    price_bound: Annotated[float, Flag("--price-bound")] = 0.1
     """Highest mean KL per token (nats) accepted on the model's own default answers."""
     rollouts: int = 200
     """Answers of each kind, default and role, whose projections are read."""
-    priced_rollouts: int = 24
-    """Answers of each kind on which settings are priced."""
-    seed: int = 0
+    priced_rollouts: Annotated[int, Flag("--answers", least=2)] = 24
+    """Answers of each kind, default and role, on which settings are priced."""
+    seed: Annotated[int, Flag("--seed")] = 0
+    """Decides which answers are read, and every other draw."""
 
     def __post_init__(self) -> None:
         if any(not 0 < p < 100 for p in self.percentiles):
@@ -75,16 +86,24 @@ class CalibrateSettings:
 class SweepGrid:
     """Windows × heights. What is empty follows the model's depth."""
 
-    widths: tuple[int, ...] = ()
-    """Layers capped together; empty: a sixteenth, an eighth and a quarter of the depth."""
-    centres: tuple[int, ...] = ()
-    """Middle layers of the windows; empty: one every `step` layers, over the whole depth."""
-    step: int | None = None
-    """Layers between two centres; None: a sixteenth of the depth."""
-    percentiles: tuple[float, ...] = (25.0, 50.0, 75.0, 90.0)
-    """Assistant-ward percentiles of pooled per-token projections to try as floors."""
-    deviations: tuple[float, ...] = ()
-    """Also try floors at the default's mean minus so many standard deviations."""
+    widths: Annotated[tuple[int, ...], Flag("--width", SWEEP)] = ()
+    """Layers in a window, may be repeated; else a sixteenth, an eighth and a quarter of the
+    depth."""
+    centres: Annotated[tuple[int, ...], Flag("--centre", SWEEP)] = ()
+    """Middle layer of a window, may be repeated; else one every `step` layers, over the whole
+    depth."""
+    step: Annotated[int | None, Flag("--step", SWEEP, least=1)] = None
+    """Layers between two centres; else a sixteenth of the depth."""
+    percentiles: Annotated[tuple[float, ...], Flag("--percentile", SWEEP)] = (
+        25.0,
+        50.0,
+        75.0,
+        90.0,
+    )
+    """Assistant-ward percentile of pooled per-token projections to try as a floor; may be
+    repeated."""
+    deviations: Annotated[tuple[float, ...], Flag("--deviations", SWEEP)] = ()
+    """Standard deviations below the default's mean to try as a floor; may be repeated."""
 
     def __post_init__(self) -> None:
         if self.centres and self.step is not None:
@@ -131,14 +150,14 @@ class ScreenLimits:
 
     min_firing: float = 0.05
     """Share (0 to 1) of slots moved under which a setting is inert."""
-    max_price: float = 0.2
-    """Mean KL per token (nats) on default answers above which a setting is too dear."""
+    max_price: Annotated[float, Flag("--max-price", SWEEP, former=("--dearest",))] = 0.2
+    """Mean KL per token (nats) on default answers above which a setting is too dear to measure."""
     dominance_margin: float = 0.1
     """Share by which another must be both cheaper and stronger to dominate clearly."""
     neighbour_depth: float = 1 / 8
     """Share of the depth within which settings are compared: the effect is read at the last layer,
     so bands near it look stronger than those far from it, whatever they do to the answers."""
-    max_settings: int = 12
+    max_settings: Annotated[int, Flag("--max-settings", SWEEP, least=1, former=("--most",))] = 12
     """Settings measured at most; those in excess are left out evenly over depth and price."""
 
     def __post_init__(self) -> None:
@@ -154,18 +173,20 @@ class SweepSettings:
 
     grid: SweepGrid = field(default_factory=SweepGrid)
     limits: ScreenLimits = field(default_factory=ScreenLimits)
-    screened_on: int = 8
+    screened_on: Annotated[int, Flag("--answers", SWEEP, least=2)] = 8
     """Answers of each kind, default and role, by which settings are screened."""
-    limit: int | None = 96
-    """Items by which harm is measured, both halves together; None: all."""
-    capability_limit: int = 64
-    """Items by which capability is measured, both halves together."""
-    tolerance: float | None = None
-    """Greatest loss of capability accepted: a share of tasks' items, or nats per token. None: 0.02
-    for tasks, and for the price the bound of the calibration."""
-    seed: int = 0
+    limit: Annotated[int | None, Flag("--limit", SWEEP, least=2)] = 96
+    """Items by which harm is measured: half of them choose, half decide."""
+    capability_limit: Annotated[int, Flag("--capability-limit", SWEEP, least=2)] = 64
+    """Items by which capability is measured: half of them choose, half decide."""
+    tolerance: Annotated[float | None, Flag("--tolerance", SWEEP)] = None
+    """Greatest loss of capability accepted, a share of tasks' items or nats per token; else
+    `task_tolerance` for tasks, and for likelihood the bound of the calibration."""
+    task_tolerance: float = 0.02
+    """Greatest loss of capability accepted where it is measured by tasks: a share of items."""
+    seed: Annotated[int, Flag("--seed")] = 0
     """Decides which items choose and which decide, and every draw of an answer."""
-    adopt: bool = False
+    adopt: Annotated[bool, Flag("--adopt", SWEEP)] = False
     """Make the recommended setting the run's default, where the items held back bear it out."""
 
     def __post_init__(self) -> None:
@@ -173,3 +194,21 @@ class SweepSettings:
             raise UsageError("answers to screen on and capability items must be 2 or more")
         if self.tolerance is not None and self.tolerance < 0:
             raise UsageError(f"tolerance is {self.tolerance:g}, expected 0 or a loss above it")
+
+
+@dataclass(frozen=True)
+class SweepSources:
+    """What a sweep measures harm and capability by."""
+
+    suite: Annotated[str, Flag("--suite", SWEEP)] = "jailbreak"
+    """Suite whose items measure harm."""
+    data: Annotated[Path | None, Flag("--data", SWEEP)] = None
+    """File of the suite's items, in place of Keel's."""
+    capability: Annotated[str, Flag("--capability", SWEEP, metavar="TASK[=FILE],...")] = ""
+    """Tasks of lm-eval that measure capability, with their data where the hub is out of reach;
+    else the likelihood of the model's own answers does."""
+    max_new_tokens: Annotated[int | None, Flag("--max-new-tokens", SWEEP, least=1)] = None
+    """Longest answer, in tokens; else the suite's own."""
+    judge: Annotated[str, Flag("--judge", JUDGING)] = "heuristic"
+    """`heuristic`, `self`, `channel`, `local:MODEL`, `channel:MODEL` or `openai:MODEL`."""
+    grader: GraderSettings = field(default_factory=GraderSettings)

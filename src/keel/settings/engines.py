@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from keel.errors import UsageError
+from keel.settings.flags import MODEL, SPEED, Flag
 
 
 @dataclass(frozen=True)
 class LoadSettings:
     """How a model is loaded."""
 
-    device: str = "auto"
+    device: Annotated[str, Flag("--device", MODEL)] = "auto"
     """`auto` (CUDA where there is one, else CPU), `cpu`, `cuda`, `cuda:1`, `mps`, or `map` to
     spread one model over all GPUs (needs accelerate)."""
-    dtype: str = "auto"
+    dtype: Annotated[str, Flag("--dtype", MODEL)] = "auto"
     """`auto` (bfloat16 where the hardware is fast at it, else float32), `bfloat16`, `float16`,
     `float32`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    blocks: str | None = None
+    blocks: Annotated[str | None, Flag("--blocks", MODEL)] = None
     """Dotted path of the list of decoder blocks, where the search for it fails."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Flag("--trust-remote-code", MODEL)] = False
     """Run the Python code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class OpeningSettings:
+    """Which engine runs a model, and how it loads it."""
+
+    engine: Annotated[str, Flag("--engine", MODEL, metavar="NAME[:SETTING=VALUE,...]")] = (
+        "transformers"
+    )
+    """`transformers`, or `vllm` for scale (see docs/vllm.md), as `vllm:eager=true`."""
+    load: LoadSettings = field(default_factory=LoadSettings)
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,13 @@ class VllmSettings:
 class ClusterSettings:
     """Which cluster, and how many engines on it."""
 
-    address: str = "auto"
-    """`auto` (the cluster that this machine belongs to), HOST:PORT of its head, or `local` (this
-    machine alone, started for the run)."""
-    actors: int | None = None
-    """Engines; None for as many as there is room for."""
-    gpus: int | None = None
-    """GPUs of each engine, of one machine; None for 1 where there are any."""
+    address: Annotated[str, Flag("--cluster", SPEED, metavar="ADDRESS")] = "auto"
+    """Ray cluster that answers: `auto` (the one that this machine belongs to), HOST:PORT of its
+    head, or `local` (this machine alone, started for the run)."""
+    actors: Annotated[int | None, Flag("--actors", SPEED, least=1)] = None
+    """Engines on the cluster; else as many as there is room for."""
+    gpus: Annotated[int | None, Flag("--actor-gpus", SPEED, least=0)] = None
+    """GPUs of each engine, of one machine; else 1 where there are any."""
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from keel.errors import UsageError
+from keel.settings.flags import JUDGING, OUTPUT, SOURCES, Flag
 
 Scale = Literal["smoke", "small", "paper"]
 What = Literal["roles", "traits", "both"]
 Counting = Literal["all", "fully", "somewhat", "playing"]
 
 PROMPTS_PER_ROLE = 5
+"""Each role has five system prompts, different in approach."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How answers are sampled. Temperature 0 is greedy."""
 
-    max_new_tokens: int = 512
-    temperature: float = 0.7
+    max_new_tokens: Annotated[int, Flag("--max-new-tokens", least=1)] = 512
+    """Longest answer, in tokens."""
+    temperature: Annotated[float, Flag("--temperature", least=0)] = 0.7
+    """How freely tokens are drawn; 0 is greedy."""
     top_p: float = 0.9
+    """Share (0 to 1) of the probability from whose likeliest tokens is drawn."""
     # Left out of repr: names of a sweep's evaluations are hashes of it, and old ones stay valid.
     stop: tuple[str, ...] = field(default=(), repr=False)
     """Strings that end an answer as an end token does. The text ends before the first of them; the
@@ -48,15 +54,15 @@ class Sampling:
 class PromptSettings:
     """How many roles and traits are asked how many questions."""
 
-    roles: int | None = None
+    roles: Annotated[int | None, Flag("--role-count", least=3)] = None
     """Roles to take, spread over their kinds; all where it is not set."""
-    questions: int | None = None
+    questions: Annotated[int | None, Flag("--question-count", least=2)] = None
     """Questions to take, spread over their topics; all where it is not set."""
     prompts_per_question: int = PROMPTS_PER_ROLE
     """System prompts under which a role answers each question, 1 to 5, in rotation."""
-    seed: int = 0
-    """Decides the choice."""
-    traits: int | None = None
+    seed: Annotated[int, Flag("--choice-seed", SOURCES)] = 0
+    """Decides which roles, traits and questions are taken; the run's seed where it is not set."""
+    traits: Annotated[int | None, Flag("--trait-count", least=3)] = None
     """Traits to take; all where it is not set. As many pairs ask each question as a role has
     prompts for it."""
 
@@ -95,7 +101,7 @@ class MapSettings:
     label: Counting = "all"
     """Which rollouts make a role's vector: `all` but those judged to play nothing, those judged
     `fully` or `somewhat` in role, or `playing`, which is both. The default's always count."""
-    min_count: int = 10
+    min_count: Annotated[int, Flag("--min-count", JUDGING, least=1)] = 10
     """Rollouts that a role needs; roles with fewer are dropped and listed."""
     components: int = 10
     """Principal components to keep, at most one fewer than roles."""
@@ -131,7 +137,7 @@ class MapSettings:
 class TraitSettings:
     """How a trait map is made."""
 
-    min_pairs: int = 10
+    min_pairs: Annotated[int, Flag("--min-pairs", JUDGING, least=1)] = 10
     """Pairs of answers that must differ for a trait to be kept; the others are dropped, listed."""
     min_difference: float = 50.0
     """By how much a pair's scores (0 to 100) must differ."""
@@ -165,11 +171,11 @@ class ExtractSettings:
     prompts: PromptSettings
     sampling: Sampling
     mapping: MapSettings = field(default_factory=MapSettings)
-    keep: Literal["means", "sample", "none"] = "means"
+    keep: Annotated[Literal["means", "sample", "none"], Flag("--keep", OUTPUT)] = "means"
     """What stays of the activations when the map is made: all response means, a sample, none."""
-    seed: int = 0
+    seed: Annotated[int, Flag("--seed")] = 0
     """Decides every random draw."""
-    what: What = "roles"
+    what: Annotated[What, Flag("--what")] = "roles"
     """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
     traits: TraitSettings = field(default_factory=TraitSettings)
 
@@ -186,3 +192,27 @@ class ExtractSettings:
             seed=seed,
             traits=TraitSettings(min_pairs=min_pairs, seed=seed),
         )
+
+
+@dataclass(frozen=True)
+class ExtractSources:
+    """Where an extraction takes its prompts, its answers and its labels from."""
+
+    roles: Annotated[Path | None, Flag("--roles", SOURCES)] = None
+    """Folder of role files, ours or the reference's, in place of Keel's."""
+    traits: Annotated[Path | None, Flag("--traits", SOURCES)] = None
+    """Folder of trait files, ours or the reference's, in place of Keel's."""
+    questions: Annotated[Path | None, Flag("--questions", SOURCES)] = None
+    """File of questions, JSONL or one a line, in place of Keel's."""
+    rollouts_from: Annotated[Path | None, Flag("--rollouts-from", SOURCES, metavar="RUN")] = None
+    """Run whose answers are read instead of giving new ones."""
+    judge: Annotated[Literal["none", "likelihood"], Flag("--judge", JUDGING)] = "none"
+    """Who labels the answers; `none`: every answer in a role counts."""
+
+
+@dataclass(frozen=True)
+class ThroughputSettings:
+    """How fast answers are given, for prices in hours."""
+
+    tokens_per_s: Annotated[float | None, Flag("--tokens-per-s")] = None
+    """Speed of the engine over all its answers at once; else no hours are told."""

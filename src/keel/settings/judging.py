@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 from keel.errors import UsageError
+from keel.settings.extract import MapSettings
+from keel.settings.flags import JUDGING, Flag
 
 _MILLION = 1_000_000
 
@@ -16,8 +20,8 @@ class EndpointLimits:
 
     workers: int = 8
     """Requests in flight at the same time, at the most."""
-    requests_per_minute: float | None = None
-    """Retries included; None leaves the pace to the endpoint's own limits."""
+    requests_per_minute: Annotated[float | None, Flag("--requests-per-minute", JUDGING)] = None
+    """Pace of an openai judge, retries included; else as the endpoint's own limits allow."""
     timeout_s: float = 120.0
     """How long one request may take altogether."""
     attempts: int = 7
@@ -28,14 +32,14 @@ class EndpointLimits:
     """Where doubling ends."""
     longest_retry_after_s: float = 600.0
     """An endpoint that asks for a longer rest than this ends the judging, with a message."""
-    max_requests: int | None = None
-    """Budget of requests, retries included; None is without end."""
-    max_cost_usd: float | None = None
-    """Budget in US dollars; needs both prices."""
-    usd_per_million_in: float | None = None
-    """Price of a million tokens sent."""
-    usd_per_million_out: float | None = None
-    """Price of a million tokens received."""
+    max_requests: Annotated[int | None, Flag("--max-requests", JUDGING, least=1)] = None
+    """Requests to an openai judge, retries included, after which judging stops; else no limit."""
+    max_cost_usd: Annotated[float | None, Flag("--max-usd", JUDGING)] = None
+    """Cost of an openai judge, in US dollars, at which judging stops; needs both prices."""
+    usd_per_million_in: Annotated[float | None, Flag("--usd-in", JUDGING)] = None
+    """Price of a million tokens sent to an openai judge, in US dollars."""
+    usd_per_million_out: Annotated[float | None, Flag("--usd-out", JUDGING)] = None
+    """Price of a million tokens received from an openai judge, in US dollars."""
     max_reply_tokens: int = 1024
     """For one reply, thinking included: a model that reasons needs far more than a label."""
 
@@ -69,6 +73,55 @@ class EndpointLimits:
     def _check(self, name: str, is_good: bool, expected: str) -> None:
         if not is_good:
             raise UsageError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+
+@dataclass(frozen=True)
+class GraderSettings:
+    """By which rubric a judge labels, and where it is reached."""
+
+    url: Annotated[str | None, Flag("--judge-url", JUDGING, metavar="URL")] = None
+    """Address of an openai judge, where it is not OpenAI's."""
+    rubrics: Annotated[Path | None, Flag("--rubrics", JUDGING, metavar="FILE")] = None
+    """Rubrics in place of Keel's, as JSON."""
+    limits: EndpointLimits = field(default_factory=EndpointLimits)
+
+    @property
+    def given_limits(self) -> EndpointLimits | None:
+        """The limits; None where they are the usual ones, which only some judges can keep."""
+        return None if self.limits == EndpointLimits() else self.limits
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Which answers of a run are judged, by whom, and whether they are mapped again."""
+
+    judge: Annotated[str, Flag("--judge")] = "likelihood"
+    """`likelihood`, `heuristic`, `self`, `channel`, `local:MODEL`, `channel:MODEL` or
+    `openai:MODEL`."""
+    threshold: Annotated[float, Flag("--threshold")] = 0.05
+    """For likelihood: nats per token that an answer must gain from its role prompt."""
+    limit: Annotated[int | None, Flag("--limit", least=1)] = None
+    """Answers to judge, the same ones each time; else all."""
+    remap: Annotated[bool, Flag("--remap")] = False
+    """Make the maps again, of the answers that play their role."""
+    mapping: MapSettings = field(default_factory=lambda: MapSettings(min_count=3, label="playing"))
+    roles: Annotated[Path | None, Flag("--roles", metavar="DIR")] = None
+    """Folder of role files by whose descriptions roles are judged, in place of Keel's."""
+    traits: Annotated[Path | None, Flag("--traits", metavar="DIR")] = None
+    """Folder of trait files by whose descriptions traits are judged, in place of Keel's."""
+    grader: GraderSettings = field(default_factory=GraderSettings)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Which answers a person labels."""
+
+    limit: Annotated[int | None, Flag("--limit", least=1)] = None
+    """Answers to label; else all."""
+    rubrics: Annotated[Path | None, Flag("--rubrics", metavar="FILE")] = None
+    """Rubrics in place of Keel's, as JSON."""
+    seed: Annotated[int, Flag("--seed")] = 0
+    """Decides the order."""
 
 
 def _is_positive(number: float | None) -> bool:

@@ -11,6 +11,7 @@ import torch
 import keel
 from keel import pipeline
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
+from keel.settings import DriftSettings
 from keel.store import RunFolder
 from keel.testing import save_tiny_model
 from keel.types import Conversation, Floor, Floors, Message, Sampling
@@ -26,7 +27,7 @@ TALK = Conversation(
     ),
     "talk",
 )
-SHORT = Sampling(max_new_tokens=6, temperature=0)
+SHORT = DriftSettings(sampling=Sampling(max_new_tokens=6, temperature=0))
 
 
 def test_floors_of_a_run_hold_the_model_it_was_made_on(engine, calibrated: RunFolder):
@@ -83,18 +84,18 @@ def test_drift_can_be_read_before_there_are_floors(engine, run: RunFolder):
 def test_an_unknown_setting_is_refused_and_those_near_it_named(engine, calibrated: RunFolder):
     name = calibrated.read().settings[0]
     with pytest.raises(UsageError, match=f"near it: .*{name}"):
-        pipeline.drift(engine, calibrated, [TALK], setting=f"{name}0")
+        pipeline.drift(engine, calibrated, [TALK], DriftSettings(setting=f"{name}0"))
     assert calibrated.read().drift_readings() == ()
 
 
 def test_a_replay_is_kept_in_the_run(engine, calibrated: RunFolder):
-    found = pipeline.replay_conversation(engine, calibrated, TALK, sampling=SHORT)
+    found = pipeline.replay_conversation(engine, calibrated, TALK, SHORT)
     assert [turn.user for turn in found.turns] == ["Who are you?", "And the sea?"]
     assert keel.open_run(calibrated.path).replays() == (found,)
 
 
 def test_no_capped_turn_of_a_replay_lies_below_its_floor(engine, calibrated: RunFolder):
-    found = pipeline.replay_conversation(engine, calibrated, TALK, sampling=SHORT)
+    found = pipeline.replay_conversation(engine, calibrated, TALK, SHORT)
     assert found.floor is not None
     lowest = [min(turn.capped.token_projections) for turn in found.turns]
     assert all(height >= found.floor - 1e-3 for height in lowest)
@@ -103,13 +104,13 @@ def test_no_capped_turn_of_a_replay_lies_below_its_floor(engine, calibrated: Run
 
 def test_a_replay_without_floors_says_how_to_make_them(engine, run: RunFolder):
     with pytest.raises(MissingArtifactError, match=f"keel calibrate {run.path}"):
-        pipeline.replay_conversation(engine, run, TALK, sampling=SHORT)
+        pipeline.replay_conversation(engine, run, TALK, SHORT)
     assert run.read().replays() == ()
 
 
 def test_the_report_shows_what_the_run_holds_and_is_kept_in_it(engine, calibrated: RunFolder):
     pipeline.drift(engine, calibrated, [TALK])
-    pipeline.replay_conversation(engine, calibrated, replace(TALK, id="replayed"), sampling=SHORT)
+    pipeline.replay_conversation(engine, calibrated, replace(TALK, id="replayed"), SHORT)
     page = pipeline.report(calibrated)
     html = page.read_text(encoding="utf-8")
     for shown in ("ghost", "nurse", "talk", "replayed", calibrated.read().floors.name):
@@ -139,7 +140,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory):
     [
         lambda engine, run: pipeline.calibrate(engine, run),
         lambda engine, run: pipeline.drift(engine, run, [TALK]),
-        lambda engine, run: pipeline.replay_conversation(engine, run, TALK, sampling=SHORT),
+        lambda engine, run: pipeline.replay_conversation(engine, run, TALK, SHORT),
     ],
     ids=["calibrate", "drift", "replay"],
 )

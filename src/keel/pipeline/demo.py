@@ -1,4 +1,4 @@
-"""The whole of Keel once, in a few minutes."""
+"""Runs every stage once, at the smallest scale, in a few minutes."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keel.engines import Engine
+from keel.pipeline.calibrate import calibrate
+from keel.pipeline.drift import replay_conversation
 from keel.pipeline.extraction import extract
-from keel.pipeline.holding import calibrate, replay_conversation
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.reporting import report
 from keel.prompts import load_scenarios
-from keel.settings import CalibrateSettings, ExtractSettings
+from keel.settings import CalibrateSettings, DriftSettings, ExtractSettings
 from keel.store import RunFolder
 from keel.types import Calibration, PersonaMap, Replay, Sampling
 
 
 @dataclass(frozen=True)
-class Tour:
-    """What the demo found, stage by stage."""
+class Demo:
+    """What each stage of the demo made."""
 
-    found: PersonaMap
+    persona_map: PersonaMap
     calibration: Calibration
     replay: Replay
     report: Path
 
 
-def tour(
+def run_demo(
     engine: Engine,
     folder: RunFolder,
     *,
     seed: int = 0,
     command: str = "",
     on_progress: OnProgress = silent,
-) -> Tour:
-    """The whole of Keel once, at the smallest scale: map, floor, a provoking talk, the report."""
+) -> Demo:
+    """Map, floor, a provoking conversation replayed, and the report, at the smallest scale."""
     settings = ExtractSettings.at_scale("smoke", seed)
     extraction = extract(engine, folder, settings, command=command, on_progress=on_progress)
     floor_settings = CalibrateSettings(rollouts=60, priced_rollouts=12, seed=seed)
@@ -44,9 +45,8 @@ def tour(
         engine,
         folder,
         scenario.conversation,
-        sampling=Sampling(max_new_tokens=64),
-        seed=seed,
+        DriftSettings(sampling=Sampling(max_new_tokens=64), seed=seed),
         on_progress=on_progress,
     )
-    assert extraction.persona_map is not None  # roles were asked for
-    return Tour(extraction.persona_map, calibration, replayed, report(folder))
+    assert extraction.persona_map is not None  # at the smallest scale roles answer
+    return Demo(extraction.persona_map, calibration, replayed, report(folder))

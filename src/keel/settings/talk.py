@@ -1,0 +1,38 @@
+"""How conversations are held, read and answered anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from keel.settings.extract import Sampling
+from keel.settings.flags import Flag
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How one talks with a model."""
+
+    is_capped: Annotated[bool, Flag("--capped")] = False
+    """Cap activations from the first answer on."""
+    system: Annotated[str | None, Flag("--system")] = None
+    """System prompt; else none."""
+    setting: Annotated[str | None, Flag("--setting")] = None
+    """Which of the run's settings caps; else its default."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=300))
+    seed: Annotated[int, Flag("--seed")] = 0
+    """Decides every draw of an answer."""
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """How conversations are read along the axis, or answered anew."""
+
+    setting: Annotated[str | None, Flag("--setting")] = None
+    """Which of the run's settings is shown, and caps in a replay; else its default."""
+    layer: Annotated[int | None, Flag("--layer", least=0)] = None
+    """Layer to read at; else the axis' own, or the capped layer nearest to it."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
+    """Of a replay's answers."""
+    seed: Annotated[int, Flag("--seed")] = 0
+    """Decides every draw of a replay's answers."""
