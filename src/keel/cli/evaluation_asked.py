@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.evaluate import Arm, ServedAnswerer
     from keel.pipeline import Evaluation
-    from keel.settings import EndpointLimits
     from keel.store import Run
     from keel.types import Grader, Suite
 
