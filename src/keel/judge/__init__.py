@@ -1,19 +1,19 @@
 """Answers -> labels: how far a rollout plays its role, and what else rubrics ask."""
 
 from keel.judge.agreement import Agreement, agree
-from keel.judge.channel import ChannelGrader
 from keel.judge.clusters import ClusterGrader, Clustering
 from keel.judge.endpoint import EndpointGrader, JudgingPrice
-from keel.judge.guard import guarded
+from keel.judge.engine_judges import ChannelGrader, LabelGrader, LikelihoodJudge
 from keel.judge.heuristic import HeuristicGrader
-from keel.judge.label_files import LabelFile, in_same_words, read_labels
-from keel.judge.labelling import LabellingSession
-from keel.judge.labels import LabelGrader
-from keel.judge.likelihood import LikelihoodJudge
+from keel.judge.labelling import LabelFile, LabellingSession, in_same_words, read_labels
 from keel.judge.opening import JudgeOptions, judge, known_judges, open_grader
-from keel.judge.protocol import Judge
-from keel.judge.roles import RubricJudge
-from keel.judge.summary import JudgementSummary, summarise
+from keel.judge.rollouts import (
+    Judge,
+    JudgementSummary,
+    RubricJudge,
+    stop_if_judge_fails,
+    summarise,
+)
 
 __all__ = [
     "Agreement",
@@ -32,11 +32,11 @@ __all__ = [
     "LikelihoodJudge",
     "RubricJudge",
     "agree",
-    "guarded",
     "in_same_words",
     "judge",
     "known_judges",
     "open_grader",
     "read_labels",
+    "stop_if_judge_fails",
     "summarise",
 ]

@@ -43,7 +43,7 @@ class Clustering:
     """One per cluster, by the words that set it off from the others; the largest cluster first."""
     samples: tuple[str, ...]
     """Of each cluster the answer nearest to its middle."""
-    places: tuple[int, ...]
+    members: tuple[int, ...]
     """Each answer's cluster."""
     silhouette: float
     """Mean over answers, −1 to 1; about 0 where clusters run into each other."""
@@ -54,13 +54,13 @@ class Clustering:
     def rubric(self) -> Rubric:
         """The clusters as labels, so that their shares can be counted."""
         pairs = zip(self.names, self.samples, strict=True)
-        found = tuple(RubricLabel(name, f"Nearest to: {sample}") for name, sample in pairs)
+        labels = tuple(RubricLabel(name, f"Nearest to: {sample}") for name, sample in pairs)
         empty = RubricLabel(EMPTY, "No words.")
-        return Rubric("clusters", 1, "Which of these is it most like?", (*found, empty))
+        return Rubric("clusters", 1, "Which of these is it most like?", (*labels, empty))
 
     @property
     def facts(self) -> dict[str, str]:
-        """What to tell people of it."""
+        """Number of clusters and how far they can be trusted, for display."""
         return {
             "clusters": str(len(self.names)),
             "clusters' silhouette": f"{self.silhouette:.2f}",
@@ -69,7 +69,7 @@ class Clustering:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against relying on it."""
+        """Reasons not to rely on it."""
         if self.stability >= 0.5:
             return ()
         return (
@@ -107,14 +107,14 @@ class ClusterGrader:
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
         """One verdict per case. Raises TooFewSamplesError for less than two answers a cluster."""
         said = {case.id: _said(case) for case in cases}
-        # Sorted, since k-means begins at answers drawn by their place.
+        # Sorted, since k-means begins at answers drawn by their index.
         worded = sorted(id for id, text in said.items() if text)
         texts = [said[id] for id in worded]
         self._check_enough(texts)
         self._clustering = cluster(texts, self.embed, clusters=self.clusters, seed=self.seed)
-        places = dict(zip(worded, self._clustering.places, strict=True))
+        clusters = dict(zip(worded, self._clustering.members, strict=True))
         for case in cases:
-            label = self._clustering.names[places[case.id]] if case.id in places else EMPTY
+            label = self._clustering.names[clusters[case.id]] if case.id in clusters else EMPTY
             yield Verdict(case.id, label)
 
     def labels(self, suite: Suite) -> SuiteLabels:
@@ -149,7 +149,7 @@ def cluster(texts: Sequence[str], embed: Embed, *, clusters: int, seed: int = 0)
     return Clustering(
         names=_names(texts, labels_N, clusters),
         samples=tuple(_nearest(texts, rows_ND, middle_D) for middle_D in middles_KD),
-        places=tuple(labels_N.tolist()),
+        members=tuple(labels_N.tolist()),
         silhouette=float(silhouette_score(rows_ND, labels_N, sample_size=some, random_state=seed)),
         stability=_stability(rows_ND, labels_N, clusters, seed),
     )
@@ -163,10 +163,10 @@ def _said(case: Case) -> str:
 
 def _fit(rows_ND: Floats, clusters: int, seed: int) -> tuple[Labels, Floats]:
     """Each row's cluster and the clusters' middles, the largest cluster first."""
-    found = _kmeans(clusters, seed).fit(rows_ND)
-    sizes_K = np.bincount(found.labels_, minlength=clusters)
+    fitted = _kmeans(clusters, seed).fit(rows_ND)
+    sizes_K = np.bincount(fitted.labels_, minlength=clusters)
     order_K = np.argsort(-sizes_K, kind="stable")
-    return np.argsort(order_K)[found.labels_], found.cluster_centers_[order_K]
+    return np.argsort(order_K)[fitted.labels_], fitted.cluster_centers_[order_K]
 
 
 def _kmeans(clusters: int, seed: int) -> Any:
@@ -180,12 +180,12 @@ def _stability(rows_ND: Floats, labels_N: Labels, clusters: int, seed: int) -> f
 
     chance = np.random.default_rng(seed)
     kept = max(clusters, round(_KEPT * len(rows_ND)))
-    found = []
+    agreements = []
     for refit in range(_REFITS):
         some = chance.permutation(len(rows_ND))[:kept]
         anew = _kmeans(clusters, seed + 1 + refit).fit(rows_ND[some])
-        found.append(adjusted_rand_score(labels_N, anew.predict(rows_ND)))
-    return float(np.mean(found))
+        agreements.append(adjusted_rand_score(labels_N, anew.predict(rows_ND)))
+    return float(np.mean(agreements))
 
 
 def _nearest(texts: Sequence[str], rows_ND: Floats, middle_D: Floats) -> str:
@@ -196,11 +196,11 @@ def _nearest(texts: Sequence[str], rows_ND: Floats, middle_D: Floats) -> str:
 
 def _names(texts: Sequence[str], labels_N: Labels, clusters: int) -> tuple[str, ...]:
     """Each cluster by its most characteristic words."""
-    found: dict[str, None] = {}
-    for place, words in enumerate(_characteristic_words(texts, labels_N, clusters)):
-        name = "-".join(words) or f"cluster-{place + 1}"
-        found[f"{name}-{place + 1}" if name in found or name == EMPTY else name] = None
-    return tuple(found)
+    names: dict[str, None] = {}
+    for number, words in enumerate(_characteristic_words(texts, labels_N, clusters), start=1):
+        name = "-".join(words) or f"cluster-{number}"
+        names[f"{name}-{number}" if name in names or name == EMPTY else name] = None
+    return tuple(names)
 
 
 def _characteristic_words(
@@ -215,7 +215,8 @@ def _characteristic_words(
     counter = CountVectorizer(
         binary=True, stop_words="english", token_pattern=_WORD, strip_accents=None
     )
-    if not _has_words(counter, texts):
+    split = counter.build_analyzer()
+    if not any(split(text) for text in texts):
         return [()] * clusters
     seen_NW = counter.fit_transform(texts)
     counts_KW = np.stack(
@@ -230,8 +231,3 @@ def _characteristic_words(
         tuple(str(words[w]) for w in best_N if scores_KW[k, w] > 0)
         for k, best_N in enumerate(best_KN)
     ]
-
-
-def _has_words(counter: Any, texts: Sequence[str]) -> bool:
-    split = counter.build_analyzer()
-    return any(split(text) for text in texts)

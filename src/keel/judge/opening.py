@@ -9,11 +9,10 @@ from typing import TypeVar
 
 from keel.engines import Engine, open_engine
 from keel.errors import UsageError
-from keel.judge.channel import ChannelGrader
 from keel.judge.clusters import CLUSTERS, ClusterGrader, Embed
 from keel.judge.endpoint import EndpointGrader
+from keel.judge.engine_judges import ChannelGrader, LabelGrader
 from keel.judge.heuristic import HeuristicGrader
-from keel.judge.labels import LabelGrader
 from keel.registry import Registry
 from keel.settings import EndpointLimits
 from keel.types import Grader

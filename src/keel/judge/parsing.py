@@ -48,14 +48,14 @@ def read_reply(text: str, rubric: Rubric) -> str | None:
     said = _cleaned(text)
     objects = list(_objects(said))
     if objects:
-        return _agreed(_of_object(one, rubric) for one in objects)
+        return _agreed(_of_object(record, rubric) for record in objects)
     alone = _alone(said, rubric)
     if alone is not None or said.startswith("{"):
         return alone
     declared = [match["value"] for match in _DECLARED.finditer(said)]
-    found = [name for value in declared if (name := _alone(value, rubric)) is not None]
-    if found:
-        return _agreed(found)
+    names = [name for value in declared if (name := _alone(value, rubric)) is not None]
+    if names:
+        return _agreed(names)
     return _agreed(_named(said, rubric)) if len(said.split()) <= _LONGEST_SENTENCE else None
 
 
@@ -102,8 +102,8 @@ def _alone(said: str, rubric: Rubric) -> str | None:
     if numbers:
         return _on_scale(_without_scale(said, numbers).strip(" \n\t\"'*_`.()[]"), numbers)
     plain = _plain(said)
-    found = [one.name for one in rubric.labels if _plain(one.name) == plain]
-    return found[0] if len(found) == 1 else None
+    names = [label.name for label in rubric.labels if _plain(label.name) == plain]
+    return names[0] if len(names) == 1 else None
 
 
 def _plain(text: str) -> str:
@@ -117,7 +117,7 @@ def _scale(rubric: Rubric) -> Sequence[int]:
         assert rubric.low is not None
         assert rubric.high is not None
         return range(rubric.low, rubric.high + 1)
-    names = [one.name for one in rubric.labels]
+    names = [label.name for label in rubric.labels]
     is_numbers = all(re.fullmatch(r"-?\d+", name) for name in names)
     return sorted(int(name) for name in names) if is_numbers else ()
 
@@ -147,7 +147,7 @@ def _named(said: str, rubric: Rubric) -> Iterator[str | None]:
             if not _is_denied(said, match):
                 yield _on_scale(match[0], numbers)
         return
-    for name in (one.name for one in rubric.labels):
+    for name in (label.name for label in rubric.labels):
         if any(not _is_denied(said, match) for match in _mention(name).finditer(said)):
             yield name
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from keel.judge import guarded
+from keel.judge import stop_if_judge_fails
 from keel.pipeline.progress import Counter, OnProgress
 from keel.store import EvaluationFolder
 from keel.types import Case, Grader, Rubric, Suite, SuiteLabels, UnsupervisedGrader, Verdict
@@ -35,7 +35,7 @@ def grade_cases(
     counter = Counter("judging", len(cases), on_progress)
     counter.add(len(kept))
     fresh = _saved(place, judge, grader.grade(asked, rubric) if asked else iter(()))
-    for verdict in guarded(chain(kept, fresh)):
+    for verdict in stop_if_judge_fails(chain(kept, fresh)):
         if verdict.case_id not in done:
             counter.add(1)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from keel.errors import JudgeError, UsageError
-from keel.judge import guarded
+from keel.judge import stop_if_judge_fails
 from keel.types import Verdict
 
 
@@ -23,14 +23,14 @@ def take(stream):
 
 
 def test_good_verdicts_pass():
-    got, said = take(guarded(verdicts("." * 200)))
+    got, said = take(stop_if_judge_fails(verdicts("." * 200)))
     assert (len(got), said) == (200, "")
 
 
 def test_exactly_the_limit_passes_and_one_more_does_not():
     # 2 of 100 are 2 %, 3 are 3 %
-    assert take(guarded(verdicts("." * 98 + "uf")))[1] == ""
-    got, said = take(guarded(verdicts("." * 97 + "uff")))
+    assert take(stop_if_judge_fails(verdicts("." * 98 + "uf")))[1] == ""
+    got, said = take(stop_if_judge_fails(verdicts("." * 97 + "uff")))
     assert len(got) == 100
     assert "3 of 100" in said
     assert "1 unparsed, 2 failed" in said
@@ -38,7 +38,7 @@ def test_exactly_the_limit_passes_and_one_more_does_not():
 
 
 def test_a_hopeless_judge_is_stopped_on_the_way_after_its_last_verdict_was_given():
-    got, said = take(guarded(verdicts("u" * 1000)))
+    got, said = take(stop_if_judge_fails(verdicts("u" * 1000)))
     assert len(got) == 50
     assert "50 of 50" in said
 
@@ -46,30 +46,30 @@ def test_a_hopeless_judge_is_stopped_on_the_way_after_its_last_verdict_was_given
 def test_bad_luck_at_the_beginning_stops_nothing():
     """2 of the first 50 are 4 %: as likely as one in four where the true share is 2 %. Of 400 they
     are a half per cent."""
-    got, said = take(guarded(verdicts("uu" + "." * 398)))
+    got, said = take(stop_if_judge_fails(verdicts("uu" + "." * 398)))
     assert (len(got), said) == (400, "")
 
 
 def test_beyond_chance_it_is_stopped_on_the_way():
     # of 60 the limit allows 1.2, and three standard deviations more are 1.2 + 3 √1.2 = 4.49
-    got, said = take(guarded(verdicts("." * 55 + "uuuuu" + "." * 900)))
+    got, said = take(stop_if_judge_fails(verdicts("." * 55 + "uuuuu" + "." * 900)))
     assert len(got) == 60
     assert "5 of 60" in said
 
 
 def test_a_single_bad_one_of_few_is_not_held_against_a_judge():
-    assert take(guarded(verdicts("..u....")))[1] == ""
-    assert take(guarded(verdicts("..u.u..")))[1] != ""
+    assert take(stop_if_judge_fails(verdicts("..u....")))[1] == ""
+    assert take(stop_if_judge_fails(verdicts("..u.u..")))[1] != ""
 
 
 def test_nothing_but_bad_ones_is_too_many_however_few():
-    got, said = take(guarded(verdicts("u")))
+    got, said = take(stop_if_judge_fails(verdicts("u")))
     assert len(got) == 1
     assert "1 of 1" in said
 
 
 def test_no_verdicts_pass():
-    assert take(guarded(verdicts(""))) == ([], "")
+    assert take(stop_if_judge_fails(verdicts(""))) == ([], "")
 
 
 def test_the_judge_is_closed_when_it_is_stopped_and_when_its_taker_goes_away():
@@ -82,9 +82,9 @@ def test_the_judge_is_closed_when_it_is_stopped_and_when_its_taker_goes_away():
         finally:
             closed.append(True)
 
-    take(guarded(endless()))
+    take(stop_if_judge_fails(endless()))
     assert closed == [True]
-    stream = guarded(endless())
+    stream = stop_if_judge_fails(endless())
     next(stream)
     stream.close()
     assert closed == [True, True]
@@ -92,4 +92,4 @@ def test_the_judge_is_closed_when_it_is_stopped_and_when_its_taker_goes_away():
 
 def test_a_limit_is_a_share():
     with pytest.raises(UsageError, match="share"):
-        list(guarded(verdicts("."), limit=2))
+        list(stop_if_judge_fails(verdicts("."), limit=2))
