@@ -15,7 +15,7 @@ from inspect_ai.scorer import includes
 
 from keel import pipeline
 from keel.calibrate import CalibrateSettings
-from keel.serve import Held, open_held
+from keel.serve import ServedModel, open_served
 from keel.store import RunFolder
 from keel.testing import save_tiny_model
 from tests.pipeline.small import INPUTS, SETTINGS, open_small
@@ -51,9 +51,9 @@ def held_run(bare_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def held(held_run: Path) -> Held:
+def held(held_run: Path) -> ServedModel:
     """The model of the run with floors, as it is served by default."""
-    return open_held(held_run, device="cpu", dtype="float32")
+    return open_served(held_run, device="cpu", dtype="float32")
 
 
 @pytest.fixture

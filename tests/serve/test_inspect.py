@@ -23,8 +23,8 @@ from inspect_ai.tool import tool
 
 import keel
 from keel.errors import KeelError, NotAppliedError
-from keel.serve.inspect_asking import draws_of
 from keel.serve.inspect_model import KeelModel
+from keel.serve.inspect_requests import conversation_seed
 from keel.steering import Firing
 from keel.store import open_run
 from keel.types import Conversation, Message, Prompt, Sampling
@@ -53,7 +53,7 @@ def engine_says(run: Path, floors, sampling: Sampling = GREEDY) -> dict[str, str
     found = {}
     for question in QUESTIONS:
         asked = Conversation((Message("user", question),))
-        seed = draws_of(asked, seed=7, again=0)
+        seed = conversation_seed(asked, seed=7, repeat=0)
         prompts = [Prompt("own", asked)]
         (one,) = engine.generate(prompts, sampling, seed=seed, interventions=tuple(floors))
         found[question] = one.text
@@ -216,7 +216,7 @@ def test_usage_counts_the_prompts_tokens_and_the_sampled_ones(task, held_run, ev
     log = evaluated(task, held_run, temperature=0)
     for sample in log.samples:
         asked = Conversation((Message("user", sample.input),))
-        prompt = len(held.template.prompt_ids(asked))
+        prompt = len(held.engine.template.prompt_ids(asked))
         usage = sample.output.usage
         assert usage.input_tokens == prompt
         assert 0 <= usage.output_tokens <= 8

@@ -109,13 +109,15 @@ class Engine(Protocol):
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Results[Completion]:
         """Answer prompts, each completion as it finishes. The seed decides every draw.
 
         Takes the prompts of one planned batch, or any number where it `batches_continuously`.
 
         With a seed per prompt, an answer's draws are its own, whatever else is in the batch.
-        `on_text` is called with (index of the prompt, piece of text) as an answer grows.
+        `on_text` is called with (index of the prompt, piece of text) as an answer grows,
+        `on_step` before each forward pass: an exception that it raises ends the call.
         Raises NotAppliedError at the end if a layer of the interventions saw no token.
         """
 

@@ -1,31 +1,31 @@
-"""A run's model, held and watched, for others to ask: as a model of Inspect's."""
+"""Serves a run's model capped and watched, as a model of Inspect's."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keel.serve.gathering import Answer as Answer
-    from keel.serve.gathering import Asked as Asked
-    from keel.serve.gathering import Gatherer as Gatherer
-    from keel.serve.held import Held as Held
-    from keel.serve.held import open_held as open_held
+    from keel.serve.batching import BatchedAnswer as BatchedAnswer
+    from keel.serve.batching import PendingRequest as PendingRequest
+    from keel.serve.batching import RequestBatcher as RequestBatcher
+    from keel.serve.model import ServedModel as ServedModel
+    from keel.serve.model import open_served as open_served
 
-_HOMES = {
-    "Answer": "gathering",
-    "Asked": "gathering",
-    "Gatherer": "gathering",
-    "Held": "held",
-    "open_held": "held",
+_MODULES = {
+    "BatchedAnswer": "batching",
+    "PendingRequest": "batching",
+    "RequestBatcher": "batching",
+    "ServedModel": "model",
+    "open_served": "model",
 }
 
-__all__ = ["Answer", "Asked", "Gatherer", "Held", "open_held"]
+__all__ = ["BatchedAnswer", "PendingRequest", "RequestBatcher", "ServedModel", "open_served"]
 
 
 def __getattr__(name: str) -> Any:
     """Names load on first use: Inspect opens this package to look for models, without torch."""
     from importlib import import_module
 
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'keel.serve' has no attribute {name!r}")
-    return getattr(import_module(f"keel.serve.{_HOMES[name]}"), name)
+    return getattr(import_module(f"keel.serve.{_MODULES[name]}"), name)

@@ -110,9 +110,12 @@ class FakeEngine:
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Results[Completion]:
         """Answers from `reply`, cut at max_new_tokens words; greedy ones ignore the seed."""
-        completions = self._completions(prompts, sampling, seed, recording, interventions, on_text)
+        completions = self._completions(
+            prompts, sampling, seed, recording, interventions, on_text, on_step
+        )
         return self._calls.begin(completions, (one.layer for one in interventions))
 
     def read(
@@ -134,9 +137,12 @@ class FakeEngine:
         recording: Recording,
         interventions: Sequence[Intervention],
         on_text: Callable[[int, str], None] | None,
+        on_step: Callable[[], None] | None,
     ) -> Generator[Completion, None, Firing | None]:
         firing: Firing | None = None
         for index in reversed(range(len(prompts))):
+            if on_step is not None:
+                on_step()
             conversation = prompts[index].conversation
             own = f"{seed}/{index}" if isinstance(seed, int) else str(seed[index])
             chance = Random(own if sampling.temperature else 0)

@@ -196,7 +196,7 @@ def _mixed(engine, settings, patch):
         one = Asked(
             number * 10 + place,
             engine.template.prompt_ids(PROMPTS[place].conversation),
-            engine._sampling(GREEDY, 0),
+            engine._sampling(GREEDY, 0, ()),
             (),
         )
         asked.append(one)
@@ -205,7 +205,7 @@ def _mixed(engine, settings, patch):
     patch.setattr(engine.queue, "submit", lambda one, _name: submit(one, who[one.index]))
     found = {}
     for one, output in engine.queue.run(asked, "none"):
-        tokens = engine._completion(one, output, Recording(), GREEDY.max_new_tokens).token_ids
+        tokens = engine._completion(one, output, Recording(), GREEDY).token_ids
         found[one.index // 10, one.index % 10] = tokens
     for name in names[1:]:
         engine.workers.tell("register", name, b"")
@@ -226,7 +226,7 @@ def test_requests_of_one_setting_share_their_cached_prompt(engine):
     ids = engine.template.prompt_ids(LONG.conversation)
     cached = []
     for name in ("shared", "shared", "none"):
-        asked = [Asked(0, ids, engine._sampling(GREEDY, 0), ())]
+        asked = [Asked(0, ids, engine._sampling(GREEDY, 0, ()), ())]
         cached += [output.num_cached_tokens for _, output in engine.queue.run(asked, name)]
     engine.workers.tell("register", "shared", b"")
     assert cached[0] == 0

@@ -63,7 +63,7 @@ def _under_fixed_name(engine, name, interventions):
             "register", name, PackedInterventions.of(name, interventions).to_bytes()
         )
     ids = engine.template.prompt_ids(LONG.conversation)
-    asked = [Asked(0, ids, engine._sampling(GREEDY, 0), ())]
+    asked = [Asked(0, ids, engine._sampling(GREEDY, 0, ()), ())]
     return [tuple(output.outputs[0].token_ids) for _, output in engine.queue.run(asked, name)]
 
 

@@ -92,9 +92,12 @@ class TransformersEngine:
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Results[Completion]:
         """Answer one batch, each completion as it finishes. The seed decides every draw."""
-        completions = self._completions(prompts, sampling, seed, recording, interventions, on_text)
+        completions = self._completions(
+            prompts, sampling, seed, recording, interventions, on_text, on_step
+        )
         return self._calls.begin(completions, (one.layer for one in interventions))
 
     def read(
@@ -134,6 +137,7 @@ class TransformersEngine:
         recording: Recording,
         interventions: Sequence[Intervention],
         on_text: Callable[[int, str], None] | None,
+        on_step: Callable[[], None] | None,
     ) -> Generator[Completion, None, Firing | None]:
         if not prompts:
             return None
@@ -144,7 +148,16 @@ class TransformersEngine:
             on_token = TextStream(self.tokenizer, on_text) if on_text is not None else None
             stops = sampling.stop
             is_stopped = partial(has_just_stopped, self.tokenizer, stop=stops) if stops else None
-            job = Job(sampling, self._end_tokens(), seed, recorder, steering, on_token, is_stopped)
+            job = Job(
+                sampling=sampling,
+                end_tokens=self._end_tokens(),
+                seed=seed,
+                recorder=recorder,
+                steering=steering,
+                on_token=on_token,
+                on_step=on_step,
+                is_stopped=is_stopped,
+            )
             for finished in run_batch(self.model, ids_BT, mask_BT, job):
                 yield self._completion(finished, recorder, sampling.stop)
             return steering.firing() if steering is not None else None

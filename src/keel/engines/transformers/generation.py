@@ -48,6 +48,8 @@ class Job:
     """Told which rows still run, so that firings on finished rows are not counted."""
     on_token: Callable[[int, int], None] | None = None
     """Called with (row, token) as content is sampled."""
+    on_step: Callable[[], None] | None = None
+    """Called before each forward pass; what it raises ends the batch."""
     is_stopped: Callable[[Sequence[int]], bool] | None = None
     """Whether content tokens end with a stop string; None where there are none."""
 
@@ -100,6 +102,8 @@ class _Loop:
                 logits_BV = self._compact(logits_BV)
 
     def _forward(self, *, is_first: bool) -> Tensor:
+        if self.job.on_step is not None:
+            self.job.on_step()
         inputs = self.model.prepare_inputs_for_generation(
             self.ids_BT,
             next_sequence_length=None if is_first else 1,

@@ -53,6 +53,7 @@ class Queue:
         asked: Iterable[Asked],
         setting: str,
         on_text: Callable[[int, str], None] | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Asked, Any]]:
         """Requests with their outputs, as they finish; those not waited for are aborted.
 
@@ -68,6 +69,8 @@ class Queue:
                     rows += following.rows
                     running[self.submit(following, setting)] = following
                     following = next(waiting, None)
+                if on_step is not None:
+                    on_step()
                 for output in self._step():
                     one = running[output.request_id]
                     if on_text is not None:

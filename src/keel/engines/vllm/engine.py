@@ -85,9 +85,12 @@ class VllmEngine:
         recording: Recording = Recording(),
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Results[Completion]:
         """Answer prompts, each completion as it finishes. Each prompt's seed decides its draws."""
-        completions = self._completions(prompts, sampling, seed, recording, interventions, on_text)
+        completions = self._completions(
+            prompts, sampling, seed, recording, interventions, on_text, on_step
+        )
         return self._calls.begin(completions, (one.layer for one in interventions))
 
     def _completions(
@@ -98,6 +101,7 @@ class VllmEngine:
         recording: Recording,
         interventions: Sequence[Intervention],
         on_text: Callable[[int, str], None] | None,
+        on_step: Callable[[], None] | None,
     ) -> Generator[Completion, None, Firing | None]:
         records = recording.means or bool(recording.probes)
         check_recordable(sampling, means=recording.means)
@@ -116,7 +120,7 @@ class VllmEngine:
 
         with self._probing(recording), self._under(interventions) as setting:
             for one, output in self.queue.run(
-                map(asked, itertools.count(), prompts), setting.name, on_text
+                map(asked, itertools.count(), prompts), setting.name, on_text, on_step
             ):
                 yield self._completion(one, output, recording, sampling)
             return self._firing(setting)

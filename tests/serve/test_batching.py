@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 
 from keel.drift import Gauge
+from keel.engines import Results
 from keel.errors import NotAppliedError, UsageError
 from keel.geometry import unit
-from keel.serve import Asked, Gatherer, Held
+from keel.serve import PendingRequest, RequestBatcher, ServedModel
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, Prompt, Sampling
 
@@ -47,13 +48,28 @@ class Counted(FakeEngine):
         return firing
 
 
+class Endless(Counted):
+    """Makes steps for an hour before its first answer."""
+
+    def generate(self, prompts, sampling, *, on_step, **rest):
+        ends = time.monotonic() + 3600
+
+        def steps():
+            while time.monotonic() < ends:
+                on_step()
+                time.sleep(0.005)
+            yield from super(Endless, self).generate(prompts, sampling, **rest)
+
+        return Results(steps())
+
+
 @pytest.fixture
 def gathered():
     """Makes gatherers, and closes them."""
-    made: list[Gatherer] = []
+    made: list[RequestBatcher] = []
 
-    def make(engine: FakeEngine, *, capped: bool = True, **settings: Any) -> Gatherer:
-        made.append(Gatherer(held_by(engine, capped), **{"quiet_s": 0.2, **settings}))
+    def make(engine: FakeEngine, *, capped: bool = True, **settings: Any) -> RequestBatcher:
+        made.append(RequestBatcher(held_by(engine, capped), **{"quiet_s": 0.2, **settings}))
         return made[-1]
 
     yield make
@@ -61,18 +77,18 @@ def gathered():
         one.close()
 
 
-def held_by(engine: FakeEngine, capped: bool = True) -> Held:
+def held_by(engine: FakeEngine, capped: bool = True) -> ServedModel:
     direction = unit(engine.axis.vector[LAYER])
     floors = Floors((Floor(LAYER, direction, 2.5),), "layers_2:3-p50")
     gauge = Gauge.of(engine, engine.axis, layer=LAYER)
-    return Held(cast(Any, engine), gauge, floors if capped else None)
+    return ServedModel(cast(Any, engine), gauge, floors if capped else None)
 
 
-def asked(text: str, sampling: Sampling = Sampling(), seed: int = 0) -> Asked:
-    return Asked(Prompt(text, Conversation((Message("user", text),))), sampling, seed)
+def asked(text: str, sampling: Sampling = Sampling(), seed: int = 0) -> PendingRequest:
+    return PendingRequest(Prompt(text, Conversation((Message("user", text),))), sampling, seed)
 
 
-def answers(gatherer: Gatherer, *requests: Asked) -> list[str]:
+def answers(gatherer: RequestBatcher, *requests: PendingRequest) -> list[str]:
     assert all(gatherer.offer(one) for one in requests)
     return [one.future.result(WAIT_S).completion.text for one in requests]
 
@@ -113,7 +129,7 @@ def test_one_thread_asks_the_engine_however_many_ask_us(gathered):
     gatherer = gathered(engine, quiet_s=0.01)
     requests = [asked(f"number {n}") for n in range(40)]
 
-    def offer(part: list[Asked]) -> None:
+    def offer(part: list[PendingRequest]) -> None:
         assert all(gatherer.offer(one) for one in part)
 
     threads = [threading.Thread(target=offer, args=(requests[n::4],)) for n in range(4)]
@@ -160,7 +176,7 @@ def test_a_request_that_was_cancelled_is_not_answered(gathered):
 
 def test_a_full_queue_takes_no_more_until_there_is_room(gathered):
     release = threading.Event()
-    gatherer = gathered(Counted(reply=waiting_for(release)), most=2, quiet_s=0.01)
+    gatherer = gathered(Counted(reply=waiting_for(release)), max_waiting=2, quiet_s=0.01)
     first = asked("first")
     assert gatherer.offer(first)
     until(first.future.running)
@@ -174,9 +190,9 @@ def test_a_full_queue_takes_no_more_until_there_is_room(gathered):
 
 
 def test_closing_stops_what_is_at_work_and_tells_those_who_wait(gathered):
-    """The engine would go on for an hour."""
+    """The engine would go on for an hour, one step at a time."""
     before = threading.active_count()
-    gatherer = gathered(Counted(reply=waiting_for(threading.Event())), quiet_s=0.01)
+    gatherer = gathered(Endless(), quiet_s=0.01)
     running, waiting = asked("running"), asked("waiting")
     assert gatherer.offer(running)
     until(running.future.running)

@@ -1,7 +1,7 @@
-"""A run's model as it is to be served: its engine, its floors, and the gauge that watches it.
+"""A run's model as it is served: its engine, its floors, and the gauge that measures its answers.
 
-Capped by the run's chosen setting unless another is named. Uncapped only where that is asked for
-by name: to be served unheld by mistake is the worst that can happen to a user.
+Capped by the run's chosen setting unless another is named, and uncapped only if that is requested
+by name: a model that is served uncapped by mistake is the worst that can happen to a user.
 """
 
 from __future__ import annotations
@@ -12,29 +12,24 @@ from typing import Any
 
 from keel import pipeline
 from keel.drift import Gauge
-from keel.engines import ChatTemplate, Engine, open_engine, settings_class
+from keel.engines import Engine, open_engine, settings_class
 from keel.errors import MissingArtifactError, UsageError
 from keel.store import Run, open_run
 from keel.types import UNSTEERED, Floors
 
 
 @dataclass(frozen=True)
-class Held:
-    """What answers, what holds it, and what watches it."""
+class ServedModel:
+    """An engine with the floors that cap it and the gauge that places its answers on the axis."""
 
     engine: Engine
     gauge: Gauge
     floors: Floors | None
-    """None: uncapped, because that was asked for."""
-
-    @property
-    def template(self) -> ChatTemplate:
-        """The model's chat template."""
-        return self.engine.template
+    """None: uncapped, on request."""
 
     @property
     def setting(self) -> str:
-        """Name of the floors, `none` where there are none."""
+        """Name of the floors; `none` if uncapped."""
         return UNSTEERED if self.floors is None else self.floors.name
 
     def close(self) -> None:
@@ -42,21 +37,21 @@ class Held:
         self.engine.close()
 
 
-def open_held(
+def open_served(
     path: str | Path, *, setting: str | None = None, engine: str = "transformers", **opening: Any
-) -> Held:
-    """The model of a run under a setting; `opening` goes to the engine: device, dtype, ...
+) -> ServedModel:
+    """Open the model of a run under a setting; `opening` goes to the engine: device, dtype, ...
 
     Raises MissingArtifactError for a run without floors, unless the setting is `none`, and
     UsageError for a setting or an option that does not exist.
     """
     run = open_run(Path(path).resolve())
     floors = _floors(run, setting)
-    _check_opening(engine, opening)
+    _check_options(engine, opening)
     opened = open_engine(run.identity.model_id, engine=engine, **opening)
     pipeline.check_same_model(opened, run.axis)
     layer = pipeline.drift_layer(run.axis, floors)
-    return Held(opened, Gauge.of(opened, run.axis, layer=layer, floors=floors), floors)
+    return ServedModel(opened, Gauge.of(opened, run.axis, layer=layer, floors=floors), floors)
 
 
 def _floors(run: Run, setting: str | None) -> Floors | None:
@@ -71,9 +66,9 @@ def _floors(run: Run, setting: str | None) -> Floors | None:
     return floors
 
 
-def _check_opening(engine: str, given: dict[str, Any]) -> None:
+def _check_options(engine: str, options: dict[str, Any]) -> None:
     known = [field.name for field in fields(settings_class(engine))]
-    unknown = sorted(set(given) - set(known))
+    unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(
             f"the {engine} engine has no option {', '.join(unknown)}; there are setting, engine, "

@@ -15,11 +15,10 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolCall
 
 from keel.errors import UsageError
-from keel.serve.inspect_asking import (
+from keel.serve.inspect_requests import (
     check_doable,
     conversation_of,
-    cut_at,
-    draws_of,
+    conversation_seed,
     sampling_of,
 )
 from keel.types import Conversation, Message, Sampling
@@ -96,25 +95,16 @@ def _is_refused(config: GenerateConfig) -> bool:
 def test_draws_differ_between_conversations_seeds_and_times():
     first, second = (Conversation((Message("user", text),)) for text in ("a", "b"))
     seeds = {
-        draws_of(one, seed=seed, again=again)
+        conversation_seed(one, seed=seed, repeat=again)
         for one in (first, second)
         for seed in (0, 1)
         for again in (0, 1)
     }
     assert len(seeds) == 8
-    assert draws_of(first, seed=0, again=0) == draws_of(first, seed=0, again=0)
+    assert conversation_seed(first, seed=0, repeat=0) == conversation_seed(first, seed=0, repeat=0)
     assert all(0 <= seed < 2**56 for seed in seeds)
 
 
-@pytest.mark.parametrize(
-    ("stops", "left"),
-    [
-        ([], "one two three"),
-        (["four"], "one two three"),
-        (["three", "two"], "one "),
-        (["one"], ""),
-        ([""], "one two three"),
-    ],
-)
-def test_a_text_is_cut_at_the_stop_that_comes_first(stops, left):
-    assert cut_at("one two three", stops) == left
+def test_stop_sequences_end_answers_and_empty_ones_are_left_out():
+    asked = GenerateConfig(stop_seqs=["three", "", "two"])
+    assert sampling_of(asked).stop == ("three", "two")

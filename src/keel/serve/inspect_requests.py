@@ -1,4 +1,4 @@
-"""Inspect's words for a request -> Keel's. What Keel cannot do is refused, never left out.
+"""Translates Inspect's requests to Keel's; refuses options that Keel would have to ignore.
 
 Knows nothing of engines.
 """
@@ -35,7 +35,7 @@ _DONE_BY_INSPECT = frozenset(
     }
 )
 _NEUTRAL = {"num_choices": 1, "best_of": 1}
-"""Values that ask for nothing; so do zero, false and empty ones of any option."""
+"""Values without effect; zero, false and empty values of any option have none either."""
 
 
 def conversation_of(messages: Sequence[ChatMessage]) -> Conversation:
@@ -43,26 +43,29 @@ def conversation_of(messages: Sequence[ChatMessage]) -> Conversation:
 
     Raises UsageError for what is not text: tools, images, reasoning.
     """
-    spoken = [Message(_speaker(one), _text(one)) for one in messages]
-    count = next((n for n, one in enumerate(spoken) if one.speaker != "system"), len(spoken))
+    spoken = [Message(_speaker(message), _text(message)) for message in messages]
+    count = next(
+        (n for n, message in enumerate(spoken) if message.speaker != "system"), len(spoken)
+    )
     if count > 1:
-        joined = "\n\n".join(one.content for one in spoken[:count])
+        joined = "\n\n".join(message.content for message in spoken[:count])
         spoken[:count] = [Message("system", joined)]
     return Conversation(tuple(spoken))
 
 
 def sampling_of(config: GenerateConfig) -> Sampling:
-    """How Inspect wants it sampled; what it leaves open is as Keel samples everywhere."""
-    usual = Sampling()
-    return Sampling(
-        usual.max_new_tokens if config.max_tokens is None else config.max_tokens,
-        usual.temperature if config.temperature is None else config.temperature,
-        usual.top_p if config.top_p is None else config.top_p,
-    )
+    """The sampling that Inspect's options describe; Keel's defaults for what they leave open."""
+    given = {
+        "max_new_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "stop": tuple(filter(None, config.stop_seqs or ())),
+    }
+    return Sampling(**{name: value for name, value in given.items() if value is not None})
 
 
 def check_doable(config: GenerateConfig, tools: Sequence[ToolInfo]) -> None:
-    """Raise UsageError where something is asked that would be silently left undone."""
+    """Raise UsageError for tools and for options that Keel would have to ignore."""
     if tools:
         names = ", ".join(tool.name for tool in tools[:5])
         raise UsageError(f"keel models call no tools, and this task has {names}; use one without")
@@ -78,19 +81,13 @@ def check_doable(config: GenerateConfig, tools: Sequence[ToolInfo]) -> None:
         )
 
 
-def draws_of(conversation: Conversation, *, seed: int, again: int) -> int:
+def conversation_seed(conversation: Conversation, *, seed: int, repeat: int) -> int:
     """A seed of the conversation's own, so that no two items of a task share their draws.
 
-    `again` counts from 0 how often the very same was asked before, where that is to matter.
+    `repeat` counts earlier requests with the same conversation; 0 to give each the same draws.
     """
-    said = [(one.speaker, one.content) for one in conversation.messages]
-    return seed_of((seed, again, said))
-
-
-def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the sequences that it holds."""
-    found = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
-    return text[: min(found)] if found else text
+    content = [(message.speaker, message.content) for message in conversation.messages]
+    return seed_of((seed, repeat, content))
 
 
 def _speaker(message: ChatMessage) -> Any:
