@@ -1,8 +1,8 @@
 """Prompts -> rollouts with their response-mean activations, a batch at a time."""
 
-from keel.rollouts.answer import AnsweredBatch, answer_prompts, batch_seed
-from keel.rollouts.cluster import Cluster, ClusterSettings, open_cluster
-from keel.rollouts.reread import read_rollouts
+from keel.rollouts.answer import AnsweredBatch, answer_prompts, batch_seed, read_rollouts
+from keel.rollouts.cluster import Cluster, open_cluster
+from keel.settings import ClusterSettings
 
 __all__ = [
     "AnsweredBatch",

@@ -1,8 +1,8 @@
-"""Many machines: a run's batches shared out over engines on a Ray cluster.
+"""Many machines: a run's batches are distributed over engines on a Ray cluster.
 
-What a batch answers depends on the run's seed, its number and its prompts alone, so it does not
-matter which machine answers it, nor how often. Answers come back to one process, which alone
-writes. Nothing here is loaded until a cluster is opened.
+A batch's answers depend on the run's seed, its number and its prompts alone, so it does not matter
+which machine answers it, nor how often. All answers come back to one process, the only one that
+writes. Ray is loaded only when a cluster is opened.
 """
 
 from keel.rollouts.cluster.cluster import Cluster, open_cluster

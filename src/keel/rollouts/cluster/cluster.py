@@ -1,20 +1,20 @@
-"""Engines on the machines of a Ray cluster, and the one that speaks for all of them."""
+"""Opens engines on the machines of a Ray cluster and answers a run's prompts with all of them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from keel.engines import Batch
+from keel.errors import UsageError
 from keel.rollouts.answer import AnsweredBatch
 from keel.rollouts.cluster.actor import EngineFacts, EngineSpec
 from keel.rollouts.cluster.connection import connected
-from keel.rollouts.cluster.crew import Crew, Job, OnEngines
-from keel.rollouts.cluster.share import Machine, Share, share_out
+from keel.rollouts.cluster.pool import ActorPool, EngineCall, OnEngines
 from keel.settings import ClusterSettings
 from keel.types import ModelIdentity, Prompt, Rollout, Sampling
 
@@ -22,12 +22,12 @@ from keel.types import ModelIdentity, Prompt, Rollout, Sampling
 class Cluster:
     """Engines on many machines, which answer a run's prompts as one engine in one process would.
 
-    Plans as the engine does that was opened first: give the machines about the same memory.
+    The engine that was opened first plans the batches: give all machines about the same memory.
     """
 
-    def __init__(self, crew: Crew, model: str) -> None:
-        self._crew = crew
-        ((_, facts),) = crew.do([Job("the engine's facts", "open")])
+    def __init__(self, pool: ActorPool, model: str) -> None:
+        self._pool = pool
+        ((_, facts),) = pool.run([EngineCall("the engine's facts", "open")])
         self._facts: EngineFacts = facts
         self.identity: ModelIdentity = replace(facts.identity, model_id=model)
 
@@ -38,16 +38,16 @@ class Cluster:
 
     @property
     def lost(self) -> int:
-        """Batches that were lost with their engine and answered again, once for each time."""
-        return sum(job.method == "answer" for job in self._crew.lost)
+        """Number of times that a batch was lost with its engine and answered again."""
+        return sum(call.method == "answer" for call in self._pool.lost)
 
     def template_facts(self) -> dict[str, str]:
-        """What the chat template does of its own accord, to be shown to people."""
+        """What the chat template adds by itself (system prompt, date), in words for display."""
         return self._facts.template
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Sort prompts by length into batches that fit in memory."""
-        ((_, batches),) = self._crew.do([Job("the plan", "plan", (prompts, sampling))])
+        ((_, batches),) = self._pool.run([EngineCall("the plan", "plan", (prompts, sampling))])
         return list(batches)
 
     def answer(
@@ -60,17 +60,17 @@ class Cluster:
         done: Collection[int] = (),
         on_rollout: Callable[[Rollout], None] = lambda rollout: None,
     ) -> Iterator[AnsweredBatch]:
-        """Batches as they finish, in any order, without those done before; as `answer_prompts`."""
-        jobs = [
-            Job(
+        """Answer the batches not in `done` as `answer_prompts` does, each as it finishes."""
+        calls = [
+            EngineCall(
                 f"batch {batch.number}",
                 "answer",
-                (batch.number, [prompts[place] for place in batch.indices], sampling, seed),
+                (batch.number, [prompts[index] for index in batch.indices], sampling, seed),
             )
             for batch in batches
             if batch.number not in done
         ]
-        for _, answered in self._crew.do(jobs):
+        for _, answered in self._pool.run(calls):
             for rollout in answered.rollouts:
                 on_rollout(rollout)
             yield answered
@@ -85,44 +85,101 @@ def open_cluster(
     on_engines: OnEngines = lambda opened, actors: None,
     **settings: Any,
 ) -> Iterator[Cluster]:
-    """Engines on a Ray cluster, opened as `open_engine` would, and closed with the context.
+    """Open engines on a Ray cluster as `open_engine` would; they are closed with the context.
 
-    Waits for the first of them. Raises MissingExtraError without Ray, ClusterError when no
-    cluster answers, UsageError when no machine has room, and what `open_engine` raises.
+    Returns when the first engine is open. Raises MissingExtraError without Ray, ClusterError when
+    no cluster answers, UsageError when no machine has room, and what `open_engine` raises.
     """
     with connected(where.address) as ray:
         gpus = 0 if settings.get("device") == "cpu" else where.gpus
-        share = share_out(_machines(ray), actors=where.actors, gpus=gpus)
-        spread = _spread(engine, settings, share)
-        spec = EngineSpec(_everywhere(model), engine, spread, _threads(share))
-        crew = Crew(ray, spec, share, on_engines)
+        allocation = allocate_engines(_machines(ray), actors=where.actors, gpus=gpus)
+        # A folder by its whole path: actors run in another folder.
+        everywhere = str(Path(model).resolve()) if Path(model).is_dir() else model
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        spec = EngineSpec(
+            everywhere,
+            engine,
+            _spread(engine, settings, allocation),
+            int(threads) if threads.isdigit() and int(threads) else allocation.cpus,
+        )
+        pool = ActorPool(ray, spec, allocation, on_engines)
         try:
-            yield Cluster(crew, model)
+            yield Cluster(pool, model)
         finally:
-            crew.close()
+            pool.close()
 
 
 def _machines(ray: Any) -> list[Machine]:
-    has = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Machine(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in has]
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in resources]
 
 
-def _everywhere(model: str) -> str:
-    """A folder by its whole path: actors stand in another."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-def _spread(engine: str, settings: dict[str, Any], share: Share) -> dict[str, Any]:
+def _spread(engine: str, settings: dict[str, Any], allocation: EngineAllocation) -> dict[str, Any]:
     """The engine's settings for a model that is spread over several GPUs."""
-    if share.gpus < 2:
+    if allocation.gpus < 2:
         return settings
     if engine == "vllm":
-        return {"tensor_parallel_size": share.gpus, **settings}
+        return {"tensor_parallel_size": allocation.gpus, **settings}
     device = settings.get("device", "auto")
     return {**settings, "device": "map" if device == "auto" else device}
 
 
-def _threads(share: Share) -> int:
-    """As many as the engine has cores, or as this process was told to have."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) else share.cpus
+@dataclass(frozen=True)
+class Machine:
+    """CPU cores and GPUs of one machine."""
+
+    cpus: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class EngineAllocation:
+    """Number of engines and their CPUs and GPUs, equal for all."""
+
+    actors: int
+    cpus: int
+    gpus: int
+
+
+def allocate_engines(
+    machines: Sequence[Machine], *, actors: int | None, gpus: int | None
+) -> EngineAllocation:
+    """Number of engines and their CPUs and GPUs, equal for all.
+
+    `gpus` are those of one engine: by default 1 if any machine has one. `actors` is by default the
+    number that fits: one per `gpus` GPUs, else one per machine. A larger number is allowed; the
+    rest then waits for machines to join. Raises UsageError when no machine has room for one engine.
+
+    >>> allocate_engines([Machine(8), Machine(4)], actors=None, gpus=None)
+    EngineAllocation(actors=2, cpus=4, gpus=0)
+    >>> allocate_engines([Machine(8, gpus=4)] * 2, actors=None, gpus=2)
+    EngineAllocation(actors=4, cpus=1, gpus=2)
+    """
+    largest = max((machine.gpus for machine in machines), default=0)
+    if gpus is None:
+        gpus = min(1, largest)
+    fitting = _engines_that_fit(machines, 1, gpus)
+    if not fitting:
+        if not any(machine.cpus for machine in machines):
+            raise UsageError(
+                "no machine of the cluster has a CPU to give; add machines with: "
+                "ray start --address"
+            )
+        raise UsageError(
+            f"an engine on {gpus} GPUs was asked for, but the largest machine of the cluster has "
+            f"{largest}; ask for {largest} or fewer, or add larger machines"
+        )
+    if gpus:
+        return EngineAllocation(actors or fitting, 1, gpus)
+    cpus = sorted(machine.cpus for machine in machines if machine.cpus)
+    if actors is None:
+        return EngineAllocation(len(cpus), cpus[0], 0)
+    sizes = (n for n in range(cpus[-1], 1, -1) if _engines_that_fit(machines, n, 0) >= actors)
+    return EngineAllocation(actors, next(sizes, 1), 0)
+
+
+def _engines_that_fit(machines: Sequence[Machine], cpus: int, gpus: int) -> int:
+    return sum(
+        min(machine.cpus // cpus, machine.gpus // gpus if gpus else machine.cpus)
+        for machine in machines
+    )

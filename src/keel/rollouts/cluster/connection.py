@@ -1,4 +1,4 @@
-"""The way to a Ray cluster: found in seconds, or refused in one line."""
+"""Connects to a Ray cluster within seconds, or raises an error of one line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ _WORDS = ("auto", "local")
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The `ray` module, connected to `address` for as long as the context lasts.
+    """The `ray` module, connected to `address` while the context lasts.
 
-    A connection that this process has already is used and left alone, wherever it leads.
-    Raises MissingExtraError without Ray, UsageError for what is no address, ClusterError when no
+    A connection that this process already has is used and left open, whatever its address.
+    Raises MissingExtraError without Ray, UsageError for a malformed address, ClusterError when no
     cluster answers.
     """
-    ray = _ray()
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError(
+            "Ray is not installed; pip install 'keel-llm[cluster]', here and on every machine of "
+            "the cluster"
+        ) from error
     if ray.is_initialized():
         yield ray
         return
-    address = _found(address)
+    address = _resolved(address)
     _check_address(address)
     try:
         _connect(ray, address)
@@ -38,25 +44,14 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "Ray is not installed; pip install 'keel-llm[cluster]', here and on every machine of "
-            "the cluster"
-        ) from error
-    return ray
-
-
-def _found(address: str) -> str:
-    """Where `auto` leads, so that it can be checked like any other address: what Ray remembers of
-    a cluster that has died it would try for minutes."""
+def _resolved(address: str) -> str:
+    """The HOST:PORT that `auto` stands for, to be checked like any other address: Ray itself would
+    try a remembered cluster that has died for minutes."""
     if address != "auto":
         return address
     try:
         from ray._private.services import canonicalize_bootstrap_address
-    except ImportError:  # not an API: then Ray has to find out by itself
+    except ImportError:  # not a public function: then Ray has to find out by itself
         return address
     try:
         return str(canonicalize_bootstrap_address(address) or address)
@@ -70,7 +65,7 @@ def _connect(ray: Any, address: str) -> None:
     own = {}
     if address == "local":
         own = {"include_dashboard": False}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     try:
         ray.init(address=address, **quiet, **own)
     except (
@@ -88,7 +83,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Refuse what Ray would look for in vain: it takes two minutes, and then exits."""
+    """Refuse an address without a Ray head: Ray would try it for two minutes, then exit."""
     if address in _WORDS:
         return
     if address.startswith("ray://"):
@@ -109,7 +104,7 @@ def _check_address(address: str) -> None:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers as Ray's head does, which is gRPC: RFC 9113, section 3.4."""
+    """Whether the server speaks HTTP/2, as gRPC and so Ray's head does (RFC 9113, section 3.4)."""
     connection.sendall(_HELLO)
     return connection.recv(9)[3:4] == _SETTINGS
 

@@ -13,8 +13,8 @@ import pytest
 
 from keel.errors import ClusterError, ModelLoadError, ModelMismatchError
 from keel.rollouts.cluster.actor import EngineFacts, EngineSpec
-from keel.rollouts.cluster.crew import Crew, Job
-from keel.rollouts.cluster.share import Share
+from keel.rollouts.cluster.cluster import EngineAllocation
+from keel.rollouts.cluster.pool import ActorPool, EngineCall
 from keel.types import ModelIdentity
 
 SPEC = EngineSpec("tiny", "transformers", {}, 1)
@@ -89,84 +89,84 @@ class PlayedRay:
         return SimpleNamespace(remote=ask, options=lambda **_: SimpleNamespace(remote=ask))
 
 
-def crew_of(actors: int, answers: Any, **more: Any) -> Crew:
-    """A crew whose actors open well, unless `answers` says otherwise."""
-    return Crew(
+def pool_of(actors: int, answers: Any, **more: Any) -> ActorPool:
+    """A pool whose actors open well, unless `answers` says otherwise."""
+    return ActorPool(
         PlayedRay(lambda *asked: answers(*asked) or (FACTS if asked[1] == "open" else asked)),
         SPEC,
-        Share(actors, 1, 0),
+        EngineAllocation(actors, 1, 0),
         **more,
     )
 
 
-def batches(count: int) -> list[Job]:
-    return [Job(f"batch {n}", "answer", (n,)) for n in range(count)]
+def batches(count: int) -> list[EngineCall]:
+    return [EngineCall(f"batch {n}", "answer", (n,)) for n in range(count)]
 
 
-def done(crew: Crew, jobs: list[Job]) -> list[tuple[str, int]]:
+def done(pool: ActorPool, jobs: list[EngineCall]) -> list[tuple[str, int]]:
     """(job, actor that did it), as they finished."""
-    return [(job.name, found[0]) for job, found in crew.do(jobs)]
+    return [(job.name, found[0]) for job, found in pool.run(jobs)]
 
 
 def test_each_job_is_done_once_by_whoever_is_free():
-    crew = crew_of(2, lambda *_: None)
-    assert sorted(done(crew, batches(5))) == [
+    pool = pool_of(2, lambda *_: None)
+    assert sorted(done(pool, batches(5))) == [
         *(("batch 0", 0), ("batch 1", 1), ("batch 2", 0), ("batch 3", 1), ("batch 4", 0))
     ]
-    assert crew.lost == []
+    assert pool.lost == []
 
 
 def test_what_an_actor_took_with_it_is_done_before_anything_new():
     """Actor 0 is lost with batch 0; actor 1, done with batch 1, goes on with 0, not with 2."""
     lost = deque([RayError("its machine is gone")])
-    crew = crew_of(
+    pool = pool_of(
         2, lambda actor, method, *which: lost.popleft() if lost and which == (0,) else None
     )
-    assert done(crew, batches(4))[:2] == [("batch 1", 1), ("batch 0", 1)]
-    assert [job.name for job in crew.lost] == ["batch 0"]
+    assert done(pool, batches(4))[:2] == [("batch 1", 1), ("batch 0", 1)]
+    assert [job.name for job in pool.lost] == ["batch 0"]
 
 
 def test_an_actor_that_comes_back_is_opened_before_it_is_asked_again():
     lost = deque([RayError("gone")])
-    crew = crew_of(1, lambda actor, method, *which: lost.popleft() if lost and which else None)
-    assert done(crew, batches(2)) == [("batch 0", 0), ("batch 1", 0)]
-    asked = [one[1:] for one in crew._ray.asked]
+    pool = pool_of(1, lambda actor, method, *which: lost.popleft() if lost and which else None)
+    assert done(pool, batches(2)) == [("batch 0", 0), ("batch 1", 0)]
+    asked = [one[1:] for one in pool._ray.asked]
     assert asked == [("open",), ("answer", 0), ("open",), ("answer", 0), ("answer", 1)]
 
 
 def test_an_actor_given_up_is_done_without():
-    crew = crew_of(2, lambda actor, *_: ActorDiedError("too often") if actor == 0 else None)
-    assert {actor for _, actor in done(crew, batches(3))} == {1}
+    pool = pool_of(2, lambda actor, *_: ActorDiedError("too often") if actor == 0 else None)
+    assert {actor for _, actor in done(pool, batches(3))} == {1}
 
 
 def test_without_any_actor_left_it_ends_and_says_how_to_go_on():
-    crew = crew_of(2, lambda *_: ActorDiedError("The actor died.\nmany more lines"))
+    pool = pool_of(2, lambda *_: ActorDiedError("The actor died.\nmany more lines"))
     with pytest.raises(ClusterError, match=r"no engine .* is left: The actor died; .*run the same"):
-        done(crew, batches(3))
+        done(pool, batches(3))
 
 
 def test_a_batch_that_kills_every_actor_ends_the_run():
-    crew = crew_of(2, lambda actor, method, *which: RayError("killed") if which == (1,) else None)
+    pool = pool_of(2, lambda actor, method, *which: RayError("killed") if which == (1,) else None)
     with pytest.raises(ClusterError, match=r"batch 1 was lost 5 times .* last: killed; .*memory"):
-        done(crew, batches(3))
+        done(pool, batches(3))
 
 
 def test_an_error_of_ours_comes_over_as_its_own_line():
     """Ray's own text would be a traceback."""
     refused = RayTaskError(ModelLoadError("on node-7: cannot load model 'x'"))
     with pytest.raises(ModelLoadError, match="^on node-7: cannot load model 'x'$"):
-        done(crew_of(1, lambda *_: refused), batches(1))
+        done(pool_of(1, lambda *_: refused), batches(1))
 
 
 def test_a_bug_on_another_machine_comes_over_with_its_traceback():
     with pytest.raises(RayTaskError, match="a traceback of many lines"):
-        done(crew_of(1, lambda *_: RayTaskError(ZeroDivisionError())), batches(1))
+        done(pool_of(1, lambda *_: RayTaskError(ZeroDivisionError())), batches(1))
 
 
 def test_a_machine_without_keel_is_named_as_such():
     failed = RuntimeError("The actor with name EngineActor failed to import on the worker.")
     with pytest.raises(ClusterError, match="cannot load Keel; install the same version"):
-        done(crew_of(1, lambda *_: RayTaskError(failed)), batches(1))
+        done(pool_of(1, lambda *_: RayTaskError(failed)), batches(1))
 
 
 @pytest.mark.parametrize(
@@ -180,34 +180,34 @@ def test_a_machine_without_keel_is_named_as_such():
 )
 def test_a_machine_that_would_answer_otherwise_is_refused(other, said):
     facts = replace(FACTS, host="second", **other)
-    crew = crew_of(2, lambda actor, method, *_: facts if (actor, method) == (1, "open") else None)
+    pool = pool_of(2, lambda actor, method, *_: facts if (actor, method) == (1, "open") else None)
     with pytest.raises(ModelMismatchError, match=f"second has {said}"):
-        done(crew, batches(8))
+        done(pool, batches(8))
 
 
 def test_it_tells_how_many_engines_are_open():
     """Two open; the first is lost with its batch, and comes back."""
     told: list[tuple[int, int]] = []
     lost = deque([RayError("gone")])
-    crew = crew_of(
+    pool = pool_of(
         2,
         lambda actor, method, *which: lost.popleft() if lost and which == (0,) else None,
         on_engines=lambda *now: told.append(now),
     )
-    done(crew, batches(6))
+    done(pool, batches(6))
     assert told == [(0, 2), (1, 2), (2, 2), (1, 2), (2, 2)]
 
 
 def test_jobs_that_nobody_waits_for_any_more_are_not_taken_for_others():
     """The first caller leaves while batch 1 is at work; the second gets its own answers only."""
-    crew = crew_of(2, lambda *_: None)
-    for _ in crew.do(batches(2)):
+    pool = pool_of(2, lambda *_: None)
+    for _ in pool.run(batches(2)):
         break
-    assert sorted(name for name, _ in done(crew, batches(3))) == ["batch 0", "batch 1", "batch 2"]
+    assert sorted(name for name, _ in done(pool, batches(3))) == ["batch 0", "batch 1", "batch 2"]
 
 
 def test_closing_stops_every_actor():
-    crew = crew_of(3, lambda *_: None)
-    done(crew, batches(1))
-    crew.close()
-    assert sorted(crew._ray.killed) == [0, 1, 2]
+    pool = pool_of(3, lambda *_: None)
+    done(pool, batches(1))
+    pool.close()
+    assert sorted(pool._ray.killed) == [0, 1, 2]
