@@ -6,8 +6,7 @@ import torch
 
 from keel.geometry import cosine
 from keel.personas.alignment import _resampled, _shuffled, pc1_alignments
-from keel.personas.cells import gather_cells
-from keel.personas.places import Places
+from keel.personas.cells import RolloutIndex, gather_cells
 from tests.personas.synthetic import SPREAD, Planted, mapped
 from tests.reference import persona_vectors as plain
 
@@ -29,7 +28,7 @@ def test_alignment_agrees_with_the_space():
 
 
 def cells_of(planted):
-    return gather_cells(Places.of(planted.prompts, lambda _: True), planted.batches(), 2**20)
+    return gather_cells(RolloutIndex.of(planted.prompts, lambda _: True), planted.batches(), 2**20)
 
 
 def test_a_true_axis_stands_out():

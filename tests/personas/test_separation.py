@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from keel.personas import map_personas
-from keel.personas.places import Places
-from keel.personas.separation import held_out_separations
+from keel.personas.cells import RolloutIndex
+from keel.personas.quality import held_out_separations
 from keel.types import ModelIdentity
 from tests.personas.synthetic import QUICK, SPREAD, Planted, handmade, mapped
 from tests.reference import persona_vectors as plain
@@ -72,7 +72,7 @@ def test_intervals_hold_their_value_and_narrow_with_more_data():
 
 
 def separations(prompts, batches, axis, resamples=5):
-    places = Places.of(prompts, lambda _: True)
+    places = RolloutIndex.of(prompts, lambda _: True)
     axis_LD = torch.tensor([axis], dtype=torch.float32)
     return held_out_separations(batches(), places, (axis_LD, axis_LD), resamples=resamples, seed=0)
 
@@ -144,6 +144,6 @@ def test_intervals_cover_the_truth():
 
 def test_a_sample_keeps_the_default_however_many_the_roles():
     prompts, _ = handmade({"default": [(0,)] * 6, **{f"r{n}": [(0,)] * 6 for n in range(50)}})
-    rows = list(Places.of(prompts, lambda _: True).sampled(6, seed=0).row.values())
+    rows = list(RolloutIndex.of(prompts, lambda _: True).sampled(6, seed=0).row.values())
     assert rows.count(0) == 6
     assert len(rows) == 12

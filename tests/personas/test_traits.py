@@ -178,10 +178,9 @@ def test_a_trait_whose_pairs_do_not_differ_in_score_is_dropped_and_listed():
 
 
 def test_pairs_that_gain_from_their_prompts_together_differ():
-    judged = lambda gain: Judgement("x", "fully", gain)  # noqa: E731
     differs = gain_together(0.05)
-    assert differs(judged(0.14), judged(-0.02))
-    assert not differs(judged(0.07), judged(0.02))
+    assert differs(0.14, -0.02)
+    assert not differs(0.07, 0.02)
 
 
 def test_a_pair_is_of_one_question_and_one_pair_of_prompts():

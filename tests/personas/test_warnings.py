@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from keel.personas.cells import gather_cells
-from keel.personas.places import Places
-from keel.personas.warnings import map_warnings
+from keel.personas.cells import RolloutIndex, gather_cells
+from keel.personas.mapping import map_warnings
 from keel.types import Interval, LayerQuality
 from tests.personas.synthetic import SPREAD, Planted, mapped
 
@@ -35,11 +34,11 @@ GOOD = LayerQuality(
 @pytest.fixture(scope="module")
 def plenty():
     planted = Planted({f"r{n}": 0.0 for n in range(20)}, questions=10, layers=1, strengths=(1,))
-    return gather_cells(Places.of(planted.prompts, lambda _: True), planted.batches(), 2**20)
+    return gather_cells(RolloutIndex.of(planted.prompts, lambda _: True), planted.batches(), 2**20)
 
 
 def test_a_good_map_of_enough_data_is_not_warned_of(plenty):
-    assert map_warnings(plenty, GOOD, {}) == ()
+    assert not list(map_warnings(plenty, GOOD, {}))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """Rollouts' activations and judgements -> vectors, persona space and trait space, the axis."""
 
+from keel.personas.axis import fit_space
 from keel.personas.mapping import map_personas
-from keel.personas.pairs import PairTest, differ_in_score, gain_together
-from keel.personas.space import fit_space
-from keel.personas.traits import map_traits
+from keel.personas.traits import PairTest, differ_in_score, gain_together, map_traits
 from keel.settings import MapSettings, TraitSettings
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How far the axis is the first principal component, and how far it would be by chance.
+"""|cosine| of the axis with the first principal component, and what it would be by chance.
 
 A high |cos(axis, PC1)| alone proves nothing: models with random weights have it, too. So it comes
 with an interval (roles and question folds resampled) and a null (labels shuffled). Both only mix
@@ -7,7 +7,6 @@ cells anew; through the cells' Gram matrix no resample touches the hidden dimens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,20 +42,25 @@ def pc1_alignments(cells: Cells, *, resamples: int, shuffles: int, seed: int) ->
     draw = torch.Generator().manual_seed(seed)
     real = _resampled(cells.counts_NF, resamples, draw)
     null = _shuffled(cells.counts_NF, shuffles, draw)
-    found = []
-    for gram_MM in _grams(cells):
+    counts_NF = cells.counts_NF.clamp_min(1)
+    alignments = []
+    for layer in range(cells.sums_NFLD.shape[2]):
+        means_NFD = cells.sums_NFLD[:, :, layer].double() / counts_NF[..., None]
+        # Rows are nearly parallel: what all share is taken out before it drowns the rest.
+        means_MD = (means_NFD - means_NFD.mean((0, 1))).flatten(0, 1)
+        gram_MM = means_MD @ means_MD.T
         value, *resampled = real.cosines(gram_MM).tolist()
-        spread = percentile_interval(value, np.array(resampled))
-        found.append(Alignment(spread, float(torch.quantile(null.cosines(gram_MM), 0.95))))
-    return found
+        interval = percentile_interval(value, np.array(resampled))
+        alignments.append(Alignment(interval, float(torch.quantile(null.cosines(gram_MM), 0.95))))
+    return alignments
 
 
 @dataclass(frozen=True)
 class _Mixes:
-    """Ways to make all rows anew, each from one cell of every fold."""
+    """Resampled rows: each row of each mix is a weighted mean of one cell of every fold."""
 
     cell_SNF: Int[Tensor, "mix row fold"]
-    """Place of the cell among all, row by row."""
+    """Index of the cell among all, row by row."""
     share_SNF: Float[Tensor, "mix row fold"]
     """Its share in the new row; the shares of a row sum to 1."""
 
@@ -68,7 +72,7 @@ class _Mixes:
 
 
 def _resampled(counts_NF: Tensor, resamples: int, draw: torch.Generator) -> _Mixes:
-    """The rows as they are, then with roles and folds drawn again; the default stays."""
+    """The rows as they are, then resampled by role and fold; the default stays."""
     rows, folds = counts_NF.shape
     source_SN = torch.randint(1, rows, (1 + resamples, rows), generator=draw)
     source_SN[:, 0] = 0
@@ -84,7 +88,7 @@ def _resampled(counts_NF: Tensor, resamples: int, draw: torch.Generator) -> _Mix
 
 
 def _shuffled(counts_NF: Tensor, shuffles: int, draw: torch.Generator) -> _Mixes:
-    """Rows change their cells with one another within each fold, the default's too."""
+    """Rows shuffled within each fold, the default's too."""
     rows, folds = counts_NF.shape
     source_SNF = torch.rand(shuffles, rows, folds, generator=draw).argsort(1)
     return _mixes(source_SNF, counts_NF[source_SNF, torch.arange(folds)])
@@ -94,16 +98,6 @@ def _mixes(source_SNF: Tensor, weighed_SNF: Tensor) -> _Mixes:
     folds = source_SNF.shape[-1]
     total_SN = weighed_SNF.sum(-1, keepdim=True).clamp_min(1)
     return _Mixes(source_SNF * folds + torch.arange(folds), weighed_SNF.double() / total_SN)
-
-
-def _grams(cells: Cells) -> Iterator[Float[Tensor, "cell cell"]]:
-    """Inner products of all cells' means, layer by layer, in float64."""
-    counts_NF = cells.counts_NF.clamp_min(1)
-    for layer in range(cells.sums_NFLD.shape[2]):
-        means_NFD = cells.sums_NFLD[:, :, layer].double() / counts_NF[..., None]
-        # Rows are nearly parallel: what all share is taken out before it drowns the rest.
-        means_MD = (means_NFD - means_NFD.mean((0, 1))).flatten(0, 1)
-        yield means_MD @ means_MD.T
 
 
 def _inner(cell_SNF: Tensor, share_SNF: Tensor, gram_MM: Tensor) -> Float[Tensor, "mix row row"]:

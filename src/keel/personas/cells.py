@@ -1,26 +1,66 @@
-"""Sums of activations by role and question fold: all that the map needs, whatever the rollouts.
+"""Sums of activations by role and question fold: all that a map needs, whatever the rollouts.
 
 Row 0 is the default, then the roles. Folds hold whole questions, dealt round robin, and there is
-an even number of them: the parity of a question is its half, so that what is found on one half
-can be tried on questions that it never saw.
+an even number of them: the parity of a question is its half, so that what is fitted on one half
+can be tested on questions that it never saw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keel.errors import NotFiniteError, TooFewSamplesError
-from keel.personas.places import Places
-from keel.types import ActivationBatch
+from keel.errors import ModelMismatchError, NotFiniteError, TooFewSamplesError
+from keel.types import ActivationBatch, ModelIdentity, Prompt
 
 _MOST_FOLDS = 20
 _MOST_CELLS = 1500
 """The Gram matrix of all cells is made at each layer; past this it costs more than it tells."""
+
+
+@dataclass(frozen=True)
+class RolloutIndex:
+    """Row and question of each rollout; those that do not count, or have no prompt, have no row."""
+
+    roles: tuple[str, ...]
+    row: Mapping[str, int]
+    """Rollout id -> 0 for the default, 1 + the index of its role."""
+    question: Mapping[str, int]
+    """Rollout id -> rank of its question, for every prompt. Its parity is the question's half."""
+    questions: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], is_counted: Callable[[Prompt], bool]) -> RolloutIndex:
+        """Index of the prompts' rollouts; the default's always count."""
+        roles = tuple(dict.fromkeys(p.role for p in prompts if not p.is_default))
+        rows = {role: 1 + n for n, role in enumerate(roles)}
+        ranks = {q: n for n, q in enumerate(sorted({p.question_index for p in prompts}))}
+        return cls(
+            roles,
+            {p.id: rows.get(p.role, 0) for p in prompts if p.is_default or is_counted(p)},
+            {p.id: ranks[p.question_index] for p in prompts},
+            len(ranks),
+        )
+
+    def keeping(self, roles: Sequence[str]) -> RolloutIndex:
+        """The index with the rows of the default and some roles only."""
+        new = {0: 0, **{1 + self.roles.index(role): 1 + n for n, role in enumerate(roles)}}
+        rows = {id: new[row] for id, row in self.row.items() if row in new}
+        return replace(self, roles=tuple(roles), row=rows)
+
+    def sampled(self, most: int, seed: int) -> RolloutIndex:
+        """At most so many rollouts of the default, and as many of all roles together."""
+        # Apart, for at full scale the default's are one in three hundred.
+        default = [id for id, row in self.row.items() if row == 0]
+        playing = [id for id, row in self.row.items() if row > 0]
+        draw = Random(seed)
+        kept = [id for ids in (default, playing) for id in draw.sample(ids, min(most, len(ids)))]
+        return replace(self, row={id: self.row[id] for id in kept})
 
 
 @dataclass(frozen=True)
@@ -48,13 +88,15 @@ class Cells:
         """Mean token norm over default responses."""
         return (self.norm_sums_L / self.default_count).float()
 
-    def means(self) -> Float[Tensor, "row layer hidden"]:
-        """Mean activation of the default and of each role; each rollout weighs the same."""
-        return self._means(slice(None))
+    def means(self, half: int | None = None) -> Float[Tensor, "row layer hidden"]:
+        """Mean activation of the default and of each role; each rollout weighs the same.
 
-    def half(self, number: int) -> Float[Tensor, "row layer hidden"]:
-        """The same over the questions of one half; NaN for a row that has no rollout there."""
-        return self._means(slice(number, None, 2))
+        Over the questions of one half (0 or 1) where it is given; NaN for a row that has no
+        rollout there.
+        """
+        folds = slice(None) if half is None else slice(half, None, 2)
+        counts_N = self.counts_NF[:, folds].sum(1)
+        return self.sums_NFLD[:, folds].sum(1) / counts_N[:, None, None]
 
     def keeping(self, roles: Sequence[str]) -> Cells:
         """The cells of the default and some roles only."""
@@ -63,19 +105,9 @@ class Cells:
         rows = [0, *(1 + self.roles.index(role) for role in roles)]
         return Cells(tuple(roles), self.sums_NFLD[rows], self.counts_NF[rows], self.norm_sums_L)
 
-    def _means(self, folds: slice) -> Float[Tensor, "row layer hidden"]:
-        counts_N = self.counts_NF[:, folds].sum(1)
-        return self.sums_NFLD[:, folds].sum(1) / counts_N[:, None, None]
-
-
-def axis_of(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "layer hidden"]:
-    """Mean default − unweighted mean of role vectors (Lu et al. 2026, §3.1)."""
-    # A role may have no rollout in a half of the questions; it has no mean there.
-    return means_NLD[0] - means_NLD[1:].nanmean(0)
-
 
 def gather_cells(
-    places: Places,
+    index: RolloutIndex,
     batches: Iterable[ActivationBatch],
     folds_bytes: int,
     *,
@@ -87,45 +119,60 @@ def gather_cells(
     """
     cells = None
     for batch in batches:
-        _check_finite(batch)
+        finite_B = torch.isfinite(batch.means_BLD).flatten(1).all(1)
+        finite_B &= torch.isfinite(batch.norms_BL).all(1)
+        if not bool(finite_B.all()):
+            bad = batch.rollout_ids[int(finite_B.int().argmin())]
+            raise NotFiniteError(
+                f"activations of rollout {bad} hold NaN or Inf; extract again with --dtype float32"
+            )
         if cells is None:
-            cells = _empty(places, batch.means_BLD.shape[1:], folds_bytes, most_cells)
-        _add(batch, places, cells)
+            cells = _empty_cells(index, batch.means_BLD.shape[1:], folds_bytes, most_cells)
+        _add(batch, index, cells)
     if cells is None:
         raise TooFewSamplesError("there are no activations to map; extract some first")
     return cells
 
 
-def _empty(places: Places, shape: torch.Size, folds_bytes: int, most_cells: int) -> Cells:
-    rows = 1 + len(places.roles)
+def check_shape(cells: Cells, identity: ModelIdentity) -> None:
+    """Raise ModelMismatchError unless the activations have the model's layers and width."""
+    layers, hidden = cells.sums_NFLD.shape[2:]
+    if (layers, hidden) != (identity.layers, identity.hidden_size):
+        raise ModelMismatchError(
+            f"activations are of {layers} layers × {hidden}, and {identity.model_id} has "
+            f"{identity.layers} × {identity.hidden_size}; pass the activations of that model"
+        )
+
+
+def check_default(cells: Cells) -> None:
+    """Raise TooFewSamplesError where the default has no rollout."""
+    if cells.default_count == 0:
+        raise TooFewSamplesError("there is no default rollout; ask the model as itself, too")
+
+
+def _empty_cells(
+    index: RolloutIndex, shape: torch.Size, folds_bytes: int, most_cells: int
+) -> Cells:
+    rows = 1 + len(index.roles)
     fitting = min(folds_bytes // (rows * shape.numel() * 4), most_cells // rows, _MOST_FOLDS)
-    folds = max(2, min(places.questions, max(4, fitting)) // 2 * 2)
+    folds = max(2, min(index.questions, max(4, fitting)) // 2 * 2)
     return Cells(
-        places.roles,
+        index.roles,
         torch.zeros(rows, folds, *shape),
         torch.zeros(rows, folds, dtype=torch.int64),
         torch.zeros(shape[0], dtype=torch.float64),
     )
 
 
-def _check_finite(batch: ActivationBatch) -> None:
-    finite_B = torch.isfinite(batch.means_BLD).flatten(1).all(1)
-    finite_B &= torch.isfinite(batch.norms_BL).all(1)
-    if not bool(finite_B.all()):
-        bad = batch.rollout_ids[int(finite_B.int().argmin())]
-        raise NotFiniteError(
-            f"activations of rollout {bad} hold NaN or Inf; extract again with --dtype float32"
-        )
-
-
-def _add(batch: ActivationBatch, places: Places, cells: Cells) -> None:
-    """Add a batch to the sums, in place. One by one: the result knows nothing of batches."""
+def _add(batch: ActivationBatch, index: RolloutIndex, cells: Cells) -> None:
+    """Add a batch to the sums, in place, rollout by rollout: the order of sums is the stream's,
+    however it was cut into batches."""
     folds = cells.counts_NF.shape[1]
-    for place, id in enumerate(batch.rollout_ids):
-        if (row := places.row.get(id)) is None:
+    for b, id in enumerate(batch.rollout_ids):
+        if (row := index.row.get(id)) is None:
             continue
-        fold = places.question[id] % folds
-        cells.sums_NFLD[row, fold] += batch.means_BLD[place].float()
+        fold = index.question[id] % folds
+        cells.sums_NFLD[row, fold] += batch.means_BLD[b].float()
         cells.counts_NF[row, fold] += 1
         if row == 0:
-            cells.norm_sums_L.add_(batch.norms_BL[place].double())
+            cells.norm_sums_L.add_(batch.norms_BL[b].double())

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from keel.errors import ModelMismatchError, TooFewSamplesError, UsageError
-from keel.personas.cells import Cells, axis_of, gather_cells
-from keel.personas.places import Places
-from keel.personas.quality import measure_quality, recommended_layer
-from keel.personas.separation import held_out_separations
-from keel.personas.space import fit_space
-from keel.personas.warnings import map_warnings
+from keel.errors import TooFewSamplesError, UsageError
+from keel.personas.axis import assistant_axis, axis_of, fit_space, role_vectors
+from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
+from keel.personas.quality import held_out_separations, measure_quality, recommended_layer
 from keel.settings import MapSettings
 from keel.types import (
     ActivationBatch,
-    AssistantAxis,
     Judgement,
     LayerQuality,
     ModelIdentity,
     PersonaMap,
-    PersonaVector,
     Prompt,
 )
 
 _FEWEST_ROLES = 3
+# From where on a map is warned of.
+_WIDE_AUC = 0.15
+_LOW_AUC = 0.7
+_FEW_ROLES = 20
+_FEW_ROLLOUTS = 10
+_UNSTABLE = 0.8
+_CONCENTRATED = 0.2
+_AT_THE_END = 0.9
+_MOST_NAMED = 12
 
 
 def map_personas(
@@ -49,49 +48,45 @@ def map_personas(
     lacks the default or every role; NotFiniteError on NaN or Inf; ModelMismatchError on activations
     of another shape than the model's; UsageError on a label without judgements to take it from.
     """
-    places = Places.of(prompts, _counting(judgements, settings))
-    gathered = gather_cells(places, batches(), settings.folds_bytes)
-    _check_shape(gathered, identity)
-    cells, dropped = _enough(gathered, settings.min_count)
-    halves = (cells.half(0), cells.half(1))
-    separated = held_out_separations(
-        batches(),
-        places.keeping(cells.roles),
-        (axis_of(halves[0]), axis_of(halves[1])),
-        resamples=settings.bootstrap,
-        seed=settings.seed,
-    )
-    quality = measure_quality(cells, halves, separated, settings)
-    return _assemble(cells, quality, identity=identity, dropped=dropped, settings=settings)
-
-
-def _counting(
-    judgements: Mapping[str, Judgement] | None, settings: MapSettings
-) -> Callable[[Prompt], bool]:
-    if judgements is not None:
-        return lambda prompt: settings.counts(_label(judgements.get(prompt.id)))
-    if settings.label != "all":
+    if judgements is None and settings.label != "all":
         raise UsageError(
             f"label is {settings.label!r}, and nothing was judged; judge first, or take 'all'"
         )
-    return lambda prompt: True
+
+    def is_counted(prompt: Prompt) -> bool:
+        if judgements is None:
+            return True
+        judgement = judgements.get(prompt.id)
+        return settings.counts("unjudged" if judgement is None else judgement.label)
+
+    index = RolloutIndex.of(prompts, is_counted)
+    gathered = gather_cells(index, batches(), settings.folds_bytes)
+    check_shape(gathered, identity)
+    cells, dropped = _with_enough_rollouts(gathered, settings.min_count)
+    separated = held_out_separations(
+        batches(),
+        index.keeping(cells.roles),
+        (axis_of(cells.means(0)), axis_of(cells.means(1))),
+        resamples=settings.bootstrap,
+        seed=settings.seed,
+    )
+    quality = measure_quality(cells, separated, settings)
+    layer = recommended_layer(quality)
+    means_NLD = cells.means()
+    return PersonaMap(
+        vectors=role_vectors(cells, means_NLD, settings),
+        default_LD=means_NLD[0],
+        default_count=cells.default_count,
+        dropped=dropped,
+        axis=assistant_axis(cells, means_NLD, layer=layer, identity=identity, settings=settings),
+        space=fit_space(cells.roles, means_NLD[1:], means_NLD[0], settings.components),
+        quality=quality,
+        warnings=tuple(map_warnings(cells, quality[layer], dropped)),
+    )
 
 
-def _label(judgement: Judgement | None) -> str:
-    return "unjudged" if judgement is None else judgement.label
-
-
-def _check_shape(cells: Cells, identity: ModelIdentity) -> None:
-    found, expected = cells.sums_NFLD.shape[2:], (identity.layers, identity.hidden_size)
-    if found != expected:
-        raise ModelMismatchError(
-            f"activations are of {found[0]} layers × {found[1]}, and {identity.model_id} has "
-            f"{expected[0]} × {expected[1]}; pass the activations of that model"
-        )
-
-
-def _enough(cells: Cells, min_count: int) -> tuple[Cells, dict[str, int]]:
-    """The roles with enough rollouts; the others with how many they have."""
+def _with_enough_rollouts(cells: Cells, min_count: int) -> tuple[Cells, dict[str, int]]:
+    """The cells of roles with enough rollouts; the other roles with how many they have."""
     kept = [role for role, count in cells.counts.items() if count >= min_count]
     dropped = {role: count for role, count in cells.counts.items() if count < min_count}
     if len(kept) < _FEWEST_ROLES:
@@ -101,80 +96,63 @@ def _enough(cells: Cells, min_count: int) -> tuple[Cells, dict[str, int]]:
             f"expected {_FEWEST_ROLES} or more; the fullest have {best or 'none'}: ask more "
             "questions, lower min_count, or take label 'all'"
         )
-    found = cells.keeping(kept)
-    _check_halves(found)
-    return found, dropped
-
-
-def _check_halves(cells: Cells) -> None:
-    """Refuse what cannot be held out: each half needs both kinds of answers."""
-    if cells.default_count == 0:
-        raise TooFewSamplesError("there is no default rollout; ask the model as itself, too")
-    for half in (0, 1):
+    cells = cells.keeping(kept)
+    check_default(cells)
+    for half in (0, 1):  # what is held out needs both kinds of answers
         default, *roles = cells.counts_NF[:, half::2].sum(1).tolist()
         if not default or not any(roles):
             raise TooFewSamplesError(
                 f"every other question has {default} default and {sum(roles)} role answers, "
                 "expected some of both; ask default and roles the same questions, two or more"
             )
+    return cells, dropped
 
 
-def _assemble(
-    cells: Cells,
-    quality: tuple[LayerQuality, ...],
-    *,
-    identity: ModelIdentity,
-    dropped: dict[str, int],
-    settings: MapSettings,
-) -> PersonaMap:
-    means_NLD = cells.means()
-    layer = recommended_layer(quality)
-    axis = _axis(cells, means_NLD, layer=layer, identity=identity, settings=settings)
-    return PersonaMap(
-        vectors=_vectors(cells, means_NLD, settings),
-        default_LD=means_NLD[0],
-        default_count=cells.default_count,
-        dropped=dropped,
-        axis=axis,
-        space=fit_space(cells.roles, means_NLD[1:], means_NLD[0], settings.components),
-        quality=quality,
-        warnings=map_warnings(cells, quality[layer], dropped),
-    )
-
-
-def _vectors(
-    cells: Cells, means_NLD: Float[Tensor, "row layer hidden"], settings: MapSettings
-) -> tuple[PersonaVector, ...]:
-    # `playing` mixes two labels, as `all` does; the axis' provenance says which it was.
-    label = "all" if settings.label == "playing" else settings.label
-    rows = zip(cells.counts.items(), means_NLD[1:], strict=True)
-    return tuple(PersonaVector(role, label, vector, count) for (role, count), vector in rows)
-
-
-def _axis(
-    cells: Cells,
-    means_NLD: Float[Tensor, "row layer hidden"],
-    *,
-    layer: int,
-    identity: ModelIdentity,
-    settings: MapSettings,
-) -> AssistantAxis:
-    vector = axis_of(means_NLD)
-    # In float64: the two differ by far less than either is long.
-    direction = torch.nn.functional.normalize(vector.double(), dim=-1)
-    return AssistantAxis(
-        vector=vector,
-        layer=layer,
-        default_projection=(means_NLD[0] * direction).sum(-1).float(),
-        role_projection=(means_NLD[1:].mean(0) * direction).sum(-1).float(),
-        residual_norm=cells.residual_norm_L,
-        identity=identity,
-        provenance={
-            "label": settings.label,
-            "roles": len(cells.roles),
-            "role_rollouts": sum(cells.counts.values()),
-            "default_rollouts": cells.default_count,
-            "question_folds": cells.counts_NF.shape[1],
-            "settings": asdict(settings),
-        },
-    )
+def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -> Iterator[str]:
+    """A sentence for each reason to trust the map less, at the recommended layer."""
+    if dropped:
+        named = [f"{role} ({count})" for role, count in dropped.items()][:_MOST_NAMED]
+        more = ["…"] if len(dropped) > len(named) else []
+        yield (
+            f"Left out for want of answers: {', '.join(named + more)}; {len(dropped)} of "
+            f"{len(dropped) + len(cells.roles)} roles. Where they are the Assistant-like ones, "
+            "the role mean leans to the fantastical."
+        )
+    if len(cells.roles) < _FEW_ROLES:
+        yield f"Only {len(cells.roles)} roles span the map; the paper has 275."
+    fewest = min(cells.counts.values())
+    if fewest < _FEW_ROLLOUTS:
+        yield (
+            f"Some roles rest on few answers, the poorest on {fewest}; the paper asks for 10 and "
+            "has up to 1,200. A larger scale makes the intervals narrower."
+        )
+    auc, layer = quality.auc, quality.layer
+    if auc.high - auc.low > _WIDE_AUC:
+        yield (
+            f"At layer {layer} the held-out AUC is known only to lie between {auc.low:.2f} and "
+            f"{auc.high:.2f}."
+        )
+    if auc.value < _LOW_AUC:
+        yield (
+            f"Even at layer {layer} the axis hardly separates default from role answers (held-out "
+            f"AUC {auc.value:.2f})."
+        )
+    if quality.default_percentile < _AT_THE_END:
+        yield (
+            f"The default stands above {quality.default_percentile:.0%} of the roles, not at the "
+            "end of the axis; small models often do so."
+        )
+    halves = {"questions": quality.split_half_questions, "roles": quality.split_half_roles}
+    for name, value in halves.items():
+        if value < _UNSTABLE:
+            yield f"Axes from two halves of the {name} agree only to a cosine of {value:.2f}."
+    if quality.cos_pc1.value <= quality.cos_pc1_null:
+        yield (
+            f"|cos(axis, PC1)| is {quality.cos_pc1.value:.2f}, and chance reaches "
+            f"{quality.cos_pc1_null:.2f}: PC1 is no evidence for the axis here."
+        )
+    if quality.top_dims_share > _CONCENTRATED:
+        yield (
+            f"Ten dimensions carry {quality.top_dims_share:.0%} of the axis' squared norm: massive "
+            "activations may speak louder than the persona."
+        )

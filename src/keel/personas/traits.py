@@ -6,26 +6,26 @@ discouraged ones. Sums are streamed: what is kept does not grow with the rollout
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keel.errors import ModelMismatchError, TooFewSamplesError
+from keel.errors import TooFewSamplesError
 from keel.geometry import cosine
-from keel.personas.cells import Cells, gather_cells
-from keel.personas.leaning import lean_on_axis
-from keel.personas.pairs import Pairs, PairTest, count_pairs
-from keel.personas.places import Places
-from keel.personas.space import fit_space
+from keel.personas.axis import fit_space
+from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
 from keel.settings import TraitSettings
+from keel.statistics import bootstrap_indices, percentile_interval
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
     Judgement,
     ModelIdentity,
     Prompt,
+    TraitAxis,
     TraitMap,
     TraitSide,
     TraitVector,
@@ -36,6 +36,25 @@ _MOST_CELLS = 20_000
 """No Gram matrix over all cells is made here, so that memory alone bounds the folds."""
 _MOST_NAMED = 12
 _UNSTABLE = 0.5
+
+PairTest = Callable[[float, float], bool]
+"""Whether the scores of an encouraged and a discouraged answer differ enough."""
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """How many pairs of answers to one question, encouraged and discouraged, a trait has."""
+
+    pairs: int
+    judged: int
+    """Pairs of which both answers were judged."""
+    differing: int
+    """Of those, the pairs that differ enough."""
+
+    @property
+    def counted(self) -> int:
+        """Pairs that speak for the trait: those that differ, or all where none was judged."""
+        return self.differing if self.judged else self.pairs
 
 
 def map_traits(
@@ -56,74 +75,101 @@ def map_traits(
     Raises TooFewSamplesError with fewer than three traits left, or without a default rollout;
     NotFiniteError on NaN or Inf; ModelMismatchError on activations of another shape.
     """
-    pairs = count_pairs(prompts, judgements, differs)
-    kept = _enough(pairs, settings.min_pairs)
-    sides = [TraitSide(trait, way).role for trait in kept for way in (True, False)]
-    places = Places.of(prompts, lambda prompt: True).keeping(sides)
-    cells = gather_cells(places, batches(), settings.folds_bytes, most_cells=_MOST_CELLS)
-    _check(cells, identity)
-    dropped = {name: found.counted for name, found in pairs.items() if name not in kept}
-    return _assemble(
-        cells, {name: pairs[name] for name in kept}, axis=axis, dropped=dropped, settings=settings
-    )
-
-
-def _enough(pairs: Mapping[str, Pairs], min_pairs: int) -> list[str]:
-    """Names of the traits with enough pairs that count."""
-    kept = [name for name, found in pairs.items() if found.counted >= min_pairs]
-    if len(kept) < _FEWEST_TRAITS:
-        best = ", ".join(str(n) for n in sorted(p.counted for p in pairs.values())[:-4:-1])
+    all_pairs = count_pairs(prompts, judgements or {}, differs)
+    pairs = {name: n for name, n in all_pairs.items() if n.counted >= settings.min_pairs}
+    dropped = {name: n.counted for name, n in all_pairs.items() if name not in pairs}
+    if len(pairs) < _FEWEST_TRAITS:
+        best = ", ".join(str(n) for n in sorted(n.counted for n in all_pairs.values())[:-4:-1])
         raise TooFewSamplesError(
-            f"{len(kept)} of {len(pairs)} traits have {min_pairs} pairs of answers that differ, "
-            f"expected {_FEWEST_TRAITS} or more; the fullest have {best or 'none'}: ask more "
-            "questions, or lower min_pairs (--min-pairs)"
+            f"{len(pairs)} of {len(all_pairs)} traits have {settings.min_pairs} pairs of answers "
+            f"that differ, expected {_FEWEST_TRAITS} or more; the fullest have {best or 'none'}: "
+            "ask more questions, or lower min_pairs (--min-pairs)"
         )
-    return kept
-
-
-def _check(cells: Cells, identity: ModelIdentity) -> None:
-    found, expected = cells.sums_NFLD.shape[2:], (identity.layers, identity.hidden_size)
-    if found != expected:
-        raise ModelMismatchError(
-            f"activations are of {found[0]} layers × {found[1]}, and {identity.model_id} has "
-            f"{expected[0]} × {expected[1]}; pass the activations of that model"
-        )
-    if cells.default_count == 0:
-        raise TooFewSamplesError("there is no default rollout; ask the model as itself, too")
-    empty = [side for side, count in cells.counts.items() if count == 0]
-    if empty:
+    sides = [TraitSide(trait, way).role for trait in pairs for way in (True, False)]
+    index = RolloutIndex.of(prompts, lambda prompt: True).keeping(sides)
+    cells = gather_cells(index, batches(), settings.folds_bytes, most_cells=_MOST_CELLS)
+    check_shape(cells, identity)
+    check_default(cells)
+    if empty := [side for side, count in cells.counts.items() if count == 0]:
         raise TooFewSamplesError(
             f"no answer to {empty[0]} has a token; extract again with more tokens, or without it"
         )
-
-
-def _assemble(
-    cells: Cells,
-    pairs: Mapping[str, Pairs],
-    *,
-    axis: AssistantAxis | None,
-    dropped: dict[str, int],
-    settings: TraitSettings,
-) -> TraitMap:
-    names, means_NLD = tuple(pairs), cells.means()
+    means_NLD = cells.means()
     vectors_NLD = _contrast(means_NLD)
-    halves_NLD = [_contrast(cells.half(number)) for number in (0, 1)]
-    split_LN = cosine(*halves_NLD).T
+    split_LN = cosine(*(_contrast(cells.means(half)) for half in (0, 1))).T
     layer = len(split_LN) // 2 if axis is None else axis.layer
+    # Given to PCA as the default is what, once centred, is the default's own displacement from the
+    # middle of all sides: which side of a trait bears its name is a matter of words.
+    middle_LD = means_NLD[1:].double().mean(0)
+    default_LD = (means_NLD[0] - middle_LD + vectors_NLD.double().mean(0)).float()
+    names = tuple(pairs)
     return TraitMap(
         vectors=tuple(
-            TraitVector(name, vector_LD, found.pairs, found.judged, found.differing)
-            for (name, found), vector_LD in zip(pairs.items(), vectors_NLD, strict=True)
+            TraitVector(name, vector_LD, count.pairs, count.judged, count.differing)
+            for (name, count), vector_LD in zip(pairs.items(), vectors_NLD, strict=True)
         ),
         dropped=dropped,
-        space=fit_space(names, vectors_NLD, _aside(means_NLD, vectors_NLD), settings.components),
-        default_position_LN=_default_places(means_NLD),
+        space=fit_space(names, vectors_NLD, default_LD, settings.components),
+        default_position_LN=_default_positions(means_NLD),
         split_half_LN=split_LN,
         layer=layer,
-        axis=None if axis is None else lean_on_axis(cells, axis.vector, settings),
+        axis=None if axis is None else trait_axis_cosines(cells, axis.vector, settings),
         provenance={"settings": asdict(settings)},
         warnings=tuple(_warnings(names, split_LN[layer], dropped, pairs)),
     )
+
+
+# --- pairs of answers ---
+
+
+def differ_in_score(by: float) -> PairTest:
+    """A test on a judge's 0 to 100: the encouraged answer scores higher by so much.
+
+    Lu et al. 2026, appendix C, ask for 50.
+    """
+    return lambda more, less: more - less >= by
+
+
+def gain_together(by: float) -> PairTest:
+    """A test on the likelihood judge's nats per token: what both answers gained from their prompts,
+    on average. They then say different things, since their prompts contradict each other."""
+    return lambda more, less: (more + less) / 2 >= by
+
+
+def count_pairs(
+    prompts: Sequence[Prompt],
+    judgements: Mapping[str, Judgement],
+    differs: PairTest | None,
+) -> dict[str, PairCounts]:
+    """Every trait among the prompts, with its pairs. Judgements are by rollout id."""
+    ids = {(p.side, p.system_index, p.question_index): p.id for p in prompts if p.side}
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for (side, system, question), id in ids.items():
+        opposite = (side.opposite, system, question)
+        if side.is_encouraged and opposite in ids:
+            pairs.setdefault(side.trait, []).append((id, ids[opposite]))
+    return {trait: _count(of_trait, judgements, differs) for trait, of_trait in pairs.items()}
+
+
+def _count(
+    pairs: Sequence[tuple[str, str]],
+    judgements: Mapping[str, Judgement],
+    differs: PairTest | None,
+) -> PairCounts:
+    scores = [
+        (judgements[more].score, judgements[less].score)
+        for more, less in pairs
+        if more in judgements and less in judgements
+    ]
+    differing = sum(
+        differs is None or differs(more, less)
+        for more, less in scores
+        if more is not None and less is not None
+    )
+    return PairCounts(len(pairs), len(scores), differing)
+
+
+# --- vectors, and where the default and the axis lie ---
 
 
 def _contrast(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "trait layer hidden"]:
@@ -131,14 +177,7 @@ def _contrast(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "tr
     return means_NLD[1::2] - means_NLD[2::2]
 
 
-def _aside(means_NLD: Tensor, vectors_NLD: Tensor) -> Float[Tensor, "layer hidden"]:
-    """What to give PCA as the default, so that once centred it is the default's own displacement
-    from the middle of all sides: which side of a trait bears its name is a matter of words."""
-    middle_LD = means_NLD[1:].double().mean(0)
-    return (means_NLD[0] - middle_LD + vectors_NLD.double().mean(0)).float()
-
-
-def _default_places(means_NLD: Tensor) -> Float[Tensor, "layer trait"]:
+def _default_positions(means_NLD: Tensor) -> Float[Tensor, "layer trait"]:
     """⟨default − discouraged, v⟩ / ⟨v, v⟩ for each trait vector v."""
     vectors_NLD = _contrast(means_NLD).double()
     above_NLD = means_NLD[0].double() - means_NLD[2::2].double()
@@ -146,13 +185,60 @@ def _default_places(means_NLD: Tensor) -> Float[Tensor, "layer trait"]:
     return ((above_NLD * vectors_NLD).sum(-1) / length_NL).T.float()
 
 
+def trait_axis_cosines(
+    cells: Cells, axis_LD: Float[Tensor, "layer hidden"], settings: TraitSettings
+) -> TraitAxis:
+    """Cosine of every trait's vector with the axis at every layer, with bootstrap intervals.
+
+    `cells` hold the default and then both sides of each trait in turn. Questions are resampled, the
+    same for all traits. Resampling only mixes cells anew: through the Gram matrix of a trait's own
+    cells no resample touches the hidden dimension.
+    """
+    drawn_SF = bootstrap_indices(cells.counts_NF.shape[1], settings.bootstrap, settings.seed)
+    drawn_SF = torch.nn.functional.one_hot(drawn_SF, cells.counts_NF.shape[1]).sum(1).double()
+    value_LN, low_LN, high_LN = (torch.zeros(len(axis_LD), len(cells.roles) // 2) for _ in range(3))
+    for trait in range(len(cells.roles) // 2):
+        rows = slice(1 + 2 * trait, 3 + 2 * trait)
+        counts_2F = cells.counts_NF[rows].double()
+        weights_SM = _contrast_weights(counts_2F, drawn_SF)
+        for layer, axis_D in enumerate(axis_LD.double()):
+            sums_MD = cells.sums_NFLD[rows, :, layer].double().flatten(0, 1)
+            # Less what all answers share, before it drowns the rest.
+            mean_D = sums_MD.sum(0) / counts_2F.sum()
+            cosines_S = _cosines(
+                sums_MD - counts_2F.flatten()[:, None] * mean_D, axis_D, weights_SM
+            )
+            interval = percentile_interval(float(cosines_S[0]), cosines_S.numpy())
+            value_LN[layer, trait] = interval.value
+            low_LN[layer, trait], high_LN[layer, trait] = interval.low, interval.high
+    return TraitAxis(value_LN, low_LN, high_LN)
+
+
+def _contrast_weights(counts_2F: Tensor, drawn_SF: Tensor) -> Float[Tensor, "resample cell"]:
+    """Weights of the cells' sums that give the mean of the first side less that of the second.
+
+    NaN where a side has no answer in the questions drawn.
+    """
+    total_S2 = drawn_SF @ counts_2F.T
+    total_S2 = torch.where(total_S2 == 0, torch.nan, total_S2)
+    sign_2 = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    return (drawn_SF[:, None] * (sign_2 / total_S2)[..., None]).flatten(1)
+
+
+def _cosines(sums_MD: Tensor, axis_D: Tensor, weights_SM: Tensor) -> Float[Tensor, " resample"]:
+    gram_MM, along_M = sums_MD @ sums_MD.T, sums_MD @ axis_D
+    length_S = ((weights_SM @ gram_MM) * weights_SM).sum(1).clamp_min(0).sqrt()
+    cosines_S: Tensor = (weights_SM @ along_M) / (length_S * axis_D.norm()).clamp_min(1e-30)
+    return cosines_S.clamp(-1, 1)
+
+
 def _warnings(
     names: Sequence[str],
     split_N: Float[Tensor, " trait"],
     dropped: Mapping[str, int],
-    pairs: Mapping[str, Pairs],
-) -> Iterable[str]:
-    if not any(found.judged for found in pairs.values()):
+    pairs: Mapping[str, PairCounts],
+) -> Iterator[str]:
+    if not any(count.judged for count in pairs.values()):
         yield "No pair of answers was judged, so no trait was left out for want of effect."
     if dropped:
         named = [f"{name} ({count})" for name, count in dropped.items()][:_MOST_NAMED]
