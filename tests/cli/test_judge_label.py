@@ -87,7 +87,7 @@ def evaluation(bare: Path) -> Path:
     plan = EvaluationPlan(
         folder.read().identity, {"suite": "susceptibility", "rubric": "identity"}, 0, ((0, 1),)
     )
-    with place.working():
+    with place.run.lock():
         place.begin(plan, items)
         for number, arm in enumerate(("none", "capped")):
             place.begin_arm(ArmRecord(arm, number, arm))

@@ -20,8 +20,7 @@ from keel.store.artefacts import (
     save_space,
     save_vectors,
 )
-from keel.store.atomic import sha256_of, write_tensors
-from keel.store.reading import read_tensors
+from keel.store.files import read_tensors, sha256_of, write_tensors
 from keel.types import ActivationBatch, AssistantAxis, ModelIdentity, PersonaMap
 
 

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from keel.errors import StorageError
-from keel.store.atomic import (
+from keel.store.files import (
     append_lines,
+    read_json,
+    read_jsonl,
+    read_tensors,
     remove_leftovers,
     replacing,
     sha256_of,
@@ -20,7 +23,6 @@ from keel.store.atomic import (
     write_jsonl,
     write_tensors,
 )
-from keel.store.reading import read_json, read_jsonl, read_tensors
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(small_disk: Path):
@@ -53,7 +55,7 @@ def test_a_file_size_limit_leaves_nothing_behind_without_root(tmp_path: Path):
 import resource, sys, torch
 from pathlib import Path
 from keel.errors import StorageError
-from keel.store.atomic import append_lines, write_bytes, write_tensors
+from keel.store.files import append_lines, write_bytes, write_tensors
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 root = Path(sys.argv[1])
 append_lines(root / "lines", b"1\\n")

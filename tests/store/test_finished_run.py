@@ -18,7 +18,7 @@ from keel.errors import (
     UsageError,
 )
 from keel.store import RunFolder, RunPlan, open_run
-from keel.store.atomic import sha256_of
+from keel.store.files import sha256_of
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -212,7 +212,7 @@ def test_thinning_keeps_every_kth_rollouts_activations_and_all_texts(
     activations: ActivationBatch,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("keel.store.thinning.SAMPLE", 2)  # of 6 rollouts: every third
+    monkeypatch.setattr("keel.store.batches.SAMPLE", 2)  # of 6 rollouts: every third
     finished.thin("sample")
     run = open_run(finished.path)
     # in order of batches 0 2 | 1 4 | 3 5, every third is 0 and 4

@@ -11,7 +11,7 @@ import torch
 
 from keel.errors import UsageError
 from keel.store import read_floors, save_floors
-from keel.store.reading import read_tensors
+from keel.store.files import read_tensors
 from keel.types import Floor, Floors
 
 

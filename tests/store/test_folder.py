@@ -206,7 +206,7 @@ def test_a_damaged_rollout_names_its_file(folder: RunFolder, rollouts: list[Roll
 
 
 def open_lines(folder: RunFolder) -> list[object]:
-    from keel.store.reading import read_jsonl
+    from keel.store.files import read_jsonl
 
     return list(read_jsonl(folder.path / "rollouts/batch-00000.jsonl"))
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from keel.errors import MissingArtifactError
 from keel.store import export_axis_pt, export_capping_config_pt, load_axis, load_floors, save_axis
-from keel.store.hub import is_hub_id
+from keel.store.load import is_hub_id
 from keel.types import AssistantAxis, Floors
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from keel.store import FloorsFile
-from keel.store.swept_floors import after_calibration, with_swept
+from keel.store.floors import after_calibration, with_swept
 from keel.types import Floor, Floors
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from keel.errors import CorruptArtifactError
-from keel.store.artefacts import write_artefact
-from keel.store.traits_file import read_traits, save_traits
+from keel.store.artefacts import read_traits, save_traits, write_artefact
 from keel.types import PersonaSpace, TraitAxis, TraitMap, TraitVector
 
 NAMES = ("calm", "loud", "odd")

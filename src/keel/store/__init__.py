@@ -9,16 +9,19 @@ from keel.store.evaluations import (
     Moved,
     evaluations_in,
 )
-from keel.store.floors_file import FloorsFile, read_floors, save_floors
-from keel.store.folder import RunFolder
-from keel.store.gguf import export_gguf_control_vector, read_gguf_control_vector
+from keel.store.floors import FloorsFile, read_floors, save_floors
+from keel.store.folder import RunFolder, SweepWork
+from keel.store.foreign import (
+    Orientation,
+    export_axis_pt,
+    export_capping_config_pt,
+    export_gguf_control_vector,
+    read_gguf_control_vector,
+)
 from keel.store.load import load_axis, load_floors, load_settings
-from keel.store.manifest import Kept, Manifest
-from keel.store.plan import RunPlan
+from keel.store.provenance import Kept, Manifest, RunPlan
 from keel.store.records import parse_record, record_keys
-from keel.store.reference import Orientation, export_axis_pt, export_capping_config_pt
 from keel.store.run import Run, open_run
-from keel.store.sweep_work import SweepWork
 
 __all__ = [
     "ArmRecord",

@@ -1,4 +1,4 @@
-"""The native form of tensors that travel: safetensors, with who they are in the header.
+"""The native form of tensors: safetensors files with their kind and conventions in the header.
 
 The header's `keel` entry is JSON: format, kind, sign, layer convention, and the value's plain
 fields. A file with another sign or layer convention is refused, never guessed at.
@@ -16,10 +16,17 @@ import torch
 from torch import Tensor
 
 from keel.errors import CorruptArtifactError, NotFiniteError
-from keel.store.atomic import write_tensors
-from keel.store.reading import read_tensors, reading
+from keel.store.files import read_tensors, reading, write_tensors
 from keel.store.records import from_record, tensors_of, to_record
-from keel.types import ActivationBatch, AssistantAxis, PersonaSpace, PersonaVector
+from keel.types import (
+    ActivationBatch,
+    AssistantAxis,
+    PersonaSpace,
+    PersonaVector,
+    TraitAxis,
+    TraitMap,
+    TraitVector,
+)
 
 FORMAT = 1
 """Version of everything that this package writes."""
@@ -32,7 +39,7 @@ _LARGEST_FLOAT16 = 60_000
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a native file holds."""
+    """Tensors and plain fields of a native file."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
@@ -45,9 +52,9 @@ def save_axis(axis: AssistantAxis, path: Path) -> None:
 
 def read_axis(path: Path) -> AssistantAxis:
     """An axis that `save_axis` wrote."""
-    found = read_artefact(path, "axis")
+    file = read_artefact(path, "axis")
     with reading(path, "an axis"):
-        axis = from_record(AssistantAxis, found.facts, found.tensors)
+        axis = from_record(AssistantAxis, file.facts, file.tensors)
         _check_shapes(axis)
     return axis
 
@@ -59,8 +66,9 @@ def save_space(space: PersonaSpace, path: Path) -> None:
 
 def read_space(path: Path) -> PersonaSpace:
     """A persona space that `save_space` wrote."""
-    found = read_artefact(path, "space")
-    return from_record(PersonaSpace, found.facts, found.tensors)
+    file = read_artefact(path, "space")
+    with reading(path, "a persona space"):
+        return from_record(PersonaSpace, file.facts, file.tensors)
 
 
 def save_vectors(vectors: Sequence[PersonaVector], default_LD: Tensor, path: Path) -> None:
@@ -72,11 +80,35 @@ def save_vectors(vectors: Sequence[PersonaVector], default_LD: Tensor, path: Pat
 
 def read_vectors(path: Path) -> tuple[tuple[PersonaVector, ...], Tensor]:
     """Role vectors and the default's mean activation."""
-    found = read_artefact(path, "vectors")
+    file = read_artefact(path, "vectors")
     with reading(path, "role vectors"):
-        rows = zip(found.facts["vectors"], found.tensors["roles"], strict=True)
+        rows = zip(file.facts["vectors"], file.tensors["roles"], strict=True)
         vectors = tuple(from_record(PersonaVector, r, {"vector_LD": v}) for r, v in rows)
-        return vectors, found.tensors["default"]
+        return vectors, file.tensors["default"]
+
+
+def save_traits(traits: TraitMap, path: Path) -> None:
+    """Write a trait map: vectors, their space, and their cosines with the axis."""
+    stacked = torch.stack([vector.vector_LD for vector in traits.vectors])
+    tensors = {"vectors": stacked, **tensors_of(traits), **_prefixed("space.", traits.space)}
+    if traits.axis is not None:
+        tensors |= _prefixed("axis.", traits.axis)
+    write_artefact(path, "traits", tensors, to_record(traits))
+
+
+def read_traits(path: Path) -> TraitMap:
+    """A trait map that `save_traits` wrote."""
+    file = read_artefact(path, "traits")
+    with reading(path, "a trait map"):
+        tensors, facts = dict(file.tensors), dict(file.facts)
+        space = from_record(PersonaSpace, facts.pop("space"), _taken("space.", tensors))
+        axis = facts.pop("axis")
+        if axis is not None:
+            axis = from_record(TraitAxis, axis, _taken("axis.", tensors))
+        rows = zip(facts.pop("vectors"), tensors.pop("vectors"), strict=True)
+        vectors = tuple(from_record(TraitVector, r, {"vector_LD": v}) for r, v in rows)
+        given = {"vectors": vectors, "space": space, "axis": axis}
+        return from_record(TraitMap, facts, {**tensors, **given})
 
 
 def save_activations(batch: ActivationBatch, path: Path) -> None:
@@ -95,10 +127,10 @@ def save_activations(batch: ActivationBatch, path: Path) -> None:
 
 def read_activations(path: Path) -> ActivationBatch:
     """Response means and norms, in float32."""
-    found = read_artefact(path, "activations")
+    file = read_artefact(path, "activations")
     with reading(path, "a batch of activations"):
-        ids = tuple(found.facts["rollouts"])
-        means, norms = found.tensors["means"].float(), found.tensors["norms"]
+        ids = tuple(file.facts["rollouts"])
+        means, norms = file.tensors["means"].float(), file.tensors["norms"]
         if not len(ids) == len(means) == len(norms):
             raise ValueError(f"{len(ids)} rollouts with {len(means)} means and {len(norms)} norms")
         return ActivationBatch(ids, means, norms)
@@ -148,10 +180,20 @@ def _check_shapes(axis: AssistantAxis) -> None:
 
 
 def _check_finite(batch: ActivationBatch) -> None:
-    for place, rollout_id in enumerate(batch.rollout_ids):
-        for part in (batch.means_BLD[place], batch.norms_BL[place]):
+    for row, rollout_id in enumerate(batch.rollout_ids):
+        for part in (batch.means_BLD[row], batch.norms_BL[row]):
             if not bool(torch.isfinite(part).all()):
                 raise NotFiniteError(
                     f"activations of rollout {rollout_id} hold NaN or Inf; "
                     "load the model in bfloat16 or float32, or look at its weights"
                 )
+
+
+def _prefixed(prefix: str, value: PersonaSpace | TraitAxis) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors_of(value).items()}
+
+
+def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under a prefix, taken out of the others, in place."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}

@@ -6,16 +6,22 @@ A batch is committed when its rollouts are there: its activations are written be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
 from keel.store.artefacts import read_activations, save_activations
-from keel.store.atomic import write_jsonl
-from keel.store.layout import activations_file, committed_batches, rollouts_file
-from keel.store.reading import read_jsonl, reading
-from keel.store.records import from_record
+from keel.store.journal import Batches
+from keel.store.layout import ROLLOUTS, activations_file
+from keel.store.provenance import Kept
+from keel.store.records import to_record
 from keel.types import ActivationBatch, Conversation, Message, Prompt, Rollout
+
+SAMPLE = 1000
+"""About how many rollouts a sample of the activations holds."""
 
 
 def commit_batch(
@@ -25,16 +31,20 @@ def commit_batch(
     _check_belonging(rollouts, activations)
     path = root / activations_file(number)
     if activations is None:
-        _forget(path)
+        path.unlink(missing_ok=True)  # an interrupted attempt at the same batch may have left some
     else:
         save_activations(activations, path)
-    write_jsonl(root / rollouts_file(number), (_row(rollout) for rollout in rollouts))
+    rollout_batches(root).write(number, map(_row, rollouts))
+
+
+def rollout_batches(root: Path) -> Batches[Row]:
+    """The run's files of rollouts."""
+    return Batches(root / ROLLOUTS, Row)
 
 
 def read_rollouts(root: Path) -> Iterator[Rollout]:
     """Every committed rollout, in the order of batches."""
-    for number in committed_batches(root):
-        yield from _batch_rollouts(root, number)
+    return (row.rollout for row in rollout_batches(root).read())
 
 
 def read_activation_batches(root: Path, *, are_whole: bool = True) -> Iterator[ActivationBatch]:
@@ -42,66 +52,79 @@ def read_activation_batches(root: Path, *, are_whole: bool = True) -> Iterator[A
 
     `are_whole` says that none were thinned out: activations that are gone are then an error.
     """
-    for number in committed_batches(root):
+    batches = rollout_batches(root)
+    for number in batches.committed():
+        path = root / activations_file(number)
+        # A batch whose activations are lost must not look done, if it is to be answered again.
+        again = f"delete {batches.path(number)} too, and run the extraction again"
+        if path.exists():
+            try:
+                activations = read_activations(path)
+            except CorruptArtifactError as error:
+                raise CorruptArtifactError(f"{error}; {again}") from error
+            yield activations
+        elif are_whole and any(row.token_ids for row in batches.read_batch(number)):
+            raise MissingArtifactError(f"{path} is gone; {again}")
+
+
+def thin_activations(root: Path, keep: Kept) -> None:
+    """Delete the activations of all rollouts but a sample, or of all.
+
+    A sample is every k-th rollout, so all lengths and roles. The choice depends on the rollouts
+    alone: done again after a kill, it keeps the same ones.
+    """
+    batches = rollout_batches(root)
+    ids = [row.id for row in batches.read()] if keep == "sample" else []
+    kept = set(ids[:: -(-len(ids) // SAMPLE) or 1])
+    for number in batches.committed():
         path = root / activations_file(number)
         if path.exists():
-            yield _activations(root, number)
-        elif are_whole and any(r.token_ids for r in _batch_rollouts(root, number)):
-            raise MissingArtifactError(f"{path} is gone; {_again(root, number)}")
+            _thin_file(path, kept)
 
 
-def _batch_rollouts(root: Path, number: int) -> Iterator[Rollout]:
-    path = root / rollouts_file(number)
-    for row in read_jsonl(path):
-        with reading(path, "a batch of rollouts"):
-            rollout = _rollout(row)
-        yield rollout
+@dataclass(frozen=True)
+class Row:
+    """A rollout as one line of a file."""
 
+    id: str
+    role: str
+    system_index: int
+    question_index: int
+    messages: tuple[Message, ...]
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+    conversation: str = ""
 
-def _activations(root: Path, number: int) -> ActivationBatch:
-    try:
-        return read_activations(root / activations_file(number))
-    except CorruptArtifactError as error:
-        raise CorruptArtifactError(f"{error}; {_again(root, number)}") from error
-
-
-def _again(root: Path, number: int) -> str:
-    """How to have a batch whose activations are lost answered again: it must not look done."""
-    return f"delete {root / rollouts_file(number)} too, and run the extraction again"
+    @property
+    def rollout(self) -> Rollout:
+        """The rollout that the line describes."""
+        conversation = Conversation(self.messages, self.conversation)
+        prompt = Prompt(self.id, conversation, self.role, self.system_index, self.question_index)
+        return Rollout(prompt, self.text, self.token_ids, self.finish)
 
 
 def _row(rollout: Rollout) -> dict[str, Any]:
+    """The line of a rollout, without what is empty."""
     prompt = rollout.prompt
-    row = {
-        "id": prompt.id,
-        "role": prompt.role,
-        "system_index": prompt.system_index,
-        "question_index": prompt.question_index,
-        "messages": [_message_row(message) for message in prompt.conversation.messages],
-        "text": rollout.text,
-        "token_ids": list(rollout.token_ids),
-        "finish": rollout.finish,
-    }
-    return row | ({"conversation": prompt.conversation.id} if prompt.conversation.id else {})
-
-
-def _rollout(row: dict[str, Any]) -> Rollout:
-    messages = tuple(from_record(Message, message) for message in row["messages"])
-    prompt = Prompt(
-        id=row["id"],
-        conversation=Conversation(messages, row.get("conversation", "")),
-        role=row["role"],
-        system_index=row["system_index"],
-        question_index=row["question_index"],
+    row = Row(
+        prompt.id,
+        prompt.role,
+        prompt.system_index,
+        prompt.question_index,
+        prompt.conversation.messages,
+        rollout.text,
+        rollout.token_ids,
+        rollout.finish,
+        prompt.conversation.id,
     )
-    return Rollout(prompt, row["text"], tuple(row["token_ids"]), row["finish"])
-
-
-def _message_row(message: Message) -> dict[str, Any]:
-    row: dict[str, Any] = {"speaker": message.speaker, "content": message.content}
-    if message.token_ids is not None:
-        row["token_ids"] = list(message.token_ids)
-    return row
+    record = to_record(row)
+    if not row.conversation:
+        del record["conversation"]
+    for message in record["messages"]:
+        if message["token_ids"] is None:
+            del message["token_ids"]
+    return dict(record)
 
 
 def _check_belonging(rollouts: Sequence[Rollout], activations: ActivationBatch | None) -> None:
@@ -115,6 +138,12 @@ def _check_belonging(rollouts: Sequence[Rollout], activations: ActivationBatch |
         )
 
 
-def _forget(path: Path) -> None:
-    """Remove activations that an interrupted attempt at the same batch left."""
-    path.unlink(missing_ok=True)
+def _thin_file(path: Path, kept: set[str]) -> None:
+    batch = read_activations(path) if kept else None
+    chosen = [n for n, name in enumerate(batch.rollout_ids) if name in kept] if batch else []
+    if batch is None or not chosen:
+        path.unlink()
+        return
+    rows = torch.tensor(chosen)
+    ids = tuple(batch.rollout_ids[n] for n in chosen)
+    save_activations(ActivationBatch(ids, batch.means_BLD[rows], batch.norms_BL[rows]), path)

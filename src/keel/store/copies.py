@@ -22,11 +22,10 @@ from keel.errors import (
     StorageError,
     UsageError,
 )
-from keel.store.atomic import sha256_of, write_bytes
+from keel.store.files import reading, sha256_of, write_bytes
 from keel.store.folder import RunFolder
 from keel.store.layout import MANIFEST, PLAN
-from keel.store.manifest import Manifest, manifest_from, read_manifest
-from keel.store.reading import reading
+from keel.store.provenance import Manifest, manifest_from, read_manifest
 
 
 def push_run(run: str | Path, url: str) -> int:
@@ -37,16 +36,16 @@ def push_run(run: str | Path, url: str) -> int:
     """
     root = Path(run)
     manifest = read_manifest(root)
-    place = _Place.at(url)
-    with place.reached():
-        if place.has(MANIFEST):
-            there = manifest_from(place.read(MANIFEST), url)
+    remote = _RemoteFolder.at(url)
+    with remote.reached():
+        if remote.has(MANIFEST):
+            there = manifest_from(remote.read(MANIFEST), url)
             _check_same(there.files.get(PLAN), manifest, url)
-            place.remove(MANIFEST)
+            remote.remove(MANIFEST)
         for name in manifest.files:
-            place.write(name, _read(root, name, manifest))
-        place.write(MANIFEST, (root / MANIFEST).read_bytes())
-    return place.moved
+            remote.write(name, _read(root, name, manifest))
+        remote.write(MANIFEST, (root / MANIFEST).read_bytes())
+    return remote.moved
 
 
 def pull_run(url: str, run: str | Path) -> int:
@@ -55,9 +54,9 @@ def pull_run(url: str, run: str | Path) -> int:
     Goes on where an earlier call was cut off. Raises MissingArtifactError when no finished run is
     there, StaleArtifactError when the folder holds another.
     """
-    place, folder = _Place.at(url), RunFolder(run)
-    with place.reached():
-        written = place.read(MANIFEST)
+    remote, folder = _RemoteFolder.at(url), RunFolder(run)
+    with remote.reached():
+        written = remote.read(MANIFEST)
     manifest = manifest_from(written, url)
     if folder.is_begun:
         _check_same(sha256_of(folder.path / PLAN), manifest, folder.path)
@@ -65,15 +64,15 @@ def pull_run(url: str, run: str | Path) -> int:
     names = sorted(manifest.files, key=lambda name: name != PLAN)
     with folder.lock():
         for name in names:
-            with place.reached():
-                data = place.read(_inside(name, url))
+            with remote.reached():
+                data = remote.read(_inside(name, url))
             _check_hash(data, manifest.files[name], f"{url}/{name}")
             write_bytes(folder.path / name, data)
         write_bytes(folder.path / MANIFEST, written)
-    return place.moved
+    return remote.moved
 
 
-class _Place:
+class _RemoteFolder:
     """A folder of some file system."""
 
     def __init__(self, system: Any, root: str, url: str) -> None:
@@ -82,8 +81,8 @@ class _Place:
         """Bytes read and written so far."""
 
     @classmethod
-    def at(cls, url: str) -> _Place:
-        """The folder that a URL names; nothing is asked of it yet."""
+    def at(cls, url: str) -> _RemoteFolder:
+        """The folder that a URL names; opens no connection yet."""
         from fsspec.core import url_to_fs
 
         try:
@@ -117,7 +116,7 @@ class _Place:
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """Whatever a store says when it refuses, in one line."""
+        """Turns errors of the file system into ours, in one line."""
         try:
             yield
         except KeelError:
@@ -138,7 +137,7 @@ class _Place:
 def _check_same(plan_sha256: str | None, manifest: Manifest, where: str | Path) -> None:
     """Refuse to mix two runs: one has one plan."""
     if plan_sha256 is None or plan_sha256 != manifest.files.get(PLAN):
-        raise StaleArtifactError(f"{where} holds another run; choose another place with -o")
+        raise StaleArtifactError(f"{where} holds another run; choose another folder with -o")
 
 
 def _read(root: Path, name: str, manifest: Manifest) -> bytes:
@@ -149,10 +148,10 @@ def _read(root: Path, name: str, manifest: Manifest) -> bytes:
 
 
 def _check_hash(data: bytes, expected: str, what: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != expected:
         raise CorruptArtifactError(
-            f"{what} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…; "
+            f"{what} has SHA-256 {actual[:12]}…, the manifest says {expected[:12]}…; "
             "copy the run again from where it was made"
         )
 

@@ -1,6 +1,6 @@
-"""One evaluation of a run as its writer sees it: items, answers arm by arm, verdicts, the result.
+"""Writes one evaluation of a run: items, answers arm by arm, verdicts, and the result.
 
-evaluations/NAME/settings.json                what was asked, and the plan of batches
+evaluations/NAME/settings.json                settings, and the plan of batches
                  items.jsonl                  an item per line
                  answers/ARM/arm.json         what the arm does, its fingerprint
                  answers/ARM/first-00000.jsonl   first answers, where items have two turns
@@ -13,11 +13,8 @@ evaluations/NAME/settings.json                what was asked, and the plan of ba
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,10 +22,18 @@ from typing import Any, Literal, TypeVar
 from keel.errors import MissingArtifactError, StaleArtifactError, UsageError
 from keel.store import layout
 from keel.store.artefacts import FORMAT, check_format
-from keel.store.atomic import append_lines, jsonl, sha256_of, write_json, write_jsonl
+from keel.store.files import (
+    jsonl,
+    read_json,
+    read_jsonl,
+    reading,
+    sha256_of,
+    write_json,
+    write_jsonl,
+)
 from keel.store.folder import RunFolder
-from keel.store.plan import model_differences, setting_differences
-from keel.store.reading import read_json, read_jsonl, reading
+from keel.store.journal import Batches, Journal
+from keel.store.provenance import model_differences, setting_differences, shortened
 from keel.store.records import from_record, to_record
 from keel.types import Answered, EvalResult, FirstAnswer, Item, ModelIdentity, Verdict
 
@@ -36,28 +41,27 @@ T = TypeVar("T")
 Turn = Literal["first", "batch"]
 
 SETTINGS, ITEMS, ANSWERS = "settings.json", "items.jsonl", "answers"
-_NUMBER = re.compile(r"-(\d{5,})\.jsonl$")
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What one evaluation set out to do, the same for all its arms."""
+    """Model, settings and batches of one evaluation, the same for all its arms."""
 
     identity: ModelIdentity
     settings: dict[str, Any]
     """Suite, sampling and whatever else decides the answers; plain values."""
     seed: int
     batches: tuple[tuple[int, ...], ...]
-    """Which items each batch holds, as places in the list of items."""
+    """Which items each batch holds, as indices in the list of items."""
     first: tuple[tuple[int, ...], ...] = ()
-    """The same for first turns, as places in the list of conversations that items begin with."""
+    """The same for first turns, as indices in the list of conversations that items begin with."""
     command: str = ""
     """What to type to go on after an interruption."""
 
 
 @dataclass(frozen=True)
 class ArmRecord:
-    """What an arm was when its answers were given."""
+    """Identity of an arm at the time of its answers."""
 
     name: str
     index: int = field(metadata={"key": "place"})
@@ -65,25 +69,25 @@ class ArmRecord:
     fingerprint: str
     note: str = ""
     warnings: tuple[str, ...] = ()
-    """What speaks against relying on it."""
+    """Reasons not to rely on the arm."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Tokens moved, and tokens that could have been, per layer; empty where nothing bounds."""
+    """Tokens moved, and tokens in all, per layer; empty where the arm has no floor or ceiling."""
 
     fired: dict[int, int] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
 
 
 class EvaluationFolder:
-    """Where one evaluation of a run is written. Hold the run's lock while writing."""
+    """Writes and reads one evaluation of a run. Hold the run's lock while writing."""
 
     def __init__(self, run: RunFolder, name: str) -> None:
         self.run = run
         self.name = name
         self.inside = f"{layout.EVALUATIONS}/{name}"
-        """Its place inside the run folder."""
+        """Its folder's path inside the run folder."""
         self.path = run.path / self.inside
         if layout.plain_name(name) != name or not name:
             raise UsageError(
@@ -101,7 +105,7 @@ class EvaluationFolder:
         return f"{self.inside}/{layout.RESULT}" in self.run.read().manifest.files
 
     def begin(self, plan: EvaluationPlan, items: Sequence[Item]) -> EvaluationPlan:
-        """Write down what is asked, or go on with what is there; returns the plan that holds.
+        """Write plan and items, or go on with those that are there; returns the plan that holds.
 
         Raises StaleArtifactError, saying what differs, when it was begun with other inputs.
         """
@@ -109,7 +113,8 @@ class EvaluationFolder:
             self.check(plan, items)
             return self.plan
         write_jsonl(self.path / ITEMS, map(to_record, items))
-        facts = {"format": FORMAT, "kind": "evaluation", "items_sha256": self._items_hash()}
+        items_sha256 = sha256_of(self.path / ITEMS)
+        facts = {"format": FORMAT, "kind": "evaluation", "items_sha256": items_sha256}
         write_json(self.path / SETTINGS, {**facts, "plan": to_record(plan)})
         return plan
 
@@ -117,22 +122,21 @@ class EvaluationFolder:
         """Raise StaleArtifactError, saying what differs, when it was begun with other inputs."""
         changed = self.differences(plan, items)
         if changed:
-            more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise StaleArtifactError(
                 f"evaluation {self.name!r} in {self.run.path} was begun with other inputs: "
-                f"{'; '.join(changed[:4])}{more}; choose another name with --name, or start it "
-                "over with --overwrite"
+                f"{shortened(changed)}; choose another name with --name, or start it over with "
+                "--overwrite"
             )
 
     def differences(self, plan: EvaluationPlan, items: Sequence[Item]) -> list[str]:
-        """What is asked otherwise than the folder says; nothing where it is not begun."""
+        """How plan and items differ from those written; nothing where it is not begun."""
         if not self.is_begun:
             return []
         written, items_hash = self._settings()
-        old, new = ({**one.settings, "seed": one.seed} for one in (written, plan))
+        old, new = ({**p.settings, "seed": p.seed} for p in (written, plan))
         changed = [*setting_differences(old, new)]
         changed += model_differences(written.identity, plan.identity)
-        if items_hash != _hash_of(items):
+        if items_hash != hashlib.sha256(jsonl(map(to_record, items))).hexdigest():
             changed.append(f"items ({sum(map(len, written.batches))} → {len(items)}, or others)")
         return changed
 
@@ -150,19 +154,21 @@ class EvaluationFolder:
 
     def items(self) -> tuple[Item, ...]:
         """The items, in the order of the suite."""
-        return tuple(self._rows(self.path / ITEMS, Item))
+        path = self.path / ITEMS
+        with reading(path, "an Item per line"):
+            return tuple(from_record(Item, record) for record in read_jsonl(path))
 
     def arms(self) -> tuple[ArmRecord, ...]:
         """Arms begun so far, in that order."""
         files = sorted((self.path / ANSWERS).glob("*/arm.json"))
-        found = [_value(file, ArmRecord) for file in files]
-        return tuple(sorted(found, key=lambda arm: arm.index))
+        arms = [_value(file, ArmRecord) for file in files]
+        return tuple(sorted(arms, key=lambda arm: arm.index))
 
     def begin_arm(self, arm: ArmRecord) -> None:
         """Write down what an arm does. Raises StaleArtifactError when it did something else."""
         self.check_arm(arm)
         self._reopen()
-        if arm.name not in {one.name for one in self.arms()}:
+        if arm.name not in {known.name for known in self.arms()}:
             write_json(self._arm(arm.name) / "arm.json", to_record(arm))
 
     def check_arm(self, arm: ArmRecord) -> None:
@@ -182,27 +188,24 @@ class EvaluationFolder:
 
     def committed(self, arm: str, turn: Turn = "batch") -> set[int]:
         """Numbers of an arm's batches that are done."""
-        found = (_NUMBER.search(path.name) for path in self._arm(arm).glob(f"{turn}-*.jsonl"))
-        return {int(match[1]) for match in found if match}
+        return set(self._batches(arm, turn).committed())
 
     def commit(self, arm: str, number: int, answers: Sequence[Answered], moved: Moved) -> None:
         """Keep one batch of answers: whole, or not counted."""
         write_json(self._arm(arm) / f"firing-{number:05d}.json", to_record(moved))
-        write_jsonl(self._file(arm, "batch", number), map(to_record, answers))
+        self._batches(arm, "batch").write(number, map(to_record, answers))
 
     def commit_first(self, arm: str, number: int, answers: Sequence[FirstAnswer]) -> None:
         """Keep one batch of first answers: whole, or not counted."""
-        write_jsonl(self._file(arm, "first", number), map(to_record, answers))
+        self._batches(arm, "first").write(number, map(to_record, answers))
 
     def answers(self, arm: str) -> list[Answered]:
         """An arm's answers so far, in the order of batches."""
-        numbers = sorted(self.committed(arm))
-        return [a for n in numbers for a in self._rows(self._file(arm, "batch", n), Answered)]
+        return list(Batches(self._arm(arm), Answered).read())
 
     def first_answers(self, arm: str) -> list[FirstAnswer]:
         """An arm's first answers so far, in the order of batches."""
-        numbers = sorted(self.committed(arm, "first"))
-        return [a for n in numbers for a in self._rows(self._file(arm, "first", n), FirstAnswer)]
+        return list(Batches(self._arm(arm), FirstAnswer, "first").read())
 
     def moved(self, arm: str) -> list[Moved]:
         """How often an arm moved tokens, batch by batch."""
@@ -212,36 +215,21 @@ class EvaluationFolder:
     def append_verdicts(self, judge: str, verdicts: Iterable[Verdict]) -> None:
         """Add verdicts of one judge by one rubric; of one case the last one holds."""
         self._reopen()
-        append_lines(self._verdicts(judge), jsonl(map(to_record, verdicts)))
+        self._verdicts(judge).append(verdicts)
 
     def verdicts(self, judge: str) -> dict[str, Verdict]:
         """Verdicts by case id. A line torn by a kill is not counted."""
-        path = self._verdicts(judge)
-        if not path.exists():
-            return {}
-        with reading(path, "verdicts, one per line"):
-            lines = path.read_bytes().splitlines(keepends=True)
-            whole = [from_record(Verdict, json.loads(x)) for x in lines if x.endswith(b"\n")]
-        return {verdict.case_id: verdict for verdict in whole}
+        return {verdict.case_id: verdict for verdict in self._verdicts(judge).read()}
 
     def save_result(self, result: EvalResult) -> None:
-        """Keep what came of it, and list all of it in the run's manifest."""
+        """Keep the result, and list all files of the evaluation in the run's manifest."""
         with self.run.lock():
             self._reopen()
-            axis = self.run.path / layout.AXIS
-            made_with = sha256_of(axis) if axis.exists() else ""
-            record = {"format": FORMAT, "axis": made_with, "value": to_record(result)}
-            write_json(self.path / layout.RESULT, record)
+            self.run.write_value(f"{self.inside}/{layout.RESULT}", result)
             self.run.list_below(self.inside)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """The run for this process alone. Raises RunLockedError when another one has it."""
-        with self.run.lock():
-            yield
-
     def _reopen(self) -> None:
-        """No result while the evaluation is worked on: none that its answers do not bear out."""
+        """Delete the result, which must not stay while the answers under it change."""
         with self.run.lock():
             if (self.path / layout.RESULT).exists():
                 self.run.unlist_below(self.inside)
@@ -259,23 +247,14 @@ class EvaluationFolder:
             check_format(record, path)
             return from_record(EvaluationPlan, record["plan"]), str(record["items_sha256"])
 
-    def _items_hash(self) -> str:
-        return sha256_of(self.path / ITEMS)
-
     def _arm(self, name: str) -> Path:
         return self.path / ANSWERS / layout.plain_name(name)
 
-    def _file(self, arm: str, turn: Turn, number: int) -> Path:
-        return self._arm(arm) / f"{turn}-{number:05d}.jsonl"
+    def _batches(self, arm: str, turn: Turn) -> Batches[Any]:
+        return Batches(self._arm(arm), Answered if turn == "batch" else FirstAnswer, turn)
 
-    def _verdicts(self, judge: str) -> Path:
-        return self.path / "verdicts" / f"{layout.plain_name(judge)}.jsonl"
-
-    def _rows(self, path: Path, kind: type[T]) -> Iterator[T]:
-        for row in read_jsonl(path):
-            with reading(path, f"{kind.__name__} per line"):
-                value = from_record(kind, row)
-            yield value
+    def _verdicts(self, judge: str) -> Journal[Verdict]:
+        return Journal(self.path / "verdicts" / f"{layout.plain_name(judge)}.jsonl", Verdict)
 
 
 def evaluations_in(run: RunFolder) -> list[EvaluationFolder]:
@@ -287,10 +266,6 @@ def evaluations_in(run: RunFolder) -> list[EvaluationFolder]:
 def _value(path: Path, kind: type[T]) -> T:
     with reading(path, f"a {kind.__name__}"):
         return from_record(kind, read_json(path))
-
-
-def _hash_of(items: Sequence[Item]) -> str:
-    return hashlib.sha256(jsonl(map(to_record, items))).hexdigest()
 
 
 def _delete(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run folder as its writer sees it: begun, filled batch by batch, finished, added to."""
+"""Writes a run folder: begins it, commits batches, finishes it, adds what is made later."""
 
 from __future__ import annotations
 
@@ -10,25 +10,42 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from torch import Tensor
+
 from keel.errors import CorruptArtifactError, MissingArtifactError, StaleArtifactError
 from keel.store import layout
-from keel.store.artefacts import FORMAT, save_axis, save_space, save_vectors
-from keel.store.atomic import sha256_of, write_bytes, write_json
-from keel.store.batches import commit_batch
-from keel.store.floors_file import save_floors
-from keel.store.judgements import append_judgements
+from keel.store.artefacts import FORMAT, save_axis, save_space, save_traits, save_vectors
+from keel.store.batches import commit_batch, rollout_batches, thin_activations
+from keel.store.files import (
+    append_lines,
+    jsonl,
+    reading,
+    sha256_of,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
+from keel.store.floors import after_calibration, save_floors, with_swept
+from keel.store.journal import Journal
 from keel.store.lock import RunLock
-from keel.store.manifest import Kept, Manifest, read_manifest, write_manifest
-from keel.store.plan import RunPlan, check_same, read_plan, write_plan
+from keel.store.provenance import (
+    Kept,
+    Manifest,
+    RunPlan,
+    check_same,
+    read_manifest,
+    read_plan,
+    write_manifest,
+    write_plan,
+)
 from keel.store.records import to_record
 from keel.store.run import Run, calibration_record, map_record
-from keel.store.swept_floors import after_calibration, with_swept
-from keel.store.thinning import thin_activations
-from keel.store.traits_file import save_traits
 from keel.types import (
     ActivationBatch,
     Calibration,
     DriftReading,
+    EvalResult,
     Floors,
     Judgement,
     PersonaMap,
@@ -41,7 +58,7 @@ from keel.types import (
 
 
 class RunFolder:
-    """The one place where a run's files are written.
+    """Writes the files of a run.
 
     Hold `lock()` from `begin` to `finish`; what is added later takes the lock by itself.
     """
@@ -51,8 +68,8 @@ class RunFolder:
         self._lock = RunLock(self.path)
 
     def lock(self) -> AbstractContextManager[None]:
-        """The folder for this process alone. Raises RunLockedError when another one has it."""
-        return self._lock.held()
+        """Acquires the folder for this process; RunLockedError when another one has it."""
+        return self._lock.acquired()
 
     @property
     def is_begun(self) -> bool:
@@ -87,7 +104,7 @@ class RunFolder:
 
     def committed(self) -> set[int]:
         """Numbers of the batches that are done."""
-        return set(layout.committed_batches(self.path))
+        return set(rollout_batches(self.path).committed())
 
     def commit_batch(
         self, number: int, rollouts: Sequence[Rollout], activations: ActivationBatch | None
@@ -105,20 +122,22 @@ class RunFolder:
     def save_judgements(self, judge: str, judgements: Iterable[Judgement]) -> None:
         """Add judgements of one judge; of one rollout the last one holds."""
         with self.lock():
-            self._unlist([layout.named_file(layout.JUDGEMENTS, judge)])
-            append_judgements(self.path, judge, judgements)
+            file = layout.named_file(layout.JUDGEMENTS, judge)
+            self._unlist([file])
+            Journal(self.path / file, Judgement).append(judgements)
 
-    def save_map(self, found: PersonaMap | None, traits: TraitMap | None = None) -> None:
+    def save_map(self, persona_map: PersonaMap | None, traits: TraitMap | None = None) -> None:
         """Keep vectors, persona space and axis, and trait space, in place of those before."""
         with self._replacing(*layout.MAP_FILES):
             if traits is not None:
                 save_traits(traits, self.path / layout.TRAITS)
-            if found is None:
+            if persona_map is None:
                 return
-            save_vectors(found.vectors, found.default_LD, self.path / layout.VECTORS)
-            save_space(found.space, self.path / layout.SPACE)
-            save_axis(found.axis, self.path / layout.AXIS)
-            write_json(self.path / layout.MAP, map_record(found))
+            vectors, default_LD = persona_map.vectors, persona_map.default_LD
+            save_vectors(vectors, default_LD, self.path / layout.VECTORS)
+            save_space(persona_map.space, self.path / layout.SPACE)
+            save_axis(persona_map.axis, self.path / layout.AXIS)
+            write_json(self.path / layout.MAP, map_record(persona_map))
 
     def save_calibration(self, calibration: Calibration) -> None:
         """Keep distributions, and every setting's floors with the chosen one as default.
@@ -138,30 +157,38 @@ class RunFolder:
             )
             write_json(self.path / layout.CALIBRATION, calibration_record(calibration))
 
-    def save_sweep(self, found: Sweep, floors: Sequence[Floors], *, adopt: bool = False) -> None:
-        """Keep what a sweep found, and its settings' floors beside those that are there.
+    def save_sweep(self, sweep: Sweep, floors: Sequence[Floors], *, adopt: bool = False) -> None:
+        """Keep a sweep's result, and its settings' floors beside those that are there.
 
         With `adopt` the recommended setting becomes the default, where there is one.
         """
         file = self.read().floors_file
-        default = found.recommended if adopt and found.recommended else file.default
-        bands = with_swept(file.settings, floors, found.recommended)
+        default = sweep.recommended if adopt and sweep.recommended else file.default
+        bands = with_swept(file.settings, floors, sweep.recommended)
         axis = self._axis_sha256()
-        record = {"format": FORMAT, "axis": axis, "value": to_record(found)}
         with self._replacing(layout.FLOORS, layout.SWEEP):
             save_floors(bands, self.path / layout.FLOORS, default=default, axis_sha256=axis)
-            write_json(self.path / layout.SWEEP, record)
+            self.write_value(layout.SWEEP, sweep)
 
-    def save_drift(self, found: DriftReading) -> None:
+    def save_drift(self, drift: DriftReading) -> None:
         """Keep one conversation's path, in place of an earlier one of the same id."""
-        self._save_value(layout.DRIFT, found.conversation_id, found)
+        file = layout.named_file(layout.DRIFT, drift.conversation_id)
+        with self._replacing(file):
+            self.write_value(file, drift)
 
-    def save_replay(self, found: Replay) -> None:
+    def save_replay(self, replay: Replay) -> None:
         """Keep one replayed conversation, in place of an earlier one of the same id."""
-        self._save_value(layout.REPLAYS, found.conversation_id, found)
+        file = layout.named_file(layout.REPLAYS, replay.conversation_id)
+        with self._replacing(file):
+            self.write_value(file, replay)
+
+    def write_value(self, file: str, value: Sweep | DriftReading | Replay | EvalResult) -> None:
+        """Write a value with the hash of the axis that it was made with; lists it nowhere."""
+        record = {"format": FORMAT, "axis": self._axis_sha256(), "value": to_record(value)}
+        write_json(self.path / file, record)
 
     def write_report(self, html: str) -> Path:
-        """Keep the page; returns where it is."""
+        """Keep the report's page; returns its path."""
         with self._replacing(layout.REPORT):
             write_bytes(self.path / layout.REPORT, html.encode())
         return self.path / layout.REPORT
@@ -246,12 +273,6 @@ class RunFolder:
         files = layout.files_in(self.path, layout.ACTIVATIONS)
         return [path.relative_to(self.path).as_posix() for path in files]
 
-    def _save_value(self, folder: str, name: str, value: DriftReading | Replay) -> None:
-        file = layout.named_file(folder, name)
-        record = {"format": FORMAT, "axis": self._axis_sha256(), "value": to_record(value)}
-        with self._replacing(file):
-            write_json(self.path / file, record)
-
     def _beside_swept(self, made: Sequence[Floors]) -> Sequence[Floors] | None:
         """A calibration's settings with a sweep's; None where the sweep does not fit them."""
         run = self.read()
@@ -263,7 +284,7 @@ class RunFolder:
 
     @contextmanager
     def _replacing(self, *names: str) -> Iterator[None]:
-        """Files that change together: unlisted meanwhile, so that a kill leaves none half new."""
+        """Unlists files that change together, so that a kill leaves no mixture of old and new."""
         with self.lock():
             before = self._unlist(names)
             try:
@@ -292,9 +313,47 @@ class RunFolder:
             write_manifest(self.path, manifest.listing(self._hashes(names)))
 
     def _hashes(self, names: Iterable[str]) -> dict[str, str]:
-        there = [name for name in names if (self.path / name).is_file()]
-        return {name: sha256_of(self.path / name) for name in there}
+        present = [name for name in names if (self.path / name).is_file()]
+        return {name: sha256_of(self.path / name) for name in present}
 
     def _axis_sha256(self) -> str:
         """Hash of the run's axis; empty where it has none yet."""
         return self._hashes([layout.AXIS]).get(layout.AXIS, "")
+
+
+class SweepWork:
+    """Working files of a run's sweeps. Hold the run's lock while writing.
+
+    sweep/projections.safetensors   projections that floors are made from
+          NAME.jsonl                numbers per setting, added to as they are measured
+
+    None of it is listed by the manifest: it can be deleted at any time, and is then computed anew.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.path = run.path / layout.SWEEP_WORK
+        self._projections = self.path / "projections.safetensors"
+
+    def projections(self, key: str) -> dict[str, Tensor] | None:
+        """Tensors that were kept under the key; None where there are none, or of another key."""
+        if not self._projections.exists():
+            return None
+        with reading(self._projections, "projections"), safe_open(self._projections, "pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def keep_projections(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors under a key, in place of those before."""
+        write_tensors(self._projections, tensors, {"key": key})
+
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """Rows that were kept under a name. A line torn by a kill is not counted."""
+        yield from Journal(self._rows_file(name), dict).read()
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows to those under a name."""
+        append_lines(self._rows_file(name), jsonl(map(dict, rows)))
+
+    def _rows_file(self, name: str) -> Path:
+        return self.path / f"{layout.plain_name(name)}.jsonl"

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from keel.store.reading import reading
+from keel.store.files import reading
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -31,24 +31,18 @@ RESULT = "result.json"
 """Of an evaluation, in a folder of its own."""
 
 MAP_FILES = (VECTORS, SPACE, AXIS, MAP, TRAITS)
-"""Made together, so that traits never lie to an axis that was replaced; a run of roles or of traits
-alone has only its own."""
+"""Made together, so that traits are never measured against an axis that was replaced; a run of
+roles or of traits alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)
 
 _SINGLE = (*MAP_FILES, *CALIBRATION_FILES, SWEEP, PLAN, REPORT)
-_FOLDERS = {
+_SUFFIXES = {
     ROLLOUTS: ".jsonl",
     ACTIVATIONS: ".safetensors",
     JUDGEMENTS: ".jsonl",
     DRIFT: ".json",
     REPLAYS: ".json",
 }
-_BATCH = re.compile(r"batch-(\d{5,})")
-
-
-def rollouts_file(number: int) -> str:
-    """Where a batch's rollouts are, inside the run folder."""
-    return f"{ROLLOUTS}/batch-{number:05d}.jsonl"
 
 
 def activations_file(number: int) -> str:
@@ -57,50 +51,41 @@ def activations_file(number: int) -> str:
 
 
 def named_file(folder: str, name: str) -> str:
-    """Where a thing with a free name is kept."""
-    return f"{folder}/{plain_name(name)}{_FOLDERS[folder]}"
+    """Where a judge's judgements or a conversation's reading are, inside the run folder."""
+    return f"{folder}/{plain_name(name)}{_SUFFIXES[folder]}"
 
 
 def plain_name(name: str) -> str:
     """The name itself where a file may be called so, else one like it with a hash behind."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80]
-    if plain != name:
-        plain = (
-            f"{plain}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip(
-                "-"
-            )
-        )
-    return plain
-
-
-def committed_batches(root: Path) -> list[int]:
-    """Numbers of the batches whose rollouts are there, in order."""
-    found = (_BATCH.fullmatch(path.stem) for path in files_in(root, ROLLOUTS))
-    return sorted(int(match[1]) for match in found if match)
+    if plain == name:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain}-{digest}".lstrip("-")
 
 
 def files_in(root: Path, folder: str) -> list[Path]:
     """Finished files of one of the run's folders, sorted; none where there is no such folder."""
-    suffix = _FOLDERS[folder]
-    with reading(root / folder, "a folder"):
+    return files_ending(root / folder, _SUFFIXES[folder])
+
+
+def files_ending(folder: Path, suffix: str) -> list[Path]:
+    """Finished files of a folder, sorted; none where there is no such folder."""
+    with reading(folder, "a folder"):
         # Not glob: it takes a folder that may not be read for an empty one.
-        names = [path.name for path in (root / folder).iterdir()] if _is_there(root, folder) else []
-    return sorted(root / folder / n for n in names if n.endswith(suffix) and n[0] != ".")
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(folder / n for n in names if n.endswith(suffix) and n[0] != ".")
 
 
 def artefacts(root: Path) -> list[str]:
     """Every file of a run, inside its folder, but for the manifest."""
     single = [name for name in _SINGLE if (root / name).exists()]
-    listed = [path for folder in _FOLDERS for path in files_in(root, folder)]
+    listed = [path for folder in _SUFFIXES for path in files_in(root, folder)]
     known = [*single, *(path.relative_to(root).as_posix() for path in listed)]
     return [*known, *files_below(root, EVALUATIONS)]
 
 
 def files_below(root: Path, folder: str) -> list[str]:
     """Every finished file of one of the run's folders and those in it, inside the run folder."""
-    found = (path for path in (root / folder).rglob("*") if path.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in found if p.name[0] != ".")
-
-
-def _is_there(root: Path, folder: str) -> bool:
-    return (root / folder).is_dir()
+    files = (path for path in (root / folder).rglob("*") if path.is_file())
+    return sorted(p.relative_to(root).as_posix() for p in files if p.name[0] != ".")

@@ -1,18 +1,20 @@
-"""Axes and floors from wherever they are: our files, run folders, the reference's, the hub."""
+"""Loads axes and floors from our files, run folders, the reference's files, and the model hub."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from keel.errors import ModelMismatchError, UsageError
+from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.store.artefacts import read_axis
-from keel.store.floors_file import read_floors
-from keel.store.hub import locate
-from keel.store.reference import (
+from keel.store.floors import read_floors
+from keel.store.foreign import (
     Orientation,
     check_along,
     check_sign,
@@ -24,6 +26,9 @@ from keel.types import AssistantAxis, Floors, ModelIdentity
 
 _AXIS_NAMES = ("axis.safetensors", "assistant_axis.pt", "axis.pt")
 _FLOORS_NAMES = ("floors.safetensors", "capping_config.pt")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)*")
+_KINDS = ("model", "dataset")
+_SUFFIXES = (".pt", ".safetensors")
 
 
 def load_axis(
@@ -50,7 +55,12 @@ def load_axis(
         check_sign(axis, reference.vector, "the axis given as reference")
     if default_LD is not None and role_mean_LD is not None:
         check_sign(axis, default_LD.float() - role_mean_LD.float(), "default minus role mean")
-        axis = _with_gap(axis, default_LD, role_mean_LD)
+        axis = replace(
+            axis,
+            default_projection=(default_LD.float() * axis.direction).sum(-1),
+            role_projection=(role_mean_LD.float() * axis.direction).sum(-1),
+            provenance={**axis.provenance, "gap": "from the means given when it was read"},
+        )
     return axis if layer is None else replace(axis, layer=layer)
 
 
@@ -92,6 +102,28 @@ def load_settings(source: str | Path) -> dict[str, Floors]:
     return {floors.name: floors for floors in read_floors(path).settings}
 
 
+def locate(source: str | Path, names: Sequence[str]) -> Path:
+    """A local file or folder as it is; else the first of `names` that a hub id has.
+
+    A hub id is `org/name`, or `org/name/folder`, or `org/name/path/to/file.pt`, of a model or a
+    data set. Raises MissingArtifactError when there is neither.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not is_hub_id(str(source)):
+        raise MissingArtifactError(
+            f"{path} is not there; point at a file, a run folder, or a hub id such as org/name"
+        )
+    return _download(str(source), names)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text could name a repository of the hub, or a path in one."""
+    is_local_file = source.count("/") == 1 and source.endswith(_SUFFIXES)
+    return bool(_HUB_ID.fullmatch(source)) and source[0] != "." and not is_local_file
+
+
 def _read_axis(
     path: Path, identity: ModelIdentity | None, orientation: Orientation | None
 ) -> AssistantAxis:
@@ -100,21 +132,15 @@ def _read_axis(
             f'orientation is {orientation!r}, expected "assistant-ward" or "role-ward"'
         )
     if path.suffix == ".pt":
-        return _reference_axis(path, identity, orientation)
+        axis = read_reference_axis(path, orientation)
+        if identity is None:
+            return axis
+        _check_identity(axis.identity, identity, path)
+        facts = {**axis.provenance, "identity": "given when it was read"}
+        return replace(axis, identity=identity, provenance=facts)
     if orientation == "role-ward":
         raise UsageError(f"{path} says its sign itself, assistant-ward; leave out orientation")
     return open_run(path).axis if path.is_dir() else read_axis(path)
-
-
-def _reference_axis(
-    path: Path, identity: ModelIdentity | None, orientation: Orientation | None
-) -> AssistantAxis:
-    axis = read_reference_axis(path, orientation)
-    _check_identity(axis.identity, identity, path)
-    if identity is None:
-        return axis
-    facts = {**axis.provenance, "identity": "given when it was read"}
-    return replace(axis, identity=identity, provenance=facts)
 
 
 def _read_floors(path: Path, setting: str | None, identity: ModelIdentity | None) -> Floors:
@@ -126,8 +152,8 @@ def _read_floors(path: Path, setting: str | None, identity: ModelIdentity | None
     return run.floors if setting is None else run.floors_named(setting)
 
 
-def _check_identity(found: ModelIdentity, wanted: ModelIdentity | None, path: Path) -> None:
-    mismatch = found.mismatch(wanted) if wanted is not None else None
+def _check_identity(actual: ModelIdentity, wanted: ModelIdentity | None, path: Path) -> None:
+    mismatch = actual.mismatch(wanted) if wanted is not None else None
     if mismatch:
         raise ModelMismatchError(
             f"{path} was made on another model: {mismatch}; use the model it was made on, "
@@ -145,11 +171,50 @@ def _check_fit(floors: Floors, identity: ModelIdentity, path: Path) -> None:
             )
 
 
-def _with_gap(axis: AssistantAxis, default_LD: Tensor, role_mean_LD: Tensor) -> AssistantAxis:
-    """The axis with the places of default and roles along it."""
-    return replace(
-        axis,
-        default_projection=(default_LD.float() * axis.direction).sum(-1),
-        role_projection=(role_mean_LD.float() * axis.direction).sum(-1),
-        provenance={**axis.provenance, "gap": "from the means given when it was read"},
+def _download(source: str, names: Sequence[str]) -> Path:
+    owner, name, *inside = source.split("/")
+    repository = f"{owner}/{name}"
+    candidates = ["/".join([*inside, file]) for file in names]
+    if source.endswith(_SUFFIXES) and inside:
+        candidates = ["/".join(inside)]
+    try:
+        path = _first_on_hub(repository, candidates)
+    except Exception as error:  # its HTTP library's own, which differ from release to release
+        path = _first_in_cache(repository, candidates)
+        if path is None:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise MissingArtifactError(
+                f"{source} is no local path, and could not be fetched from the hub: {reason}; "
+                "check the path and the network, or download the file and point at it"
+            ) from error
+    if path is None:
+        raise MissingArtifactError(
+            f"{source} is no local path, and on the hub there is no such repository with "
+            f"{' or '.join(candidates)}; check the name, and log in if it is private"
+        )
+    return path
+
+
+def _first_on_hub(repository: str, candidates: Sequence[str]) -> Path | None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    for kind, name in product(_KINDS, candidates):
+        try:
+            # Asked first, for it fails at once without a network; a download tries for 20 s.
+            get_hf_file_metadata(hf_hub_url(repository, name, repo_type=kind))
+        except (EntryNotFoundError, RepositoryNotFoundError):
+            continue
+        return Path(hf_hub_download(repository, name, repo_type=kind))
+    return None
+
+
+def _first_in_cache(repository: str, candidates: Sequence[str]) -> Path | None:
+    """What was downloaded before, for when there is no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    looked_up = (
+        try_to_load_from_cache(repository, name, repo_type=kind)
+        for kind, name in product(_KINDS, candidates)
     )
+    return next((Path(path) for path in looked_up if isinstance(path, str)), None)

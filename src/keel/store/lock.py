@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from keel.errors import RunLockedError
-from keel.store.atomic import refused, remove_leftovers, write_json
+from keel.store.files import refused, remove_leftovers, write_json
 
 
 class RunLock:
@@ -28,37 +28,32 @@ class RunLock:
         self._lock = FileLock(root / ".lock", thread_local=False)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """The lock, or RunLockedError at once when another process has it."""
-        self._acquire()
+    def acquired(self) -> Iterator[None]:
+        """Acquires the lock; raises RunLockedError immediately if another process holds it."""
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise RunLockedError(
+                f"another process ({self._holder()}) works on {self._root}; "
+                "wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise refused(self._root / ".lock", 0, error) from error
         try:
             if self._lock.lock_counter == 1:
-                self._move_in()
+                remove_leftovers(self._root)
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+                write_json(self._owner, owner)
             yield
         finally:
             if self._lock.lock_counter == 1:
                 self._owner.unlink(missing_ok=True)
             self._lock.release()
 
-    def _acquire(self) -> None:
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            raise RunLockedError(
-                f"another process ({self._who()}) works on {self._root}; "
-                "wait for it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise refused(self._root / ".lock", 0, error) from error
-
-    def _move_in(self) -> None:
-        remove_leftovers(self._root)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self._owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-
-    def _who(self) -> str:
-        """The owner in words, as far as it has signed in."""
+    def _holder(self) -> str:
+        """Process and host that hold the lock, as far as they are written down."""
         with suppress(OSError, ValueError, KeyError):
             owner = json.loads(self._owner.read_bytes())
             return f"pid {owner['pid']} on {owner['host']}, since {owner['since']}"

@@ -7,18 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keel.errors import CorruptArtifactError, MissingArtifactError, StaleArtifactError
+from keel.errors import (
+    CorruptArtifactError,
+    MissingArtifactError,
+    StaleArtifactError,
+    UsageError,
+)
 from keel.store import layout
-from keel.store.artefacts import check_format, read_axis, read_space, read_vectors
-from keel.store.atomic import sha256_of
+from keel.store.artefacts import check_format, read_axis, read_space, read_traits, read_vectors
 from keel.store.batches import read_activation_batches, read_rollouts
-from keel.store.floors_file import FloorsFile, read_floors
-from keel.store.judgements import read_judgements
-from keel.store.manifest import Manifest, read_manifest
-from keel.store.plan import RunPlan, read_plan
-from keel.store.reading import read_json, reading
+from keel.store.files import read_json, reading, sha256_of
+from keel.store.floors import FloorsFile, read_floors
+from keel.store.journal import Journal
+from keel.store.provenance import Manifest, RunPlan, read_manifest, read_plan
 from keel.store.records import from_record, to_record
-from keel.store.traits_file import read_traits
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -47,7 +49,7 @@ def open_run(path: str | Path) -> Run:
 
 
 class Run:
-    """What a run holds, each part read on first use."""
+    """The contents of a run folder, each part read on first use."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -70,31 +72,10 @@ class Run:
         """The model that the run was made on."""
         return self.manifest.identity
 
-    @cached_property
-    def axis(self) -> AssistantAxis:
-        """The Assistant Axis, with the recommended layer."""
-        return read_axis(self._checked(layout.AXIS, self._resume))
-
-    @cached_property
-    def persona_map(self) -> PersonaMap:
-        """Vectors, persona space, axis and their quality."""
-        vectors, default_LD = read_vectors(self._checked(layout.VECTORS, self._resume))
-        space = read_space(self._checked(layout.SPACE, self._resume))
-        path = self._checked(layout.MAP, self._resume)
-        tensors = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
-        with reading(path, "what a map found"):
-            return from_record(PersonaMap, read_json(path), tensors)
-
     @property
     def has_map(self) -> bool:
         """Whether the run answered in roles, and so has an axis."""
         return layout.AXIS in self.manifest.files
-
-    @cached_property
-    def trait_map(self) -> TraitMap:
-        """Trait vectors and the space they span. Raises MissingArtifactError in a run of roles."""
-        again = f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
-        return read_traits(self._checked(layout.TRAITS, again))
 
     @property
     def has_traits(self) -> bool:
@@ -102,8 +83,46 @@ class Run:
         return layout.TRAITS in self.manifest.files
 
     @property
+    def has_calibration(self) -> bool:
+        """Whether the run was calibrated."""
+        return all(name in self.manifest.files for name in layout.CALIBRATION_FILES)
+
+    @property
+    def has_sweep(self) -> bool:
+        """Whether settings were swept."""
+        return layout.SWEEP in self.manifest.files
+
+    @cached_property
+    def axis(self) -> AssistantAxis:
+        """The Assistant Axis, with the recommended layer."""
+        return read_axis(self._checked(layout.AXIS))
+
+    @cached_property
+    def persona_map(self) -> PersonaMap:
+        """Vectors, persona space, axis and their quality."""
+        vectors, default_LD = read_vectors(self._checked(layout.VECTORS))
+        space = read_space(self._checked(layout.SPACE))
+        path = self._checked(layout.MAP)
+        parts = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
+        with reading(path, "a map"):
+            return from_record(PersonaMap, read_json(path), parts)
+
+    @cached_property
+    def trait_map(self) -> TraitMap:
+        """Trait vectors and the space they span. Raises MissingArtifactError in a run of roles."""
+        return read_traits(self._checked(layout.TRAITS))
+
+    @cached_property
+    def floors_file(self) -> FloorsFile:
+        """Every setting that has floors, and which is the default."""
+        path = self._checked(layout.FLOORS)
+        file = read_floors(path)
+        self._check_axis(file.axis_sha256, path)
+        return file
+
+    @property
     def floors(self) -> Floors:
-        """The band of floors that calibration chose."""
+        """The setting that calibration chose."""
         return self.floors_file.named(None)
 
     @property
@@ -112,30 +131,20 @@ class Run:
         return self.floors_file.names
 
     def floors_named(self, name: str) -> Floors:
-        """The band of that name. Raises UsageError, with names like it, when there is none."""
+        """The setting of that name. Raises UsageError, with names like it, when there is none."""
         return self.floors_file.named(name)
 
     @cached_property
     def calibration(self) -> Calibration:
         """Distributions of projections, and every setting with its price."""
-        path = self._checked(layout.CALIBRATION, self._calibrate)
+        path = self._checked(layout.CALIBRATION)
         with reading(path, "a calibration"):
             return _calibration(read_json(path), self.floors_file)
 
     @property
-    def has_calibration(self) -> bool:
-        """Whether the run was calibrated."""
-        return all(name in self.manifest.files for name in layout.CALIBRATION_FILES)
-
-    @property
     def sweep(self) -> Sweep:
-        """What the sweep over settings found."""
-        return self._value(layout.SWEEP, Sweep, f"{self._calibrate} --sweep")
-
-    @property
-    def has_sweep(self) -> bool:
-        """Whether settings were swept."""
-        return layout.SWEEP in self.manifest.files
+        """The result of a sweep over settings."""
+        return self._value(layout.SWEEP, Sweep)
 
     def rollouts(self) -> Iterator[Rollout]:
         """Every rollout, in the order of batches; of an unfinished run those so far."""
@@ -155,98 +164,109 @@ class Run:
         return read_activation_batches(self.path, are_whole=left == "means")
 
     def judgements(self, judge: str | None = None) -> dict[str, Judgement]:
-        """Judgements by rollout id; of the only judge where none is named, empty without any."""
-        return read_judgements(self.path, judge)
+        """Judgements by rollout id; of the only judge where none is named, empty without any.
+
+        Raises UsageError when several judges are there and none was named.
+        """
+        if judge is not None:
+            files = [self.path / layout.named_file(layout.JUDGEMENTS, judge)]
+        else:
+            files = layout.files_in(self.path, layout.JUDGEMENTS)
+        if len(files) > 1:
+            names = ", ".join(file.stem for file in files)
+            raise UsageError(f"{self.path} has {len(files)} judges ({names}); name one")
+        # Of one rollout the last judgement holds.
+        values = (value for file in files for value in Journal(file, Judgement).read())
+        return {judgement.rollout_id: judgement for judgement in values}
 
     def drift_readings(self) -> tuple[DriftReading, ...]:
         """Paths of the conversations that were read, by id."""
-        return self._values(layout.DRIFT, DriftReading)
+        return tuple(self._values(layout.DRIFT, DriftReading).values())
 
     def replays(self) -> tuple[Replay, ...]:
         """Conversations that were replayed, by id."""
-        return self._values(layout.REPLAYS, Replay)
+        return tuple(self._values(layout.REPLAYS, Replay).values())
 
     def evaluations(self) -> dict[str, EvalResult]:
         """Results of finished evaluations, by name."""
-        found = {}
-        for name in sorted(self.manifest.files):
-            folder, _, file = name.rpartition("/")
-            if folder.startswith(f"{layout.EVALUATIONS}/") and file == layout.RESULT:
-                _, _, named = folder.partition("/")
-                again = f"keel evaluate {self.path} SUITE --name {named} --overwrite"
-                if (self.path / name).exists():
-                    found[named] = self._value(name, EvalResult, again)
-        return found
+        results = self._values(layout.EVALUATIONS, EvalResult, f"/{layout.RESULT}")
+        return {name.split("/")[1]: result for name, result in results.items()}
 
     @property
     def _is_finished(self) -> bool:
         return (self.path / layout.MANIFEST).exists()
 
-    @property
-    def _resume(self) -> str:
-        if self._is_finished and self.has_traits and not self.has_map:
-            return f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
-        return self.plan.resume_command(self.path)
-
-    @property
-    def _calibrate(self) -> str:
-        return f"keel calibrate {self.path}"
-
-    @cached_property
-    def floors_file(self) -> FloorsFile:
-        """Every setting that has floors, and which is the default."""
-        path = self._checked(layout.FLOORS, self._calibrate)
-        file = read_floors(path)
-        self._check_axis(file.axis_sha256, path, self._calibrate)
-        return file
-
-    def _values(self, folder: str, kind: type[T]) -> tuple[T, ...]:
-        prefix = f"{folder}/"
-        listed = sorted(name for name in self.manifest.files if name.startswith(prefix))
+    def _values(self, folder: str, kind: type[T], ending: str = "") -> dict[str, T]:
+        """Listed values of a folder by file; results of `EVALUATIONS` stand one folder deeper."""
+        depth = 1 + ending.count("/")
+        listed = sorted(
+            name
+            for name in self.manifest.files
+            if name.startswith(f"{folder}/") and name.endswith(ending) and name.count("/") == depth
+        )
         # One that somebody deleted is not missed: nothing is made of it but the report.
-        there = [name for name in listed if (self.path / name).exists()]
-        return tuple(self._value(name, kind, f"keel drift {self.path}") for name in there)
+        present = [name for name in listed if (self.path / name).exists()]
+        return {name: self._value(name, kind) for name in present}
 
-    def _value(self, name: str, kind: type[T], command: str) -> T:
-        path = self._checked(name, command)
+    def _value(self, name: str, kind: type[T]) -> T:
+        path = self._checked(name)
         record = read_json(path)
         with reading(path, f"a {kind.__name__}"):
             check_format(record, path)
-            remedy = f"{command}, or delete {path}"
-            self._check_axis(record["axis"], path, remedy)
+            self._check_axis(record["axis"], path)
             return from_record(kind, record["value"])
 
-    def _checked(self, name: str, command: str) -> Path:
+    def _checked(self, name: str) -> Path:
         """A file that the manifest lists and whose hash is as the manifest says."""
         path = self.path / name
         expected = self.manifest.files.get(name)
         if expected is None:
-            raise MissingArtifactError(f"{self.path} has no {name}; make it with: {command}")
+            raise MissingArtifactError(
+                f"{self.path} has no {name}; make it with: {self._command(name)}"
+            )
         with reading(path, "a file"):
-            found = sha256_of(path)
-        if found != expected:
+            actual = sha256_of(path)
+        if actual != expected:
             raise CorruptArtifactError(
-                f"{path} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…; restore it "
-                f"from a copy, or delete it and make it again with: {command}"
+                f"{path} has SHA-256 {actual[:12]}…, the manifest says {expected[:12]}…; restore "
+                f"it from a copy, or delete it and make it again with: {self._command(name)}"
             )
         return path
 
-    def _check_axis(self, made_with: str, path: Path, command: str) -> None:
+    def _check_axis(self, made_with: str, path: Path) -> None:
         """Refuse what was made with an axis that has since been replaced."""
         if made_with and made_with != self.manifest.files.get(layout.AXIS):
+            name = path.relative_to(self.path).as_posix()
+            delete = "" if name == layout.FLOORS else f", or delete {path}"
             raise StaleArtifactError(
-                f"{path} was made with another axis than {self.path} has now; run again: {command}"
+                f"{path} was made with another axis than {self.path} has now; run again: "
+                f"{self._command(name)}{delete}"
             )
 
+    def _command(self, name: str) -> str:
+        """What to type to make a file of the run."""
+        folder, _, rest = name.partition("/")
+        match folder:
+            case layout.TRAITS:
+                return f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
+            case layout.FLOORS | layout.CALIBRATION:
+                return f"keel calibrate {self.path}"
+            case layout.SWEEP:
+                return f"keel calibrate {self.path} --sweep"
+            case layout.DRIFT | layout.REPLAYS:
+                return f"keel drift {self.path}"
+            case layout.EVALUATIONS:
+                evaluation = rest.partition("/")[0]
+                return f"keel evaluate {self.path} SUITE --name {evaluation} --overwrite"
+        if self.has_traits and not self.has_map:
+            return self._command(layout.TRAITS)
+        return self.plan.resume_command(self.path)
 
-def map_record(found: PersonaMap) -> dict[str, Any]:
+
+def map_record(persona_map: PersonaMap) -> dict[str, Any]:
     """What of a map is neither tensor nor has a file of its own."""
-    return {
-        "default_count": found.default_count,
-        "dropped": to_record(found.dropped),
-        "quality": to_record(found.quality),
-        "warnings": to_record(found.warnings),
-    }
+    names = ("default_count", "dropped", "quality", "warnings")
+    return {name: to_record(getattr(persona_map, name)) for name in names}
 
 
 def calibration_record(calibration: Calibration) -> dict[str, Any]:
@@ -258,11 +278,10 @@ def calibration_record(calibration: Calibration) -> dict[str, Any]:
 
 
 def _calibration(record: Mapping[str, Any], file: FloorsFile) -> Calibration:
-    settings = tuple(_setting(setting, file) for setting in record["settings"])
-    rest = {name: value for name, value in record.items() if name != "settings"}
-    return from_record(Calibration, rest, {"settings": settings})
-
-
-def _setting(record: Mapping[str, Any], file: FloorsFile) -> PricedSetting:
-    rest = {name: value for name, value in record.items() if name != "floors"}
-    return from_record(PricedSetting, rest, {"floors": file.named(record["floors"])})
+    settings = []
+    for setting in record["settings"]:
+        rest = {key: value for key, value in setting.items() if key != "floors"}
+        floors = file.named(setting["floors"])
+        settings.append(from_record(PricedSetting, rest, {"floors": floors}))
+    rest = {key: value for key, value in record.items() if key != "settings"}
+    return from_record(Calibration, rest, {"settings": tuple(settings)})

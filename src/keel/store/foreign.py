@@ -1,8 +1,13 @@
-"""The reference implementation's `.pt` files: axes and capping configurations, read and written.
+"""Files of other programs: the reference implementation's `.pt`, and GGUF for llama.cpp.
 
-Signs and thresholds are turned round here and nowhere else. Its `capping_config.pt` holds
-role-ward vectors and the *highest* projection allowed on them: as a floor on the assistant-ward
-direction that is v = −v/‖v‖ with value −cap. The percentile in its names is role-ward too.
+The reference's axes and capping configurations are read and written. Signs and thresholds are
+turned round here and nowhere else. Its `capping_config.pt` holds role-ward vectors and the
+*highest* projection allowed on them: as a floor on the assistant-ward direction that is
+v = −v/‖v‖ with value −cap. The percentile in its names is role-ward too.
+
+llama.cpp takes control vectors and can only add them: floors have no such form. `direction.N` is
+added to the output of block N, counted from 0, as Keel counts: llama.cpp's loader stores it at
+index N − 1 and its graph reads index N − 1 for block N. Block 0 cannot be steered.
 """
 
 from __future__ import annotations
@@ -10,18 +15,18 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from keel.errors import CorruptArtifactError, ModelMismatchError, UsageError
+from keel.errors import CorruptArtifactError, ModelMismatchError, NotFiniteError, UsageError
 from keel.geometry import cosine, unit
-from keel.store.atomic import write_bytes
-from keel.store.floors_file import check_setting
-from keel.store.reading import read_pickled_tensors, reading
+from keel.store.files import read_pickled_tensors, reading, replacing, write_bytes
+from keel.store.floors import check_setting
 from keel.types import AssistantAxis, Floor, Floors, ModelIdentity
 
 Orientation = Literal["assistant-ward", "role-ward"]
@@ -29,6 +34,7 @@ Orientation = Literal["assistant-ward", "role-ward"]
 _PAPER_LAYERS = {(46, 4608): 22, (64, 5120): 32, (80, 8192): 40}
 """Layers that the paper reads, by shape of its three models."""
 _SAME_DIRECTION = 0.99
+_PREFIX = "direction."
 
 
 def read_reference_axis(path: Path, orientation: Orientation | None = None) -> AssistantAxis:
@@ -135,6 +141,37 @@ def export_capping_config_pt(settings: Sequence[Floors], path: str | Path) -> No
     _save_pt({"vectors": vectors, "experiments": experiments}, Path(path))
 
 
+def export_gguf_control_vector(
+    vector_LD: Float[Tensor, "layer hidden"],
+    path: str | Path,
+    *,
+    identity: ModelIdentity,
+    layers: Collection[int],
+) -> None:
+    """Write vectors for llama.cpp to add to the output of some blocks, at its scale 1.
+
+    `vector_LD` has a row per block, strength included, e.g. `strength * axis.direction`;
+    assistant-ward at positive strength. Raises UsageError on block 0, which llama.cpp leaves alone.
+    """
+    _check_control_vector(vector_LD, identity, layers)
+    with replacing(Path(path), vector_LD.shape[1] * 4 * len(layers)) as scratch:
+        _write_gguf(vector_LD.detach().float().cpu(), scratch, identity, sorted(set(layers)))
+
+
+def read_gguf_control_vector(path: str | Path) -> dict[int, Float[Tensor, " hidden"]]:
+    """The vectors of a control vector file by block (counted from 0)."""
+    import gguf
+
+    with reading(Path(path), "a GGUF control vector"):
+        if not Path(path).stat().st_size:
+            raise ValueError("it is empty")  # the reader cannot map an empty file
+        tensors = gguf.GGUFReader(path).tensors
+        rows = {t.name: torch.tensor(t.data.copy()) for t in tensors if t.name.startswith(_PREFIX)}
+        if not rows:
+            raise ValueError("it holds no tensor called direction.N")
+        return {int(name.removeprefix(_PREFIX)): row for name, row in rows.items()}
+
+
 def _default_orientation(path: Path) -> Orientation:
     """Files of axes are assistant-ward; published files of contrasts are not, so ask."""
     if "contrast" in path.name:
@@ -210,3 +247,36 @@ def _save_pt(content: Any, path: Path) -> None:
     data = io.BytesIO()
     torch.save(content, data)
     write_bytes(path, data.getvalue())
+
+
+def _write_gguf(vector_LD: Tensor, path: Path, identity: ModelIdentity, layers: list[int]) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "controlvector")
+    try:
+        writer.add_string("controlvector.model_hint", identity.model_id)
+        writer.add_uint32("controlvector.layer_count", len(layers))
+        for layer in layers:
+            writer.add_tensor(f"{_PREFIX}{layer}", vector_LD[layer].contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def _check_control_vector(
+    vector_LD: Tensor, identity: ModelIdentity, layers: Collection[int]
+) -> None:
+    expected = (identity.layers, identity.hidden_size)
+    if tuple(vector_LD.shape) != expected:
+        raise UsageError(
+            f"vector is {list(vector_LD.shape)}, expected {list(expected)} for {identity.model_id}"
+        )
+    if not layers or not all(1 <= layer < identity.layers for layer in layers):
+        raise UsageError(
+            f"layers are {sorted(layers)}, expected some of 1 to {identity.layers - 1}: llama.cpp "
+            "cannot add to block 0; choose others"
+        )
+    if not bool(torch.isfinite(vector_LD).all()):
+        raise NotFiniteError("the control vector holds NaN or Inf; look at where it came from")

@@ -1,4 +1,4 @@
-"""Writes files that are whole or absent, whatever interrupts. Knows nothing of what they mean.
+"""Files, written whole or not at all, and read with plain errors. Knows nothing of their meaning.
 
 A file is written under a temporary name in the same folder, flushed to the disk, and renamed.
 After a kill the old file is there or the new one, never half of one.
@@ -10,26 +10,38 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from keel.errors import StorageError
+from keel.errors import CorruptArtifactError, KeelError, MissingArtifactError, StorageError
 
 _HALVES = "surrogatepass"
 """Text may hold half of a surrogate pair, from a prompt file's escapes; json reads it back."""
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 @contextmanager
 def replacing(path: Path, size_bytes: int) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends well.
+    """A temporary path to write to, renamed to `path` when the block ends without an error.
 
     Raises StorageError when the disk refuses; `path` is then as it was before.
     """
@@ -47,19 +59,19 @@ def replacing(path: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put the bytes at `path`."""
+    """Write bytes."""
     with replacing(path, len(data)) as scratch:
         scratch.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put a plain value at `path`, indented for people."""
+    """Write a plain value, indented."""
     text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode(errors=_HALVES))
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Put one plain value per line at `path`."""
+    """Write one plain value per line."""
     write_bytes(path, jsonl(rows))
 
 
@@ -70,7 +82,7 @@ def jsonl(rows: Iterable[Any]) -> bytes:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Put named tensors and a few strings at `path`, as safetensors."""
+    """Write named tensors and a few strings, as safetensors."""
     # A clone each: safetensors refuses tensors that share memory, and views would drag theirs in.
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path, sum(tensor.nbytes for tensor in whole.values())) as scratch:
@@ -98,6 +110,70 @@ def append_lines(path: Path, lines: bytes) -> None:
         raise refused(path, len(lines), error) from error
 
 
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Turn any failure while a file is read into an error that names file and remedy."""
+    try:
+        yield
+    except CorruptArtifactError as error:
+        if str(path) in str(error):
+            raise
+        raise CorruptArtifactError(f"{path}: {error}") from error
+    except KeelError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingArtifactError(
+            f"{path} is not there; run the command that makes it, or point at where it is"
+        ) from error
+    except PermissionError as error:
+        raise CorruptArtifactError(
+            f"{path} cannot be read: permission denied; give yourself access: chmod u+r '{path}'"
+        ) from error
+    except IsADirectoryError as error:
+        raise CorruptArtifactError(f"{path} is a folder, expected {expected}") from error
+    except _UNREADABLE as error:
+        raise CorruptArtifactError(
+            f"{path} is not {expected}: {_first_line(error)}; restore it from a copy, or delete it "
+            "and run again the command that made it"
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    with reading(path, "JSON"):
+        return json.loads(path.read_bytes())
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """The values in a file of one JSON value per line."""
+    with reading(path, "one JSON value per line"), path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                raise ValueError(f"line {number} is cut off")
+            yield json.loads(line)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Named tensors and metadata of a safetensors file."""
+    with reading(path, "a safetensors file"):
+        path.open("rb").close()  # safetensors takes a file that may not be read for a missing one
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            return tensors, dict(handle.metadata() or {})
+
+
+def read_pickled_tensors(path: Path) -> Any:
+    """Contents of a `.pt` file that holds tensors and plain values only; no code is run."""
+    with reading(path, "a .pt file of tensors"):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CorruptArtifactError(
+                f"{path} holds more than tensors, or is damaged: {_first_line(error)}; Keel runs "
+                "no code from files: ask its author for a file of tensors"
+            ) from error
+
+
 def remove_leftovers(root: Path) -> None:
     """Delete temporary files that a killed process left anywhere under `root`.
 
@@ -121,6 +197,10 @@ def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
     return StorageError(f"could not write {path} ({size_bytes} bytes): {error}; {remedy}")
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _flush(path: Path) -> None:
     """Make a file's bytes, or a folder's names, survive a power cut."""
     if os.name == "nt" and path.is_dir():
@@ -141,7 +221,7 @@ def _remove(scratch: Path) -> None:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Every byte, and on the disk: one write may take a part only."""
+    """Write every byte and flush: a single write may take a part only."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -153,8 +233,8 @@ def _whole_length(descriptor: int) -> int:
     end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - 65536)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0

@@ -1,0 +1,212 @@
+"""What a run set out to do and what it was made from: its plan and its manifest.
+
+The plan is written before the first token, and compared on resuming. The manifest is written last,
+so a run that has one is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from keel.errors import MissingArtifactError, StaleArtifactError, UsageError
+from keel.store.artefacts import FORMAT, check_format
+from keel.store.files import read_json, reading, write_json
+from keel.store.layout import MANIFEST, PLAN
+from keel.store.records import canonical, from_record, to_record
+from keel.types import ModelIdentity, Prompt
+
+Kept = Literal["means", "sample", "none"]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will do: settings, seed, model and batches."""
+
+    identity: ModelIdentity
+    settings: dict[str, Any]
+    """Settings as used, plain values: what decides the outcome, and nothing else."""
+    seed: int
+    batches: tuple[tuple[int, ...], ...]
+    """Which prompts each batch holds, as indices in the list of prompts."""
+    template: dict[str, str] = field(default_factory=dict)
+    """What the chat template adds by itself: a system prompt, a date."""
+    command: str = ""
+    """What to type to go on after an interruption."""
+
+    def resume_command(self, root: Path) -> str:
+        """The command that goes on with the run."""
+        return self.command or f"keel extract {self.identity.model_id} -o {root}"
+
+
+@dataclass(frozen=True)
+class WrittenPlan:
+    """A plan as it stands in a run folder."""
+
+    plan: RunPlan
+    prompts_count: int
+    prompts_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished run was made from, and what it holds."""
+
+    format: int
+    kind: str
+    keel_version: str
+    created: str
+    """ISO 8601, UTC."""
+    identity: ModelIdentity
+    settings: dict[str, Any]
+    seed: int
+    template: dict[str, str]
+    """What the chat template adds by itself: a system prompt, a date."""
+    counts: dict[str, int]
+    """How much was kept and dropped, each under its name."""
+    files: dict[str, str]
+    """File inside the run folder -> SHA-256."""
+    activations: Kept = "means"
+    """What is left of the response means: all, a sample, or none."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Anything else that the pipeline records."""
+
+    def without(self, names: Collection[str]) -> Manifest:
+        """The manifest with some files no longer listed."""
+        return replace(self, files={n: h for n, h in self.files.items() if n not in names})
+
+    def listing(self, files: Mapping[str, str]) -> Manifest:
+        """The manifest with these files listed too."""
+        return replace(self, files=dict(sorted({**self.files, **files}.items())))
+
+
+def write_plan(path: Path, plan: RunPlan, prompts: Sequence[Prompt]) -> None:
+    """Write the plan, with a hash of its prompts. Raises UsageError if its batches do not fit."""
+    _check_batches(plan.batches, len(prompts))
+    written = WrittenPlan(plan, len(prompts), prompts_hash(prompts))
+    write_json(path, {"format": FORMAT, "kind": "plan", **to_record(written)})
+
+
+def read_plan(path: Path) -> WrittenPlan:
+    """The plan that `write_plan` wrote."""
+    record = read_json(path)
+    with reading(path, "the plan of a run"):
+        check_format(record, path)
+        if record.pop("kind") != "plan":
+            raise ValueError("it is not of kind plan")
+        del record["format"]
+        return from_record(WrittenPlan, record)
+
+
+def prompts_hash(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of all that the prompts hold, in their order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(canonical(prompt).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def check_same(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], root: Path) -> None:
+    """Raise StaleArtifactError, saying what differs, when a run was begun with other inputs.
+
+    Batches are not compared: how many rollouts fit in memory may differ on resuming, and the
+    plan that was written first holds.
+    """
+    differences = list(_differences(written, plan, prompts))
+    if not differences:
+        return
+    raise StaleArtifactError(
+        f"{root} was begun with other inputs: {shortened(differences)}; "
+        "choose another folder with -o, or start it over with --overwrite"
+    )
+
+
+def shortened(differences: Sequence[str]) -> str:
+    """The first four differences, and the number of the others."""
+    more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+    return "; ".join(differences[:4]) + more
+
+
+def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that differ, e.g. `sampling.temperature 0.7 → 1.0`."""
+    before, now = dict(_leaves(old)), dict(_leaves(to_record(new)))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name, "unset") != now.get(name, "unset"):
+            yield f"{name} {before.get(name, 'unset')} → {now.get(name, 'unset')}"
+
+
+def model_differences(old: ModelIdentity, new: ModelIdentity) -> Iterator[str]:
+    """Why two identities are not of the same model."""
+    mismatch = old.mismatch(new)
+    if mismatch:
+        yield f"model: {mismatch}"
+    elif not (old.weights_hash and new.weights_hash):
+        # Without a hash of the weights, the name is all there is to tell models apart.
+        for name in ("model_id", "revision"):
+            if getattr(old, name) != getattr(new, name):
+                yield f"{name} {getattr(old, name) or 'unset'} → {getattr(new, name) or 'unset'}"
+    if old.dtype != new.dtype:
+        yield f"dtype {old.dtype or 'unset'} → {new.dtype or 'unset'}"
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Put the manifest in the run folder."""
+    write_json(root / MANIFEST, to_record(manifest))
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of a finished run.
+
+    Raises MissingArtifactError with the command to type when the run is not there or not finished.
+    """
+    path = root / MANIFEST
+    with reading(path, "a manifest"):
+        if not path.exists():
+            raise MissingArtifactError(_unfinished(root))
+        record = read_json(path)
+        check_format(record, path)
+        return from_record(Manifest, record)
+
+
+def manifest_from(data: bytes, where: str) -> Manifest:
+    """The manifest in the bytes of a file that stands in no run folder."""
+    path = Path(MANIFEST)
+    with reading(path, f"a manifest, read from {where}"):
+        record = json.loads(data)
+        check_format(record, path)
+        return from_record(Manifest, record)
+
+
+def _differences(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt]) -> Iterator[str]:
+    yield from setting_differences(written.plan.settings, plan.settings)
+    if written.plan.seed != plan.seed:
+        yield f"seed {written.plan.seed} → {plan.seed}"
+    yield from model_differences(written.plan.identity, plan.identity)
+    if written.prompts_sha256 != prompts_hash(prompts):
+        yield f"prompts ({written.prompts_count} → {len(prompts)}, or other words)"
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_batches(batches: Sequence[Sequence[int]], prompts: int) -> None:
+    if sorted(index for batch in batches for index in batch) != list(range(prompts)):
+        raise UsageError(
+            f"batches do not hold each of the {prompts} prompts once; plan them from these prompts"
+        )
+
+
+def _unfinished(root: Path) -> str:
+    if not (root / PLAN).exists():
+        return f"{root} is no run folder; make one: keel extract MODEL -o {root}"
+    resume = read_plan(root / PLAN).plan.resume_command(root)
+    return f"the run in {root} is not finished (it has no {MANIFEST}); go on with: {resume}"
