@@ -41,9 +41,9 @@ def commands_page() -> str:
     import typer.main
 
     import keel.cli
-    from keel.cli.app import app
+    from keel.cli.app import make_app
 
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(make_app())
     commands = list(_commands_of(group))
     head = [
         "# Commands",

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from keel import __version__
-from keel.cli.app import app
+from keel.cli.app import make_app
 
-COMMANDS = [str(command.name) for command in app.registered_commands]
+COMMANDS = [str(command.name) for command in make_app().registered_commands]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 import keel.settings
-from keel.cli.app import app
+from keel.cli.app import make_app
 from keel.cli.options import Command, Given, shown_default
 from keel.settings import (
     CalibrateSettings,
@@ -39,8 +39,8 @@ def clicks(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
             yield before + name, command
 
 
-CALLBACKS = dict(callbacks(app))
-CLICKS = dict(clicks(typer.main.get_command(app)))
+CALLBACKS = dict(callbacks(make_app()))
+CLICKS = dict(clicks(typer.main.get_command(make_app())))
 
 
 def options_of(name: str) -> dict[str, Any]:

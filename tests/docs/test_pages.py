@@ -15,7 +15,7 @@ import keel
 from docs.make import made_pages
 from keel import pipeline
 from keel.calibrate import CalibrateSettings
-from keel.cli.app import app
+from keel.cli.app import make_app
 from keel.personas import MapSettings
 from keel.prompts import PromptSettings
 from keel.store import RunFolder
@@ -92,7 +92,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(
 def test_a_command_that_is_shown_can_be_given(place: str, line: str):
     """Its name, options and choices exist; nothing is run."""
     name, *arguments = _words(line)
-    command = typer.main.get_command(app).commands.get(name)
+    command = typer.main.get_command(make_app()).commands.get(name)
     assert command is not None, f"{place}: there is no command keel {name}"
     while arguments and arguments[0] in getattr(command, "commands", {}):
         name, *arguments = arguments

@@ -20,27 +20,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code. None is asked for: then show what there is."""
+    """Run one command and return its exit code; without arguments, show the help."""
     from typer import Abort, TyperException
 
-    from keel.cli.app import app
+    from keel.cli.app import COMMANDS, make_app
     from keel.errors import KeelError
 
+    called = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    app = make_app(called)
     try:
         code = app(args=list(arguments) or ["--help"], prog_name="keel", standalone_mode=False)
         sys.stdout.flush()
     except KeelError as error:
         return _refuse(str(error))
     except TyperException as error:
-        return _refuse(f"{error.format_message().rstrip('.')}; see {_help(arguments)}")
+        named = f"keel {called} --help" if called else "keel --help"
+        return _refuse(f"{error.format_message().rstrip('.')}; see {named}")
     except Abort:  # typer's word for the end of an input that a command still waits for
         return _interrupted()
     except BrokenPipeError:
-        return _unheard()
+        return _reader_gone()
     except SystemExit as ended:  # typer meets a broken pipe first, and exits with 1
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
-        return _unheard()
+        return _reader_gone()
     return _interrupted() if code == _INTERRUPTED else int(code or 0)
 
 
@@ -54,16 +57,7 @@ def _interrupted() -> int:
     return _INTERRUPTED
 
 
-def _unheard() -> int:
-    """The reader of our output has gone, as with `| head`; what is left unsaid goes nowhere."""
+def _reader_gone() -> int:
+    """Ends quietly when the reader of our output has gone, as with `| head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _help(arguments: Sequence[str]) -> str:
-    """The command whose help tells how to ask."""
-    from keel.cli.app import app
-
-    known = [one.name for one in app.registered_commands]
-    known += [one.name for one in app.registered_groups]
-    return f"keel {arguments[0]} --help" if arguments and arguments[0] in known else "keel --help"

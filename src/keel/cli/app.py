@@ -1,7 +1,8 @@
-"""All commands, in the order in which one meets them."""
+"""All commands, in the order in which they are used."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -33,27 +34,56 @@ Examples:
     keel chat runs/smollm2 --capped
 """
 
-app = typer.Typer(
-    name="keel",
-    help="Keep open-weight language models in character: map persona space, watch drift, "
-    "cap activations.",
-    epilog=EXAMPLES,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("extract", epilog=extract.EXAMPLES)(extract.extract)
-app.add_typer(judge.app, name="judge", epilog=judge.EXAMPLES)
-app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate)
-app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
-app.command("drift", epilog=drift.EXAMPLES)(drift.drift)
-app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
-app.add_typer(prompts.app, name="prompts", epilog=prompts.EXAMPLES)
-app.command("import", epilog=exchange.IMPORT_EXAMPLES)(exchange.import_)
-app.command("export", epilog=exchange.EXPORT_EXAMPLES)(exchange.export)
+COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
+    "demo": (demo.demo, demo.EXAMPLES),
+    "extract": (extract.extract, extract.EXAMPLES),
+    "judge": (judge.app, judge.EXAMPLES),
+    "calibrate": (calibrate.calibrate, calibrate.EXAMPLES),
+    "chat": (chat.chat, chat.EXAMPLES),
+    "drift": (drift.drift, drift.EXAMPLES),
+    "evaluate": (evaluate.evaluate, evaluate.EXAMPLES),
+    "report": (report.report, report.EXAMPLES),
+    "compare": (compare.compare, compare.EXAMPLES),
+    "prompts": (prompts.app, prompts.EXAMPLES),
+    "import": (exchange.import_, exchange.IMPORT_EXAMPLES),
+    "export": (exchange.export, exchange.EXPORT_EXAMPLES),
+}
+
+
+def make_app(called: str | None = None) -> typer.Typer:
+    """All commands; with `called`, the others have their names and first lines only.
+
+    Unfolding every option takes longer than all else that `keel --help` does. So would Markdown,
+    which its own texts do not need.
+    """
+    app = typer.Typer(
+        name="keel",
+        help="Keep open-weight language models in character: map persona space, watch drift, "
+        "cap activations.",
+        epilog=EXAMPLES,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich" if called == "" else "markdown",
+    )
+    app.callback()(keel)
+    for name, (command, examples) in COMMANDS.items():
+        if called not in (None, name):
+            app.command(name, help=_help_of(command))(_not_called)
+        elif isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, epilog=examples)
+        else:
+            app.command(name, epilog=examples)(command)
+    return app
+
+
+def _help_of(command: Callable[..., None] | typer.Typer) -> str:
+    if isinstance(command, typer.Typer):
+        return str(command.info.help)
+    return command.__doc__ or ""
+
+
+def _not_called() -> None:
+    raise AssertionError("this command was not called")
 
 
 def _show_version(wanted: bool) -> bool:
@@ -63,7 +93,6 @@ def _show_version(wanted: bool) -> bool:
     return wanted
 
 
-@app.callback()
 def keel(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")

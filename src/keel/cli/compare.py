@@ -41,8 +41,11 @@ def compare(
     *,
     given: Given,
 ) -> None:
-    """Compare persona and trait spaces: between families by the order of roles and traits, between
-    checkpoints of one width also by cosines and by where the default went."""
+    """Compare the persona and trait spaces of runs, pair by pair.
+
+    Model families are compared by the order of roles and traits, checkpoints of one width also by
+    cosines and by where the default went.
+    """
     from keel import pipeline
     from keel.store import open_run
 

@@ -52,7 +52,7 @@ def transfer_axis(axis: AssistantAxis, engine: Engine) -> TransferredAxis:
     own, other = axis.identity, engine.identity
     if (own.layers, own.hidden_size) != (other.layers, other.hidden_size):
         raise ModelMismatchError(
-            f"the axis of {own.model_id} ({_shape(own)}) cannot be lent to {other.model_id} "
+            f"the axis of {own.model_id} ({_shape(own)}) cannot be transferred to {other.model_id} "
             f"({_shape(other)}); expected as many layers of the same size, such as the base model "
             "that it was trained from"
         )
