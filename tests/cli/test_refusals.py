@@ -44,7 +44,7 @@ BAD_EXTRACTIONS: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]
             "--roles",
             role_file(place / "roles", "ghost", {"name": "ghost", **ROLE, "rubrik": "?"}),
         ],
-        ("ghost.json", "rubrik", "known keys: name, kind", "rubric"),
+        ("ghost.json", "rubrik", "known keys: name, system_prompts", "kind"),
     ),
     "role file with too few prompts": (
         lambda place: [
