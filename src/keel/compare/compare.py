@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from keel.compare.resampling import correlate, interval_of
-from keel.compare.spaces import compare_spaces, in_common, places_of
-from keel.compare.values import RunMaps
-from keel.compare.vectors import compare_axes, compare_vectors, default_shift
+from keel.compare.similarity import (
+    Stacked,
+    compare_axes,
+    compare_spaces,
+    compare_vectors,
+    correlation,
+    default_shift,
+    in_common,
+    indices_of,
+)
 from keel.errors import TooFewSamplesError, UsageError
 from keel.settings import CompareSettings
 from keel.statistics import bootstrap_indices
-from keel.types import (
-    DefaultShift,
-    Interval,
-    PersonaMap,
-    RunComparison,
-    SpaceComparison,
-    TraitMap,
-    VectorComparison,
-)
+from keel.types import ModelIdentity, PersonaMap, RunComparison, TraitMap
 
 _FEWEST = 4
 """Names in common: with three, any two orders correlate strongly."""
 _FEW = 20
+
+
+@dataclass(frozen=True)
+class RunMaps:
+    """The persona map and the trait map of one run, at least one of them."""
+
+    name: str
+    identity: ModelIdentity
+    roles: PersonaMap | None
+    traits: TraitMap | None
+
+    def __post_init__(self) -> None:
+        if self.roles is None and self.traits is None:
+            raise UsageError(f"run {self.name} holds no map; extract one first")
+
+    @property
+    def layer(self) -> int:
+        """The layer at which its maps are read."""
+        if self.roles is not None:
+            return self.roles.axis.layer
+        assert self.traits is not None
+        return self.traits.layer
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and hidden size: vectors have cosines between models of one shape only."""
+        return self.identity.layers, self.identity.hidden_size
+
+    @property
+    def kinds(self) -> str:
+        """Which maps it holds: `roles and traits`."""
+        held = (("roles", self.roles), ("traits", self.traits))
+        return " and ".join(kind for kind, of_kind in held if of_kind is not None)
 
 
 def compare_maps(
@@ -38,177 +71,123 @@ def compare_maps(
     their loadings alone, each at its own. Raises UsageError where the two share no kind of map,
     TooFewSamplesError with fewer than four roles or traits in common.
     """
-    if not _share(first.roles, second.roles) and not _share(first.traits, second.traits):
+    parts: dict[str, Any] = {}
+    if first.roles is not None and second.roles is not None:
+        parts |= _compare_roles(first, second, first.roles, second.roles, settings)
+    if first.traits is not None and second.traits is not None:
+        parts |= _compare_traits(first, second, first.traits, second.traits, settings)
+    if not parts:
         raise UsageError(
-            f"{first.name} holds {_held(first)} and {second.name} {_held(second)}; to compare "
+            f"{first.name} holds {first.kinds} and {second.name} {second.kinds}; to compare "
             "them, extract the same of both, with --what"
         )
-    alike = first.has_shape_of(second)
-    layers = (first.layer, first.layer if alike else second.layer)
-    return RunComparison(
-        first=first.name,
-        second=second.name,
-        roles=_roles(first, second, layers, settings),
-        traits=_traits(first, second, layers, settings),
-        standings=_standings(first.roles, second.roles, layers, settings),
-        leanings=_leanings(first.traits, second.traits, layers, settings),
-        axes=_axes(first.roles, second.roles, settings) if alike else None,
-        role_vectors=_role_vectors(first.roles, second.roles, settings) if alike else None,
-        trait_vectors=_trait_vectors(first, second, settings) if alike else None,
-        shift=_shift(first, second) if alike else None,
-        warnings=tuple(_warnings(first, second, alike)),
-    )
+    warnings = tuple(_warnings(first, second))
+    return RunComparison(first=first.name, second=second.name, warnings=warnings, **parts)
 
 
-def _share(first: object | None, second: object | None) -> bool:
-    return first is not None and second is not None
+def _compare_roles(
+    first: RunMaps,
+    second: RunMaps,
+    mine: PersonaMap,
+    theirs: PersonaMap,
+    settings: CompareSettings,
+) -> dict[str, Any]:
+    """What two runs' roles say: spaces, standings on the axes; with one shape vectors and axes."""
+    names = _enough_in_common("roles", first, second, mine, theirs)
+    draws_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
+    layers = (first.layer, first.layer if first.shape == second.shape else second.layer)
+    stacked = [
+        _stacked({vector.role: vector.vector_LD for vector in side.vectors}, names)
+        for side in (mine, theirs)
+    ]
+    projections = [
+        vectors_NLD[:, layer].double() @ side.axis.direction[layer].double()
+        for vectors_NLD, side, layer in zip(stacked, (mine, theirs), layers, strict=True)
+    ]
+    parts: dict[str, Any] = {
+        "roles": compare_spaces(
+            mine.space, theirs.space, names, layers, draws_SN, most=settings.components
+        ),
+        "standings": correlation(projections[0], projections[1], draws_SN),
+    }
+    if first.shape == second.shape:
+        parts["axes"] = compare_axes(
+            (mine.default_LD, stacked[0]), (theirs.default_LD, stacked[1]), draws_SN
+        )
+        # Centred: what all answers share makes any two raw vectors parallel.
+        centred = [vectors_NLD - vectors_NLD.mean(0) for vectors_NLD in stacked]
+        parts["role_vectors"] = compare_vectors(names, centred, mine.axis.layer, draws_SN)
+        parts["shift"] = default_shift(mine, first.traits, theirs.default_LD)
+    return parts
 
 
-def _held(one: RunMaps) -> str:
-    return " and ".join(
-        [*(["roles"] if one.roles is not None else []), *(["traits"] if one.traits else [])]
-    )
+def _compare_traits(
+    first: RunMaps, second: RunMaps, mine: TraitMap, theirs: TraitMap, settings: CompareSettings
+) -> dict[str, Any]:
+    """What two runs' traits say: spaces, cosines with the axes; with one shape vectors, too."""
+    names = _enough_in_common("traits", first, second, mine, theirs)
+    draws_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
+    layers = (first.layer, first.layer if first.shape == second.shape else second.layer)
+    parts: dict[str, Any] = {
+        "traits": compare_spaces(
+            mine.space, theirs.space, names, layers, draws_SN, most=settings.components
+        )
+    }
+    if mine.axis is not None and theirs.axis is not None:
+        parts["leanings"] = correlation(
+            mine.axis.cosine_LN[layers[0], indices_of(names, mine.traits)],
+            theirs.axis.cosine_LN[layers[1], indices_of(names, theirs.traits)],
+            draws_SN,
+        )
+    if first.shape == second.shape:
+        stacked = [
+            _stacked({vector.trait: vector.vector_LD for vector in side.vectors}, names)
+            for side in (mine, theirs)
+        ]
+        parts["trait_vectors"] = compare_vectors(names, stacked, first.layer, draws_SN)
+    return parts
 
 
-def _roles(
-    first: RunMaps, second: RunMaps, layers: tuple[int, int], settings: CompareSettings
-) -> SpaceComparison | None:
-    if first.roles is None or second.roles is None:
-        return None
-    mine, theirs = first.roles.space, second.roles.space
-    _check_common(mine.roles, theirs.roles, f"roles of {first.name} and {second.name}")
-    return compare_spaces(mine, theirs, layers, settings)
+def _stacked(vectors: Mapping[str, Tensor], names: Sequence[str]) -> Stacked:
+    return torch.stack([vectors[name] for name in names])
 
 
-def _traits(
-    first: RunMaps, second: RunMaps, layers: tuple[int, int], settings: CompareSettings
-) -> SpaceComparison | None:
-    if first.traits is None or second.traits is None:
-        return None
-    mine, theirs = first.traits.space, second.traits.space
-    _check_common(mine.roles, theirs.roles, f"traits of {first.name} and {second.name}")
-    return compare_spaces(mine, theirs, layers, settings)
-
-
-def _check_common(first: Sequence[str], second: Sequence[str], what: str) -> None:
-    common = in_common(first, second)
+def _enough_in_common(
+    kind: str,
+    first: RunMaps,
+    second: RunMaps,
+    mine: PersonaMap | TraitMap,
+    theirs: PersonaMap | TraitMap,
+) -> list[str]:
+    common = in_common(mine.space.roles, theirs.space.roles)
     if len(common) < _FEWEST:
         raise TooFewSamplesError(
-            f"{what} have {len(common)} in common ({', '.join(common) or 'none'}), expected "
-            f"{_FEWEST} or more; extract the same of both: the same library, scale and "
-            "--choice-seed"
+            f"{kind} of {first.name} and {second.name} have {len(common)} in common "
+            f"({', '.join(common) or 'none'}), expected {_FEWEST} or more; extract the same of "
+            "both: the same library, scale and --choice-seed"
         )
+    return common
 
 
-def _standings(
-    first: PersonaMap | None,
-    second: PersonaMap | None,
-    layers: tuple[int, int],
-    settings: CompareSettings,
-) -> Interval | None:
-    if first is None or second is None:
-        return None
-    names = in_common(first.space.roles, second.space.roles)
-    mine_N, theirs_N = (
-        _stacked_roles(found, names)[:, layer].double() @ found.axis.direction[layer].double()
-        for found, layer in ((first, layers[0]), (second, layers[1]))
-    )
-    drawn_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
-    return interval_of(correlate(mine_N, theirs_N, drawn_SN))
-
-
-def _leanings(
-    first: TraitMap | None,
-    second: TraitMap | None,
-    layers: tuple[int, int],
-    settings: CompareSettings,
-) -> Interval | None:
-    if first is None or second is None or first.axis is None or second.axis is None:
-        return None
-    names = in_common(first.traits, second.traits)
-    mine_N = first.axis.cosine_LN[layers[0], places_of(names, first.traits)]
-    theirs_N = second.axis.cosine_LN[layers[1], places_of(names, second.traits)]
-    drawn_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
-    return interval_of(correlate(mine_N, theirs_N, drawn_SN))
-
-
-def _axes(
-    first: PersonaMap | None, second: PersonaMap | None, settings: CompareSettings
-) -> tuple[Interval, ...] | None:
-    if first is None or second is None:
-        return None
-    names = in_common(first.space.roles, second.space.roles)
-    mine, theirs = ((found.default_LD, _stacked_roles(found, names)) for found in (first, second))
-    return compare_axes(mine, theirs, settings)
-
-
-def _role_vectors(
-    first: PersonaMap | None, second: PersonaMap | None, settings: CompareSettings
-) -> VectorComparison | None:
-    if first is None or second is None:
-        return None
-    names = in_common(first.space.roles, second.space.roles)
-    # Centred: what all answers share makes any two raw vectors parallel.
-    mine, theirs = (
-        stacked - stacked.mean(0)
-        for stacked in (_stacked_roles(first, names), _stacked_roles(second, names))
-    )
-    return compare_vectors(names, mine, theirs, first.axis.layer, settings)
-
-
-def _trait_vectors(
-    first: RunMaps, second: RunMaps, settings: CompareSettings
-) -> VectorComparison | None:
-    if first.traits is None or second.traits is None:
-        return None
-    names = in_common(first.traits.traits, second.traits.traits)
-    mine, theirs = (_stacked_traits(found, names) for found in (first.traits, second.traits))
-    return compare_vectors(names, mine, theirs, first.layer, settings)
-
-
-def _shift(first: RunMaps, second: RunMaps) -> DefaultShift | None:
-    if first.roles is None or second.roles is None:
-        return None
-    return default_shift(first.roles, first.traits, second.roles.default_LD)
-
-
-def _stacked_roles(found: PersonaMap, names: Sequence[str]) -> Tensor:
-    vectors = {vector.role: vector.vector_LD for vector in found.vectors}
-    return torch.stack([vectors[name] for name in names])
-
-
-def _stacked_traits(found: TraitMap, names: Sequence[str]) -> Tensor:
-    vectors = {vector.trait: vector.vector_LD for vector in found.vectors}
-    return torch.stack([vectors[name] for name in names])
-
-
-def _warnings(first: RunMaps, second: RunMaps, alike: bool) -> Iterator[str]:
-    if not alike:
+def _warnings(first: RunMaps, second: RunMaps) -> Iterator[str]:
+    if first.shape != second.shape:
         yield (
-            f"{first.identity.model_id} is {first.identity.layers} × "
-            f"{first.identity.hidden_size} and {second.identity.model_id} "
-            f"{second.identity.layers} × {second.identity.hidden_size}: vectors of the two cannot "
-            "be laid on one another, so only the order of roles and traits is compared."
+            f"{first.identity.model_id} is {first.shape[0]} × {first.shape[1]} and "
+            f"{second.identity.model_id} {second.shape[0]} × {second.shape[1]}: vectors of the two "
+            "cannot be laid on one another, so only the order of roles and traits is compared."
         )
-    for what, mine, theirs in (
-        ("roles", _names(first.roles), _names(second.roles)),
-        ("traits", _names(first.traits), _names(second.traits)),
+    for kind, mine, theirs in (
+        ("roles", first.roles, second.roles),
+        ("traits", first.traits, second.traits),
     ):
-        if mine and theirs:
-            yield from _of_names(what, mine, theirs)
-
-
-def _names(found: PersonaMap | TraitMap | None) -> tuple[str, ...]:
-    return () if found is None else found.space.roles
-
-
-def _of_names(what: str, mine: Sequence[str], theirs: Sequence[str]) -> Iterator[str]:
-    common = len(in_common(mine, theirs))
-    alone = len(mine) + len(theirs) - 2 * common
-    if alone:
-        yield (
-            f"Of {common + alone} {what}, {common} are in both runs: components are of all that a "
-            f"run has, correlations of the {common}."
-        )
-    if common < _FEW:
-        yield f"Only {common} {what} are in common: read the intervals, not the values."
+        if mine is None or theirs is None:
+            continue
+        common = len(in_common(mine.space.roles, theirs.space.roles))
+        alone = len(mine.space.roles) + len(theirs.space.roles) - 2 * common
+        if alone:
+            yield (
+                f"Of {common + alone} {kind}, {common} are in both runs: components are of all "
+                f"that a run has, correlations of the {common}."
+            )
+        if common < _FEW:
+            yield f"Only {common} {kind} are in common: read the intervals, not the values."

@@ -74,17 +74,17 @@ class RunComparison:
 
     first: str
     second: str
-    roles: SpaceComparison | None
-    traits: SpaceComparison | None
-    standings: Interval | None
+    roles: SpaceComparison | None = None
+    traits: SpaceComparison | None = None
+    standings: Interval | None = None
     """Correlation of the roles' places on the two axes; intervals resample roles."""
-    leanings: Interval | None
+    leanings: Interval | None = None
     """Correlation of the traits' cosines with the two axes; intervals resample traits."""
-    axes: tuple[Interval, ...] | None
+    axes: tuple[Interval, ...] | None = None
     """Cosine of the two axes at every layer; intervals resample roles. Models of one width only,
     as all that follows."""
-    role_vectors: VectorComparison | None
+    role_vectors: VectorComparison | None = None
     """Role vectors less the mean of the roles in common."""
-    trait_vectors: VectorComparison | None
-    shift: DefaultShift | None
+    trait_vectors: VectorComparison | None = None
+    shift: DefaultShift | None = None
     warnings: tuple[str, ...] = ()
