@@ -1,4 +1,4 @@
-"""A real server on this machine with OpenAI's chat route; it knows settings, or takes no notice."""
+"""An endpoint that knows settings as Keel's server does, or takes no notice of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from tests.listening import Handler, chat_completion, listening
-
-
-def _repeated(asked: str) -> str:
-    return f"you said {asked}"
+from tests.endpoint.server import Answer, Asked, refuse, say
+from tests.endpoint.server import serving as answering
 
 
 @dataclass
@@ -23,37 +20,29 @@ class Served:
     """Names that it knows; None takes no notice of them."""
     refusals: int = 0
     """How many requests it puts off with 429 before it answers."""
-    says: Callable[[str], str] = _repeated
+    says: Callable[[str], str] = "you said {}".format
     """Its answer to the last message."""
     address: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     lock: Any = field(default_factory=Lock)
 
-    def status_for(self, body: dict[str, Any]) -> int:
+    def answer(self, _number: int, asked: Asked) -> Answer:
+        """A reply of four tokens, cut off, or a refusal."""
         with self.lock:
-            self.asked.append(body)
+            self.asked.append(asked.body)
             if self.refusals > 0:
                 self.refusals -= 1
-                return 429
-        setting = body.get("vllm_xargs", {}).get("keel")
-        is_unknown = self.settings is not None and setting not in {None, "none", *self.settings}
-        return 400 if is_unknown else 200
+                return refuse(429, "not now")
+        setting = asked.body.get("vllm_xargs", {}).get("keel")
+        if self.settings is not None and setting not in {None, "none", *self.settings}:
+            return refuse(400, "no such setting")
+        text = self.says(asked.body["messages"][-1]["content"])
+        return say(text, finish="length", usage=(1, 4))
 
 
 @contextmanager
 def serving(served: Served) -> Iterator[Served]:
-    with listening(_Handler, served=served) as served.address:
+    """The server at `served.address` for as long as the context lasts."""
+    with answering(served.answer) as server:
+        served.address = server.address
         yield served
-
-
-class _Handler(Handler):
-    served: Served
-
-    def do_POST(self) -> None:
-        body = self.asked()
-        status = self.served.status_for(body)
-        if status != 200:
-            self.say(status, {"error": {"message": "not now, or not this"}})
-            return
-        text = self.served.says(body["messages"][-1]["content"])
-        self.say(200, chat_completion(text, finish="length", usage=(1, 4)))

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server on this machine, that says what it was told to say."""
+"""An endpoint that gives the answers it was given, one a request, or refuses with a status."""
 
 from __future__ import annotations
 
@@ -7,39 +7,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.listening import Handler, chat_completion, listening
+from tests.endpoint.server import Answer, Asked, refuse, say
+from tests.endpoint.server import serving as answering
 
 
 @dataclass
 class Served:
-    """What the server is to say, one answer a request, and what it was asked."""
+    """What the server is to say, and what it was asked."""
 
-    address: str
     answers: list[str]
+    status: int
+    address: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    status: int = 200
+
+    def answer(self, _number: int, asked: Asked) -> Answer:
+        """The next answer, or the refusal."""
+        self.asked.append(asked.body)
+        self.keys.append(asked.key)
+        return say(self.answers.pop(0)) if self.status == 200 else refuse(self.status, "no such")
 
 
 @contextmanager
 def serving(*answers: str, status: int = 200) -> Iterator[Served]:
     """A server at `address` for as long as the context lasts."""
-    served = Served("", list(answers), status=status)
-    with listening(_Handler, served=served) as served.address:
+    served = Served(list(answers), status)
+    with answering(served.answer) as server:
+        served.address = server.address
         yield served
-
-
-class _Handler(Handler):
-    served: Served
-
-    def do_POST(self) -> None:
-        body = self.asked()
-        if self.path != "/v1/chat/completions":
-            self.say(404, {"error": {"message": f"nothing at {self.path}"}})
-            return
-        self.served.asked.append(body)
-        self.served.keys.append(self.headers["Authorization"])
-        if self.served.status != 200:
-            self.say(self.served.status, {"error": {"message": "no such model"}})
-            return
-        self.say(200, chat_completion(self.served.answers.pop(0)))

@@ -26,7 +26,6 @@ from keel.endpoint.faults import EndpointFaultError, FaultReader, NoAnswerError,
 from keel.endpoint.limits import (
     Pace,
     Spending,
-    SpendingMeter,
     StoppedError,
     Tokens,
     estimate_tokens,
@@ -91,16 +90,11 @@ class EndpointClient:
 
     def __init__(self, endpoint: Endpoint, limits: EndpointLimits = EndpointLimits()) -> None:
         self.endpoint, self.limits = endpoint, limits
-        self.meter = SpendingMeter(limits)
+        self.spending = Spending(limits)
         self.pace = Pace(limits.requests_per_minute)
         self.dialect = Dialect()
         self.has_answered = False
         """Whether a proper reply ever came."""
-
-    @property
-    def spending(self) -> Spending:
-        """Requests, tokens and dollars so far."""
-        return self.meter.spending
 
     def check(self) -> None:
         """Raises MissingExtraError without the openai package, UsageError without a needed key."""
@@ -169,7 +163,7 @@ class Connection:
             else:
                 return reply
             self._is_first_back.set()
-            self._client.meter.count_retry()
+            self._client.spending.count_retry()
             self._sleep(wait_s + self._spread_s())
             wait_s = min(2 * wait_s, self._limits.longest_wait_s)
         raise AssertionError("the last attempt returns or raises")
@@ -293,7 +287,7 @@ class Connection:
         self._sleep(self._client.pace.next_wait_s())
         while (rest_s := self._rest_until - time.monotonic()) > 0:
             self._sleep(rest_s + self._spread_s())
-        self._client.meter.reserve(most, self._stop)
+        self._client.spending.reserve(most, self._stop)
         used, is_estimated = most, True  # a lost reply may cost its all
         try:
             body = self._post(dialect.fields(request))
@@ -306,7 +300,7 @@ class Connection:
                 used, is_estimated = Tokens(), False  # a refusal costs nothing
             raise
         finally:
-            self._client.meter.settle(most, used, is_estimated=is_estimated)
+            self._client.spending.settle(most, used, is_estimated=is_estimated)
         if reply is None:
             raise self._faults.no_completion(body.decode(errors="replace"))
         self._client.has_answered = True

@@ -1,8 +1,4 @@
-"""Keeps to the limits of an endpoint: pace, and requests and money spent.
-
-The budget holds even with many requests in flight: each is counted at the most that it can cost,
-and corrected when its reply says what it did cost. Knows no endpoint.
-"""
+"""Keeps to the limits of an endpoint: its pace, and a budget of requests and money."""
 
 from __future__ import annotations
 
@@ -69,41 +65,34 @@ class Pace:
         return max(0.0, due - now)
 
 
-@dataclass(frozen=True)
 class Spending:
-    """Requests, tokens and dollars spent so far."""
+    """Requests, tokens and dollars spent on one endpoint, kept within its budget; for threads.
 
-    requests: int
-    """Sent, retries included."""
-    retries: int
-    """Requests sent again after a refusal, an error or silence."""
-    tokens: Tokens
-    """By the replies' own account, where they give one."""
-    estimated: int
-    """Requests whose tokens had to be estimated: the reply was lost, or did not count them."""
-    cost_usd: float | None
-    """None where prices are not known."""
-
-
-class SpendingMeter:
-    """Counts requests and tokens of several threads against the limits."""
+    Each request in flight counts at the most that it can cost, until its reply says what it did.
+    """
 
     def __init__(self, limits: EndpointLimits) -> None:
+        self.requests = 0
+        """Sent, retries included."""
+        self.retries = 0
+        """Requests sent again after a refusal, an error or silence."""
+        self.tokens = Tokens()
+        """By the replies' own account, where they give one."""
+        self.estimated = 0
+        """Requests whose tokens had to be estimated: the reply was lost, or did not count them."""
         self._limits = limits
         self._changed = Condition()
-        self._spent, self._reserved = Tokens(), Tokens()
-        self._requests = self._retries = self._estimated = self._in_flight = 0
+        self._reserved, self._in_flight = Tokens(), 0
 
     @property
-    def spending(self) -> Spending:
-        """All requests sent, and the tokens of those that are over."""
-        cost_usd = self._spent.cost_usd(self._limits)
-        return Spending(self._requests, self._retries, self._spent, self._estimated, cost_usd)
+    def cost_usd(self) -> float | None:
+        """Of the requests that are over; None where prices are not known."""
+        return self.tokens.cost_usd(self._limits)
 
     def count_retry(self) -> None:
         """A request is about to be sent again."""
         with self._changed:
-            self._retries += 1
+            self.retries += 1
 
     def reserve(self, most: Tokens, stop: Event) -> None:
         """Count a request that is about to be sent and may cost `most`.
@@ -118,7 +107,7 @@ class SpendingMeter:
                 if stop.is_set():
                     raise StoppedError
                 self._changed.wait(0.1)  # not only for a change: `stop` tells nobody
-            self._requests += 1
+            self.requests += 1
             self._in_flight += 1
             self._reserved += most
 
@@ -127,19 +116,19 @@ class SpendingMeter:
         with self._changed:
             self._in_flight -= 1
             self._reserved -= most
-            self._spent += used
-            self._estimated += is_estimated
+            self.tokens += used
+            self.estimated += is_estimated
             self._changed.notify_all()
 
     def _has_room(self, most: Tokens) -> bool:
-        cost = (self._spent + self._reserved + most).cost_usd(self._limits)
+        cost = (self.tokens + self._reserved + most).cost_usd(self._limits)
         budget = self._limits.max_cost_usd
         is_paid_for = cost is None or budget is None or cost <= budget
         return is_paid_for and not self._is_out_of_requests()
 
     def _is_out_of_requests(self) -> bool:
         most = self._limits.max_requests
-        return most is not None and self._requests >= most
+        return most is not None and self.requests >= most
 
     def _budget(self) -> str:
         limits = self._limits

@@ -15,8 +15,8 @@ from keel.errors import BudgetError, MissingExtraError, UsageError
 from keel.judge import EndpointGrader
 from keel.settings import EndpointLimits
 from keel.types import Case, Conversation, Grader, Message, Rubric
-from tests.judge.endpoint.asking import SCALE, TONE, cases, grader, label_of, truly, until_error
-from tests.judge.endpoint.server import refuse, say, serving
+from tests.endpoint.asking import SCALE, TONE, cases, grader, label_of, truly, until_error
+from tests.endpoint.server import refuse, say, serving
 
 
 def alive() -> list[threading.Thread]:

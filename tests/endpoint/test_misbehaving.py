@@ -10,8 +10,8 @@ from time import time
 import pytest
 
 from keel.errors import EndpointError
-from tests.judge.endpoint.asking import TONE, cases, grader, label_of, truly, until_error
-from tests.judge.endpoint.server import Answer, refuse, say, serving
+from tests.endpoint.asking import TONE, cases, grader, label_of, truly, until_error
+from tests.endpoint.server import Answer, refuse, say, serving
 
 
 def first_time(fault: Answer):

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Event, Lock
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Lock, Thread
 from typing import Any
-
-from tests.listening import Handler, chat_completion, listening
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,18 @@ class Served:
 def say(
     text: str, *, usage: tuple[int, int] | None = (10, 2), finish: str = "stop", **how: Any
 ) -> Answer:
-    """A chat completion that holds the text."""
-    record = chat_completion(text, finish=finish, usage=usage)
+    """A chat completion that holds the text; `usage` are tokens read and written."""
+    message = {"role": "assistant", "content": text}
+    record: dict[str, Any] = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+    }
+    if usage is not None:
+        names = ("prompt_tokens", "completion_tokens", "total_tokens")
+        record["usage"] = dict(zip(names, (*usage, sum(usage)), strict=True))
     return Answer(json.dumps(record).encode(), **how)
 
 
@@ -80,19 +89,33 @@ def refuse(status: int, message: str = "no", *, code: str = "", param: str = "",
 def serving(behaviour: Behaviour) -> Iterator[Served]:
     """A server at `address` for as long as the context lasts."""
     served = Served(behaviour)
-    with listening(_Handler, served=served) as served.address:
-        try:
-            yield served
-        finally:
-            served.closing.set()
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
+    served.address = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield served
+    finally:
+        served.closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
-class _Handler(Handler):
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is part of these tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
     served: Served
 
     def do_POST(self) -> None:
         served = self.served
-        asked = Asked(self.asked(), self.headers["Authorization"], time.monotonic())
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = Asked(body, self.headers["Authorization"], time.monotonic())
         with served.lock:
             served.asked.append(asked)
             number = len(served.asked) - 1
@@ -119,3 +142,6 @@ class _Handler(Handler):
                 self.wfile.flush()
                 self.served.closing.wait(answer.drip_s)
             self.wfile.write(bytes([byte]))
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: the tests' output is for failures."""

@@ -9,7 +9,7 @@ from keel.errors import KeelError
 from keel.judge import EndpointGrader
 from keel.settings import EndpointLimits
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel, Verdict
-from tests.judge.endpoint.server import Answer, Asked, Served, say
+from tests.endpoint.server import Answer, Asked, Served, say
 
 TONE = Rubric(
     "tone",

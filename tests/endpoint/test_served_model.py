@@ -9,8 +9,8 @@ from keel.engines import Engine
 from keel.engines.transformers import TransformersEngine
 from keel.testing import tiny_model, tiny_tokenizer
 from keel.types import Case, Conversation, Message, Prompt, Rubric, RubricLabel, Sampling
-from tests.judge.endpoint.asking import grader
-from tests.judge.endpoint.server import refuse, say, serving
+from tests.endpoint.asking import grader
+from tests.endpoint.server import refuse, say, serving
 
 MOOD = Rubric(
     "mood",
