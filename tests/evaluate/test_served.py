@@ -9,6 +9,8 @@ import pytest
 from keel.errors import EndpointError, NotAppliedError, UsageError
 from keel.evaluate import ServedAnswerer, parse_arms, served_arms
 from keel.types import Conversation, Message, Sampling
+from tests.endpoint.server import refuse
+from tests.endpoint.server import serving as answering
 from tests.evaluate.serving import Served, serving
 
 pytest.importorskip("openai")
@@ -135,3 +137,14 @@ def test_answers_are_sampled_as_the_suite_says():
 def test_what_is_no_address_is_refused():
     with pytest.raises(UsageError, match="expected one such as"):
         ServedAnswerer("m", "localhost")
+
+
+def test_a_field_that_pairs_the_arms_is_not_left_out_when_it_is_refused():
+    """Answers without the seed would be other draws under each arm."""
+    with (
+        answering(lambda *_: refuse(400, "Unknown field: seed")) as server,
+        pytest.raises(EndpointError, match="Unknown field: seed"),
+    ):
+        (arm,) = served_arms(parse_arms("none")).arms
+        ServedAnswerer("m", server.address).answer(TALKS[:3], arm, SAMPLING, seed=0)
+    assert len(server.asked) == 1

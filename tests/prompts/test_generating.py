@@ -8,7 +8,7 @@ import pytest
 
 from keel.errors import EndpointError, MissingExtraError, UsageError
 from keel.prompts import (
-    Wanted,
+    PromptBrief,
     generate_role,
     generate_trait,
     load_library,
@@ -20,8 +20,8 @@ from keel.prompts import (
 )
 from tests.prompts.endpoint_server import serving
 
-CLOCKMAKER = Wanted("clockmaker", "Mends clocks and distrusts hurry.", "professional")
-TIDY = Wanted("tidy", "Puts everything back where it belongs.")
+CLOCKMAKER = PromptBrief("clockmaker", "Mends clocks and distrusts hurry.", "professional")
+TIDY = PromptBrief("tidy", "Puts everything back where it belongs.")
 ROLE = {
     "system_prompts": [
         "You are a clockmaker in a narrow shop, and you hear which pendulum limps before you look.",
@@ -44,7 +44,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def role_from(*answers: str, wanted: Wanted = CLOCKMAKER):
+def role_from(*answers: str, wanted: PromptBrief = CLOCKMAKER):
     with serving(*answers) as served, open_endpoint("m", base_url=served.address) as ask:
         return generate_role(wanted, ask), served
 
@@ -172,12 +172,12 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_asked(name, description, complaint):
     with pytest.raises(UsageError, match=complaint):
-        Wanted(name, description)
+        PromptBrief(name, description)
 
 
 def test_a_role_without_a_kind_is_refused():
     with pytest.raises(UsageError, match="role 'clockmaker' has no kind"):
-        generate_role(Wanted("clockmaker", "Mends clocks, slowly."), lambda talk: "")
+        generate_role(PromptBrief("clockmaker", "Mends clocks, slowly."), lambda talk: "")
 
 
 def test_what_was_written_is_read_as_it_was(tmp_path):

@@ -237,9 +237,9 @@ def generate(
 
     Any OpenAI-compatible endpoint will do; its key is read from OPENAI_API_KEY.
     """
-    from keel.prompts import Wanted, generate_role, generate_trait, open_endpoint, save_prompts
+    from keel.prompts import PromptBrief, generate_role, generate_trait, open_endpoint, save_prompts
 
-    wanted = Wanted(name, description, kind)
+    wanted = PromptBrief(name, description, kind)
     write = generate_role if what == "role" else generate_trait
     with open_endpoint(model, base_url=base_url) as ask, console.waiting(f"{model} is writing"):
         made = write(wanted, ask)

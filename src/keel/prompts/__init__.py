@@ -7,7 +7,7 @@ from keel.prompts.choosing import (
     make_trait_prompts,
 )
 from keel.prompts.generating import (
-    Wanted,
+    PromptBrief,
     generate_role,
     generate_trait,
     open_endpoint,
@@ -59,6 +59,7 @@ __all__ = [
     "LibraryText",
     "Prefill",
     "Price",
+    "PromptBrief",
     "PromptSettings",
     "Question",
     "RedTeam",
@@ -71,7 +72,6 @@ __all__ = [
     "Trait",
     "TraitPair",
     "UserPersona",
-    "Wanted",
     "find_faults",
     "find_twins",
     "generate_role",

@@ -29,8 +29,8 @@ Made = TypeVar("Made", Role, Trait)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be written."""
+class PromptBrief:
+    """The name and description that a role or trait is to be written from."""
 
     name: str
     description: str
@@ -70,31 +70,31 @@ def open_endpoint(
         yield ask
 
 
-def generate_role(wanted: Wanted, ask: Ask, *, attempts: int = 3) -> Role:
+def generate_role(brief: PromptBrief, ask: Ask, *, attempts: int = 3) -> Role:
     """A role with five system prompts and a rubric; asks again where the answer has faults.
 
     Raises UsageError, naming the faults, when the last attempt still has some.
     """
-    if not wanted.kind:
-        raise UsageError(f"role {wanted.name!r} has no kind; give one, such as professional")
-    fixed = {"name": wanted.name, "kind": wanted.kind, "description": wanted.description}
+    if not brief.kind:
+        raise UsageError(f"role {brief.name!r} has no kind; give one, such as professional")
+    fixed = {"name": brief.name, "kind": brief.kind, "description": brief.description}
 
     def read(said: dict[str, Any]) -> tuple[Role, list[Fault]]:
-        role = role_of(Record(f"role {wanted.name}", wanted.name, said | fixed))
+        role = role_of(Record(f"role {brief.name}", brief.name, said | fixed))
         return role, find_faults(Library((role,), (), ()))
 
-    return _generate(_role_task(wanted), ask, read, attempts)
+    return _generate(_role_task(brief), ask, read, attempts)
 
 
-def generate_trait(wanted: Wanted, ask: Ask, *, attempts: int = 3) -> Trait:
+def generate_trait(brief: PromptBrief, ask: Ask, *, attempts: int = 3) -> Trait:
     """A trait with five pairs of system prompts and a rubric; else as `generate_role`."""
-    fixed = {"name": wanted.name, "description": wanted.description}
+    fixed = {"name": brief.name, "description": brief.description}
 
     def read(said: dict[str, Any]) -> tuple[Trait, list[Fault]]:
-        trait = trait_of(Record(f"trait {wanted.name}", wanted.name, said | fixed))
+        trait = trait_of(Record(f"trait {brief.name}", brief.name, said | fixed))
         return trait, find_faults(Library((), (), (), (trait,)))
 
-    return _generate(_trait_task(wanted), ask, read, attempts)
+    return _generate(_trait_task(brief), ask, read, attempts)
 
 
 def save_prompts(made: Role | Trait, folder: Path) -> Path:
@@ -125,7 +125,9 @@ def _generate(
             complaint = "; ".join(f"{fault.location} {fault.complaint}" for fault in faults)
         except UsageError as error:
             complaint = str(error)
-        talk += [Message("assistant", said), Message("user", _again(complaint))]
+        again = f"That cannot be used yet: {complaint}. "
+        again += "Answer again with the whole JSON object, mended."
+        talk += [Message("assistant", said), Message("user", again)]
     raise UsageError(
         f"the model's answer was not usable in {attempts} attempts, the last because: "
         f"{complaint[:400]}; try a stronger model, or write it by hand"
@@ -138,32 +140,28 @@ def _json_in(said: str) -> dict[str, Any]:
     if start < 0 or end < start:
         raise UsageError("the answer holds no JSON object")
     try:
-        found = json.loads(said[start : end + 1])
+        record = json.loads(said[start : end + 1])
     except json.JSONDecodeError as error:
         raise UsageError(f"the answer's JSON is broken: {error}") from None
-    assert isinstance(found, dict)  # it begins with a brace
-    return found
+    assert isinstance(record, dict)  # it begins with a brace
+    return record
 
 
-def _again(complaint: str) -> str:
-    return f"That cannot be used yet: {complaint}. Answer again with the whole JSON object, mended."
-
-
-def _role_task(wanted: Wanted) -> str:
+def _role_task(brief: PromptBrief) -> str:
     example = next(role for role in load_library().roles if role.name == _EXAMPLE_ROLE)
     shown = {"system_prompts": example.system_prompts, "rubric": example.rubric}
     return (
-        f"Write the character {wanted.name!r} ({wanted.kind}): {wanted.description}\n\n"
+        f"Write the character {brief.name!r} ({brief.kind}): {brief.description}\n\n"
         f"{_ROLE_FORM}\n\nFor the {example.name} ({example.description}) it reads:\n"
         f"{json.dumps(shown, ensure_ascii=False)}"
     )
 
 
-def _trait_task(wanted: Wanted) -> str:
+def _trait_task(brief: PromptBrief) -> str:
     example = next(trait for trait in load_library().traits if trait.name == _EXAMPLE_TRAIT)
     shown = {"pairs": [asdict(pair) for pair in example.pairs], "rubric": example.rubric}
     return (
-        f"Write the trait {wanted.name!r}: {wanted.description}\n\n"
+        f"Write the trait {brief.name!r}: {brief.description}\n\n"
         f"{_TRAIT_FORM}\n\nFor {example.name!r} ({example.description}) it reads:\n"
         f"{json.dumps(shown, ensure_ascii=False)}"
     )

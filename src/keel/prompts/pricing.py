@@ -1,4 +1,4 @@
-"""What a run over a library costs, before any model is loaded."""
+"""Counts the answers and tokens of a run over a library, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDES_OF_A_PAIR = 2
 
 @dataclass(frozen=True)
 class Price:
-    """How much is answered, at the most."""
+    """The number of answers and tokens that a run generates, at the most."""
 
     what: str
     characters: int
@@ -41,25 +41,25 @@ class Price:
 
 def price_roles(library: Library, settings: PromptSettings, max_new_tokens: int) -> list[Price]:
     """The price of a run over roles: theirs and the default's."""
-    roles = _taken(settings.roles, len(library.roles), "roles")
-    asked = _taken(settings.questions, len(library.questions), "questions")
+    roles = _count(settings.roles, len(library.roles), "roles")
+    questions = _count(settings.questions, len(library.questions), "questions")
     return [
-        Price("roles", roles, asked, settings.prompts_per_question, max_new_tokens),
-        Price("default", 1, asked, len(library.default_prompts), max_new_tokens),
+        Price("roles", roles, questions, settings.prompts_per_question, max_new_tokens),
+        Price("default", 1, questions, len(library.default_prompts), max_new_tokens),
     ]
 
 
 def price_traits(library: Library, settings: PromptSettings, max_new_tokens: int) -> Price:
     """The price of a run over traits: both sides of as many pairs as a role has prompts."""
-    count = _taken(settings.traits, len(library.traits), "traits")
-    asked = _taken(settings.questions, len(library.questions), "questions")
+    traits = _count(settings.traits, len(library.traits), "traits")
+    questions = _count(settings.questions, len(library.questions), "questions")
     prompts = settings.prompts_per_question * SIDES_OF_A_PAIR
-    return Price("traits", count, asked, prompts, max_new_tokens)
+    return Price("traits", traits, questions, prompts, max_new_tokens)
 
 
-def _taken(wanted: int | None, there: int, what: str) -> int:
-    if wanted is not None and wanted > there:
+def _count(wanted: int | None, available: int, what: str) -> int:
+    if wanted is not None and wanted > available:
         raise UsageError(
-            f"{wanted} {what} are asked for, but the library has {there}; ask for less"
+            f"{wanted} {what} are asked for, but the library has {available}; ask for less"
         )
-    return there if wanted is None else wanted
+    return available if wanted is None else wanted
