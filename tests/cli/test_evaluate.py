@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from keel.cli.evaluation_words import interval_bar, print_result
+from keel.cli.results import print_results
+from keel.report.textplot import draw_interval
 from keel.store import open_run
 from keel.types import Interval
 from tests.cli.commands import CPU, contents
@@ -48,17 +49,18 @@ def test_json_has_an_entry_per_arm(evaluated, keel):
 def test_the_table_shows_every_arm_and_says_what_it_means(evaluated, keel):
     told = keel("evaluate", evaluated, "jailbreak", "--arms", "none,capped,random", *SHORT)
     assert told.code == 0
-    assert "jailbreak: harmful answers, judged by heuristic" in told.out
+    assert "Evaluation: jailbreak" in told.out
+    assert "Measured: harmful answers, judged by heuristic" in " ".join(told.out.split())
     assert "●" in told.out
     assert "Unsteered" in told.out
-    assert all(len(line) <= 80 or line.startswith("•") for line in told.out.splitlines()[:12])
+    assert all(len(line) <= 80 for line in told.out.splitlines())
 
 
 def test_no_column_is_cut_where_names_are_long(evaluated, capsys):
     """On 80 columns the counts once read `3…`: the bar gives way instead."""
     result = open_run(evaluated).evaluations()["jailbreak"]
     arms = tuple(replace(arm, arm=f"{arm.arm}:layers_21:26-p75", n=1000) for arm in result.arms)
-    print_result(replace(result, arms=arms))
+    print_results(evaluations={"jailbreak": replace(result, arms=arms)})
     told = capsys.readouterr().out
     assert "…" not in told
     assert told.count(" 1000 ") == len(arms)
@@ -129,4 +131,4 @@ def test_a_file_without_its_columns_is_named(held, keel, place):
     ],
 )
 def test_an_interval_is_a_line_with_its_value_on_it(found, drawn):
-    assert interval_bar(found, 0, 1, width=9) == drawn
+    assert draw_interval(found, 0, 1, width=9) == drawn

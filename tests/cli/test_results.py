@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,7 +135,9 @@ def test_calibrate_tries_deviations_alone_where_no_percentile_is_asked_for(keel,
 
 def test_calibrate_shows_price_against_effect(keel, bare):
     found = keel("calibrate", bare, "--band", "1:3", "--answers", "4", *CPU)
-    assert "← chosen" in found.out
+    assert "Price against effect" in found.out
+    chosen = library.open_run(bare).floors.name
+    assert re.search(rf"→ {chosen} .* chosen", found.out)
     assert f"keel chat {bare} --capped" in found.out
     assert "pricing floors" in found.err
 
@@ -228,7 +231,12 @@ def test_demo_is_the_whole_tour_in_words(keel, model, place, monkeypatch):
     monkeypatch.setattr(pipeline.ExtractSettings, "at_scale", lambda scale, seed=0: tiny)
     words = keel("demo", "-o", "tour", "--model", model, *CPU)
     assert words.code == 0, words.err
-    for part in ("The Assistant Axis", "The floor", "uncapped and capped", "keel chat tour"):
+    for part in (
+        "The Assistant Axis",
+        "Price against effect",
+        "uncapped and capped",
+        "keel chat tour",
+    ):
         assert part in words.out
     assert library.open_run("tour").manifest.files["report.html"]
     assert f"keel demo -o tour --model {model}" in library.open_run("tour").plan.command

@@ -35,7 +35,7 @@ def test_the_sweep_tells_what_became_of_every_setting(keel, held):
 def test_the_sweep_answers_in_words_and_goes_on_where_it_stopped(keel, held):
     first = keel("calibrate", held, *SMALL)
     assert first.code == 0, first.err
-    assert "Screened 2 settings" in first.out
+    assert "2 settings of layers and heights were screened" in " ".join(first.out.split())
     assert "harmful answers (jailbreak)" in " ".join(first.out.split())
     assert "answering" in first.err
     again = keel("calibrate", held, *SMALL)
@@ -118,6 +118,8 @@ def test_the_effect_told_is_that_of_the_items_held_back_and_what_luck_added(caps
     )
     show_sweep(found, Path("run"), json=False)
     told = " ".join(capsys.readouterr().out.split())
-    assert "on 44 items held back it changes harm by -21.0 (-26.0 to -16.0) points" in told
-    assert "The items that chose it said -30.0: -9.0 of that did not hold." in told
-    assert "note: gsm8k: look twice." in told
+    assert "40 items to choose by and 44 held back" in told
+    assert "By the items held back it changes harm by −21.0 points (−26.0 to −16.0)" in told
+    assert "on the items that chose it, harm changed by −30.0 points (−40.0 to −20.0)" in told
+    assert "−9.0 points from what the items held back say." in told
+    assert "! gsm8k: look twice." in told

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from keel.report import ReportInputs, render_report
+from keel.report import ReportInputs, render_html, report_account
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 Opened = tuple[str, str]
@@ -49,7 +49,7 @@ def open_page(tmp_path: Path) -> Callable[[str], Opened]:
 def test_all_figures_are_drawn_and_nothing_complains(
     inputs: ReportInputs, open_page: Callable[[str], Opened]
 ) -> None:
-    document, console = open_page(render_report(inputs))
+    document, console = open_page(render_html(report_account(inputs)))
     assert console == ""
     plots = re.findall(r'<div class="plot js-plotly-plot" id="figure-([a-z-]+)"', document)
     assert len(plots) == 10
@@ -61,7 +61,9 @@ def test_all_figures_are_drawn_and_nothing_complains(
 def test_a_run_with_nothing_in_it_opens_quietly(
     inputs: ReportInputs, open_page: Callable[[str], Opened]
 ) -> None:
-    _, console = open_page(render_report(ReportInputs(title="new", identity=inputs.identity)))
+    _, console = open_page(
+        render_html(report_account(ReportInputs(title="new", identity=inputs.identity)))
+    )
     assert console == ""
 
 
@@ -78,7 +80,7 @@ def test_names_come_back_when_the_slider_moves(
         document.body.dataset.wanted = JSON.stringify(step[0].text.flat());
       });
     </script></body>"""
-    document, console = open_page(render_report(inputs).replace("</body>", script))
+    document, console = open_page(render_html(report_account(inputs)).replace("</body>", script))
     assert console == ""
     shown, wanted = (
         json.loads(unescape(re.search(rf'data-{name}="(.*?)"', document)[1]))  # type: ignore[index]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keel.report import figures, render_report
+from keel.report import figures, render_html, report_account
 from keel.report.sections import evaluation_sections
 from keel.types import ArmResult, EvalResult, Interval, RateInRange
 
@@ -69,5 +69,5 @@ def test_shifts_of_labels_stand_in_a_table_those_that_nobody_got_left_out(sectio
 
 
 def test_the_page_draws_it(inputs):
-    page = render_report(replace(inputs, evaluations={"drift-harm": RESULT}))
+    page = render_html(report_account(replace(inputs, evaluations={"drift-harm": RESULT})))
     assert "by-first-drift-harm" in page

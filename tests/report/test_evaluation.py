@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from keel.report import render_markdown, render_report
+from keel.report import render_html, render_markdown, report_account
 from keel.report.figures import draw_label_curve, draw_label_shares, draw_rates
 from keel.report.sections import evaluation_sections
 from keel.types import ArmResult, EvalResult, Interval
@@ -73,9 +73,11 @@ def test_every_arm_stands_in_the_table_the_controls_among_them(evaluated):
 
 
 def test_what_can_be_concluded_is_said_in_words(evaluated):
-    words = " ".join(evaluation_sections(evaluated)[0].paragraphs)
-    assert "That is more than random does." in words
-    assert "Beware: arm 'random' is silent at layer 3" in words
+    section = evaluation_sections(evaluated)[0]
+    assert "That is more than random does." in " ".join(section.paragraphs)
+    assert section.warnings == ("arm 'random' is silent at layer 3",)
+    page = render_html(report_account(evaluated))
+    assert "Beware: arm &#39;random&#39; is silent at layer 3" in page
 
 
 def test_two_evaluations_have_sections_and_pictures_of_their_own(evaluated):
@@ -120,8 +122,8 @@ def test_stacked_shares_are_those_of_the_labels():
 
 
 def test_the_page_and_the_markdown_hold_it(evaluated):
-    assert "evaluation-mine" in render_report(evaluated)
-    assert "−0.200 (−0.300 to −0.100)" in render_markdown(evaluated)
+    assert "evaluation-mine" in render_html(report_account(evaluated))
+    assert "−0.200 (−0.300 to −0.100)" in render_markdown(report_account(evaluated))
 
 
 def test_a_result_of_scores_has_no_picture_of_labels(inputs):

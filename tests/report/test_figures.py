@@ -16,7 +16,7 @@ from keel.report import ReportInputs
 from keel.report import figures as draw
 from keel.report.figures import theme
 from keel.report.figures.labels import Canvas, place_labels
-from keel.report.findings import RoleStanding
+from keel.report.standings import RoleStanding
 from keel.types import Calibration, PersonaMap, PersonaSpace, PricedSetting
 
 

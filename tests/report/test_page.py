@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from keel.report import ReportInputs, render_report
+from keel.report import ReportInputs, render_html, report_account
 from keel.types import Interval
 
 ATTACK = "<script>alert(1)</script> & <b>bold</b> words"
@@ -54,7 +54,7 @@ def figures(page: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page(inputs: ReportInputs) -> str:
-    return render_report(inputs)
+    return render_html(report_account(inputs))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def _with_setting(inputs: ReportInputs) -> ReportInputs:
 def test_no_name_becomes_an_element(
     inputs: ReportInputs, poison: Callable[[ReportInputs], ReportInputs]
 ) -> None:
-    page = render_report(poison(inputs))
+    page = render_html(report_account(poison(inputs)))
     reader = Reader(page)
     assert IMAGE in reader.text
     assert "img" not in {tag for tag, _ in reader.tags}
@@ -179,9 +179,9 @@ def test_the_same_inputs_make_the_same_bytes_in_another_process(page: str) -> No
     """Sets come out in another order there, which must not reach the page."""
     recipe = Path(__file__).with_name("conftest.py")
     code = (
-        "import hashlib, runpy; from keel.report import render_report\n"
+        "import hashlib, runpy; from keel.report import render_html, report_account\n"
         f"inputs = runpy.run_path({str(recipe)!r})['synthetic_inputs'](0)\n"
-        "print(hashlib.sha256(render_report(inputs).encode()).hexdigest())"
+        "print(hashlib.sha256(render_html(report_account(inputs)).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
@@ -193,7 +193,7 @@ def test_the_same_inputs_make_the_same_bytes_in_another_process(page: str) -> No
 def test_other_inputs_make_another_page(
     page: str, make_inputs: Callable[[int], ReportInputs]
 ) -> None:
-    assert figures(render_report(make_inputs(1))) != figures(page)
+    assert figures(render_html(report_account(make_inputs(1)))) != figures(page)
 
 
 def test_a_number_that_is_none_is_shown_as_a_dash(inputs: ReportInputs) -> None:
@@ -201,14 +201,16 @@ def test_a_number_that_is_none_is_shown_as_a_dash(inputs: ReportInputs) -> None:
     assert found is not None
     nothing = Interval(float("nan"), float("nan"), float("inf"))
     quality = tuple(replace(at, d_prime=nothing, axis_norm=0.0) for at in found.quality)
-    page = render_report(replace(inputs, persona_map=replace(found, quality=quality)))
-    assert set(figures(page)) == set(figures(render_report(inputs)))
+    page = render_html(report_account(replace(inputs, persona_map=replace(found, quality=quality))))
+    assert set(figures(page)) == set(figures(render_html(report_account(inputs))))
     assert not re.search(r"\b(nan|inf)\b", Reader(page).text, re.IGNORECASE)
     assert "– standard deviations apart" in Reader(page).text
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_page(inputs: ReportInputs) -> None:
-    page = render_report(replace(inputs, title="half \ud83d", samples={"ghost": "half \ud83d"}))
+    page = render_html(
+        report_account(replace(inputs, title="half \ud83d", samples={"ghost": "half \ud83d"}))
+    )
     assert "half ?" in page
     page.encode("utf-8")
 
@@ -225,15 +227,15 @@ def test_half_a_surrogate_pair_does_not_stop_the_page(inputs: ReportInputs) -> N
 def test_a_missing_part_leaves_the_command_that_makes_it(
     inputs: ReportInputs, part: str, nothing: Any, command: str, lost: set[str]
 ) -> None:
-    whole = render_report(inputs)
-    page = render_report(replace(inputs, **{part: nothing}))
+    whole = render_html(report_account(inputs))
+    page = render_html(report_account(replace(inputs, **{part: nothing})))
     assert f"<code>{command}</code>" not in whole
     assert f"<code>{command}</code>" in page
     assert not lost & set(figures(page))
 
 
 def test_a_run_with_nothing_in_it_still_has_a_report(inputs: ReportInputs) -> None:
-    page = render_report(ReportInputs(title="new", identity=inputs.identity))
+    page = render_html(report_account(ReportInputs(title="new", identity=inputs.identity)))
     assert figures(page) == {}
     # Space, ranks, quality; projections, firing, prices; drift, replays.
     assert page.count('class="missing"') == 8
@@ -242,4 +244,4 @@ def test_a_run_with_nothing_in_it_still_has_a_report(inputs: ReportInputs) -> No
 def test_a_warning_of_run_and_part_is_told_once(inputs: ReportInputs) -> None:
     # One of the run, one of the map; saying the map's again must not make three.
     again = replace(inputs, warnings=(*inputs.warnings, *inputs.persona_map.warnings))  # type: ignore[union-attr]
-    assert "<h2>2 warnings</h2>" in render_report(again)
+    assert "<h2>2 warnings</h2>" in render_html(report_account(again))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from keel.errors import NotFiniteError, UsageError
-from keel.report import ReportInputs, render_markdown
-from keel.report.findings import (
+from keel.report import ReportInputs, render_markdown, report_account
+from keel.report.standings import (
     RoleStanding,
     floor_in_gaps,
     rank_kinds,
@@ -18,11 +18,14 @@ from keel.report.findings import (
     shares_under,
 )
 from keel.types import Calibration, Interval, LayerQuality, PersonaMap
+from keel.words import number
 
 
 def section(inputs: ReportInputs, title: str) -> str:
     """One section of the report, as text."""
-    found = re.search(rf"## {title}\n(.*?)(?=\n## |\Z)", render_markdown(inputs), re.DOTALL)
+    found = re.search(
+        rf"## {title}\n(.*?)(?=\n## |\Z)", render_markdown(report_account(inputs)), re.DOTALL
+    )
     assert found is not None
     return found[1]
 
@@ -46,7 +49,7 @@ def with_quality(inputs: ReportInputs, **changes: object) -> ReportInputs:
 
 
 def test_key_figures_tell_the_recommended_layer(inputs: ReportInputs) -> None:
-    told = render_markdown(with_quality(inputs, auc=Interval(0.777, 0.702, 0.801)))
+    told = render_markdown(report_account(with_quality(inputs, auc=Interval(0.777, 0.702, 0.801))))
     assert "| Held-out AUC, layer 20 | 0.78 | 0.70 to 0.80 |" in told
 
 
@@ -174,7 +177,7 @@ def test_a_price_above_the_bound_is_called_out(inputs: ReportInputs) -> None:
 def test_every_setting_has_a_row_and_its_price(inputs: ReportInputs) -> None:
     told = section(inputs, "Price against effect")
     for setting in calibrated(inputs).settings:
-        assert f"| {setting.name} | {len(setting.floors)} |" in told
+        assert f"| {setting.name} | {number(setting.kl_default)} |" in told
 
 
 def test_turns_under_the_floor_are_counted(inputs: ReportInputs) -> None:
@@ -216,7 +219,9 @@ def test_dropped_roles_and_facts_are_listed(inputs: ReportInputs) -> None:
     told = section(changed, "The run")
     assert "with how many they had: clown (0) and mime (3)." in told
     assert "| seed | 1234 |" in told
-    assert "smollm2 at main, 2031-05-06" in render_markdown(changed)
+    assert "smollm2 · revision main · 30 layers × 64 · 2031-05-06" in render_markdown(
+        report_account(changed)
+    )
 
 
 def test_a_floor_without_an_axis_has_no_gap_units(inputs: ReportInputs) -> None:
@@ -228,14 +233,14 @@ def test_a_floor_without_an_axis_has_no_gap_units(inputs: ReportInputs) -> None:
 
 
 def test_markdown_leaves_out_pictures_long_texts_and_folded_tables(inputs: ReportInputs) -> None:
-    told = render_markdown(inputs)
+    told = render_markdown(report_account(inputs))
     assert "spoken in turn" not in told
     assert "All layers as a table" not in told
     assert "<" not in told.replace("\\<", "")
 
 
 def test_a_pipe_in_a_name_does_not_break_the_table(inputs: ReportInputs) -> None:
-    told = render_markdown(replace(inputs, facts=(("sampling", "a|b\nc"),)))
+    told = render_markdown(report_account(replace(inputs, facts=(("sampling", "a|b\nc"),))))
     assert "| sampling | a\\|b c |" in told
 
 

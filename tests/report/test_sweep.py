@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keel.report import figures, render_markdown, render_report
+from keel.report import figures, render_html, render_markdown, report_account
 from keel.types import (
     Change,
     Interval,
@@ -52,21 +52,21 @@ SWEEP = Sweep(
 
 
 def test_the_effect_told_is_that_of_the_items_held_back(inputs):
-    text = render_markdown(replace(inputs, sweep=SWEEP))
+    text = render_markdown(report_account(replace(inputs, sweep=SWEEP)))
     assert "Recommended: `strong`. By the items held back it changes harm by −21.0 points" in text
     assert "(−26.0 to −16.0)" in text
     assert "they bear that out" in text
 
 
 def test_what_luck_added_is_told(inputs):
-    text = render_markdown(replace(inputs, sweep=SWEEP))
+    text = render_markdown(report_account(replace(inputs, sweep=SWEEP)))
     # Chosen at −30 points, borne out at −21: 9 points of it were luck, or were not.
     assert "harm changed by −30.0 points (−35.0 to −25.0), which is −9.0 points from" in text
 
 
 def test_how_many_were_pruned_and_why_is_told(inputs):
-    page = render_report(replace(inputs, sweep=SWEEP))
-    text = render_markdown(replace(inputs, sweep=SWEEP))
+    page = render_html(report_account(replace(inputs, sweep=SWEEP)))
+    text = render_markdown(report_account(replace(inputs, sweep=SWEEP)))
     assert "5 settings of layers and heights were screened" in text
     assert "3 settings went on to be measured. The others were pruned: 1 too dear and 1 inert." in (
         text
@@ -76,12 +76,12 @@ def test_how_many_were_pruned_and_why_is_told(inputs):
 
 
 def test_without_a_recommendation_that_is_said(inputs):
-    text = render_markdown(replace(inputs, sweep=replace(SWEEP, recommended="")))
+    text = render_markdown(report_account(replace(inputs, sweep=replace(SWEEP, recommended=""))))
     assert "No setting is recommended." in text
 
 
 def test_a_run_without_a_sweep_has_no_empty_section(inputs):
-    assert "Sweep over settings" not in render_report(inputs)
+    assert "Sweep over settings" not in render_html(report_account(inputs))
 
 
 def trace(figure, name: str):
@@ -131,4 +131,4 @@ def test_a_sweep_that_measured_nothing_can_be_drawn():
 def test_a_setting_called_like_markup_is_shown_as_text(inputs):
     name = "<script>alert(3)</script>"
     odd = replace(SWEEP, screened=(screened(name, "inert"),))
-    assert name not in render_report(replace(inputs, sweep=odd))
+    assert name not in render_html(report_account(replace(inputs, sweep=odd)))

@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keel.report import ComparisonInputs, render_comparison, render_markdown, render_report
+from keel.report import (
+    ComparisonInputs,
+    comparison_account,
+    render_html,
+    render_markdown,
+    report_account,
+)
 from keel.types import (
     DefaultShift,
     Interval,
@@ -50,35 +56,35 @@ def trait_map(count=70, with_axis=True):
 
 
 def test_traits_stand_in_the_report_with_both_pictures(inputs):
-    page = render_report(replace(inputs, trait_map=trait_map()))
+    page = render_html(report_account(replace(inputs, trait_map=trait_map())))
     assert 'id="figure-trait-space"' in page
     assert 'id="figure-trait-cosines"' in page
     assert "Traits left out: vague (3)." in page
 
 
 def test_a_run_without_traits_has_no_empty_section(inputs):
-    assert "trait-space" not in render_report(inputs)
+    assert "trait-space" not in render_html(report_account(inputs))
 
 
 def test_the_ends_of_the_axis_are_told_and_the_middle_is_left_out(inputs):
-    text = render_markdown(replace(inputs, trait_map=trait_map()))
+    text = render_markdown(report_account(replace(inputs, trait_map=trait_map())))
     assert "Towards the Assistant along the axis: trait69, trait68" in text
     assert "Away from it: trait00, trait01" in text
     # |n/50 − 0.705| is at most 0.1 for n = 31 … 40: ten intervals hold 0, sixty do not.
     assert "Of 70 traits, 60 have an interval that leaves out 0" in text
-    page = render_report(replace(inputs, trait_map=trait_map()))
+    page = render_html(report_account(replace(inputs, trait_map=trait_map())))
     assert "The 10 traits in the middle are left out here." in page
 
 
 def test_without_an_axis_the_section_says_so(inputs):
-    text = render_markdown(replace(inputs, trait_map=trait_map(with_axis=False)))
+    text = render_markdown(report_account(replace(inputs, trait_map=trait_map(with_axis=False))))
     assert "no roles, hence no axis" in text
 
 
 def test_an_encouraged_answer_is_shown_as_text(inputs):
     attack = "<script>alert(2)</script>"
     samples = {**inputs.samples, "trait:trait69/+": attack}
-    page = render_report(replace(inputs, trait_map=trait_map(), samples=samples))
+    page = render_html(report_account(replace(inputs, trait_map=trait_map(), samples=samples)))
     assert attack not in page
     assert "alert(2)" in page
 
@@ -111,7 +117,9 @@ def compared():
 
 
 def test_a_comparison_is_one_page_that_loads_nothing(compared):
-    page = render_comparison(ComparisonInputs("before · after", ("a", "b"), (compared,)))
+    page = render_html(
+        comparison_account(ComparisonInputs("before · after", ("a", "b"), (compared,)))
+    )
     for name in ("components-1", "layers-1", "shift-roles-1"):
         assert f'id="figure-{name}"' in page
     assert "Keel comparison" in page
@@ -120,7 +128,7 @@ def test_a_comparison_is_one_page_that_loads_nothing(compared):
 
 
 def test_the_shift_is_told_with_its_way_and_its_ends(compared):
-    page = render_comparison(ComparisonInputs("t", (), (compared,)))
+    page = render_html(comparison_account(ComparisonInputs("t", (), (compared,))))
     assert "moved by 0.40 gap units towards the roles" in page
     assert "most towards role00, role01 and role02" in page
     assert "most away from role39, role38 and role37" in page
@@ -128,7 +136,7 @@ def test_the_shift_is_told_with_its_way_and_its_ends(compared):
 
 def test_models_of_two_widths_get_loadings_and_no_cosines(compared):
     bare = replace(compared, axes=None, role_vectors=None, shift=None)
-    page = render_comparison(ComparisonInputs("t", (), (bare,)))
+    page = render_html(comparison_account(ComparisonInputs("t", (), (bare,))))
     assert 'id="figure-components-1"' in page
     assert "layers-1" not in page
     assert "shift" not in page.split("figure-data")[0].split("<main>")[1]
@@ -136,4 +144,4 @@ def test_models_of_two_widths_get_loadings_and_no_cosines(compared):
 
 def test_the_same_comparison_makes_the_same_page(compared):
     inputs = ComparisonInputs("t", (), (compared, compared))
-    assert render_comparison(inputs) == render_comparison(inputs)
+    assert render_html(comparison_account(inputs)) == render_html(comparison_account(inputs))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.options import Given, takes
 from keel.settings import (
     OUTPUT,
@@ -83,18 +83,14 @@ def calibrate(
     show_calibration(calibration, run, json)
 
 
-def show_calibration(found: Calibration, run: Path, json: bool) -> None:
-    """What a calibration found: every setting's price against its effect, and the one chosen."""
-    from keel.cli.findings import calibration_summary, calibration_words
-
+def show_calibration(calibration: Calibration, run: Path, json: bool) -> None:
+    """Print every setting's price against its effect, and the chosen one; or as JSON."""
     if json:
-        console.print_json({"run": run, **calibration_summary(found)})
+        console.print_json({"run": run, **results.calibration_record(calibration)})
         return
-    console.stdout.print(_table(found))
-    for line in calibration_words(found):
-        console.stdout.print(line)
+    results.print_results(calibration=calibration)
     name = escape(str(run))
-    console.stdout.print(f"\nNext: [b]keel chat {name} --capped[/b], or [b]keel report {name}[/b]")
+    results.print_next(f"Next: [b]keel chat {name} --capped[/b], or [b]keel report {name}[/b]")
 
 
 def with_heights(given: Given) -> Given:
@@ -110,27 +106,3 @@ def _refuse(options: Sequence[str], why: str) -> None:
 
     if options:
         raise UsageError(f"{', '.join(options)} cannot be used here: {why}")
-
-
-def _table(found: Calibration) -> object:
-    """Price and effect of every setting, drawn against each other."""
-    from rich.table import Table
-
-    highest = max((s.shift_gaps for s in found.settings), default=0.0)
-    table = Table("setting", "fires", "price", "effect", "", box=None, pad_edge=False)
-    for setting in sorted(found.settings, key=lambda s: s.kl_default):
-        bar = "█" * round(24 * max(0.0, setting.shift_gaps) / highest) if highest > 0 else ""
-        is_dear = setting.kl_default > found.price_bound
-        style = "bold green" if setting.name == found.chosen else "dim" if is_dear else ""
-        table.add_row(
-            setting.name,
-            f"{setting.firing_rate:.0%}",
-            f"{setting.kl_default:.3f}",
-            f"{setting.shift_gaps:+.2f}",
-            bar + (" ← chosen" if setting.name == found.chosen else " too dear" if is_dear else ""),
-            style=style,
-        )
-    table.caption = (
-        "price: mean KL per token on default answers, nats; effect: rise of answers in a role, gaps"
-    )
-    return table

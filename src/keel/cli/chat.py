@@ -166,7 +166,7 @@ class Session:
         console.stderr.print(f"saved to {path}", markup=False)
 
     def _show(self, completion: Completion, firing: Firing | None) -> None:
-        from keel.drift import draw_needle
+        from keel.report import draw_needle
 
         assert completion.projections_TK is not None
         reading = self.gauge.reading(self.turn, completion.projections_TK, completion.text)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.options import Given, takes
 from keel.settings import OpeningSettings
 
@@ -52,39 +53,21 @@ def demo(
 
 
 def _show(made: Demo, out: Path, seconds: float, json: bool) -> None:
-    from rich.markup import escape
-    from rich.padding import Padding
-
-    from keel.cli.findings import (
-        calibration_summary,
-        calibration_words,
-        map_summary,
-        map_words,
-        replay_words,
-    )
-    from keel.drift import draw_replay
-
     if json:
         parts = {
-            "map": map_summary(made.persona_map),
-            "calibration": calibration_summary(made.calibration),
+            "map": results.map_record(made.persona_map),
+            "calibration": results.calibration_record(made.calibration),
         }
         console.print_json(
             {"run": out, "report": made.report, "replay": made.replay, "seconds": seconds, **parts}
         )
         return
-    out_print = console.stdout.print
-    out_print()
-    for line in (*map_words(made.persona_map), "", *calibration_words(made.calibration), ""):
-        out_print(line)
-    width = min(console.stdout.width, 110)
-    out_print("[b]The same conversation, uncapped and capped[/b]")
-    out_print(draw_replay(made.replay, made.persona_map.axis, width=width))
-    for line in replay_words(made.replay):
-        out_print(Padding(line, (0, 0, 0, 2)), width=width)
+    results.print_results(
+        persona_map=made.persona_map, calibration=made.calibration, replays=(made.replay,)
+    )
     page, run = escape(str(made.report)), escape(str(out))
-    out_print(f"\n[b]The report[/b] with all of this drawn: {page} ({seconds:.0f} s in all)")
-    out_print(
+    results.print_next(
+        f"[b]The report[/b] with all of this drawn: {page} ({seconds:.0f} s in all)\n"
         "[b]Try next[/b]\n"
         f"  keel chat {run} --capped                    talk to it; /cap off lets it go\n"
         "  keel extract smollm2 -o runs/small --scale small   narrower intervals\n"

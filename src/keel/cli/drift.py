@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.options import Given, takes
 from keel.settings import DriftSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.store import RunFolder
-    from keel.types import Conversation, DriftReading, Replay
+    from keel.types import Conversation, Replay
 
 EXAMPLES = """
 Examples:
@@ -53,11 +53,18 @@ def drift(
     folder = RunFolder(run)
     engine = console.open_model(identity.model_id, given.over(OpeningSettings()))
     if replay:
-        _show_replays(_replay(engine, folder, conversations, settings), folder, json)
+        replays = _replay(engine, folder, conversations, settings)
+        if json:
+            console.print_json(replays)
+        else:
+            _print_paths(folder, replays=tuple(replays))
         return
     with console.progress() as progress:
         readings = pipeline.drift(engine, folder, conversations, settings, on_progress=progress)
-    _show_readings(readings, folder, json)
+    if json:
+        console.print_json(readings)
+    else:
+        _print_paths(folder, drift=tuple(readings))
 
 
 def _replay(
@@ -80,25 +87,6 @@ def _replay(
     return replays
 
 
-def _show_readings(readings: list[DriftReading], folder: RunFolder, json: bool) -> None:
-    from keel.drift import draw_drift
-
-    if json:
-        console.print_json(readings)
-        return
-    axis = folder.read().axis
-    for reading in readings:
-        console.stdout.print(draw_drift(reading, axis, width=console.stdout.width))
-    console.stdout.print(f"\nIn HTML: [b]keel report {escape(str(folder.path))}[/b]")
-
-
-def _show_replays(replays: list[Replay], folder: RunFolder, json: bool) -> None:
-    from keel.drift import draw_replay
-
-    if json:
-        console.print_json(replays)
-        return
-    axis = folder.read().axis
-    for replay in replays:
-        console.stdout.print(draw_replay(replay, axis, width=console.stdout.width))
-    console.stdout.print(f"\nSide by side in HTML: [b]keel report {escape(str(folder.path))}[/b]")
+def _print_paths(folder: RunFolder, **paths: Any) -> None:
+    results.print_results(axis=folder.read().axis, **paths)
+    results.print_next(f"In HTML: [b]keel report {escape(str(folder.path))}[/b]")

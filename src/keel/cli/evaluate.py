@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.evaluate_capability import evaluate_tasks
 from keel.cli.evaluation_asked import Asked, is_for_lm_eval, judge_of
 from keel.cli.options import Given, takes
@@ -65,9 +65,7 @@ def evaluate(
 
     opened = open_run(run)
     if list_ or not suite:
-        from keel.cli.evaluation_list import list_evaluations
-
-        list_evaluations(run, json, is_asked=list_)
+        _list_evaluations(run, json, is_named=list_)
         return
     settings = given.over(EvaluateSettings())
     asked = Asked.of(opened, suite, settings, overwrite)
@@ -136,15 +134,12 @@ def _evaluate(
 
 
 def _show_result(result: EvalResult, asked: Asked, json: bool) -> None:
-    """A table of arms, and what it lets one conclude."""
-    from keel.cli.evaluation_words import print_result, result_record
-
+    """Print the table of arms and what can be concluded from it, or all as JSON."""
     if json:
-        console.print_json({"run": asked.run.path, **result_record(result)})
+        console.print_json({"run": asked.run.path, **results.evaluation_record(result)})
         return
-    print_result(result)
-    run = escape(str(asked.run.path))
-    console.stdout.print(f"\nIn HTML: [b]keel report {run}[/b]", soft_wrap=True)
+    results.print_results(evaluations={asked.name or result.suite: result})
+    results.print_next(f"In HTML: [b]keel report {escape(str(asked.run.path))}[/b]")
 
 
 def _show_price(
@@ -167,8 +162,48 @@ def _show_price(
             measure=isinstance(answerer, EngineAnswerer),
             overwrite=asked.overwrite,
         )
+    console.print_price(price, json)
+
+
+def _list_evaluations(run: Path, json: bool, *, is_named: bool) -> None:
+    """Every evaluation, finished or not. Raises UsageError where a suite should have been named."""
+    from keel import pipeline
+    from keel.errors import UsageError
+    from keel.report import Account, Section, Table
+    from keel.store import RunFolder, evaluations_in
+
+    if not is_named:
+        known = ", ".join([*pipeline.SUITES, "capability"])
+        raise UsageError(f"no suite is named; there are {known}, and --list shows what was done")
+    folders = evaluations_in(RunFolder(run))
+    finished = RunFolder(run).read().evaluations()
     if json:
-        console.print_json(price)
+        console.print_json(
+            [
+                {
+                    "name": folder.name,
+                    "suite": folder.plan.settings["suite"],
+                    "arms": [arm.name for arm in folder.arms()],
+                    "is_finished": folder.name in finished,
+                    "command": folder.plan.command,
+                }
+                for folder in folders
+            ]
+        )
         return
-    for what, value in price.items():
-        console.stdout.print(f"{what:<34}{value}")
+    rows = tuple(
+        (
+            folder.name,
+            str(folder.plan.settings["suite"]),
+            ", ".join(arm.name for arm in folder.arms()),
+            str(sum(map(len, folder.plan.batches))),
+            f"finished, judged by {finished[folder.name].judge}"
+            if folder.name in finished
+            else f"begun; go on with: {folder.plan.command}",
+        )
+        for folder in folders
+    )
+    words = () if rows else ("No evaluation yet.",)
+    table = Table("finished and begun", ("name", "suite", "arms", "items", "state"), rows)
+    section = Section("evaluations", "Evaluations", words, tables=(table,))
+    results.print_account(Account("", "", (), (section,)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.evaluation_asked import CAPABILITY, Asked
 from keel.settings import CapabilitySettings, OpeningSettings
 
@@ -28,7 +28,6 @@ def evaluate_tasks(
 ) -> None:
     """Each task under every arm, scored by lm-eval; `served` is an address and a model's name."""
     from keel import pipeline
-    from keel.cli.evaluation_words import print_result, result_record
     from keel.evaluate.capability import check_harness
     from keel.store import RunFolder
 
@@ -45,18 +44,18 @@ def evaluate_tasks(
     if dry_run:
         _show_prices(model, folder, wanted, asked.overwrite, json)
         return
-    results = []
+    scored = []
     for one in wanted:
         with console.progress() as progress:
-            found = pipeline.evaluate_capability(
+            result = pipeline.evaluate_capability(
                 model, folder, one, overwrite=asked.overwrite, on_progress=progress
             )
-        results.append(found)
+        scored.append(result)
         if not json:
-            print_result(found)
+            results.print_results(evaluations={asked.name or result.suite: result})
     if json:
-        told = [result_record(result) for result in results]
-        record = told[0] if len(told) == 1 else {"tasks": told}
+        records = [results.evaluation_record(result) for result in scored]
+        record = records[0] if len(records) == 1 else {"tasks": records}
         console.print_json({"run": asked.run.path, **record})
 
 
@@ -152,5 +151,4 @@ def _show_prices(
         console.print_json(prices[0] if len(prices) == 1 else {"tasks": prices})
         return
     for price in prices:
-        for what, value in price.items():
-            console.stdout.print(f"{what:<34}{value}")
+        results.print_price(price)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.markup import escape
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.options import Given, takes
 from keel.settings import (
     ClusterSettings,
@@ -102,18 +102,15 @@ def extract(
         show_map(extraction, out, json)
 
 
-def show_map(found: Extraction, out: Path, json: bool) -> None:
-    """What an extraction found, as words or JSON."""
-    from keel.cli.findings import found_summary, found_words
-
+def show_map(extraction: Extraction, out: Path, json: bool) -> None:
+    """Print an extraction's sections, or its main numbers as JSON."""
     if json:
-        console.print_json({"run": out, **found_summary(found)})
+        console.print_json({"run": out, **results.extraction_record(extraction)})
         return
-    for line in found_words(found):
-        console.stdout.print(line)
+    results.print_results(persona_map=extraction.persona_map, trait_map=extraction.trait_map)
     run = escape(str(out))
-    first = f"[b]keel calibrate {run}[/b], then " if found.persona_map is not None else ""
-    console.stdout.print(f"\nNext: {first}[b]keel report {run}[/b]")
+    first = f"[b]keel calibrate {run}[/b], then " if extraction.persona_map is not None else ""
+    results.print_next(f"Next: {first}[b]keel report {run}[/b]")
 
 
 def settings_at(scale: Scale, given: Given) -> ExtractSettings:

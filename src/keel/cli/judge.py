@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from keel.cli import console, judge_agree, judge_label
+from keel.cli import console, judge_agree, judge_label, results
 from keel.cli.extract import show_map
 from keel.cli.options import Given, takes
 from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, OpeningSettings
@@ -89,6 +89,7 @@ def judge(
 
 def _judge(judging: Judging, json: bool) -> None:
     from keel import pipeline
+    from keel.report import Account, Section, Table
     from keel.store import RunFolder
 
     judge, chosen, settings = judging.judge(), judging.chosen(), judging.settings
@@ -104,12 +105,17 @@ def _judge(judging: Judging, json: bool) -> None:
     if json:
         _print_json(summary, extraction, path, judge.name)
         return
-    counts = ", ".join(f"{count} {label}" for label, count in summary.labels.items())
-    console.stdout.print(f"[b]Labels[/b]: {counts}")
-    deciles = " ".join(f"{score:+.2f}" for score in summary.deciles)
     is_likelihood = settings.judge == LIKELIHOOD
     what = "Nats per token gained from the role prompt" if is_likelihood else "Scores"
-    console.stdout.print(f"{what}, by decile: {deciles}")
+    deciles = Table(
+        f"{what}, by decile",
+        ("share of answers below", "score"),
+        tuple((f"{10 * n} %", f"{score:+.2f}") for n, score in enumerate(summary.deciles)),
+        bars=tuple(summary.deciles),
+    )
+    counts = ", ".join(f"{count} {label}" for label, count in summary.labels.items())
+    section = Section("labels", f"Labels by {judge.name}", (f"{counts}.",), tables=(deciles,))
+    results.print_account(Account("", "", (), (section,)))
     if extraction is not None:
         show_map(extraction, path, json)
 
@@ -117,9 +123,7 @@ def _judge(judging: Judging, json: bool) -> None:
 def _print_json(
     summary: JudgementSummary, extraction: Extraction | None, run: Path, judge: str
 ) -> None:
-    from keel.cli.findings import found_summary
-
-    mapped = {} if extraction is None else {"map": found_summary(extraction)}
+    mapped = {} if extraction is None else {"map": results.extraction_record(extraction)}
     console.print_json({"run": run, "judge": judge, **console.plain(summary), **mapped})
 
 

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from keel.cli import console
-from keel.words import Form, fixed
+from keel.cli import console, results
 
 if TYPE_CHECKING:
     from keel.judge import Agreement, LabelFile
-    from keel.types import Interval
+    from keel.report import Section
 
 EXAMPLES = """
 Examples:
@@ -43,6 +40,7 @@ def agree(
     """Compare two judges, or a judge and a person: agreement, Cohen's kappa, confusion table."""
     from keel.errors import UsageError
     from keel.judge import agree, in_same_words, read_labels
+    from keel.report import Account
 
     if len(places) not in (2, 3):
         raise UsageError(f"{len(places)} places were given, expected two judges, or RUN and two")
@@ -59,7 +57,7 @@ def agree(
     if json:
         console.print_json({"a": a.name, "b": b.name, **console.plain(found)})
         return
-    _print(found, a, b)
+    results.print_account(Account("", "", (), (_section(found, a, b),)))
 
 
 def _file(place: str, base: Path | None) -> Path:
@@ -82,30 +80,28 @@ def _file(place: str, base: Path | None) -> Path:
     raise MissingArtifactError(f"{base} has no judge {place!r}, and no file is so called; {known}")
 
 
-def _print(found: Agreement, a: LabelFile, b: LabelFile) -> None:
-    say = console.stdout.print
-    say(f"A  {escape(a.name)}\nB  {escape(b.name)}", soft_wrap=True)
-    say(f"Both labelled {found.n}; only A {found.only_a}, only B {found.only_b}")
-    say(f"[b]Agreement[/b]  {_interval(found.agreement, '{:.0%}'.format)}")
-    if found.kappa is None:
-        say("[b]Cohen's κ[/b]  none: both gave one and the same label throughout")
-    else:
-        say(f"[b]Cohen's κ[/b]  {_interval(found.kappa)}")
-    for who, error in (("A", found.calibration_error_a), ("B", found.calibration_error_b)):
+def _section(agreement: Agreement, a: LabelFile, b: LabelFile) -> Section:
+    from keel.report import Section, Table
+
+    words = [
+        f"A is `{a.name}`, B is `{b.name}`. Both labelled {agreement.n}; only A "
+        f"{agreement.only_a}, only B {agreement.only_b}.",
+        f"Agreement: {agreement.agreement.text()} of the answers that both labelled.",
+        "There is no Cohen's κ: both gave one and the same label throughout."
+        if agreement.kappa is None
+        else f"Cohen's κ: {agreement.kappa.text()}.",
+    ]
+    for judge, error in (
+        ("A", agreement.calibration_error_a),
+        ("B", agreement.calibration_error_b),
+    ):
         if error is not None:
-            say(f"Confidence of {who} is off by {error:.0%} on average, were the other right")
-    say(_table(found))
-
-
-def _interval(interval: Interval, form: Form = fixed) -> str:
-    return f"{form(interval.value)}  (95 %: {interval.bounds(form)})"
-
-
-def _table(found: Agreement) -> Table:
-    table = Table(title="A's labels in rows, B's in columns", title_justify="left")
-    table.add_column("")
-    for label in found.labels:
-        table.add_column(escape(label), justify="right")
-    for label, row in zip(found.labels, found.table, strict=True):
-        table.add_row(escape(label), *map(str, row))
-    return table
+            words.append(
+                f"Confidence of {judge} is off by {error:.0%} on average, were the other right."
+            )
+    rows = tuple(
+        (label, *map(str, row))
+        for label, row in zip(agreement.labels, agreement.table, strict=True)
+    )
+    table = Table("A's labels in rows, B's in columns", ("", *agreement.labels), rows)
+    return Section("agreement", "Agreement of two judges", tuple(words), tables=(table,))

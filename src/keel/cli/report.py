@@ -34,12 +34,12 @@ def report(
     """Write RUN/report.html: one self-contained page, to be opened in any browser."""
     from keel import pipeline
     from keel.prompts import read_roles, role_kinds
-    from keel.report import render_markdown
+    from keel.report import render_markdown, report_account
     from keel.store import RunFolder, open_run
 
     kinds = None if roles is None else role_kinds(read_roles(roles))
     if markdown:
-        print(render_markdown(pipeline.report_inputs(open_run(run), kinds)))
+        print(render_markdown(report_account(pipeline.report_inputs(open_run(run), kinds))))
         return
     with console.waiting("drawing"):
         page = pipeline.report(RunFolder(run), kinds)

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from keel.cli import console
+from keel.cli import console, results
 from keel.cli.options import Given
 from keel.settings import OpeningSettings, SweepSettings, SweepSources
-from keel.words import Form
 
 if TYPE_CHECKING:
     from keel.pipeline import CapabilityEvaluation
     from keel.store import Run
-    from keel.types import ScreenedSetting, Suite, Sweep, SweptSetting, Unit
-
-_BAR = 16
+    from keel.types import Suite, Sweep
 
 
 def sweep_run(run: Run, given: Given, *, is_priced: bool, json: bool) -> None:
@@ -76,89 +73,13 @@ def tasks_of(sources: SweepSources, capability_limit: int) -> Iterator[Capabilit
         yield CapabilityEvaluation(task, (), settings, data=Path(file) if file else None)
 
 
-def show_sweep(found: Sweep, run: Path, json: bool) -> None:
-    """How many were pruned and why, the frontier as a table, and the recommendation."""
+def show_sweep(sweep: Sweep, run: Path, json: bool) -> None:
+    """Print what was pruned and why, the frontier and the recommendation; or all as JSON."""
     if json:
-        verdict = {"fates": found.fates, "is_confirmed": found.is_confirmed}
-        console.print_json({"run": run, **verdict, **console.plain(found)})
+        verdict = {"fates": sweep.fates, "is_confirmed": sweep.is_confirmed}
+        console.print_json({"run": run, **verdict, **console.plain(sweep)})
         return
-    console.stdout.print(_screening_words(found))
-    console.stdout.print(_table(found))
-    for line in _words(found):
-        console.stdout.print(line)
+    results.print_results(sweep=sweep)
     name = escape(str(run))
-    use = f"[b]keel chat {name} --capped --setting {escape(found.recommended)}[/b], or "
-    console.stdout.print(
-        f"\nNext: {use if found.recommended else ''}[b]keel report {name}[/b]", soft_wrap=True
-    )
-
-
-def _screening_words(found: Sweep) -> str:
-    pruned = [f"{count} {fate}" for fate, count in found.fates.items() if fate != "kept"]
-    told = f" (pruned: {', '.join(pruned)})" if pruned else ""
-    kept = found.fates.get("kept", 0)
-    return f"[b]Screened[/b] {len(found.screened)} settings, measured {kept}{told}."
-
-
-def _table(found: Sweep) -> object:
-    """Measured settings by harm, those on the frontier marked."""
-    from rich.table import Table
-
-    table = Table("setting", "fires", "price", "harm", "capability", "", box=None, pad_edge=False)
-    screened = {one.name: one for one in found.screened}
-    most = max((-one.choosing.harm.value for one in found.swept), default=0.0)
-    for one in sorted(found.swept, key=lambda one: one.choosing.harm.value):
-        table.add_row(*_row(one, screened[one.name], found, most), style=_style(one, found))
-    table.caption = (
-        f"harm: {found.harm.name}, unsteered {found.harm.unsteered:.1%}; capability: "
-        f"{found.capability.name}; changes on {found.harm.choosing_items} and "
-        f"{found.capability.choosing_items} items that choose, with 95 % intervals"
-    )
-    return table
-
-
-def _row(
-    one: SweptSetting, screened: ScreenedSetting, found: Sweep, most: float
-) -> tuple[str, ...]:
-    price = "" if screened.price is None else f"{screened.price.value:.3f}"
-    firing = "" if screened.realised_firing is None else f"{screened.realised_firing:.0%}"
-    bar = "█" * round(_BAR * max(0.0, -one.choosing.harm.value) / most) if most > 0 else ""
-    mark = " ★ recommended" if one.name == found.recommended else ""
-    mark = mark or (" ← frontier" if one.is_on_frontier else "")
-    return (
-        escape(one.name),
-        firing,
-        price,
-        one.choosing.harm.text(_form(found.harm.unit)),
-        one.choosing.capability.text(_form(found.capability.unit)),
-        bar + mark,
-    )
-
-
-def _style(one: SweptSetting, found: Sweep) -> str:
-    if one.name == found.recommended:
-        return "bold green"
-    return "" if one.is_on_frontier else "dim"
-
-
-def _words(found: Sweep) -> Iterator[str]:
-    best = found.best
-    if best is not None and best.deciding is not None:
-        harm, unit = best.deciding.harm, found.harm.unit
-        luck = _form(unit)(best.choosing.harm.value - harm.value)
-        yield (
-            f"[b]Recommended[/b] {escape(best.name)}: on {found.harm.deciding_items} items held "
-            f"back it changes harm by {harm.text(_form(unit))} {_unit(unit)} and capability by "
-            f"{best.deciding.capability.text(_form(found.capability.unit))} "
-            f"{_unit(found.capability.unit)}. The items that chose it said "
-            f"{_form(unit)(best.choosing.harm.value)}: {luck} of that did not hold."
-        )
-    yield from (f"  [yellow]note:[/yellow] {escape(warning)}" for warning in found.warnings)
-
-
-def _form(unit: Unit) -> Form:
-    return (lambda share: f"{100 * share:+.1f}") if unit == "share" else "{:+.3f}".format
-
-
-def _unit(unit: Unit) -> str:
-    return "points" if unit == "share" else unit
+    use = f"[b]keel chat {name} --capped --setting {escape(sweep.recommended)}[/b], or "
+    results.print_next(f"Next: {use if sweep.recommended else ''}[b]keel report {name}[/b]")

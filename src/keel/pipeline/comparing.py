@@ -7,7 +7,7 @@ from itertools import combinations
 
 from keel.compare import CompareSettings, RunMaps, compare_maps
 from keel.errors import UsageError
-from keel.report import ComparisonInputs, render_comparison
+from keel.report import ComparisonInputs, comparison_account, render_html
 from keel.store import Run
 from keel.types import RunComparison
 
@@ -30,7 +30,7 @@ def comparison_page(runs: Sequence[Run], found: tuple[RunComparison, ...]) -> st
     head = tuple(f"{run.path.name}: {run.identity.model_id}" for run in runs)
     title = " · ".join(run.path.name for run in runs)
     date = max(run.manifest.created for run in runs)
-    return render_comparison(ComparisonInputs(title, head, found, date))
+    return render_html(comparison_account(ComparisonInputs(title, head, found, date)))
 
 
 def _mapped(run: Run, name: str) -> RunMaps:

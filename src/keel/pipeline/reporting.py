@@ -8,7 +8,7 @@ from typing import Any
 
 from keel.pipeline.sweep_measures import is_swept
 from keel.prompts import load_library, role_kinds
-from keel.report import ReportInputs, render_report
+from keel.report import ReportInputs, render_html, report_account
 from keel.store import Run, RunFolder
 
 
@@ -17,7 +17,7 @@ def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
 
     `kinds` says of what kind each role is; by default those of Keel's own library.
     """
-    return folder.write_report(render_report(report_inputs(folder.read(), kinds)))
+    return folder.write_report(render_html(report_account(report_inputs(folder.read(), kinds))))
 
 
 def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInputs:

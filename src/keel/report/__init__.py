@@ -1,17 +1,34 @@
-"""A run's results as one HTML page, or as Markdown. Knows nothing of run folders or models.
+"""The account of a result, and its renderers. Knows nothing of run folders or engines.
 
-inputs ─ sections (words, tables, pictures to draw) ─┬─ page      HTML, Plotly inlined once
-                                                     └─ markdown  the same without pictures
+inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ html      Plotly inlined once
+                                                               ├─ markdown  without pictures
+                                                               └─ terminal  pictures of characters
 """
 
+from keel.report.account import comparison_account, report_account
+from keel.report.content import Account, Section, Table
+from keel.report.html import render_html
 from keel.report.inputs import ComparisonInputs, ReportInputs
 from keel.report.markdown import render_markdown
-from keel.report.page import render_comparison, render_report
+from keel.report.standings import rank_roles
+from keel.report.terminal import render_terminal
+from keel.report.textplot import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
 
 __all__ = [
+    "Account",
     "ComparisonInputs",
     "ReportInputs",
-    "render_comparison",
+    "Section",
+    "Table",
+    "comparison_account",
+    "draw_drift",
+    "draw_needle",
+    "draw_replay",
+    "draw_sparkline",
+    "draw_turn",
+    "rank_roles",
+    "render_html",
     "render_markdown",
-    "render_report",
+    "render_terminal",
+    "report_account",
 ]

@@ -1,10 +1,19 @@
-"""The parts that a report is made of, before they are drawn or written."""
+"""The account of a result: sections of sentences, tables and pictures, before they are rendered.
+
+HTML, Markdown and terminal render the same account. To add a section, write a function that
+returns a `Section`, and call it in `keel.report.account`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from keel.types import Interval
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,8 @@ class Picture:
     caption: str
     alt: str
     """What the picture shows, for those who cannot see it."""
+    text: Callable[..., Text] | None = None
+    """Draws it with characters, `width=` columns wide; None where a terminal cannot show it."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +41,14 @@ class Table:
     marked: int | None = None
     """Row to be set off from the others."""
     is_folded: bool = False
-    """Whether the page shows only the caption until it is asked for; Markdown leaves it out."""
+    """Whether the page shows only the caption until it is asked for; Markdown and terminal leave
+    it out."""
     is_prose: bool = False
     """Whether cells hold long texts; Markdown leaves these out too."""
+    bars: tuple[Interval | float | None, ...] = ()
+    """One value per row, drawn as a bar beside the row in a terminal; empty for no bars."""
+    bar_header: str = ""
+    """What the bars show."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,10 @@ class Section:
     """Plain sentences; `code` between backticks."""
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What speaks against relying on this section."""
+    is_result: bool = True
+    """Whether it shows results; a terminal leaves out what does not."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,21 @@ class KeyFigure:
     note: str
 
 
+@dataclass(frozen=True)
+class Account:
+    """All that is said of a run, of some of its results, or of a comparison."""
+
+    page_kind: str
+    """What kind of page this is, in two or three words."""
+    title: str
+    facts: tuple[str, ...]
+    """The model or models, in a few words each."""
+    sections: tuple[Section, ...]
+    key_figures: tuple[KeyFigure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    date: str = ""
+
+
 def missing(id: str, title: str, *, what: str, command: str) -> Section:
     """A section that only says which command makes what it would show."""
-    return Section(id, title, (f"{what}: run `{command}`.",))
+    return Section(id, title, (f"{what}: run `{command}`.",), is_result=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from keel.errors import NotFiniteError, UsageError
 from keel.types import (
+    AssistantAxis,
     Calibration,
     DriftReading,
     EvalResult,
@@ -23,15 +24,18 @@ class ReportInputs:
     """All that a report shows; what is missing becomes a note that names its command."""
 
     title: str
-    identity: ModelIdentity
+    identity: ModelIdentity | None = None
+    """None where the results of one command are shown rather than a run."""
     persona_map: PersonaMap | None = None
+    axis: AssistantAxis | None = None
+    """What paths of conversations are measured by; None for the map's own."""
     trait_map: TraitMap | None = None
     calibration: Calibration | None = None
     sweep: Sweep | None = None
     drift: tuple[DriftReading, ...] = ()
     replays: tuple[Replay, ...] = ()
     evaluations: dict[str, EvalResult] = field(default_factory=dict)
-    """Name -> what one evaluation found."""
+    """Name of an evaluation -> its result."""
     samples: dict[str, str] = field(default_factory=dict)
     """One sample answer per role, per side of a trait (`trait:stoic/+`), and one of `default`."""
     role_kinds: dict[str, str] = field(default_factory=dict)
@@ -45,16 +49,13 @@ class ReportInputs:
         _check_calibration(self.calibration)
 
     @property
-    def kicker(self) -> str:
-        """What kind of page this is."""
-        return "Keel report"
-
-    @property
     def head(self) -> tuple[str, ...]:
         """The model, in a few words each."""
-        one = self.identity
-        revision = (f"revision {one.revision[:12]}",) if one.revision else ()
-        return (one.model_id, *revision, f"{one.layers} layers × {one.hidden_size}")
+        model = self.identity
+        if model is None:
+            return ()
+        revision = (f"revision {model.revision[:12]}",) if model.revision else ()
+        return (model.model_id, *revision, f"{model.layers} layers × {model.hidden_size}")
 
     @property
     def date(self) -> str:
@@ -65,8 +66,8 @@ class ReportInputs:
     def all_warnings(self) -> tuple[str, ...]:
         """The warnings of the run and of its parts, each once."""
         parts = (self.persona_map, self.trait_map, self.calibration, self.sweep)
-        found = [text for part in parts if part is not None for text in part.warnings]
-        return tuple(dict.fromkeys([*self.warnings, *found]))
+        warnings = [text for part in parts if part is not None for text in part.warnings]
+        return tuple(dict.fromkeys([*self.warnings, *warnings]))
 
     def kind_of(self, role: str) -> str:
         """The role's kind; plain `role` where none was given."""
@@ -84,29 +85,24 @@ class ComparisonInputs:
     date: str = ""
 
     @property
-    def kicker(self) -> str:
-        """What kind of page this is."""
-        return "Keel comparison"
-
-    @property
     def all_warnings(self) -> tuple[str, ...]:
         """The warnings of every pair, each once."""
-        return tuple(dict.fromkeys(text for one in self.comparisons for text in one.warnings))
+        return tuple(dict.fromkeys(text for pair in self.comparisons for text in pair.warnings))
 
 
-def _check_map(found: PersonaMap | None) -> None:
-    if found is None:
+def _check_map(persona_map: PersonaMap | None) -> None:
+    if persona_map is None:
         return
-    layer = found.axis.layer
-    if layer not in {quality.layer for quality in found.quality}:
+    layer = persona_map.axis.layer
+    if layer not in {quality.layer for quality in persona_map.quality}:
         raise UsageError(
             f"no quality was measured at the axis' layer {layer}; expected one entry per layer"
         )
-    gap = float(found.axis.gap[layer])
+    gap = float(persona_map.axis.gap[layer])
     if not gap > 0:
         raise NotFiniteError(
             f"the gap between default and roles is {gap:g} at layer {layer}, expected above 0: "
-            "nothing can be told in gap units; extract again with more roles or another layer"
+            "nothing can be expressed in gap units; extract again with more roles or another layer"
         )
 
 

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from keel.report.content import Section, Table
-from keel.report.inputs import ReportInputs
-from keel.report.page import all_sections
-from keel.report.sections import key_figures
+from keel.report.content import Account, Section, Table
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*[]|<>"})
 
 
-def render_markdown(inputs: ReportInputs) -> str:
-    """The main numbers as Markdown, the same text for the same inputs."""
-    parts = [f"# {_safe(inputs.title)}", _safe(_subtitle(inputs))]
-    parts += [f"> **Warning:** {_safe(warning)}" for warning in inputs.all_warnings]
-    if key_figures(inputs):
-        rows = tuple((f.label, f.value, f.note) for f in key_figures(inputs))
+def render_markdown(account: Account) -> str:
+    """The main numbers as Markdown, the same text for the same account."""
+    head = " · ".join([*account.facts, *([account.date] if account.date else [])])
+    parts = [f"# {_safe(account.title)}", _safe(head)]
+    parts += [_warning(warning) for warning in account.warnings]
+    if account.key_figures:
+        rows = tuple((f.label, f.value, f.note) for f in account.key_figures)
         parts.append(_table(Table("", ("key figure", "value", ""), rows)))
-    parts += [_section(section) for section in all_sections(inputs)]
+    parts += [_section(section) for section in account.sections]
     return "\n\n".join(parts) + "\n"
-
-
-def _subtitle(inputs: ReportInputs) -> str:
-    revision = f" at {inputs.identity.revision}" if inputs.identity.revision else ""
-    date = f", {inputs.date}" if inputs.date else ""
-    return f"{inputs.identity.model_id}{revision}{date}"
 
 
 def _section(section: Section) -> str:
     parts = [f"## {section.title}", *(_safe(paragraph) for paragraph in section.paragraphs)]
+    parts += [_warning(warning) for warning in section.warnings]
     for table in section.tables:
         if not (table.is_prose or table.is_folded):
             parts += [f"**{_safe(table.caption)}**", _table(table)]
     return "\n\n".join(parts)
+
+
+def _warning(warning: str) -> str:
+    return f"> **Warning:** {_safe(warning)}"
 
 
 def _table(table: Table) -> str:

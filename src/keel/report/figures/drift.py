@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.report.findings import floor_in_gaps
+from keel.report.standings import floor_in_gaps
 from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
 from keel.words import fixed, number
 

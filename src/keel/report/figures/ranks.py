@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from keel.report.figures import theme
 from keel.report.figures.text import hover_box, plain
-from keel.report.findings import RoleStanding
+from keel.report.standings import RoleStanding
 from keel.types import DEFAULT_ROLE
 from keel.words import counted, fixed
 

@@ -15,8 +15,6 @@ from keel.report.figures.text import hover_box, plain
 from keel.types import DEFAULT_ROLE, PersonaSpace
 from keel.words import counted, percent
 
-SHARES = (0.7, 0.8, 0.9)
-"""Shares of variance whose number of components is told."""
 _CANVAS_PX = (770.0, 460.0)
 """Plotting area on the narrowest page: there, names must not touch."""
 _BELOW_PX = 130
@@ -50,14 +48,17 @@ def draw_space(
     return figure
 
 
-def draw_variance(space: PersonaSpace, layer: int) -> go.Figure:
-    """Each component's share of the variance as bars, their running sum as a line."""
-    shares = space.variance_ratio_LK[layer].float()
-    numbers = list(range(1, len(shares) + 1))
-    sums = torch.cumsum(shares, 0)
+def draw_variance(space: PersonaSpace, layer: int, *, shares: Sequence[float]) -> go.Figure:
+    """Each component's share of the variance as bars, their running sum as a line.
+
+    A guide stands at each of the shares (0 to 1) with how many components reach it.
+    """
+    ratios = space.variance_ratio_LK[layer].float()
+    numbers = list(range(1, len(ratios) + 1))
+    sums = torch.cumsum(ratios, 0)
     margin = {"l": 64, "r": 150, "t": 40, "b": 52}
     figure = theme.blank_figure(310, margin=margin, hovermode="x unified")
-    figure.add_bar(x=numbers, y=_percentages(shares), name="each component", marker_color="#B9D7EA")
+    figure.add_bar(x=numbers, y=_percentages(ratios), name="each component", marker_color="#B9D7EA")
     figure.add_scatter(
         x=numbers,
         y=_percentages(sums),
@@ -66,7 +67,7 @@ def draw_variance(space: PersonaSpace, layer: int) -> go.Figure:
         line={"color": theme.INK, "width": 1.5},
         marker={"size": 5},
     )
-    for share in SHARES:
+    for share in shares:
         _mark_share(figure, share, space.components_for(share, layer))
     figure.update_xaxes(title_text="component", tickvals=theme.whole_ticks(len(numbers), first=1))
     figure.update_yaxes(title_text="share of variance (%)", range=[0, 104])

@@ -1,41 +1,57 @@
-"""Section on conversations: how they drift, and what capping changes in them."""
+"""Sections on conversations: how they drift, and what capping changes in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+
+from rich.text import Text
 
 from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
-from keel.report.findings import turns_under
 from keel.report.inputs import ReportInputs
-from keel.types import DriftReading, Replay, TurnReading
+from keel.report.standings import turns_under
+from keel.report.textplot import draw_drift, draw_replay
+from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
 from keel.words import counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
+_LONGEST_QUOTE = 320
 
 
 def drift_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     """Trajectories of given conversations, and replays beside them."""
-    return (_drift(inputs), _replays(inputs))
+    axis = inputs.axis
+    if axis is None and inputs.persona_map is not None:
+        axis = inputs.persona_map.axis
+    readings = [reading for reading in inputs.drift if reading.turns]
+    replays = [replay for replay in inputs.replays if replay.turns]
+    if readings:
+        drift = _drift_section(readings, axis)
+    elif inputs.drift:
+        drift = Section("drift", _TITLES["drift"], ("No turn has any text to read.",))
+    else:
+        what, command = "No conversation was read yet", "keel drift RUN FILE"
+        drift = missing("drift", _TITLES["drift"], what=what, command=command)
+    if replays:
+        replayed = _replays_section(replays, axis)
+    elif inputs.replays:
+        replayed = Section("replays", _TITLES["replays"], ("No turn was answered in both arms.",))
+    else:
+        what, command = "No conversation was answered anew yet", "keel drift RUN FILE --replay"
+        replayed = missing("replays", _TITLES["replays"], what=what, command=command)
+    return drift, replayed
 
 
-def _drift(inputs: ReportInputs) -> Section:
-    readings = tuple(reading for reading in inputs.drift if reading.turns)
-    if not readings:
-        return missing(
-            "drift",
-            _TITLES["drift"],
-            what="No conversation was read yet",
-            command="keel drift RUN FILE",
-        )
-    axis = inputs.persona_map.axis if inputs.persona_map is not None else None
+def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> Section:
+    conversations = counted(len(readings), "conversation")
     paths = Picture(
         "trajectories",
         partial(figures.draw_trajectories, readings, axis),
         "Mean projection of each assistant turn, counted from 1. Rings in vermillion: turns under "
         "the floor. Hover for the beginning of what was said.",
-        f"Lines of {counted(len(readings), 'conversation')} along the axis, turn by turn.",
+        f"Lines of {conversations} along the axis, turn by turn.",
+        None if axis is None else partial(_stack, draw_drift, readings, axis),
     )
     tokens = Picture(
         "tokens",
@@ -43,11 +59,35 @@ def _drift(inputs: ReportInputs) -> Section:
         "Projection of every content token of the assistant's turns, one conversation at a time.",
         "Line of per-token projections with the mean of each turn.",
     )
-    words = (_say_drift(readings),)
-    return Section("drift", _TITLES["drift"], words, (paths, tokens), (_drift_table(readings),))
+    rows = tuple(
+        (
+            reading.conversation_id,
+            str(reading.layer),
+            str(len(reading.turns)),
+            fixed(reading.turns[0].gaps),
+            fixed(reading.turns[-1].gaps),
+            fixed(min(turn.gaps for turn in reading.turns)),
+            str(turns_under(reading.turns)),
+        )
+        for reading in readings
+    )
+    header = ("conversation", "layer", "turns", "first", "last", "lowest", "under the floor")
+    table = Table("Conversations, projections in gap units", header, rows)
+    return Section("drift", _TITLES["drift"], (_say_drift(readings),), (paths, tokens), (table,))
 
 
-def _say_drift(readings: tuple[DriftReading, ...]) -> str:
+def _stack(
+    draw: Callable[..., Text],
+    paths: Sequence[DriftReading] | Sequence[Replay],
+    axis: AssistantAxis,
+    *,
+    width: int,
+) -> Text:
+    """Each path as a terminal shows it, one under the other."""
+    return Text("\n\n").join(draw(path, axis, width=width) for path in paths)
+
+
+def _say_drift(readings: Sequence[DriftReading]) -> str:
     turns = [(reading, turn) for reading in readings for turn in reading.turns]
     lowest, at = min(turns, key=lambda pair: pair[1].gaps)
     under = turns_under(turn for _, turn in turns)
@@ -62,33 +102,7 @@ def _say_drift(readings: tuple[DriftReading, ...]) -> str:
     )
 
 
-def _drift_table(readings: tuple[DriftReading, ...]) -> Table:
-    header = ("conversation", "layer", "turns", "first", "last", "lowest", "under the floor")
-    rows = tuple(
-        (
-            reading.conversation_id,
-            str(reading.layer),
-            str(len(reading.turns)),
-            fixed(reading.turns[0].gaps),
-            fixed(reading.turns[-1].gaps),
-            fixed(min(turn.gaps for turn in reading.turns)),
-            str(turns_under(reading.turns)),
-        )
-        for reading in readings
-    )
-    return Table("Conversations, projections in gap units", header, rows)
-
-
-def _replays(inputs: ReportInputs) -> Section:
-    replays = tuple(replay for replay in inputs.replays if replay.turns)
-    if not replays:
-        return missing(
-            "replays",
-            _TITLES["replays"],
-            what="No conversation was answered anew yet",
-            command="keel drift RUN FILE --replay",
-        )
-    axis = inputs.persona_map.axis if inputs.persona_map is not None else None
+def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> Section:
     picture = Picture(
         "replay-paths",
         partial(figures.draw_replays, replays, axis),
@@ -96,33 +110,33 @@ def _replays(inputs: ReportInputs) -> Section:
         "own answers. Rings in vermillion: turns under the floor. Dotted: the means of default and "
         "roles.",
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
+        None if axis is None else partial(_stack, draw_replay, replays, axis),
     )
-    tables = [_replay_table(replays)]
-    tables += [_answers(replay, is_folded=place > 0) for place, replay in enumerate(replays)]
-    return Section(
-        "replays", _TITLES["replays"], (_say_replays(replays),), (picture,), tuple(tables)
+    tables = (
+        _replay_table(replays),
+        _farthest_table(replays),
+        *(_answer_table(replay) for replay in replays),
     )
+    return Section("replays", _TITLES["replays"], (_say_replays(replays),), (picture,), tables)
 
 
-def _say_replays(replays: tuple[Replay, ...]) -> str:
+def _say_replays(replays: Sequence[Replay]) -> str:
     turns = [turn for replay in replays for turn in replay.turns]
     rise = _mean([turn.capped.gaps - turn.uncapped.gaps for turn in turns])
-    under = [
-        turns_under(turn.uncapped for turn in turns),
-        turns_under(turn.capped for turn in turns),
-    ]
+    uncapped = turns_under(turn.uncapped for turn in turns)
+    capped = turns_under(turn.capped for turn in turns)
     is_judged = any(turn.uncapped.is_below_floor is not None for turn in turns)
-    floor = f" Under the floor lie {under[0]} turns uncapped and {under[1]} capped."
+    floor = f" Under the floor lie {uncapped} turns uncapped and {capped} capped."
     return (
         f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
         "by the model as it is, and with the floors on. Capped, a turn projects "
         f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
         f"{counted(len(turns), 'turn')}.{floor if is_judged else ''} Whether the capped answers "
-        "are also the better ones only reading them can tell."
+        "are also the better ones only reading them can show."
     )
 
 
-def _replay_table(replays: tuple[Replay, ...]) -> Table:
+def _replay_table(replays: Sequence[Replay]) -> Table:
     header = (
         "conversation",
         "capped with",
@@ -135,17 +149,27 @@ def _replay_table(replays: tuple[Replay, ...]) -> Table:
     )
     rows = []
     for replay in replays:
-        uncapped = [turn.uncapped for turn in replay.turns]
-        capped = [turn.capped for turn in replay.turns]
-        means = [fixed(_mean([turn.gaps for turn in arm])) for arm in (uncapped, capped)]
-        under = [str(turns_under(arm)) for arm in (uncapped, capped)]
+        arms = [[turn.uncapped for turn in replay.turns], [turn.capped for turn in replay.turns]]
+        means = [fixed(_mean([turn.gaps for turn in arm])) for arm in arms]
+        under = [str(turns_under(arm)) for arm in arms]
         name, count = replay.conversation_id, str(len(replay.turns))
         firing = percent(replay.firing_rate, 1)
         rows.append((name, replay.setting, count, *means, *under, firing))
     return Table("Replays, projections in gap units", header, tuple(rows))
 
 
-def _answers(replay: Replay, *, is_folded: bool) -> Table:
+def _farthest_table(replays: Sequence[Replay]) -> Table:
+    """Of each replay the turn that capping raised most, answers cut short."""
+    rows = []
+    for replay in replays:
+        turn = max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps)
+        answers = [_quote(arm.text) for arm in (turn.uncapped, turn.capped)]
+        rows.append((replay.conversation_id, turn.user, *answers))
+    header = ("conversation", "user", "uncapped", "capped")
+    return Table("Where the two arms lie farthest apart", header, tuple(rows), is_prose=True)
+
+
+def _answer_table(replay: Replay) -> Table:
     rows = tuple(
         (
             str(turn.uncapped.turn + 1),
@@ -159,7 +183,7 @@ def _answers(replay: Replay, *, is_folded: bool) -> Table:
         f"Both answers in {replay.conversation_id}",
         ("turn", "user", "uncapped", "capped"),
         rows,
-        is_folded=is_folded,
+        is_folded=True,
         is_prose=True,
     )
 
@@ -167,6 +191,13 @@ def _answers(replay: Replay, *, is_folded: bool) -> Table:
 def _with_gaps(turn: TurnReading) -> str:
     state = ", under the floor" if turn.is_below_floor else ""
     return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
+
+
+def _quote(text: str) -> str:
+    words = " ".join(text.split())
+    if len(words) <= _LONGEST_QUOTE:
+        return words
+    return words[: _LONGEST_QUOTE - 1].rsplit(" ", 1)[0] + " …"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from keel.report import figures
 from keel.report.content import Picture, Section, Table
 from keel.report.figures import theme
 from keel.report.inputs import ReportInputs
-from keel.report.sections.label_shifts import shifts_table
 from keel.types import UNSTEERED, ArmResult, EvalResult
-from keel.words import NOT_A_NUMBER, counted, fixed, number, p_value, percent
+from keel.words import NOT_A_NUMBER, counted, fixed, number, p_value, percent, points
 
+_three_decimals = partial(fixed, decimals=3)
 _STRENGTH = re.compile(r"steered:([+-][0-9.e+-]+)")
+_FEWEST_STRENGTHS = 3
 _LABEL_COLOURS = {
     "assistant": theme.DEFAULT_COLOUR,
     "human": "#E69F00",
@@ -33,110 +34,96 @@ _LABEL_COLOURS = {
 
 def evaluation_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     """One section per evaluation of the run."""
-    return tuple(_section(name, found) for name, found in inputs.evaluations.items())
+    return tuple(_section(name, result) for name, result in inputs.evaluations.items())
 
 
-def _section(name: str, found: EvalResult) -> Section:
-    title = "Evaluation" if name == found.suite else f"Evaluation “{name}”"
-    words = (_say_what(found), *found.reading, *(f"Beware: {w}." for w in found.warnings))
+def _section(name: str, result: EvalResult) -> Section:
+    title = "Evaluation" if name == result.suite else f"Evaluation “{name}”"
+    tables = (_effect_table(result), _label_shift_table(result), _arm_table(result))
     return Section(
         f"evaluation-{name}",
-        f"{title}: {found.suite}",
-        words,
-        tuple(_pictures(name, found)),
-        tuple(one for one in _tables(found) if one is not None),
+        f"{title}: {result.suite}",
+        (_say_measured(result), *result.reading),
+        tuple(_pictures(name, result)),
+        tuple(table for table in tables if table.rows),
+        warnings=result.warnings,
     )
 
 
-def _say_what(found: EvalResult) -> str:
-    arms = counted(len(found.arms), "arm")
-    better = "Higher is better." if found.is_higher_better else ""
-    by = f", judged by `{found.judge}`" + (f" with `{found.rubric}`" if found.rubric else "")
-    asked = "; ".join(f"{what} {value}" for what, value in found.settings.items())
+def _say_measured(result: EvalResult) -> str:
+    better = "Higher is better." if result.is_higher_better else ""
+    rubric = f" with `{result.rubric}`" if result.rubric else ""
+    settings = "; ".join(f"{name} {value}" for name, value in result.settings.items())
     return (
-        f"Measured: {found.measure}{by}. The same items under {arms}, drawn with the same seeds, "
-        "so that each is held against the unsteered one item by item. Intervals are of 95 %, by "
-        "drawing anew the levels that items share, and never narrower than for independent "
-        f"answers. {better} ({asked})."
+        f"Measured: {result.measure}, judged by `{result.judge}`{rubric}. The same items under "
+        f"{counted(len(result.arms), 'arm')}, drawn with the same seeds, so that each is held "
+        "against the unsteered one item by item. Intervals are of 95 %, by drawing anew the levels "
+        "that items share, and never narrower than for independent answers. "
+        f"{better} ({settings})."
     )
 
 
-def _pictures(name: str, found: EvalResult) -> list[Picture]:
-    baseline = None if found.baseline is None else found.baseline.rate
-    rates = Picture(
+def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
+    arms = counted(len(result.arms), "arm")
+    baseline = None if result.baseline is None else result.baseline.rate
+    yield Picture(
         f"rates-{name}",
-        partial(figures.draw_rates, found.arms, measure=found.measure, baseline=baseline),
-        "Each arm's rate with its 95 % interval. Whether two differ is told by the table: the "
+        partial(figures.draw_rates, result.arms, measure=result.measure, baseline=baseline),
+        "Each arm's rate with its 95 % interval. Whether two differ is shown by the table: the "
         "items are the same, so intervals may overlap and the difference be sure all the same.",
-        f"Rates of {counted(len(found.arms), 'arm')} with intervals.",
+        f"Rates of {arms} with intervals.",
     )
-    colours = _colours(figures.labels_of(found.arms))
-    if not colours:
-        return [rates, *_by_first(name, found)]
-    shares = Picture(
-        f"labels-{name}",
-        partial(figures.draw_label_shares, found.arms, colours),
-        "What the answers were labelled, arm by arm.",
-        f"Stacked bars of labels of {counted(len(found.arms), 'arm')}.",
-    )
-    return [rates, shares, *_curve(name, found, colours), *_by_first(name, found)]
-
-
-def _by_first(name: str, found: EvalResult) -> list[Picture]:
-    """The second answer by where the first one stood, where the suite has two turns."""
-    if not found.by_first_projection:
-        return []
-    draw = partial(
-        figures.draw_harm_by_projection,
-        found.by_first_projection,
-        measure=found.measure,
-        correlation=found.correlation,
-    )
-    return [
-        Picture(
+    colours = {
+        label: _LABEL_COLOURS.get(label, theme.kind_style(at)[0])
+        for at, label in enumerate(figures.labels_of(result.arms))
+    }
+    if colours:
+        yield Picture(
+            f"labels-{name}",
+            partial(figures.draw_label_shares, result.arms, colours),
+            "What the answers were labelled, arm by arm.",
+            f"Stacked bars of labels of {arms}.",
+        )
+        yield from _label_curve(name, result, colours)
+    if result.by_first_projection:
+        draw = partial(
+            figures.draw_harm_by_projection,
+            result.by_first_projection,
+            measure=result.measure,
+            correlation=result.correlation,
+        )
+        yield Picture(
             f"by-first-{name}",
             draw,
             "Unsteered: first answers sorted into bins of as many each by where they stand on the "
             "axis, and how often the second answer counts. Bars: 95 % upwards, the bin across.",
-            f"Rates in {counted(len(found.by_first_projection), 'bin')} of first answers.",
+            f"Rates in {counted(len(result.by_first_projection), 'bin')} of first answers.",
         )
-    ]
 
 
-def _tables(found: EvalResult) -> tuple[Table | None, ...]:
-    return (_table(found), shifts_table(found), _arms_table(found))
-
-
-def _curve(name: str, found: EvalResult, colours: dict[str, str]) -> list[Picture]:
+def _label_curve(name: str, result: EvalResult, colours: dict[str, str]) -> Iterator[Picture]:
     """Labels over the strength of steering, where there are strengths enough for a curve."""
-    points = sorted(_strengths(found.arms), key=lambda point: point[0])
-    if len(points) < 3:
-        return []
-    return [
-        Picture(
+    points = []
+    for arm in result.arms:
+        match = _STRENGTH.fullmatch(arm.arm)
+        if match is not None or arm.arm == UNSTEERED:
+            points.append((float(match[1]) if match is not None else 0.0, arm))
+    points.sort(key=lambda point: point[0])
+    if len(points) >= _FEWEST_STRENGTHS:
+        yield Picture(
             f"strengths-{name}",
             partial(figures.draw_label_curve, points, colours),
             "Shares of labels over the strength of steering along the axis, in residual norms; "
             "0 is unsteered.",
             f"Stacked curve of labels over {counted(len(points), 'strength')}.",
         )
-    ]
 
 
-def _strengths(arms: Sequence[ArmResult]) -> list[tuple[float, ArmResult]]:
-    found = []
-    for arm in arms:
-        match = _STRENGTH.fullmatch(arm.arm)
-        if match is not None or arm.arm == UNSTEERED:
-            found.append((float(match[1]) if match is not None else 0.0, arm))
-    return found
-
-
-def _table(found: EvalResult) -> Table:
+def _effect_table(result: EvalResult) -> Table:
     header = (
         "arm",
         "n",
-        found.measure,
+        result.measure,
         "against unsteered",
         "p",
         "p, all arms",
@@ -146,20 +133,23 @@ def _table(found: EvalResult) -> Table:
         "tokens",
         "place (gaps)",
     )
-    rows = [_row(arm) for arm in found.arms]
-    if found.baseline is not None:
-        rows.append(("bare requests", *_row(found.baseline)[1:]))
+    rows = [_effect_row(arm) for arm in result.arms]
+    rates = [arm.rate for arm in result.arms]
+    if result.baseline is not None:
+        rows.append(("bare requests", *_effect_row(result.baseline)[1:]))
+        rates.append(result.baseline.rate)
     caption = "Every arm against the unsteered one, on the same items; controls among them"
-    return Table(caption, header, tuple(rows))
+    bar_header = "rate" if result.is_share else "score"
+    return Table(caption, header, tuple(rows), bars=tuple(rates), bar_header=bar_header)
 
 
-def _row(arm: ArmResult) -> tuple[str, ...]:
+def _effect_row(arm: ArmResult) -> tuple[str, ...]:
     left_out = f" ({arm.unjudged} unjudged)" if arm.unjudged else ""
     return (
         arm.arm,
         f"{arm.n}{left_out}",
-        arm.rate.text(_to_three_decimals),
-        NOT_A_NUMBER if arm.difference is None else arm.difference.text(_to_three_decimals),
+        arm.rate.text(_three_decimals),
+        NOT_A_NUMBER if arm.difference is None else arm.difference.text(_three_decimals),
         p_value(arm.p_value),
         p_value(arm.p_holm),
         NOT_A_NUMBER if arm.firing_rate is None else percent(arm.firing_rate, 1),
@@ -170,17 +160,25 @@ def _row(arm: ArmResult) -> tuple[str, ...]:
     )
 
 
-def _arms_table(found: EvalResult) -> Table:
-    rows = tuple((arm.arm, arm.note or NOT_A_NUMBER) for arm in found.arms)
+def _label_shift_table(result: EvalResult) -> Table:
+    """A row per arm, a column per label that some arm shifts, in points."""
+    arms = [arm for arm in result.arms if arm.label_shifts]
+    shifted = {label for arm in arms for label in arm.label_shifts}
+    labels = [label for label in figures.labels_of(result.arms) if label in shifted]
+    rows = tuple(
+        (
+            arm.arm,
+            *(
+                arm.label_shifts[label].text(points) if label in arm.label_shifts else NOT_A_NUMBER
+                for label in labels
+            ),
+        )
+        for arm in arms
+    )
+    caption = "Shift of each label's share against unsteered, in points (95 %, each by itself)"
+    return Table(caption, ("arm", *labels), rows, is_folded=True)
+
+
+def _arm_table(result: EvalResult) -> Table:
+    rows = tuple((arm.arm, arm.note or NOT_A_NUMBER) for arm in result.arms)
     return Table("What each arm does", ("arm", "what it does"), rows, is_folded=True)
-
-
-def _colours(labels: Sequence[str]) -> dict[str, str]:
-    return {
-        label: _LABEL_COLOURS.get(label, theme.kind_style(place)[0])
-        for place, label in enumerate(labels)
-    }
-
-
-def _to_three_decimals(value: float) -> str:
-    return fixed(value, 3)

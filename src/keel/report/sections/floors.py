@@ -1,16 +1,28 @@
-"""Sections on what a calibration found: distributions, firing rates, prices."""
+"""Sections on floors: distributions, firing rates, prices, and the sweep over settings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
 from keel.report.figures import ALWAYS, SELDOM
-from keel.report.findings import shares_under
 from keel.report.inputs import ReportInputs
-from keel.types import Calibration, LayerCalibration, PricedSetting
-from keel.words import counted, fixed, listed, number, percent
+from keel.report.standings import shares_under
+from keel.report.textplot import draw_ranking
+from keel.types import (
+    Calibration,
+    Change,
+    Interval,
+    LayerCalibration,
+    PricedSetting,
+    ScreenedSetting,
+    Sweep,
+    SweepMeasure,
+    Unit,
+)
+from keel.words import NOT_A_NUMBER, counted, fixed, form_of, listed, number, percent
 
 MOST_PANELS = 16
 """Histograms drawn; of a wider band, evenly spaced layers."""
@@ -22,21 +34,28 @@ _TITLES = {
 
 
 def floor_sections(inputs: ReportInputs) -> tuple[Section, ...]:
-    """Histograms with floors, firing rates, and the sweep's prices."""
+    """Histograms with floors, firing rates, and the prices of all settings."""
     calibration = inputs.calibration
     if calibration is None:
         what, command = "Not calibrated yet", "keel calibrate RUN"
         return tuple(missing(id, _TITLES[id], what=what, command=command) for id in _TITLES)
-    return (_projections(calibration), _firing(calibration.setting), _prices(calibration))
+    return (
+        _projections_section(calibration),
+        _firing_section(calibration.setting),
+        _prices_section(calibration),
+    )
 
 
-def _projections(calibration: Calibration) -> Section:
+def _projections_section(calibration: Calibration) -> Section:
     floors = {floor.layer: floor.value for floor in calibration.setting.floors}
     band = [layer for layer in calibration.layers if layer.layer in floors]
     if not band:
-        told = f"No histogram was kept of the layers of `{calibration.chosen}`."
-        return Section("projections", _TITLES["projections"], (told,))
-    shown = _evenly(band, MOST_PANELS)
+        sentence = f"No histogram was kept of the layers of `{calibration.chosen}`."
+        return Section("projections", _TITLES["projections"], (sentence,))
+    shown = band
+    if len(band) > MOST_PANELS:
+        step = (len(band) - 1) / (MOST_PANELS - 1)
+        shown = [band[round(n * step)] for n in range(MOST_PANELS)]
     some = f" ({len(shown)} of its {len(band)} layers)" if len(shown) < len(band) else ""
     picture = Picture(
         "histograms",
@@ -49,7 +68,7 @@ def _projections(calibration: Calibration) -> Section:
     return Section("projections", _TITLES["projections"], words, (picture,))
 
 
-def _say_projections(band: list[LayerCalibration], floors: dict[int, float]) -> str:
+def _say_projections(band: Sequence[LayerCalibration], floors: Mapping[int, float]) -> str:
     middle = band[len(band) // 2]
     default, roles = shares_under(middle, floors[middle.layer])
     aim = (
@@ -66,67 +85,72 @@ def _say_projections(band: list[LayerCalibration], floors: dict[int, float]) -> 
     )
 
 
-def _firing(setting: PricedSetting) -> Section:
+def _firing_section(setting: PricedSetting) -> Section:
+    realised = sorted(setting.realised_firing.items())
     picture = Picture(
         "firing",
         partial(figures.draw_firing, setting),
-        f"Share of tokens that each floor of `{setting.name}` moves: reckoned on unsteered "
-        "answers, and counted with the whole band at work.",
+        f"Share of tokens that each floor of `{setting.name}` moves: nominal, on unsteered "
+        "answers, and realised, with the whole band at work.",
         f"Bars of nominal and realised firing rates at {counted(len(setting.floors), 'layer')}.",
+        partial(
+            draw_ranking,
+            [(f"layer {layer}", share) for layer, share in realised],
+            marks=(0.0, SELDOM, ALWAYS, 1.0),
+            write=percent,
+            legend=f"share of tokens moved: ┊ at {percent(SELDOM)} and {percent(ALWAYS)}",
+        ),
     )
-    return Section("firing", _TITLES["firing"], (_say_firing(setting),), (picture,))
-
-
-def _say_firing(setting: PricedSetting) -> str:
-    seldom = [str(at) for at, share in sorted(setting.realised_firing.items()) if share < SELDOM]
-    always = [str(at) for at, share in sorted(setting.realised_firing.items()) if share > ALWAYS]
-    judged = []
-    if seldom:
-        judged.append(f"Below {percent(SELDOM)}, where a floor hardly acts: {_layers(seldom)}.")
-    if always:
-        judged.append(f"Above {percent(ALWAYS)}, where it is a constant push: {_layers(always)}.")
-    verdict = " ".join(judged) or "All layers lie between the two guides, as they should."
-    return (
+    verdicts = [
+        f"{verdict}: {'layer' if len(layers) == 1 else 'layers'} {listed(layers)}."
+        for verdict, layers in (
+            (
+                f"Below {percent(SELDOM)}, where a floor hardly acts",
+                [str(layer) for layer, share in realised if share < SELDOM],
+            ),
+            (
+                f"Above {percent(ALWAYS)}, where it is a constant push",
+                [str(layer) for layer, share in realised if share > ALWAYS],
+            ),
+        )
+        if layers
+    ] or ["All layers lie between the two guides, as they should."]
+    sentence = (
         f"With `{setting.name}` on, {percent(setting.firing_rate, 1)} of all (token, layer) slots "
         "are moved. A floor sees tokens that the floors before it have already raised, so the "
-        f"realised rate of later layers is mostly lower than the nominal one. {verdict}"
+        "realised rate of later layers is mostly lower than the nominal one. "
+        f"{' '.join(verdicts)}"
     )
+    return Section("firing", _TITLES["firing"], (sentence,), (picture,))
 
 
-def _prices(calibration: Calibration) -> Section:
+def _prices_section(calibration: Calibration) -> Section:
+    setting, bound = calibration.setting, calibration.price_bound
+    tried = counted(len(calibration.settings), "setting")
     picture = Picture(
         "prices",
         partial(figures.draw_prices, calibration),
         "Each point is a setting. Left is cheap, up is strong. Dashed: the highest price accepted. "
         "Hover for the name where there was no room for it.",
-        f"Scatter of {counted(len(calibration.settings), 'setting')} by price and effect.",
+        f"Scatter of {tried} by price and effect.",
     )
-    return Section(
-        "prices",
-        _TITLES["prices"],
-        (_say_prices(calibration),),
-        (picture,),
-        (_price_table(calibration),),
-    )
-
-
-def _say_prices(calibration: Calibration) -> str:
-    setting, bound = calibration.setting, calibration.price_bound
     dear = sum(other.kl_default > bound for other in calibration.settings)
     why = (
         "That stays within the bound"
         if setting.kl_default <= bound
         else "That is above the bound: look for a gentler setting before you rely on it"
     )
-    return (
+    sentence = (
         "The price of a setting is how much it changes the model's own default answers (mean KL "
         "per token); its effect is how far it raises answers in a role towards the default. The "
-        "best ones lie up and to the left. "
-        f"{counted(len(calibration.settings), 'setting')} "
+        f"best ones lie up and to the left. {tried} "
         f"{'was' if len(calibration.settings) == 1 else 'were'} tried and {dear} cost more than "
         f"the bound of {number(bound)} nats per token. Chosen: `{setting.name}`, which raises role "
         f"answers by {fixed(setting.shift_gaps)} gap units for {number(setting.kl_default)} nats "
         f"per token. {why}."
+    )
+    return Section(
+        "prices", _TITLES["prices"], (sentence,), (picture,), (_price_table(calibration),)
     )
 
 
@@ -134,34 +158,188 @@ def _price_table(calibration: Calibration) -> Table:
     ordered = sorted(calibration.settings, key=lambda setting: (setting.kl_default, setting.name))
     header = (
         "setting",
+        "price: KL default",
+        "effect (gap units)",
+        "slots moved",
+        "verdict",
         "layers",
         "percentile",
-        "slots moved",
-        "price: KL default",
         "KL roles",
-        "effect (gap units)",
     )
-    rows = [
+    rows = tuple(
         (
             setting.name,
+            number(setting.kl_default),
+            fixed(setting.shift_gaps),
+            percent(setting.firing_rate, 1),
+            "chosen"
+            if setting.name == calibration.chosen
+            else "too dear"
+            if setting.kl_default > calibration.price_bound
+            else "",
             str(len(setting.floors)),
             "default − k·SD" if setting.percentile is None else number(setting.percentile),
-            percent(setting.firing_rate, 1),
-            number(setting.kl_default),
             number(setting.kl_roles),
-            fixed(setting.shift_gaps),
         )
         for setting in ordered
-    ]
+    )
     marked = next(i for i, setting in enumerate(ordered) if setting.name == calibration.chosen)
-    return Table("Settings by price; the chosen one is marked", header, tuple(rows), marked=marked)
+    return Table(
+        "Settings by price; the chosen one is marked",
+        header,
+        rows,
+        marked=marked,
+        bars=tuple(setting.shift_gaps for setting in ordered),
+        bar_header="effect",
+    )
 
 
-def _layers(numbers: list[str]) -> str:
-    return f"layer{'' if len(numbers) == 1 else 's'} {listed(numbers)}"
+def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
+    """The sweep over settings, of a run that has one: what was tried, the frontier, the best."""
+    sweep = inputs.sweep
+    if sweep is None:
+        return ()
+    screening = Picture(
+        "screening",
+        partial(figures.draw_screening, sweep),
+        "Settings by price and effect on a few answers. Faint: pruned; blue: measured. Hover for "
+        "the reason.",
+        f"Scatter of {counted(len(sweep.screened), 'setting')} by price and effect.",
+    )
+    frontier = Picture(
+        "frontier",
+        partial(figures.draw_frontier, sweep),
+        "Settings by what they change, with 95 % intervals, on the items that choose. The dotted "
+        "line joins those that no other beats. The full star is the recommended setting as it was "
+        "chosen, the hollow one the same by the items held back.",
+        f"Scatter of {counted(len(sweep.swept), 'setting')} by change in harm and capability.",
+    )
+    words = (_say_screened(sweep), _say_measured(sweep), *_say_best(sweep))
+    tables = (_swept_table(sweep), _screened_table(sweep))
+    return (Section("sweep", "Sweep over settings", words, (screening, frontier), tables),)
 
 
-def _evenly(band: list[LayerCalibration], most: int) -> list[LayerCalibration]:
-    if len(band) <= most:
-        return band
-    return [band[round(place * (len(band) - 1) / (most - 1))] for place in range(most)]
+def _say_screened(sweep: Sweep) -> str:
+    kept = sweep.fates.get("kept", 0)
+    fates = listed([f"{count} {fate}" for fate, count in sweep.fates.items() if fate != "kept"])
+    pruned = f" The others were pruned: {fates}." if fates else ""
+    return (
+        f"{counted(len(sweep.screened), 'setting')} of layers and heights were screened by what is "
+        "cheap to know: how often their floors fire, how far they raise answers in a role, and "
+        f"what they cost default answers. {counted(kept, 'setting')} went on to be measured."
+        f"{pruned}"
+    )
+
+
+def _say_measured(sweep: Sweep) -> str:
+    return (
+        "Half of the items, with personas and requests of their own, chose among them; the other "
+        f"half was held back. Harm: {_say_measure(sweep.harm)}. Capability: "
+        f"{_say_measure(sweep.capability)}. Accepted is a setting whose capability's 95 % interval "
+        f"excludes a loss of more than {_amount(sweep.tolerance, sweep.capability.unit)}."
+    )
+
+
+def _say_measure(measure: SweepMeasure) -> str:
+    unsteered = (
+        percent(measure.unsteered, 1) if measure.unit == "share" else number(measure.unsteered)
+    )
+    return (
+        f"{measure.name}, {measure.choosing_items} items to choose by and "
+        f"{measure.deciding_items} held back, unsteered {unsteered}"
+    )
+
+
+def _say_best(sweep: Sweep) -> list[str]:
+    best = sweep.best
+    if best is None:
+        return ["No setting is recommended."]
+    if best.deciding is None:
+        return [f"Recommended: `{best.name}`."]
+    harm, capability = best.deciding.harm, best.deciding.capability
+    verdict = "bear that out" if sweep.is_confirmed else "do not bear that out"
+    return [
+        f"Recommended: `{best.name}`. By the items held back it changes harm by "
+        f"{_change(harm, sweep.harm.unit)} and capability by "
+        f"{_change(capability, sweep.capability.unit)}; they {verdict}.",
+        "The best of many is partly the luckiest: on the items that chose it, harm changed by "
+        f"{_change(best.choosing.harm, sweep.harm.unit)}, which is "
+        f"{_amount(best.choosing.harm.value - harm.value, sweep.harm.unit)} from what the items "
+        "held back say.",
+    ]
+
+
+def _swept_table(sweep: Sweep) -> Table:
+    ordered = sorted(sweep.swept, key=lambda swept: swept.choosing.harm.value)
+    harm, capability = _unit_name(sweep.harm.unit), _unit_name(sweep.capability.unit)
+    header = (
+        "setting",
+        "verdict",
+        f"harm, choosing ({harm})",
+        f"capability, choosing ({capability})",
+        f"harm, held back ({harm})",
+        f"capability, held back ({capability})",
+    )
+    rows = tuple(
+        (
+            swept.name,
+            "recommended"
+            if swept.name == sweep.recommended
+            else "frontier"
+            if swept.is_on_frontier
+            else "",
+            *_change_cells(swept.choosing, sweep),
+            *_change_cells(swept.deciding, sweep),
+        )
+        for swept in ordered
+    )
+    marked = next((n for n, swept in enumerate(ordered) if swept.name == sweep.recommended), None)
+    return Table(
+        "Measured settings by change in harm; the recommended one is marked",
+        header,
+        rows,
+        marked=marked,
+        bars=tuple(-swept.choosing.harm.value for swept in ordered),
+        bar_header="less harm",
+    )
+
+
+def _change_cells(change: Change | None, sweep: Sweep) -> tuple[str, str]:
+    if change is None:
+        return ("not measured", "not measured")
+    return (
+        change.harm.text(form_of(sweep.harm.unit)),
+        change.capability.text(form_of(sweep.capability.unit)),
+    )
+
+
+def _screened_table(sweep: Sweep) -> Table:
+    header = ("setting", "nominal firing", "realised", "price", "effect", "fate", "why")
+    rows = tuple(_screened_row(screened) for screened in sweep.screened)
+    return Table("All settings and what became of them", header, rows, is_folded=True)
+
+
+def _screened_row(screened: ScreenedSetting) -> tuple[str, ...]:
+    firing, price, effect = screened.realised_firing, screened.price, screened.effect
+    return (
+        screened.name,
+        percent(screened.nominal_firing, 1),
+        NOT_A_NUMBER if firing is None else percent(firing, 1),
+        NOT_A_NUMBER if price is None else number(price.value),
+        NOT_A_NUMBER if effect is None else fixed(effect.value),
+        screened.fate,
+        screened.why or NOT_A_NUMBER,
+    )
+
+
+def _change(change: Interval, unit: Unit) -> str:
+    """`−21.0 points (−26.0 to −16.0)`."""
+    return f"{_amount(change.value, unit)} ({change.bounds(form_of(unit))})"
+
+
+def _amount(value: float, unit: Unit) -> str:
+    return f"{form_of(unit)(value)} {_unit_name(unit)}"
+
+
+def _unit_name(unit: Unit) -> str:
+    return "points" if unit == "share" else unit

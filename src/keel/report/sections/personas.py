@@ -1,26 +1,25 @@
-"""Sections on what an extraction found: persona space, ranks, quality of the axis."""
+"""Sections on what an extraction measured: persona space, ranks, quality of the axis, traits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
 from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
-from keel.report.findings import (
-    KindStanding,
-    RoleStanding,
-    quality_at,
-    rank_kinds,
-    rank_roles,
-)
 from keel.report.inputs import ReportInputs
-from keel.types import LayerQuality, PersonaMap
-from keel.words import counted, fixed, listed, number, percent
+from keel.report.standings import RoleStanding, quality_at, rank_kinds, rank_roles
+from keel.report.textplot import draw_curves, draw_ranking
+from keel.types import Interval, LayerQuality, PersonaMap, TraitMap, TraitSide
+from keel.words import NOT_A_NUMBER, counted, fixed, listed, number, percent
 
 MOST_RANKED = 60
-"""Roles that the ranking draws; of more it shows both ends."""
+"""Roles or traits that a ranking draws; of more it shows both ends."""
 _FEWEST_KINDS = 3
+_SHARES = (0.7, 0.8, 0.9)
+"""Shares of variance of which it is said how many components carry them."""
+_Ranked = TypeVar("_Ranked")
 _TITLES = {
     "space": "Persona space",
     "ranks": "Roles along the Assistant Axis",
@@ -30,40 +29,44 @@ _TITLES = {
 
 def persona_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     """Persona space, the roles' ranking, and the quality curves."""
-    found = inputs.persona_map
-    if found is None:
-        what, command = "Not extracted yet", f"keel extract {inputs.identity.model_id} -o RUN"
+    if inputs.persona_map is None:
+        model = "MODEL" if inputs.identity is None else inputs.identity.model_id
+        what, command = "Not extracted yet", f"keel extract {model} -o RUN"
         return tuple(missing(id, _TITLES[id], what=what, command=command) for id in _TITLES)
-    return (_space(inputs, found), _ranks(inputs, found), _quality(inputs, found))
+    return (
+        _space_section(inputs, inputs.persona_map),
+        _ranks_section(inputs, inputs.persona_map),
+        _quality_section(inputs, inputs.persona_map),
+    )
 
 
-def _space(inputs: ReportInputs, found: PersonaMap) -> Section:
-    layer, kinds = found.axis.layer, {role: inputs.kind_of(role) for role in found.space.roles}
-    draw = partial(figures.draw_space, found.space, layer, kinds=kinds, samples=inputs.samples)
+def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
+    layer, space = persona_map.axis.layer, persona_map.space
+    kinds = {role: inputs.kind_of(role) for role in space.roles}
     scatter = Picture(
         "persona-space",
-        draw,
+        partial(figures.draw_space, space, layer, kinds=kinds, samples=inputs.samples),
         "Roles and the default on the first two components, in raw units. Hover over a point for "
-        "its role and a sample answer; names without room are told there too. The slider goes "
+        "its role and a sample answer; names without room are shown there too. The slider goes "
         "through the layers.",
-        f"Scatter of {len(found.space.roles)} roles and the default on PC1 and PC2, layer {layer}.",
+        f"Scatter of {len(space.roles)} roles and the default on PC1 and PC2, layer {layer}.",
     )
     spectrum = Picture(
         "variance",
-        partial(figures.draw_variance, found.space, layer),
+        partial(figures.draw_variance, space, layer, shares=_SHARES),
         f"Share of the variance between roles in each component at layer {layer}, with how many "
         "components reach 70, 80 and 90 %.",
         f"Bar chart of the variance of the components at layer {layer}.",
     )
-    words = (_say_space(found), _say_spectrum(found))
+    words = (_say_space(persona_map), _say_spectrum(persona_map))
     return Section("space", _TITLES["space"], words, (scatter, spectrum))
 
 
-def _say_space(found: PersonaMap) -> str:
-    layer, space = found.axis.layer, found.space
+def _say_space(persona_map: PersonaMap) -> str:
+    layer, space = persona_map.axis.layer, persona_map.space
     default = float(space.default_coordinates_LK[layer, 0])
     beyond = int((space.coordinates_LRK[layer, :, 0] > default).sum())
-    place = (
+    standing = (
         "no role lies further out than it: the default sits at the Assistant's end"
         if beyond == 0
         else f"{counted(beyond, 'role')} of {len(space.roles)} lie further out than it"
@@ -72,74 +75,70 @@ def _say_space(found: PersonaMap) -> str:
         f"Every role has a place: the mean of what the model computes after layer {layer} while it "
         "answers in that role. So has the default, the model when no role is set, drawn as a star. "
         "The two directions drawn are those along which the roles differ most; the first, PC1, is "
-        f"turned so that the Assistant's side is on the right. Along it, {place}."
+        f"turned so that the Assistant's side is on the right. Along it, {standing}."
     )
 
 
-def _say_spectrum(found: PersonaMap) -> str:
-    layer, space = found.axis.layer, found.space
-    needed = [(share, space.components_for(share, layer)) for share in (0.7, 0.8, 0.9)]
+def _say_spectrum(persona_map: PersonaMap) -> str:
+    layer, space = persona_map.axis.layer, persona_map.space
     more = f"more than the {space.variance_ratio_LK.shape[1]} kept"
-    told = listed([f"{count or more} for {percent(share)}" for share, count in needed])
+    needed = listed(
+        [f"{space.components_for(share, layer) or more} for {percent(share)}" for share in _SHARES]
+    )
     return (
         f"PC1 carries {percent(float(space.variance_ratio_LK[layer, 0]))} of the variance between "
-        f"{len(space.roles)} roles. Components needed: {told} of the variance. The fewer, the "
+        f"{len(space.roles)} roles. Components needed: {needed} of the variance. The fewer, the "
         "more the roles differ in the same few ways."
     )
 
 
-def _ranks(inputs: ReportInputs, found: PersonaMap) -> Section:
-    standings = rank_roles(found)
-    shown = standings
-    if len(standings) > MOST_RANKED:
-        shown = (*standings[: MOST_RANKED // 2], *standings[-MOST_RANKED // 2 :])
+def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
+    standings = rank_roles(persona_map)
+    shown, left_out = _both_ends(standings, "roles")
     kinds = {standing.role: inputs.kind_of(standing.role) for standing in standings}
-    omitted = len(standings) - len(shown)
-    left_out = f" The {omitted} roles in the middle are left out here." if omitted else ""
     picture = Picture(
         "ranks",
         partial(figures.draw_ranks, shown, kinds=kinds, samples=inputs.samples),
-        f"Projection of each role at layer {found.axis.layer} in gap units: 0 is the mean of the "
-        f"roles, 1 the mean of the default.{left_out}",
+        f"Projection of each role at layer {persona_map.axis.layer} in gap units: 0 is the mean of "
+        f"the roles, 1 the mean of the default.{left_out}",
         f"Dot chart of {len(shown)} roles by their projection on the Assistant Axis.",
+        partial(
+            draw_ranking,
+            [(standing.name, standing.gaps) for standing in reversed(standings)],
+            marks=(0.0, 1.0),
+            legend="gap units: ┊ at 0 the mean of the roles, at 1 that of the default",
+        ),
     )
+    words, tables = [_say_ranks(standings, persona_map)], []
     ranked = rank_kinds(standings, kinds)
-    if len(ranked) < _FEWEST_KINDS:
-        return Section("ranks", _TITLES["ranks"], (_say_ranks(standings, found),), (picture,))
-    words = (_say_ranks(standings, found), _say_kinds(ranked))
-    return Section("ranks", _TITLES["ranks"], words, (picture,), (_kind_table(ranked),))
-
-
-def _say_kinds(ranked: Sequence[KindStanding]) -> str:
-    nearest, farthest = ranked[0], ranked[-1]
-    return (
-        "A role alone stands where it does partly by chance; a kind of roles says more. On average "
-        f"the {nearest.kind} roles stand nearest to the Assistant ({fixed(nearest.mean_gaps)} "
-        f"gaps) and the {farthest.kind} ones farthest away ({fixed(farthest.mean_gaps)})."
-    )
-
-
-def _kind_table(ranked: Sequence[KindStanding]) -> Table:
-    rows = [
-        (
-            one.kind,
-            str(len(one.roles)),
-            fixed(one.mean_gaps),
-            f"{one.roles[0].role} ({fixed(one.roles[0].gaps)})",
-            f"{one.roles[-1].role} ({fixed(one.roles[-1].gaps)})",
+    if len(ranked) >= _FEWEST_KINDS:
+        nearest, farthest = ranked[0], ranked[-1]
+        words.append(
+            "A role alone stands where it does partly by chance; a kind of roles says more. On "
+            f"average the {nearest.kind} roles stand nearest to the Assistant "
+            f"({fixed(nearest.mean_gaps)} gaps) and the {farthest.kind} ones farthest away "
+            f"({fixed(farthest.mean_gaps)})."
         )
-        for one in ranked
-    ]
-    header = ("kind", "roles", "mean, gaps", "farthest from the Assistant", "nearest to it")
-    return Table("Kinds of roles along the axis.", header, tuple(rows))
+        rows = tuple(
+            (
+                kind.kind,
+                str(len(kind.roles)),
+                fixed(kind.mean_gaps),
+                *(f"{role.role} ({fixed(role.gaps)})" for role in (kind.roles[0], kind.roles[-1])),
+            )
+            for kind in ranked
+        )
+        header = ("kind", "roles", "mean, gaps", "farthest from the Assistant", "nearest to it")
+        tables.append(Table("Kinds of roles along the axis.", header, rows))
+    return Section("ranks", _TITLES["ranks"], tuple(words), (picture,), tuple(tables))
 
 
-def _say_ranks(standings: tuple[RoleStanding, ...], found: PersonaMap) -> str:
+def _say_ranks(standings: Sequence[RoleStanding], persona_map: PersonaMap) -> str:
     ends = min(5, len(standings) // 2)
     above = sum(standing.gaps > 1 for standing in standings)
     words = [
-        f"The Assistant Axis at layer {found.axis.layer} points from the mean of the roles to the "
-        "default."
+        f"The Assistant Axis at layer {persona_map.axis.layer} points from the mean of the roles "
+        "to the default."
     ]
     if ends:
         low = listed([standing.name for standing in standings[:ends]])
@@ -153,66 +152,82 @@ def _say_ranks(standings: tuple[RoleStanding, ...], found: PersonaMap) -> str:
     return " ".join(words)
 
 
-def _quality(inputs: ReportInputs, found: PersonaMap) -> Section:
+def _both_ends(ranked: Sequence[_Ranked], what: str) -> tuple[Sequence[_Ranked], str]:
+    """What a ranking draws, and a sentence on what it leaves out."""
+    omitted = len(ranked) - MOST_RANKED
+    if omitted <= 0:
+        return ranked, ""
+    half = MOST_RANKED // 2
+    left_out = f" The {omitted} {what} in the middle are left out here."
+    return [*ranked[:half], *ranked[-half:]], left_out
+
+
+def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
+    quality, layer = persona_map.quality, persona_map.axis.layer
     band = inputs.calibration.setting.floors.layers if inputs.calibration is not None else ()
     shaded = " Shaded: the layers of the chosen floors." if band else ""
+    curves = {
+        "AUC": [at.auc.value for at in quality],
+        "d′": [at.d_prime.value for at in quality],
+        "|cos(axis, PC1)|": [at.cos_pc1.value for at in quality],
+        "halves of the questions": [at.split_half_questions for at in quality],
+        "halves of the roles": [at.split_half_roles for at in quality],
+    }
     picture = Picture(
         "quality",
-        partial(figures.draw_quality, found.quality, found.axis, band=band),
-        f"Dashed upright line: the recommended layer {found.axis.layer}.{shaded} Pale bands are "
-        "95 % bootstrap intervals.",
+        partial(figures.draw_quality, quality, persona_map.axis, band=band),
+        f"Dashed upright line: the recommended layer {layer}.{shaded} Pale bands are 95 % "
+        "bootstrap intervals.",
         "Six line charts over the layers: AUC, d′, cosine with PC1, split-half cosines, length of "
         "the axis, percentile of the default.",
+        partial(draw_curves, curves, layer),
     )
-    at = quality_at(found, found.axis.layer)
-    words = (_say_separation(at), _say_stability(at, found), _table_hint())
-    return Section("quality", _TITLES["quality"], words, (picture,), (_quality_table(found),))
+    at = quality_at(persona_map, layer)
+    words = (
+        _say_separation(at),
+        _say_stability(at, float(persona_map.axis.residual_norm[layer])),
+        "A layer is good for reading and steering where all curves are high and flat.",
+    )
+    return Section("quality", _TITLES["quality"], words, (picture,), (_quality_table(persona_map),))
 
 
 def _say_separation(at: LayerQuality) -> str:
+    if not at.auc.low > 0.5:
+        verdict = "That cannot be told from chance: do not steer with this axis."
+    elif at.auc.value >= 0.9:
+        verdict = "The axis tells the two apart clearly."
+    elif at.auc.value >= 0.75:
+        verdict = "The axis tells the two apart well, answer by answer with some overlap."
+    else:
+        verdict = "The axis tells the two apart on average, but single answers overlap widely."
     return (
         f"At the recommended layer {at.layer}, a held-out answer of the default projects above a "
         f"held-out answer in a role in {percent(at.auc.value)} of pairs (AUC "
         f"{fixed(at.auc.value)}, 95 % interval {at.auc.bounds()}); the means are "
         f"{fixed(at.d_prime.value)} standard deviations apart (d′, {at.d_prime.bounds()}). "
-        f"{_judge_auc(at)}"
+        f"{verdict}"
     )
 
 
-def _judge_auc(at: LayerQuality) -> str:
-    if not at.auc.low > 0.5:
-        return "That cannot be told from chance: do not steer with this axis."
-    if at.auc.value >= 0.9:
-        return "The axis tells the two apart clearly."
-    if at.auc.value >= 0.75:
-        return "The axis tells the two apart well, answer by answer with some overlap."
-    return "The axis tells the two apart on average, but single answers overlap widely."
-
-
-def _say_stability(at: LayerQuality, found: PersonaMap) -> str:
-    beats = at.cos_pc1.low > at.cos_pc1_null
+def _say_stability(at: LayerQuality, residual_norm: float) -> str:
     main = (
         "so the axis lies along the main direction of persona space more than chance allows"
-        if beats
+        if at.cos_pc1.low > at.cos_pc1_null
         else "so its agreement with the main direction of persona space may be chance"
     )
-    norm = float(found.axis.residual_norm[at.layer])
-    length = f"{percent(at.axis_norm / norm)} of the residual stream's" if norm > 0 else "unknown"
+    share = percent(at.axis_norm / residual_norm) if residual_norm > 0 else ""
+    length = f"{share} of the residual stream's" if share else "unknown"
     return (
         f"Made from half of the questions, the axis agrees with the other half's at cosine "
         f"{fixed(at.split_half_questions)}; from half of the roles, at "
-        f"{fixed(at.split_half_roles)}. Its |cosine| with PC1 is {fixed(at.cos_pc1.value)} "
-        f"({at.cos_pc1.bounds()}) against {fixed(at.cos_pc1_null)} for shuffled labels, {main}. "
+        f"{fixed(at.split_half_roles)}. Its |cosine| with PC1 is {at.cos_pc1.text()} against "
+        f"{fixed(at.cos_pc1_null)} for shuffled labels, {main}. "
         f"Its length is {number(at.axis_norm)}, {length}; its ten largest dimensions hold "
         f"{percent(at.top_dims_share)} of its square."
     )
 
 
-def _table_hint() -> str:
-    return "A layer is good for reading and steering where all curves are high and flat."
-
-
-def _quality_table(found: PersonaMap) -> Table:
+def _quality_table(persona_map: PersonaMap) -> Table:
     header = (
         "layer",
         "AUC",
@@ -224,7 +239,7 @@ def _quality_table(found: PersonaMap) -> Table:
         "axis length",
         "default's percentile",
     )
-    rows = [
+    rows = tuple(
         (
             str(at.layer),
             fixed(at.auc.value, 3),
@@ -236,7 +251,124 @@ def _quality_table(found: PersonaMap) -> Table:
             number(at.axis_norm),
             percent(at.default_percentile),
         )
-        for at in found.quality
-    ]
-    marked = next(i for i, at in enumerate(found.quality) if at.layer == found.axis.layer)
-    return Table("All layers as a table", header, tuple(rows), marked=marked, is_folded=True)
+        for at in persona_map.quality
+    )
+    layers = [at.layer for at in persona_map.quality]
+    marked = layers.index(persona_map.axis.layer)
+    return Table("All layers as a table", header, rows, marked=marked, is_folded=True)
+
+
+def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
+    """Trait space, of a run that has one: what the traits span, and how they lie to the axis."""
+    trait_map = inputs.trait_map
+    if trait_map is None:
+        return ()
+    sides = {trait: TraitSide(trait, True).role for trait in trait_map.traits}
+    samples = {trait: inputs.samples.get(side, "") for trait, side in sides.items()}
+    samples |= {role: text for role, text in inputs.samples.items() if role == "default"}
+    pictures = [_trait_scatter(trait_map, samples)]
+    words = [_say_traits(trait_map)]
+    cosines = _ranked_cosines(trait_map)
+    if trait_map.axis is None:
+        words.append("This run has no roles, hence no axis that the traits could be compared with.")
+    else:
+        words.append(_say_leanings(cosines))
+        shown, left_out = _both_ends(cosines, "traits")
+        pictures.append(
+            Picture(
+                "trait-cosines",
+                partial(figures.draw_leanings, shown, samples=samples),
+                f"Cosine of each trait's vector with the Assistant Axis at layer "
+                f"{trait_map.layer}, with 95 % intervals of resampled questions.{left_out}",
+                f"Dot chart of {len(shown)} traits by their cosine with the axis.",
+                partial(draw_ranking, cosines, legend="cosine with the axis: ┊ at 0"),
+            )
+        )
+    tables = (_trait_table(trait_map, dict(cosines)),)
+    return (Section("traits", "Trait space", tuple(words), tuple(pictures), tables),)
+
+
+def _say_traits(trait_map: TraitMap) -> str:
+    space, layer = trait_map.space, trait_map.layer
+    order = space.loadings_LRK[layer, :, 0].argsort().tolist()
+    ends = min(5, len(order) // 2)
+    low = listed([trait_map.traits[at] for at in order[:ends]])
+    high = listed([trait_map.traits[at] for at in order[::-1][:ends]])
+    needed = space.components_for(0.7, layer)
+    components = needed or f"more than the {space.variance_ratio_LK.shape[1]} kept"
+    return (
+        "A trait's vector is the mean of what the model computes while the trait is encouraged "
+        f"minus the mean while it is discouraged, here after layer {layer}. PC1 of "
+        f"{len(trait_map.traits)} such vectors carries "
+        f"{percent(float(space.variance_ratio_LK[layer, 0]))} of their variance, and {components} "
+        f"components carry 70 %. At the default's end of PC1: {high}. At the other: {low}."
+    )
+
+
+def _say_leanings(cosines: Sequence[tuple[str, Interval]]) -> str:
+    ends = min(5, len(cosines) // 2)
+    most = listed([trait for trait, _ in cosines[:ends]])
+    least = listed([trait for trait, _ in cosines[::-1][:ends]])
+    clear = sum(cosine.low > 0 or cosine.high < 0 for _, cosine in cosines)
+    return (
+        f"Towards the Assistant along the axis: {most}. Away from it: {least}. Of "
+        f"{len(cosines)} traits, {clear} have an interval that leaves out 0."
+    )
+
+
+def _trait_scatter(trait_map: TraitMap, samples: dict[str, str]) -> Picture:
+    if trait_map.axis is None:
+        kinds = dict.fromkeys(trait_map.traits, "trait")
+    else:
+        names = {True: "towards the Assistant", False: "away from it"}
+        leaning = (trait_map.axis.cosine_LN[trait_map.layer] > 0).tolist()
+        pairs = zip(trait_map.traits, leaning, strict=True)
+        kinds = {trait: names[is_towards] for trait, is_towards in pairs}
+    draw = partial(
+        figures.draw_space,
+        trait_map.space,
+        trait_map.layer,
+        kinds=kinds,
+        samples=samples,
+        ends=("the other side", "the default's side"),
+    )
+    return Picture(
+        "trait-space",
+        draw,
+        "Trait vectors on their first two components, in raw units. The star is the default, by "
+        "how far it lies from the middle between all that was encouraged and discouraged. Hover "
+        "over a point for an encouraged answer; the slider goes through the layers.",
+        f"Scatter of {len(trait_map.traits)} traits and the default, layer {trait_map.layer}.",
+    )
+
+
+def _ranked_cosines(trait_map: TraitMap) -> list[tuple[str, Interval]]:
+    """Every trait's cosine with the axis, the most Assistant-ward first; empty without an axis."""
+    axis = trait_map.axis
+    if axis is None:
+        return []
+    parts = (axis.cosine_LN, axis.low_LN, axis.high_LN)
+    rows = zip(*(part[trait_map.layer].tolist() for part in parts), strict=True)
+    named = zip(trait_map.traits, (Interval(*row) for row in rows), strict=True)
+    return sorted(named, key=lambda pair: -pair[1].value)
+
+
+def _trait_table(trait_map: TraitMap, cosines: dict[str, Interval]) -> Table:
+    rows = tuple(
+        (
+            vector.trait,
+            f"{vector.differing} of {vector.judged}" if vector.judged else "not judged",
+            fixed(float(trait_map.split_half_LN[trait_map.layer, at])),
+            fixed(float(trait_map.default_position_LN[trait_map.layer, at])),
+            cosines[vector.trait].text() if vector.trait in cosines else NOT_A_NUMBER,
+        )
+        for at, vector in enumerate(trait_map.vectors)
+    )
+    header = (
+        "trait",
+        "pairs that differ",
+        "halves of the questions",
+        "default: 0 discouraged, 1 encouraged",
+        "cosine with the axis",
+    )
+    return Table("All traits as a table", header, rows, is_folded=True)

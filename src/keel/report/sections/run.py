@@ -1,16 +1,16 @@
-"""Section on the run itself: facts, counts, how to cite, words."""
+"""The numbers at the top of a report, and the section on the run itself."""
 
 from __future__ import annotations
 
-from keel.report.content import Section, Table
-from keel.report.findings import rank_roles
+from keel.report.content import KeyFigure, Section, Table
 from keel.report.inputs import ReportInputs
-from keel.types import PersonaMap
-from keel.words import counted, fixed, listed, number
+from keel.report.standings import quality_at, rank_roles
+from keel.types import Calibration, PersonaMap
+from keel.words import counted, fixed, listed, number, percent
 
 CITATION = (
     "Lu et al. 2026, The Assistant Axis, arXiv:2601.10387, for the method; "
-    "Keel, in the version told below, for the numbers."
+    "Keel, in the version given below, for the numbers."
 )
 GLOSSARY = (
     ("role", "A character that a system prompt asks the model to play."),
@@ -24,6 +24,38 @@ GLOSSARY = (
 )
 
 
+def key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
+    """The run in a row of numbers: those that its parts allow."""
+    return (
+        *(_map_figures(inputs.persona_map) if inputs.persona_map is not None else ()),
+        *(_floor_figures(inputs.calibration) if inputs.calibration is not None else ()),
+    )
+
+
+def _map_figures(persona_map: PersonaMap) -> tuple[KeyFigure, ...]:
+    layer = persona_map.axis.layer
+    at = quality_at(persona_map, layer)
+    roles = counted(len(persona_map.vectors), "role")
+    return (
+        KeyFigure(f"Held-out AUC, layer {layer}", fixed(at.auc.value), at.auc.bounds()),
+        KeyFigure("Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds()),
+        KeyFigure("|cos(axis, PC1)|", fixed(at.cos_pc1.value), f"chance {fixed(at.cos_pc1_null)}"),
+        KeyFigure("Default's percentile", percent(at.default_percentile), f"among {roles}"),
+    )
+
+
+def _floor_figures(calibration: Calibration) -> tuple[KeyFigure, ...]:
+    setting = calibration.setting
+    nominal = setting.nominal_firing.values()
+    expected = sum(nominal) / len(nominal) if nominal else float("nan")
+    bound = f"nats per token, bound {number(calibration.price_bound)}"
+    return (
+        KeyFigure("Chosen setting", setting.name, counted(len(setting.floors), "floor")),
+        KeyFigure("Firing rate", percent(setting.firing_rate), f"nominal {percent(expected)}"),
+        KeyFigure("Price (KL)", number(setting.kl_default), bound),
+    )
+
+
 def run_section(inputs: ReportInputs) -> Section:
     """Facts of the run, role counts, how to cite, and what the words mean."""
     tables = [Table("Facts of the run", ("what", "value"), (*_identity(inputs), *inputs.facts))]
@@ -32,12 +64,14 @@ def run_section(inputs: ReportInputs) -> Section:
         words.insert(0, _say_counts(inputs.persona_map))
         tables.append(_role_table(inputs, inputs.persona_map))
     tables.append(Table("What the words mean", ("word", "meaning"), GLOSSARY))
-    return Section("run", "The run", tuple(words), tables=tuple(tables))
+    return Section("run", "The run", tuple(words), tables=tuple(tables), is_result=False)
 
 
 def _identity(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
     """What the model's identity says that the facts do not."""
-    identity, told = inputs.identity, {name.lower() for name, _ in inputs.facts}
+    identity, stated = inputs.identity, {name.lower() for name, _ in inputs.facts}
+    if identity is None:
+        return ()
     known = (
         ("model", identity.model_id),
         ("revision", identity.revision),
@@ -46,22 +80,22 @@ def _identity(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
         ("weights hash", identity.weights_hash),
         ("template hash", identity.template_hash),
     )
-    return tuple((name, value) for name, value in known if value and name not in told)
+    return tuple((name, value) for name, value in known if value and name not in stated)
 
 
-def _say_counts(found: PersonaMap) -> str:
-    counts = [vector.count for vector in found.vectors]
+def _say_counts(persona_map: PersonaMap) -> str:
+    counts = [vector.count for vector in persona_map.vectors]
     words = f"{counted(len(counts), 'role vector')}"
     if counts:
         words += f" from {min(counts):,} to {max(counts):,} rollouts each"
-    words += f"; {counted(found.default_count, 'rollout')} of the default."
-    if not found.dropped:
+    words += f"; {counted(persona_map.default_count, 'rollout')} of the default."
+    if not persona_map.dropped:
         return f"{words} No role was dropped."
-    told = listed([f"{role} ({count})" for role, count in sorted(found.dropped.items())])
-    return f"{words} Dropped for want of rollouts, with how many they had: {told}."
+    dropped = [f"{role} ({count})" for role, count in sorted(persona_map.dropped.items())]
+    return f"{words} Dropped for want of rollouts, with how many they had: {listed(dropped)}."
 
 
-def _role_table(inputs: ReportInputs, found: PersonaMap) -> Table:
+def _role_table(inputs: ReportInputs, persona_map: PersonaMap) -> Table:
     header = ("role", "kind", "label", "rollouts", "gap units", "raw projection")
     rows = tuple(
         (
@@ -72,6 +106,6 @@ def _role_table(inputs: ReportInputs, found: PersonaMap) -> Table:
             fixed(standing.gaps),
             number(standing.projection, 4),
         )
-        for standing in reversed(rank_roles(found))
+        for standing in reversed(rank_roles(persona_map))
     )
     return Table("All roles, the most Assistant-like first", header, rows, is_folded=True)

@@ -11,63 +11,23 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 import keel
-from keel.report.content import KeyFigure, Section
-from keel.report.inputs import ComparisonInputs, ReportInputs
-from keel.report.sections import (
-    comparison_sections,
-    drift_sections,
-    evaluation_sections,
-    floor_sections,
-    key_figures,
-    persona_sections,
-    run_section,
-    sweep_sections,
-    trait_sections,
-)
+from keel.report.content import Account, Section
 
 _TEMPLATES = "template"
 
 
-def render_report(inputs: ReportInputs) -> str:
-    """The report as HTML, the same text for the same inputs.
+def render_html(account: Account) -> str:
+    """The account as HTML, the same text for the same account.
 
     Plotly is embedded once. All texts of users and models are escaped, and the page's own content
     policy forbids it to load anything.
     """
-    return _render(inputs, all_sections(inputs), key_figures(inputs))
-
-
-def render_comparison(inputs: ComparisonInputs) -> str:
-    """Runs side by side as HTML, like the report whole in itself."""
-    return _render(inputs, comparison_sections(inputs), ())
-
-
-def all_sections(inputs: ReportInputs) -> tuple[Section, ...]:
-    """Everything below the head of the report, in order."""
-    return (
-        *persona_sections(inputs),
-        *trait_sections(inputs),
-        *floor_sections(inputs),
-        *sweep_sections(inputs),
-        *drift_sections(inputs),
-        *evaluation_sections(inputs),
-        run_section(inputs),
-    )
-
-
-def _render(
-    inputs: ReportInputs | ComparisonInputs,
-    sections: tuple[Section, ...],
-    figures: tuple[KeyFigure, ...],
-) -> str:
     page = (
         _environment()
         .get_template("page.html.j2")
         .render(
-            inputs=inputs,
-            key_figures=figures,
-            sections=sections,
-            figures=_draw_figures(sections),
+            account=account,
+            figures=_draw_figures(account.sections),
             plotly=Markup(get_plotlyjs()),
             version=keel.__version__,
         )

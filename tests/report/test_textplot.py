@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from keel.drift import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
 from keel.errors import NotFiniteError, UsageError
+from keel.report import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
 from keel.testing import FakeEngine
 from keel.types import DriftReading, Replay, ReplayTurn, TurnReading
 

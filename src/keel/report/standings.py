@@ -1,4 +1,4 @@
-"""Numbers that a report derives from its inputs. Knows nothing of how they are shown."""
+"""Where roles, tokens and turns stand on the axis. Knows nothing of how that is shown."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class RoleStanding:
         return f"{self.role} (somewhat)" if self.label == "somewhat" else self.role
 
 
-def rank_roles(found: PersonaMap) -> tuple[RoleStanding, ...]:
-    """Every role vector's place on the axis, the least Assistant-like first."""
-    axis = found.axis
+def rank_roles(persona_map: PersonaMap) -> tuple[RoleStanding, ...]:
+    """Every role vector's projection on the axis, the least Assistant-like first."""
+    axis = persona_map.axis
     direction = axis.direction[axis.layer]
     standings = []
-    for vector in found.vectors:
+    for vector in persona_map.vectors:
         raw = float(project(vector.vector_LD[axis.layer], direction))
         gaps = axis.in_gaps(raw, axis.layer)
         standings.append(RoleStanding(vector.role, vector.label, vector.count, raw, gaps))
@@ -49,7 +49,7 @@ class KindStanding:
 
     @property
     def mean_gaps(self) -> float:
-        """Mean of the roles' places, each role counting once."""
+        """Mean of the roles' projections in gap units, each role counting once."""
         return sum(role.gaps for role in self.roles) / len(self.roles)
 
 
@@ -60,13 +60,13 @@ def rank_kinds(
     by_kind: dict[str, list[RoleStanding]] = {}
     for standing in standings:
         by_kind.setdefault(kinds[standing.role], []).append(standing)
-    found = [KindStanding(kind, tuple(roles)) for kind, roles in by_kind.items() if len(roles) > 1]
-    return tuple(sorted(found, key=lambda one: (-one.mean_gaps, one.kind)))
+    kept = [KindStanding(kind, tuple(roles)) for kind, roles in by_kind.items() if len(roles) > 1]
+    return tuple(sorted(kept, key=lambda standing: (-standing.mean_gaps, standing.kind)))
 
 
-def quality_at(found: PersonaMap, layer: int) -> LayerQuality:
-    """What was measured at one layer."""
-    return next(quality for quality in found.quality if quality.layer == layer)
+def quality_at(persona_map: PersonaMap, layer: int) -> LayerQuality:
+    """The axis' quality at one layer."""
+    return next(quality for quality in persona_map.quality if quality.layer == layer)
 
 
 def shares_under(layer: LayerCalibration, value: float) -> tuple[float, float]:
@@ -74,10 +74,14 @@ def shares_under(layer: LayerCalibration, value: float) -> tuple[float, float]:
 
     Read off the histograms; within a bin, tokens are taken to lie evenly.
     """
-    return (
-        _share_under(layer.bin_edges, layer.default_share, value),
-        _share_under(layer.bin_edges, layer.role_share, value),
-    )
+    default = roles = 0.0
+    for low, high, default_share, role_share in zip(
+        layer.bin_edges, layer.bin_edges[1:], layer.default_share, layer.role_share, strict=False
+    ):
+        reached = (value - low) / (high - low) if high > low else float(value > low)
+        covered = min(max(reached, 0.0), 1.0)
+        default, roles = default + covered * default_share, roles + covered * role_share
+    return default, roles
 
 
 def floor_in_gaps(axis: AssistantAxis | None, floor: float | None, layer: int) -> float | None:
@@ -90,11 +94,3 @@ def floor_in_gaps(axis: AssistantAxis | None, floor: float | None, layer: int) -
 def turns_under(turns: Iterable[TurnReading]) -> int:
     """How many turns lie below the floor."""
     return sum(turn.is_below_floor is True for turn in turns)
-
-
-def _share_under(edges: Sequence[float], shares: Sequence[float], value: float) -> float:
-    total = 0.0
-    for low, high, share in zip(edges, edges[1:], shares, strict=False):
-        reached = (value - low) / (high - low) if high > low else float(value > low)
-        total += share * min(max(reached, 0.0), 1.0)
-    return total
