@@ -37,7 +37,8 @@ def test_tasks_are_answered_under_every_arm_and_told_as_json(keel, held, files):
 def test_a_task_is_asked_for_by_its_name(keel, held, files):
     found = keel("evaluate", held, "gsm8k", "--data", files["gsm8k"], *SHORT)
     assert found.code == 0, found.err
-    assert "gsm8k: exact_match (flexible-extract), judged by lm-eval" in found.out
+    assert "Evaluation: gsm8k" in found.out
+    assert "Measured: exact_match (flexible-extract), judged by lm-eval" in found.out
     assert "answers were cut at 6 tokens" in " ".join(found.out.split())
 
 

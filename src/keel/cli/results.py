@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from keel.cli import console
-from keel.types import ArmResult, Calibration, EvalResult, PersonaMap, PricedSetting, TraitMap
 
 if TYPE_CHECKING:
     from keel.pipeline import Extraction
     from keel.report import Account
+    from keel.types import ArmResult, Calibration, EvalResult, PersonaMap, PricedSetting, TraitMap
 
 _ENDS = 5
 """Traits named at each end of a component."""
