@@ -151,4 +151,4 @@ def _show_prices(
         console.print_json(prices[0] if len(prices) == 1 else {"tasks": prices})
         return
     for price in prices:
-        results.print_price(price)
+        console.print_price(price, json)
