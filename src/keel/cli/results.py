@@ -84,7 +84,7 @@ def trait_record(trait_map: TraitMap) -> dict[str, Any]:
             "judged": vector.judged,
             "differing": vector.differing,
             "split_half": float(trait_map.split_half_LN[layer, index]),
-            "default_place": float(trait_map.default_place_LN[layer, index]),
+            "default_place": float(trait_map.default_position_LN[layer, index]),
         }
         if axis is not None:
             parts = {"value": axis.cosine_LN, "low": axis.low_LN, "high": axis.high_LN}
