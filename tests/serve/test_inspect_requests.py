@@ -54,7 +54,7 @@ def test_text_in_parts_is_text():
             "tool calls",
         ),
         ([USER(content=[ContentImage(image="data:image/png;base64,")])], "holds image"),
-        ([USER(content="u"), SYSTEM(content="late")], "system message at place 1"),
+        ([USER(content="u"), SYSTEM(content="late")], "system message at index 1"),
         ([], "no messages"),
     ],
 )

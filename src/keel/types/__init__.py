@@ -18,6 +18,17 @@ from keel.types.comparison import (
     SpaceComparison,
     VectorComparison,
 )
+from keel.types.conversation import (
+    DEFAULT_ROLE,
+    Conversation,
+    Judgement,
+    Label,
+    Message,
+    Prompt,
+    Rollout,
+    Speaker,
+    TraitSide,
+)
 from keel.types.evaluation import (
     UNSTEERED,
     Answered,
@@ -64,6 +75,9 @@ from keel.types.space import (
     ModelIdentity,
     PersonaSpace,
     PersonaVector,
+    TraitAxis,
+    TraitMap,
+    TraitVector,
 )
 from keel.types.sweep import (
     Change,
@@ -74,18 +88,6 @@ from keel.types.sweep import (
     SweepMeasure,
     SweptSetting,
     Unit,
-)
-from keel.types.traits import TraitAxis, TraitMap, TraitVector
-from keel.types.words import (
-    DEFAULT_ROLE,
-    Conversation,
-    Judgement,
-    Label,
-    Message,
-    Prompt,
-    Rollout,
-    Speaker,
-    TraitSide,
 )
 
 __all__ = [

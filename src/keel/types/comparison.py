@@ -1,4 +1,4 @@
-"""What is found when the spaces of two runs are laid side by side."""
+"""The result of comparing two runs: their spaces, axes, vectors and defaults."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from keel.types.results import Interval
 
 @dataclass(frozen=True)
 class SpaceComparison:
-    """How alike two spaces order the names that both hold. Needs no common width."""
+    """Correlation of two spaces' loadings over the names in common. Needs no common width."""
 
     names: tuple[str, ...]
     """Roles, or traits, of both."""
     layers: tuple[int, int]
-    """Where each space is read."""
+    """Layer at which each space is read."""
     components: tuple[Interval, ...]
-    """Correlation of loadings on PC1 of both, on PC2 of both, ...; of its amount past PC1, whose
-    sign alone has a meaning. Intervals resample names."""
+    """Correlation of loadings on PC1 of both, on PC2 of both, ...; past PC1 its absolute value, for
+    only PC1's sign has a meaning. Intervals resample names."""
     correlations_KK: Float[Tensor, "component other"]
-    """Every component of the first space with every one of the second, with sign."""
+    """Signed correlation of every component of the first space with every one of the second."""
 
     @property
     def partners(self) -> tuple[int, ...]:
@@ -44,19 +44,19 @@ class VectorComparison:
 
 @dataclass(frozen=True)
 class Shift:
-    """How far the default went along one role or trait from the first model to the second."""
+    """Change of the default's mean along one role or trait, from the first model to the second."""
 
     name: str
     share: float
     """1 is the role's whole distance from the mean role, or from the trait's discouraged mean to
     its encouraged one; negative is away from it."""
     cosine: float
-    """Of the whole shift with this direction."""
+    """Cosine of the whole change with this direction."""
 
 
 @dataclass(frozen=True)
 class DefaultShift:
-    """How the model as itself changed from the first model to the second."""
+    """Change of the default's mean activation from the first model to the second."""
 
     layer: int
     length: float
@@ -70,14 +70,14 @@ class DefaultShift:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs side by side; what they do not share is None."""
+    """Comparison of two runs; what they do not share is None."""
 
     first: str
     second: str
     roles: SpaceComparison | None = None
     traits: SpaceComparison | None = None
     standings: Interval | None = None
-    """Correlation of the roles' places on the two axes; intervals resample roles."""
+    """Correlation of the roles' projections on the two axes; intervals resample roles."""
     leanings: Interval | None = None
     """Correlation of the traits' cosines with the two axes; intervals resample traits."""
     axes: tuple[Interval, ...] | None = None

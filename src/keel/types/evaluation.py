@@ -1,4 +1,4 @@
-"""What an evaluation asks, and what comes of it."""
+"""An evaluation: its items, their answers arm by arm, and the result."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from typing import Literal
 
 from keel.errors import UsageError
 from keel.settings import Sampling
+from keel.types.conversation import Conversation
 from keel.types.results import Interval
-from keel.types.words import Conversation
 
 UNSTEERED = "none"
-"""Name of the arm in which nothing is done to the model: all others are held against it."""
+"""Name of the control arm, the unmodified model, against which all others are compared."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to be answered under every arm."""
+    """One conversation that is answered under every arm."""
 
     id: str
     """Unique in its suite."""
     conversation: Conversation
-    """Ends with what is to be answered; or with the assistant's own words, to be gone on with."""
+    """Ends with a user message to answer, or with the beginning of an answer to continue."""
     factors: Mapping[str, str] = field(default_factory=dict)
     """What it shares with other items, e.g. `{"persona": "p07", "request": "r12"}`. Answers that
-    share a level are not independent, so intervals are made by drawing levels anew."""
+    share a level are not independent, so intervals are bootstrapped by resampling levels."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """What the rubric's instruction asks for besides the conversation."""
+    """Values for the placeholders in the rubric's instruction."""
     follow_up: str = ""
     """A second user message, sent after the first answer; the second answer is the one judged."""
     is_baseline: bool = False
-    """Whether it is only answered unsteered, to show the rest against (a request without its
-    persona)."""
+    """Whether it is answered unsteered only, for comparison (a request without its persona)."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Items, how they are answered, and what is counted in the answers."""
+    """Items, how they are answered, and which labels of the answers are counted."""
 
     name: str
     items: tuple[Item, ...]
     rubric: str
     """Name of the rubric that answers are labelled by."""
     measure: str
-    """What `rate` is the rate of, in words: `harmful answers`."""
+    """Name of what `rate` measures, such as `harmful answers`."""
     counted: tuple[str, ...]
     """Labels that count towards the rate."""
     nonsense: str = "nonsensical"
@@ -57,7 +56,7 @@ class Suite:
             raise UsageError(f"suite {self.name!r} has no items; give at least one")
         ids = [item.id for item in self.items]
         if len(set(ids)) != len(ids):
-            twice = sorted({one for one in ids if ids.count(one) > 1})
+            twice = sorted({name for name in ids if ids.count(name) > 1})
             raise UsageError(f"suite {self.name!r} has items twice: {', '.join(twice[:5])}")
 
 
@@ -109,7 +108,7 @@ class RateInRange:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What one arm came to, over all items."""
+    """The result of one arm over all items."""
 
     arm: str
     n: int
@@ -133,16 +132,16 @@ class ArmResult:
     p_value: float | None = None
     """Two-sided, paired, of no difference from the unsteered arm."""
     p_holm: float | None = None
-    """The same after Holm's correction for all arms of the evaluation."""
+    """`p_value` after Holm's correction for all arms of the evaluation."""
     note: str = ""
-    """What the arm does, in words."""
+    """Description of the arm."""
     label_shifts: Mapping[str, Interval] = field(default_factory=dict)
     """Share of each label minus the unsteered arm's, item by item; empty for that arm itself."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """One suite under all its arms."""
+    """The result of one suite under all arms."""
 
     suite: str
     measure: str
@@ -151,26 +150,26 @@ class EvalResult:
     """Id of the rubric, with its hash; empty where no judge was needed."""
     arms: tuple[ArmResult, ...]
     baseline: ArmResult | None = None
-    """The items that are only there to compare with, unsteered."""
+    """Result of the baseline items, unsteered; None if the suite has none."""
     correlation: Interval | None = None
-    """Of first turns' projection with second turns' label, where the suite has two turns."""
+    """Of first turns' projection with second turns' label, of two-turn suites."""
     by_first_projection: tuple[RateInRange, ...] = ()
-    """Of the unsteered arm, where the suite has two turns; from the least Assistant-like up."""
+    """Of the unsteered arm of two-turn suites, by increasing projection."""
     is_higher_better: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What was asked, as text, for people to see: limit, seed, sampling, model."""
+    """Settings as text, for display: limit, seed, sampling, model."""
     reading: tuple[str, ...] = ()
-    """What can be concluded, and what not, in plain sentences."""
+    """Conclusions, and what cannot be concluded, in plain sentences."""
     warnings: tuple[str, ...] = ()
 
     @property
     def is_share(self) -> bool:
         """Whether rates are shares (0 to 1); else they are scores on a scale of their own."""
-        return all(one.rate.low >= 0 and one.rate.high <= 1 for one in self.arms)
+        return all(arm.rate.low >= 0 and arm.rate.high <= 1 for arm in self.arms)
 
     def arm(self, name: str) -> ArmResult:
         """The arm of that name. Raises UsageError where there is none."""
-        for one in self.arms:
-            if one.arm == name:
-                return one
+        for result in self.arms:
+            if result.arm == name:
+                return result
         raise UsageError(f"no arm {name!r}; there are {', '.join(a.arm for a in self.arms)}")

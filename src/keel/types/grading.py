@@ -1,4 +1,4 @@
-"""What is asked of a judge, and what it says. Knows no judge."""
+"""Grading: rubrics, the cases to grade, the verdicts, and the Protocol of graders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from keel.errors import UsageError
+from keel.types.conversation import Conversation
 from keel.types.evaluation import Suite
-from keel.types.words import Conversation
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class RubricLabel:
 
     name: str
     meaning: str
-    """When an answer gets it, in a sentence or two."""
+    """Criterion of the label, in a sentence or two."""
     score: float | None = None
     """Its number, where labels stand on a scale."""
 
@@ -31,7 +31,7 @@ class Rubric:
     name: str
     version: int
     instruction: str
-    """What the judge is told to look at; `{role}`, `{description}`, ... stand for a case's fields.
+    """The judge's instruction; `{role}`, `{description}`, ... are replaced by a case's fields.
     The conversation itself is added by the judge."""
     labels: tuple[RubricLabel, ...] = ()
     low: int | None = None
@@ -51,10 +51,10 @@ class Rubric:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all that the judge is told."""
-        told = [self.name, self.version, self.instruction, self.low, self.high]
-        labels = [[one.name, one.meaning, one.score] for one in self.labels]
-        return hashlib.sha256(json.dumps([told, labels]).encode()).hexdigest()
+        """SHA-256 of everything that the judge is given."""
+        rubric = [self.name, self.version, self.instruction, self.low, self.high]
+        labels = [[label.name, label.meaning, label.score] for label in self.labels]
+        return hashlib.sha256(json.dumps([rubric, labels]).encode()).hexdigest()
 
     @property
     def id(self) -> str:
@@ -63,10 +63,10 @@ class Rubric:
 
     def label(self, name: str) -> RubricLabel:
         """The label of that name. Raises UsageError where there is none."""
-        for one in self.labels:
-            if one.name == name:
-                return one
-        known = ", ".join(one.name for one in self.labels)
+        for label in self.labels:
+            if label.name == name:
+                return label
+        known = ", ".join(label.name for label in self.labels)
         raise UsageError(f"rubric {self.name!r} has no label {name!r}; it has {known}")
 
 
@@ -78,12 +78,12 @@ class Case:
     conversation: Conversation
     """Ends with the answer."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """What the rubric's instruction asks for besides."""
+    """Values for the placeholders in the rubric's instruction."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one case."""
+    """A judge's label or score of one case."""
 
     case_id: str
     label: str = ""
@@ -91,7 +91,7 @@ class Verdict:
     score: float | None = None
     """The number, where the rubric has a scale or its labels have numbers."""
     confidence: float | None = None
-    """Probability (0 to 1) of the label by the judge's own account; None where it gives none."""
+    """The judge's own probability (0 to 1) of the label; None where it gives none."""
     status: Literal["ok", "unparsed", "failed"] = "ok"
     """`unparsed`: the judge's reply holds no label. `failed`: it gave no reply."""
     reason: str = ""
@@ -117,7 +117,7 @@ class SuiteLabels:
     suite: Suite
     rubric: Rubric
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What a result says of the labels besides."""
+    """Facts about the labels, for the result."""
     warnings: tuple[str, ...] = ()
 
 

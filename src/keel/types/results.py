@@ -1,4 +1,4 @@
-"""What the stages report: quality of an axis, the price of a floor, the path of a conversation."""
+"""Results of the stages: quality of an axis, the price of a floor, drift of a conversation."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class LayerQuality:
 
 @dataclass(frozen=True)
 class PersonaMap:
-    """All that one extraction found."""
+    """The result of one extraction: role vectors, persona space, axis and its quality."""
 
     vectors: tuple[PersonaVector, ...]
-    """Role vectors, the ones that the axis was made of."""
+    """The role vectors that the axis was made of."""
     default_LD: Float[Tensor, "layer hidden"]
     default_count: int
     dropped: dict[str, int]
-    """Roles left out for want of rollouts, with how many they had."""
+    """Roles with too few rollouts, left out, with their number of rollouts."""
     axis: AssistantAxis
     space: PersonaSpace
     quality: tuple[LayerQuality, ...]
@@ -82,7 +82,7 @@ class LayerCalibration:
     token_percentiles: dict[int, float]
     """Assistant-ward percentile -> per-token projection, all rollouts pooled."""
     response_percentiles: dict[int, float]
-    """The same for per-response means, the paper's unit."""
+    """Assistant-ward percentile -> mean projection per response, the paper's unit."""
     default_mean: float
     """Mean per-token projection of default responses."""
     default_sd: float
@@ -96,7 +96,7 @@ class LayerCalibration:
 
 @dataclass(frozen=True)
 class PricedSetting:
-    """A band with what it costs the default and what it does to the roles."""
+    """A setting of floors with its price (on default answers) and effect (on role answers)."""
 
     floors: Floors
     percentile: float | None
@@ -125,7 +125,7 @@ class PricedSetting:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Distributions, settings tried, and the one chosen."""
+    """Distributions of projections, the settings tried, and the setting chosen."""
 
     layers: tuple[LayerCalibration, ...]
     settings: tuple[PricedSetting, ...]
@@ -135,9 +135,9 @@ class Calibration:
     """Highest mean KL per token (nats) accepted on default answers."""
     warnings: tuple[str, ...] = ()
     answers: int = 200
-    """At most so many answers of each kind, default and role, were read."""
+    """Highest number of answers of each kind, default and role, that were read."""
     seed: int = 0
-    """Which of them."""
+    """Decides which answers were read."""
 
     @property
     def setting(self) -> PricedSetting:
@@ -147,7 +147,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class TurnReading:
-    """Where one assistant turn stands on the axis."""
+    """Projection of one assistant turn on the axis."""
 
     turn: int
     """0-based number among the conversation's assistant turns."""
@@ -164,7 +164,7 @@ class TurnReading:
 
 @dataclass(frozen=True)
 class DriftReading:
-    """The path of one conversation along the axis, one point per assistant turn."""
+    """Projections of one conversation's assistant turns on the axis, in order."""
 
     conversation_id: str
     layer: int
@@ -175,7 +175,7 @@ class DriftReading:
 
 @dataclass(frozen=True)
 class ReplayTurn:
-    """One user message answered twice."""
+    """One user message with its uncapped and its capped answer."""
 
     user: str
     uncapped: TurnReading
@@ -184,13 +184,16 @@ class ReplayTurn:
 
 @dataclass(frozen=True)
 class Replay:
-    """The same user messages answered anew, uncapped and capped, each arm with its own history."""
+    """A conversation's user messages answered again, uncapped and capped.
+
+    Each arm has its own history.
+    """
 
     conversation_id: str
     layer: int
     floor: float | None
     setting: str
-    """Name of the setting that capped."""
+    """Name of the capped arm's setting of floors."""
     turns: tuple[ReplayTurn, ...]
     firing_rate: float
     """Share (0 to 1) of (token, layer) slots moved in the capped arm."""

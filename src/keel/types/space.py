@@ -1,4 +1,4 @@
-"""What is found in the activations: vectors, persona space, the axis."""
+"""Values computed from activations: role and trait vectors, their spaces, the Assistant Axis."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from keel.errors import NotFiniteError, UsageError
 
 @dataclass(frozen=True)
 class Activations:
-    """What the residual stream was over the content tokens of one response."""
+    """Mean and norm of the residual stream over the content tokens of one response."""
 
     means_LD: Float[Tensor, "layer hidden"]
     """Mean over the response's content tokens of each block's output; summed in float32."""
     norms_L: Float[Tensor, " layer"]
     """Mean over the same tokens of the Euclidean norm of each block's output."""
     tokens: int
-    """How many content tokens were averaged."""
+    """Number of content tokens averaged."""
 
 
 @dataclass(frozen=True)
 class ActivationBatch:
-    """Response means of some rollouts, as they stream from disk."""
+    """Mean activations of some responses, one row per rollout."""
 
     rollout_ids: tuple[str, ...]
     means_BLD: Float[Tensor, "rollout layer hidden"]
@@ -36,7 +36,7 @@ class ActivationBatch:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model an artefact belongs to; compared before the artefact is used."""
+    """Identity of the model that an artefact was made on, compared before the artefact is used."""
 
     model_id: str
     layers: int
@@ -48,7 +48,7 @@ class ModelIdentity:
     dtype: str = ""
 
     def mismatch(self, other: ModelIdentity) -> str | None:
-        """Why `other` is not this model, in words; None where it may be the same."""
+        """How `other` differs from this model, in words; None where it may be the same."""
         if (self.layers, self.hidden_size) != (other.layers, other.hidden_size):
             return (
                 f"{self.layers} layers × {self.hidden_size} ({self.model_id}) against "
@@ -112,7 +112,7 @@ class AssistantAxis:
     """Mean per-token norm of the residual stream over default responses."""
     identity: ModelIdentity
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Where the axis came from: counts, labels, settings, source file."""
+    """Origin of the axis: counts, labels, settings, source file."""
 
     def __post_init__(self) -> None:
         if not bool(torch.isfinite(self.vector).all()):
@@ -144,3 +144,59 @@ class AssistantAxis:
                 f"(gap {gap:.3g}); use raw projections, or an axis that was extracted"
             )
         return (projection - float(self.role_projection[layer])) / gap
+
+
+@dataclass(frozen=True)
+class TraitVector:
+    """Mean activation of a trait's encouraged answers minus that of the discouraged ones."""
+
+    trait: str
+    vector_LD: Float[Tensor, "layer hidden"]
+    pairs: int
+    """Pairs of answers: to the same question, under both prompts of one pair."""
+    judged: int
+    """Pairs with both answers judged; 0 where no judge was used."""
+    differing: int
+    """Judged pairs whose two answers differ enough."""
+
+
+@dataclass(frozen=True)
+class TraitAxis:
+    """Cosines of the trait vectors with the Assistant Axis, at every layer.
+
+    Intervals are 95 %, by resampling questions; the axis is held fixed.
+    """
+
+    cosine_LN: Float[Tensor, "layer trait"]
+    """Positive where the encouraged trait points towards the Assistant."""
+    low_LN: Float[Tensor, "layer trait"]
+    high_LN: Float[Tensor, "layer trait"]
+
+
+@dataclass(frozen=True)
+class TraitMap:
+    """Trait space of one run: PCA of trait vectors, with the default's coordinates in it."""
+
+    vectors: tuple[TraitVector, ...]
+    """Vectors of the traits kept, in the order of `space.roles`."""
+    dropped: dict[str, int]
+    """Traits whose two sides differ in too few pairs, with the number of pairs that differ."""
+    space: PersonaSpace
+    """PCA of trait vectors; its `roles` are traits. The default's coordinates are
+    counted from the midpoint of all encouraged and discouraged means."""
+    default_position_LN: Float[Tensor, "layer trait"] = field(metadata={"key": "default_place_LN"})
+    """The default's mean along each trait: 0 is the discouraged mean, 1 the encouraged one."""
+    split_half_LN: Float[Tensor, "layer trait"]
+    """Cosine of the vectors from the two halves of the questions; NaN where one half is empty."""
+    layer: int
+    """Layer that the map is read at: the axis' layer, or the middle where there is no axis."""
+    axis: TraitAxis | None = None
+    """None where the run has no roles, hence no axis."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Settings and judge that the map was made with."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """Names of the traits kept."""
+        return self.space.roles

@@ -1,4 +1,4 @@
-"""What a sweep over settings of capping sees, keeps and recommends."""
+"""The result of a sweep over settings of floors: screening, measurements, recommendation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keel.errors import UsageError
 from keel.types.results import Interval
 
 Fate = Literal["kept", "inert", "too dear", "dominated", "crowded out"]
-"""What became of a setting when it was screened; only those kept are measured."""
+"""Outcome of screening a setting; only those kept are measured."""
 Unit = Literal["share", "nats per token"]
 
 
@@ -29,7 +29,7 @@ class ScreenReading:
 
 @dataclass(frozen=True)
 class ScreenedSetting:
-    """One setting of the grid, and why it was measured or not."""
+    """One setting of the grid, with the result of screening it."""
 
     name: str
     start: int
@@ -38,7 +38,7 @@ class ScreenedSetting:
     nominal_firing: float
     """Share (0 to 1) of the calibration's (token, layer) slots under the floors, unsteered."""
     realised_firing: float | None
-    """None, like price and effect, where nominal firing alone told that the setting is inert."""
+    """None, like price and effect, where nominal firing alone showed that the setting is inert."""
     price: Interval | None
     """Mean KL per token (nats) on default answers, give or take two standard errors."""
     effect: Interval | None
@@ -68,7 +68,7 @@ class SweptSetting:
     is_on_frontier: bool
     """Whether no other setting is better in one and as good in the other, by those items."""
     deciding: Change | None = None
-    """On the items held back: of the frontier's settings only."""
+    """On the held-out items: of the frontier's settings only."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Sweep:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [one.name for one in self.swept]
+        names = [setting.name for setting in self.swept]
         if self.recommended and self.recommended not in names:
             raise UsageError(
                 f"recommended setting {self.recommended!r} is not among those measured: {names}"
@@ -110,25 +110,25 @@ class Sweep:
 
     @property
     def fates(self) -> dict[Fate, int]:
-        """How many settings met which fate, the most frequent first."""
-        return dict(Counter(one.fate for one in self.screened).most_common())
+        """Number of settings by fate, the most frequent first."""
+        return dict(Counter(setting.fate for setting in self.screened).most_common())
 
     @property
     def frontier(self) -> tuple[SweptSetting, ...]:
         """The settings on the frontier, from the least harm to the most."""
-        on_it = [one for one in self.swept if one.is_on_frontier]
-        return tuple(sorted(on_it, key=lambda one: one.choosing.harm.value))
+        on_frontier = [setting for setting in self.swept if setting.is_on_frontier]
+        return tuple(sorted(on_frontier, key=lambda setting: setting.choosing.harm.value))
 
     @property
     def best(self) -> SweptSetting | None:
         """The recommended setting; None where there is none."""
-        return next((one for one in self.swept if one.name == self.recommended), None)
+        return next((s for s in self.swept if s.name == self.recommended), None)
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the items held back bear the recommendation out: less harm, a bearable loss."""
+        """Whether the held-out items confirm the recommendation: less harm at a tolerable loss."""
         best = self.best
         if best is None or best.deciding is None:
             return False
-        held = best.deciding
-        return held.harm.high < 0 and held.capability.low >= -self.tolerance
+        change = best.deciding
+        return change.harm.high < 0 and change.capability.low >= -self.tolerance

@@ -1,4 +1,4 @@
-"""What is said to a model, and by it."""
+"""Prompts, the conversations that they consist of, their answers, and judgements of these."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Speaker = Literal["system", "user", "assistant"]
 Label = Literal["fully", "somewhat", "none", "unjudged"]
 
 DEFAULT_ROLE = "default"
-"""Name of the model as itself: the prompts that set no role."""
+"""Role name of prompts that set no role: the model as it is by default."""
 _TRAIT = "trait:"
 
 
@@ -22,7 +22,7 @@ class Message:
     speaker: Speaker
     content: str
     token_ids: tuple[int, ...] | None = None
-    """The very tokens that were sampled, where they are known: re-tokenising text can differ."""
+    """The tokens as sampled, where they are known: re-tokenising text can differ."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Conversation:
     def __post_init__(self) -> None:
         if not self.messages:
             raise UsageError(f"conversation {self.id!r} has no messages; give at least one")
-        for place, message in enumerate(self.messages):
-            if message.speaker == "system" and place > 0:
+        for index, message in enumerate(self.messages):
+            if message.speaker == "system" and index > 0:
                 raise UsageError(
-                    f"conversation {self.id!r} has a system message at place {place}; "
+                    f"conversation {self.id!r} has a system message at index {index}; "
                     "only the first message may be one"
                 )
 
@@ -63,16 +63,16 @@ class Conversation:
 
 @dataclass(frozen=True)
 class TraitSide:
-    """One of the two ways in which a trait's prompts pull."""
+    """One of a trait's two sides: its prompts encourage the trait, or discourage it."""
 
     trait: str
     is_encouraged: bool
 
     @property
     def role(self) -> str:
-        """Stands for a role in prompts and rollouts, e.g. `trait:stoic/+`.
+        """The name that prompts and rollouts have in place of a role, e.g. `trait:stoic/+`.
 
-        A name with a slash, as no role can have: nine of Keel's traits are called as a role is.
+        The slash tells it from every role: nine of Keel's traits share their name with one.
         """
         return f"{_TRAIT}{self.trait}/{'+' if self.is_encouraged else '-'}"
 
@@ -83,7 +83,7 @@ class TraitSide:
 
     @classmethod
     def of(cls, role: str) -> TraitSide | None:
-        """The side that a prompt's role stands for; None where it is a role, or the default."""
+        """The side that such a name means; None where it is a role's name, or the default's."""
         if not role.startswith(_TRAIT) or role[-2:] not in ("/+", "/-"):
             return None
         return cls(role.removeprefix(_TRAIT)[:-2], role.endswith("+"))
@@ -91,30 +91,30 @@ class TraitSide:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Something to be answered: a role's system prompt and a question, or a whole conversation."""
+    """One input to a model: a role's system prompt and a question, or a whole conversation."""
 
     id: str
     """Unique in a run, e.g. `pirate/p2/q17`, or `trait:stoic/+0/q1`."""
     conversation: Conversation
     role: str = DEFAULT_ROLE
     system_index: int = 0
-    """Which of the role's system prompts this is, or of the trait's pairs."""
+    """Index among the role's system prompts, or among the trait's pairs."""
     question_index: int = 0
-    """Which of the run's questions this is."""
+    """Index among the run's questions."""
 
     @property
     def is_default(self) -> bool:
-        """Whether the model is asked as itself."""
+        """Whether no role and no trait is set."""
         return self.role == DEFAULT_ROLE
 
     @property
     def side(self) -> TraitSide | None:
-        """Which side of which trait is asked for; None where none is."""
+        """The trait and side that the prompt sets; None where it sets no trait."""
         return TraitSide.of(self.role)
 
     @property
     def is_role(self) -> bool:
-        """Whether a character is to be played: neither the model as itself nor a trait."""
+        """Whether the prompt sets a role: neither the default nor a trait."""
         return not self.is_default and self.side is None
 
 
@@ -129,16 +129,16 @@ class Rollout:
 
     @property
     def conversation(self) -> Conversation:
-        """Prompt and answer, the answer by its very tokens."""
+        """Prompt and answer, the answer with its sampled tokens."""
         return self.prompt.conversation.with_reply(self.text, self.token_ids)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far one rollout plays its role."""
+    """A judge's label of one rollout: how far it plays its role."""
 
     rollout_id: str
     label: Label
     score: float | None = None
-    """The judge's own scale; None where nothing was scored."""
+    """On the judge's own scale; None where it gave no score."""
     status: Literal["ok", "unparsed", "failed"] = "ok"
