@@ -137,7 +137,9 @@ class Connection:
             base_url=client.endpoint.address,
             timeout=openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
             max_retries=0,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._on_request]}),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self._trace_connections]}
+            ),
         )
         self._lock = Lock()
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -183,7 +185,8 @@ class Connection:
         A task without an answer becomes the result of `on_failure`, once another one has been
         answered since. As many failures in a row as there are workers mean that the endpoint is
         down: its tasks are then left undone for a later run, rather than failed. Raises that
-        EndpointError, or the first error of any other kind, after the results still under way.
+        EndpointError, or the first error of any other kind, after the results still under way. At
+        the end the connection is closed.
         """
         unbegun, running = iter(tasks), dict[Future[Result], Task]()
         held: list[Result] = []
@@ -207,9 +210,7 @@ class Connection:
                     results: list[Result] = []
                     try:
                         results = self._settled(future, running.pop(future), on_failure, held)
-                    except StoppedError:
-                        pass
-                    except Exception as error:
+                    except Exception as error:  # those stopped after the first one among them
                         reason = reason or error
                         self._stop.set()
                     begin(self._limits.workers)
@@ -326,22 +327,23 @@ class Connection:
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise StoppedError
+            raise StoppedError("the connection is closed")
 
     def _spread_s(self) -> float:
         """A random delay, for requests that wait not to leave at the same moment."""
         return random.uniform(0, self._limits.first_wait_s)
 
-    def _on_request(self, request: Any) -> None:
-        request.extensions["trace"] = self._on_event
-
-    def _on_event(self, name: str, info: dict[str, Any]) -> None:
+    def _trace_connections(self, request: Any) -> None:
         """Remember each connection's socket: shutting it down is the one way to end a read."""
-        if name.endswith(("connect_tcp.complete", "start_tls.complete")):
-            with self._lock:
-                self._sockets.add(info["return_value"].get_extra_info("socket"))
-            if self._is_closed:
-                self._break_off()
+
+        def on_event(name: str, info: dict[str, Any]) -> None:
+            if name.endswith(("connect_tcp.complete", "start_tls.complete")):
+                with self._lock:
+                    self._sockets.add(info["return_value"].get_extra_info("socket"))
+                if self._is_closed:
+                    self._break_off()
+
+        request.extensions["trace"] = on_event
 
     def _break_off(self) -> None:
         self._is_closed = True

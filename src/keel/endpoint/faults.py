@@ -92,7 +92,10 @@ class FaultReader:
         return NoAnswerError(message, said=said, wait_s=wait_s, tries=tries)
 
     def _of_status(self, error: Any) -> EndpointFaultError:
-        status, said = error.status_code, _message(error)
+        status = error.status_code
+        body = error.body if isinstance(error.body, dict) else {}
+        text = str(body.get("message") or body.get("detail") or error.body or error.message)
+        said = " ".join(text.split())[:300]  # one line
         refused = f"{self._endpoint} refused ({status}): {said}"
         if _is_of_request(error):
             return RequestRefusedError(refused, said=f"refused ({status}): {said}", status=status)
@@ -121,13 +124,6 @@ def _words(error: Any) -> str:
     """All the endpoint's words, with the names of fields and codes."""
     parts = (error.param, error.code, error.type, error.message)
     return " ".join(str(part) for part in parts if part)
-
-
-def _message(error: Any) -> str:
-    """The endpoint's message on one line."""
-    body = error.body if isinstance(error.body, dict) else {}
-    text = str(body.get("message") or body.get("detail") or error.body or error.message)
-    return " ".join(text.split())[:300]
 
 
 def _retry_after_s(headers: Any) -> float:

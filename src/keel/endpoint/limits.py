@@ -16,7 +16,7 @@ _BYTES_PER_TOKEN = 4
 
 
 class StoppedError(Exception):
-    """The client was closed while a request waited to be sent."""
+    """The connection was closed while a request waited to be sent."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Spending:
                 if not self._in_flight or self._is_out_of_requests():
                     raise BudgetError(f"the budget of {self._budget()} is used up")
                 if stop.is_set():
-                    raise StoppedError
+                    raise StoppedError("the connection is closed")
                 self._changed.wait(0.1)  # not only for a change: `stop` tells nobody
             self.requests += 1
             self._in_flight += 1
@@ -131,7 +131,6 @@ class Spending:
         return most is not None and self.requests >= most
 
     def _budget(self) -> str:
-        limits = self._limits
-        requests = [] if limits.max_requests is None else [f"{limits.max_requests} requests"]
-        dollars = [] if limits.max_cost_usd is None else [f"{limits.max_cost_usd:g} USD"]
-        return " and ".join(requests + dollars)
+        requests, dollars = self._limits.max_requests, self._limits.max_cost_usd
+        parts = [] if requests is None else [f"{requests} requests"]
+        return " and ".join(parts if dollars is None else [*parts, f"{dollars:g} USD"])

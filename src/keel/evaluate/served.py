@@ -49,19 +49,17 @@ def served_arms(specs: Sequence[ArmSpec]) -> ServedArms:
     settings, as any server understands. Raises UsageError for an arm that reaches further in.
     """
     capped = {spec.name: spec for spec in specs if spec.kind == "capped"}
-    spoken = {arm.name: arm for arm in spoken_arms([s for s in specs if s.kind != "capped"])}
-    arms = tuple(_capped(spec) if spec.name in capped else spoken[spec.name] for spec in specs)
+    by_name = {arm.name: arm for arm in spoken_arms([s for s in specs if s.kind != "capped"])}
+    for name, spec in capped.items():
+        note = f"the server's setting {spec.setting}" if spec.setting else "as the server holds it"
+        by_name[name] = Arm(name, note=note)
+    arms = tuple(by_name[spec.name] for spec in specs)
     plain = UNSTEERED if capped else _SERVED_AS_IT_IS
     settings = {arm.name: capped[arm.name].setting if arm.name in capped else plain for arm in arms}
     unproven = (
         "that nothing steers the model is the word of whoever serves it: no setting was asked for"
     )
     return ServedArms(arms, settings, () if capped else (unproven,))
-
-
-def _capped(spec: ArmSpec) -> Arm:
-    note = f"the server's setting {spec.setting}" if spec.setting else "as the server holds it"
-    return Arm(spec.name, note=note)
 
 
 @dataclass(frozen=True)

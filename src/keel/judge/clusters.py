@@ -30,6 +30,8 @@ _FEWEST_EACH = 2
 _REFITS, _KEPT = 5, 0.8
 _STARTS = 10
 _NAMED_BY = 3
+_SHOWN = 160
+"""Characters of a sample, on one line."""
 _SCORED = 2000
 """Answers whose silhouette is measured: it takes the distances of all pairs."""
 _WORD = r"(?<!['’])\b[^\W\d_]{3,}\b(?!['’])"
@@ -106,7 +108,10 @@ class ClusterGrader:
 
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
         """One verdict per case. Raises TooFewSamplesError for less than two answers a cluster."""
-        said = {case.id: _said(case) for case in cases}
+        said = {}
+        for case in cases:  # the answer without the words that it was begun with
+            answer = case.conversation.messages[-1].content
+            said[case.id] = answer.removeprefix(case.fields.get("prefill", "")).strip()
         # Sorted, since k-means begins at answers drawn by their index.
         worded = sorted(id for id, text in said.items() if text)
         texts = [said[id] for id in worded]
@@ -148,17 +153,14 @@ def cluster(texts: Sequence[str], embed: Embed, *, clusters: int, seed: int = 0)
     some = min(len(texts), _SCORED)
     return Clustering(
         names=_names(texts, labels_N, clusters),
-        samples=tuple(_nearest(texts, rows_ND, middle_D) for middle_D in middles_KD),
+        samples=tuple(
+            " ".join(texts[int(np.argmax(rows_ND @ middle_D))].split())[:_SHOWN]
+            for middle_D in middles_KD
+        ),
         members=tuple(labels_N.tolist()),
         silhouette=float(silhouette_score(rows_ND, labels_N, sample_size=some, random_state=seed)),
         stability=_stability(rows_ND, labels_N, clusters, seed),
     )
-
-
-def _said(case: Case) -> str:
-    """What the model said itself: the answer without the words that it was begun with."""
-    text = case.conversation.messages[-1].content
-    return text.removeprefix(case.fields.get("prefill", "")).strip()
 
 
 def _fit(rows_ND: Floats, clusters: int, seed: int) -> tuple[Labels, Floats]:
@@ -186,12 +188,6 @@ def _stability(rows_ND: Floats, labels_N: Labels, clusters: int, seed: int) -> f
         anew = _kmeans(clusters, seed + 1 + refit).fit(rows_ND[some])
         agreements.append(adjusted_rand_score(labels_N, anew.predict(rows_ND)))
     return float(np.mean(agreements))
-
-
-def _nearest(texts: Sequence[str], rows_ND: Floats, middle_D: Floats) -> str:
-    """The text nearest to a cluster's middle, on one line and cut short."""
-    text = texts[int(np.argmax(rows_ND @ middle_D))]
-    return " ".join(text.split())[:160]
 
 
 def _names(texts: Sequence[str], labels_N: Labels, clusters: int) -> tuple[str, ...]:

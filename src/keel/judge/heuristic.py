@@ -266,19 +266,22 @@ _FEW_WORDS = 12
 
 
 def nonsense_in(text: str) -> str:
-    """Why a text makes no sense, in words; empty where nothing speaks against it."""
+    """The reason why a text makes no sense; empty where there is none."""
     said = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", text.lower())
     if not text.strip():
         return "it is empty"
     if sum(map(len, said)) < 0.5 * len("".join(text.split())):
         return "half of it or more is no letters"
-    if len(said) >= 6 and _mostly_fragments(said):
+    fragments = sum(len(word) <= 2 or not re.search("[aeiouy]", word) for word in said)
+    if len(said) >= 6 and fragments > 0.7 * len(said):
         return "it is made of fragments"
     if re.search(r"\b(\w+)(?:\W+\1\b){4,}", text, re.IGNORECASE):
         return "one word comes five times in a row"
     if len(said) >= _FEW_WORDS and len(set(said)) <= 0.3 * min(len(said), 40):
         return "it has hardly any different words"
-    if _repeated(said) > 0.5:
+    runs = [tuple(said[n : n + _LOOP_WORDS]) for n in range(len(said) - _LOOP_WORDS + 1)]
+    again = sum(times - 1 for times in Counter(runs).values())
+    if again > 0.5 * len(runs):
         return "more than half of it is said twice, word for word"
     return ""
 
@@ -287,17 +290,6 @@ def content_words(text: str) -> set[str]:
     """Beginnings of the longer words of a text, small: `teaching` and `teaches` are the same."""
     words = re.findall(r"[^\W\d_]{4,}", text.lower())
     return {word[:5] for word in words} - _EMPTY_WORDS
-
-
-def _mostly_fragments(said: Sequence[str]) -> bool:
-    return sum(len(word) <= 2 or not re.search("[aeiouy]", word) for word in said) > 0.7 * len(said)
-
-
-def _repeated(said: Sequence[str]) -> float:
-    """Share of runs of eight words that were there before."""
-    runs = [tuple(said[n : n + _LOOP_WORDS]) for n in range(len(said) - _LOOP_WORDS + 1)]
-    again = sum(times - 1 for times in Counter(runs).values())
-    return again / len(runs) if runs else 0.0
 
 
 _EMPTY_WORDS = {

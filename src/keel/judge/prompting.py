@@ -79,7 +79,8 @@ def make_judge_prompt(
     Raises UsageError for a field that the rubric wants and the case lacks, or a conversation that
     does not end with an answer.
     """
-    mark = _mark(case)
+    said = "\0".join(f"{m.speaker}\0{m.content}" for m in case.conversation.messages)
+    mark = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:8]
     material = [
         fill_instruction(case, rubric),
         _choices(rubric),
@@ -147,11 +148,6 @@ def reply_schema(rubric: Rubric) -> dict[str, Any]:
         "required": [key],
         "additionalProperties": False,
     }
-
-
-def _mark(case: Case) -> str:
-    said = "\0".join(f"{m.speaker}\0{m.content}" for m in case.conversation.messages)
-    return hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def _transcript(case: Case, mark: str) -> str:
