@@ -25,7 +25,7 @@ Examples:
     keel chat runs/smollm2 --capped --system "You are a ghost in a lighthouse."
 """
 
-_HELP = """/cap on, /cap off    hold the model above its floor, or let it go
+_HELP = """/cap on, /cap off    switch activation capping on or off
 /system TEXT         start over under this system prompt; without TEXT, under none
 /save FILE           keep the conversation as JSON, readable by keel drift
 /reset               start over
@@ -81,7 +81,7 @@ class Session:
         self.turn = 0
 
     def talk(self) -> None:
-        """Until the person leaves. What cannot be done is said, and the talk goes on."""
+        """Reads and answers lines until the input ends; errors are printed and the chat goes on."""
         from keel.errors import KeelError
 
         while (said := _listen(self._prompt())) is not None:
@@ -95,7 +95,7 @@ class Session:
                 console.stderr.print(f"keel: {error}", style="red", markup=False)
 
     def obey(self, said: str) -> bool:
-        """Carry out a command; False to leave."""
+        """Runs a slash command; returns False to leave the chat."""
         from keel.errors import UsageError
 
         command, _, rest = said.partition(" ")
@@ -118,7 +118,7 @@ class Session:
         return True
 
     def cap(self, wanted: bool) -> None:
-        """Hold the model from now on, or let it go. Refuses where there is no floor to hold it."""
+        """Switches capping on or off. Raises MissingArtifactError where the run has no floors."""
         from keel.errors import MissingArtifactError
 
         if wanted and self.floors is None:
@@ -126,18 +126,18 @@ class Session:
         self.is_capped = wanted
 
     def answer(self, said: str) -> None:
-        """Stream one answer, then show where it stands."""
+        """Streams one answer, then shows its projection."""
         from keel.types import Conversation, Message, Prompt
 
         opening = [Message("system", self.system)] if self.system else []
-        asked = (
+        conversation = (
             Conversation((*opening, Message("user", said)), "chat")
             if self.conversation is None
             else self.conversation.with_user(said)
         )
         floors = list(self.floors) if self.is_capped and self.floors is not None else []
         answers = self.engine.generate(
-            [Prompt(f"chat/{self.turn}", asked)],
+            [Prompt(f"chat/{self.turn}", conversation)],
             self.settings.sampling,
             seed=self.settings.seed + self.turn,
             recording=self.gauge.recording,
@@ -145,12 +145,12 @@ class Session:
             on_text=None if self.json else lambda _, piece: _say(piece),
         )
         (completion,) = answers
-        self.conversation = asked.with_reply(completion.text)
+        self.conversation = conversation.with_reply(completion.text)
         self._show(completion, answers.firing)
         self.turn += 1
 
     def save(self, path: Path) -> None:
-        """Write the conversation in the form that `keel drift` reads."""
+        """Writes the conversation as a transcript that `keel drift` reads."""
         from keel.errors import StorageError, UsageError
 
         if self.conversation is None:
@@ -200,7 +200,7 @@ class Session:
 
 
 def _listen(prompt: str) -> str | None:
-    """A line from the person, stripped; None when there are no more."""
+    """The next line of input, stripped; None at its end."""
     try:
         return input(prompt).strip()
     except EOFError:

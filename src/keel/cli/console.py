@@ -1,4 +1,4 @@
-"""What commands share: options, progress on stderr, results on stdout."""
+"""Options that every command has, opening a model, progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -91,19 +91,19 @@ class Lines:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began: dict[str, float] = {}
-        self._told: dict[str, tuple[float, int]] = {}
+        self._shown: dict[str, tuple[float, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = self._clock()
         began = self._began.setdefault(stage, now)
         if self._is_due(stage, now, done, total):
-            self._told[stage] = (now, done)
+            self._shown[stage] = (now, done)
             print(f"{stage}: {done}/{total}, {now - began:.0f} s", file=sys.stderr, flush=True)
 
     def _is_due(self, stage: str, now: float, done: int, total: int) -> bool:
-        if stage not in self._told:
+        if stage not in self._shown:
             return True
-        when, before = self._told[stage]
+        when, before = self._shown[stage]
         if done >= total:
             return before < total
         return now - when >= _SECONDS_BETWEEN_LINES and (done - before) * 10 >= total
@@ -111,7 +111,7 @@ class Lines:
 
 @contextmanager
 def waiting(message: str) -> Iterator[None]:
-    """A spinner on stderr for what has no measure."""
+    """Shows a spinner on stderr while work of unknown length goes on."""
     with stderr.status(escape(message)):
         yield
 
@@ -153,7 +153,7 @@ def engine_arguments(opening: OpeningSettings) -> dict[str, Any]:
 
 
 def print_price(price: Mapping[str, Any], json: bool) -> None:
-    """What a dry run says: a line for each number."""
+    """Prints what a dry run estimates, a line for each number."""
     if json:
         print_json(price)
         return
@@ -162,20 +162,20 @@ def print_price(price: Mapping[str, Any], json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; NaN and tensors do not pass."""
+    """Prints one JSON document on stdout; NaN and infinities become null."""
     json.dump(plain(value), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
 
 
 def plain(value: Any) -> Any:
-    """Values, tuples, paths and tensors as what JSON knows; a number that is none becomes null."""
+    """Dataclasses, tuples, paths and tensors as JSON values; NaN and infinities become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {f.metadata.get("key", f.name): plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):

@@ -46,10 +46,10 @@ Examples:
 
 
 class RolloutsFirst(typer.core.TyperGroup):
-    """Commands of which `rollouts` is meant where none is named."""
+    """A group of commands that runs `rollouts` where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What was given, with `rollouts` before it where it begins with no command."""
+        """The arguments, with `rollouts` put before them where they name no command."""
         is_named = not args or args[0] in self.commands or args == ["--help"]
         return super().parse_args(ctx, args if is_named else ["rollouts", *args])
 
@@ -183,7 +183,7 @@ class Judging:
         )
 
     def chosen(self) -> list[Rollout]:
-        """The answers to judge: all that can be, or some of them by a chance that never changes."""
+        """The answers to judge: all that can be, or the first of a fixed random order."""
         import hashlib
 
         # The heuristic knows no traits.
@@ -196,7 +196,7 @@ class Judging:
         return scored[: self.settings.limit]
 
     def grader(self) -> Grader:
-        """What labels by a rubric, with its model where it has one."""
+        """The grader that labels by a rubric, with its model where it has one."""
         from keel.judge import open_grader
 
         is_own = self.settings.judge in ("self", "channel")
@@ -209,7 +209,7 @@ class Judging:
         )
 
     def price(self) -> dict[str, Any]:
-        """How many answers, and of an endpoint the requests, tokens and dollars of what is left."""
+        """Number of answers; for an endpoint also requests, tokens and dollars of those left."""
         from keel.judge import EndpointGrader
 
         chosen = [r for r in self.chosen() if not r.prompt.is_default]

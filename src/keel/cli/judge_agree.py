@@ -25,7 +25,7 @@ Examples:
 
 
 def agree(
-    places: Annotated[
+    judges: Annotated[
         list[str],
         typer.Argument(
             metavar="[RUN] A B",
@@ -42,12 +42,12 @@ def agree(
     from keel.judge import agree, in_same_words, read_labels
     from keel.report import Account
 
-    if len(places) not in (2, 3):
-        raise UsageError(f"{len(places)} places were given, expected two judges, or RUN and two")
-    base = Path(places[0]) if len(places) == 3 else None
-    a, b = (read_labels(_file(place, base)) for place in places[-2:])
+    if len(judges) not in (2, 3):
+        raise UsageError(f"{len(judges)} places were given, expected two judges, or RUN and two")
+    base = Path(judges[0]) if len(judges) == 3 else None
+    a, b = (read_labels(_file(name, base)) for name in judges[-2:])
     labels_a, labels_b = in_same_words(a, b)
-    found = agree(
+    agreement = agree(
         labels_a,
         labels_b,
         confidences_a=a.confidences,
@@ -55,29 +55,29 @@ def agree(
         seed=seed,
     )
     if json:
-        console.print_json({"a": a.name, "b": b.name, **console.plain(found)})
+        console.print_json({"a": a.name, "b": b.name, **console.plain(agreement)})
         return
-    results.print_account(Account("", "", (), (_section(found, a, b),)))
+    results.print_account(Account("", "", (), (_section(agreement, a, b),)))
 
 
-def _file(place: str, base: Path | None) -> Path:
-    """Where a judge's labels are: a path, or the name of a judge below the run or evaluation."""
+def _file(name: str, base: Path | None) -> Path:
+    """The file of a judge's labels, given its path, or its name below the run or evaluation."""
     from keel.errors import MissingArtifactError, UsageError
 
-    if base is None or Path(place).is_file():
-        return Path(place)
+    if base is None or Path(name).is_file():
+        return Path(name)
     folders = [base / "judgements", base / "verdicts"]
     there = sorted(file for folder in folders for file in folder.glob("*.jsonl"))
-    named = [f for f in there if f.stem == place] or [f for f in there if f.stem.startswith(place)]
+    named = [f for f in there if f.stem == name] or [f for f in there if f.stem.startswith(name)]
     if len(named) == 1:
         return named[0]
     known = ", ".join(file.stem for file in there) or "none"
     if named:
         raise UsageError(
-            f"{place!r} fits {len(named)} judges of {base}: "
+            f"{name!r} fits {len(named)} judges of {base}: "
             f"{', '.join(file.stem for file in named)}; write more of the name"
         )
-    raise MissingArtifactError(f"{base} has no judge {place!r}, and no file is so called; {known}")
+    raise MissingArtifactError(f"{base} has no judge {name!r}, and no file is so called; {known}")
 
 
 def _section(agreement: Agreement, a: LabelFile, b: LabelFile) -> Section:

@@ -88,19 +88,19 @@ def _cases_of_evaluation(path: Path, known: dict[str, Rubric]) -> tuple[list[Cas
     from keel.store import EvaluationFolder, RunFolder
 
     whole = path.resolve()
-    place = EvaluationFolder(RunFolder(whole.parents[1]), whole.name)
-    name = str(place.plan.settings.get("rubric", ""))
+    folder = EvaluationFolder(RunFolder(whole.parents[1]), whole.name)
+    name = str(folder.plan.settings.get("rubric", ""))
     if name not in known:
         raise UsageError(
             f"{path} was judged by the rubric {name!r}, which is not among "
             f"{', '.join(known)}; give its file (--rubrics)"
         )
-    answers = {arm.name: place.answers(arm.name) for arm in place.arms()}
-    return cases_of(place.items(), answers), known[name]
+    answers = {arm.name: folder.answers(arm.name) for arm in folder.arms()}
+    return cases_of(folder.items(), answers), known[name]
 
 
 def _ask_all(session: LabellingSession) -> None:
-    """Show one item after the other until all are labelled, or the person stops."""
+    """Shows one answer after the other until all are labelled or `q` is typed."""
     from keel.errors import UsageError
 
     while (case := session.current) is not None:
@@ -119,7 +119,7 @@ def _ask_all(session: LabellingSession) -> None:
 
 
 def _show(session: LabellingSession, case: Case) -> None:
-    """On stderr: the terminal is for looking, stdout for the result."""
+    """Prints the answer on stderr, since stdout is for the result."""
     say = console.stderr.print
     say(f"\n[dim]{session.count_done + 1} of {len(session.cases)}[/dim]")
     for message in case.conversation.messages[:-1]:
@@ -131,18 +131,18 @@ def _show(session: LabellingSession, case: Case) -> None:
             say(f"[dim]{name.replace('_', ' ')}[/dim] {escape(case.fields[name])}")
     if not session.labels:
         say(f"a whole number from {session.rubric.low} to {session.rubric.high}, u, or q")
-    for number, one in enumerate(session.rubric.labels, start=_first(session)):
-        name = "" if one.name == str(number) else f"[b]{one.name}[/b] "
-        say(f"[b]{number}[/b] {name}[dim]{escape(one.meaning)}[/dim]")
+    for number, label in enumerate(session.rubric.labels, start=_first(session)):
+        name = "" if label.name == str(number) else f"[b]{label.name}[/b] "
+        say(f"[b]{number}[/b] {name}[dim]{escape(label.meaning)}[/dim]")
 
 
 def _first(session: LabellingSession) -> int:
-    """Labels are counted from 1, but for those that are numbers themselves: they count as said."""
+    """The first label's number: 0 where labels are numbers themselves, else 1."""
     return 0 if session.labels[0] == "0" else 1
 
 
 def _line() -> str | None:
-    """What the person types; None at the end of the input."""
+    """The next line of input; None at its end."""
     console.stderr.print("> ", end="")
     line = sys.stdin.readline()
     return line.strip() if line else None
@@ -151,7 +151,7 @@ def _line() -> str | None:
 def _label_and_note(session: LabellingSession, said: str) -> tuple[str, str]:
     word, _, note = said.partition(" ")
     if session.labels and word.isdigit():
-        place = int(word) - _first(session)
-        if 0 <= place < len(session.labels):
-            return session.labels[place], note
+        index = int(word) - _first(session)
+        if 0 <= index < len(session.labels):
+            return session.labels[index], note
     return word, note

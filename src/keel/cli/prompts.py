@@ -78,12 +78,12 @@ UNPRICED = ("--seed", "--choice-seed", "--temperature", "--keep", "--min-count",
 
 
 class CountsFirst(typer.core.TyperGroup):
-    """Commands of which `count` is meant where none is given."""
+    """A group of commands that runs `count` where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What was given, with `count` before it where it begins with no command."""
-        is_asked = bool(args) and (not args[0].startswith("-") or "--help" in args)
-        return super().parse_args(ctx, args if is_asked else ["count", *args])
+        """The arguments, with `count` put before them where they name no command."""
+        is_command = bool(args) and (not args[0].startswith("-") or "--help" in args)
+        return super().parse_args(ctx, args if is_command else ["count", *args])
 
 
 app = typer.Typer(
@@ -96,7 +96,7 @@ app = typer.Typer(
 
 @app.command("count", epilog=COUNT_EXAMPLES)
 def count(json: console.Json = False) -> None:
-    """Count what there is of each thing, with the kinds of role and the topics of question."""
+    """Count roles, traits, questions and evaluation prompts; list kinds of role and topics."""
     from keel.prompts import load_library, shipped_counts
 
     if json:
@@ -106,7 +106,7 @@ def count(json: console.Json = False) -> None:
         console.stdout.print(f"{name.replace('_', ' '):<26}{number:>6}")
     library = load_library()
     _print(f"\n[b]Kinds of role[/b]: {_tally(role.kind for role in library.roles)}")
-    _print(f"[b]Topics[/b]: {_tally(asked.topic for asked in library.questions)}")
+    _print(f"[b]Topics[/b]: {_tally(question.topic for question in library.questions)}")
 
 
 @app.command("list", epilog=LIST_EXAMPLES)
@@ -157,13 +157,13 @@ def search(
     from keel.prompts import shipped_texts
 
     wanted = [word.lower() for word in words]
-    found = [entry for entry in shipped_texts() if _holds(entry, wanted)]
+    matches = [entry for entry in shipped_texts() if _holds(entry, wanted)]
     if json:
-        console.print_json(found)
+        console.print_json(matches)
         return
-    for entry in found:
+    for entry in matches:
         _print(f"[b]{escape(entry.location)}[/b]: {escape(entry.text)}")
-    console.stderr.print(f"{len(found)} found")
+    console.stderr.print(f"{len(matches)} found")
 
 
 @app.command("validate", epilog=VALIDATE_EXAMPLES)
@@ -263,7 +263,7 @@ def _lines(library: Library, what: Listed) -> list[tuple[str, str, str]]:
         case "traits":
             return [(trait.name, "", trait.description) for trait in library.traits]
         case "questions":
-            return [(asked.topic, "", asked.text) for asked in library.questions]
+            return [(question.topic, "", question.text) for question in library.questions]
 
 
 def _holds(entry: LibraryText, wanted: list[str]) -> bool:
@@ -297,7 +297,7 @@ def _print_trait(trait: Trait) -> None:
 
 
 def _print(line: str) -> None:
-    """A line for each text, however long: to be read, and to be searched by other tools."""
+    """Prints a text on one line, however long, so that other tools can search the output."""
     console.stdout.print(line, soft_wrap=True)
 
 

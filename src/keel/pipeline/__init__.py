@@ -1,7 +1,7 @@
 """The order of the stages: the only place that knows it.
 
-Each function takes an engine and a run folder, runs a stage, and keeps what it found. All of them
-can be interrupted and called again.
+Each function takes an engine and a run folder, runs a stage, and saves its result in the run. All
+of them can be interrupted and called again.
 """
 
 from keel.pipeline.arms import arms_of
@@ -19,21 +19,21 @@ from keel.pipeline.capability import (
     evaluate_capability,
     price_capability,
 )
-from keel.pipeline.comparing import compare, comparison_page
+from keel.pipeline.compare import compare, comparison_page
 from keel.pipeline.demo import Demo, run_demo
 from keel.pipeline.drift import drift, replay_conversation
 from keel.pipeline.evaluating import Evaluation, begins_anew, evaluate
 from keel.pipeline.evaluation_price import price_evaluation
-from keel.pipeline.extraction import (
+from keel.pipeline.extract import (
     ExtractInputs,
     extract,
     price,
+    reread,
 )
-from keel.pipeline.judging import judge
-from keel.pipeline.mapping import Extraction
+from keel.pipeline.judge import judge
+from keel.pipeline.maps import Extraction
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.reporting import report, report_inputs
-from keel.pipeline.rereading import reread
+from keel.pipeline.report import report, report_inputs
 from keel.pipeline.suites import SUITES, suite_named
 from keel.pipeline.sweep_job import SweepInputs
 from keel.pipeline.sweep_measures import is_swept

@@ -8,9 +8,9 @@ from pathlib import Path
 from keel.engines import Engine
 from keel.pipeline.calibrate import calibrate
 from keel.pipeline.drift import replay_conversation
-from keel.pipeline.extraction import extract
+from keel.pipeline.extract import extract
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.reporting import report
+from keel.pipeline.report import report
 from keel.prompts import load_scenarios
 from keel.settings import CalibrateSettings, DriftSettings, ExtractSettings
 from keel.store import RunFolder

@@ -1,4 +1,4 @@
-"""All that a run found, on one page."""
+"""Writes a run's report: one HTML page of everything that it holds."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from keel.store import Run, RunFolder
 
 
 def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
-    """All that the run holds as one HTML page; returns where it is.
+    """Writes everything that the run holds as one HTML page, and returns its path.
 
-    `kinds` says of what kind each role is; by default those of Keel's own library.
+    `kinds` gives each role's kind; by default as in Keel's own library.
     """
     return folder.write_report(render_html(report_account(report_inputs(folder.read(), kinds))))
 
 
 def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInputs:
-    """All that a run holds, gathered for the report."""
+    """Gathers everything that a run holds for its report."""
     samples: dict[str, str] = {}
     for rollout in run.rollouts():
         samples.setdefault(rollout.prompt.role, rollout.text)
@@ -34,7 +34,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         sweep=run.sweep if run.has_sweep else None,
         drift=run.drift_readings(),
         replays=run.replays(),
-        evaluations={n: found for n, found in run.evaluations().items() if not is_swept(n)},
+        evaluations={n: r for n, r in run.evaluations().items() if not is_swept(n)},
         samples=samples,
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
         facts=tuple(_facts(run)),

@@ -1,4 +1,4 @@
-"""From answered and judged rollouts to the maps of a run: persona space, trait space."""
+"""Makes the maps of a run, persona space and trait space, from its answered rollouts."""
 
 from __future__ import annotations
 
@@ -22,43 +22,50 @@ from keel.types import PersonaMap, Prompt, Rollout, TraitMap
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one extraction found."""
+    """The maps that an extraction made."""
 
     persona_map: PersonaMap | None
-    """Of the roles; None where none was asked for."""
+    """Of the roles; None where the run has none."""
     trait_map: TraitMap | None = None
-    """Of the traits; None where none was asked for."""
+    """Of the traits; None where the run has none."""
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Whose judgements each map is made by; None where every answer counts."""
+    """The judge whose labels each map is made by; None where every answer counts."""
 
     roles: Judge | None
     traits: Judge | None
 
     @classmethod
     def of(cls, judge: Judge | None, engine: object) -> Judges:
-        """A judge for both; without one, the traits' pairs are told apart by likelihood.
+        """The same judge for both; without one, likelihood tells a trait's pairs apart.
 
-        That needs an engine that reads, which a cluster is not.
+        That needs an engine that reads given text, which a cluster is not.
         """
         if judge is not None or not isinstance(engine, Engine):
             return cls(judge, judge)
         return cls(None, LikelihoodJudge(engine))
 
 
-def map_run(
-    run: Run,
+def make_maps(
+    folder: RunFolder,
     prompts: Sequence[Prompt],
     judges: Judges,
     *,
     mapping: MapSettings,
     traits: TraitSettings,
 ) -> Extraction:
-    """The maps of a run; each says by whose judgements it was made."""
-    found = _persona_map(run, prompts, mapping, judges.roles) if _has_roles(prompts) else None
-    return Extraction(found, _trait_map(run, prompts, found, traits, judges.traits))
+    """Makes a run's maps of its rollouts, saves them, and finishes the run.
+
+    Each map's provenance names the judge by whose labels it was made.
+    """
+    run = folder.read()
+    roles = _persona_map(run, prompts, mapping, judges.roles) if _has_roles(prompts) else None
+    made = Extraction(roles, _trait_map(run, prompts, roles, traits, judges.traits))
+    folder.save_map(made.persona_map, made.trait_map)
+    folder.finish(counts=_counts(run.rollouts(), made))
+    return made
 
 
 def is_mapped(
@@ -69,31 +76,30 @@ def is_mapped(
     mapping: MapSettings,
     traits: TraitSettings,
 ) -> bool:
-    """Whether the run is finished, with the very maps that are asked for."""
+    """Whether the run is finished, its maps made with these settings and judges."""
     if not folder.is_finished:
         return False
     run = folder.read()
-    asked = []
+    expected = []
     if _has_roles(prompts):
-        made = run.axis.provenance
-        asked.append(made.get("settings") == asdict(mapping))
-        asked.append(made.get("judge") == _name(judges.roles))
+        expected.append((run.axis.provenance, asdict(mapping), judges.roles))
     if _has_traits(prompts):
-        made = run.trait_map.provenance
-        asked.append(made.get("settings") == asdict(traits))
-        asked.append(made.get("judge") == _name(judges.traits))
-    return all(asked)
+        expected.append((run.trait_map.provenance, asdict(traits), judges.traits))
+    return all(
+        made.get("settings") == settings and made.get("judge") == _name(judge)
+        for made, settings, judge in expected
+    )
 
 
 def read_maps(run: Run) -> Extraction:
-    """The maps that a finished run holds."""
+    """The maps of a finished run."""
     return Extraction(
         run.persona_map if run.has_map else None, run.trait_map if run.has_traits else None
     )
 
 
 def pairs_to_judge(prompts: Sequence[Prompt], most: int) -> set[str]:
-    """Ids of the answers to judge where each trait's first pairs will do."""
+    """Ids of the answers of each trait's first pairs, at most so many pairs of each."""
     seen: dict[tuple[str, bool], list[str]] = {}
     for prompt in prompts:
         if side := prompt.side:
@@ -101,17 +107,17 @@ def pairs_to_judge(prompts: Sequence[Prompt], most: int) -> set[str]:
     return {id for ids in seen.values() for id in ids[:most]}
 
 
-def count_all(rollouts: Iterable[Rollout], found: Extraction) -> Mapping[str, int]:
-    """What the manifest counts."""
+def _counts(rollouts: Iterable[Rollout], maps: Extraction) -> Mapping[str, int]:
+    """The counts that the manifest holds."""
     answers = tokens = empty = 0
     for rollout in rollouts:
         answers += 1
         tokens += len(rollout.token_ids)
         empty += not rollout.token_ids
     counts = {"rollouts": answers, "tokens": tokens, "empty answers": empty}
-    if (roles := found.persona_map) is not None:
+    if (roles := maps.persona_map) is not None:
         counts |= {"roles kept": len(roles.vectors), "roles dropped": len(roles.dropped)}
-    if (traits := found.trait_map) is not None:
+    if (traits := maps.trait_map) is not None:
         counts |= {"traits kept": len(traits.vectors), "traits dropped": len(traits.dropped)}
     return counts
 
@@ -131,15 +137,15 @@ def _name(judge: Judge | None) -> str | None:
 def _persona_map(
     run: Run, prompts: Sequence[Prompt], settings: MapSettings, judge: Judge | None
 ) -> PersonaMap:
-    found = map_personas(
+    made = map_personas(
         [prompt for prompt in prompts if prompt.side is None],
         run.activation_batches,
         identity=run.plan.identity,
         judgements=None if judge is None else run.judgements(judge.name),
         settings=settings,
     )
-    provenance = {**found.axis.provenance, "judge": _name(judge)}
-    return replace(found, axis=replace(found.axis, provenance=provenance))
+    provenance = {**made.axis.provenance, "judge": _name(judge)}
+    return replace(made, axis=replace(made.axis, provenance=provenance))
 
 
 def _trait_map(
@@ -151,20 +157,20 @@ def _trait_map(
 ) -> TraitMap | None:
     if not _has_traits(prompts):
         return None
-    found = map_traits(
+    made = map_traits(
         [prompt for prompt in prompts if not prompt.is_role],
         run.activation_batches,
         identity=run.plan.identity,
         axis=None if roles is None else roles.axis,
         judgements=None if judge is None else run.judgements(judge.name),
-        differs=None if judge is None else _test(judge, settings),
+        differs=None if judge is None else _pair_test(judge, settings),
         settings=settings,
     )
-    return replace(found, provenance={**found.provenance, "judge": _name(judge)})
+    return replace(made, provenance={**made.provenance, "judge": _name(judge)})
 
 
-def _test(judge: Judge, settings: TraitSettings) -> PairTest:
-    """When a pair differs, in the judge's own scale."""
+def _pair_test(judge: Judge, settings: TraitSettings) -> PairTest:
+    """The test of whether a pair of answers differs, in the judge's own scale."""
     if isinstance(judge, LikelihoodJudge):
         return gain_together(judge.threshold)
     return differ_in_score(settings.min_difference)

@@ -1,4 +1,4 @@
-"""From prompts to the maps of a model: answered, recorded, judged, mapped."""
+"""Makes a run: prompts answered, or another run's answers read again, then judged and mapped."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Any
 
 from keel.engines import Batch, Engine, spoken_name
 from keel.errors import TooFewSamplesError
 from keel.judge import Judge
-from keel.pipeline.judging import judge_rollouts
-from keel.pipeline.mapping import (
+from keel.pipeline.judge import judge_rollouts
+from keel.pipeline.maps import (
     Extraction,
     Judges,
-    count_all,
     is_mapped,
-    map_run,
+    make_maps,
     pairs_to_judge,
     read_maps,
 )
@@ -29,15 +30,15 @@ from keel.prompts import (
     make_prompts,
     make_trait_prompts,
 )
-from keel.rollouts import Cluster, answer_prompts
+from keel.rollouts import Cluster, answer_prompts, read_rollouts
 from keel.settings import ExtractSettings
-from keel.store import RunFolder, RunPlan
+from keel.store import Run, RunFolder, RunPlan
 from keel.types import Prompt, Sampling
 
 
 @dataclass(frozen=True)
 class ExtractInputs:
-    """Whose characters, asked what."""
+    """The roles, traits and questions of an extraction."""
 
     library: Library = field(default_factory=load_library)
     source: str = "keel"
@@ -56,52 +57,58 @@ def extract(
 ) -> Extraction:
     """Prompts -> rollouts with activations -> (judgements) -> vectors, spaces, axis.
 
-    With a cluster for an engine, its machines answer, and the rest is done here. Either way, goes
-    on where an interrupted call with the same arguments stopped, to the same result. Of a
-    finished run only the maps are made again, and only for another judge or other map settings.
-    Without a judge every answer in a role counts, and some pairs of each trait are compared by
-    their likelihood. Raises StaleArtifactError when the folder was begun with other prompts,
-    sampling or model, and TooFewSamplesError, before anything is answered, when no role or no
-    trait could have enough answers.
+    A cluster's machines answer; everything else happens in this process. An interrupted call is
+    resumed by the same arguments, to the same result. Of a finished run only the maps are made
+    again, and only for another judge or other map settings. Without a judge every answer in a
+    role counts, and some pairs of each trait are compared by their likelihood. Raises
+    StaleArtifactError when the folder was begun with other prompts, sampling or model, and
+    TooFewSamplesError, before anything is answered, when no role or no trait could have enough
+    answers.
     """
     inputs = inputs or ExtractInputs()
     prompts = _prompts(engine, settings, inputs)
     with folder.lock():
         plan = folder.begin(_plan(engine, prompts, settings, inputs, command), prompts)
         answer = partial(_answer, engine, folder, plan, prompts, settings.sampling, on_progress)
-        return complete(
+        return _complete(
             engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
         )
 
 
-def complete(
-    engine: Engine | Cluster,
+def reread(
+    engine: Engine,
     folder: RunFolder,
-    prompts: Sequence[Prompt],
+    source: Run,
     settings: ExtractSettings,
     *,
-    answer: Callable[[], None],
-    judge: Judge | None,
-    on_progress: OnProgress,
+    judge: Judge | None = None,
+    command: str = "",
+    on_progress: OnProgress = silent,
 ) -> Extraction:
-    """What is left of a run whose plan is written: answers, judgements, maps; none twice."""
-    judges = Judges.of(judge, engine)
-    if is_mapped(folder, prompts, judges, mapping=settings.mapping, traits=settings.traits):
-        folder.thin(settings.keep)  # a kill may have come between the maps and this
-        return read_maps(folder.read())
-    answer()
-    if judge is not None:
-        judge_rollouts(folder, judge, {prompt.id for prompt in prompts}, on_progress)
-    elif judges.traits is not None:
-        some = pairs_to_judge(prompts, settings.traits.judged_pairs)
-        judge_rollouts(folder, judges.traits, some, on_progress)
-    return _finish(folder, prompts, settings, judges, on_progress)
+    """Another run's rollouts -> this model's activations of the same text -> maps, in a new run.
+
+    Settings of prompts and sampling are not used: the rollouts are given. An interrupted call is
+    resumed. Raises StaleArtifactError when the folder was begun with other rollouts or another
+    model.
+    """
+    prompts = _prompts_of(source)
+    with folder.lock():
+        plan = folder.begin(_plan_of_rereading(engine, source, settings, command), prompts)
+        return _complete(
+            engine,
+            folder,
+            prompts,
+            settings,
+            answer=partial(_read, engine, folder, plan, source, on_progress),
+            judge=judge,
+            on_progress=on_progress,
+        )
 
 
 def price(
     engine: Engine | Cluster, settings: ExtractSettings, inputs: ExtractInputs
 ) -> dict[str, Any]:
-    """What an extraction would take, at the most: answers, tokens, disk. Nothing is generated."""
+    """The most answers, tokens and disk that an extraction can take. Nothing is generated."""
     prompts = _prompts(engine, settings, inputs)
     batches = engine.plan(prompts, settings.sampling)
     mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4)
@@ -115,21 +122,46 @@ def price(
     }
 
 
+def _complete(
+    engine: Engine | Cluster,
+    folder: RunFolder,
+    prompts: Sequence[Prompt],
+    settings: ExtractSettings,
+    *,
+    answer: Callable[[], None],
+    judge: Judge | None,
+    on_progress: OnProgress,
+) -> Extraction:
+    """The steps after the plan: answers, judgements, maps; none that is done is done twice."""
+    judges = Judges.of(judge, engine)
+    if is_mapped(folder, prompts, judges, mapping=settings.mapping, traits=settings.traits):
+        folder.thin(settings.keep)  # a kill may have come between the maps and this
+        return read_maps(folder.read())
+    answer()
+    if judge is not None:
+        judge_rollouts(folder, judge, {prompt.id for prompt in prompts}, on_progress)
+    elif judges.traits is not None:
+        some = pairs_to_judge(prompts, settings.traits.judged_pairs)
+        judge_rollouts(folder, judges.traits, some, on_progress)
+    on_progress("mapping persona space", 0, 1)
+    maps = make_maps(folder, prompts, judges, mapping=settings.mapping, traits=settings.traits)
+    folder.thin(settings.keep)
+    on_progress("mapping persona space", 1, 1)
+    return maps
+
+
 def _prompts(
     engine: Engine | Cluster, settings: ExtractSettings, inputs: ExtractInputs
 ) -> list[Prompt]:
-    """The prompts of a run. Refuses too few for a map before the hours that answering takes."""
+    """The prompts of a run.
+
+    Raises TooFewSamplesError before the hours that answering takes where a map needs more.
+    """
     name = spoken_name(engine.identity.model_id)
     first = make_default_prompts if settings.what == "traits" else make_prompts
     prompts = first(inputs.library, settings.prompts, model_name=name)
     if settings.what != "roles":
         prompts += make_trait_prompts(inputs.library, settings.prompts)
-    _check_enough(prompts, settings)
-    return prompts
-
-
-def _check_enough(prompts: Sequence[Prompt], settings: ExtractSettings) -> None:
-    """Refuse where no role could have enough answers, or no trait enough pairs."""
     roles = Tally(prompt.role for prompt in prompts if prompt.is_role)
     most = max(roles.values(), default=0)
     if settings.what != "traits" and most < settings.mapping.min_count:
@@ -145,6 +177,7 @@ def _check_enough(prompts: Sequence[Prompt], settings: ExtractSettings) -> None:
             f"{settings.traits.min_pairs} or more; ask more questions, or lower the minimum: "
             "--question-count, --min-pairs"
         )
+    return prompts
 
 
 def _plan(
@@ -177,7 +210,7 @@ def _answer(
     sampling: Sampling,
     on_progress: OnProgress,
 ) -> None:
-    batches = [Batch(number, places) for number, places in enumerate(plan.batches)]
+    batches = [Batch(number, indices) for number, indices in enumerate(plan.batches)]
     done = folder.committed()
     counter = Counter("answering and recording", len(prompts), on_progress)
     counter.add(sum(len(b.indices) for b in batches if b.number in done))
@@ -193,18 +226,45 @@ def _answer(
         folder.commit_batch(answered.number, answered.rollouts, answered.activations)
 
 
-def _finish(
-    folder: RunFolder,
-    prompts: Sequence[Prompt],
-    settings: ExtractSettings,
-    judges: Judges,
-    on_progress: OnProgress,
-) -> Extraction:
-    run = folder.read()
-    on_progress("mapping persona space", 0, 1)
-    found = map_run(run, prompts, judges, mapping=settings.mapping, traits=settings.traits)
-    folder.save_map(found.persona_map, found.trait_map)
-    folder.finish(counts=count_all(run.rollouts(), found))
-    folder.thin(settings.keep)
-    on_progress("mapping persona space", 1, 1)
-    return found
+def _prompts_of(source: Run) -> list[Prompt]:
+    """The source's prompts as they were planned, so that roles and traits keep their order."""
+    indices = chain.from_iterable(source.plan.batches)
+    prompts = (rollout.prompt for rollout in source.rollouts())
+    return [prompt for _, prompt in sorted(zip(indices, prompts, strict=True), key=itemgetter(0))]
+
+
+def _plan_of_rereading(
+    engine: Engine, source: Run, settings: ExtractSettings, command: str
+) -> RunPlan:
+    files = source.manifest.files
+    return RunPlan(
+        identity=engine.identity,
+        settings={
+            "rollouts_from": {
+                "settings": source.manifest.settings,
+                "model": asdict(source.identity),
+                "rollouts": {n: files[n] for n in files if n.startswith("rollouts/")},
+            },
+            "seed": settings.seed,
+        },
+        seed=settings.seed,
+        batches=source.plan.batches,
+        template=engine.template_facts(),
+        command=command,
+    )
+
+
+def _read(
+    engine: Engine, folder: RunFolder, plan: RunPlan, source: Run, on_progress: OnProgress
+) -> None:
+    done = folder.committed()
+    total = sum(len(batch) for batch in plan.batches)
+    counter = Counter("reading rollouts", total, on_progress)
+    rollouts = source.rollouts()
+    is_same = source.identity.mismatch(engine.identity) is None
+    for number, batch in enumerate(plan.batches):
+        batch_rollouts = list(islice(rollouts, len(batch)))
+        if number not in done:
+            answered = read_rollouts(engine, batch_rollouts, number, by_token=is_same)
+            folder.commit_batch(number, answered.rollouts, answered.activations)
+        counter.add(len(batch))
