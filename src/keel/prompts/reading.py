@@ -65,12 +65,8 @@ def read_roles(folder: str | Path) -> Library:
     Raises MissingArtifactError for a folder without roles, UsageError naming file and key.
     """
     folder = Path(folder)
-    records = _loose_records(folder) + _lines_of(folder / "roles.jsonl")
-    if not records:
-        raise MissingArtifactError(
-            f"{folder} has no role files; expected NAME.json, one per role, or roles.jsonl"
-        )
-    return Library(_all_of(folder, records, role_of), _default_prompts(folder), ())
+    roles = _all_of(folder, _records(folder, "role"), role_of)
+    return Library(roles, _default_prompts(folder), ())
 
 
 def read_traits(folder: str | Path) -> tuple[Trait, ...]:
@@ -79,12 +75,7 @@ def read_traits(folder: str | Path) -> tuple[Trait, ...]:
     Raises MissingArtifactError for a folder without traits, UsageError naming file and key.
     """
     folder = Path(folder)
-    records = _loose_records(folder) + _lines_of(folder / "traits.jsonl")
-    if not records:
-        raise MissingArtifactError(
-            f"{folder} has no trait files; expected NAME.json, one per trait, or traits.jsonl"
-        )
-    return _all_of(folder, records, trait_of)
+    return _all_of(folder, _records(folder, "trait"), trait_of)
 
 
 def read_questions(path: str | Path) -> tuple[Question, ...]:
@@ -214,6 +205,16 @@ class _ReferenceTrait:
 class _ReferenceQuestion:
     question: str
     id: int | None = None
+
+
+def _records(folder: Path, kind: str) -> list[Record]:
+    """The records of a folder that holds roles alone, or traits alone."""
+    records = _loose_records(folder) + _lines_of(folder / f"{kind}s.jsonl")
+    if not records:
+        raise MissingArtifactError(
+            f"{folder} has no {kind} files; expected NAME.json, one per {kind}, or {kind}s.jsonl"
+        )
+    return records
 
 
 def _loose_records(folder: Path) -> list[Record]:

@@ -29,122 +29,95 @@ from keel.store.provenance import Manifest, manifest_from, read_manifest
 
 
 def push_run(run: str | Path, url: str) -> int:
-    """Copy a finished run to a URL such as `s3://bucket/runs/mine`; returns the bytes moved.
+    """Copy a finished run to a URL such as `s3://bucket/runs/mine`; returns the bytes written.
 
     What an earlier copy left there is written over. Raises StaleArtifactError when another run is
     there, MissingExtraError when fsspec lacks the package for the URL.
     """
     root = Path(run)
     manifest = read_manifest(root)
-    remote = _RemoteFolder.at(url)
-    with remote.reached():
-        if remote.has(MANIFEST):
-            there = manifest_from(remote.read(MANIFEST), url)
+    remote = _folder_at(url)
+    written_bytes = 0
+    with _in_one_line(url):
+        if remote.exists(MANIFEST):
+            there = manifest_from(remote.cat_file(MANIFEST), url)
             _check_same(there.files.get(PLAN), manifest, url)
-            remote.remove(MANIFEST)
-        for name in manifest.files:
-            remote.write(name, _read(root, name, manifest))
-        remote.write(MANIFEST, (root / MANIFEST).read_bytes())
-    return remote.moved
+            remote.rm_file(MANIFEST)
+        for name in (*manifest.files, MANIFEST):
+            with reading(root / name, "a file"):
+                data = (root / name).read_bytes()
+            if name != MANIFEST:
+                _check_hash(data, manifest.files[name], str(root / name))
+            remote.makedirs(name.rpartition("/")[0], exist_ok=True)
+            remote.pipe_file(name, data)
+            written_bytes += len(data)
+    return written_bytes
 
 
 def pull_run(url: str, run: str | Path) -> int:
-    """Copy a finished run from a URL to a folder; returns the bytes moved.
+    """Copy a finished run from a URL to a folder; returns the bytes read.
 
     Goes on where an earlier call was cut off. Raises MissingArtifactError when no finished run is
     there, StaleArtifactError when the folder holds another.
     """
-    remote, folder = _RemoteFolder.at(url), RunFolder(run)
-    with remote.reached():
-        written = remote.read(MANIFEST)
+    remote, folder = _folder_at(url), RunFolder(run)
+    with _in_one_line(url):
+        written = bytes(remote.cat_file(MANIFEST))
     manifest = manifest_from(written, url)
     if folder.is_begun:
         _check_same(sha256_of(folder.path / PLAN), manifest, folder.path)
     # The plan first: a copy that is cut off is then the beginning of that run, and of no other.
     names = sorted(manifest.files, key=lambda name: name != PLAN)
+    read_bytes = len(written)
     with folder.lock():
         for name in names:
-            with remote.reached():
-                data = remote.read(_inside(name, url))
+            with _in_one_line(url):
+                data = bytes(remote.cat_file(_inside(name, url)))
             _check_hash(data, manifest.files[name], f"{url}/{name}")
             write_bytes(folder.path / name, data)
+            read_bytes += len(data)
         write_bytes(folder.path / MANIFEST, written)
-    return remote.moved
+    return read_bytes
 
 
-class _RemoteFolder:
-    """A folder of some file system."""
+def _folder_at(url: str) -> Any:
+    """The folder that a URL names, as a file system of its own; opens no connection yet."""
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.dirfs import DirFileSystem
 
-    def __init__(self, system: Any, root: str, url: str) -> None:
-        self._system, self._root, self.url = system, root.rstrip("/"), url
-        self.moved = 0
-        """Bytes read and written so far."""
+    try:
+        system, root = url_to_fs(url)
+    except ImportError as error:
+        raise MissingExtraError(f"{url} needs a package: {error}; pip install it") from error
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}; expected such as s3://bucket/folder") from error
+    return DirFileSystem(str(root).rstrip("/"), system)
 
-    @classmethod
-    def at(cls, url: str) -> _RemoteFolder:
-        """The folder that a URL names; opens no connection yet."""
-        from fsspec.core import url_to_fs
 
-        try:
-            system, root = url_to_fs(url)
-        except ImportError as error:
-            raise MissingExtraError(f"{url} needs a package: {error}; pip install it") from error
-        except ValueError as error:
-            raise UsageError(f"{url}: {error}; expected such as s3://bucket/folder") from error
-        return cls(system, str(root), url)
-
-    def has(self, name: str) -> bool:
-        """Whether the file is there."""
-        return bool(self._system.exists(f"{self._root}/{name}"))
-
-    def read(self, name: str) -> bytes:
-        """A file's bytes."""
-        data = bytes(self._system.cat_file(f"{self._root}/{name}"))
-        self.moved += len(data)
-        return data
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put a file there."""
-        path = f"{self._root}/{name}"
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._system.pipe_file(path, data)
-        self.moved += len(data)
-
-    def remove(self, name: str) -> None:
-        """Delete a file."""
-        self._system.rm_file(f"{self._root}/{name}")
-
-    @contextmanager
-    def reached(self) -> Iterator[None]:
-        """Turns errors of the file system into ours, in one line."""
-        try:
-            yield
-        except KeelError:
-            raise
-        except FileNotFoundError as error:
-            raise MissingArtifactError(
-                f"{self.url} holds no finished run ({error}); check the URL, or push one there: "
-                f"keel export RUN --to run -o {self.url}"
-            ) from error
-        except Exception as error:  # each store has its own
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise StorageError(
-                f"{self.url} refused: {reason}; check the URL and your credentials, and run the "
-                "same command again"
-            ) from error
+@contextmanager
+def _in_one_line(url: str) -> Iterator[None]:
+    """Turns errors of the file system into ours, in one line."""
+    try:
+        yield
+    except KeelError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingArtifactError(
+            f"{url} holds no finished run ({error}); check the URL, or push one there: "
+            f"keel export RUN --to run -o {url}"
+        ) from error
+    except Exception as error:  # each store has its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StorageError(
+            f"{url} refused: {reason}; check the URL and your credentials, and run the "
+            "same command again"
+        ) from error
 
 
 def _check_same(plan_sha256: str | None, manifest: Manifest, where: str | Path) -> None:
     """Refuse to mix two runs: one has one plan."""
     if plan_sha256 is None or plan_sha256 != manifest.files.get(PLAN):
         raise StaleArtifactError(f"{where} holds another run; choose another folder with -o")
-
-
-def _read(root: Path, name: str, manifest: Manifest) -> bytes:
-    with reading(root / name, "a file"):
-        data = (root / name).read_bytes()
-    _check_hash(data, manifest.files[name], str(root / name))
-    return data
 
 
 def _check_hash(data: bytes, expected: str, what: str) -> None:

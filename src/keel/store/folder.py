@@ -73,7 +73,7 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether a plan stands in the folder."""
+        """Whether the folder has a plan."""
         return (self.path / layout.PLAN).exists()
 
     @property
@@ -88,7 +88,7 @@ class RunFolder:
         return all((self.path / n).exists() == (n in listed) for n in layout.MAP_FILES)
 
     def begin(self, plan: RunPlan, prompts: Sequence[Prompt]) -> RunPlan:
-        """Write the plan down, or go on with the one that is there.
+        """Write the plan, or go on with the one that is there.
 
         Returns the plan that holds: on resuming, the batches that were planned first.
         Raises StaleArtifactError, saying what differs, when the folder was begun with other inputs.
@@ -116,7 +116,7 @@ class RunFolder:
         commit_batch(self.path, number, rollouts, activations)
 
     def read(self) -> Run:
-        """The folder as its readers see it; of an unfinished run, rollouts and judgements."""
+        """Its reader; of an unfinished run it reads rollouts and judgements."""
         return Run(self.path)
 
     def save_judgements(self, judge: str, judgements: Iterable[Judgement]) -> None:

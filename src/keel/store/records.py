@@ -1,7 +1,9 @@
-"""JSON forms of values: a dataclass is an object, field by field. Tensors live elsewhere.
+"""JSON forms of values: a dataclass is an object, field by field. Tensors are kept elsewhere.
 
-NaN and Inf, which JSON does not know, are the strings `nan`, `inf` and `-inf`. A field that was
-renamed keeps its key on disk by `field(metadata={"key": "old_name"})`; that is all there is to do.
+NaN and Inf, which JSON does not know, are the strings `nan`, `inf` and `-inf`. Records are read by
+pydantic, strictly: an unknown key or a value of another type is an error. The dataclasses know
+nothing of it. A field that was renamed keeps its key on disk by `field(metadata={"key": "old"})`;
+that is all there is to do.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ def _reader(kind: type, given: frozenset[str]) -> Callable[[Any], dict[str, Any]
 
 
 def _object(kind: type, given: frozenset[str] = frozenset()) -> Any:
-    """The keys that a record of a dataclass may have, and no others."""
+    """A TypedDict of the keys that a record of a dataclass may have, for pydantic to validate."""
     hints, by_name = get_type_hints(kind), {field.name: field for field in fields(kind)}
     parts = {}
     for key, name in record_keys(kind).items():
@@ -138,7 +140,7 @@ def _object(kind: type, given: frozenset[str] = frozenset()) -> Any:
 
 
 def _form(hint: Any) -> Any:
-    """A type as pydantic shall read it: numbers and text strictly, lists as tuples."""
+    """A field's type as pydantic shall read it: numbers and text strictly, lists as tuples."""
     if hint is float:
         return Annotated[float, Strict(), BeforeValidator(_number)]
     if hint in (int, bool, str):
@@ -161,20 +163,21 @@ def _number(plain: Any) -> Any:
 
 
 def _complaint(kind: str, error: ValidationError) -> str:
+    """The first thing that is wrong with a record, with the path of keys that leads to it."""
     problems = error.errors()
     first = problems[0]
-    place = ".".join([kind, *map(str, first["loc"])])
+    path = ".".join([kind, *map(str, first["loc"])])
     if first["type"] in ("missing", "extra_forbidden"):
         lacking, unknown = (
             sorted(str(p["loc"][-1]) for p in problems if p["type"] == problem)
             for problem in ("missing", "extra_forbidden")
         )
-        owner = place.rpartition(".")[0]
+        owner = path.rpartition(".")[0]
         return (
             f"{owner} has unknown fields {unknown} and lacks {lacking}; "
             "it was made by another version of Keel, or damaged"
         )
     if first["type"] == "value_error":
-        return f"{place} does not hold together: {first['ctx']['error']}"
+        return f"{path} does not hold together: {first['ctx']['error']}"
     expected = first["msg"].removeprefix("Input should be ")
-    return f"{place} is {str(first['input'])[:60]!r}, expected {expected}"
+    return f"{path} is {str(first['input'])[:60]!r}, expected {expected}"

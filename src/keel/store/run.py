@@ -1,4 +1,4 @@
-"""A run folder as its readers see it. What is read is checked against the manifest's hashes."""
+"""Reads a run folder: each part on first use, checked against the manifest's hashes."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class Run:
 
     @property
     def has_map(self) -> bool:
-        """Whether the run answered in roles, and so has an axis."""
+        """Whether the run has roles' answers, and so an axis."""
         return layout.AXIS in self.manifest.files
 
     @property
     def has_traits(self) -> bool:
-        """Whether the run answered with traits encouraged and discouraged."""
+        """Whether the run has traits' answers, encouraged and discouraged."""
         return layout.TRAITS in self.manifest.files
 
     @property
@@ -164,7 +164,7 @@ class Run:
         return read_activation_batches(self.path, are_whole=left == "means")
 
     def judgements(self, judge: str | None = None) -> dict[str, Judgement]:
-        """Judgements by rollout id; of the only judge where none is named, empty without any.
+        """Judgements by rollout id: of the judge named, else of the only one; may be empty.
 
         Raises UsageError when several judges are there and none was named.
         """
@@ -180,11 +180,11 @@ class Run:
         return {judgement.rollout_id: judgement for judgement in values}
 
     def drift_readings(self) -> tuple[DriftReading, ...]:
-        """Paths of the conversations that were read, by id."""
+        """Drift readings of conversations, in the order of their files."""
         return tuple(self._values(layout.DRIFT, DriftReading).values())
 
     def replays(self) -> tuple[Replay, ...]:
-        """Conversations that were replayed, by id."""
+        """Replayed conversations, in the order of their files."""
         return tuple(self._values(layout.REPLAYS, Replay).values())
 
     def evaluations(self) -> dict[str, EvalResult]:
@@ -244,7 +244,7 @@ class Run:
             )
 
     def _command(self, name: str) -> str:
-        """What to type to make a file of the run."""
+        """The command that makes a file of the run."""
         folder, _, rest = name.partition("/")
         match folder:
             case layout.TRAITS:
@@ -264,7 +264,7 @@ class Run:
 
 
 def map_record(persona_map: PersonaMap) -> dict[str, Any]:
-    """What of a map is neither tensor nor has a file of its own."""
+    """The fields of a map that `map.json` holds: all but tensors and what has its own file."""
     names = ("default_count", "dropped", "quality", "warnings")
     return {name: to_record(getattr(persona_map, name)) for name in names}
 
