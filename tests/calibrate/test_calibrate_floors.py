@@ -13,7 +13,7 @@ from keel.calibrate import (
     read_projections,
 )
 from keel.calibrate.calibrate import choose_setting
-from keel.calibrate.distributions import Projections, layer_calibration
+from keel.calibrate.projections import Projections, layer_calibration
 from keel.errors import TooFewSamplesError, UsageError
 from keel.testing import FakeEngine
 from keel.types import (

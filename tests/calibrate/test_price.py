@@ -16,7 +16,7 @@ from keel.calibrate import (
     price_settings,
     read_projections,
 )
-from keel.calibrate.price import Candidate
+from keel.calibrate.floors import Candidate
 from keel.errors import NotAppliedError
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, PricedSetting, Prompt, Rollout
@@ -102,7 +102,7 @@ def calibrate(engine: FakeEngine, **settings: Any) -> tuple[str, ...]:
     return found.warnings
 
 
-def test_a_price_over_the_bound_is_told():
+def test_a_price_over_the_bound_is_summary():
     # With noise some of the default's tokens lie below the 90th percentile.
     warning, *_ = calibrate(FakeEngine(noise=0.5), percentiles=(90.0,), price_bound=1e-9)
     assert warning.startswith("No setting costs less than 1e-09 nats per token; the cheapest")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from keel.calibrate import Band, SweepGrid, grid_settings
-from keel.calibrate.distributions import Projections
+from keel.calibrate.projections import Projections
 from keel.errors import UsageError
 from keel.testing import FakeEngine
 from keel.types import Floor, Floors
@@ -40,7 +40,7 @@ def test_windows_that_reach_past_the_model_are_left_out():
     assert SweepGrid(widths=(4,), step=4).bands(10) == (Band(0, 4), Band(4, 8))
 
 
-def test_where_no_window_fits_that_is_told():
+def test_where_no_window_fits_that_is_summary():
     with pytest.raises(UsageError, match="no window of 12 layers around 4, 5 fits into 10 layers"):
         SweepGrid(widths=(12,), centres=(4, 5)).bands(10)
 
@@ -58,7 +58,6 @@ def test_every_window_is_tried_at_every_height():
         "layers_5:7-k1",
     ]
     assert grid.size(8) == 6
-    assert [one.candidate.percentile for one in settings[:3]] == [25.0, 75.0, None]
 
 
 def test_nominal_firing_is_the_share_of_stored_tokens_under_the_floor():
@@ -85,9 +84,9 @@ def test_a_name_that_the_run_has_keeps_its_floors():
     known = Floors((Floor(2, axis.direction[2], 33.0),), "layers_1:3-p25")
     grid = SweepGrid(widths=(2,), centres=(2,), percentiles=(25.0, 75.0))
     first, second = grid_settings(grid, projections(8), axis, {known.name: known})
-    assert first.candidate.floors is known
+    assert first.floors is known
     assert first.nominal_firing == pytest.approx(33 / 101)
-    assert second.candidate.floors.floors[0].value == pytest.approx(75.0)
+    assert second.floors.floors[0].value == pytest.approx(75.0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from keel.calibrate import (
     prune_settings,
     screen_settings,
 )
-from keel.calibrate.price import Candidate
 from keel.errors import TooFewSamplesError, UsageError
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, Prompt, Rollout, ScreenReading
@@ -86,7 +85,7 @@ def test_too_few_answers_cannot_be_told_from_noise():
 
 def setting(name: str, start: int = 0, nominal: float = 0.5) -> GridPoint:
     one = Floors((Floor(start, torch.tensor([1.0, 0.0]), 0.0),), name)
-    return GridPoint(Candidate(one, None), Band(start, start + 2), nominal)
+    return GridPoint(one, Band(start, start + 2), nominal)
 
 
 def proxies(name: str, price: float, effect: float, *, noise: float = 0.0, firing: float = 0.4):

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from keel.calibrate import Halves, Metric, sweep_settings
-from keel.calibrate.sweep.frontier import pareto
-from keel.calibrate.sweep.selection import recommend
+from keel.calibrate.sweep import pareto, recommend
 from keel.errors import TooFewSamplesError, UsageError
 from keel.types import Change, Conversation, Floor, Floors, Interval, Item, Message
 
@@ -114,12 +113,12 @@ def test_the_unsteered_model_is_asked_each_item_once():
 
 def test_the_unsteered_score_is_the_mean_over_both_halves():
     harm = Planted("harm", {"mild": -0.2})
-    measured = harm.metric.measure
+    measured = harm.metric.score
 
     def measure(setting, asked):
         return {id: score + 0.5 for id, score in measured(setting, asked).items()}
 
-    harm.metric = replace(harm.metric, measure=measure)
+    harm.metric = replace(harm.metric, score=measure)
     assert sweep(harm, Planted("capability", {"mild": 0.0})).harm.unsteered == 0.5
 
 
@@ -164,15 +163,15 @@ def test_nothing_is_recommended_where_all_that_helps_costs_too_much():
     assert "3 of 4 settings reduce harm, but of none" in found.warnings[0]
 
 
-def test_a_recommendation_that_the_items_held_back_do_not_bear_out_is_told():
+def test_a_recommendation_that_the_items_held_back_do_not_bear_out_is_summary():
     harm = Planted("harm", {"lucky": -0.4})
-    measured = harm.metric.measure
+    measured = harm.metric.score
 
     def measure(setting, asked):
         is_held_back = asked[0].id.startswith("harm/d")
         return measured(None if is_held_back else setting, asked)
 
-    harm.metric = replace(harm.metric, measure=measure)
+    harm.metric = replace(harm.metric, score=measure)
     found = sweep(harm, Planted("capability", {"lucky": 0.0}))
     assert (found.recommended, found.is_confirmed) == ("lucky", False)
     assert any("do not bear lucky out" in told for told in found.warnings)
@@ -202,7 +201,7 @@ def test_missing_scores_are_counted_against_all_that_were_asked_on_both_halves()
     assert any("2 scores are missing" in told for told in found.warnings)
 
 
-def test_halves_with_few_levels_of_a_factor_are_told():
+def test_halves_with_few_levels_of_a_factor_are_summary():
     """Of 10 items by 3 personas an interval says little of a fourth; by 8 nothing is said."""
     for levels, is_told in ((3, True), (8, False)):
         harm = Planted("harm", HARM)
@@ -216,14 +215,14 @@ def test_halves_with_few_levels_of_a_factor_are_told():
         assert any(said in told for told in sweep(harm).warnings) == is_told
 
 
-def test_where_no_item_has_a_verdict_that_is_told():
+def test_where_no_item_has_a_verdict_that_is_summary():
     harm = Planted("harm", {"one": -0.4})
     harm.missing = {("one", item.id) for item in harm.metric.halves.choosing}
     with pytest.raises(TooFewSamplesError, match="harm: no item was scored both with one"):
         sweep(harm, Planted("capability", {"one": 0.0}))
 
 
-def test_factors_that_both_halves_share_are_told():
+def test_factors_that_both_halves_share_are_summary():
     harm = Planted("harm", HARM)
     halves = replace(harm.metric.halves, shared=("persona",))
     harm.metric = replace(harm.metric, halves=halves)

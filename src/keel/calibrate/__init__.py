@@ -1,21 +1,22 @@
-"""Axis + projections -> floors, their firing rates and their price."""
+"""Axis + projections -> floors, their firing rates and their price; sweeps over many settings."""
 
-from keel.calibrate.bands import default_bands
 from keel.calibrate.calibrate import calibrate_floors
-from keel.calibrate.distributions import Projections, choose_rollouts, read_projections
-from keel.calibrate.floors import floors_at_deviation, floors_at_percentile
+from keel.calibrate.floors import default_bands, floors_at_deviation, floors_at_percentile
 from keel.calibrate.price import price_settings
-from keel.calibrate.sweep import (
-    CompareScores,
+from keel.calibrate.projections import Projections, choose_rollouts, read_projections
+from keel.calibrate.screening import (
     GridPoint,
-    Halves,
-    Metric,
-    Scorer,
-    Scores,
     grid_settings,
     is_inert_by_nominal,
     prune_settings,
     screen_settings,
+)
+from keel.calibrate.sweep import (
+    CompareScores,
+    Halves,
+    Metric,
+    Scorer,
+    Scores,
     split_items,
     sweep_settings,
 )

@@ -1,18 +1,12 @@
-"""Finds floors: where projections lie, which band and height to take, and at what price."""
+"""Calibration: distributions of projections, floors with their prices, and the one chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from keel.calibrate.bands import default_bands
-from keel.calibrate.distributions import (
-    Projections,
-    choose_rollouts,
-    layer_calibration,
-    read_projections,
-)
-from keel.calibrate.floors import floors_at_deviation, floors_at_percentile
-from keel.calibrate.price import Candidate, price_settings
+from keel.calibrate.floors import candidate_floors, default_bands
+from keel.calibrate.price import price_settings
+from keel.calibrate.projections import choose_rollouts, layer_calibration, read_projections
 from keel.engines import Engine
 from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
@@ -33,13 +27,17 @@ def calibrate_floors(
     """Distributions at every layer, priced settings, and the strongest within the price bound.
 
     `default` and `roles` stream answers of the model as itself and in a role. `on_progress` is
-    told per cent.
+    called with per cent.
     """
     chosen = [
         choose_rollouts(group, settings.rollouts, settings.seed) for group in (default, roles)
     ]
     projections = read_projections(engine, axis, chosen[0], chosen[1])
-    candidates = _candidates(projections, axis, settings)
+    bands = settings.bands or default_bands(engine.layers)
+    candidates = [
+        *candidate_floors(projections, axis, bands, percentiles=settings.percentiles),
+        *candidate_floors(projections, axis, bands, deviations=settings.deviations),
+    ]
     on_progress(10, 100)
     priced = price_settings(
         engine,
@@ -53,7 +51,7 @@ def calibrate_floors(
     best = choose_setting(priced, settings.price_bound)
     tried = [round(p) for p in settings.percentiles if p == round(p)]
     layers = tuple(layer_calibration(projections, n, tried) for n in range(engine.layers))
-    warnings = _warnings(best, settings.price_bound)
+    warnings = tuple(_warnings(best, settings.price_bound))
     return Calibration(
         layers,
         tuple(priced),
@@ -76,40 +74,21 @@ def choose_setting(priced: Sequence[PricedSetting], bound: float) -> PricedSetti
     return min(priced, key=lambda s: s.kl_default)
 
 
-def _candidates(
-    projections: Projections, axis: AssistantAxis, settings: CalibrateSettings
-) -> list[Candidate]:
-    bands = settings.bands or default_bands(len(axis.direction))
-    at_percentile = [
-        Candidate(floors_at_percentile(projections, axis, band, p), p)
-        for band in bands
-        for p in settings.percentiles
-    ]
-    at_deviation = [
-        Candidate(floors_at_deviation(projections, axis, band, k), None)
-        for band in bands
-        for k in settings.deviations
-    ]
-    return at_percentile + at_deviation
-
-
-def _warnings(best: PricedSetting, bound: float) -> tuple[str, ...]:
-    found = []
+def _warnings(best: PricedSetting, bound: float) -> Iterator[str]:
     if best.kl_default > bound:
-        found.append(
+        yield (
             f"No setting costs less than {bound:g} nats per token; the cheapest, {best.name}, "
             f"costs {best.kl_default:.3f}. Try lower percentiles or narrower bands."
         )
     if best.firing_rate < LOW_FIRING:
-        found.append(
+        yield (
             f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
             f"under {LOW_FIRING:.0%} a cap was found to change nothing."
         )
     if best.firing_rate > HIGH_FIRING:
-        found.append(
+        yield (
             f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
             f"over {HIGH_FIRING:.0%} it rewrites nearly every answer."
         )
     if best.shift_gaps <= 0:
-        found.append(f"{best.name} does not bring role-playing answers nearer to the Assistant.")
-    return tuple(found)
+        yield (f"{best.name} does not bring role-playing answers nearer to the Assistant.")

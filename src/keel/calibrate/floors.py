@@ -1,10 +1,50 @@
-"""Floors from distributions: at a percentile, or at a distance below the default's mean."""
+"""Floors to try: bands of layers × heights taken from the distribution of projections."""
 
 from __future__ import annotations
 
-from keel.calibrate.distributions import Projections
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from keel.calibrate.projections import Projections
 from keel.settings import Band
 from keel.types import AssistantAxis, Floor, Floors
+
+_WIDTH = 0.16
+"""Share of the layers in a band; the paper's two settings have 12.5 % and 20 %."""
+_CENTRES = (0.5, 0.65, 0.78)
+"""Depths tried: the paper's bands are centred at 0.78 and 0.80; small models react earlier."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Floors to be priced."""
+
+    floors: Floors
+    percentile: float | None
+    """Assistant-ward percentile of the floors; None where they are at deviations."""
+
+
+def default_bands(layers: int) -> tuple[Band, ...]:
+    """Middle-to-late bands of about 16 % of the layers, none twice."""
+    width = max(1, round(_WIDTH * layers))
+    starts = [round(centre * layers - width / 2) for centre in _CENTRES]
+    return tuple(dict.fromkeys(Band(start, start + width) for start in starts))
+
+
+def candidate_floors(
+    projections: Projections,
+    axis: AssistantAxis,
+    bands: Iterable[Band],
+    *,
+    percentiles: Iterable[float] = (),
+    deviations: Iterable[float] = (),
+) -> Iterator[Candidate]:
+    """Every band at every percentile, then at every number of standard deviations."""
+    for band in bands:
+        for p in percentiles:
+            yield Candidate(floors_at_percentile(projections, axis, band, p), p)
+        for k in deviations:
+            yield Candidate(floors_at_deviation(projections, axis, band, k), None)
 
 
 def floors_at_percentile(

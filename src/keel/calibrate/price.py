@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from keel.calibrate.distributions import Projections
+from keel.calibrate.floors import Candidate
+from keel.calibrate.projections import Projections
 from keel.engines import Engine, Probe, Recording
-from keel.types import AssistantAxis, Conversation, Floor, Floors, PricedSetting, Rollout
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A setting to be priced."""
-
-    floors: Floors
-    percentile: float | None
+from keel.types import AssistantAxis, Conversation, Floor, PricedSetting, Rollout
 
 
 def price_settings(
@@ -32,8 +24,8 @@ def price_settings(
     """Price and effect of each candidate, on given answers that are read again under it.
 
     Price: mean KL per token from the unsteered model on its own default answers. Effect: how far
-    role-playing answers rise at the last layer, which every band comes before. `on_progress` is
-    told the share done.
+    role-playing answers rise at the last layer (all bands lie below it). `on_progress` is called
+    with the share done.
     """
     conversations = [r.conversation for r in (*default, *roles)]
     settings = [list(c.floors) for c in candidates]
@@ -67,11 +59,11 @@ def divergences(
     on_progress: Callable[[float], None],
 ) -> list[list[float]]:
     """Mean KL per token of each conversation, for each setting."""
-    found = [[math.nan] * len(conversations) for _ in settings]
-    for done, one in enumerate(engine.divergence(conversations, settings), 1):
-        found[one.setting][one.index] = one.kl
+    kls = [[math.nan] * len(conversations) for _ in settings]
+    for done, divergence in enumerate(engine.divergence(conversations, settings), 1):
+        kls[divergence.setting][divergence.index] = divergence.kl
         on_progress(done / (len(conversations) * len(settings)))
-    return found
+    return kls
 
 
 def read_last_layer(
@@ -83,13 +75,13 @@ def read_last_layer(
     """Mean projection of each answer at the last layer, and the firing rate of each layer."""
     last = len(axis.direction) - 1
     recording = Recording(probes=(Probe(last, axis.direction[last]),))
-    heights = [0.0] * len(conversations)
+    projections = [0.0] * len(conversations)
     readings = engine.read(conversations, recording=recording, interventions=interventions)
     for reading in readings:
         projections_TK = reading.turns[-1].projections_TK
         assert projections_TK is not None
-        heights[reading.index] = float(projections_TK.mean())
-    return heights, readings.firing.by_layer if readings.firing is not None else {}
+        projections[reading.index] = float(projections_TK.mean())
+    return projections, readings.firing.by_layer if readings.firing is not None else {}
 
 
 def _mean(numbers: Sequence[float]) -> float:

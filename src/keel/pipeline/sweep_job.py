@@ -97,7 +97,7 @@ class SweepJob:
         )
         limits = self.settings.limits
         alive = [one for one in tried if not is_inert_by_nominal(one, limits)]
-        proxies = self._proxies([one.candidate.floors for one in alive], on_progress)
+        proxies = self._proxies([one.floors for one in alive], on_progress)
         layers = self.engine.layers
         return tried, prune_settings(tried, proxies, layers=layers, limits=limits)
 

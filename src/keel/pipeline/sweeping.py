@@ -46,7 +46,7 @@ def sweep(
         job = SweepJob(engine, folder, inputs, settings)
         tried, screened = job.screen(on_progress)
         fates = {one.name: one.fate for one in screened}
-        kept = [one.candidate.floors for one in tried if fates[one.name] == "kept"]
+        kept = [one.floors for one in tried if fates[one.name] == "kept"]
         if not kept:
             raise UsageError(_none_kept(screened))
         found = sweep_settings(

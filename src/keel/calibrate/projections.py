@@ -1,4 +1,4 @@
-"""How projections on the axis are distributed, token by token, at every layer."""
+"""Per-token projections of answers on the axis, and their distribution at every layer."""
 
 from __future__ import annotations
 

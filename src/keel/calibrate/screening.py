@@ -1,0 +1,244 @@
+"""Screening of a sweep: the grid of settings, cheap measures of each, and which are worth more.
+
+No judge is asked: price and effect come from a few answers that are there already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from keel.calibrate.floors import candidate_floors
+from keel.calibrate.price import divergences, read_last_layer
+from keel.calibrate.projections import Projections
+from keel.engines import Engine
+from keel.errors import TooFewSamplesError
+from keel.settings import Band, ScreenLimits, SweepGrid
+from keel.types import (
+    AssistantAxis,
+    Fate,
+    Floors,
+    Interval,
+    Rollout,
+    ScreenedSetting,
+    ScreenReading,
+)
+
+FEWEST_ANSWERS = 3
+"""Of each kind: with fewer there is no telling an effect from noise."""
+_TOGETHER = 8
+"""Settings whose price is measured in one call: they share the unsteered model's logits."""
+_ERRORS = 2.0
+"""Standard errors by which a difference must stand out."""
+
+
+# --- the grid: windows over the whole depth × heights of the floor ---
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One setting of the grid."""
+
+    floors: Floors
+    band: Band
+    nominal_firing: float = 0.0
+    """Share (0 to 1) of the calibration's (token, layer) slots under its floors."""
+
+    @property
+    def name(self) -> str:
+        """`layers_21:26-p75`."""
+        return self.floors.name
+
+
+def grid_settings(
+    grid: SweepGrid,
+    projections: Projections,
+    axis: AssistantAxis,
+    known: Mapping[str, Floors] | None = None,
+) -> list[GridPoint]:
+    """Every setting of the grid, with its nominal firing; no model runs.
+
+    `known` are floors by name that the run has already: a name means the same floors throughout a
+    run, so they are taken as they are.
+    """
+    points = []
+    for band in grid.bands(len(axis.direction)):
+        for candidate in candidate_floors(
+            projections, axis, [band], percentiles=grid.percentiles, deviations=grid.deviations
+        ):
+            floors = (known or {}).get(candidate.floors.name, candidate.floors)
+            shares = [projections.share_under(floor.layer, floor.value) for floor in floors]
+            points.append(GridPoint(floors, band, sum(shares) / len(shares)))
+    return points
+
+
+# --- cheap measures ---
+
+
+def screen_settings(
+    engine: Engine,
+    axis: AssistantAxis,
+    settings: Sequence[Floors],
+    *,
+    default: Sequence[Rollout],
+    roles: Sequence[Rollout],
+) -> Iterator[ScreenReading]:
+    """Firing, price and effect of each setting, a few settings at a time, in their order.
+
+    Price is the KL from the unsteered model on its own default answers; effect is the rise of
+    role-playing answers at the last layer, in gap units. Raises TooFewSamplesError where there
+    are too few answers to tell them from noise.
+    """
+    if min(len(default), len(roles)) < FEWEST_ANSWERS:
+        raise TooFewSamplesError(
+            f"screening has {len(default)} default and {len(roles)} role answers, expected "
+            f"{FEWEST_ANSWERS} of each or more; extract with more questions"
+        )
+    if not settings:
+        return
+    conversations = [rollout.conversation for rollout in (*default, *roles)]
+    before, _ = read_last_layer(engine, axis, conversations, ())
+    gap = float(axis.gap[-1])
+    for start in range(0, len(settings), _TOGETHER):
+        chunk = settings[start : start + _TOGETHER]
+        kls = divergences(
+            engine, conversations[: len(default)], [list(f) for f in chunk], lambda share: None
+        )
+        for floors, kl_N in zip(chunk, kls, strict=True):
+            after, firing = read_last_layer(engine, axis, conversations, tuple(floors))
+            pairs = list(zip(after, before, strict=True))[len(default) :]
+            yield ScreenReading(
+                name=floors.name,
+                realised_firing=sum(firing.values()) / len(firing),
+                kls=tuple(kl_N),
+                rises=tuple((high - low) / gap for high, low in pairs),
+            )
+
+
+# --- pruning: by cheap measures alone ---
+
+
+def is_inert_by_nominal(setting: GridPoint, limits: ScreenLimits) -> bool:
+    """Whether unsteered projections alone show that the floors would move almost nothing.
+
+    Floors before it raise what a floor sees, so it mostly fires less often than nominally.
+    """
+    return setting.nominal_firing < limits.min_firing
+
+
+def prune_settings(
+    settings: Sequence[GridPoint],
+    readings: Mapping[str, ScreenReading],
+    *,
+    layers: int,
+    limits: ScreenLimits = ScreenLimits(),
+) -> tuple[ScreenedSetting, ...]:
+    """The fate of every setting and why, in the order of the settings.
+
+    Those without a reading are inert by their nominal firing.
+    """
+    screened = {s.name: _screened(s, readings.get(s.name), limits) for s in settings}
+    kept = [setting for setting in screened.values() if setting.fate == "kept"]
+    stay: list[ScreenedSetting] = []
+    # Cheapest first: whatever dominates a setting was judged before it.
+    for setting in sorted(kept, key=_price):
+        near = (
+            other
+            for other in stay
+            if abs(_centre(other) - _centre(setting)) <= limits.neighbour_depth * layers
+        )
+        mine = readings[setting.name]
+        better = next((o for o in near if _dominates(readings[o.name], mine, limits)), None)
+        if better is None:
+            stay.append(setting)
+        else:
+            why = f"{better.name} is clearly cheaper and stronger"
+            screened[setting.name] = replace(setting, fate="dominated", why=why)
+    kept = [setting for setting in screened.values() if setting.fate == "kept"]
+    for setting in _in_excess(kept, limits.max_settings, layers):
+        why = f"more than {limits.max_settings} are left; this one lies near one that is measured"
+        screened[setting.name] = replace(setting, fate="crowded out", why=why)
+    return tuple(screened[setting.name] for setting in settings)
+
+
+def _screened(
+    setting: GridPoint, reading: ScreenReading | None, limits: ScreenLimits
+) -> ScreenedSetting:
+    """The setting by its own measures alone: inert, too dear, or kept so far."""
+    price = effect = firing = None
+    fate: Fate = "kept"
+    why = ""
+    if reading is None:
+        fate = "inert"
+        why = f"{setting.nominal_firing:.1%} of tokens lie under its floors; it was not tried"
+    else:
+        price, effect = _mean_interval(reading.kls), _mean_interval(reading.rises)
+        firing = reading.realised_firing
+        if firing < limits.min_firing:
+            fate, why = "inert", f"moves {firing:.1%} of slots, under {limits.min_firing:.0%}"
+        elif effect.low <= 0:
+            rise = f"{effect.value:+.2f} gaps, at least {effect.low:+.2f}"
+            fate, why = "inert", f"does not clearly raise answers in a role ({rise})"
+        elif price.low > limits.max_price:
+            fate = "too dear"
+            why = f"costs {price.value:.3f} nats per token, over {limits.max_price:g}"
+    return ScreenedSetting(
+        name=setting.name,
+        start=setting.band.start,
+        stop=setting.band.stop,
+        nominal_firing=setting.nominal_firing,
+        realised_firing=firing,
+        price=price,
+        effect=effect,
+        fate=fate,
+        why=why,
+    )
+
+
+def _dominates(better: ScreenReading, worse: ScreenReading, limits: ScreenLimits) -> bool:
+    """Whether the first is clearly cheaper and stronger, answer by answer."""
+    saved = _mean_interval([w - b for b, w in zip(better.kls, worse.kls, strict=True)])
+    gained = _mean_interval([b - w for b, w in zip(better.rises, worse.rises, strict=True)])
+    margin = limits.dominance_margin
+    is_cheaper = saved.low > 0 and saved.value >= margin * _mean_interval(worse.kls).value
+    is_stronger = gained.low > 0 and gained.value >= margin * _mean_interval(worse.rises).value
+    return is_cheaper and is_stronger
+
+
+def _in_excess(kept: Sequence[ScreenedSetting], most: int, layers: int) -> list[ScreenedSetting]:
+    """Those left over once as many as may be stay that lie far apart in depth and price.
+
+    The strongest stays first; then, again and again, the setting farthest from all that stay.
+    """
+    # Depth as a share, and price in powers of a hundred: both from about 0 to 1.
+    points = {s.name: (_centre(s) / layers, math.log(max(_price(s), 1e-4), 100)) for s in kept}
+    stay: list[tuple[float, float]] = []
+
+    def rank(setting: ScreenedSetting) -> tuple[float, float]:
+        distances = (math.dist(points[setting.name], other) for other in stay)
+        effect = setting.effect.value if setting.effect is not None else 0.0
+        return min(distances, default=math.inf), effect
+
+    left = list(kept)
+    while left and len(stay) < most:
+        chosen = max(left, key=rank)
+        stay.append(points[chosen.name])
+        left.remove(chosen)
+    return left
+
+
+def _price(setting: ScreenedSetting) -> float:
+    return setting.price.value if setting.price is not None else 0.0
+
+
+def _centre(setting: ScreenedSetting) -> float:
+    return (setting.start + setting.stop) / 2
+
+
+def _mean_interval(values: Sequence[float]) -> Interval:
+    """The mean ± two standard errors."""
+    mean = math.fsum(values) / len(values)
+    spread = math.fsum((value - mean) ** 2 for value in values)
+    error = math.sqrt(spread / max(1, len(values) - 1) / len(values))
+    return Interval(mean, mean - _ERRORS * error, mean + _ERRORS * error)
