@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest, kstest
 
 from keel.errors import TooFewSamplesError
@@ -13,6 +14,7 @@ from keel.statistics import (
     bootstrap_indices,
     clustered_correlation,
     difference_interval,
+    draw_counts,
     holm,
     newcombe,
     paired_p_value,
@@ -311,6 +313,10 @@ def test_bootstrap_indices_begin_with_the_data_as_they_are():
     assert drawn_SN.shape == (4, 5)
     assert drawn_SN[0].tolist() == [0, 1, 2, 3, 4]
     assert drawn_SN.equal(bootstrap_indices(5, 3, seed=0))
+
+
+def test_draws_are_counted_unit_by_unit():
+    assert draw_counts(torch.tensor([[0, 1, 2], [2, 2, 0]])).tolist() == [[1, 1, 1], [1, 0, 2]]
 
 
 def test_numbers_are_those_of_evaluations_already_made():

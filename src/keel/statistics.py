@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,6 +43,12 @@ def bootstrap_indices(count: int, resamples: int, seed: int) -> Int[Tensor, "res
     generator = torch.Generator().manual_seed(seed)
     drawn_SN = torch.randint(count, (resamples, count), generator=generator)
     return torch.cat([torch.arange(count)[None], drawn_SN])
+
+
+def draw_counts(drawn_SN: Int[Tensor, "resample unit"]) -> Float[Tensor, "resample unit"]:
+    """How often each unit is drawn, from the indices of as many units drawn."""
+    counts_SN = torch.zeros(drawn_SN.shape, dtype=torch.float64)
+    return counts_SN.scatter_add_(1, drawn_SN, torch.ones_like(counts_SN))
 
 
 def percentile_interval(value: float, resampled_S: Floats) -> Interval:

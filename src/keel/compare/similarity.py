@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from keel.geometry import cosine
-from keel.statistics import percentile_interval
+from keel.statistics import draw_counts, percentile_interval
 from keel.types import (
     DefaultShift,
     Interval,
@@ -124,9 +124,7 @@ def compare_axes(
 
     Both axes are made of the roles in common, the same ones drawn for both.
     """
-    counts_SN = torch.zeros(draws_SN.shape, dtype=torch.float64)
-    counts_SN.scatter_add_(1, draws_SN, torch.ones(draws_SN.shape, dtype=torch.float64))
-    weights_SN = counts_SN / draws_SN.shape[1]
+    weights_SN = draw_counts(draws_SN) / draws_SN.shape[1]
 
     def axes(model: tuple[Tensor, Stacked], layer: int) -> Float[Tensor, "resample hidden"]:
         default_LD, roles_NLD = model

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from keel.personas.cells import Cells
-from keel.statistics import percentile_interval
+from keel.statistics import draw_counts, percentile_interval
 from keel.types import Interval
 
 _AT_ONCE = 64
@@ -79,7 +79,7 @@ def _resampled(counts_NF: Tensor, resamples: int, draw: torch.Generator) -> _Mix
     source_SN[0] = torch.arange(rows)
     weight_SF = torch.ones(1 + resamples, folds, dtype=torch.int64)
     drawn_SF = torch.randint(folds, (resamples, folds), generator=draw)
-    weight_SF[1:] = torch.nn.functional.one_hot(drawn_SF, folds).sum(1)
+    weight_SF[1:] = draw_counts(drawn_SF).long()
     weighed_SNF = counts_NF[source_SN] * weight_SF[:, None]
     # A row with no rollout in the folds drawn keeps those that it has.
     is_empty_SN = weighed_SNF.sum(-1) == 0

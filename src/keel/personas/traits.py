@@ -18,7 +18,7 @@ from keel.geometry import cosine
 from keel.personas.axis import fit_space
 from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
 from keel.settings import TraitSettings
-from keel.statistics import bootstrap_indices, percentile_interval
+from keel.statistics import bootstrap_indices, draw_counts, percentile_interval
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -194,8 +194,8 @@ def trait_axis_cosines(
     same for all traits. Resampling only mixes cells anew: through the Gram matrix of a trait's own
     cells no resample touches the hidden dimension.
     """
-    drawn_SF = bootstrap_indices(cells.counts_NF.shape[1], settings.bootstrap, settings.seed)
-    drawn_SF = torch.nn.functional.one_hot(drawn_SF, cells.counts_NF.shape[1]).sum(1).double()
+    folds = cells.counts_NF.shape[1]
+    drawn_SF = draw_counts(bootstrap_indices(folds, settings.bootstrap, settings.seed))
     value_LN, low_LN, high_LN = (torch.zeros(len(axis_LD), len(cells.roles) // 2) for _ in range(3))
     for trait in range(len(cells.roles) // 2):
         rows = slice(1 + 2 * trait, 3 + 2 * trait)
