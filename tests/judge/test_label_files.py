@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keel.errors import MissingArtifactError, UsageError
-from keel.judge import LabelFile, in_same_words, read_labels
+from keel.judge import LabelFile, comparable_labels, read_labels
 
 
 def write(path: Path, text: str) -> Path:
@@ -76,10 +76,10 @@ def test_a_persons_role_scores_are_held_against_a_judges_words():
     person = LabelFile("me", {"a": "0", "b": "1", "c": "2", "d": "3"}, {})
     judge = LabelFile("it", {"a": "none", "d": "fully"}, {})
     coarse = {"a": "none", "b": "none", "c": "somewhat", "d": "fully"}
-    assert in_same_words(person, judge) == (coarse, judge.labels)
-    assert in_same_words(judge, person) == (judge.labels, coarse)
+    assert comparable_labels(person, judge) == (coarse, judge.labels)
+    assert comparable_labels(judge, person) == (judge.labels, coarse)
 
 
 def test_two_people_with_scores_are_compared_by_their_scores():
     one, two = LabelFile("a", {"x": "0"}, {}), LabelFile("b", {"x": "1"}, {})
-    assert in_same_words(one, two) == ({"x": "0"}, {"x": "1"})
+    assert comparable_labels(one, two) == ({"x": "0"}, {"x": "1"})

@@ -39,14 +39,14 @@ def agree(
 ) -> None:
     """Compare two judges, or a judge and a person: agreement, Cohen's kappa, confusion table."""
     from keel.errors import UsageError
-    from keel.judge import agree, in_same_words, read_labels
+    from keel.judge import agree, comparable_labels, read_labels
     from keel.report import Account
 
     if len(judges) not in (2, 3):
         raise UsageError(f"{len(judges)} places were given, expected two judges, or RUN and two")
     base = Path(judges[0]) if len(judges) == 3 else None
     a, b = (read_labels(_file(name, base)) for name in judges[-2:])
-    labels_a, labels_b = in_same_words(a, b)
+    labels_a, labels_b = comparable_labels(a, b)
     agreement = agree(
         labels_a,
         labels_b,

@@ -2,10 +2,10 @@
 
 from keel.judge.agreement import Agreement, agree
 from keel.judge.clusters import ClusterGrader, Clustering
-from keel.judge.endpoint import EndpointGrader, JudgingPrice
+from keel.judge.endpoint import EndpointGrader, JudgingPrice, PricedGrader
 from keel.judge.engine_judges import ChannelGrader, LabelGrader, LikelihoodJudge
 from keel.judge.heuristic import HeuristicGrader
-from keel.judge.labelling import LabelFile, LabellingSession, in_same_words, read_labels
+from keel.judge.labelling import LabelFile, LabellingSession, comparable_labels, read_labels
 from keel.judge.opening import JudgeOptions, judge, known_judges, open_grader
 from keel.judge.rollouts import (
     Judge,
@@ -30,9 +30,10 @@ __all__ = [
     "LabelGrader",
     "LabellingSession",
     "LikelihoodJudge",
+    "PricedGrader",
     "RubricJudge",
     "agree",
-    "in_same_words",
+    "comparable_labels",
     "judge",
     "known_judges",
     "open_grader",

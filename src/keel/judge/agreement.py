@@ -1,4 +1,4 @@
-"""How far two judges agree. Knows labels, not judges."""
+"""Agreement of two judges on the same cases: share, Cohen's κ, calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FEWEST = 2
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two judges said of the same cases."""
+    """How far two judges agree on the same cases."""
 
     n: int
     """Cases that both labelled."""

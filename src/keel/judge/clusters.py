@@ -83,9 +83,9 @@ class Clustering:
 class ClusterGrader:
     """A Grader whose labels are clusters of the very answers that it is given.
 
-    It has to be given all of them at once, of all arms: clusters of a part are other clusters. So
-    nothing is gone on with; sorted anew, the same cases get the same labels, in whatever order
-    they come. A rubric's instruction is not read.
+    It needs all answers of all arms at once, since clusters of a part are other clusters: earlier
+    verdicts are not reused. The same cases get the same labels in whatever order they come. The
+    rubric's instruction is not read.
     """
 
     def __init__(self, embed: Embed, *, clusters: int = CLUSTERS, seed: int = 0) -> None:

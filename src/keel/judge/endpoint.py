@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from keel.endpoint import (
     Connection,
@@ -20,7 +21,7 @@ from keel.endpoint import (
 from keel.judge.parsing import read_reply
 from keel.judge.prompting import make_judge_prompt, prompt_hash, reply_schema
 from keel.settings import EndpointLimits
-from keel.types import Case, Rubric, Verdict
+from keel.types import Case, Grader, Rubric, Verdict
 
 _LONGEST_REASON = 300
 
@@ -42,6 +43,14 @@ class JudgingPrice:
     """Of `tokens`; None where prices are not known."""
     most_cost_usd: float | None
     """Of `most_tokens`."""
+
+
+@runtime_checkable
+class PricedGrader(Grader, Protocol):
+    """A Grader that costs money, and can say how much before anything is asked."""
+
+    def price(self, cases: Iterable[Case], rubric: Rubric) -> JudgingPrice:
+        """What grading the cases will take; raises what grading them would of bad cases."""
 
 
 class EndpointGrader:

@@ -33,7 +33,7 @@ _NONSENSE = "nonsensical"
 
 @dataclass(frozen=True)
 class LabelGrader:
-    """Puts the question that other judges get, and reads how likely each label is as the reply.
+    """Gives an engine the prompt for judges, and reads how likely each label is as the reply.
 
     A model favours some labels whatever it reads. So each label's probability is divided by the
     one that it has where question and answer are blanks, and all are scaled to sum to 1

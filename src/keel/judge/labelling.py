@@ -22,12 +22,12 @@ COLUMNS = ("id", "label", "note")
 """Of a CSV; the note may be missing."""
 
 _COARSE = {"0": "none", "1": "none", "2": "somewhat", "3": "fully"}
-"""Scores of a role, as judgements of rollouts call them."""
+"""Scores of a role, and the labels that judgements of rollouts have for them."""
 
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What one judge or person said."""
+    """The labels that one judge or person gave."""
 
     name: str
     labels: Mapping[str, str]
@@ -55,15 +55,14 @@ def read_labels(path: str | Path) -> LabelFile:
     return _from_lines(path, text) if path.suffix == ".jsonl" else _from_csv(path, text)
 
 
-def in_same_words(a: LabelFile, b: LabelFile) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Both files' labels, with role scores called as judgements call them where only one has them.
+def comparable_labels(a: LabelFile, b: LabelFile) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Both files' labels; role scores become judgements' labels where only one file has scores.
 
     A role's 0 and 1 are `none`, 2 is `somewhat`, 3 is `fully`.
     """
     for scored, named in ((a, b), (b, a)):
-        said, coarse_said = set(scored.labels.values()), set(named.labels.values())
-        has_both = bool(said) and bool(coarse_said)
-        if has_both and said <= set(_COARSE) and coarse_said <= set(_COARSE.values()):
+        scores, names = set(scored.labels.values()), set(named.labels.values())
+        if scores and names and scores <= set(_COARSE) and names <= set(_COARSE.values()):
             coarse = {id: _COARSE[label] for id, label in scored.labels.items()}
             return (coarse, named.labels) if scored is a else (named.labels, coarse)
     return a.labels, b.labels
@@ -133,8 +132,8 @@ class LabellingSession:
     """Presents cases one by one, and writes their labels to a CSV.
 
     The order is random, by the seed, so that arms and roles mix; other judges' labels are not
-    known here. Each label is on the disk before the next item is shown;
-    a later session with the same file goes on with what is left.
+    known here. Each label is on the disk before the next item is shown; a later session with the
+    same file goes on with what is left.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class LabellingSession:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What an item may be labelled; empty where any whole number of a scale will do."""
+        """The labels to choose from; empty where any whole number of a scale will do."""
         return tuple(label.name for label in self.rubric.labels)
 
     @property
@@ -198,7 +197,7 @@ class LabellingSession:
             raise UsageError(f"label is {label!r}, expected a whole number from {low} to {high}")
 
     def _known(self) -> dict[str, str]:
-        """Labels of earlier sessions. Refuses to go on with a file that is none of a session's."""
+        """Labels of earlier sessions. Raises UsageError for a file that no session wrote."""
         if self._drop_torn() and (head := self._written()[0]) != list(COLUMNS):
             raise UsageError(
                 f"{self.path} begins with {','.join(head)!r}, expected {','.join(COLUMNS)!r}; "
@@ -220,7 +219,7 @@ class LabellingSession:
             return [row for row in csv.reader(handle) if row]
 
     def _drop_torn(self) -> bool:
-        """Cut off a last line that a kill left without its cells; whether any line is left."""
+        """Cut off a last line that a kill left without its cells; True where any line is left."""
         text = self.path.read_text(encoding="utf-8-sig")
         whole, _, last = text.rpartition("\n")
         if last and len(next(csv.reader([last]))) < len(COLUMNS):

@@ -41,8 +41,8 @@ class RubricJudge:
     """Judges by a grader's scores: roles 0 to 3, traits 0 to 100; the default plays no role.
 
     A role is `fully` played at 3, `somewhat` at 2, else not at all (Lu et al. 2026, section 2.1).
-    A trait counts as shown in thirds of its scale; what pairs of answers are told apart by is the
-    score itself.
+    A trait counts as shown in thirds of its scale; pairs of answers are compared by the score
+    itself.
     """
 
     grader: Grader

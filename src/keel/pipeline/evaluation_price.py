@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from keel.evaluate import Answerer, AnsweringPlan, batches_of, cases_of, plan_answers
-from keel.judge import EndpointGrader
+from keel.judge import PricedGrader
 from keel.pipeline.evaluating import Evaluation, begins_anew, left_of
 from keel.store import EvaluationFolder, RunFolder
 from keel.types import Answered, Grader, Rubric
@@ -54,13 +54,13 @@ def price_evaluation(
     if measure and batches:
         seconds = _batch_seconds(answerer, asked, plan) * batches
         found["minutes of answering, at most"] = round(seconds / 60, 1)
-    if judged_by is not None and isinstance(judged_by[0], EndpointGrader):
+    if judged_by is not None and isinstance(judged_by[0], PricedGrader):
         found |= _judging(judged_by[0], judged_by[1], asked, answers)
     return found
 
 
 def _judging(
-    grader: EndpointGrader, rubric: Rubric, asked: Evaluation, answers: int
+    grader: PricedGrader, rubric: Rubric, asked: Evaluation, answers: int
 ) -> dict[str, Any]:
     """Tokens and dollars of the judge, were every answer as long as it may be."""
     text = _WORD * asked.suite.sampling.max_new_tokens
