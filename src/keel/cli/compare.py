@@ -50,24 +50,25 @@ def compare(
     opened = [open_run(path) for path in runs]
     settings = given.over(CompareSettings())
     with console.waiting("comparing"):
-        found = pipeline.compare(opened, settings)
-        page = None if out is None else pipeline.comparison_page(opened, found)
+        pairs = pipeline.compare(opened, settings)
+        page = None if out is None else pipeline.comparison_page(opened, pairs)
     if out is not None and page is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
     if json:
-        console.print_json({"runs": runs, "page": out, "pairs": [_summary(one) for one in found]})
+        records = [_pair_record(pair) for pair in pairs]
+        console.print_json({"runs": runs, "page": out, "pairs": records})
         return
-    results.print_account(comparison_account(ComparisonInputs("", (), found)))
+    results.print_account(comparison_account(ComparisonInputs("", (), pairs)))
     if out is not None:
         results.print_next(f"[b]{escape(str(out))}[/b]")
 
 
-def _summary(found: RunComparison) -> dict[str, Any]:
+def _pair_record(pair: RunComparison) -> dict[str, Any]:
+    """A comparison as plain values, with partners of components counted from 1."""
     partners = {
-        what: None if space is None else [place + 1 for place in space.partners]
-        for what, space in (("roles", found.roles), ("traits", found.traits))
+        what: None if space is None else [index + 1 for index in space.partners]
+        for what, space in (("roles", pair.roles), ("traits", pair.traits))
     }
-    told = console.plain(found)
-    assert isinstance(told, dict)
-    return {**told, "most_like": partners}
+    record: dict[str, Any] = console.plain(pair)
+    return {**record, "most_like": partners}

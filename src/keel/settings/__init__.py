@@ -4,6 +4,7 @@ Each is a frozen dataclass that checks itself; under each field stands what it d
 their help, the docs and Python take names, defaults and sentences from here. Loads no torch.
 """
 
+from keel.settings.analysis import ChatSettings, CompareSettings, DriftSettings
 from keel.settings.calibrate import (
     Band,
     CalibrateSettings,
@@ -12,7 +13,6 @@ from keel.settings.calibrate import (
     SweepSettings,
     SweepSources,
 )
-from keel.settings.compare import CompareSettings
 from keel.settings.engines import ClusterSettings, LoadSettings, OpeningSettings, VllmSettings
 from keel.settings.evaluate import CapabilitySettings, EvaluateSettings
 from keel.settings.extract import (
@@ -42,7 +42,6 @@ from keel.settings.flags import (
     sentences,
 )
 from keel.settings.judging import EndpointLimits, GraderSettings, JudgeSettings, LabelSettings
-from keel.settings.talk import ChatSettings, DriftSettings
 
 __all__ = [
     "JUDGING",

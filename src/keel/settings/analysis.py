@@ -1,10 +1,11 @@
-"""How conversations are held, read and answered anew."""
+"""How a finished run is used: chats, conversations read along its axis, comparisons."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from keel.errors import UsageError
 from keel.settings.extract import Sampling
 from keel.settings.flags import Flag
 
@@ -36,3 +37,20 @@ class DriftSettings:
     """Of a replay's answers."""
     seed: Annotated[int, Flag("--seed")] = 0
     """Decides every draw of a replay's answers."""
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """How two runs are compared."""
+
+    bootstrap: Annotated[int, Flag("--bootstrap", least=1)] = 500
+    """Resamples of roles or traits behind each interval."""
+    components: Annotated[int, Flag("--components", least=1)] = 5
+    """Principal components to compare, at the most."""
+    seed: Annotated[int, Flag("--seed")] = 0
+    """Decides every resample."""
+
+    def __post_init__(self) -> None:
+        for name in ("bootstrap", "components"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
