@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keel.report import ReportInputs
 from keel.report import figures as draw
 from keel.report.figures import theme
-from keel.report.figures.labels import Canvas, place_labels
+from keel.report.figures.labels import Canvas, position_labels
 from keel.report.standings import RoleStanding
 from keel.types import Calibration, PersonaMap, PersonaSpace, PricedSetting
 
@@ -66,7 +66,7 @@ points = st.lists(
 def test_no_name_covers_another_name_or_a_point(spots: list[tuple[float, float]]) -> None:
     names = [f"role_{i}" for i in range(len(spots))]
     canvas = Canvas(300, 200, (0, 300), (0, 200))
-    places = place_labels(canvas, spots, names)
+    places = position_labels(canvas, spots, names)
     boxes = [
         box(x, 200 - y, name, place)
         for (x, y), name, place in zip(spots, names, places, strict=True)
@@ -81,13 +81,16 @@ def test_no_name_covers_another_name_or_a_point(spots: list[tuple[float, float]]
 def test_a_name_that_must_be_there_chooses_first() -> None:
     canvas = Canvas(100, 60, (0, 100), (0, 60))
     crowd = [(50.0 + i, 30.0) for i in range(5)]
-    places = place_labels(canvas, crowd, ["abcd"] * 5, first=[2])
+    places = position_labels(canvas, crowd, ["abcd"] * 5, first=[2])
     assert places[2] == "top center"  # the dots beside it take both sides
 
 
 def test_a_point_without_a_place_is_passed_over() -> None:
     canvas = Canvas(100, 100, (0, 1), (0, 1))
-    assert place_labels(canvas, [(math.nan, 0.5), (0.5, 0.5)], ["a", "b"]) == ["", "middle right"]
+    assert position_labels(canvas, [(math.nan, 0.5), (0.5, 0.5)], ["a", "b"]) == [
+        "",
+        "middle right",
+    ]
 
 
 def test_the_scatter_holds_every_role_where_it_lies(

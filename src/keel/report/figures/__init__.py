@@ -1,21 +1,17 @@
 """The figures of a report, one Plotly figure per function. Knows nothing of pages."""
 
-from keel.report.figures.comparison import draw_components, draw_layers, draw_shifts
 from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectories
-from keel.report.figures.drift_harm import draw_harm_by_projection
 from keel.report.figures.evaluation import (
+    draw_harm_by_projection,
     draw_label_curve,
     draw_label_shares,
     draw_rates,
     labels_of,
 )
-from keel.report.figures.floors import ALWAYS, SELDOM, draw_firing, draw_histograms
-from keel.report.figures.frontier import draw_frontier, draw_screening
-from keel.report.figures.price import draw_prices
-from keel.report.figures.quality import draw_quality
-from keel.report.figures.ranks import draw_ranks
-from keel.report.figures.space import draw_space, draw_variance
-from keel.report.figures.traits import draw_leanings
+from keel.report.figures.floors import ALWAYS, SELDOM, draw_firing, draw_histograms, draw_prices
+from keel.report.figures.layers import draw_components, draw_layers, draw_quality, draw_shifts
+from keel.report.figures.space import draw_leanings, draw_ranks, draw_space, draw_variance
+from keel.report.figures.sweep import draw_frontier, draw_screening
 
 __all__ = [
     "ALWAYS",

@@ -1,4 +1,4 @@
-"""An evaluation: rates arm by arm, shares of labels, and labels along a sweep of strengths."""
+"""An evaluation: rates arm by arm, shares of labels, and harm by where first answers stood."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from keel.report.figures import theme
-from keel.report.figures.text import hover_box, plain
-from keel.types import UNSTEERED, ArmResult, Interval
-from keel.words import fixed, number, percent
+from keel.report.figures.theme import hover_box, plain
+from keel.types import UNSTEERED, ArmResult, Interval, RateInRange
+from keel.words import counted, fixed, number, percent
 
 _ROW_PX = 34
-_MARGIN = {"l": 150, "r": 24, "t": 24, "b": 56}
+_LEFT_PX, _TOP_PX = 150, 24
 _TOOLBAR_PX = 28
 """Plotly's own buttons stand at the top right, where a legend may reach."""
+_UNITS = {"gaps": "gap units: 0 the roles' mean, 1 the default's", "raw": "raw projection"}
 
 
 def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | None) -> go.Figure:
-    """One row per arm with its interval, in the order given; what is bare as a dashed line."""
-    places = list(range(len(arms)))[::-1]
-    figure = theme.blank_figure(_ROW_PX * len(arms) + 100, margin=_MARGIN)
+    """One row per arm with its interval, in the order given; what is bare as a dashed line.
+
+    Unsteered is in the default's blue, caps in the floor's vermillion, others in grey.
+    """
+    rows = list(range(len(arms)))[::-1]
+    figure = theme.new_figure(_ROW_PX * len(arms) + 100, margin={"l": _LEFT_PX})
     rates = [arm.rate for arm in arms]
-    figure.add_scatter(
-        x=theme.rounded(rate.value for rate in rates),
-        y=places,
-        mode="markers",
-        marker={"size": 11, "color": [_colour(arm.arm) for arm in arms]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": theme.rounded(rate.high - rate.value for rate in rates),
-            "arrayminus": theme.rounded(rate.value - rate.low for rate in rates),
-            "thickness": 1.4,
-            "color": "#8A8F98",
-        },
-        hoverinfo="text",
-        hovertext=[_describe(arm) for arm in arms],
-        showlegend=False,
+    colours = [
+        theme.DEFAULT_COLOUR
+        if arm.arm == UNSTEERED
+        else theme.FLOOR_COLOUR
+        if arm.arm.startswith("capped")
+        else theme.ROLES_COLOUR
+        for arm in arms
+    ]
+    figure.add_trace(
+        theme.points(
+            [rate.value for rate in rates],
+            rows,
+            [_describe_arm(arm) for arm in arms],
+            marker={"size": 11, "color": colours},
+            error_x=theme.error_bars(rates, thickness=1.4),
+            showlegend=False,
+        )
     )
     if baseline is not None:
         figure.add_vline(
@@ -46,59 +51,69 @@ def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | 
             annotation_text="bare requests",
             annotation_font_size=theme.LABEL_PX,
         )
-    _dress_rates(figure, rates, measure)
-    figure.update_yaxes(
-        tickvals=places,
-        ticktext=[plain(arm.arm) for arm in arms],
-        range=[-0.6, len(arms) - 0.4],
-        showgrid=False,
-    )
+    ends = [end for rate in rates for end in (rate.low, rate.high)]
+    if min(ends) >= 0 and max(ends) <= 1:
+        figure.update_xaxes(title_text=plain(measure), range=[0, 1], tickformat=".0%")
+    else:
+        figure.update_xaxes(title_text=plain(measure), range=theme.padded_range(ends))
+    names = [plain(arm.arm) for arm in arms]
+    theme.name_rows(figure, rows, names, range=[-0.6, len(arms) - 0.4])
     return figure
+
+
+def _describe_arm(arm: ArmResult) -> str:
+    details = [arm.rate.text(number), f"n = {arm.n}"]
+    if arm.difference is not None:
+        details.append(f"against unsteered {fixed(arm.difference.value, 3)}")
+    return hover_box(arm.arm, *details)
 
 
 def draw_label_shares(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> go.Figure:
     """A stacked bar per arm: the share of each label."""
     labels = labels_of(arms)
-    places = list(range(len(arms)))[::-1]
-    height = _ROW_PX * len(arms) + 100 + _TOOLBAR_PX + theme.legend_px(len(labels))
-    margin = {**_MARGIN, "t": _MARGIN["t"] + _TOOLBAR_PX}
-    figure = theme.blank_figure(height, barmode="stack", margin=margin)
+    rows = list(range(len(arms)))[::-1]
+    figure = theme.new_figure(
+        _ROW_PX * len(arms) + 100 + _TOOLBAR_PX + theme.legend_px(len(labels)),
+        barmode="stack",
+        margin={"l": _LEFT_PX, "t": _TOP_PX + _TOOLBAR_PX},
+    )
     for label in labels:
         shares = [arm.labels.get(label, 0.0) for arm in arms]
         figure.add_bar(
             x=theme.rounded(shares),
-            y=places,
+            y=rows,
             orientation="h",
             name=plain(label),
             marker_color=colours[label],
-            hoverinfo="text",
             hovertext=[f"{plain(label)}: {percent(share, 1)}" for share in shares],
         )
     figure.update_xaxes(title_text="share of answers", range=[0, 1], tickformat=".0%")
-    figure.update_yaxes(tickvals=places, ticktext=[plain(arm.arm) for arm in arms], showgrid=False)
+    theme.name_rows(figure, rows, [plain(arm.arm) for arm in arms])
     return figure
 
 
 def draw_label_curve(
-    points: Sequence[tuple[float, ArmResult]], colours: Mapping[str, str]
+    arms: Sequence[tuple[float, ArmResult]], colours: Mapping[str, str]
 ) -> go.Figure:
     """Shares of labels stacked over the strength of steering (Lu et al. 2026, figure 4).
 
-    Each point is a strength, in residual norms, and the arm that took it.
+    Each arm comes with its strength, in residual norms.
     """
-    labels = labels_of([arm for _, arm in points])
-    figure = theme.blank_figure(400, hovermode="x unified")
-    for label in labels:
-        figure.add_scatter(
-            x=theme.rounded(strength for strength, _ in points),
-            y=theme.rounded(arm.labels.get(label, 0.0) for _, arm in points),
-            name=plain(label),
-            mode="lines+markers",
-            stackgroup="labels",
-            line={"width": 1, "color": colours[label]},
-            marker={"size": 5},
-            fillcolor=colours[label],
-            hovertemplate="%{y:.0%}",
+    figure = theme.new_figure(400, hovermode="x unified")
+    for label in labels_of([arm for _, arm in arms]):
+        figure.add_trace(
+            theme.line(
+                [strength for strength, _ in arms],
+                [arm.labels.get(label, 0.0) for _, arm in arms],
+                name=plain(label),
+                mode="lines+markers",
+                stackgroup="labels",
+                line={"width": 1, "color": colours[label]},
+                marker={"size": 5},
+                fillcolor=colours[label],
+                hoverinfo="all",
+                hovertemplate="%{y:.0%}",
+            )
         )
     figure.update_xaxes(title_text="← away from the Assistant    strength    towards it →")
     figure.update_yaxes(title_text="share of answers", range=[0, 1], tickformat=".0%")
@@ -110,24 +125,52 @@ def labels_of(arms: Sequence[ArmResult]) -> list[str]:
     return list(dict.fromkeys(label for arm in arms for label in arm.labels))
 
 
-def _dress_rates(figure: go.Figure, rates: Sequence[Interval], measure: str) -> None:
-    ends = [value for rate in rates for value in (rate.low, rate.high)]
-    if min(ends) >= 0 and max(ends) <= 1:
-        figure.update_xaxes(title_text=plain(measure), range=[0, 1], tickformat=".0%")
-    else:
-        figure.update_xaxes(title_text=plain(measure), range=theme.padded_range(ends))
+def draw_harm_by_projection(
+    bins: Sequence[RateInRange], *, measure: str, correlation: Interval | None
+) -> go.Figure:
+    """How often second answers count, by where first answers stood on the axis.
 
-
-def _colour(arm: str) -> str:
-    """Unsteered in the default's blue, the cap in the floor's vermillion, others in grey."""
-    if arm == UNSTEERED:
-        return theme.DEFAULT_COLOUR
-    return theme.FLOOR_COLOUR if arm.startswith("capped") else theme.ROLES_COLOUR
-
-
-def _describe(arm: ArmResult) -> str:
-    rate = arm.rate
-    told = [f"{number(rate.value)} ({number(rate.low)} to {number(rate.high)})", f"n = {arm.n}"]
-    if arm.difference is not None:
-        told.append(f"against unsteered {fixed(arm.difference.value, 3)}")
-    return hover_box(arm.arm, *told)
+    A point per bin of first answers with its interval (Lu et al. 2026, figure 8).
+    """
+    figure = theme.new_figure(380)
+    rates = [stretch.rate for stretch in bins]
+    middles = [(stretch.low + stretch.high) / 2 for stretch in bins]
+    spans = [
+        Interval(middle, stretch.low, stretch.high)
+        for middle, stretch in zip(middles, bins, strict=True)
+    ]
+    figure.add_trace(
+        theme.points(
+            middles,
+            [rate.value for rate in rates],
+            [
+                hover_box(
+                    f"{fixed(stretch.low)} to {fixed(stretch.high)}",
+                    stretch.rate.text(percent),
+                    counted(stretch.n, "answer"),
+                )
+                for stretch in bins
+            ],
+            mode="lines+markers",
+            line={"color": theme.ROLES_COLOUR, "width": 1, "dash": "dot"},
+            marker={"size": 10, "color": theme.DEFAULT_COLOUR},
+            error_x=theme.error_bars(spans, width=0),
+            error_y=theme.error_bars(rates, width=0),
+            showlegend=False,
+        )
+    )
+    if correlation is not None:
+        figure.add_annotation(
+            text=f"r = {correlation.text()}",
+            xref="paper",
+            yref="paper",
+            x=0.99,
+            y=0.98,
+            showarrow=False,
+            font={"size": theme.LABEL_PX, "color": theme.FAINT},
+        )
+    unit = _UNITS[bins[0].unit] if bins else ""
+    figure.update_xaxes(title_text=f"first answer on the axis, {unit} →")
+    top = max([0.1, *(rate.high for rate in rates)])
+    figure.update_yaxes(title_text=plain(measure), range=[0, 1.05 * top], tickformat=".0%")
+    return figure

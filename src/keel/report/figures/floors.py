@@ -1,24 +1,35 @@
-"""Where floors lie among the projections, and how often they move a token."""
+"""Floors: where they lie among the projections, how often they fire, and what they cost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
-from keel.types import LayerCalibration, PricedSetting
+from keel.report.figures.labels import Canvas, position_labels
+from keel.report.figures.theme import hover_box, plain
+from keel.types import Calibration, LayerCalibration, PricedSetting
+from keel.words import fixed, number, percent
 
 SELDOM, ALWAYS = 0.15, 0.80
 """Firing rates under which a floor hardly acts, and over which it pushes rather than caps."""
 _ROW_PX = 190
+_PRICES_PX = 480
+_MARGIN = {"l": 64, "r": 24, "t": 40, "b": 60}
+_CANVAS_PX = (770.0, _PRICES_PX - _MARGIN["t"] - _MARGIN["b"])
+_WIDE = 20.0
+"""Ratio of largest to smallest price from which the price axis is logarithmic."""
 
 
 def draw_histograms(layers: Sequence[LayerCalibration], floors: Mapping[int, float]) -> go.Figure:
     """One panel per layer: per-token projections of default and roles, and the floor."""
-    columns = _columns(len(layers))
-    rows = -(-len(layers) // columns)
+    panels = len(layers)
+    # Panels side by side: as few empty cells as can be.
+    columns = panels if panels < 4 else min((4, 5, 3), key=lambda columns: -panels % columns)
+    rows = -(-panels // columns)
     figure = make_subplots(
         rows=rows,
         cols=columns,
@@ -27,9 +38,10 @@ def draw_histograms(layers: Sequence[LayerCalibration], floors: Mapping[int, flo
         vertical_spacing=0.34 / rows if rows > 1 else 0,
         horizontal_spacing=0.05,
     )
-    for place, layer in enumerate(layers):
-        cell = (place // columns + 1, place % columns + 1)
-        _add_panel(figure, cell, layer, floors[layer.layer], is_first=place == 0)
+    for index, layer in enumerate(layers):
+        for trace in _panel(layer, floors[layer.layer]):
+            trace.update(legendgroup=trace.name, showlegend=index == 0)
+            figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
     theme.dress(figure, _ROW_PX * rows + 130, margin={"l": 56, "r": 16, "t": 68, "b": 52})
     figure.update_layout(legend_y=1 + 34 / (_ROW_PX * rows))
     figure.update_annotations(font={"size": theme.FONT_PX, "color": theme.INK})
@@ -38,104 +50,134 @@ def draw_histograms(layers: Sequence[LayerCalibration], floors: Mapping[int, flo
     return figure
 
 
-def _columns(panels: int) -> int:
-    """Panels side by side: as few empty places as can be."""
-    return panels if panels < 4 else min((4, 5, 3), key=lambda columns: -panels % columns)
+def _panel(layer: LayerCalibration, floor: float) -> list[go.Scatter]:
+    """Both histograms as the outlines of their bars, and the floor as an upright line."""
+    edges = [layer.bin_edges[0], *layer.bin_edges]
+    outlines = [
+        theme.line(
+            edges,
+            [0.0, *(100 * share for share in shares), 0.0],
+            name=name,
+            line={"color": colour, "width": 1.2, "shape": "hv"},
+            fill="tozeroy",
+            fillcolor=fill,
+            hoverinfo="x+y+name",
+        )
+        for name, shares, colour, fill in (
+            ("role tokens", layer.role_share, theme.ROLES_COLOUR, "rgba(138,143,152,0.28)"),
+            ("default tokens", layer.default_share, theme.DEFAULT_COLOUR, "rgba(0,114,178,0.22)"),
+        )
+    ]
+    top = 100 * max([*layer.default_share, *layer.role_share], default=0.0)
+    mark = theme.line(
+        [floor, floor],
+        [0.0, 1.05 * top],
+        name="floor",
+        line={"color": theme.FLOOR_COLOUR, "width": 2},
+        hovertext=f"floor {floor:.4g}",
+    )
+    return [*outlines, mark]
 
 
 def draw_firing(setting: PricedSetting) -> go.Figure:
     """Share of tokens that each floor of a setting moves, nominal beside realised."""
     layers = sorted(set(setting.nominal_firing) | set(setting.realised_firing))
-    margin = {"l": 64, "r": 170, "t": 40, "b": 52}
-    figure = theme.blank_figure(340, margin=margin, barmode="group", bargap=0.35, bargroupgap=0.08)
-    _add_bars(
-        figure, layers, setting.nominal_firing, name="nominal: this floor alone", colour="#BFC4CB"
+    figure = theme.new_figure(
+        340,
+        margin={"r": 170, "t": 40, "b": 52},
+        barmode="group",
+        bargap=0.35,
+        bargroupgap=0.08,
     )
-    _add_bars(
-        figure,
-        layers,
-        setting.realised_firing,
-        name="realised: the whole band at once",
-        colour=theme.FLOOR_COLOUR,
-    )
-    _add_guide(figure, SELDOM, "under 15 %: hardly acts")
-    _add_guide(figure, ALWAYS, "over 80 %: constant push")
+    for name, firing, colour in (
+        ("nominal: this floor alone", setting.nominal_firing, "#BFC4CB"),
+        ("realised: the whole band at once", setting.realised_firing, theme.FLOOR_COLOUR),
+    ):
+        shares = [firing.get(layer, 0.0) for layer in layers]
+        figure.add_bar(
+            x=[str(layer) for layer in layers],
+            y=theme.rounded(100 * share for share in shares),
+            name=name,
+            marker_color=colour,
+            hovertext=[
+                f"layer {layer}: {percent(share, 1)}"
+                for layer, share in zip(layers, shares, strict=True)
+            ],
+        )
+    theme.mark_level(figure, 100 * SELDOM, "under 15 %: hardly acts")
+    theme.mark_level(figure, 100 * ALWAYS, "over 80 %: constant push")
     figure.update_xaxes(title_text="layer", type="category")
     figure.update_yaxes(title_text="tokens moved (%)", range=[0, 100])
     return figure
 
 
-def _add_panel(
-    figure: go.Figure,
-    cell: tuple[int, int],
-    layer: LayerCalibration,
-    floor: float,
-    *,
-    is_first: bool,
-) -> None:
-    for name, shares, colour, fill in (
-        ("role tokens", layer.role_share, theme.ROLES_COLOUR, "rgba(138,143,152,0.28)"),
-        ("default tokens", layer.default_share, theme.DEFAULT_COLOUR, "rgba(0,114,178,0.22)"),
+def draw_prices(calibration: Calibration) -> go.Figure:
+    """Every setting by price and effect, the bound as a line, the chosen one in blue."""
+    settings, bound = calibration.settings, calibration.price_bound
+    prices = [*(setting.kl_default for setting in settings), bound]
+    is_log = min(prices) > 0 and max(prices) / min(prices) > _WIDE
+    # Ranges and texts of a logarithmic axis are given to Plotly as logarithms.
+    *at_x, bound_x = (math.log10(price) if is_log else price for price in prices)
+    effects = [setting.shift_gaps for setting in settings]
+    x_range = theme.padded_range([*at_x, bound_x])
+    y_range = theme.padded_range([0.0, *effects])
+    canvas = Canvas(*_CANVAS_PX, x_range, y_range)
+    bound_px = canvas.pixels(bound_x, 0)[0]
+    chosen = [at for at, setting in enumerate(settings) if setting.name == calibration.chosen]
+    positions = position_labels(
+        canvas,
+        list(zip(at_x, effects, strict=True)),
+        [setting.name for setting in settings],
+        first=chosen,
+        kept_free=[(bound_px - 1, 0, bound_px + 1, canvas.height_px)],
+        radius_px=7.0,
+    )
+    figure = theme.new_figure(_PRICES_PX, margin=_MARGIN)
+    tried = [at for at in range(len(settings)) if at not in chosen]
+    for name, members, marker in (
+        ("tried", tried, {"color": theme.ROLES_COLOUR, "symbol": "circle", "size": 9}),
+        ("chosen", chosen, {"color": theme.DEFAULT_COLOUR, "symbol": "star", "size": 17}),
     ):
-        trace = _steps(layer.bin_edges, shares, name=name, colour=colour, fill=fill)
-        figure.add_trace(trace.update(showlegend=is_first), row=cell[0], col=cell[1])
-    top = 100 * max([*layer.default_share, *layer.role_share], default=0.0)
-    figure.add_scatter(
-        x=theme.rounded([floor, floor]),
-        y=theme.rounded([0.0, 1.05 * top]),
-        mode="lines",
-        name="floor",
-        line={"color": theme.FLOOR_COLOUR, "width": 2},
-        hoverinfo="text",
-        hovertext=f"floor {floor:.4g}",
-        legendgroup="floor",
-        showlegend=is_first,
-        row=cell[0],
-        col=cell[1],
+        figure.add_trace(
+            theme.points(
+                [settings[at].kl_default for at in members],
+                [effects[at] for at in members],
+                [_describe_price(settings[at]) for at in members],
+                mode="markers+text",
+                name=name,
+                marker=marker,
+                text=[plain(settings[at].name) if positions[at] else "" for at in members],
+                textposition=[positions[at] or "top center" for at in members],
+                textfont={"size": theme.LABEL_PX, "color": theme.INK},
+            )
+        )
+    # Plotly takes a line's price as it is even on a logarithmic axis, a text's as a logarithm.
+    figure.add_vline(x=bound, line={"color": theme.INK, "width": 1, "dash": "dash"})
+    figure.add_annotation(
+        x=bound_x,
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        text=f"bound {number(bound)}",
+        showarrow=False,
+        font={"size": theme.LABEL_PX},
     )
-
-
-def _steps(
-    edges: Sequence[float], shares: Sequence[float], *, name: str, colour: str, fill: str
-) -> go.Scatter:
-    """A histogram as the outline of its bars."""
-    heights = [0.0, *(100 * share for share in shares), 0.0]
-    return go.Scatter(
-        x=theme.rounded([edges[0], *edges]),
-        y=theme.rounded(heights),
-        mode="lines",
-        name=name,
-        line={"color": colour, "width": 1.2, "shape": "hv"},
-        fill="tozeroy",
-        fillcolor=fill,
-        hoverinfo="x+y+name",
-        legendgroup=name,
+    scale = ", log scale" if is_log else ""
+    figure.update_xaxes(
+        type="linear",
+        range=x_range,
+        title_text=f"price: KL on default answers (nats per token{scale})",
     )
+    if is_log:
+        figure.update_xaxes(theme.log_axis(prices))
+    figure.update_yaxes(range=y_range, title_text="effect: rise of role answers (gap units)")
+    return figure
 
 
-def _add_bars(
-    figure: go.Figure, layers: Sequence[int], firing: Mapping[int, float], *, name: str, colour: str
-) -> None:
-    shares = [firing.get(layer, 0.0) for layer in layers]
-    figure.add_bar(
-        x=[str(layer) for layer in layers],
-        y=theme.rounded(100 * share for share in shares),
-        name=name,
-        marker_color=colour,
-        hoverinfo="text",
-        hovertext=[f"layer {at}: {100 * s:.1f} %" for at, s in zip(layers, shares, strict=True)],
-    )
-
-
-def _add_guide(figure: go.Figure, share: float, told: str) -> None:
-    figure.add_hline(
-        y=100 * share,
-        line={"color": theme.FAINT, "width": 1, "dash": "dot"},
-        annotation={
-            "text": told,
-            "font": {"size": theme.LABEL_PX, "color": theme.FAINT},
-            "x": 1.005,
-            "xanchor": "left",
-            "yanchor": "middle",
-        },
+def _describe_price(setting: PricedSetting) -> str:
+    return hover_box(
+        setting.name,
+        f"price {number(setting.kl_default)} nats per token",
+        f"effect {fixed(setting.shift_gaps)} gap units",
+        f"{percent(setting.firing_rate)} of slots moved",
     )

@@ -14,7 +14,7 @@ from keel.report.figures.theme import LABEL_PX
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
-_PLACES = (
+_TEXT_POSITIONS = (
     "middle right",
     "middle left",
     "top center",
@@ -44,7 +44,7 @@ class Canvas:
         return across * self.width_px, (1 - up) * self.height_px
 
 
-def place_labels(
+def position_labels(
     canvas: Canvas,
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
@@ -53,11 +53,11 @@ def place_labels(
     kept_free: Sequence[Box] = (),
     radius_px: float = 6.0,
 ) -> list[str]:
-    """Plotly text position of each name, empty where no place is free.
+    """Plotly text position of each name, empty where none is free.
 
     Names in `first` choose before the others, then those farthest from the middle: they are the
     ones a reader looks for. No name enters `kept_free`. Greedy, so the same points always get the
-    same places.
+    same positions.
     """
     spots = [canvas.pixels(x, y) if _finite(x, y) else None for x, y in points]
     taken = [*kept_free, *(_square(spot, radius_px) for spot in spots if spot is not None)]
@@ -66,9 +66,9 @@ def place_labels(
         spot = spots[index]
         if spot is None or not names[index]:
             continue
-        place, box = _free_place(canvas, spot, names[index], taken, radius_px)
+        position, box = _free_position(canvas, spot, names[index], taken, radius_px)
         if box is not None:
-            chosen[index] = place
+            chosen[index] = position
             taken.append(box)
     return chosen
 
@@ -87,23 +87,23 @@ def _order(spots: Sequence[tuple[float, float] | None], first: Sequence[int]) ->
     return sorted(range(len(spots)), key=rank)
 
 
-def _free_place(
+def _free_position(
     canvas: Canvas, spot: tuple[float, float], name: str, taken: Sequence[Box], radius_px: float
 ) -> tuple[str, Box | None]:
     obstacles = np.array(taken)
     width, height = len(name) * LABEL_PX * _GLYPH_SHARE, LABEL_PX * 1.25
-    for place in _PLACES:
-        box = _label_box(spot, place, (width, height), radius_px)
+    for position in _TEXT_POSITIONS:
+        box = _label_box(spot, position, (width, height), radius_px)
         if _is_inside(box, canvas) and not _overlaps(box, obstacles):
-            return place, box
+            return position, box
     return "", None
 
 
 def _label_box(
-    spot: tuple[float, float], place: str, size: tuple[float, float], radius_px: float
+    spot: tuple[float, float], position: str, size: tuple[float, float], radius_px: float
 ) -> Box:
     """The rectangle that Plotly fills with a text at a position beside a marker."""
-    vertical, horizontal = place.split()
+    vertical, horizontal = position.split()
     gap = radius_px + 1
     left = spot[0] + {"left": -gap - size[0], "center": -size[0] / 2, "right": gap}[horizontal]
     top = spot[1] + {"top": -gap - size[1], "middle": -size[1] / 2, "bottom": gap}[vertical]

@@ -1,4 +1,4 @@
-"""Colours, type and empty figures, the same in every picture.
+"""Colours, type, texts and the few traces that every picture is made of.
 
 Colours are from Okabe and Ito's palette, which colour-blind readers tell apart: blue is always
 the default, vermillion always a floor; roles take the others.
@@ -7,11 +7,13 @@ the default, vermillion always a floor; roles take the others.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
+from keel.types import Interval
 from keel.words import number
 
 DEFAULT_COLOUR = "#0072B2"
@@ -20,11 +22,44 @@ ROLES_COLOUR = "#8A8F98"
 """Roles taken together."""
 INK = "#1F2933"
 FAINT = "#6B7280"
-GRID = "#E8EAED"
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+PALE = "#B8BDC5"
+EDGE = "#C9CDD3"
 FONT_PX = 12
 LABEL_PX = 11
+HOVER_COLUMNS = 64
+"""Characters per line of a hover box."""
+LONGEST_QUOTE = 420
+"""Characters of an answer that a hover box shows."""
 
+_FONT = {
+    "family": 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif',
+    "size": FONT_PX,
+    "color": INK,
+}
+_AXIS = {
+    "gridcolor": "#E8EAED",
+    "linecolor": PALE,
+    "zeroline": False,
+    "ticks": "outside",
+    "tickcolor": PALE,
+    "ticklen": 4,
+    "showline": True,
+}
+TEMPLATE = go.layout.Template(
+    layout={
+        "margin": {"l": 64, "r": 24, "t": 24, "b": 56},
+        "font": _FONT,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": EDGE, "font": _FONT},
+        "modebar": {"bgcolor": "rgba(255,255,255,0.8)", "color": "#9AA1AB", "activecolor": INK},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "xaxis": {**_AXIS, "title": {"standoff": 12}},
+        "yaxis": {**_AXIS, "title": {"standoff": 8}, "automargin": True},
+    },
+    data={"scatter": [{"hoverinfo": "text"}], "bar": [{"hoverinfo": "text"}]},
+)
 _KINDS = (
     ("#009E73", "circle"),
     ("#CC79A7", "diamond"),
@@ -38,61 +73,124 @@ _KINDS = (
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
-def kind_style(place: int) -> tuple[str, str]:
-    """Colour and marker symbol of the kind at a place; two cues, so that grey print works.
+def kind_style(index: int) -> tuple[str, str]:
+    """Colour and marker symbol of the kind at an index; two cues, so that grey print works.
 
     Past the last colour the symbols begin anew, hollow.
     """
-    colour, symbol = _KINDS[place % len(_KINDS)]
-    return colour, symbol if place < len(_KINDS) else f"{symbol}-open"
+    colour, symbol = _KINDS[index % len(_KINDS)]
+    return colour, symbol if index < len(_KINDS) else f"{symbol}-open"
 
 
-def line_style(place: int) -> dict[str, Any]:
-    """Colour and dash of the line at a place; a fresh dash where colours run out."""
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dash of the line at an index; a fresh dash where colours run out."""
     return {
-        "color": _KINDS[place % len(_KINDS)][0],
-        "dash": _DASHES[place // len(_KINDS) % len(_DASHES)],
+        "color": _KINDS[index % len(_KINDS)][0],
+        "dash": _DASHES[index // len(_KINDS) % len(_DASHES)],
         "width": 2,
     }
 
 
-def blank_figure(height_px: int, **layout: Any) -> go.Figure:
-    """An empty figure in the report's style."""
+def new_figure(height_px: int, **layout: Any) -> go.Figure:
+    """An empty figure in the report's style; what is given on top wins."""
     return dress(go.Figure(), height_px, **layout)
 
 
 def dress(figure: go.Figure, height_px: int, **layout: Any) -> go.Figure:
-    """The figure in the report's style; anything given on top wins."""
-    margin = {"l": 64, "r": 24, "t": 24, "b": 56}
-    figure.update_layout(
-        template=go.layout.Template(),
-        height=height_px,
-        margin=margin,
-        font={"family": FONT, "size": FONT_PX, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hovermode="closest",
-        hoverlabel={
-            "align": "left",
-            "bgcolor": "white",
-            "bordercolor": "#C9CDD3",
-            "font": {"family": FONT, "size": FONT_PX, "color": INK},
-        },
-        modebar={"bgcolor": "rgba(255,255,255,0.8)", "color": "#9AA1AB", "activecolor": INK},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+    """The figure in the report's style; what is given on top wins."""
+    return figure.update_layout(template=TEMPLATE, height=height_px, **layout)
+
+
+def points(
+    x: Iterable[float], y: Iterable[float], texts: Iterable[str], **trace: Any
+) -> go.Scatter:
+    """Markers with a hover box each."""
+    settings = {"mode": "markers", "cliponaxis": False, **trace}
+    return go.Scatter(x=rounded(x), y=rounded(y), hovertext=list(texts), **settings)
+
+
+def line(x: Iterable[float | None], y: Iterable[float | None], **trace: Any) -> go.Scatter:
+    """A line; None breaks it. Without a name it is no part of the legend, without texts silent."""
+    settings = {"mode": "lines", "showlegend": bool(trace.get("name")), **trace}
+    settings.setdefault("hoverinfo", "text" if "hovertext" in trace else "skip")
+    return go.Scatter(x=rounded(x), y=rounded(y), **settings)
+
+
+def band(
+    x: Sequence[float], intervals: Sequence[Interval], colour: str, opacity: float
+) -> go.Scatter:
+    """The area between the ends of intervals."""
+    ends = [value.high for value in intervals] + [value.low for value in intervals][::-1]
+    return line(
+        [*x, *x[::-1]], ends, fill="toself", fillcolor=colour, opacity=opacity, line={"width": 0}
     )
-    axis = {"gridcolor": GRID, "linecolor": "#B8BDC5", "zeroline": False, "ticks": "outside"}
-    axis |= {"tickcolor": "#B8BDC5", "ticklen": 4, "showline": True}
-    figure.update_xaxes(title_standoff=12, **axis)
-    figure.update_yaxes(title_standoff=8, automargin=True, **axis)
-    figure.update_layout(**layout)
-    return figure
 
 
-def rounded(values: Iterable[float], digits: int = 5) -> list[float | None]:
+def error_bars(
+    intervals: Iterable[Interval], colour: str = ROLES_COLOUR, scale: float = 1, **style: Any
+) -> dict[str, Any]:
+    """How far each interval reaches either way, as Plotly takes it."""
+    ends = [(scale * (v.high - v.value), scale * (v.value - v.low)) for v in intervals]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": rounded(up for up, _ in ends),
+        "arrayminus": rounded(down for _, down in ends),
+        "thickness": 1.2,
+        "color": colour,
+        **style,
+    }
+
+
+def mark_level(
+    figure: go.Figure, level: float, text: str, *, colour: str = FAINT, dash: str = "dot"
+) -> None:
+    """A line across the figure at a height, its text to the right of it."""
+    figure.add_hline(
+        y=level,
+        line={"color": colour, "width": 1.2 if dash == "dash" else 1, "dash": dash},
+        annotation={
+            "text": text,
+            "font": {"size": LABEL_PX, "color": colour},
+            "x": 1.005,
+            "xanchor": "left",
+            "yanchor": "middle",
+        },
+    )
+
+
+def name_rows(figure: go.Figure, rows: Sequence[float], names: Sequence[str], **axis: Any) -> None:
+    """Names on the axis of a figure with a row for each."""
+    figure.update_yaxes(tickvals=list(rows), ticktext=list(names), showgrid=False, **axis)
+
+
+def plain(text: str) -> str:
+    """The text on one line, shown as it is: Plotly reads a subset of HTML in labels."""
+    flat = " ".join(text.split())
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def wrapped(text: str) -> str:
+    """The beginning of a text, broken into lines for a hover box."""
+    words = " ".join(text.split())
+    if len(words) > LONGEST_QUOTE:
+        words = f"{words[:LONGEST_QUOTE].rstrip()} …"
+    return "<br>".join(plain(part) for part in textwrap.wrap(words, HOVER_COLUMNS))
+
+
+def hover_box(heading: str, *details: str, quote: str = "") -> str:
+    """A bold heading, lines of details, and a quoted text beneath."""
+    lines = [f"<b>{plain(heading)}</b>", *(plain(detail) for detail in details if detail)]
+    if quote:
+        lines += ["", wrapped(quote)]
+    return "<br>".join(lines)
+
+
+def rounded(values: Iterable[float | None], digits: int = 5) -> list[float | None]:
     """The values to some significant digits, as the page stores them; None where not finite."""
     return [
-        float(f"{float(value):.{digits}g}") if math.isfinite(value) else None for value in values
+        float(f"{float(value):.{digits}g}") if value is not None and math.isfinite(value) else None
+        for value in values
     ]
 
 
@@ -124,14 +222,3 @@ def legend_px(entries: int) -> int:
     """Height of a legend above the figure: without that room it would take it from the plot."""
     rows = 1 if entries <= 5 else -(-entries // 4)
     return 21 + 19 * rows
-
-
-def legend_inside(figure: go.Figure, axis: str, place: Sequence[float]) -> dict[str, Any]:
-    """A legend at a place (0 to 1 across and up) within the subplot of the axes named."""
-    across = figure.layout[f"xaxis{axis}"].domain
-    up = figure.layout[f"yaxis{axis}"].domain
-    x = across[0] + place[0] * (across[1] - across[0])
-    y = up[0] + place[1] * (up[1] - up[0])
-    anchors = {"xanchor": "right" if place[0] > 0.5 else "left"}
-    anchors |= {"yanchor": "top" if place[1] > 0.5 else "bottom"}
-    return {"x": x, "y": y, **anchors, "bgcolor": "rgba(255,255,255,0.7)", "font": {"size": 11}}
