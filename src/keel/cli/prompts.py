@@ -16,7 +16,7 @@ from keel.cli.options import Given, takes
 from keel.settings import ExtractSettings, Scale, ThroughputSettings
 
 if TYPE_CHECKING:
-    from keel.prompts import Library, LibraryText, Price, Role, Trait
+    from keel.prompts import Price
 
 Listed = Literal["roles", "traits", "questions"]
 
@@ -121,7 +121,12 @@ def list_(
     if json:
         console.print_json(getattr(library, what))
         return
-    for name, kind, text in _lines(library, what):
+    lines: dict[str, list[tuple[str, str, str]]] = {
+        "roles": [(role.name, role.kind, role.description) for role in library.roles],
+        "traits": [(trait.name, "", trait.description) for trait in library.traits],
+        "questions": [(question.topic, "", question.text) for question in library.questions],
+    }
+    for name, kind, text in lines[what]:
         _print(f"[b]{escape(name):<22}[/b] {kind + '  ':<14}{escape(text)}")
 
 
@@ -143,9 +148,16 @@ def show(
         console.print_json({"roles": roles, "traits": traits})
         return
     for role in roles:
-        _print_role(role)
+        _print(f"[b]{escape(role.name)}[/b], {role.kind}: {escape(role.description)}")
+        for number, text in enumerate(role.system_prompts, start=1):
+            _print(f"  {number}. {escape(text)}")
+        _print(f"  [dim]rubric[/dim] {escape(role.rubric)}")
     for trait in traits:
-        _print_trait(trait)
+        _print(f"[b]{escape(trait.name)}[/b], trait: {escape(trait.description)}")
+        for number, pair in enumerate(trait.pairs, start=1):
+            _print(f"  {number}. + {escape(pair.encourage)}")
+            _print(f"     − {escape(pair.discourage)}")
+        _print(f"  [dim]rubric[/dim] {escape(trait.rubric)}")
 
 
 @app.command("search", epilog=SEARCH_EXAMPLES)
@@ -157,7 +169,11 @@ def search(
     from keel.prompts import shipped_texts
 
     wanted = [word.lower() for word in words]
-    matches = [entry for entry in shipped_texts() if _holds(entry, wanted)]
+    matches = [
+        entry
+        for entry in shipped_texts()
+        if all(word in f"{entry.location} {entry.text}".lower() for word in wanted)
+    ]
     if json:
         console.print_json(matches)
         return
@@ -183,7 +199,13 @@ def validate(
     if cosine:
         with console.waiting("comparing what the texts say"):
             faults += find_twins(library, load_embedder())
-    counts = _counts(library)
+    counts = {
+        "roles": len(library.roles),
+        "role_prompts": sum(len(role.system_prompts) for role in library.roles),
+        "traits": len(library.traits),
+        "trait_pairs": sum(len(trait.pairs) for trait in library.traits),
+        "questions": len(library.questions),
+    }
     if json:
         console.print_json({**counts, "valid": not faults, "faults": faults})
     else:
@@ -254,46 +276,6 @@ def _tally(names: Iterable[str]) -> str:
     from collections import Counter
 
     return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common())
-
-
-def _lines(library: Library, what: Listed) -> list[tuple[str, str, str]]:
-    match what:
-        case "roles":
-            return [(role.name, role.kind, role.description) for role in library.roles]
-        case "traits":
-            return [(trait.name, "", trait.description) for trait in library.traits]
-        case "questions":
-            return [(question.topic, "", question.text) for question in library.questions]
-
-
-def _holds(entry: LibraryText, wanted: list[str]) -> bool:
-    said = f"{entry.location} {entry.text}".lower()
-    return all(word in said for word in wanted)
-
-
-def _counts(library: Library) -> dict[str, int]:
-    return {
-        "roles": len(library.roles),
-        "role_prompts": sum(len(role.system_prompts) for role in library.roles),
-        "traits": len(library.traits),
-        "trait_pairs": sum(len(trait.pairs) for trait in library.traits),
-        "questions": len(library.questions),
-    }
-
-
-def _print_role(role: Role) -> None:
-    _print(f"[b]{escape(role.name)}[/b], {role.kind}: {escape(role.description)}")
-    for number, text in enumerate(role.system_prompts, start=1):
-        _print(f"  {number}. {escape(text)}")
-    _print(f"  [dim]rubric[/dim] {escape(role.rubric)}")
-
-
-def _print_trait(trait: Trait) -> None:
-    _print(f"[b]{escape(trait.name)}[/b], trait: {escape(trait.description)}")
-    for number, pair in enumerate(trait.pairs, start=1):
-        _print(f"  {number}. + {escape(pair.encourage)}")
-        _print(f"     − {escape(pair.discourage)}")
-    _print(f"  [dim]rubric[/dim] {escape(trait.rubric)}")
 
 
 def _print(line: str) -> None:
