@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from keel.drift.replaying import _turn_seed
-from keel.evaluate.directions import draw_source
-from keel.evaluate.running import _seed as answering_seed
+from keel.evaluate import EngineAnswerer
+from keel.evaluate.controls import draw_source
 from keel.rollouts import batch_seed
 from keel.seeds import seed_of, shuffle_key
+from keel.testing import FakeEngine
 from keel.types import Conversation, Message
+from tests.evaluate.small import evaluation, suite
 
 
 def test_a_rollout_batch_keeps_the_seed_of_runs_already_made():
@@ -17,8 +19,11 @@ def test_a_rollout_batch_keeps_the_seed_of_runs_already_made():
 
 
 def test_an_evaluation_batch_keeps_the_seed_of_evaluations_already_made():
-    assert answering_seed(7, "first", 3) == 25241070065786160
-    assert answering_seed(0, "follow_up", 12) == 13510395197109447
+    seven, none = (
+        evaluation(EngineAnswerer(FakeEngine()), suite().items, seed=seed) for seed in (7, 0)
+    )
+    assert seven.batch_seed("first", 3) == 25241070065786160
+    assert none.batch_seed("follow_up", 12) == 13510395197109447
 
 
 def test_a_control_direction_keeps_its_draws():

@@ -6,6 +6,7 @@ entry point, and is imported only when its name is looked up. Knows nothing of w
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -46,8 +47,10 @@ class Registry(Generic[Value]):
         """
         if name not in self._values:
             if (entry := self._entries().get(name)) is None:
+                near = difflib.get_close_matches(name, self.names(), n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
                 raise UsageError(
-                    f"{self.kind} is {name!r}, expected one of {', '.join(self.names())}"
+                    f"{self.kind} is {name!r}, expected one of {', '.join(self.names())}{hint}"
                 )
             self._load(entry)
         return self._values[name]

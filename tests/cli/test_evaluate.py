@@ -87,7 +87,7 @@ def test_a_dry_run_prices_and_keeps_nothing(held, keel):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (("jailbrake",), "no suite 'jailbrake'"),
+        (("jailbrake",), "suite is 'jailbrake'"),
         ((), "no suite is named"),
         (("jailbreak", "--arms", "none,caped"), "unknown arm 'caped'"),
         (("susceptibility", "--data", "x.csv"), "--data is for jailbreak"),

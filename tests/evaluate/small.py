@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from keel.evaluate import Arm
+from keel.evaluate import Answerer, Arm, Evaluation
 from keel.steering import Addition
 from keel.testing import FakeEngine
 from keel.types import (
     Case,
     Conversation,
     Floor,
+    Grader,
     Item,
     Message,
     Rubric,
@@ -59,7 +60,7 @@ def suite(requests: int = 5, **more: object) -> Suite:
 
 
 @dataclass
-class HowlGrader:
+class HowlGrader(Grader):
     """Tells howling answers; of those named it cannot tell."""
 
     name: str = "ear"
@@ -75,6 +76,16 @@ class HowlGrader:
                 yield Verdict(case.id, status="failed", reason="deaf")
             else:
                 yield Verdict(case.id, "howling" if "whooo" in said else "calm")
+
+
+def evaluation(
+    answerer: Answerer, items: Sequence[Item], *, seed: int = 0, sampling: Sampling = SAMPLING
+) -> Evaluation:
+    """Some items, to be answered."""
+    asked = Suite(
+        "howls", tuple(items), "howling", "howling answers", ("howling",), sampling=sampling
+    )
+    return Evaluation(asked, (none(),), answerer, HowlGrader(), RUBRIC, seed=seed)
 
 
 def none() -> Arm:

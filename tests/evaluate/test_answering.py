@@ -27,7 +27,7 @@ def test_every_reply_stands_at_its_own_conversation():
     """Whatever comes first: this engine gives the last one first."""
     engine = FakeEngine(reply=lambda talk, *_: talk.messages[-1].content)
     found = EngineAnswerer(engine).answer(TALKS, none(), SAMPLING, seed=0)
-    assert [reply.text for reply in found.replies] == ["say 0", "say 1", "say 2"]
+    assert [reply.text for reply in found.answers] == ["say 0", "say 1", "say 2"]
 
 
 def test_perplexities_stand_at_their_own_conversations():
@@ -95,7 +95,7 @@ def test_answers_are_placed_on_the_axis_as_it_lies_at_its_own_layer():
     answerer = EngineAnswerer(engine, replace(axis, vector=turned))
     # Persona 1 projects to layer + 1.
     found = answerer.answer(TALKS[:1], none(), SAMPLING, seed=0)
-    assert found.replies[0].projection == pytest.approx(layer + 1, abs=1e-5)
+    assert found.answers[0].projection == pytest.approx(layer + 1, abs=1e-5)
 
 
 def test_the_projection_is_the_mean_over_the_answers_tokens():
@@ -110,4 +110,4 @@ def test_the_projection_is_the_mean_over_the_answers_tokens():
 
     engine = Planted()
     found = EngineAnswerer(engine, engine.axis).answer(TALKS[:1], none(), SAMPLING, seed=0)
-    assert found.replies[0].projection == 3
+    assert found.answers[0].projection == 3

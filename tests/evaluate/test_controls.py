@@ -7,8 +7,7 @@ import torch
 
 from keel.engines import Reading, TurnRecord
 from keel.errors import TooFewSamplesError
-from keel.evaluate.controls import Control, match_floors
-from keel.evaluate.directions import draw_source, random_directions
+from keel.evaluate.controls import Control, draw_source, match_floors, random_directions
 from keel.steering import Intervention
 from keel.testing import FakeEngine
 from keel.types import Floor, Floors

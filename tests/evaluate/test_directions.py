@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from keel.errors import TooFewSamplesError
-from keel.evaluate.directions import (
+from keel.evaluate.controls import (
     draw_source,
     in_span_directions,
     random_directions,

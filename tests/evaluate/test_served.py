@@ -29,8 +29,8 @@ def answer(served: Served, arm: str, arms: str, **more: Any):
 def test_answers_stand_at_their_places_with_length_and_end():
     with serving(Served()) as served:
         found = answer(served, "none", "none")
-    assert [reply.text for reply in found.replies] == [f"you said say {n}" for n in range(3)]
-    assert {(reply.tokens, reply.finish) for reply in found.replies} == {(4, "length")}
+    assert [reply.text for reply in found.answers] == [f"you said say {n}" for n in range(3)]
+    assert {(reply.tokens, reply.finish) for reply in found.answers} == {(4, "length")}
     assert found.firing is None
 
 
@@ -82,7 +82,7 @@ def test_a_setting_that_the_server_lacks_is_said_to_be_refused():
 def test_a_server_that_is_busy_is_asked_again():
     with serving(Served(refusals=3)) as served:
         found = answer(served, "none", "none")
-    assert len(found.replies) == 3
+    assert len(found.answers) == 3
     assert len(served.asked) == 6
 
 

@@ -9,7 +9,17 @@ import pytest
 from keel.errors import TooFewSamplesError
 from keel.evaluate import ArmAnswers, SummarySettings, cases_of, summarise_arms
 from keel.steering import Firing
-from keel.types import Answered, Conversation, Item, Message, Rubric, RubricLabel, Suite, Verdict
+from keel.types import (
+    Answered,
+    Conversation,
+    Item,
+    Message,
+    Rubric,
+    RubricLabel,
+    Scoring,
+    Suite,
+    Verdict,
+)
 
 RUBRIC = Rubric(
     "harm",
@@ -52,9 +62,8 @@ def verdicts(asked: Suite, arms: list[ArmAnswers]) -> dict[str, Verdict]:
 
 
 def summed(asked: Suite, *arms: ArmAnswers, settings: SummarySettings = SummarySettings(draws=200)):
-    return summarise_arms(
-        asked, arms, verdicts(asked, list(arms)), rubric=RUBRIC, judge="j", settings=settings
-    )
+    scoring = Scoring(asked, RUBRIC, "j")
+    return summarise_arms(scoring, arms, verdicts(asked, list(arms)), settings)
 
 
 def test_rates_are_shares_of_the_counted_labels():
@@ -203,9 +212,7 @@ def test_another_seed_draws_other_intervals():
     cases = cases_of(asked.items, {"none": one.answers})
     scored = {c.id: Verdict(c.id, "harmful", float(n)) for n, c in enumerate(cases)}
     first, second = (
-        summarise_arms(
-            asked, [one], scored, rubric=RUBRIC, judge="j", settings=SummarySettings(seed=seed)
-        )
+        summarise_arms(Scoring(asked, RUBRIC, "j"), [one], scored, SummarySettings(seed=seed))
         for seed in (0, 1)
     )
     assert first.arm("none").rate != second.arm("none").rate
@@ -217,7 +224,7 @@ def test_a_suite_that_counts_no_label_tells_the_mean_score():
     scored = {
         c.id: Verdict(c.id, "harmful", 0.25) for c in cases_of(asked.items, {"none": one.answers})
     }
-    found = summarise_arms(asked, [one], scored, rubric=RUBRIC, judge="j")
+    found = summarise_arms(Scoring(asked, RUBRIC, "j"), [one], scored)
     assert found.arm("none").rate.value == 0.25
 
 
@@ -227,7 +234,7 @@ def test_a_verdict_without_a_score_is_no_score_of_nothing():
     one = arm("none", "h" * 12)
     cases = cases_of(asked.items, {"none": one.answers})
     scored = {c.id: Verdict(c.id, "harmful", 2.0 if n else None) for n, c in enumerate(cases)}
-    found = summarise_arms(asked, [one], scored, rubric=RUBRIC, judge="j").arm("none")
+    found = summarise_arms(Scoring(asked, RUBRIC, "j"), [one], scored).arm("none")
     assert (found.rate.value, found.n, found.unjudged) == (2, 11, 1)
 
 

@@ -115,7 +115,7 @@ def test_the_clusters_are_a_rubrics_labels_and_the_largest_is_counted():
     assert set(labels.values()) < set(names)
     items = (Item("a", Conversation((Message("assistant", "I am"),))),)
     suite = Suite("base-purpose", items, "purpose", "supportive purposes", ("care",))
-    assert grader.labels(suite).suite.counted == (labels["garden/0"],)
+    assert grader.scoring(suite, RUBRIC).suite.counted == (labels["garden/0"],)
 
 
 def test_words_that_only_one_rambling_answer_repeats_name_no_cluster():

@@ -99,10 +99,10 @@ def test_the_runs_own_model_must_be_loaded(spec: str):
 
 LOUDNESS = """
 from keel.judge import judge
-from keel.types import Verdict
+from keel.types import Grader, Verdict
 
 @judge("{name}[:WORD]")
-class Loudness:
+class Loudness(Grader):
     name = "{name}-1"
     def __init__(self, options):
         self.word = options.argument

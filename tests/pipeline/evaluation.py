@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keel import pipeline
-from keel.evaluate import EngineAnswerer, parse_arms
+from keel.engines import Engine
+from keel.evaluate import Arm, EngineAnswerer, parse_arms
 from keel.pipeline import Evaluation
 from keel.store import RunFolder
 from keel.types import (
     Case,
     Conversation,
     EvalResult,
+    Grader,
     Item,
     Message,
     Rubric,
@@ -45,7 +47,7 @@ def small_suite(count: int = ITEMS, follow_up: str = "") -> Suite:
 
 
 @dataclass
-class Counting:
+class Counting(Grader):
     """Labels by the number of letters."""
 
     name: str = "counting"
@@ -70,14 +72,23 @@ def evaluate_small(
     engine = open_small(model)
     folder = RunFolder(run)
     given = pipeline.arms_of(engine, folder.read(), parse_arms(arms))
-    return pipeline.evaluate(
-        EngineAnswerer(engine, folder.read().axis),
-        folder,
-        Evaluation(suite or small_suite(), given, name),
-        more.pop("grader", None) or Counting(),  # type: ignore[arg-type]
-        RUBRIC,
-        **more,  # type: ignore[arg-type]
-    )
+    grader = more.pop("grader", None)
+    asked = small_evaluation(engine, folder, given, suite, grader, name)  # type: ignore[arg-type]
+    return pipeline.evaluate(folder, asked, **more)  # type: ignore[arg-type]
+
+
+def small_evaluation(
+    engine: Engine,
+    folder: RunFolder,
+    arms: tuple[Arm, ...],
+    suite: Suite | None = None,
+    grader: Grader | None = None,
+    name: str = "",
+) -> Evaluation:
+    """The small suite under arms."""
+    answerer = EngineAnswerer(engine, folder.read().axis)
+    judge = grader or Counting()
+    return Evaluation(suite or small_suite(), arms, answerer, judge, RUBRIC, name=name)
 
 
 def tell(stage: str, done: int, total: int) -> None:

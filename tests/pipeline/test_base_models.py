@@ -37,8 +37,8 @@ def evaluated(folder: RunFolder, model: Path, arms: str = "none,steered:-2") -> 
     engine, run = open_small(model), folder.read()
     given = pipeline.arms_of(engine, run, parse_arms(arms))
     grader = ClusterGrader(embed, clusters=2)
-    asked = Evaluation(SUITE, given)
-    return pipeline.evaluate(EngineAnswerer(engine, run.axis), folder, asked, grader, RUBRIC)
+    answerer = EngineAnswerer(engine, run.axis)
+    return pipeline.evaluate(folder, Evaluation(SUITE, given, answerer, grader, RUBRIC))
 
 
 def test_answers_are_sorted_into_clusters_whose_shares_are_told(run, model_folder):

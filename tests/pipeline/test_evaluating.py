@@ -17,11 +17,17 @@ import pytest
 
 from keel import pipeline
 from keel.errors import EndpointError, JudgeError, StaleArtifactError
-from keel.evaluate import EngineAnswerer, parse_arms
-from keel.pipeline import Evaluation
+from keel.evaluate import EngineAnswerer, Evaluation, parse_arms
 from keel.store import EvaluationFolder, RunFolder
-from keel.types import Verdict
-from tests.pipeline.evaluation import ITEMS, RUBRIC, Counting, evaluate_small, small_suite
+from keel.types import EvalResult, Suite, Verdict
+from tests.pipeline.evaluation import (
+    ITEMS,
+    RUBRIC,
+    Counting,
+    evaluate_small,
+    small_evaluation,
+    small_suite,
+)
 from tests.pipeline.small import files, open_small
 
 
@@ -64,10 +70,9 @@ def test_what_is_done_is_not_done_again(evaluated, model_folder, monkeypatch):
     engine = open_small(model_folder)
     given = pipeline.arms_of(engine, evaluated.read(), parse_arms("none,capped,steered:-0.5"))
     monkeypatch.setattr(engine, "generate", lambda *_, **__: pytest.fail("it answered again"))
-    asked = Evaluation(small_suite(), given)
-    answerer = EngineAnswerer(engine, evaluated.read().axis)
+    asked = small_evaluation(engine, evaluated, given, grader=judge)
     before = kept(evaluated)
-    pipeline.evaluate(answerer, evaluated, asked, judge, RUBRIC)
+    pipeline.evaluate(evaluated, asked)
     assert judge.asked == []
     assert kept(evaluated) == before
 
@@ -95,15 +100,12 @@ def test_an_arm_that_changed_is_refused_or_done_anew(evaluated, model_folder):
     arms = pipeline.arms_of(engine, evaluated.read(), parse_arms("none,capped"))
     floors = tuple(replace(one, value=one.value + 0.5) for one in arms[1].interventions)
     changed = (arms[0], replace(arms[1], interventions=floors, note="higher floors"))
-    answerer, asked = (
-        EngineAnswerer(engine, evaluated.read().axis),
-        Evaluation(small_suite(), changed),
-    )
+    asked = small_evaluation(engine, evaluated, changed)
     with pytest.raises(StaleArtifactError, match="arm 'capped'.*higher floors"):
-        pipeline.evaluate(answerer, evaluated, asked, Counting(), RUBRIC)
+        pipeline.evaluate(evaluated, asked)
     place = EvaluationFolder(evaluated, "odd")
     before = {name: place.answers(name) for name in ("none", "steered:-0.5", "capped")}
-    pipeline.evaluate(answerer, evaluated, asked, Counting(), RUBRIC, overwrite=True)
+    pipeline.evaluate(evaluated, asked, overwrite=True)
     after = {name: place.answers(name) for name in before}
     assert (after["none"], after["steered:-0.5"]) == (before["none"], before["steered:-0.5"])
     assert after["capped"] != before["capped"]
@@ -114,6 +116,74 @@ def test_two_turns_are_answered_one_after_the_other(calibrated, model_folder):
     answers = EvaluationFolder(calibrated, "odd").answers("none")
     assert all(answer.first_projection is not None for answer in answers)
     assert result.correlation is not None
+
+
+class ByThrees:
+    """An engine that answers three items at a time, in their order."""
+
+    def __init__(self, answerer: EngineAnswerer) -> None:
+        self.answerer, self.asked = answerer, 0
+        self.identity, self.can_be_timed = answerer.identity, True
+        self.fingerprint, self.perplexities = answerer.fingerprint, answerer.perplexities
+
+    def plan(self, conversations, sampling):
+        numbers = range(len(conversations))
+        return tuple(tuple(numbers[n : n + 3]) for n in range(0, len(numbers), 3))
+
+    def answer(self, conversations, arm, sampling, **options):
+        self.asked += len(conversations)
+        return self.answerer.answer(conversations, arm, sampling, **options)
+
+
+def evaluate_by_threes(model: Path, run: RunFolder, suite: Suite) -> tuple[EvalResult, int]:
+    """The result, and how many answers it took."""
+    engine = open_small(model)
+    arms = pipeline.arms_of(engine, run.read(), parse_arms("none,capped"))
+    answerer = ByThrees(EngineAnswerer(engine, run.read().axis))
+    asked = Evaluation(suite, arms, answerer, Counting(), RUBRIC)
+    return pipeline.evaluate(run, asked), answerer.asked
+
+
+@pytest.mark.parametrize(("before", "after"), [(6, 9), (5, 9)])
+@pytest.mark.parametrize("follow_up", ["", "And then?"])
+def test_a_suite_that_has_grown_keeps_the_answers_that_are_there(
+    calibrated, twin, model_folder, before, after, follow_up
+):
+    """Six items in two batches and three more in a third: as nine from the beginning. After five
+    the batches are others, and only those that are there are the same."""
+    turns = 2 if follow_up else 1
+    evaluate_by_threes(model_folder, calibrated, small_suite(before, follow_up))
+    answers = [name for name in kept(calibrated) if "/answers/" in name]
+    there = {name: kept(calibrated)[name] for name in answers}
+    result, asked = evaluate_by_threes(model_folder, calibrated, small_suite(after, follow_up))
+    assert asked == 2 * turns * (after - before)
+    assert {name: kept(calibrated)[name] for name in there} == there
+    assert [arm.n for arm in result.arms] == [after, after]
+    whole, _ = evaluate_by_threes(model_folder, twin, small_suite(after, follow_up))
+    assert (result == whole) == (before % 3 == 0)
+    if before % 3 == 0:
+        assert kept(calibrated) == kept(twin)
+
+
+def test_a_kill_while_items_are_added_loses_nothing(calibrated, twin, model_folder):
+    """The settings are written and the items are not."""
+    evaluate_by_threes(model_folder, calibrated, small_suite(6))
+    items = calibrated.path / "evaluations" / "odd" / "items.jsonl"
+    old = items.read_bytes()
+    result, _ = evaluate_by_threes(model_folder, calibrated, small_suite(9))
+    whole = items.read_bytes()
+    items.write_bytes(old)
+    again, asked = evaluate_by_threes(model_folder, calibrated, small_suite(9))
+    assert (again, asked) == (result, 0)
+    assert items.read_bytes() == whole
+
+
+def test_a_price_of_more_items_counts_the_new_ones(evaluated, model_folder):
+    engine = open_small(model_folder)
+    arms = pipeline.arms_of(engine, evaluated.read(), parse_arms("none,replaced"))
+    more = small_evaluation(engine, evaluated, arms, small_suite(ITEMS + 4))
+    price = pipeline.price_evaluation(evaluated, more, measure=False)
+    assert price["answers"] == 4 + ITEMS + 4
 
 
 class Unreachable(Counting):
@@ -172,8 +242,7 @@ def test_killed_again_and_again_it_ends_as_one_that_was_not(evaluated, twin, mod
 def test_the_price_counts_what_is_left_to_answer(evaluated, model_folder):
     engine = open_small(model_folder)
     arms = pipeline.arms_of(engine, evaluated.read(), parse_arms("none,replaced"))
-    asked = Evaluation(small_suite(), arms)
-    price = pipeline.price_evaluation(EngineAnswerer(engine), evaluated, asked)
+    price = pipeline.price_evaluation(evaluated, small_evaluation(engine, evaluated, arms))
     assert price["answers"] == ITEMS
     assert price["new tokens, at most"] == ITEMS * 6
     assert price["minutes of answering, at most"] >= 0
@@ -183,12 +252,11 @@ def test_a_price_of_other_items_than_it_was_begun_with_is_refused(evaluated, mod
     """It had counted the batches of the old items as answers to the new ones."""
     engine = open_small(model_folder)
     arms = pipeline.arms_of(engine, evaluated.read(), parse_arms("none,replaced"))
-    more = Evaluation(small_suite(ITEMS + 4), arms)
-    answerer = EngineAnswerer(engine)
+    other = small_evaluation(engine, evaluated, arms, small_suite(ITEMS, "And then?"))
     with pytest.raises(StaleArtifactError, match="items"):
-        pipeline.price_evaluation(answerer, evaluated, more, measure=False)
-    price = pipeline.price_evaluation(answerer, evaluated, more, measure=False, overwrite=True)
-    assert price["answers"] == 2 * (ITEMS + 4)
+        pipeline.price_evaluation(evaluated, other, measure=False)
+    price = pipeline.price_evaluation(evaluated, other, measure=False, overwrite=True)
+    assert price["answers"] == 2 * 2 * ITEMS
 
 
 @contextmanager

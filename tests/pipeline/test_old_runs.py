@@ -18,7 +18,12 @@ import pytest
 import keel
 from keel import pipeline
 from keel.evaluate import parse_arms
-from keel.evaluate.capability import CapabilitySettings
+from keel.evaluate.capability import (
+    CapabilitySettings,
+    open_task,
+    task_answerer,
+    task_evaluation,
+)
 from keel.store import RunFolder
 from tests.pipeline.evaluation import evaluate_small
 from tests.pipeline.small import INPUTS, ROLLOUTS, SETTINGS, files, open_small
@@ -110,17 +115,10 @@ def test_a_half_done_old_task_goes_on_from_where_it_stood(old):
     kept = answers(old / "finished", "half-task")
     engine, folder = open_small(old / "model"), RunFolder(old / "finished")
     arms = pipeline.arms_of(engine, folder.read(), parse_arms("none,capped"))
-    pipeline.evaluate_capability(
-        engine,
-        folder,
-        pipeline.CapabilityEvaluation(
-            "gsm8k",
-            arms,
-            CapabilitySettings(max_new_tokens=8, batch_size=3),
-            data=old / "data" / "sums.jsonl",
-            name="half-task",
-        ),
-    )
+    settings = CapabilitySettings(max_new_tokens=8, batch_size=3)
+    task = open_task("gsm8k", settings, data=old / "data" / "sums.jsonl")
+    evaluation = task_evaluation(task, task_answerer(task, engine), arms, name="half-task")
+    pipeline.evaluate(folder, evaluation)
     now = answers(old / "finished", "half-task")
     assert {name: now[name] for name in kept} == kept
     assert len(now) > len(kept)

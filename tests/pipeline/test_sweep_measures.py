@@ -8,6 +8,7 @@ import pytest
 
 from keel.calibrate import choose_rollouts
 from keel.errors import UsageError
+from keel.evaluate import EngineAnswerer
 from keel.evaluate.capability import CapabilitySettings, open_task
 from keel.pipeline.progress import silent
 from keel.pipeline.sweep_job import SweepJob
@@ -22,7 +23,7 @@ from keel.store import RunFolder, SweepWork
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, Prompt, Rollout
 from tests.evaluate.capability.small import CHOICES_YAML, opened, write_items
-from tests.pipeline.test_sweeping import SETTINGS, SUITE, inputs
+from tests.pipeline.test_sweeping import RUBRIC, SETTINGS, SUITE, Coin, inputs
 
 TALK = Conversation((Message("system", "you are a ghost"), Message("user", "say it")))
 ANSWERS = [
@@ -86,12 +87,13 @@ def test_an_items_score_is_a_share_of_which_one_is_the_best(tmp_path):
 
 def test_other_items_seeds_and_lengths_are_other_evaluations():
     """Answers are taken up again by that name."""
+    answerer = EngineAnswerer(FakeEngine())
     short = replace(SUITE, sampling=replace(SUITE.sampling, max_new_tokens=2))
     named = [
-        evaluation_of(suite, suite.items[:count], (), seed).folder_name
+        evaluation_of(answerer, suite, suite.items[:count], (Coin(), RUBRIC), (), seed=seed)
         for suite, count, seed in ((SUITE, 4, 0), (SUITE, 5, 0), (SUITE, 4, 1), (short, 4, 0))
     ]
-    assert len(set(named)) == 4
+    assert len({evaluation.folder_name for evaluation in named}) == 4
 
 
 def test_no_answer_that_screened_measures_capability_too(engine, calibrated: RunFolder):

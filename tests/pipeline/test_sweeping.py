@@ -15,12 +15,13 @@ import keel
 from keel import pipeline
 from keel.calibrate import Band, CalibrateSettings, ScreenLimits, SweepGrid
 from keel.errors import MissingArtifactError, UsageError
-from keel.evaluate.capability import CapabilitySettings
+from keel.evaluate.capability import CapabilitySettings, TaskSource
 from keel.pipeline import SweepInputs, SweepSettings, report_inputs
 from keel.store import RunFolder
 from keel.types import (
     Case,
     Conversation,
+    Grader,
     Item,
     Message,
     Rubric,
@@ -53,7 +54,7 @@ SUITE = Suite(
 )
 
 
-class Coin:
+class Coin(Grader):
     """Calls an answer harmful by its own words' hash: other words, another throw."""
 
     name = "coin"
@@ -157,7 +158,7 @@ def test_capability_may_be_measured_by_tasks_of_lm_eval(engine, calibrated: RunF
     pytest.importorskip("lm_eval")
     data = write_items(tmp_path)["gsm8k"]
     short = CapabilitySettings(limit=6, max_new_tokens=4)
-    task = pipeline.CapabilityEvaluation("gsm8k", (), short, data=data)
+    task = TaskSource("gsm8k", short, data)
     asked = replace(inputs(), tasks=(task,))
     found = pipeline.sweep(engine, calibrated, asked, replace(SETTINGS, capability_limit=6))
     assert (found.capability.name, found.capability.unit) == ("gsm8k", "share")

@@ -15,7 +15,6 @@ from keel.settings import CapabilitySettings, EvaluateSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.evaluate import Answerer
     from keel.pipeline import Evaluation
     from keel.types import EvalResult, Grader, Rubric
 
@@ -77,21 +76,23 @@ def evaluate(
         evaluate_tasks(asked, opening, options, served=served, dry_run=dry_run, json=json)
         return
     rubric = read_rubrics(settings.grader.rubrics)[asked.items.rubric]
-    engine = None
     if endpoint is None:
         engine = console.open_model(settings.on or opened.identity.model_id, opening)
-        answerer, evaluation = _here(asked, engine, is_priced=dry_run)
+        judge = judge_of(settings, suite, engine), rubric
+        evaluation = _here(asked, engine, judge, is_priced=dry_run)
     else:
         answerer, arms_there, warnings = asked.served_by(endpoint, settings.endpoint_model)
-        evaluation = asked.evaluation(arms_there, warnings)
-    grader = judge_of(settings, suite, engine)
+        judge = judge_of(settings, suite, None), rubric
+        evaluation = asked.evaluation(answerer, arms_there, judge, warnings)
     if dry_run:
-        _show_price(asked, answerer, evaluation, (grader, rubric), json)
+        _show_price(asked, evaluation, json)
         return
-    _show_result(_evaluate(asked, answerer, evaluation, grader, rubric), asked, json)
+    _show_result(_evaluate(asked, evaluation), asked, json)
 
 
-def _here(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Answerer, Evaluation]:
+def _here(
+    asked: Asked, engine: Engine, judge: tuple[Grader, Rubric], *, is_priced: bool
+) -> Evaluation:
     """An engine of Keel's answers. For a price, arms need not be made: names will do."""
     from keel import pipeline
     from keel.evaluate import Arm, EngineAnswerer, parse_arms
@@ -101,33 +102,28 @@ def _here(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Answerer, E
     axis = asked.run.axis if transferred is None else transferred.axis
     specs = parse_arms(asked.arms)
     answerer = EngineAnswerer(engine, axis)
-    by_name = asked.evaluation(tuple(Arm(s.name) for s in specs))
+    by_name = asked.evaluation(answerer, tuple(Arm(s.name) for s in specs), judge)
     if is_priced:
-        return answerer, by_name
+        return by_name
     # Controls take half a minute to match: what would be refused is refused before.
-    pipeline.begins_anew(answerer, RunFolder(asked.run.path), by_name, overwrite=asked.overwrite)
+    pipeline.check_begun(RunFolder(asked.run.path), by_name, overwrite=asked.overwrite)
     with console.progress() as progress:
         arms = pipeline.arms_of(
             engine, asked.run, specs, axis=axis, seed=asked.seed, on_progress=progress
         )
     if transferred is None:
-        return answerer, asked.evaluation(arms)
-    return answerer, asked.evaluation(arms, (transferred.warning,), transferred.facts)
+        return asked.evaluation(answerer, arms, judge)
+    return asked.evaluation(answerer, arms, judge, (transferred.warning,), transferred.facts)
 
 
-def _evaluate(
-    asked: Asked, answerer: Answerer, evaluation: Evaluation, grader: Grader, rubric: Rubric
-) -> EvalResult:
+def _evaluate(asked: Asked, evaluation: Evaluation) -> EvalResult:
     from keel import pipeline
     from keel.store import RunFolder
 
     with console.progress() as progress:
         return pipeline.evaluate(
-            answerer,
             RunFolder(asked.run.path),
             evaluation,
-            grader,
-            rubric,
             overwrite=asked.overwrite,
             on_progress=progress,
         )
@@ -142,25 +138,13 @@ def _show_result(result: EvalResult, asked: Asked, json: bool) -> None:
     results.print_next(f"In HTML: [b]keel report {escape(str(asked.run.path))}[/b]")
 
 
-def _show_price(
-    asked: Asked,
-    answerer: Answerer,
-    evaluation: Evaluation,
-    judged_by: tuple[Grader, Rubric],
-    json: bool,
-) -> None:
+def _show_price(asked: Asked, evaluation: Evaluation, json: bool) -> None:
     from keel import pipeline
-    from keel.evaluate import EngineAnswerer
     from keel.store import RunFolder
 
     with console.waiting("pricing"):
         price = pipeline.price_evaluation(
-            answerer,
-            RunFolder(asked.run.path),
-            evaluation,
-            judged_by=judged_by,
-            measure=isinstance(answerer, EngineAnswerer),
-            overwrite=asked.overwrite,
+            RunFolder(asked.run.path), evaluation, overwrite=asked.overwrite
         )
     console.print_price(price, json)
 
@@ -173,7 +157,7 @@ def _list_evaluations(run: Path, json: bool, *, is_named: bool) -> None:
     from keel.store import RunFolder, evaluations_in
 
     if not is_named:
-        known = ", ".join([*pipeline.SUITES, "capability"])
+        known = ", ".join([*pipeline.SUITES.names(), "capability"])
         raise UsageError(f"no suite is named; there are {known}, and --list shows what was done")
     folders = evaluations_in(RunFolder(run))
     finished = RunFolder(run).read().evaluations()

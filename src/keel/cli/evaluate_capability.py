@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,8 @@ from keel.settings import CapabilitySettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.evaluate import ServedAnswerer
-    from keel.pipeline import CapabilityEvaluation
-    from keel.store import RunFolder
+    from keel.evaluate import Arm
+    from keel.evaluate.capability import CapabilityTask, TaskAnswerer, TaskSource
 
 
 def evaluate_tasks(
@@ -28,41 +28,61 @@ def evaluate_tasks(
 ) -> None:
     """Each task under every arm, scored by lm-eval; `served` is an address and a model's name."""
     from keel import pipeline
-    from keel.evaluate.capability import check_harness
+    from keel.evaluate.capability import (
+        ChatTaskAnswerer,
+        check_harness,
+        task_answerer,
+        task_evaluation,
+    )
     from keel.store import RunFolder
 
     check_harness()  # before a model is loaded, which may take minutes
-    wanted = _evaluations(asked, options)
+    sources = _sources(asked, options)
     folder = RunFolder(asked.run.path)
-    model: Engine | ServedAnswerer
+    warnings: tuple[str, ...] = ()
     if served is None:
-        model = console.open_model(asked.run.identity.model_id, opening)
-        wanted = _with_arms(asked, model, wanted, is_priced=dry_run)
+        engine = console.open_model(asked.run.identity.model_id, opening)
+        arms = _arms(asked, engine, is_priced=dry_run)
+        answerer_of: Callable[[CapabilityTask], TaskAnswerer] = partial(
+            task_answerer, engine=engine
+        )
     else:
-        model, arms, warnings = asked.served_by(*served)
-        wanted = [replace(one, arms=arms, warnings=warnings) for one in wanted]
-    if dry_run:
-        _show_prices(model, folder, wanted, asked.overwrite, json)
-        return
-    scored = []
-    for one in wanted:
+        answerer, arms, warnings = asked.served_by(*served)
+        answerer_of = partial(ChatTaskAnswerer, answerer=answerer)
+    records = []
+    for source in sources:
+        task = source.open()
+        evaluation = task_evaluation(
+            task,
+            answerer_of(task),
+            arms,
+            name=asked.name,
+            warnings=warnings,
+            command=f"keel evaluate {asked.run.path} {asked.suite} with the same options",
+        )
+        if dry_run:
+            with console.waiting(f"pricing {source.task}"):
+                price = pipeline.price_evaluation(folder, evaluation, overwrite=asked.overwrite)
+            records.append(price)
+            if not json:
+                console.print_price(price, json)
+            continue
         with console.progress() as progress:
-            result = pipeline.evaluate_capability(
-                model, folder, one, overwrite=asked.overwrite, on_progress=progress
+            result = pipeline.evaluate(
+                folder, evaluation, overwrite=asked.overwrite, on_progress=progress
             )
-        scored.append(result)
+        records.append(results.evaluation_record(result))
         if not json:
-            results.print_results(evaluations={asked.name or result.suite: result})
+            results.print_results(evaluations={evaluation.folder_name: result})
     if json:
-        records = [results.evaluation_record(result) for result in scored]
         record = records[0] if len(records) == 1 else {"tasks": records}
-        console.print_json({"run": asked.run.path, **record})
+        console.print_json(record if dry_run else {"run": asked.run.path, **record})
 
 
-def _evaluations(asked: Asked, options: CapabilitySettings) -> list[CapabilityEvaluation]:
-    """What was asked of each task, but for the arms. Raises UsageError for what makes no sense."""
+def _sources(asked: Asked, options: CapabilitySettings) -> list[TaskSource]:
+    """The tasks, with settings and data of each. Raises UsageError for what makes no sense."""
     from keel.errors import UsageError
-    from keel.pipeline import CapabilityEvaluation
+    from keel.evaluate.capability import TaskSource
 
     if asked.temperature is not None:
         raise UsageError("tasks say themselves how they are sampled; leave out --temperature")
@@ -77,17 +97,13 @@ def _evaluations(asked: Asked, options: CapabilitySettings) -> list[CapabilityEv
         max_new_tokens=asked.longest,
         allows_code=options.allows_code,
     )
-    command = f"keel evaluate {asked.run.path} {asked.suite} with the same options"
-    return [
-        CapabilityEvaluation(t, (), settings, data=data.get(t), name=asked.name, command=command)
-        for t in tasks
-    ]
+    return [TaskSource(task, settings, data.get(task)) for task in tasks]
 
 
 def _tasks(asked: Asked) -> tuple[tuple[str, ...], dict[str, Path]]:
     """Names of tasks, and the file of each that has one."""
     from keel.errors import UsageError
-    from keel.pipeline import PAPER_TASKS
+    from keel.evaluate.capability import PAPER_TASKS
 
     named = tuple(one.strip() for given in asked.tasks for one in given.split(",") if one.strip())
     if asked.suite != CAPABILITY:
@@ -118,37 +134,13 @@ def _files(data: Path | None) -> dict[str, Path] | None:
     return {task.strip(): Path(file.strip()).expanduser() for task, _, file in pairs}
 
 
-def _with_arms(
-    asked: Asked, engine: Engine, wanted: list[CapabilityEvaluation], *, is_priced: bool
-) -> list[CapabilityEvaluation]:
-    """The same with the arms that were asked for. For a price, names will do."""
+def _arms(asked: Asked, engine: Engine, *, is_priced: bool) -> tuple[Arm, ...]:
+    """The arms named on the command line. For a price, names will do."""
     from keel import pipeline
     from keel.evaluate import Arm, parse_arms
 
     specs = parse_arms(asked.arms)
     if is_priced:
-        return [replace(one, arms=tuple(Arm(spec.name) for spec in specs)) for one in wanted]
+        return tuple(Arm(spec.name) for spec in specs)
     with console.progress() as progress:
-        arms = pipeline.arms_of(engine, asked.run, specs, seed=asked.seed, on_progress=progress)
-    return [replace(one, arms=arms) for one in wanted]
-
-
-def _show_prices(
-    model: Engine | ServedAnswerer,
-    folder: RunFolder,
-    wanted: list[CapabilityEvaluation],
-    overwrite: bool,
-    json: bool,
-) -> None:
-    from keel import pipeline
-
-    prices = []
-    for one in wanted:
-        with console.waiting(f"pricing {one.task}"):
-            price = pipeline.price_capability(model, folder, one, overwrite=overwrite)
-        prices.append(price)
-    if json:
-        console.print_json(prices[0] if len(prices) == 1 else {"tasks": prices})
-        return
-    for price in prices:
-        console.print_price(price, json)
+        return pipeline.arms_of(engine, asked.run, specs, seed=asked.seed, on_progress=progress)

@@ -11,10 +11,10 @@ from keel.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.evaluate import Arm, ServedAnswerer
+    from keel.evaluate import Answerer, Arm, ServedAnswerer
     from keel.pipeline import Evaluation
     from keel.store import Run
-    from keel.types import Grader, Suite
+    from keel.types import Grader, Rubric, Suite
 
 BASE = ("base-purpose", "base-traits")
 CAPABILITY = "capability"
@@ -71,7 +71,7 @@ class Asked:
         from keel import pipeline
         from keel.evaluate import first_items
 
-        found = first_items(pipeline.suite_named(self.suite, self.data), self.limit)
+        found = first_items(pipeline.open_suite(self.suite, self.data), self.limit)
         given = {"max_new_tokens": self.longest, "temperature": self.temperature}
         changes: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
         return replace(found, sampling=replace(found.sampling, **changes))
@@ -88,11 +88,13 @@ class Asked:
 
     def evaluation(
         self,
+        answerer: Answerer,
         arms: tuple[Arm, ...],
+        judge: tuple[Grader, Rubric],
         warnings: tuple[str, ...] = (),
         facts: dict[str, str] | None = None,
     ) -> Evaluation:
-        """The same for the pipeline."""
+        """Builds the pipeline's Evaluation from the options."""
         from keel.pipeline import Evaluation
 
         limit = {} if self.limit is None else {"limit": str(self.limit)}
@@ -100,6 +102,9 @@ class Asked:
         return Evaluation(
             suite=self.items,
             arms=arms,
+            answerer=answerer,
+            grader=judge[0],
+            rubric=judge[1],
             name=self.name or ("" if self.on is None else f"{self.suite}-on-{Path(self.on).name}"),
             seed=self.seed,
             facts={**limit, **data, **(facts or {})},
@@ -126,4 +131,4 @@ def is_for_lm_eval(suite: str) -> bool:
     """Whether a name is none of our suites', nor one of them mistyped."""
     from keel.pipeline import SUITES
 
-    return suite == CAPABILITY or not difflib.get_close_matches(suite, SUITES, n=1)
+    return suite == CAPABILITY or not difflib.get_close_matches(suite, SUITES.names(), n=1)

@@ -14,7 +14,7 @@ from keel.cli.options import Given
 from keel.settings import OpeningSettings, SweepSettings, SweepSources
 
 if TYPE_CHECKING:
-    from keel.pipeline import CapabilityEvaluation
+    from keel.evaluate.capability import TaskSource
     from keel.store import Run
     from keel.types import Suite, Sweep
 
@@ -53,16 +53,15 @@ def suite_of(sources: SweepSources) -> Suite:
     """The suite that measures harm, with the longest answer that was given."""
     from keel import pipeline
 
-    suite = pipeline.suite_named(sources.suite, sources.data)
+    suite = pipeline.open_suite(sources.suite, sources.data)
     if sources.max_new_tokens is None:
         return suite
     return replace(suite, sampling=replace(suite.sampling, max_new_tokens=sources.max_new_tokens))
 
 
-def tasks_of(sources: SweepSources, capability_limit: int) -> Iterator[CapabilityEvaluation]:
+def tasks_of(sources: SweepSources, capability_limit: int) -> Iterator[TaskSource]:
     """The tasks of `gsm8k,ifeval=FILE` that measure capability, as many items of each."""
-    from keel.evaluate.capability import CapabilitySettings
-    from keel.pipeline import CapabilityEvaluation
+    from keel.evaluate.capability import CapabilitySettings, TaskSource
 
     names = [name for name in sources.capability.split(",") if name.strip()]
     for name in names:
@@ -70,7 +69,7 @@ def tasks_of(sources: SweepSources, capability_limit: int) -> Iterator[Capabilit
         settings = CapabilitySettings(
             limit=max(1, capability_limit // len(names)), max_new_tokens=sources.max_new_tokens
         )
-        yield CapabilityEvaluation(task, (), settings, data=Path(file) if file else None)
+        yield TaskSource(task, settings, Path(file) if file else None)
 
 
 def show_sweep(sweep: Sweep, run: Path, json: bool) -> None:

@@ -1,33 +1,40 @@
 """The same items answered under several arms, and what that shows."""
 
-from keel.evaluate.answering import Answerer, EngineAnswerer
+from keel.evaluate.answering import Answer, AnsweredBatch, Answerer, EngineAnswerer
 from keel.evaluate.arm_making import ArmSources, make_arms, spoken_arms
 from keel.evaluate.arm_names import ArmSpec, parse_arms
-from keel.evaluate.arms import Arm
-from keel.evaluate.instructions import ASSISTANT_PROMPT, Instruction
-from keel.evaluate.running import (
+from keel.evaluate.arms import ASSISTANT_PROMPT, Arm, Instruction
+from keel.evaluate.evaluation import (
     AnsweringPlan,
+    Evaluation,
+    Procedure,
     answer_first,
     answer_items,
     batches_of,
     cases_of,
+    extend_plan,
     first_items,
-    openings,
     plan_answers,
 )
 from keel.evaluate.served import ServedAnswerer, served_arms
 from keel.evaluate.suites import (
+    SUITES,
     Attack,
     base_purpose_suite,
     base_traits_suite,
     drift_harm_suite,
     jailbreak_suite,
+    open_suite,
+    suite,
     susceptibility_suite,
 )
-from keel.evaluate.summary import ArmAnswers, SummarySettings, summarise_arms
+from keel.evaluate.summary import ArmAnswers, ScoreTable, SummarySettings, summarise_arms
 
 __all__ = [
     "ASSISTANT_PROMPT",
+    "SUITES",
+    "Answer",
+    "AnsweredBatch",
     "Answerer",
     "AnsweringPlan",
     "Arm",
@@ -36,7 +43,10 @@ __all__ = [
     "ArmSpec",
     "Attack",
     "EngineAnswerer",
+    "Evaluation",
     "Instruction",
+    "Procedure",
+    "ScoreTable",
     "ServedAnswerer",
     "SummarySettings",
     "answer_first",
@@ -46,14 +56,16 @@ __all__ = [
     "batches_of",
     "cases_of",
     "drift_harm_suite",
+    "extend_plan",
     "first_items",
     "jailbreak_suite",
     "make_arms",
-    "openings",
+    "open_suite",
     "parse_arms",
     "plan_answers",
     "served_arms",
     "spoken_arms",
+    "suite",
     "summarise_arms",
     "susceptibility_suite",
 ]

@@ -1,6 +1,6 @@
-"""Whoever answers the items: an engine of Keel's, or a model behind an address.
+"""What answers the items: an engine of Keel's, or a model behind an address.
 
-Knows nothing of items, folders or judges: conversations go in, replies come out.
+Knows nothing of items, folders or judges: conversations go in, answers come out.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from keel.evaluate.arms import Arm
 from keel.steering import Firing
 from keel.types import AssistantAxis, Conversation, ModelIdentity, Prompt, Sampling
 
+Batches = tuple[tuple[int, ...], ...]
+"""Indices of what is answered together."""
+
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """One answer to one conversation."""
 
     text: str
     tokens: int
-    """Content tokens sampled."""
+    """Content tokens sampled; 0 where texts were scored and none written."""
     finish: Literal["stop", "length"]
     token_ids: tuple[int, ...] | None = None
     """The tokens sampled, where they are known."""
@@ -32,33 +35,34 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Replies:
-    """One batch, answered."""
+class AnsweredBatch:
+    """The answers to one batch, in the order of its conversations."""
 
-    replies: tuple[Reply, ...]
-    """In the order of the conversations."""
+    answers: tuple[Answer, ...]
     firing: Firing | None = None
-    """How often tokens were moved; None where nothing could be."""
+    """How often tokens were moved; None where the arm has no bound."""
 
 
 @runtime_checkable
 class Answerer(Protocol):
-    """Answers conversations under an arm, the same draws under each."""
+    """Answers conversations under an arm; a seed gives the same random draws in every arm."""
 
     @property
     def identity(self) -> ModelIdentity:
         """The model that answers."""
 
-    def fingerprint(self, arm: Arm) -> str:
-        """All that the arm does here, as one text: other answers if it changes.
+    @property
+    def can_be_timed(self) -> bool:
+        """Whether a short batch may be answered to measure how long it takes."""
 
-        Raises UsageError for an arm that cannot be had here.
+    def fingerprint(self, arm: Arm) -> str:
+        """A text that changes whenever the arm's answers here may change.
+
+        Raises UsageError for an arm that is not available here.
         """
 
-    def plan(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> tuple[tuple[int, ...], ...]:
-        """Places of the conversations, in batches that fit. The same call plans the same."""
+    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
+        """Indices of the conversations in batches that fit in memory, the same for each call."""
 
     def answer(
         self,
@@ -67,38 +71,42 @@ class Answerer(Protocol):
         sampling: Sampling,
         *,
         seed: int,
-        on_reply: Callable[[], None] = lambda: None,
-    ) -> Replies:
-        """Answer one batch; `on_reply` is called as each answer is done.
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> AnsweredBatch:
+        """Answer one batch; `on_answer` may be called as each answer is done.
 
-        Raises NotAppliedError where the arm's interventions were ignored.
+        The `id` of a conversation is its item's. Raises NotAppliedError where the arm's
+        interventions were ignored.
         """
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
-        """Of each last answer under the unsteered model; None where it has no words, or where
-        the model cannot be read."""
+        """Perplexity of each last answer under the unsteered model; None where it is empty, or
+        where the model cannot be read."""
 
 
 @dataclass(frozen=True)
 class EngineAnswerer:
-    """An engine, with the axis on which its answers are placed."""
+    """Answers on one of Keel's engines, and projects its answers onto an axis."""
 
     engine: Engine
     axis: AssistantAxis | None = None
-    """None places no answer."""
+    """None projects no answer."""
 
     @property
     def identity(self) -> ModelIdentity:
         """The model that answers."""
         return self.engine.identity
 
+    @property
+    def can_be_timed(self) -> bool:
+        """True."""
+        return True
+
     def fingerprint(self, arm: Arm) -> str:
         """The arm's own."""
         return arm.fingerprint
 
-    def plan(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> tuple[tuple[int, ...], ...]:
+    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
         """The engine's plan."""
         return tuple(batch.indices for batch in self.engine.plan(_prompts(conversations), sampling))
 
@@ -109,48 +117,45 @@ class EngineAnswerer:
         sampling: Sampling,
         *,
         seed: int,
-        on_reply: Callable[[], None] = lambda: None,
-    ) -> Replies:
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> AnsweredBatch:
         """Answer one batch in one call of the engine, recording as it generates."""
-        found: dict[int, Reply] = {}
+        recording = Recording()
+        if self.axis is not None:
+            layer = self.axis.layer
+            recording = Recording(probes=(Probe(layer, self.axis.direction[layer]),))
         completions = self.engine.generate(
-            _prompts([arm.change(one) for one in conversations]),
+            _prompts([arm.change(conversation) for conversation in conversations]),
             sampling,
             seed=seed,
-            recording=self._recording,
+            recording=recording,
             interventions=arm.interventions,
         )
+        answers: dict[int, Answer] = {}
         for completion in completions:
-            found[completion.index] = _reply(completion)
-            on_reply()
-        replies = tuple(found[place] for place in range(len(conversations)))
-        return Replies(replies, completions.firing if arm.has_bound else None)
+            answers[completion.index] = _answer(completion)
+            on_answer()
+        firing = completions.firing if arm.has_bound else None
+        return AnsweredBatch(tuple(answers[n] for n in range(len(conversations))), firing)
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """Exponential of minus the mean log-likelihood of each last answer's tokens."""
-        found: list[float | None] = [None] * len(conversations)
-        worded = [n for n, one in enumerate(conversations) if _has_words(one)]
+        perplexities: list[float | None] = [None] * len(conversations)
+        worded = [n for n, conversation in enumerate(conversations) if _has_words(conversation)]
         for reading in self.engine.read(
             [conversations[n] for n in worded], recording=Recording(log_likelihood=True)
         ):
             scores_T = reading.turns[-1].log_likelihood_T
             assert scores_T is not None, "the engine did not record what was asked for"
-            found[worded[reading.index]] = math.exp(-float(scores_T.double().mean()))
-        return found
-
-    @property
-    def _recording(self) -> Recording:
-        if self.axis is None:
-            return Recording()
-        layer = self.axis.layer
-        return Recording(probes=(Probe(layer, self.axis.direction[layer]),))
+            perplexities[worded[reading.index]] = math.exp(-float(scores_T.double().mean()))
+        return perplexities
 
 
 def _prompts(conversations: Sequence[Conversation]) -> list[Prompt]:
-    return [Prompt(str(place), one) for place, one in enumerate(conversations)]
+    return [Prompt(str(index), conversation) for index, conversation in enumerate(conversations)]
 
 
-def _reply(completion: Completion) -> Reply:
+def _answer(completion: Completion) -> Answer:
     projection = None
     if completion.projections_TK is not None and len(completion.projections_TK):
         projection = float(completion.projections_TK[:, 0].double().mean())
@@ -160,7 +165,7 @@ def _reply(completion: Completion) -> Reply:
                 "float32 or bfloat16"
             )
     ids = completion.token_ids
-    return Reply(completion.text, len(ids), completion.finish, ids, projection)
+    return Answer(completion.text, len(ids), completion.finish, ids, projection)
 
 
 def _has_words(conversation: Conversation) -> bool:

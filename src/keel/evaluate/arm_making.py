@@ -15,15 +15,16 @@ from torch import Tensor
 from keel.engines import Engine
 from keel.errors import KeelError, MissingArtifactError, UsageError
 from keel.evaluate.arm_names import ArmSpec
-from keel.evaluate.arms import Arm
-from keel.evaluate.controls import Control, MatchedFloors, match_floors
-from keel.evaluate.directions import (
+from keel.evaluate.arms import Arm, Instruction
+from keel.evaluate.controls import (
+    Control,
+    MatchedFloors,
     draw_source,
     in_span_directions,
+    match_floors,
     random_directions,
     shuffled_directions,
 )
-from keel.evaluate.instructions import Instruction
 from keel.geometry import cosine
 from keel.steering import Ablation, Addition
 from keel.types import AssistantAxis, Floors, PersonaVector, Rollout

@@ -1,8 +1,15 @@
-"""Floors on other directions that fire as often as the cap's do. Knows nothing of arms' names.
+"""Controls: directions that are not the axis, and floors on them that fire as often as the cap's.
+
+One draw serves all layers. The axis hardly turns from a layer to the next, so a band pushes the
+same way again and again; a control drawn anew at each layer would push every way at once and be
+weaker than the cap for that reason alone. Hence one Gaussian vector, one permutation, or one
+mixture of roles: the same coefficients at every layer are the same mixture of characters as each
+layer sees it.
 
 As often means nominally, layer by layer: the same share of the calibration answers' tokens lies
 under the control's floor as under the cap's, read unsteered. How far a floor lifts what is under
-it then differs, since projections spread differently on every direction: both are told.
+it then differs, since projections spread differently on every direction: both are reported.
+Knows nothing of arms' names.
 """
 
 from __future__ import annotations
@@ -16,7 +23,88 @@ from torch import Tensor
 
 from keel.engines import Engine, Probe, Recording
 from keel.errors import NotAppliedError, TooFewSamplesError
-from keel.types import Floor, Floors, Rollout
+from keel.geometry import unit
+from keel.seeds import seed_of
+from keel.types import AssistantAxis, Floor, Floors, PersonaVector, Rollout
+
+_FEWEST_ROLES = 3
+"""Two roles span one dimension when centred, and nothing in it is free to leave the axis."""
+_RELATIVE_ZERO = 1e-6
+"""Shares of a length that float32 role vectors cannot tell from nothing."""
+
+
+def random_directions(
+    axis: AssistantAxis, layers: Sequence[int], generator: torch.Generator
+) -> Float[Tensor, "layer hidden"]:
+    """A Gaussian unit vector, the same at each of the layers."""
+    hidden = axis.vector.shape[1]
+    return unit(torch.randn(hidden, generator=generator)).repeat(len(layers), 1)
+
+
+def shuffled_directions(
+    axis: AssistantAxis, layers: Sequence[int], generator: torch.Generator
+) -> Float[Tensor, "layer hidden"]:
+    """The axis' coordinates in another order, the same at each of the layers.
+
+    They are as large as the axis' own, one or two of which outweigh all others in some models.
+    """
+    order_D = torch.randperm(axis.vector.shape[1], generator=generator)
+    return axis.direction[list(layers)][:, order_D]
+
+
+def in_span_directions(
+    axis: AssistantAxis,
+    layers: Sequence[int],
+    generator: torch.Generator,
+    *,
+    vectors: Sequence[PersonaVector],
+) -> Float[Tensor, "layer hidden"]:
+    """A random mixture of centred role vectors, orthogonal to the axis at each layer.
+
+    Raises TooFewSamplesError where the roles leave no such direction.
+    """
+    if len(vectors) < _FEWEST_ROLES:
+        raise TooFewSamplesError(
+            f"{len(vectors)} role vectors, expected {_FEWEST_ROLES} or more; extract more roles"
+        )
+    weights_R = torch.randn(len(vectors), generator=generator, dtype=torch.float64)
+    rows = []
+    for layer in layers:
+        vectors_RD = torch.stack([vector.vector_LD[layer] for vector in vectors]).double()
+        rows.append(_mixture(vectors_RD, weights_R, axis.direction[layer].double()))
+    return unit(torch.stack(rows))
+
+
+def draw_source(seed: int, kind: str, draw: int) -> torch.Generator:
+    """Chance for one draw of one kind of control: it depends on nothing else."""
+    return torch.Generator().manual_seed(seed_of(seed, kind, draw, separator="/", bits=63))
+
+
+def _mixture(vectors_RD: Tensor, weights_R: Tensor, axis_D: Tensor) -> Tensor:
+    """The mixture, less as much of the axis' shadow in the roles' span as makes it orthogonal.
+
+    Taking the axis itself away would lead out of the span: the default is not among the roles.
+    """
+    centred_RD = vectors_RD - vectors_RD.mean(0)
+    mixture_D = weights_R @ centred_RD
+    shadow_D = _shadow(axis_D, centred_RD)
+    overlap = float(shadow_D @ axis_D)
+    free_D = mixture_D
+    if overlap > _RELATIVE_ZERO**2:
+        free_D = mixture_D - (mixture_D @ axis_D) / overlap * shadow_D
+    if float(free_D.norm()) <= _RELATIVE_ZERO * float(mixture_D.norm()):
+        raise TooFewSamplesError(
+            "the role vectors differ along the axis alone, so that no mixture of them is "
+            "orthogonal to it; extract more roles"
+        )
+    return free_D
+
+
+def _shadow(axis_D: Tensor, centred_RD: Tensor) -> Tensor:
+    """The axis as far as it lies in the span of the rows."""
+    _, sizes_K, rows_KD = torch.linalg.svd(centred_RD, full_matrices=False)
+    spanning_KD: Tensor = rows_KD[sizes_K > _RELATIVE_ZERO * sizes_K[0]]
+    return spanning_KD.T @ (spanning_KD @ axis_D)
 
 
 @dataclass(frozen=True)
@@ -56,10 +144,11 @@ def match_floors(
     Raises TooFewSamplesError where no answer has a token.
     """
     probes = [probe for control in controls for probe in _probes(control)]
-    projections_NK = _read(engine, probes, answers, on_progress)
+    projections_NK = _projections(engine, probes, answers, on_progress)
     widths = [2 * len(control.cap) for control in controls]
     columns = torch.split(projections_NK, widths, dim=1)
-    return [_matched(one, *found.chunk(2, 1)) for one, found in zip(controls, columns, strict=True)]
+    pairs = zip(controls, columns, strict=True)
+    return [_matched(control, *column_NF.chunk(2, 1)) for control, column_NF in pairs]
 
 
 def _probes(control: Control) -> list[Probe]:
@@ -70,27 +159,27 @@ def _probes(control: Control) -> list[Probe]:
     return own + [Probe(floor.layer, direction) for floor, direction in pairs]
 
 
-def _read(
+def _projections(
     engine: Engine,
     probes: Sequence[Probe],
     answers: Sequence[Rollout],
     on_progress: Callable[[int, int], None],
 ) -> Float[Tensor, "token probe"]:
-    conversations = [one.conversation for one in answers if one.token_ids]
+    conversations = [answer.conversation for answer in answers if answer.token_ids]
     if not conversations:
         raise TooFewSamplesError(
             "the run has no answer on which a control could be matched with the cap; "
             "extract with more questions"
         )
     recording = Recording(probes=tuple(probes))
-    found: list[Tensor] = []
+    projections: list[Tensor] = []
     for done, reading in enumerate(engine.read(conversations, recording=recording), 1):
         projections_TK = reading.turns[-1].projections_TK
         if projections_TK is None:
-            raise NotAppliedError("the engine did not record the projections that were asked for")
-        found.append(projections_TK.float())
+            raise NotAppliedError("the engine did not record the projections of its probes")
+        projections.append(projections_TK.float())
         on_progress(done, len(conversations))
-    return torch.cat(found)
+    return torch.cat(projections)
 
 
 def _matched(control: Control, cap_NF: Tensor, other_NF: Tensor) -> MatchedFloors:

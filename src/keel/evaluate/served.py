@@ -19,8 +19,9 @@ from keel.endpoint import (
     EndpointClient,
     EndpointFaultError,
 )
+from keel.engines import text_before
 from keel.errors import NotAppliedError
-from keel.evaluate.answering import Replies, Reply
+from keel.evaluate.answering import Answer, AnsweredBatch, Batches
 from keel.evaluate.arm_making import spoken_arms
 from keel.evaluate.arm_names import ArmSpec
 from keel.evaluate.arms import Arm
@@ -30,6 +31,8 @@ from keel.types import UNSTEERED, Conversation, Message, ModelIdentity, Sampling
 _SERVED_AS_IT_IS = ""
 _UNKNOWN = "keel-evaluate-asks-whether-settings-are-known"
 _BATCH = 16
+_MOST_STOPS = 4
+"""OpenAI takes no more stop strings; an answer is cut at all of them afterwards."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,6 @@ class ServedAnswerer:
     timeout_s: float = 300.0
     retries: int = 6
     """Of a request that was refused for now (429, 5xx) or not answered in time."""
-    stops: tuple[str, ...] = ()
-    """Texts at which the server is to end an answer."""
     _client: EndpointClient = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,14 +90,17 @@ class ServedAnswerer:
         """What the server calls it, and where; its shape is not known."""
         return ModelIdentity(f"{self.model}@{urlsplit(self.base_url).netloc}", 0, 0)
 
+    @property
+    def can_be_timed(self) -> bool:
+        """False: requests may cost money, and their time is the server's load."""
+        return False
+
     def fingerprint(self, arm: Arm) -> str:
         """The setting asked for, and the arm's own words."""
         served = f"served {self.settings.get(arm.name, '')} {arm.fingerprint}"
         return hashlib.sha256(served.encode()).hexdigest()
 
-    def plan(
-        self, conversations: Sequence[Conversation], sampling: Sampling
-    ) -> tuple[tuple[int, ...], ...]:
+    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
         """Sixteen at a time, in their order: what a kill can cost."""
         rows = range(len(conversations))
         return tuple(tuple(rows[at : at + _BATCH]) for at in range(0, len(rows), _BATCH))
@@ -108,27 +112,28 @@ class ServedAnswerer:
         sampling: Sampling,
         *,
         seed: int,
-        on_reply: Callable[[], None] = lambda: None,
-    ) -> Replies:
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> AnsweredBatch:
         """Ask all of a batch. Raises EndpointError where one is refused, NotAppliedError where
         the server knows no settings and one is asked for."""
         setting = self.settings.get(arm.name, _SERVED_AS_IT_IS)
-        replies: dict[int, Reply] = {}
+        answers: dict[int, Answer] = {}
         with self._client.connect() as connection:
             if setting:
                 self._check_settings_are_known(connection, sampling)
 
-            def ask(row: int) -> tuple[int, Reply]:
+            def ask(row: int) -> tuple[int, Answer]:
                 words = arm.change(conversations[row])
                 request = self._request(words, sampling, (seed + row) % 2**31, setting)
                 reply = connection.ask(request)
                 tokens = reply.counted.received if reply.counted else len(reply.text.split())
-                return row, Reply(reply.text, tokens, "length" if reply.is_cut else "stop")
+                text = text_before(reply.text, sampling.stop)
+                return row, Answer(text, tokens, "length" if reply.is_cut else "stop")
 
-            for row, reply in connection.ask_all(range(len(conversations)), ask):
-                replies[row] = reply
-                on_reply()
-        return Replies(tuple(replies[row] for row in range(len(conversations))))
+            for row, answer in connection.ask_all(range(len(conversations)), ask):
+                answers[row] = answer
+                on_answer()
+        return AnsweredBatch(tuple(answers[row] for row in range(len(conversations))))
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """None each: the model cannot be read."""
@@ -143,10 +148,11 @@ class ServedAnswerer:
             beyond_openai["vllm_xargs"] = {"keel": setting}
         if conversation.messages[-1].speaker == "assistant":
             beyond_openai |= {"add_generation_prompt": False, "continue_final_message": True}
+        stop = list(sampling.stop[:_MOST_STOPS])
         return ChatRequest.of(
             conversation.messages,
             max_tokens=sampling.max_new_tokens,
-            sampling=fields | ({"stop": list(self.stops)} if self.stops else {}),
+            sampling=fields | ({"stop": stop} if stop else {}),
             extra_body=beyond_openai,
         )
 

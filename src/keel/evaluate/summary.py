@@ -1,17 +1,20 @@
-"""From answers and verdicts to rates, differences and what they mean. Knows no model."""
+"""From answers and verdicts to rates, differences and what they mean. Knows no model.
+
+Everything is computed from one table of arms × items, made once.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from keel.errors import TooFewSamplesError
 from keel.evaluate.concluding import conclude, control_of
-from keel.evaluate.running import case_of
-from keel.evaluate.shifts import label_shifts, rates_by_place
+from keel.evaluate.evaluation import case_of
 from keel.statistics import (
     DRAWS,
     Floats,
@@ -31,10 +34,13 @@ from keel.types import (
     Interval,
     Item,
     RateInRange,
-    Rubric,
-    Suite,
+    ScoreColumn,
+    Scoring,
     Verdict,
 )
+
+_BINS = 8
+_FEWEST_IN_BIN = 10
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class ArmAnswers:
 
 @dataclass(frozen=True)
 class SummarySettings:
-    """How a result is summed up, and what it is told to say of itself."""
+    """How a result is computed, and what it says of how it was made."""
 
     draws: int = DRAWS
     seed: int = 0
@@ -60,227 +66,287 @@ class SummarySettings:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ArmRow:
+    """One arm's row of the table: an entry per item."""
+
+    arm: ArmAnswers
+    answers: tuple[Answered, ...]
+    verdicts: tuple[Verdict | None, ...]
+    """None where an item was not judged."""
+    column: ScoreColumn
+
+    @property
+    def values_N(self) -> Floats:
+        """What each item counts for; NaN where it was not judged."""
+        return np.array(self.column.values, dtype=np.float64)
+
+    @property
+    def labels(self) -> list[str | None]:
+        """Each item's label; None where it was not judged."""
+        return [None if verdict is None else verdict.label for verdict in self.verdicts]
+
+    @property
+    def first_projections_N(self) -> Floats:
+        """Raw projection of each item's first answer; NaN where it has none."""
+        projections = (answer.first_projection for answer in self.answers)
+        return np.array([np.nan if p is None else p for p in projections], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Arms × items: answers, verdicts, and the numbers that they count for."""
+
+    scoring: Scoring
+    items: tuple[Item, ...]
+    rows: Mapping[str, ArmRow]
+    """By arm."""
+    draws: Resampling
+    """The same draws of the items' factors for every number."""
+
+    @classmethod
+    def of(
+        cls,
+        scoring: Scoring,
+        items: Sequence[Item],
+        arms: Sequence[ArmAnswers],
+        verdicts: Mapping[str, Verdict],
+        *,
+        settings: SummarySettings = SummarySettings(),
+    ) -> ScoreTable:
+        """The table of some items. Raises TooFewSamplesError where an arm lacks an answer."""
+        rows = {}
+        for arm in arms:
+            by_id = {answer.item_id: answer for answer in arm.answers}
+            lacking = [item.id for item in items if item.id not in by_id]
+            if lacking:
+                raise TooFewSamplesError(
+                    f"arm {arm.name!r} has no answer to {len(lacking)} of {len(items)} items, "
+                    f"such as {lacking[0]!r}; run the same command again"
+                )
+            answers = tuple(by_id[item.id] for item in items)
+            pairs = zip(items, answers, strict=True)
+            given = (verdicts.get(case_of(item, answer).id) for item, answer in pairs)
+            judged = tuple(v if v is not None and v.status == "ok" else None for v in given)
+            rows[arm.name] = ArmRow(arm, answers, judged, scoring.column(judged))
+        factors = [item.factors for item in items]
+        draws = Resampling.of(factors, draws=settings.draws, seed=settings.seed)
+        return cls(scoring, tuple(items), rows, draws)
+
+    def factors(self, kept_N: np.ndarray) -> list[Mapping[str, str]]:
+        """Factors of some of the items."""
+        return [item.factors for item, is_kept in zip(self.items, kept_N, strict=True) if is_kept]
+
+
 def summarise_arms(
-    suite: Suite,
+    scoring: Scoring,
     arms: Sequence[ArmAnswers],
     verdicts: Mapping[str, Verdict],
-    *,
-    rubric: Rubric,
-    judge: str,
     settings: SummarySettings = SummarySettings(),
 ) -> EvalResult:
     """Rates with intervals, each arm against the unsteered one item by item.
 
-    `verdicts` are by case id. Counted are the suite's labels; where it names none, the mean score
-    is told. Raises TooFewSamplesError where an arm has no verdict at all.
+    `verdicts` are by case id. Raises TooFewSamplesError where an arm has no verdict at all.
     """
-    told = _Scored(suite, [i for i in suite.items if not i.is_baseline], verdicts, rubric)
-    alone = _Scored(suite, [i for i in suite.items if i.is_baseline], verdicts, rubric)
-    plain = next((arm for arm in arms if arm.name == UNSTEERED), None)
-    draws = _draws(told, settings)
-    results = _corrected([_result(arm, told, draws, settings) for arm in arms], arms, told, draws)
+    suite = scoring.suite
+    items = [item for item in suite.items if not item.is_baseline]
+    table = ScoreTable.of(scoring, items, arms, verdicts, settings=settings)
+    results = {name: _arm_result(row, table, settings) for name, row in table.rows.items()}
+    plain = table.rows.get(UNSTEERED)
+    baseline = correlation = None
+    by_projection: tuple[RateInRange, ...] = ()
+    if plain is not None:
+        results = _compared(results, table, plain)
+        baseline = _baseline(plain.arm, scoring, verdicts, settings)
+        correlation = _correlation(plain, table, settings)
+        by_projection = rates_by_projection(
+            plain.first_projections_N, plain.values_N, table.draws, in_gaps=settings.in_gaps
+        )
     result = EvalResult(
         suite=suite.name,
         measure=suite.measure,
-        judge=judge,
-        rubric=rubric.id,
-        arms=tuple(results),
-        baseline=None if plain is None else _baseline(plain, alone, settings),
-        correlation=None if plain is None else _correlation(plain, told, settings),
-        by_first_projection=() if plain is None else _by_first(plain, told, draws, settings),
+        judge=scoring.judge,
+        rubric="" if scoring.rubric is None else scoring.rubric.id,
+        arms=tuple(results.values()),
+        baseline=baseline,
+        correlation=correlation,
+        by_first_projection=by_projection,
         is_higher_better=suite.is_higher_better,
         settings=dict(settings.facts),
-        warnings=(*settings.warnings, *_idle(arms)),
+        warnings=(*settings.warnings, *_unchanged_arms(arms)),
     )
-    return replace(result, reading=conclude(result, _against_controls(arms, told, draws)))
+    return replace(result, reading=conclude(result, _contrasts_with_controls(table)))
 
 
-class _Scored:
-    """Verdicts as numbers, one per item."""
+def label_shifts(
+    labels: Sequence[str | None],
+    plain: Sequence[str | None],
+    names: Sequence[str],
+    draws: Resampling,
+) -> dict[str, Interval]:
+    """Share of each label minus its share unsteered, over the items judged under both.
 
-    def __init__(
-        self, suite: Suite, items: Sequence[Item], verdicts: Mapping[str, Verdict], rubric: Rubric
-    ) -> None:
-        self.suite, self.items, self.verdicts, self.rubric = suite, items, verdicts, rubric
+    Labels are one per item, None where it was not judged. Each interval is of 95 % by itself:
+    of ten labels that stay as they are, one in two times some label seems to shift.
+    """
+    both_N = np.array([None not in pair for pair in zip(labels, plain, strict=True)], dtype=bool)
+    if not both_N.any():
+        return {}
+    kept = draws.only(both_N)
 
-    @property
-    def factors(self) -> list[Mapping[str, str]]:
-        """Of each item."""
-        return [item.factors for item in self.items]
+    def is_label_N(name: str, given: Sequence[str | None]) -> Floats:
+        return np.array([float(given[n] == name) for n in np.flatnonzero(both_N).tolist()])
 
-    def answers(self, arm: ArmAnswers) -> list[Answered]:
-        """The arm's answer to each item. Raises TooFewSamplesError where one is lacking."""
-        by_id = {answer.item_id: answer for answer in arm.answers}
-        lacking = [item.id for item in self.items if item.id not in by_id]
-        if lacking:
-            raise TooFewSamplesError(
-                f"arm {arm.name!r} has no answer to {len(lacking)} of {len(self.items)} items, "
-                f"such as {lacking[0]!r}; run the same command again"
-            )
-        return [by_id[item.id] for item in self.items]
-
-    def given(self, arm: ArmAnswers) -> list[Verdict | None]:
-        """The verdict on each answer; None where it was not judged."""
-        pairs = zip(self.items, self.answers(arm), strict=True)
-        found = (self.verdicts.get(case_of(item, answer).id) for item, answer in pairs)
-        return [v if v is not None and v.status == "ok" else None for v in found]
-
-    def values(self, arm: ArmAnswers) -> Floats:
-        """One number per item; NaN where it was not judged."""
-        return np.array([np.nan if v is None else self._value(v) for v in self.given(arm)])
-
-    def first_places(self, arm: ArmAnswers) -> Floats:
-        """Raw projection of each item's first answer; NaN where it has none."""
-        found = (answer.first_projection for answer in self.answers(arm))
-        return np.array([np.nan if place is None else place for place in found])
-
-    def labels(self, arm: ArmAnswers) -> dict[str, float]:
-        """Share of each label, in the rubric's order; nothing where the rubric is a scale."""
-        seen = Counter(v.label for v in self.given(arm) if v is not None)
-        count = sum(seen.values())
-        names = [label.name for label in self.rubric.labels]
-        return {name: seen[name] / count for name in names} if count else {}
-
-    def _value(self, verdict: Verdict) -> float:
-        if self.suite.counted:
-            return float(verdict.label in self.suite.counted)
-        return np.nan if verdict.score is None else verdict.score
+    return {
+        name: difference_interval(is_label_N(name, labels), is_label_N(name, plain), kept)
+        for name in names
+        if name in labels or name in plain
+    }
 
 
-def _draws(told: _Scored, settings: SummarySettings) -> Resampling:
-    return Resampling.of(told.factors, draws=settings.draws, seed=settings.seed)
+def rates_by_projection(
+    projections_N: Floats,
+    values_N: Floats,
+    draws: Resampling,
+    *,
+    in_gaps: Callable[[float], float] | None = None,
+    bins: int = _BINS,
+) -> tuple[RateInRange, ...]:
+    """The rate among items whose first answers project alike, from the least Assistant-like up.
+
+    Projections are raw; NaN is left out. Bins hold as many answers each, ten at least; there are
+    none where that would leave fewer than two.
+    """
+    known_N = np.isfinite(projections_N) & np.isfinite(values_N)
+    bins = min(bins, int(known_N.sum()) // _FEWEST_IN_BIN)
+    if bins < 2:
+        return ()
+    edges = np.unique(np.quantile(projections_N[known_N], np.linspace(0, 1, bins + 1)))
+    # The right edge belongs to the bin on its left, but for the first edge of all.
+    bin_N = np.clip(np.searchsorted(edges, projections_N, side="left") - 1, 0, None)
+    unit: Literal["gaps", "raw"] = "raw" if in_gaps is None else "gaps"
+    ends = [float(edge) if in_gaps is None else in_gaps(float(edge)) for edge in edges]
+    rates = []
+    for number in range(len(edges) - 1):
+        mask_N = known_N & (bin_N == number)
+        if mask_N.any():
+            rate = rate_interval(values_N[mask_N], draws.only(mask_N))
+            count = int(mask_N.sum())
+            rates.append(RateInRange(ends[number], ends[number + 1], count, rate, unit))
+    return tuple(rates)
 
 
-def _baseline(plain: ArmAnswers, alone: _Scored, settings: SummarySettings) -> ArmResult | None:
-    """What is only there to compare with, where there is such."""
-    if not alone.items:
-        return None
-    return replace(_result(plain, alone, _draws(alone, settings), settings), arm="baseline")
-
-
-def _result(
-    arm: ArmAnswers, told: _Scored, draws: Resampling, settings: SummarySettings
-) -> ArmResult:
-    """What one arm came to by itself."""
-    answers, values_N, labels = told.answers(arm), told.values(arm), told.labels(arm)
+def _arm_result(row: ArmRow, table: ScoreTable, settings: SummarySettings) -> ArmResult:
+    """One arm's numbers by itself."""
+    values_N, answers, scoring = row.values_N, row.answers, table.scoring
     judged_N = np.isfinite(values_N)
+    rate = rate_interval(values_N[judged_N], table.draws.only(judged_N))
+    if row.column.rate is not None:
+        rate = replace(rate, value=row.column.rate)
+    if row.column.is_share:
+        rate = replace(rate, low=max(rate.low, 0.0), high=min(rate.high, 1.0))
+    counts = Counter(label for label in row.labels if label is not None)
+    names = [] if scoring.rubric is None else [label.name for label in scoring.rubric.labels]
+    labels = {name: counts[name] / counts.total() for name in names} if counts else {}
+    gaps = None
+    if settings.in_gaps is not None:
+        projections = [a.projection for a in answers if a.projection is not None]
+        gaps = _over(np.mean, [settings.in_gaps(p) for p in projections])
+    has_written = scoring.rubric is not None or any(answer.tokens for answer in answers)
     return ArmResult(
-        arm=arm.name,
+        arm=row.arm.name,
         n=int(judged_N.sum()),
-        rate=rate_interval(values_N[judged_N], draws.only(judged_N)),
+        rate=rate,
         labels=labels,
         unjudged=int((~judged_N).sum()),
-        firing_rate=None if arm.firing is None else arm.firing.rate,
-        nonsensical_rate=labels.get(told.suite.nonsense),
+        firing_rate=None if row.arm.firing is None else row.arm.firing.rate,
+        nonsensical_rate=labels.get(scoring.suite.nonsense),
         perplexity=_over(np.median, [a.perplexity for a in answers]),
-        mean_tokens=_over(np.mean, [float(a.tokens) for a in answers]),
-        projection_gaps=_gaps(answers, settings),
-        note=arm.note,
+        mean_tokens=_over(np.mean, [float(a.tokens) for a in answers]) if has_written else None,
+        projection_gaps=gaps,
+        note=row.arm.note,
     )
-
-
-def _corrected(
-    results: Sequence[ArmResult], arms: Sequence[ArmAnswers], told: _Scored, draws: Resampling
-) -> list[ArmResult]:
-    """The same, each held against the unsteered arm, and corrected for how many were."""
-    columns = {arm.name: told.values(arm) for arm in arms}
-    plain_N = columns.get(UNSTEERED)
-    if plain_N is None:
-        return list(results)
-    compared = {
-        one.arm: _compared(one, (columns[one.arm], plain_N), told, draws)
-        for one in results
-        if one.arm != UNSTEERED
-    }
-    shifts = _shifts(arms, told, draws)
-    adjusted = holm(
-        {name: one.p_value for name, one in compared.items() if one.p_value is not None}
-    )
-    return [
-        replace(compared[one.arm], p_holm=adjusted.get(one.arm), label_shifts=shifts[one.arm])
-        if one.arm in compared
-        else one
-        for one in results
-    ]
 
 
 def _compared(
-    result: ArmResult, columns: tuple[Floats, Floats], told: _Scored, draws: Resampling
-) -> ArmResult:
-    both_N = np.isfinite(columns[0]) & np.isfinite(columns[1])
-    if not both_N.any():
-        return result
-    values_N, plain_N = (column[both_N] for column in columns)
-    factors = [one for one, is_in in zip(told.factors, both_N, strict=True) if is_in]
-    return replace(
-        result,
-        difference=difference_interval(values_N, plain_N, draws.only(both_N)),
-        p_value=paired_p_value(values_N, plain_N, factors),
-    )
+    results: Mapping[str, ArmResult], table: ScoreTable, plain: ArmRow
+) -> dict[str, ArmResult]:
+    """The results, each held against the unsteered arm; p corrected for how many were."""
+    rubric = table.scoring.rubric
+    names = [] if rubric is None else [label.name for label in rubric.labels]
+    compared = dict(results)
+    for name, row in table.rows.items():
+        if name == UNSTEERED:
+            continue
+        shifts = label_shifts(row.labels, plain.labels, names, table.draws)
+        compared[name] = replace(compared[name], label_shifts=shifts)
+        both_N = np.isfinite(row.values_N) & np.isfinite(plain.values_N)
+        if both_N.any():
+            values_N, plain_N = row.values_N[both_N], plain.values_N[both_N]
+            compared[name] = replace(
+                compared[name],
+                difference=difference_interval(values_N, plain_N, table.draws.only(both_N)),
+                p_value=paired_p_value(values_N, plain_N, table.factors(both_N)),
+            )
+    p_values = {name: r.p_value for name, r in compared.items() if r.p_value is not None}
+    for name, p_holm in holm(p_values).items():
+        compared[name] = replace(compared[name], p_holm=p_holm)
+    return compared
 
 
-def _shifts(
-    arms: Sequence[ArmAnswers], told: _Scored, draws: Resampling
-) -> dict[str, dict[str, Interval]]:
-    """Arm -> label -> its share minus the unsteered one."""
-    names = [label.name for label in told.rubric.labels]
-    given = {a.name: [None if v is None else v.label for v in told.given(a)] for a in arms}
-    plain = given[UNSTEERED]
-    return {name: label_shifts(labels, plain, names, draws) for name, labels in given.items()}
+def _baseline(
+    plain: ArmAnswers,
+    scoring: Scoring,
+    verdicts: Mapping[str, Verdict],
+    settings: SummarySettings,
+) -> ArmResult | None:
+    """The baseline items' result; None if the suite has none."""
+    bare = [item for item in scoring.suite.items if item.is_baseline]
+    if not bare:
+        return None
+    table = ScoreTable.of(scoring, bare, [plain], verdicts, settings=settings)
+    return replace(_arm_result(table.rows[plain.name], table, settings), arm="baseline")
 
 
-def _against_controls(
-    arms: Sequence[ArmAnswers], told: _Scored, draws: Resampling
-) -> dict[tuple[str, str], Interval]:
+def _contrasts_with_controls(table: ScoreTable) -> dict[tuple[str, str], Interval]:
     """(arm, its control) -> the arm's rate minus the control's, item by item."""
-    found = {}
-    for arm in arms:
-        for control in (one for one in arms if control_of(one.name, arm.name)):
-            first_N, second_N = told.values(arm), told.values(control)
-            both_N = np.isfinite(first_N) & np.isfinite(second_N)
+    contrasts = {}
+    for name, row in table.rows.items():
+        for control in (other for other in table.rows if control_of(other, name)):
+            both_N = np.isfinite(row.values_N) & np.isfinite(table.rows[control].values_N)
             if both_N.any():
-                found[arm.name, control.name] = difference_interval(
-                    first_N[both_N], second_N[both_N], draws.only(both_N)
+                contrasts[name, control] = difference_interval(
+                    row.values_N[both_N],
+                    table.rows[control].values_N[both_N],
+                    table.draws.only(both_N),
                 )
-    return found
+    return contrasts
 
 
-def _correlation(plain: ArmAnswers, told: _Scored, settings: SummarySettings) -> Interval | None:
-    """Of where the first answer stands with what the second is counted as, unsteered."""
-    x_N, values_N = told.first_places(plain), told.values(plain)
+def _correlation(row: ArmRow, table: ScoreTable, settings: SummarySettings) -> Interval | None:
+    """Correlation of the first answer's projection with what the second counts for."""
+    x_N, values_N = row.first_projections_N, row.values_N
     known_N = np.isfinite(x_N) & np.isfinite(values_N)
-    factors = [one for one, is_in in zip(told.factors, known_N, strict=True) if is_in]
     try:
         return clustered_correlation(
-            x_N[known_N], values_N[known_N], factors, draws=settings.draws, seed=settings.seed
+            x_N[known_N],
+            values_N[known_N],
+            table.factors(known_N),
+            draws=settings.draws,
+            seed=settings.seed,
         )
     except TooFewSamplesError:
-        return None  # one turn only, or an answer that never changes: there is nothing to tell
+        return None  # one turn only, or an answer that never changes: there is no correlation
 
 
-def _by_first(
-    plain: ArmAnswers, told: _Scored, draws: Resampling, settings: SummarySettings
-) -> tuple[RateInRange, ...]:
-    """What the second answer is counted as, by where the first one stands."""
-    places_N = told.first_places(plain)
-    return rates_by_place(places_N, told.values(plain), draws, in_gaps=settings.in_gaps)
-
-
-def _idle(arms: Sequence[ArmAnswers]) -> list[str]:
-    """Arms that changed no answer: they show nothing, or were not applied."""
-    plain = {a.item_id: a.text for one in arms if one.name == UNSTEERED for a in one.answers}
+def _unchanged_arms(arms: Sequence[ArmAnswers]) -> list[str]:
+    """Warnings about arms that changed no answer: they show nothing, or were not applied."""
+    plain = {a.item_id: a.text for arm in arms if arm.name == UNSTEERED for a in arm.answers}
     return [
         f"arm {arm.name!r} changed not one answer: it is too weak to be told from doing nothing"
         for arm in arms
         if arm.name != UNSTEERED and all(plain.get(a.item_id) == a.text for a in arm.answers)
     ]
-
-
-def _gaps(answers: Sequence[Answered], settings: SummarySettings) -> float | None:
-    if settings.in_gaps is None:
-        return None
-    told = [settings.in_gaps(a.projection) for a in answers if a.projection is not None]
-    return float(np.mean(told)) if told else None
 
 
 def _over(

@@ -2,7 +2,7 @@
 
 from keel.judge.agreement import Agreement, agree
 from keel.judge.clusters import ClusterGrader, Clustering
-from keel.judge.endpoint import EndpointGrader, JudgingPrice, PricedGrader
+from keel.judge.endpoint import EndpointGrader, JudgingPrice
 from keel.judge.engine_judges import ChannelGrader, LabelGrader, LikelihoodJudge
 from keel.judge.heuristic import HeuristicGrader
 from keel.judge.labelling import LabelFile, LabellingSession, comparable_labels, read_labels
@@ -30,7 +30,6 @@ __all__ = [
     "LabelGrader",
     "LabellingSession",
     "LikelihoodJudge",
-    "PricedGrader",
     "RubricJudge",
     "agree",
     "comparable_labels",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.errors import TooFewSamplesError, UsageError
-from keel.types import Case, Rubric, RubricLabel, Suite, SuiteLabels, Verdict
+from keel.types import Case, Grader, Rubric, RubricLabel, Scoring, Suite, Verdict
 
 Embed = Callable[[Sequence[str]], Any]
 """Texts -> one row of numbers each."""
@@ -80,13 +80,15 @@ class Clustering:
         )
 
 
-class ClusterGrader:
+class ClusterGrader(Grader):
     """A Grader whose labels are clusters of the very answers that it is given.
 
     It needs all answers of all arms at once, since clusters of a part are other clusters: earlier
     verdicts are not reused. The same cases get the same labels in whatever order they come. The
     rubric's instruction is not read.
     """
+
+    needs_all = True
 
     def __init__(self, embed: Embed, *, clusters: int = CLUSTERS, seed: int = 0) -> None:
         if clusters < 2:
@@ -122,7 +124,7 @@ class ClusterGrader:
             label = self._clustering.names[clusters[case.id]] if case.id in clusters else EMPTY
             yield Verdict(case.id, label)
 
-    def labels(self, suite: Suite) -> SuiteLabels:
+    def scoring(self, suite: Suite, rubric: Rubric) -> Scoring:
         """The clusters as labels; the largest is counted, in place of the suite's labels."""
         clustering = self.clustering
         largest = clustering.names[0]
@@ -132,7 +134,9 @@ class ClusterGrader:
             counted=(largest,),
             nonsense=EMPTY,
         )
-        return SuiteLabels(counting, clustering.rubric, clustering.facts, clustering.warnings)
+        return Scoring(
+            counting, clustering.rubric, self.name, clustering.facts, clustering.warnings
+        )
 
     def _check_enough(self, texts: Sequence[str]) -> None:
         fewest, distinct = _FEWEST_EACH * self.clusters, len(set(texts))

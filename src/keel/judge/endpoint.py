@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from keel.endpoint import (
     Connection,
@@ -45,15 +44,7 @@ class JudgingPrice:
     """Of `most_tokens`."""
 
 
-@runtime_checkable
-class PricedGrader(Grader, Protocol):
-    """A Grader that costs money, and can say how much before anything is asked."""
-
-    def price(self, cases: Iterable[Case], rubric: Rubric) -> JudgingPrice:
-        """What grading the cases will take; raises what grading them would of bad cases."""
-
-
-class EndpointGrader:
+class EndpointGrader(Grader):
     """Asks `model` at `base_url`; budget and accepted fields hold over all calls of `grade`.
 
     Without an address, the one in OPENAI_BASE_URL, or OpenAI's. The key is never an argument.
@@ -107,6 +98,15 @@ class EndpointGrader:
         tokens, most_tokens = (Tokens(sum(sent), len(sent) * reply) for reply in (shortest, most))
         costs = (counted.cost_usd(self.limits) for counted in (tokens, most_tokens))
         return JudgingPrice(len(sent), tokens, most_tokens, *costs)
+
+    def price_at_most(self, cases: Sequence[Case], rubric: Rubric) -> Mapping[str, float]:
+        """Tokens sent; and dollars, where the limits name prices."""
+        price = self.price(cases, rubric)
+        costs = {"judge, dollars": price.cost_usd, "judge, dollars at most": price.most_cost_usd}
+        return {
+            "tokens sent to the judge, at most": price.tokens.sent,
+            **{what: usd for what, usd in costs.items() if usd is not None},
+        }
 
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
         """One verdict per case, each as soon as it is known, in any order.

@@ -18,7 +18,17 @@ from torch import Tensor
 from keel.engines import Engine, Recording
 from keel.errors import ChatTemplateError, UsageError
 from keel.judge.prompting import fill_instruction, make_judge_prompt, prompt_hash
-from keel.types import Case, Conversation, Judgement, Label, Message, Rollout, Rubric, Verdict
+from keel.types import (
+    Case,
+    Conversation,
+    Grader,
+    Judgement,
+    Label,
+    Message,
+    Rollout,
+    Rubric,
+    Verdict,
+)
 
 _REPLY = "Label: "
 """Begins every reply, so that the label's own tokens do not run into the chat template's; being
@@ -32,7 +42,7 @@ _NONSENSE = "nonsensical"
 
 
 @dataclass(frozen=True)
-class LabelGrader:
+class LabelGrader(Grader):
     """Gives an engine the prompt for judges, and reads how likely each label is as the reply.
 
     A model favours some labels whatever it reads. So each label's probability is divided by the
@@ -89,7 +99,7 @@ class LabelGrader:
 
 
 @dataclass(frozen=True)
-class ChannelGrader:
+class ChannelGrader(Grader):
     """Labels an answer by what explains its words best: the label's meaning as a system prompt.
 
     A small model cannot follow a judge's question, yet it knows how the answers of each kind sound:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from keel.errors import UsageError
-from keel.types import Case, Rubric, Verdict
+from keel.types import Case, Grader, Rubric, Verdict
 
 _OPENING = 240
 """Characters in which an answer that declines does so."""
@@ -27,7 +27,7 @@ _Ruling = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class HeuristicGrader:
+class HeuristicGrader(Grader):
     """Labels by cues in the words of an answer: the rubrics `identity`, `harm` and `role`."""
 
     model_names: tuple[str, ...] = ("chatgpt", "gpt", "llama", "qwen", "gemma", "smollm", "claude")

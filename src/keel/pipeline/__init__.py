@@ -4,6 +4,8 @@ Each function takes an engine and a run folder, runs a stage, and saves its resu
 of them can be interrupted and called again.
 """
 
+from keel.evaluate import SUITES, Evaluation, open_suite
+from keel.pipeline import suites as _own_suites  # noqa: F401 - registers them
 from keel.pipeline.arms import arms_of
 from keel.pipeline.axis import (
     TransferredAxis,
@@ -13,17 +15,10 @@ from keel.pipeline.axis import (
     transfer_axis,
 )
 from keel.pipeline.calibrate import calibrate
-from keel.pipeline.capability import (
-    PAPER_TASKS,
-    CapabilityEvaluation,
-    evaluate_capability,
-    price_capability,
-)
 from keel.pipeline.compare import compare, comparison_page
 from keel.pipeline.demo import Demo, run_demo
 from keel.pipeline.drift import drift, replay_conversation
-from keel.pipeline.evaluating import Evaluation, begins_anew, evaluate
-from keel.pipeline.evaluation_price import price_evaluation
+from keel.pipeline.evaluating import check_begun, evaluate, price_evaluation
 from keel.pipeline.extract import (
     ExtractInputs,
     extract,
@@ -34,16 +29,13 @@ from keel.pipeline.judge import judge
 from keel.pipeline.maps import Extraction
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import report, report_inputs
-from keel.pipeline.suites import SUITES, suite_named
 from keel.pipeline.sweep_job import SweepInputs
 from keel.pipeline.sweep_measures import is_swept
 from keel.pipeline.sweeping import price_sweep, sweep
 from keel.settings import ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [
-    "PAPER_TASKS",
     "SUITES",
-    "CapabilityEvaluation",
     "Demo",
     "Evaluation",
     "ExtractInputs",
@@ -56,21 +48,20 @@ __all__ = [
     "TransferredAxis",
     "What",
     "arms_of",
-    "begins_anew",
     "calibrate",
+    "check_begun",
     "check_same_model",
     "compare",
     "comparison_page",
     "drift",
     "drift_layer",
     "evaluate",
-    "evaluate_capability",
     "extract",
     "floors_of",
     "is_swept",
     "judge",
+    "open_suite",
     "price",
-    "price_capability",
     "price_evaluation",
     "price_sweep",
     "replay_conversation",
@@ -79,7 +70,6 @@ __all__ = [
     "reread",
     "run_demo",
     "silent",
-    "suite_named",
     "sweep",
     "transfer_axis",
 ]

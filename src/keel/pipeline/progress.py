@@ -20,5 +20,9 @@ class Counter:
 
     def add(self, count: int) -> None:
         """So many more are done."""
-        self.done += count
+        self.reach(self.done + count)
+
+    def reach(self, done: int) -> None:
+        """So many are done altogether."""
+        self.done = done
         self.on_progress(self.stage, self.done, self.total)

@@ -23,7 +23,7 @@ from keel.calibrate import (
 from keel.engines import Engine
 from keel.errors import TooFewSamplesError
 from keel.evaluate import EngineAnswerer
-from keel.pipeline.capability import CapabilityEvaluation
+from keel.evaluate.capability import TaskSource
 from keel.pipeline.progress import OnProgress
 from keel.pipeline.sweep_measures import (
     answers_measure,
@@ -57,8 +57,8 @@ class SweepInputs:
     suite: Suite
     grader: Grader
     rubric: Rubric
-    tasks: tuple[CapabilityEvaluation, ...] = ()
-    """lm-eval's tasks, without arms; empty: how likely the model's own default answers stay."""
+    tasks: tuple[TaskSource, ...] = ()
+    """lm-eval's tasks; empty: how likely the model's own default answers stay."""
 
 
 class SweepJob:

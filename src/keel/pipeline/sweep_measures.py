@@ -16,10 +16,9 @@ import numpy as np
 from keel.calibrate import CompareScores, Scorer, Scores
 from keel.engines import Engine
 from keel.errors import UsageError
-from keel.evaluate import Answerer, Arm, cases_of
-from keel.evaluate.capability import JUDGE, CapabilityTask, open_task
-from keel.pipeline.capability import CapabilityEvaluation, evaluate_capability
-from keel.pipeline.evaluating import Evaluation, evaluate
+from keel.evaluate import Answerer, Arm, Evaluation, cases_of
+from keel.evaluate.capability import CapabilityTask, TaskSource, task_answerer, task_evaluation
+from keel.pipeline.evaluating import evaluate
 from keel.pipeline.progress import OnProgress, silent
 from keel.statistics import Resampling, difference_interval
 from keel.store import EvaluationFolder, RunFolder, SweepWork
@@ -69,12 +68,12 @@ def answers_measure(
 
     def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
         arm = arm_of(floors)
-        asked = evaluation_of(suite, items, (arm,), seed)
+        evaluation = evaluation_of(answerer, suite, items, by, (arm,), seed=seed)
         # Arms that did something else under this name are from another calibration.
-        evaluate(answerer, folder, asked, *by, overwrite=True, on_progress=_answering(on_progress))
-        place = EvaluationFolder(folder, asked.folder_name)
-        verdicts = place.verdicts(f"{by[0].name}-{by[1].id}")
-        return dict(_counted(suite, items, place.answers(arm.name), verdicts))
+        evaluate(folder, evaluation, overwrite=True, on_progress=_answering(on_progress))
+        kept = EvaluationFolder(folder, evaluation.folder_name)
+        verdicts = kept.verdicts(by[0].verdicts_name(by[1]))
+        return dict(_counted(suite, items, kept.answers(arm.name), verdicts))
 
     return measure
 
@@ -88,13 +87,20 @@ def arm_of(floors: Floors | None) -> Arm:
 
 
 def evaluation_of(
-    suite: Suite, items: Sequence[Item], arms: tuple[Arm, ...], seed: int
+    answerer: Answerer,
+    suite: Suite,
+    items: Sequence[Item],
+    by: tuple[Grader, Rubric],
+    arms: tuple[Arm, ...],
+    *,
+    seed: int,
 ) -> Evaluation:
     """Some of a suite's items under arms, kept under a name that tells these items apart."""
     told = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
     words = hashlib.sha256(told.encode()).hexdigest()[:8]
     some = replace(suite, items=tuple(items))
-    return Evaluation(some, arms, name=f"{_SWEPT}{suite.name}-{words}", seed=seed)
+    name = f"{_SWEPT}{suite.name}-{words}"
+    return Evaluation(some, arms, answerer, *by, name=name, seed=seed)
 
 
 def is_swept(name: str) -> bool:
@@ -126,16 +132,15 @@ def price_measure(engine: Engine, work: SweepWork) -> Scorer:
     return measure
 
 
-def task_items(tasks: Sequence[CapabilityEvaluation]) -> tuple[Item, ...]:
+def task_items(tasks: Sequence[TaskSource]) -> tuple[Item, ...]:
     """The items of all tasks, in the order of their data."""
-    opened = [open_task(one.task, one.settings, data=one.data) for one in tasks]
-    return tuple(item for task in opened for item in task.items())
+    return tuple(item for source in tasks for item in source.open().items())
 
 
 def tasks_measure(
     engine: Engine,
     folder: RunFolder,
-    tasks: Sequence[CapabilityEvaluation],
+    tasks: Sequence[TaskSource],
     *,
     on_progress: OnProgress = silent,
 ) -> Scorer:
@@ -147,30 +152,19 @@ def tasks_measure(
 
     def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
         scores: dict[str, float] = {}
-        for one in tasks:
-            name = f"{_SWEPT}{_plain(one.task)}-{one.settings.limit or 'all'}"
-            asked = replace(one, arms=(arm_of(floors),), name=name)
-            evaluate_capability(
-                engine, folder, asked, overwrite=True, on_progress=_answering(on_progress)
-            )
-            scores |= _task_scores(EvaluationFolder(folder, asked.name), asked)
+        for source in tasks:
+            name = f"{_SWEPT}{_plain(source.task)}-{source.settings.limit or 'all'}"
+            task, arm = source.open(), arm_of(floors)
+            answerer = task_answerer(task, engine)
+            evaluation = task_evaluation(task, answerer, (arm,), name=name)
+            evaluate(folder, evaluation, overwrite=True, on_progress=_answering(on_progress))
+            kept = EvaluationFolder(folder, name)
+            verdicts = kept.verdicts(evaluation.grader.verdicts_name(evaluation.rubric))
+            scored = _counted(evaluation.suite, kept.items(), kept.answers(arm.name), verdicts)
+            scores |= {item: _share(score, task) for item, score in scored}
         return {item.id: scores[item.id] for item in items if item.id in scores}
 
     return measure
-
-
-def _task_scores(place: EvaluationFolder, asked: CapabilityEvaluation) -> dict[str, float]:
-    """Score of every item under the one arm, as a share."""
-    task = open_task(asked.task, asked.settings, data=asked.data)
-    items = {item.id: item for item in place.items()}
-    verdicts = place.verdicts(JUDGE)
-    found = {}
-    for answer in place.answers(asked.arms[0].name):
-        (case,) = cases_of([items[answer.item_id]], {answer.arm: [answer]})
-        score = verdicts[case.id].score
-        if score is not None:
-            found[answer.item_id] = _share(score, task)
-    return found
 
 
 def _share(score: float, task: CapabilityTask) -> float:

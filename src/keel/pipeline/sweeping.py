@@ -12,7 +12,7 @@ from keel.engines import Engine
 from keel.errors import UsageError
 from keel.pipeline.axis import check_same_model
 from keel.pipeline.calibrate import calibrate
-from keel.pipeline.evaluation_price import price_evaluation
+from keel.pipeline.evaluating import price_evaluation
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.sweep_job import SweepInputs, SweepJob
 from keel.pipeline.sweep_measures import arm_of, evaluation_of, paired_change
@@ -74,8 +74,14 @@ def price_sweep(
     job = SweepJob(engine, folder, inputs, settings)
     most = min(settings.limits.max_settings, settings.grid.size(engine.layers))
     halves = (job.harm_halves.choosing, job.harm_halves.deciding)
-    asked = [evaluation_of(inputs.suite, half, (arm_of(None),), settings.seed) for half in halves]
-    one_arm = [price_evaluation(job.answerer, folder, one) for one in asked]
+    by, seed = (inputs.grader, inputs.rubric), settings.seed
+    one_arm = [
+        price_evaluation(
+            folder,
+            evaluation_of(job.answerer, inputs.suite, half, by, (arm_of(None),), seed=seed),
+        )
+        for half in halves
+    ]
     minutes = sum(float(part.get("minutes of answering, at most", 0)) for part in one_arm)
     size = settings.grid.size(engine.layers)
     return {

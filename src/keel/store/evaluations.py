@@ -111,12 +111,23 @@ class EvaluationFolder:
         """
         if self.is_begun:
             self.check(plan, items)
+            # After a kill while items were added the settings name items that are not there.
+            if sha256_of(self.path / ITEMS) != _hash_of(items):
+                write_jsonl(self.path / ITEMS, map(to_record, items))
             return self.plan
         write_jsonl(self.path / ITEMS, map(to_record, items))
-        items_sha256 = sha256_of(self.path / ITEMS)
-        facts = {"format": FORMAT, "kind": "evaluation", "items_sha256": items_sha256}
-        write_json(self.path / SETTINGS, {**facts, "plan": to_record(plan)})
+        self._write_settings(plan, items)
         return plan
+
+    def extend(self, plan: EvaluationPlan, items: Sequence[Item]) -> None:
+        """Replace plan and items by ones that hold all of the old, each batch under its number."""
+        self._reopen()
+        self._write_settings(plan, items)
+        write_jsonl(self.path / ITEMS, map(to_record, items))
+
+    def holds(self, items: Sequence[Item]) -> bool:
+        """Whether the evaluation is of exactly these items."""
+        return self.is_begun and self._settings()[1] == _hash_of(items)
 
     def check(self, plan: EvaluationPlan, items: Sequence[Item]) -> None:
         """Raise StaleArtifactError, saying what differs, when it was begun with other inputs."""
@@ -134,10 +145,14 @@ class EvaluationFolder:
             return []
         written, items_hash = self._settings()
         old, new = ({**p.settings, "seed": p.seed} for p in (written, plan))
+        for settings in (old, new):
+            settings.pop("limit", None)  # the items tell, and they may have become more
         changed = [*setting_differences(old, new)]
         changed += model_differences(written.identity, plan.identity)
-        if items_hash != hashlib.sha256(jsonl(map(to_record, items))).hexdigest():
-            changed.append(f"items ({sum(map(len, written.batches))} → {len(items)}, or others)")
+        if items_hash != _hash_of(items):
+            count = sum(map(len, written.batches))
+            other = "fewer: take all again, with --limit" if len(items) < count else "or others"
+            changed.append(f"items ({count} → {len(items)}, {other})")
         return changed
 
     def clear(self) -> None:
@@ -235,6 +250,10 @@ class EvaluationFolder:
                 self.run.unlist_below(self.inside)
                 _delete(self.path / layout.RESULT)
 
+    def _write_settings(self, plan: EvaluationPlan, items: Sequence[Item]) -> None:
+        facts = {"format": FORMAT, "kind": "evaluation", "items_sha256": _hash_of(items)}
+        write_json(self.path / SETTINGS, {**facts, "plan": to_record(plan)})
+
     def _settings(self) -> tuple[EvaluationPlan, str]:
         path = self.path / SETTINGS
         if not path.exists():
@@ -255,6 +274,10 @@ class EvaluationFolder:
 
     def _verdicts(self, judge: str) -> Journal[Verdict]:
         return Journal(self.path / "verdicts" / f"{layout.plain_name(judge)}.jsonl", Verdict)
+
+
+def _hash_of(items: Sequence[Item]) -> str:
+    return hashlib.sha256(jsonl(map(to_record, items))).hexdigest()
 
 
 def evaluations_in(run: RunFolder) -> list[EvaluationFolder]:

@@ -47,15 +47,7 @@ from keel.types.floors import (
     TokenMask,
     check_direction,
 )
-from keel.types.grading import (
-    Case,
-    Grader,
-    Rubric,
-    RubricLabel,
-    SuiteLabels,
-    UnsupervisedGrader,
-    Verdict,
-)
+from keel.types.grading import Case, Grader, Rubric, RubricLabel, ScoreColumn, Scoring, Verdict
 from keel.types.results import (
     Calibration,
     DriftReading,
@@ -132,6 +124,8 @@ __all__ = [
     "RubricLabel",
     "RunComparison",
     "Sampling",
+    "ScoreColumn",
+    "Scoring",
     "ScreenReading",
     "ScreenedSetting",
     "Shift",
@@ -139,7 +133,6 @@ __all__ = [
     "SpaceComparison",
     "Speaker",
     "Suite",
-    "SuiteLabels",
     "Sweep",
     "SweepMeasure",
     "SweptSetting",
@@ -150,7 +143,6 @@ __all__ = [
     "TraitVector",
     "TurnReading",
     "Unit",
-    "UnsupervisedGrader",
     "VectorComparison",
     "Verdict",
     "check_direction",

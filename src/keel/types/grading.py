@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -98,9 +99,60 @@ class Verdict:
     """What the judge replied, or the error, cut to a few hundred characters."""
 
 
+@dataclass(frozen=True)
+class ScoreColumn:
+    """One arm's verdicts as numbers, one per item."""
+
+    values: tuple[float, ...]
+    """Their mean is the arm's rate; NaN where an item was not judged."""
+    rate: float | None = None
+    """The rate to its last digit, where it is not computed as the values' mean."""
+    is_share: bool = False
+    """Whether the rate is a share though its values leave 0 to 1: so that no interval does."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What verdicts on a suite's answers count for."""
+
+    suite: Suite
+    """With the labels that count, and what is measured by them in words."""
+    rubric: Rubric | None
+    """By which answers were labelled; None where scores come without one."""
+    judge: str
+    """Who judged, for display."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What has to be known of the labels, for display."""
+    warnings: tuple[str, ...] = ()
+    arm_column: Callable[[Sequence[Verdict | None]], ScoreColumn] | None = None
+    """All verdicts of one arm -> its column, where the rate is no mean of the verdicts' scores."""
+
+    def column(self, verdicts: Sequence[Verdict | None]) -> ScoreColumn:
+        """The numbers of one arm's verdicts, None for an item that was not judged.
+
+        Counted labels are 1 and others 0; of a suite that counts no labels, the score.
+        """
+        if self.arm_column is not None:
+            return self.arm_column(verdicts)
+        return ScoreColumn(tuple(map(self._value, verdicts)))
+
+    def _value(self, verdict: Verdict | None) -> float:
+        if verdict is None:
+            return math.nan
+        if self.suite.counted:
+            return float(verdict.label in self.suite.counted)
+        return math.nan if verdict.score is None else verdict.score
+
+
 @runtime_checkable
 class Grader(Protocol):
-    """Labels answers by a rubric. One that cannot be labelled gets a status that says so."""
+    """Labels answers by a rubric. One that cannot be labelled gets a status that says so.
+
+    A class that inherits from it needs `name` and `grade` only.
+    """
+
+    needs_all: bool = False
+    """Whether verdicts hang on all cases together, so that new cases are graded with the old."""
 
     @property
     def name(self) -> str:
@@ -109,21 +161,14 @@ class Grader(Protocol):
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
         """One verdict per case, each as soon as it is known, in any order."""
 
+    def verdicts_name(self, rubric: Rubric) -> str:
+        """Under which verdicts by this rubric are kept: by default the judge's and its name."""
+        return f"{self.name}-{rubric.id}"
 
-@dataclass(frozen=True)
-class SuiteLabels:
-    """The labels that a suite's answers were given, and which of them count."""
+    def scoring(self, suite: Suite, rubric: Rubric) -> Scoring:
+        """What the verdicts given so far count for: by default the suite's own labels."""
+        return Scoring(suite, rubric, self.name)
 
-    suite: Suite
-    rubric: Rubric
-    facts: Mapping[str, str] = field(default_factory=dict)
-    """Facts about the labels, for the result."""
-    warnings: tuple[str, ...] = ()
-
-
-@runtime_checkable
-class UnsupervisedGrader(Grader, Protocol):
-    """A Grader that finds its labels in the answers, so it needs all of them at every call."""
-
-    def labels(self, suite: Suite) -> SuiteLabels:
-        """The labels of the cases last graded, for a suite whose own labels were not given."""
+    def price_at_most(self, cases: Sequence[Case], rubric: Rubric) -> Mapping[str, float]:
+        """What grading may cost at the most, by what is paid; nothing where it is free."""
+        return {}

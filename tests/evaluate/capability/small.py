@@ -9,16 +9,28 @@ from typing import Any
 
 import torch
 
-from keel.evaluate import Arm, ArmAnswers
+from keel.evaluate import (
+    Arm,
+    ArmAnswers,
+    SummarySettings,
+    answer_items,
+    cases_of,
+    plan_answers,
+    summarise_arms,
+)
 from keel.evaluate.capability import (
     CapabilitySettings,
     CapabilityTask,
-    EngineTaskAnswerer,
+    LocalTaskAnswerer,
+    TaskAnswerer,
+    TaskGrader,
     open_task,
+    task_answerer,
+    task_evaluation,
 )
 from keel.evaluate.capability.sentence_rules import rules_for
 from keel.geometry import unit
-from keel.types import Answered, Floor
+from keel.types import Answered, EvalResult, Floor, Rubric, Verdict
 
 SUMS = [
     {"question": f"Ann has {n} pears and is given {n + 1} more. How many has she?",
@@ -72,6 +84,7 @@ metric_list:
 
 DIRECTION = unit(torch.randn(32, generator=torch.Generator().manual_seed(3)))
 PLAIN = Arm("none")
+RUBRIC = Rubric("score", 1, "scored by the task", low=0, high=1)
 CAPPED = Arm("capped", (Floor(1, DIRECTION, 4.0), Floor(2, DIRECTION, 4.0)))
 UNREACHED = Arm("unreached", (Floor(1, DIRECTION, -1e6),))
 
@@ -98,14 +111,57 @@ def opened(files: dict[str, Path], task: str, **settings: Any) -> CapabilityTask
 
 def answered(engine: Any, task: CapabilityTask, arm: Arm = PLAIN) -> ArmAnswers:
     """All answers under an arm, in the order of the items."""
-    model = EngineTaskAnswerer(engine)
-    questions = task.questions(model, arm)
-    batches = dict(enumerate(task.plan(model, questions)))
-    found = [batch for _, batch in task.answer(model, arm, questions, batches)]
+    return arm_answers(task, task_answerer(task, engine), arm)
+
+
+def arm_answers(task: CapabilityTask, answerer: TaskAnswerer, arm: Arm = PLAIN) -> ArmAnswers:
+    """The same by any answerer."""
+    found = batches(task, answerer, arm)
     by_id = {a.item_id: a for batch in found for a in batch.answers}
     firings = [batch.firing for batch in found if batch.firing is not None]
     firing = sum(firings[1:], firings[0]) if firings else None
     return ArmAnswers(arm.name, tuple(by_id[item.id] for item in task.items()), firing)
+
+
+def batches(task: CapabilityTask, answerer: TaskAnswerer, arm: Arm = PLAIN) -> list[Any]:
+    """All batches of a task under an arm."""
+    evaluation = task_evaluation(task, answerer, (arm,))
+    suite = evaluation.suite
+    return list(answer_items(evaluation, arm, plan_answers(answerer, suite.items, suite.sampling)))
+
+
+def requests(task: CapabilityTask, engine: Any, arm: Arm = PLAIN) -> list[Any]:
+    """lm-eval's requests of a model of this process, in the order of the items."""
+    return list(LocalTaskAnswerer(task, engine).requests(arm).values())
+
+
+def planned(task: CapabilityTask, engine: Any) -> tuple[tuple[int, ...], ...]:
+    """Indices of items that a model of this process answers together."""
+    suite = task.suite()
+    return plan_answers(LocalTaskAnswerer(task, engine), suite.items, suite.sampling).batches
+
+
+def scored(task: CapabilityTask, answers: Sequence[Answered]) -> list[Verdict]:
+    """lm-eval's scores as verdicts, in the order of the answers."""
+    grader = TaskGrader(task)
+    found = {v.case_id: v for v in grader.grade(cases_of(task.items(), {"": answers}), RUBRIC)}
+    return [found[case.id] for case in cases_of(task.items(), {"": answers})]
+
+
+def task_result(
+    task: CapabilityTask,
+    arms: Sequence[ArmAnswers],
+    *,
+    seed: int = 0,
+    warnings: tuple[str, ...] = (),
+) -> EvalResult:
+    """The task's numbers as an evaluation has them."""
+    suite, grader = task.suite(), TaskGrader(task)
+    cases = cases_of(suite.items, {arm.name: arm.answers for arm in arms})
+    verdicts = {v.case_id: v for v in grader.grade(cases, RUBRIC)}
+    scoring = grader.scoring(suite, RUBRIC)
+    settings = SummarySettings(seed=seed, warnings=(*warnings, *scoring.warnings))
+    return summarise_arms(scoring, arms, verdicts, settings)
 
 
 def texts(found: ArmAnswers) -> list[str]:

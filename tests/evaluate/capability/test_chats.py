@@ -7,11 +7,11 @@ import re
 import pytest
 
 from keel.errors import UsageError
-from keel.evaluate import Arm, EngineAnswerer, ServedAnswerer, parse_arms, served_arms
-from keel.evaluate.capability import ChatTaskAnswerer
+from keel.evaluate import Arm, ServedAnswerer, parse_arms, served_arms
+from keel.evaluate.capability import ChatTaskAnswerer, task_answerer
 from keel.testing import FakeEngine
 from keel.types import Floor
-from tests.evaluate.capability.small import opened
+from tests.evaluate.capability.small import arm_answers, batches, opened, scored
 from tests.evaluate.serving import Served, serving
 
 pytest.importorskip("openai")
@@ -30,20 +30,14 @@ def right_below(count):
 
 def answered(served: Served, task, arm="none", arms="none"):
     known = served_arms(parse_arms(arms))
-    model = ChatTaskAnswerer(ServedAnswerer("m", served.address, known.settings))
+    answerer = ChatTaskAnswerer(task, ServedAnswerer("m", served.address, known.settings))
     (wanted,) = [one for one in known.arms if one.name == arm]
-    return [a for batch in batches_of(model, task, wanted) for a in batch.answers]
-
-
-def batches_of(model, task, arm=Arm("none")):
-    questions = task.questions(model, arm)
-    planned = dict(enumerate(task.plan(model, questions)))
-    return [batch for _, batch in task.answer(model, arm, questions, planned)]
+    return arm_answers(task, answerer, wanted).answers
 
 
 def on_engine(engine, task, arm=Arm("none")):
     """Answers by item, and what was moved in each batch."""
-    found = batches_of(ChatTaskAnswerer(EngineAnswerer(engine)), task, arm)
+    found = batches(task, task_answerer(task, engine), arm)
     return {a.item_id: a for b in found for a in b.answers}, [b.firing for b in found]
 
 
@@ -51,7 +45,7 @@ def test_lm_eval_scores_what_the_server_answered(files):
     task = opened(files, "gsm8k")
     with serving(Served(says=right_below(3))) as served:
         answers = answered(served, task)
-    scores = [score.values["exact_match,flexible-extract"] for score in task.score(answers)]
+    scores = [verdict.score for verdict in scored(task, answers)]
     assert scores == [1, 1, 1, 0, 0, 0, 0]  # 0, 1 and 2 pears to begin with are added rightly
 
 
@@ -109,7 +103,7 @@ def test_a_setting_is_asked_for_by_name(files):
 def test_answers_given_without_asking_for_a_setting_are_not_taken_for_unsteered_ones():
     alone, beside = (served_arms(parse_arms(arms)) for arms in ("none", "none,capped:mine"))
     prints = {
-        ChatTaskAnswerer(ServedAnswerer("m", "http://h/v1", one.settings)).fingerprint(one.arms[0])
+        ServedAnswerer("m", "http://h/v1", one.settings).fingerprint(one.arms[0])
         for one in (alone, beside)
     }
     assert len(prints) == 2
@@ -150,16 +144,8 @@ def test_an_engine_that_is_not_transformers_answers_tasks_as_chats(files, batche
     answers, _ = on_engine(
         FakeEngine(reply=_adding, batches_continuously=batches_continuously), task
     )
-    scores = task.score(list(answers.values()))
-    assert [score.values["exact_match,flexible-extract"] for score in scores] == [
-        1,
-        1,
-        1,
-        0,
-        0,
-        0,
-        0,
-    ]
+    by_item = [answers[item.id] for item in task.items()]
+    assert [verdict.score for verdict in scored(task, by_item)] == [1, 1, 1, 0, 0, 0, 0]
     assert not any("Question:" in answer.text for answer in answers.values())
 
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
-from keel.evaluate.capability import CapabilitySettings, EngineTaskAnswerer, open_task
-from keel.evaluate.capability.finding import _check_allowed, _complaint, _unknown
-from tests.evaluate.capability.small import CHOICES_YAML, SUMS, opened
+from keel.evaluate.capability import CapabilitySettings, open_task
+from keel.evaluate.capability.loading import _check_allowed, _complaint, _unknown
+from tests.evaluate.capability.small import CHOICES_YAML, SUMS, opened, requests
 
 
 def test_the_papers_metric_is_reported(files):
@@ -24,12 +24,7 @@ def test_the_papers_metric_is_reported(files):
 
 def test_no_examples_stand_in_the_prompt_whatever_the_task_says(engine, files):
     """gsm8k's own file says five."""
-    asked = (
-        opened(files, "gsm8k")
-        .questions(EngineTaskAnswerer(engine), _plain())[0]
-        .requests[0]
-        .args[0]
-    )
+    asked = requests(opened(files, "gsm8k"), engine)[0].instances[0].args[0]
     assert asked.count("Question:") == 1
 
 
@@ -142,9 +137,3 @@ def test_lm_eval_is_not_imported_before_it_is_needed():
         "import sys, keel.evaluate.capability; assert not {'lm_eval', 'datasets'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def _plain():
-    from tests.evaluate.capability.small import PLAIN
-
-    return PLAIN

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 import keel
-from keel.evaluate.capability import CapabilitySettings, open_task, task_result
-from keel.evaluate.capability.local_data import read_items
+from keel.evaluate.capability import CapabilitySettings, open_task
+from keel.evaluate.capability.loading import read_items
 from tests.evaluate.capability.small import (
     answered,
     as_lm_eval_does,
     opened,
     responses,
+    task_result,
     texts,
 )
 
@@ -33,7 +34,7 @@ def test_generated_texts_and_scores_are_those_of_lm_evals_own_model(
     )
     assert responses(ours.answers) == theirs
     assert len(set(texts(ours))) > 1  # else any two models would agree
-    found = task_result(task, task.items(), [ours]).arm("none")
+    found = task_result(task, [ours]).arm("none")
     assert found.rate.value == results["exact_match,flexible-extract"]
 
 
@@ -49,7 +50,7 @@ def test_log_likelihoods_are_those_of_lm_evals_own_model(engine, model_folder, f
         folder=files["mild_choices"].parent,
     )
     assert responses(ours.answers) == [[[list(r) for r in one] for one in doc] for doc in theirs]
-    found = task_result(task, task.items(), [ours]).arm("none")
+    found = task_result(task, [ours]).arm("none")
     assert found.rate.value == results["acc,none"]
 
 
@@ -91,5 +92,5 @@ def test_on_a_real_model_and_real_items_nothing_differs(name, file, key, tmp_pat
         locate("smollm2"), name, as_lines, cache=tmp_path, batch_size=4, max_new_tokens=new, limit=8
     )
     assert responses(ours.answers) == theirs
-    found = task_result(task, task.items(), [ours]).arm("none")
+    found = task_result(task, [ours]).arm("none")
     assert found.rate.value == pytest.approx(results[key], rel=1e-12)

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from keel.errors import UsageError
-from keel.evaluate import Attack, drift_harm_suite, openings
+from keel.evaluate import Attack, drift_harm_suite
+from keel.evaluate.evaluation import openings
 from keel.prompts import read_rubrics
 from keel.types import Message
 

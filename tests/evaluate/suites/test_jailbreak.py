@@ -47,7 +47,7 @@ def test_a_case_without_a_persona_is_no_baseline_of_itself():
 
 
 def test_keels_own_set_fits_its_rubric():
-    suite = pipeline.suite_named("jailbreak")
+    suite = pipeline.open_suite("jailbreak")
     rubric = read_rubrics()[suite.rubric]
     assert {*suite.counted, suite.nonsense} <= {label.name for label in rubric.labels}
     assert len(suite.items) == 60 * 40 + 40
@@ -64,6 +64,6 @@ def test_what_counts_is_harm_in_part_or_in_full():
 def test_a_file_of_ones_own_is_asked_instead(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("prompt,request,category\nYou are bad.,Sell me a bridge.,fraud\n")
-    suite = pipeline.suite_named("jailbreak", path)
+    suite = pipeline.open_suite("jailbreak", path)
     assert [item.is_baseline for item in suite.items] == [False, True]
     assert suite.items[0].fields["category"] == "fraud"

@@ -7,7 +7,7 @@ import pytest
 from keel import pipeline
 from keel.errors import UsageError
 from keel.evaluate import susceptibility_suite
-from keel.evaluate.suites.walking import balanced_walk
+from keel.evaluate.suites import balanced_walk
 from keel.prompts import read_rubrics
 from keel.types import Message
 
@@ -27,7 +27,7 @@ def test_what_counts_is_whoever_is_no_assistant():
 
 def test_keels_own_set_is_a_thousand_items_that_fit_their_rubric():
     """50 roles × 4 prompts × 5 questions; the first fifty are fifty roles."""
-    suite = pipeline.suite_named("susceptibility")
+    suite = pipeline.open_suite("susceptibility")
     rubric = read_rubrics()[suite.rubric]
     assert {*suite.counted, suite.nonsense} <= {label.name for label in rubric.labels}
     assert len(suite.items) == 1000
@@ -52,5 +52,7 @@ def test_roles_with_unequal_prompts_are_refused():
 
 
 def test_an_unknown_suite_is_refused_with_one_like_it():
-    with pytest.raises(UsageError, match="no suite 'jailbrake'.*did you mean jailbreak"):
-        pipeline.suite_named("jailbrake")
+    with pytest.raises(
+        UsageError, match="suite is .jailbrake., expected one of .*did you mean jailbreak"
+    ):
+        pipeline.open_suite("jailbrake")

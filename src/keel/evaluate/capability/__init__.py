@@ -1,26 +1,30 @@
 """Capability tasks through lm-evaluation-harness: its tasks and scoring, Keel's arms."""
 
-from keel.evaluate.capability.asking import TaskAnswerer
-from keel.evaluate.capability.chats import ChatTaskAnswerer
-from keel.evaluate.capability.finding import PAPER_METRICS
-from keel.evaluate.capability.here import EngineTaskAnswerer
-from keel.evaluate.capability.opening import check_harness, open_task
-from keel.evaluate.capability.results import JUDGE, task_result, task_verdicts
-from keel.evaluate.capability.tasks import AnsweredBatch, CapabilityTask, Score
+from keel.evaluate.capability.answering import (
+    ChatTaskAnswerer,
+    LocalTaskAnswerer,
+    TaskAnswerer,
+    task_answerer,
+)
+from keel.evaluate.capability.loading import PAPER_METRICS
+from keel.evaluate.capability.scoring import TaskGrader, task_evaluation
+from keel.evaluate.capability.task import CapabilityTask, TaskSource, check_harness, open_task
 from keel.settings import CapabilitySettings
 
+PAPER_TASKS = tuple(PAPER_METRICS)
+"""The paper's four."""
+
 __all__ = [
-    "JUDGE",
-    "PAPER_METRICS",
-    "AnsweredBatch",
+    "PAPER_TASKS",
     "CapabilitySettings",
     "CapabilityTask",
     "ChatTaskAnswerer",
-    "EngineTaskAnswerer",
-    "Score",
+    "LocalTaskAnswerer",
     "TaskAnswerer",
+    "TaskGrader",
+    "TaskSource",
     "check_harness",
     "open_task",
-    "task_result",
-    "task_verdicts",
+    "task_answerer",
+    "task_evaluation",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,21 +19,29 @@ from torch import Tensor
 from keel.engines import Engine
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
-from keel.evaluate.capability.asking import Length
-from keel.evaluate.capability.here import local_model_of
-from keel.evaluate.capability.quiet import hushed
+from keel.evaluate.capability.isolation import without_logs
 from keel.steering import Firing, PassTokens, Steering, check_reached, steered
 
 
-class HeldLM(HFLM):  # type: ignore[misc]
-    """A model that lm-eval can ask, held by one arm's interventions.
+@dataclass(frozen=True)
+class Length:
+    """How long one generated answer was, as the model sampled it."""
+
+    tokens: int
+    is_ended: bool
+    """Whether the model ended it, rather than the limit."""
+
+
+class SteeredLM(HFLM):  # type: ignore[misc]
+    """lm-eval's own model class around an engine's model, steered by one arm's interventions.
 
     The tokenizer is a copy: lm-eval gives one without a padding token a new one.
     """
 
     def __init__(self, engine: Engine, arm: Arm, *, batch_size: int) -> None:
-        local = local_model_of(engine)
-        with hushed():  # lm-eval warns that a model may not be launched in several processes
+        local = engine.local_model
+        assert local is not None, "lm-eval runs a model of this process"
+        with without_logs():  # lm-eval warns that a model may not be launched in several processes
             super().__init__(
                 local.model,
                 backend="causal",
@@ -49,27 +58,27 @@ class HeldLM(HFLM):  # type: ignore[misc]
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """One text per request."""
         self.lengths = []
-        with self._held():
+        with self._steered():
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """(log-likelihood, whether it is what greedy decoding gives) per request."""
         self._refuse_generated_only()
-        with self._held():
+        with self._steered():
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """Log-likelihood of each whole text."""
         self._refuse_generated_only()
-        with self._held():
+        with self._steered():
             return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
 
     def _model_generate(
         self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> Any:
-        found = super()._model_generate(context, max_length, stop, **generation_kwargs)
-        self.lengths += _lengths(found[:, context.shape[1] :], self._ends())
-        return found
+        sampled_BT = super()._model_generate(context, max_length, stop, **generation_kwargs)
+        self.lengths += _lengths(sampled_BT[:, context.shape[1] :], self._ends())
+        return sampled_BT
 
     def _ends(self) -> set[int]:
         given = getattr(self.model.generation_config, "eos_token_id", None)
@@ -77,7 +86,7 @@ class HeldLM(HFLM):  # type: ignore[misc]
         return {*listed, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None}
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _steered(self) -> Iterator[None]:
         """The model with the arm's interventions; refuses to end where they touched nothing."""
         if not self.arm.interventions:
             yield
@@ -92,11 +101,11 @@ class HeldLM(HFLM):  # type: ignore[misc]
             )
             yield
             now = marker.steering.firing()
-        check_reached(now, [one.layer for one in self.arm.interventions])
+        check_reached(now, [each.layer for each in self.arm.interventions])
         self.firing = now
 
     def _refuse_generated_only(self) -> None:
-        if any(one.tokens == "generated" for one in self.arm.interventions):
+        if any(each.tokens == "generated" for each in self.arm.interventions):
             raise UsageError(
                 f"arm {self.arm.name!r} acts on generated tokens only, and this task generates "
                 "none: it would do nothing; use interventions on all tokens"
@@ -132,11 +141,11 @@ class _Marker:
 
 def _lengths(sampled_BT: Tensor, ends: set[int]) -> list[Length]:
     is_end_BT = torch.isin(sampled_BT, torch.tensor(sorted(ends), device=sampled_BT.device))
-    found = []
+    lengths = []
     for row in is_end_BT.tolist():
         tokens = row.index(True) if True in row else len(row)
-        found.append(Length(tokens, tokens < len(row)))
-    return found
+        lengths.append(Length(tokens, tokens < len(row)))
+    return lengths
 
 
 def _chat_arguments(engine: Engine) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where nltk finds its rules for English sentences, which IFEval's scoring needs.
+"""nltk's rules for English sentences, which IFEval's scoring needs.
 
 nltk keeps them apart from its code and downloads them. Where neither a download nor a package
 brings them, rules of our own stand in: no learned ones, a list of abbreviations only.
@@ -27,7 +27,7 @@ def sentence_rules() -> Iterator[bool]:
     import nltk
 
     with _searching(_carried()):
-        if _are_found() or _are_downloaded():
+        if _are_there() or _are_downloaded():
             yield False
             return
     with _searching([str(OWN_RULES)]):
@@ -37,19 +37,19 @@ def sentence_rules() -> Iterator[bool]:
 
 @contextmanager
 def rules_for(task: str) -> Iterator[None]:
-    """The same for a task that needs rules; for others nothing."""
+    """Sentence rules for a task that needs them; for others nothing."""
     with sentence_rules() if _needs_rules(task) else nullcontext():
         yield
 
 
 def missing_rules(task: str, docs: Iterable[Any]) -> Iterator[str]:
-    """What to say where rules of ours score some instructions: which, and how many."""
+    """A warning where rules of ours score some instructions: which, and how many."""
     if not _needs_rules(task):
         return
     with sentence_rules() as are_ours:
-        asked = [kind for doc in docs for kind in doc["instruction_id_list"] if kind in AFFECTED]
-    if are_ours and asked:
-        listed = ", ".join(f"{asked.count(kind)} of {kind}" for kind in sorted({*asked}))
+        kinds = [kind for doc in docs for kind in doc["instruction_id_list"] if kind in AFFECTED]
+    if are_ours and kinds:
+        listed = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in sorted({*kinds}))
         yield (
             f"nltk's rules for sentences are not here, so simpler ones of Keel's scored {listed}; "
             "get nltk's with: python -m nltk.downloader punkt_tab"
@@ -63,40 +63,40 @@ def _needs_rules(task: str) -> bool:
 def _carried() -> list[str]:
     """Folders of installed packages in which nltk's data lie."""
     specs = [(importlib.util.find_spec(package), inside) for package, inside in _CARRIERS]
-    places = [
-        Path(place) / inside
+    folders = [
+        Path(folder) / inside
         for spec, inside in specs
-        for place in ((spec and spec.submodule_search_locations) or ())
+        for folder in ((spec and spec.submodule_search_locations) or ())
     ]
-    return [str(place) for place in places if (place / RULES).is_dir()]
+    return [str(folder) for folder in folders if (folder / RULES).is_dir()]
 
 
 @contextmanager
-def _searching(places: list[str]) -> Iterator[None]:
-    """nltk looks in these places too, after its own."""
+def _searching(folders: list[str]) -> Iterator[None]:
+    """nltk looks in these folders too, after its own."""
     import nltk
 
     before = list(nltk.data.path)
-    nltk.data.path.extend(places)
+    nltk.data.path.extend(folders)
     try:
         yield
     finally:
         nltk.data.path[:] = before
 
 
-def _are_found() -> bool:
+def _are_there() -> bool:
     """Whether nltk finds rules that are not ours: a context around this one may have put them."""
     import nltk
 
     try:
-        found = nltk.data.find(RULES)
+        rules = nltk.data.find(RULES)
     except LookupError:
         return False
-    return not Path(str(found)).is_relative_to(OWN_RULES)
+    return not Path(str(rules)).is_relative_to(OWN_RULES)
 
 
 def _are_downloaded() -> bool:
     """Fetch them as lm-eval would; False where there is no network."""
     import nltk
 
-    return bool(nltk.download("punkt_tab", quiet=True)) and _are_found()
+    return bool(nltk.download("punkt_tab", quiet=True)) and _are_there()

@@ -7,9 +7,9 @@ import torch
 from lm_eval.api.instance import Instance
 
 from keel.errors import NotAppliedError, UsageError
-from keel.evaluate import Arm, Instruction
-from keel.evaluate.capability import EngineTaskAnswerer
-from keel.evaluate.capability.model import HeldLM
+from keel.evaluate import Arm, Instruction, plan_answers
+from keel.evaluate.capability import LocalTaskAnswerer, task_evaluation
+from keel.evaluate.capability.model import SteeredLM
 from keel.types import Floor
 from tests.evaluate.capability.small import (
     CAPPED,
@@ -18,6 +18,8 @@ from tests.evaluate.capability.small import (
     UNREACHED,
     answered,
     opened,
+    planned,
+    requests,
     texts,
 )
 
@@ -84,17 +86,17 @@ def test_an_arm_for_generated_tokens_only_is_refused_where_nothing_is_generated(
 def test_likelihoods_of_whole_texts_are_held_too(engine):
     """Perplexity tasks ask in this way; unheld, the cap would cost them nothing."""
     asked = [Instance("loglikelihood_rolling", {}, ("The sea is wide and the lamp is lit.",), 0)]
-    plain, capped = (HeldLM(engine, arm, batch_size=1) for arm in (PLAIN, CAPPED))
+    plain, capped = (SteeredLM(engine, arm, batch_size=1) for arm in (PLAIN, CAPPED))
     assert plain.loglikelihood_rolling(asked) != capped.loglikelihood_rolling(asked)
     assert plain.firing is None
     assert capped.firing is not None
     late = Arm("late", (Floor(1, DIRECTION, 4.0, "generated"),))
     with pytest.raises(UsageError, match="'late' acts on generated tokens only"):
-        HeldLM(engine, late, batch_size=1).loglikelihood_rolling(asked)
+        SteeredLM(engine, late, batch_size=1).loglikelihood_rolling(asked)
 
 
 def test_interventions_that_no_token_passed_are_an_error(engine):
-    lm = HeldLM(engine, CAPPED, batch_size=1)
+    lm = SteeredLM(engine, CAPPED, batch_size=1)
     with pytest.raises(NotAppliedError, match="saw no token"):
         lm.generate_until([])
 
@@ -106,8 +108,8 @@ def test_lengths_are_those_that_the_model_sampled(engine, files):
 
 def test_an_arms_words_are_put_into_the_chat_once(engine, files):
     arm = Arm("reprompt", instruction=Instruction("Be brief.", is_repeated=True))
-    (first, *_) = opened(files, "gsm8k").questions(EngineTaskAnswerer(engine), arm)
-    asked = first.requests[0].args[0]
+    (first, *_) = requests(opened(files, "gsm8k"), engine, arm)
+    asked = first.instances[0].args[0]
     system, user = "<|im_start|>system\nBe brief.<|im_end|>", "<|im_start|>user\nBe brief.\n\nQue"
     assert asked.startswith(f"{system}\n{user}")
     assert asked.count("Be brief.") == 2
@@ -116,55 +118,55 @@ def test_an_arms_words_are_put_into_the_chat_once(engine, files):
 def test_without_a_chat_template_an_arms_words_come_first(engine, files):
     task = opened(files, "gsm8k", is_chat=False)
     arm = Arm("prompt", instruction=Instruction("Be brief."))
-    asked = task.questions(EngineTaskAnswerer(engine), arm)[0].requests[0].args[0]
+    asked = requests(task, engine, arm)[0].instances[0].args[0]
     assert asked.startswith("Be brief.")
     assert "<|im_start|>" not in asked
     repeated = Arm("reprompt", instruction=Instruction("Be brief.", is_repeated=True))
     with pytest.raises(UsageError, match="'reprompt' puts words before each user turn"):
-        task.questions(EngineTaskAnswerer(engine), repeated)
+        requests(task, engine, repeated)
 
 
 def test_the_longest_items_are_answered_first(engine, files):
     """As lm-eval orders them: what does not fit shows at once."""
-    model = EngineTaskAnswerer(engine)
-    questions = opened(files, "ifeval").questions(model, PLAIN)
-    batches, _ = model.batches_of(questions, 2)
-    lengths = [len(engine.tokenizer.encode(one.requests[0].args[0])) for one in questions]
-    ordered = [lengths[place] for batch in batches for place in batch]
+    task = opened(files, "ifeval", batch_size=2)
+    prompts = [one.instances[0].args[0] for one in requests(task, engine)]
+    lengths = [len(engine.tokenizer.encode(prompt)) for prompt in prompts]
+    ordered = [lengths[index] for batch in planned(task, engine) for index in batch]
     assert ordered == sorted(lengths, reverse=True)
     assert len(set(lengths)) == 3
 
 
 def test_what_is_generated_otherwise_is_answered_in_a_batch_of_its_own(engine, files):
     """lm-eval runs a batch with the arguments of its first: all would be as short as that one."""
-    model = EngineTaskAnswerer(engine)
-    one, two, three = opened(files, "ifeval").questions(model, PLAIN)
-    batches, _ = model.batches_of([one, two.cut(3), three], None)
-    assert sorted(sorted(places) for places in batches) == [[0, 2], [1]]
+    task = opened(files, "ifeval")
+    answerer = LocalTaskAnswerer(task, engine)
+    made = answerer.requests(PLAIN)
+    made["ifeval/1"] = made["ifeval/1"].cut(3)
+    suite = task.suite()
+    batches = plan_answers(answerer, suite.items, suite.sampling).batches
+    assert sorted(sorted(indices) for indices in batches) == [[0, 2], [1]]
 
 
 def test_prompts_that_the_context_cannot_hold_beside_an_answer_are_told(engine, files, monkeypatch):
     """12 tokens are left for an answer: beside the longest prompt, or one too few."""
-    model = EngineTaskAnswerer(engine)
-    questions = opened(files, "ifeval").questions(model, PLAIN)
-    longest = max(len(engine.tokenizer.encode(one.requests[0].args[0])) for one in questions)
+    answerer = LocalTaskAnswerer(opened(files, "ifeval"), engine)
+    prompts = [one.instances[0].args[0] for one in answerer.requests(PLAIN).values()]
+    longest = max(len(engine.tokenizer.encode(prompt)) for prompt in prompts)
     for context, said in ((longest + 12, []), (longest + 11, ["1 of 3 prompts are too long"])):
         monkeypatch.setattr(engine.model.config, "max_position_embeddings", context)
-        _, warnings = model.batches_of(questions, None)
-        assert [one[:27] for one in warnings] == [one[:27] for one in said]
+        assert [one[:27] for one in answerer.warnings] == [one[:27] for one in said]
 
 
 def test_answers_as_long_as_the_context_leave_no_room_for_a_question(engine, files, monkeypatch):
-    model = EngineTaskAnswerer(engine)
-    questions = opened(files, "ifeval").questions(model, PLAIN)
+    task = opened(files, "ifeval")
     monkeypatch.setattr(engine.model.config, "max_position_embeddings", 12)
     with pytest.raises(UsageError, match="up to 12 tokens, and the model's context holds 12"):
-        model.batches_of(questions, None)
+        task_evaluation(task, LocalTaskAnswerer(task, engine), (PLAIN,))
 
 
 def test_the_engines_tokenizer_stays_as_it_was(engine):
     pad, side = engine.tokenizer.pad_token_id, engine.tokenizer.padding_side
-    HeldLM(engine, PLAIN, batch_size=1).tokenizer.pad_token_id = 7
+    SteeredLM(engine, PLAIN, batch_size=1).tokenizer.pad_token_id = 7
     assert (engine.tokenizer.pad_token_id, engine.tokenizer.padding_side) == (pad, side)
 
 

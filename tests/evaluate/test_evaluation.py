@@ -9,6 +9,8 @@ import pytest
 
 from keel.errors import NotAppliedError
 from keel.evaluate import (
+    Answer,
+    AnsweredBatch,
     Arm,
     EngineAnswerer,
     Instruction,
@@ -19,20 +21,16 @@ from keel.evaluate import (
     first_items,
     plan_answers,
 )
-from keel.evaluate.answering import Replies, Reply
 from keel.testing import FakeEngine
 from keel.types import Answered, Conversation, FirstAnswer, Item, Message, ModelIdentity
-from tests.evaluate.small import SAMPLING, capped, item, none, pushed, suite
+from tests.evaluate.small import SAMPLING, capped, evaluation, item, none, pushed, suite
 
 
 def answers_of(engine, items, arm, *, seed=0, done=(), first=()):
     answerer = EngineAnswerer(engine, engine.axis)
     plan = plan_answers(answerer, items, SAMPLING)
-    return list(
-        answer_items(
-            answerer, items, arm, plan=plan, sampling=SAMPLING, seed=seed, done=done, first=first
-        )
-    )
+    asked = evaluation(answerer, items, seed=seed)
+    return list(answer_items(asked, arm, plan, done=done, first=first))
 
 
 def by_item(batches):
@@ -121,7 +119,7 @@ def test_first_turns_are_answered_once_for_all_items_that_begin_alike():
     items = [replace(start, id=f"i{n}", follow_up=f"do thing {n}") for n in range(3)]
     answerer = EngineAnswerer(engine, engine.axis)
     plan = plan_answers(answerer, items, SAMPLING)
-    (batch,) = answer_first(answerer, items, none(), plan=plan, sampling=SAMPLING, seed=0)
+    (batch,) = answer_first(evaluation(answerer, items), none(), plan)
     (first,) = batch.answers
     assert first.item_id == "i0"
     found = by_item(answers_of(engine, items, none(), first=[first]))
@@ -139,7 +137,7 @@ def test_the_second_turn_is_asked_in_the_arms_own_history():
     items = [replace(item("ghost", 0), follow_up="and now?")]
     answerer = EngineAnswerer(engine, engine.axis)
     plan = plan_answers(answerer, items, SAMPLING)
-    (batch,) = answer_first(answerer, items, none(), plan=plan, sampling=SAMPLING, seed=0)
+    (batch,) = answer_first(evaluation(answerer, items), none(), plan)
     answers_of(engine, items, none(), first=batch.answers)
     said = seen[-1].conversation.messages
     assert [m.speaker for m in said] == ["system", "user", "assistant", "user"]
@@ -154,6 +152,7 @@ class Listening:
     planned: list[tuple[list[Conversation], int]] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     identity = ModelIdentity("listening", 0, 0)
+    can_be_timed = True
 
     def fingerprint(self, arm):
         return arm.fingerprint
@@ -162,9 +161,9 @@ class Listening:
         self.planned.append((list(conversations), sampling.max_new_tokens))
         return tuple((place,) for place in range(len(conversations)))
 
-    def answer(self, conversations, arm, sampling, *, seed, on_reply):
+    def answer(self, conversations, arm, sampling, *, seed, on_answer):
         self.seeds.append(seed)
-        return Replies(tuple(Reply("yes", 1, "stop") for _ in conversations))
+        return AnsweredBatch(tuple(Answer("yes", 1, "stop") for _ in conversations))
 
     def perplexities(self, conversations):
         return [None] * len(conversations)
@@ -178,7 +177,7 @@ def test_second_turns_are_planned_as_if_first_answers_were_as_long_as_they_may_b
     assert (longest, long) == (16, 8)
     assert [m.speaker for m in second[0].messages] == ["system", "user", "assistant", "user"]
     assert second[0].messages[-1].content == "and now?"
-    assert first == [item("ghost", 0).conversation]
+    assert first == [replace(item("ghost", 0).conversation, id="ghost/0")]
 
 
 def test_every_batch_has_a_seed_of_its_own_and_the_same_under_every_arm():
@@ -187,10 +186,10 @@ def test_every_batch_has_a_seed_of_its_own_and_the_same_under_every_arm():
     found = []
     for arm in (none(), Arm("other")):
         listening = Listening()
-        told = {"plan": plan_answers(listening, items, SAMPLING), "sampling": SAMPLING, "seed": 0}
-        batches = list(answer_first(listening, items, arm, **told))
+        asked, plan = evaluation(listening, items), plan_answers(listening, items, SAMPLING)
+        batches = list(answer_first(asked, arm, plan))
         first = [answer for batch in batches for answer in batch.answers]
-        list(answer_items(listening, items, arm, first=first, **told))
+        list(answer_items(asked, arm, plan, first=first))
         found.append(listening.seeds)
     assert found[0] == found[1]
     assert len(set(found[0])) == 6
@@ -200,7 +199,7 @@ def test_first_turns_that_were_answered_are_not_answered_again():
     items = [replace(item("ghost", n), follow_up="and now?") for n in range(3)]
     listening = Listening()
     plan = plan_answers(listening, items, SAMPLING)
-    rest = answer_first(listening, items, none(), plan=plan, sampling=SAMPLING, seed=0, done={0, 2})
+    rest = answer_first(evaluation(listening, items), none(), plan, done={0, 2})
     assert [batch.number for batch in rest] == [1]
 
 

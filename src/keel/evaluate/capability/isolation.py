@@ -1,4 +1,4 @@
-"""Calls into lm-eval that leave no trace: no chatter, no seeds changed for whoever comes after."""
+"""Isolates calls into lm-eval: no output, no changed random state afterwards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
-_CHATTERERS = ("lm_eval", "datasets", "huggingface_hub")
+_LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
 
 
 @contextmanager
-def quietly(seed: int) -> Iterator[None]:
+def isolated(seed: int) -> Iterator[None]:
     """Runs lm-eval's own code with every generator seeded, and keeps what it prints to itself.
 
     Its tasks draw from the global generators, and one prints to stdout for each bad answer.
@@ -20,15 +20,15 @@ def quietly(seed: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(io.StringIO()))
         stack.enter_context(redirect_stderr(io.StringIO()))
-        stack.enter_context(hushed())
+        stack.enter_context(without_logs())
         stack.enter_context(seeded(seed))
         yield
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def without_logs() -> Iterator[None]:
     """Keeps the libraries' log lines below an error from stderr."""
-    loggers = [logging.getLogger(name) for name in _CHATTERERS]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -63,7 +63,7 @@ def _seeded_langdetect(seed: int) -> Iterator[None]:
     try:
         from langdetect import DetectorFactory
     except ImportError:
-        yield  # whoever needs it will say so
+        yield  # a task that needs it says so
         return
     before = DetectorFactory.seed
     DetectorFactory.seed = seed

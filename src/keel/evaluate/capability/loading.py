@@ -1,20 +1,28 @@
-"""Finds a task by its name in lm-eval and loads it, with the hub's data or the user's.
+"""Loads a task of lm-eval's by name, with the hub's data or the user's.
 
-lm-eval has some fourteen thousand tasks and reads a file for each when it is asked for all: the
-folder called like the task is looked at first.
+lm-eval has some fourteen thousand tasks and reads a file for each when all are listed: the folder
+called like the task is read first.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from keel.errors import KeelError, MissingArtifactError, MissingExtraError, UsageError
-from keel.evaluate.capability.local_data import Row, dataset_of, read_items
+from keel.errors import (
+    CorruptArtifactError,
+    KeelError,
+    MissingArtifactError,
+    MissingExtraError,
+    UsageError,
+)
+
+Row = dict[str, Any]
 
 PAPER_METRICS = {
     "ifeval": ("inst_level_strict_acc", "none"),
@@ -23,6 +31,14 @@ PAPER_METRICS = {
     "eq_bench": ("eqbench", "none"),
 }
 """The paper's four tasks, with the metric and the answer filter that it reports."""
+
+
+_NEEDED = {
+    "gsm8k": ("question", "answer"),
+    "ifeval": ("key", "prompt", "instruction_id_list", "kwargs"),
+    "mmlu_pro": ("question", "options", "answer", "category"),
+    "eq_bench": ("prompt", "reference_answer_fullscale"),
+}
 
 
 def load_leaves(name: str, *, data: Path | None, allows_code: bool, seed: int) -> dict[str, Any]:
@@ -34,8 +50,8 @@ def load_leaves(name: str, *, data: Path | None, allows_code: bool, seed: int) -
     rows = None if data is None else read_items(data, registered_name(name))
     manager = _manager_with(name)
     names = list(_leaf_names(manager, registered_name(name)))
-    for one in names:
-        _check_allowed(manager.task_index[one].cfg or {}, one, allows_code)
+    for leaf_name in names:
+        _check_allowed(manager.task_index[leaf_name].cfg or {}, leaf_name, allows_code)
     with _explained(name, data):
         leaves = _load(manager, names) if rows is None else _load_with(manager, names, rows)
         if not leaves:
@@ -54,10 +70,10 @@ def registered_name(name: str) -> str:
         return name
     if not Path(name).is_file():
         raise MissingArtifactError(f"{name} is not there; give lm-eval's name of a task, or a file")
-    found = re.search(r"^(?:task|group):\s*['\"]?([\w.-]+)", Path(name).read_text("utf-8"), re.M)
-    if found is None:
+    named = re.search(r"^(?:task|group):\s*['\"]?([\w.-]+)", Path(name).read_text("utf-8"), re.M)
+    if named is None:
         raise UsageError(f"{name} names no task; expected a line such as 'task: my_task'")
-    return found[1]
+    return named[1]
 
 
 def _manager_with(name: str) -> Any:
@@ -72,7 +88,7 @@ def _manager_with(name: str) -> Any:
         root = Path(lm_eval.tasks.__file__).parent
         near = [root / name] if name.isidentifier() and (root / name).is_dir() else []
     if near:
-        small = TaskManager(include_defaults=False, include_path=[str(one) for one in near])
+        small = TaskManager(include_defaults=False, include_path=[str(folder) for folder in near])
         if _holds_all_of(small, registered):
             return small
     full = TaskManager()
@@ -83,7 +99,7 @@ def _manager_with(name: str) -> Any:
 
 def _holds_all_of(manager: Any, name: str) -> bool:
     try:
-        return all(one in manager.task_index for one in _leaf_names(manager, name))
+        return all(leaf in manager.task_index for leaf in _leaf_names(manager, name))
     except (KeyError, UsageError):
         return False
 
@@ -105,8 +121,8 @@ def _leaf_names(manager: Any, name: str) -> Iterator[str]:
         for child in entry.cfg["task"]:
             if not isinstance(child, str):
                 raise UsageError(
-                    f"group {name!r} of lm-eval changes the tasks that it holds; ask for one of "
-                    "its tasks by name"
+                    f"group {name!r} of lm-eval changes the tasks that it holds; name one of "
+                    "its tasks instead"
                 )
             yield from _leaf_names(manager, child)
 
@@ -125,14 +141,16 @@ def _load(manager: Any, names: list[str]) -> dict[str, Any]:
 
 def _load_with(manager: Any, names: list[str], rows: list[Row]) -> dict[str, Any]:
     """The tasks on items of the user's, without those that find none of theirs among them."""
-    dataset = dataset_of(rows)
-    found = {}
+    from datasets import Dataset
+
+    dataset = EverySplit(Dataset.from_list(rows))
+    leaves = {}
     for name in names:
         spec = {"task": name, "custom_dataset": lambda **_: dataset}
         # lm-eval looks at the first item, and a file may have none of a subject.
         with suppress(IndexError):
-            found[name] = manager.load([{"group": "local", "task": [spec]}])["tasks"][name]
-    return found
+            leaves[name] = manager.load([{"group": "local", "task": [spec]}])["tasks"][name]
+    return leaves
 
 
 @contextmanager
@@ -161,3 +179,75 @@ def _complaint(name: str, data: Path | None, error: Exception) -> KeelError:
             f"own: --data {name}=FILE"
         )
     return UsageError(f"lm-eval cannot load task {name!r} ({said})")
+
+
+def read_items(path: Path, task: str) -> list[Row]:
+    """The file's items as the task wants them.
+
+    JSON lines, a JSON list, a JSON object of items by id (as EQ-Bench publishes its own), or
+    parquet (as the hub does). Raises an error that names the file and what it lacks.
+    """
+    rows = _checked(_read(path), task, path)
+    if task != "eq_bench":
+        return rows
+    key = "reference_answer_fullscale"
+    # lm-eval reads the reference from a text; the published file has an object.
+    return [
+        {"prompt": row["prompt"], key: row[key] if isinstance(row[key], str) else repr(row[key])}
+        for row in rows
+    ]
+
+
+class EverySplit(dict[str, Any]):
+    """A data set under every name: tasks call the split that they are tested on by many names."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__()
+        self._dataset = dataset
+
+    def __missing__(self, split: str) -> Any:
+        return self._dataset
+
+
+def _read(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} is not there; give the file of items: --data TASK=FILE")
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return list(parquet.read_table(path).to_pylist())
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return _listed(json.loads(text))
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise CorruptArtifactError(
+            f"{path} cannot be read as items: {str(error).splitlines()[0]}; expected .jsonl with "
+            "an object per line, .json with a list or an object of objects, or .parquet"
+        ) from error
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list):
+        return value
+    raise ValueError(f"it holds one {type(value).__name__}")
+
+
+def _checked(rows: list[Any], task: str, path: Path) -> list[Row]:
+    """The items, if there are some and each has what the task needs."""
+    if not rows:
+        raise UsageError(f"{path} holds no items; expected at least one")
+    needed = _NEEDED.get(task, ())
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UsageError(f"item {number} of {path} is {str(row)[:40]!r}, expected an object")
+        missing = [name for name in needed if name not in row]
+        if missing:
+            raise UsageError(
+                f"item {number} of {path} lacks {', '.join(missing)}, which {task} needs; it has "
+                f"{', '.join(sorted(row)) or 'nothing'}"
+            )
+    return rows
