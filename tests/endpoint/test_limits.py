@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from itertools import combinations
 from signal import SIGINT, pthread_kill
-from threading import Event, Timer
+from threading import Barrier, Event, Timer
 from time import monotonic, sleep
 
 import pytest
@@ -50,6 +50,22 @@ def test_as_many_requests_are_in_flight_as_there_are_workers_and_no_more():
     with serving(lambda n, asked: say("warm", after_s=0.05)) as served:
         assert len(list(grader(served, workers=5).grade(cases(30), TONE))) == 30
     assert served.most_at_once == 5
+
+
+def test_an_endpoint_that_has_answered_is_asked_by_all_workers_at_once():
+    """Each is answered only once all four are there."""
+    together = Barrier(4)
+
+    def behave(number, asked):
+        if number > 0:
+            together.wait(20)
+        return truly(number, asked)
+
+    with serving(behave) as served:
+        judge = grader(served, workers=4, timeout_s=30)
+        assert len(list(judge.grade(cases(1), TONE))) == 1
+        assert len(list(judge.grade(cases(4), TONE))) == 4
+    assert len(served.asked) == 5
 
 
 def test_a_slow_case_holds_up_no_other():

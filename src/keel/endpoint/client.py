@@ -179,8 +179,9 @@ class Connection:
         """Results of `work(task)`, which calls `ask`, each as soon as it is known, in any order.
 
         As many tasks as there are workers are under way. A result that is not taken holds back the
-        next task, since what was paid for and not taken is lost to a kill. The first task goes
-        alone until its first attempt is back: what is wrong with all requests shows in one.
+        next task, since what was paid for and not taken is lost to a kill. Where the endpoint never
+        answered before, the first task goes alone until its first attempt is back: what is wrong
+        with all requests shows in one.
 
         A task without an answer becomes the result of `on_failure`, once another one has been
         answered since. As many failures in a row as there are workers mean that the endpoint is
@@ -200,9 +201,10 @@ class Connection:
                 future.add_done_callback(lambda _: self._is_first_back.set())
 
         try:
-            begin(1)
-            if running:
-                self._is_first_back.wait()
+            if not self._client.has_answered:
+                begin(1)
+                if running:
+                    self._is_first_back.wait()
             if not any(future.done() for future in running):
                 begin(self._limits.workers)
             while running:
