@@ -80,7 +80,6 @@ class _Engine:
 
         from keel.engines import Probe
         from keel.engines.vllm import PackedInterventions
-        from keel.engines.vllm.recorded import packed
         from keel.geometry import unit
         from keel.types import Floor
 

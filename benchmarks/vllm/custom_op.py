@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from keel.engines.vllm.layers import HeldLayer
+from keel.engines.vllm.layers import SteeredLayer
 from keel.geometry import shift
 
 
@@ -20,7 +20,7 @@ def steer(
     tally_row_T: Tensor,
     tally_S2: Tensor,
 ) -> Tensor:
-    """One intervention per token, as `HeldLayer._steer` does it, run outside the graph."""
+    """One intervention per token, as `SteeredLayer._steer` does it, run outside the graph."""
     stream = hidden.float() + residual.float()
     slot = phase_T >> 1
     direction = directions_SKD[slot, 0]
@@ -41,7 +41,7 @@ def _(hidden: Tensor, *others: Tensor) -> Tensor:
 def use() -> None:
     """Let held layers steer by the op, in this process, from the next trace on."""
 
-    def _steer(self: HeldLayer, hidden: Tensor, residual: Tensor | None) -> Tensor:
+    def _steer(self: SteeredLayer, hidden: Tensor, residual: Tensor | None) -> Tensor:
         assert residual is not None, "the op is written for layers that return a pair"
         tokens = hidden.shape[0]
         return steer(
@@ -55,4 +55,4 @@ def use() -> None:
             self.tally_S2,
         )
 
-    HeldLayer._steer = _steer  # type: ignore[method-assign]
+    SteeredLayer._steer = _steer  # type: ignore[method-assign]

@@ -87,7 +87,7 @@ class Keel(Plain):
         from keel.engines.vllm import Deployment, layers
 
         if self.mode == "broken":
-            layers.HeldLayer._steer = lambda self, hidden, residual: hidden  # type: ignore[method-assign]
+            layers.SteeredLayer._steer = lambda self, hidden, residual: hidden  # type: ignore[method-assign]
         held = Deployment(layers=list(BAND), steps=1, settings=4)
         return {"additional_config": {"keel": held.to_config()}}
 

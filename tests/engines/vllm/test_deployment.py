@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keel.engines.vllm.deployment import GRAPH_VERSION, KEY, OFF, Asked, Deployment
+from keel.engines.vllm.deployment import GRAPH_VERSION, KEY, OFF, Deployment, ServeEnvironment
 from keel.errors import UsageError
 
 
@@ -58,29 +58,31 @@ def test_requests_that_name_nothing_are_left_alone_by_default():
 
 def test_an_environment_that_asks_nothing_keeps_keel_out():
     for environment in ({}, {"KEEL_FLOORS": ""}, {"KEEL_SETTING": "", "KEEL_ENFORCE": "0"}):
-        assert Asked.of(environment) is None
+        assert ServeEnvironment.of(environment) is None
 
 
 def test_the_environment_names_floors_setting_enforcing_and_canary():
-    assert Asked.of({"KEEL_FLOORS": "run"}) == Asked("run", None, False, 0.0)
+    assert ServeEnvironment.of({"KEEL_FLOORS": "run"}) == ServeEnvironment("run", None, False, 0.0)
     given = {"KEEL_FLOORS": "run", "KEEL_SETTING": "low", "KEEL_ENFORCE": "1"}
     # 1.5 minutes are 90 seconds.
-    assert Asked.of({**given, "KEEL_CANARY_MINUTES": "1.5"}) == Asked("run", "low", True, 90.0)
+    assert ServeEnvironment.of({**given, "KEEL_CANARY_MINUTES": "1.5"}) == ServeEnvironment(
+        "run", "low", True, 90.0
+    )
 
 
 @pytest.mark.parametrize("minutes", ["soon", "-1", "nan", "inf", ""])
 def test_a_canary_that_is_no_time_is_refused(minutes):
     """NaN and negative minutes were taken once, and tested the engine at every step."""
     with pytest.raises(UsageError, match="KEEL_CANARY_MINUTES is"):
-        Asked.of({"KEEL_FLOORS": "run", "KEEL_CANARY_MINUTES": minutes})
+        ServeEnvironment.of({"KEEL_FLOORS": "run", "KEEL_CANARY_MINUTES": minutes})
 
 
 def test_a_typo_does_not_switch_enforcing_off():
     with pytest.raises(UsageError, match="KEEL_ENFORCE is 'yes', expected 0 or 1"):
-        Asked.of({"KEEL_FLOORS": "run", "KEEL_ENFORCE": "yes"})
+        ServeEnvironment.of({"KEEL_FLOORS": "run", "KEEL_ENFORCE": "yes"})
 
 
 @pytest.mark.parametrize("name", ["KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"])
 def test_a_typo_in_the_floors_does_not_serve_uncapped(name):
     with pytest.raises(UsageError, match=f"{name} is '1', but KEEL_FLOORS does not say what"):
-        Asked.of({"KEEL_FLORS": "run", name: "1"})
+        ServeEnvironment.of({"KEEL_FLORS": "run", name: "1"})

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.finding import find_layers, wrap
+from keel.engines.vllm.layers import find_layers, wrap
 from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelLayoutError
 from keel.steering import Addition
@@ -71,7 +71,7 @@ def test_families_whose_layers_give_something_else_are_refused_by_name(family):
 def test_only_the_wrapped_layer_changes_and_not_its_class():
     model = ToyModel(2)
     held = held_layer(Deployment(None))
-    held.hold(1, PackedInterventions.of("x", [Addition(0, direction(1), 1.5)]))
+    held.write(1, PackedInterventions.of("x", [Addition(0, direction(1), 1.5)]))
     wrap(model.layers[0], held)
     held.shared.fill(rows([2] * 3))
     stream = tokens(3)

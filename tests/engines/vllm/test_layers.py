@@ -15,8 +15,8 @@ from torch._inductor.utils import run_and_get_code
 from keel import geometry
 from keel.engines.vllm import layers as checked_layers
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.ledger import TRASH
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.token_book import TRASH
 from keel.errors import ModelLayoutError, UsageError
 from keel.steering import Ablation, Addition, Ceiling, in_order, steered
 from keel.types import Floor
@@ -64,7 +64,7 @@ def holding(deployment=PLAIN, **settings):
     """A held layer with these settings in slots 1, 2, ..."""
     held = held_layer(deployment)
     for slot, interventions in enumerate(settings.values(), start=1):
-        held.hold(slot, PackedInterventions.of("x", interventions))
+        held.write(slot, PackedInterventions.of("x", interventions))
     return held
 
 
@@ -222,7 +222,7 @@ def test_a_global_setting_holds_every_token_without_a_map():
 @pytest.mark.parametrize("is_global", [True, False])
 def test_a_forgotten_setting_does_nothing(is_global):
     held = holding(replace(PLAIN, is_global=is_global), one=BAND["two"])
-    held.hold(1, None)
+    held.write(1, None)
     held.shared.fill(rows([2, 3, 2], tally=[1, 1, 1]))
     stream = tokens(3)
     assert torch.equal(held(stream), stream)
@@ -231,7 +231,7 @@ def test_a_forgotten_setting_does_nothing(is_global):
 
 def test_a_setting_with_fewer_steps_leaves_nothing_of_the_one_before():
     held = holding(one=BAND["two"])
-    held.hold(1, PackedInterventions.of("x", BAND["ceiling"]))
+    held.write(1, PackedInterventions.of("x", BAND["ceiling"]))
     fresh = holding(one=BAND["ceiling"])
     for name in ("directions_SKD", "numbers_PKN", "is_bound_SK"):
         assert torch.equal(getattr(held, name), getattr(fresh, name))
@@ -289,14 +289,14 @@ def test_heights_are_the_projections_after_steering():
     held.shared.fill(rows([2, 2, 0]))
     stream = held(tokens(3))
     wanted = stream @ torch.stack([direction(1), direction(3)], -1)
-    torch.testing.assert_close(held.heights_TM[:3], wanted)
-    assert float(held.heights_TM[:2, 0].min()) > 2.0 - 1e-5
+    torch.testing.assert_close(held.projections_TM[:3], wanted)
+    assert float(held.projections_TM[:2, 0].min()) > 2.0 - 1e-5
 
 
 def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
-    shared = checked_layers.Shared(replace(PLAIN, recordings=1), 8, CPU)
-    held = checked_layers.HeldLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
-    held.hold(1, PackedInterventions.of("x", BAND["two"]))  # acts elsewhere
+    shared = checked_layers.TokenMaps(replace(PLAIN, recordings=1), 8, CPU)
+    held = checked_layers.SteeredLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
+    held.write(1, PackedInterventions.of("x", BAND["two"]))  # acts elsewhere
     shared.fill(rows([2] * 3, sums=[0] * 3))
     output = (tokens(3), tokens(3, seed=4))
     found = held(output)
@@ -338,7 +338,7 @@ def change(held, step):
     """The step-th setting, probe and map, and how many tokens they are for."""
     setting = [BAND["floor"], BAND["two"], None, BAND["ablation"], BAND["ceiling"]][step]
     count = (5, 9, 12, 3, 7)[step]
-    held.hold(1, None if setting is None else PackedInterventions.of("x", setting))
+    held.write(1, None if setting is None else PackedInterventions.of("x", setting))
     sums = None
     if held.probes:
         held.probes_MD[0] = direction(step)
@@ -354,9 +354,9 @@ def change(held, step):
 def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is_global):
     layers, recorded = unchecked(), {} if is_global else {"recordings": RECORDINGS, "probes": 1}
     deployment = Deployment(None, settings=2, is_global=is_global, **recorded)
-    shared = [layers.Shared(deployment, 32, CPU) for _ in range(2)]
+    shared = [layers.TokenMaps(deployment, 32, CPU) for _ in range(2)]
     more = {"layer": 0, "hidden": HIDDEN, "device": CPU, "is_steered": True}
-    eager, traced = (layers.HeldLayer(one, **more) for one in shared)
+    eager, traced = (layers.SteeredLayer(one, **more) for one in shared)
     torch.compiler.reset()
     compiled = torch.compile(traced, fullgraph=True, dynamic=True, backend="aot_eager")
     for step in range(5):
@@ -383,8 +383,8 @@ def compiled_as_vllm_does(function, *given):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_graph_for_a_cpu_records_without_a_compare_and_swap():
     layers, count = unchecked(), 1024
-    shared = layers.Shared(Deployment(None, recordings=RECORDINGS), count, CPU)
-    held = layers.HeldLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
+    shared = layers.TokenMaps(Deployment(None, recordings=RECORDINGS), count, CPU)
+    held = layers.SteeredLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
     spare = [RECORDINGS + n % TRASH for n in range(count - 2)]
     shared.fill(rows([0] * count, sums=[*spare, 1, 0]))
     output = tokens(count), tokens(count, seed=4)

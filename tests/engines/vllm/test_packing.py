@@ -30,7 +30,7 @@ def test_rows_act_by_layer_then_additions_ablations_ceilings_floors():
     ]
     assert packed.is_bound_N.tolist() == [False, False, True, True, False, True]
     assert packed.layers == (1, 2, 3)
-    assert packed.most_at_one_layer == 4
+    assert packed.most_per_layer == 4
 
 
 def test_the_fingerprint_is_of_the_bytes_that_it_always_was_of():

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.token_book import RECORD, SCORE, SPANS
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition
 from tests.engines.vllm.toys import (
@@ -61,7 +61,7 @@ def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, bac
     """Six tokens of prompt, seven of answer; after `back` tokens all is computed once more."""
     held, whole = hold(RECORDING), tokens(13)
     held.set_probes(packed((2, 1), (0, 2), (2, 3)))
-    held.take_note(scheduled(request("a", 6, **{RECORD: "k"})))
+    held.note_requests(scheduled(request("a", 6, **{RECORD: "k"})))
     done, seen = 0, 0
     for count in [*chunks, 13]:
         compute(held, ("a", done, whole[done : done + count]))
@@ -76,27 +76,27 @@ def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, bac
     torch.testing.assert_close(found["k/0/sums"], wanted.sum(1), **close)
     torch.testing.assert_close(found["k/0/norms"], wanted.norm(dim=-1).sum(-1), **close)
     heights = [wanted[layer] @ direction(seed) for layer, seed in ((2, 1), (0, 2), (2, 3))]
-    torch.testing.assert_close(found["k/0/heights"], torch.stack(heights, -1), **close)
+    torch.testing.assert_close(found["k/0/projections"], torch.stack(heights, -1), **close)
 
 
 def test_two_turns_of_a_given_talk_are_recorded_apart_and_the_prompt_between_them_is_not():
     held, whole = hold(RECORDING), tokens(8)
     held.set_probes(packed((1, 2)))
-    held.take_note(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [1, 3, 5, 6]})))
+    held.note_requests(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [1, 3, 5, 6]})))
     for start, stop in ((0, 2), (2, 8)):
         compute(held, ("a", start, whole[start:stop]))
     found, wanted = collected(held, "k"), streams(ToyModel(), whole)
     for number, (start, stop) in enumerate([(1, 3), (5, 6)]):
         torch.testing.assert_close(found[f"k/{number}/sums"], wanted[:, start:stop].sum(1))
         heights = wanted[1, start:stop] @ direction(2)
-        torch.testing.assert_close(found[f"k/{number}/heights"][:, 0], heights)
+        torch.testing.assert_close(found[f"k/{number}/projections"][:, 0], heights)
         assert found[f"k/{number}/tokens"].item() == stop - start
 
 
 def test_nothing_of_one_recording_is_left_for_the_next_in_its_rows():
     held = hold(Deployment(None, recordings=1))
     for key in ("k", "l"):
-        held.take_note(scheduled(request(key, 1, **{RECORD: key})))
+        held.note_requests(scheduled(request(key, 1, **{RECORD: key})))
         compute(held, (key, 0, tokens(3, seed=ord(key))))
         found = collected(held, key)[f"{key}/0/sums"]
         wanted = streams(ToyModel(), tokens(3, seed=ord(key)))[:, 1:].sum(1)
@@ -105,7 +105,7 @@ def test_nothing_of_one_recording_is_left_for_the_next_in_its_rows():
 
 def test_several_requests_of_a_batch_are_recorded_each_under_its_key():
     held = hold(RECORDING)
-    held.take_note(scheduled(*(request(n, 1, **{RECORD: f"k{n}"}) for n in "abc")))
+    held.note_requests(scheduled(*(request(n, 1, **{RECORD: f"k{n}"}) for n in "abc")))
     parts = {name: tokens(2 + n, seed=n) for n, name in enumerate("abc")}
     compute(held, *((name, 0, stream) for name, stream in parts.items()))
     found = collected(held, "ka", "kb", "kc")
@@ -118,7 +118,7 @@ def test_what_is_recorded_under_a_setting_is_the_steered_stream():
     held = hold(RECORDING)
     setting = PackedInterventions.of("x", [Addition(2, direction(1), 4.0)])
     held.register("x", setting.to_bytes())
-    held.take_note(scheduled(request("a", 1, keel="x", **{RECORD: "k"})))
+    held.note_requests(scheduled(request("a", 1, keel="x", **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(3)))
     wanted = streams(ToyModel(), tokens(3))[:, 1:].sum(1)
     wanted[2] += 2 * 4.0 * direction(1)  # two answered tokens, each moved by 4 at the last layer
@@ -128,36 +128,36 @@ def test_what_is_recorded_under_a_setting_is_the_steered_stream():
 def test_an_answer_of_no_tokens_is_recorded_as_such():
     held = hold(RECORDING)
     held.set_probes(packed((0, 1)))
-    held.take_note(scheduled(request("a", 4, **{RECORD: "k"})))
+    held.note_requests(scheduled(request("a", 4, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(4)))
     found = collected(held, "k")
     assert found["k/0/tokens"].item() == 0
     assert not found["k/0/sums"].any()
-    assert "k/0/heights" not in found
+    assert "k/0/projections" not in found
 
 
 def test_a_pipeline_stage_gives_its_own_layers_and_zeros_for_those_before():
     held = hold(RECORDING, ToyModel(4, held=range(2, 4)))
     held.set_probes(packed((0, 1), (3, 2)))
-    held.take_note(scheduled(request("a", 1, **{RECORD: "k"})))
+    held.note_requests(scheduled(request("a", 1, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(3)))
     found = collected(held, "k")
     assert found["k/0/sums"].shape == (4, HIDDEN)
     assert found["k/0/sums"].any(-1).tolist() == [False, False, True, True]
     # The first probe's layer is elsewhere: that stage gives its heights, and they are added up.
-    assert found["k/0/heights"].any(0).tolist() == [False, True]
+    assert found["k/0/projections"].any(0).tolist() == [False, True]
 
 
 def test_new_probes_take_the_place_of_the_old_ones():
     held, wanted = hold(RECORDING), streams(ToyModel(), tokens(3))[:, 1:]
     held.set_probes(packed((0, 1), (0, 2), (1, 3)))
     held.set_probes(packed((1, 4)))
-    held.take_note(scheduled(request("a", 1, **{RECORD: "k"})))
+    held.note_requests(scheduled(request("a", 1, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(3)))
     heights = (wanted[1] @ direction(4))[:, None]
-    torch.testing.assert_close(collected(held, "k")["k/0/heights"], heights)
+    torch.testing.assert_close(collected(held, "k")["k/0/projections"], heights)
     held.set_probes(b"")
-    assert not any(one.probes_MD.any() for one in held.held.values())
+    assert not any(one.probes_MD.any() for one in held.layers.values())
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_probes_that_cannot_be_taken_are_refused_and_those_before_stay(wrong, er
     with pytest.raises(error, match=message):
         held.set_probes(wrong)
     assert held.recordings.probes == [(1, 0)]
-    assert torch.equal(held.held[1].probes_MD[0], direction(1))
+    assert torch.equal(held.layers[1].probes_MD[0], direction(1))
 
 
 def reading(held, name, spans, stream, **more):
     """A given talk, read in two chunks under a key of its own name."""
     asked = {RECORD: name, SPANS: spans, SCORE: 1}
-    held.take_note(scheduled(request(name, IDS, **asked, **more)))
+    held.note_requests(scheduled(request(name, IDS, **asked, **more)))
     for start, stop in ((0, 3), (3, 8)):
         compute(held, (name, start, stream[start:stop]))
 
@@ -236,7 +236,7 @@ def test_a_prediction_that_was_not_seen_is_noticed():
     one without tokens, and no divergence for none."""
     held, whole = hold(RECORDING), tokens(8)
     asked = {RECORD: "k", SPANS: [2, 6], SCORE: 1}
-    held.take_note(scheduled(request("a", IDS, **asked)))
+    held.note_requests(scheduled(request("a", IDS, **asked)))
     compute(held, ("a", 4, whole[4:]))  # four came from the cache
     for ask in (lambda: held.likelihood("k"), lambda: held.divergence("k", "k")):
         with pytest.raises(NotAppliedError, match="1 of 4 predictions were kept under 'k'"):
@@ -245,7 +245,7 @@ def test_a_prediction_that_was_not_seen_is_noticed():
 
 def test_a_stage_without_the_head_says_nothing_of_likelihoods():
     held = hold(RECORDING, ToyModel(4, held=range(0, 2)))
-    held.take_note(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [2, 6], SCORE: 1})))
+    held.note_requests(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [2, 6], SCORE: 1})))
     held.begin(["a"], [0], [8])
     held.model(tokens(8))
     held.end(None)  # what it hands on is no last stream
@@ -259,7 +259,7 @@ def test_collecting_forgets():
     reading(held, "k", [2, 6], tokens(8))
     held.collect(["k"])
     assert not held.recordings.scores
-    assert not held.recordings.heights
+    assert not held.recordings.projections
     for ask in (held.likelihood, lambda key: held.collect([key])):
         with pytest.raises(UsageError, match="nothing is recorded under 'k'"):
             ask("k")

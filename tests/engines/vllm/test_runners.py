@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.ledger import RECORD
 from keel.engines.vllm.packing import PackedInterventions
-from keel.engines.vllm.runners import begin_v2, follow_v2, hold_runner
+from keel.engines.vllm.token_book import RECORD
+from keel.engines.vllm.worker import begin_v2, follow_v2, steer_runner
 from keel.errors import NotAppliedError, UsageError
 from keel.types import Floor
 from tests.engines.vllm.toys import HIDDEN, ToyModel, direction, hold, request, scheduled, tokens
@@ -74,7 +74,7 @@ def step(batch, *new, finished=(), padding=0):
 
 def runner_v1(**config):
     runner = RunnerV1(ToyModel(), **config)
-    held = hold_runner(runner, PLAIN)
+    held = steer_runner(runner, PLAIN)
     held.register("band", BAND.to_bytes())
     return runner, held
 
@@ -94,7 +94,7 @@ def test_rows_follow_the_runners_own_order_and_not_that_of_arrival():
 def test_positions_are_counted_from_what_was_computed_before():
     """A prompt in chunks, behind a prefix that came from the cache."""
     runner, _ = runner_v1()
-    held = runner.model.layers[0].keel_held.shared
+    held = runner.model.layers[0].keel_layer.shared
     seen = []
     runner.model.layers[0].register_forward_pre_hook(lambda *_: seen.append(held.phase_T.tolist()))
     runner.execute_model(step({"a": (4, tokens(2))}, request("a", 7, keel="band")))
@@ -157,7 +157,7 @@ class RunnerV2:
 def test_settings_per_request_on_v2_are_refused_with_the_way_out(monkeypatch):
     monkeypatch.delenv("KEEL_UNVERIFIED_V2", raising=False)
     with pytest.raises(UsageError, match=r"VLLM_USE_V2_MODEL_RUNNER=0.*KEEL_ENFORCE=1"):
-        hold_runner(RunnerV2(ToyModel()), PLAIN)
+        steer_runner(RunnerV2(ToyModel()), PLAIN)
 
 
 def in_v2(names, counts, starts, padded_reqs=0, padded_tokens=0):
@@ -199,7 +199,7 @@ class TestV2:
         held = hold(Deployment(None, settings=2, recordings=1))
         held.register("band", BAND.to_bytes())
         new = request("a", 3, keel="band", **{RECORD: "k"}), request("b", 2)
-        held.take_note(scheduled(*new))
+        held.note_requests(scheduled(*new))
         begin_v2(held, in_v2("ba", [2, 4], [0, 1], padded_reqs=2, padded_tokens=2))
         # a stands at position 1: two tokens of prompt, then two that were sampled.
         assert held.shared.phase_T[:8].tolist() == [0, 0, 2, 2, 3, 3, 0, 0]
@@ -210,7 +210,7 @@ class TestV2:
         """Under adaptive verification the numbers scheduled are an upper bound."""
         held = hold(PLAIN)
         held.register("band", BAND.to_bytes())
-        held.take_note(scheduled(request("a", 1, keel="band"), request("b", 1)))
+        held.note_requests(scheduled(request("a", 1, keel="band"), request("b", 1)))
         batch = in_v2("ba", [2, 2], [1, 1])
         begin_v2(held, replace(batch, num_scheduled_tokens=np.array([3, 3], dtype=np.int32)))
         assert held.shared.phase_T[:6].tolist() == [0, 0, 3, 3, 0, 0]
@@ -218,7 +218,7 @@ class TestV2:
     def test_a_runner_is_followed_through_its_batches(self, monkeypatch):
         monkeypatch.setenv("KEEL_UNVERIFIED_V2", "1")
         runner = RunnerV2(ToyModel())
-        held = hold_runner(runner, Deployment(None, settings=2, recordings=1))
+        held = steer_runner(runner, Deployment(None, settings=2, recordings=1))
         held.register("band", BAND.to_bytes())
         a, b = tokens(4, seed=1), tokens(2, seed=2)
         told = scheduled(request("a", 3, keel="band", **{RECORD: "k"}), request("b", 2))
@@ -227,7 +227,7 @@ class TestV2:
         changed = (found != ToyModel()(told.streams)).any(-1).tolist()
         assert changed == [False] * 2 + [True] * 4
         assert held.firing("band")[2][0] == 4
-        assert held.ledger.by_key["k"].turns[0].tokens == 1
+        assert held.book.by_key["k"].turns[0].tokens == 1
         assert not held.shared.phase_T.any()
 
     def test_a_step_that_broke_off_leaves_idle_maps(self):
@@ -247,7 +247,7 @@ class TestV2:
         from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
         runner = RunnerV2(ToyModel())
-        held = hold_runner(runner, Deployment(None, is_global=True, default="band"))
+        held = steer_runner(runner, Deployment(None, is_global=True, default="band"))
         new = NewRequestData("_warmup_0", [0, 1], [], SamplingParams(), None, (), 0, None)
         told = SchedulerOutput.make_empty()
         told.scheduled_new_reqs = [new]

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS
+from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.serving import (
     check_request,
     default_of,
@@ -13,6 +12,7 @@ from keel.engines.vllm.serving import (
     refuse_unfit,
     settings_of,
 )
+from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, UsageError
 from keel.store import save_floors
 from keel.types import Floor, Floors, ModelIdentity
@@ -30,7 +30,7 @@ def source(tmp_path):
 
 
 def asked(source, setting=None, is_enforced=False):
-    return Asked(source, setting, is_enforced, 0.0)
+    return ServeEnvironment(source, setting, is_enforced, 0.0)
 
 
 @pytest.fixture

@@ -183,12 +183,11 @@ def test_requests_of_one_batch_each_have_their_own_setting(engine):
 
 def _mixed(engine, settings, patch):
     """All prompts under all settings in one go, through the engine's own queue."""
-    from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.packing import PackedInterventions
 
     names = ["none", "one", "two", "three"]
     for name, interventions in zip(names[1:], settings[1:], strict=True):
-        engine.workers.tell(
+        engine.workers.call(
             "register", name, PackedInterventions.of(name, interventions).to_bytes()
         )
     asked, who = [], {}
@@ -208,7 +207,7 @@ def _mixed(engine, settings, patch):
         tokens = engine._completion(one, output, Recording(), GREEDY).token_ids
         found[one.index // 10, one.index % 10] = tokens
     for name in names[1:]:
-        engine.workers.tell("register", name, b"")
+        engine.workers.call("register", name, b"")
     return found
 
 
@@ -217,18 +216,18 @@ LONG = prompt(" ".join(["the sea is wide and the ship is small"] * 12), "long")
 
 def test_requests_of_one_setting_share_their_cached_prompt(engine):
     """Isolation must not cost the reuse: the second request finds the first one's keys."""
-    from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.packing import PackedInterventions
+    from keel.engines.vllm.requests import RecordedRequest
 
-    engine.workers.tell(
+    engine.workers.call(
         "register", "shared", PackedInterventions.of("shared", band(HIGH)).to_bytes()
     )
     ids = engine.template.prompt_ids(LONG.conversation)
     cached = []
     for name in ("shared", "shared", "none"):
-        asked = [Asked(0, ids, engine._sampling(GREEDY, 0, ()), ())]
+        asked = [RecordedRequest(0, ids, engine._sampling(GREEDY, 0, ()), ())]
         cached += [output.num_cached_tokens for _, output in engine.queue.run(asked, name)]
-    engine.workers.tell("register", "shared", b"")
+    engine.workers.call("register", "shared", b"")
     assert cached[0] == 0
     assert cached[1] > len(ids) // 2
     assert cached[2] == 0
@@ -246,12 +245,12 @@ def test_what_is_recorded_does_not_depend_on_the_prefix_cache(engine):
 
 def test_an_answer_that_nobody_waits_for_leaves_no_trace(engine):
     """Its rows are free again: without that, an engine that is interrupted a few times is full."""
-    hold = engine.llm.llm_engine.model_executor.driver_worker.worker.keel_hold
+    hold = engine.llm.llm_engine.model_executor.driver_worker.worker.keel_worker
     for _ in range(3):
         answers = engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True))
         next(answers)
         answers.close()
-        assert len(hold.ledger.free) == engine.deployment.recordings
+        assert len(hold.book.free) == engine.deployment.recordings
         assert hold.names == {}
     again = by_index(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
     assert sorted(again) == [0, 1, 2, 3]

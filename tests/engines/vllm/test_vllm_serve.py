@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-ASKED = prompt("what is the sea like")
+PROMPT = prompt("what is the sea like")
 SETTINGS = {"low": band(2.0), "high": band(4.0, seed=5)}
 
 
@@ -53,10 +53,10 @@ def expected(folder):
     engine = open_engine(str(folder), dtype="float32", device="cpu")
     found = {}
     for name, held in {"none": [], **SETTINGS}.items():
-        answers = engine.generate([ASKED], GREEDY, seed=0, interventions=held)
+        answers = engine.generate([PROMPT], GREEDY, seed=0, interventions=held)
         found[name] = list(by_index(answers)[0].token_ids)
     assert len({tuple(tokens) for tokens in found.values()}) == 3
-    found["prompt"] = engine.template.prompt_ids(ASKED.conversation)
+    found["prompt"] = engine.template.prompt_ids(PROMPT.conversation)
     return found
 
 

@@ -55,15 +55,15 @@ def test_no_setting_gets_the_cached_keys_of_another(folder, order):
 
 
 def _under_fixed_name(engine, name, interventions):
-    from keel.engines.vllm.asking import Asked
     from keel.engines.vllm.packing import PackedInterventions
+    from keel.engines.vllm.requests import RecordedRequest
 
     if interventions:
-        engine.workers.tell(
+        engine.workers.call(
             "register", name, PackedInterventions.of(name, interventions).to_bytes()
         )
     ids = engine.template.prompt_ids(LONG.conversation)
-    asked = [Asked(0, ids, engine._sampling(GREEDY, 0, ()), ())]
+    asked = [RecordedRequest(0, ids, engine._sampling(GREEDY, 0, ()), ())]
     return [tuple(output.outputs[0].token_ids) for _, output in engine.queue.run(asked, name)]
 
 
@@ -161,7 +161,7 @@ def test_families_agree_with_the_other_engine_uncapped_and_capped(tmp_path, fami
 def test_an_engine_whose_floors_do_nothing_does_not_start(folder, monkeypatch):
     from keel.engines.vllm import layers
 
-    monkeypatch.setattr(layers.HeldLayer, "_steer", lambda self, hidden, residual: hidden)
+    monkeypatch.setattr(layers.SteeredLayer, "_steer", lambda self, hidden, residual: hidden)
     with pytest.raises(NotAppliedError, match=r"moved|saw"), started(folder):
         pass
 
@@ -169,13 +169,13 @@ def test_an_engine_whose_floors_do_nothing_does_not_start(folder, monkeypatch):
 def test_an_engine_that_counts_but_does_not_move_does_not_start(folder, monkeypatch):
     from keel.engines.vllm import layers
 
-    steer = layers.HeldLayer._steer
+    steer = layers.SteeredLayer._steer
 
     def pretend(self, hidden, residual):
         steer(self, hidden, residual)
         return hidden
 
-    monkeypatch.setattr(layers.HeldLayer, "_steer", pretend)
+    monkeypatch.setattr(layers.SteeredLayer, "_steer", pretend)
     with pytest.raises(NotAppliedError, match="changed nothing"), started(folder):
         pass
 
@@ -184,7 +184,7 @@ def test_an_engine_that_leaks_steering_does_not_start(folder, monkeypatch):
     """An unsteered request after a steered one must be what it was before."""
     from keel.engines.vllm import layers
 
-    hold = layers.HeldLayer.hold
+    hold = layers.SteeredLayer.hold
 
     def forgetful(self, slot, setting):
         hold(self, slot, setting)
@@ -192,7 +192,7 @@ def test_an_engine_that_leaks_steering_does_not_start(folder, monkeypatch):
             self.directions_SKD[0] = self.directions_SKD[slot]
             self.numbers_PKN[0] = self.numbers_PKN[2 * slot]
 
-    monkeypatch.setattr(layers.HeldLayer, "hold", forgetful)
+    monkeypatch.setattr(layers.SteeredLayer, "hold", forgetful)
     with pytest.raises(NotAppliedError, match="not what it was before"), started(folder):
         pass
 
@@ -213,14 +213,14 @@ def test_the_canary_ends_an_engine_whose_layer_is_passed_by(folder):
         tests = keel.tests
         by_index(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
         assert keel.tests > tests  # it was idle in between, and tested itself
-        hold = engine.llm.llm_engine.model_executor.driver_worker.worker.keel_hold
-        hold.held[1].forward = lambda output: output
+        hold = engine.llm.llm_engine.model_executor.driver_worker.worker.keel_worker
+        hold.layers[1].forward = lambda output: output
         with pytest.raises(Exception, match="do not trust these outputs"):
             by_index(engine.generate(PROMPTS, GREEDY, seed=0, interventions=band(HIGH)))
 
 
 def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):
-    from keel.engines.vllm import versions
+    from keel.engines.vllm import plugin as versions
 
     monkeypatch.setattr(versions, "TESTED", ("9.9.",))
     with (

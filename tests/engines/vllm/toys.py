@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.hold import Hold
-from keel.engines.vllm.layers import HeldLayer, Shared
-from keel.engines.vllm.ledger import TRASH, Rows
+from keel.engines.vllm.layers import SteeredLayer, TokenMaps
+from keel.engines.vllm.token_book import TRASH, StepMaps
+from keel.engines.vllm.worker import WorkerState
 from keel.geometry import unit
 
 HIDDEN = 16
@@ -30,10 +30,10 @@ def tokens(count: int, seed: int = 9, hidden: int = HIDDEN) -> Tensor:
     return 3 * torch.randn(count, hidden, generator=torch.Generator().manual_seed(seed))
 
 
-def held_layer(deployment: Deployment, *, layer: int = 0, slots: int = 32) -> HeldLayer:
+def held_layer(deployment: Deployment, *, layer: int = 0, slots: int = 32) -> SteeredLayer:
     """One held layer by itself; its map is `held.shared`."""
-    shared = Shared(deployment, slots, CPU)
-    return HeldLayer(shared, layer=layer, hidden=HIDDEN, device=CPU, is_steered=True)
+    shared = TokenMaps(deployment, slots, CPU)
+    return SteeredLayer(shared, layer=layer, hidden=HIDDEN, device=CPU, is_steered=True)
 
 
 def rows(
@@ -41,10 +41,10 @@ def rows(
     sums: Sequence[int] | None = None,
     tally: Sequence[int] | None = None,
     recordings: int = 0,
-) -> Rows:
+) -> StepMaps:
     """The maps of a step, a number per token."""
     spare = [recordings + n % TRASH for n in range(len(phases))]
-    return Rows(
+    return StepMaps(
         np.array(
             [
                 phases,
@@ -103,10 +103,10 @@ class ToyModel(nn.Module):
             return self.head(stream)
 
 
-def hold(deployment: Deployment, model: ToyModel | None = None, slots: int = 64) -> Hold:
+def hold(deployment: Deployment, model: ToyModel | None = None, slots: int = 64) -> WorkerState:
     """A worker's hold on a toy model."""
     model = ToyModel() if model is None else model
-    return Hold(
+    return WorkerState(
         model,
         deployment,
         layers=len(model.layers),
@@ -131,7 +131,7 @@ def scheduled(*new: SimpleNamespace, finished: Sequence[str] = ()) -> SimpleName
     return SimpleNamespace(finished_req_ids=set(finished), scheduled_new_reqs=list(new))
 
 
-def compute(held: Hold, *parts: tuple[str, int, Tensor]) -> Tensor:
+def compute(held: WorkerState, *parts: tuple[str, int, Tensor]) -> Tensor:
     """One step: of each (request, first position, stream) the tokens pass through the model."""
     names, starts = [name for name, *_ in parts], [start for _, start, _ in parts]
     held.begin(names, starts, [len(stream) for *_, stream in parts])

@@ -1,6 +1,6 @@
-"""Keel in vLLM's engine core: which settings there are, whose cache is whose, and the self-test.
+"""Keel in vLLM's engine core: registered settings, a cache salt per setting, and the self-test.
 
-Nobody is answered before the self-test has passed: it sends requests of its own through the
+No request is served before the self-test has passed: it sends requests of its own through the
 scheduler and the real execution paths, and looks at what they did.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
+from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import NotAppliedError, UsageError
 from keel.geometry import unit
@@ -24,8 +24,8 @@ _HUGE = 1e4
 _PROMPT_TOKENS, _NEW_TOKENS = 24, 4
 
 
-class CoreHold:
-    """What the engine core knows of Keel."""
+class CoreState:
+    """Settings registered with one engine core, and when it was tested last."""
 
     def __init__(self, core: Any, deployment: Deployment) -> None:
         self.core, self.deployment = core, deployment
@@ -35,33 +35,33 @@ class CoreHold:
         self.tests = 0
         self.is_testing = False
 
-    def start(self, asked: Asked | None) -> None:
-        """Test the engine, then hold what the environment asks for.
+    def start(self, environment: ServeEnvironment | None) -> None:
+        """Test the engine, then register the settings that the environment names.
 
         Raises NotAppliedError where the test fails: the engine does not start.
         """
         self.self_test()
-        if asked is not None:
+        if environment is not None:
             from keel.engines.vllm.serving import default_of, settings_of
 
-            held = settings_of(asked)
-            kept = [default_of(asked)] if self.deployment.is_global else list(held)
-            for name in kept:
-                self.register(PackedInterventions.of(name, held[name]))
-            self.canary_s = asked.canary_s
+            settings = settings_of(environment)
+            names = [default_of(environment)] if self.deployment.is_global else list(settings)
+            for name in names:
+                self.register(PackedInterventions.of(name, settings[name]))
+            self.canary_s = environment.canary_s
             if self.canary_s:
                 self.next_canary = time.monotonic() + self.canary_s
 
     def register(self, setting: PackedInterventions) -> None:
-        """Hold a setting in every worker."""
-        self.core.collective_rpc("keel_call", None, ("register", setting.name, setting.to_bytes()))
+        """Register a setting in every worker."""
+        self._call_workers("register", setting.name, setting.to_bytes())
 
-    def overhear(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Note what was just registered in the workers."""
+    def note_registration(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Note a registration that was just sent to the workers, given the call's arguments."""
         call = kwargs.get("args") or (args[1] if len(args) > 1 else ())
         if call and call[0] == "register":
             setting = PackedInterventions.from_bytes(call[1], call[2])
-            if len(setting):
+            if setting:
                 self.settings[setting.name] = setting
             else:
                 self.settings.pop(setting.name, None)
@@ -75,8 +75,8 @@ class CoreHold:
         arguments = (parameters.extra_args if parameters is not None else None) or {}
         request.cache_salt = self._setting_of(arguments).salt(request.cache_salt)
 
-    def watch(self) -> None:
-        """Between steps: the canary, when it is due.
+    def run_canary_if_due(self) -> None:
+        """Between steps: check every setting's firing, and test the engine where it is idle.
 
         Raises NotAppliedError when a layer was passed by, and the engine ends.
         """
@@ -84,7 +84,7 @@ class CoreHold:
             return
         self.next_canary = time.monotonic() + self.canary_s
         for name in self.settings:
-            self.core.collective_rpc("keel_call", None, ("firing", name))
+            self._call_workers("firing", name)
         if not self.deployment.is_global and not self.core.scheduler.has_unfinished_requests():
             self.self_test()
 
@@ -96,19 +96,22 @@ class CoreHold:
         """
         self.is_testing = True
         try:
-            self._test()
+            self.tests += 1
+            before = self._answer(OFF)
+            self.register(self._huge_floors())
+            steered = self._answer(SCRATCH)
+            for firing in self._call_workers("firing", SCRATCH):
+                for layer, (seen, fired) in firing.items():
+                    if not seen or fired != seen:
+                        raise NotAppliedError(
+                            f"self-test: layer {layer} moved {fired} of {seen} tokens to a floor "
+                            "that all are under; this engine would serve uncapped, and does not "
+                            "start"
+                        )
+            self.register(PackedInterventions.none(SCRATCH))
+            after = self._answer(OFF)
         finally:
             self.is_testing = False
-
-    def _test(self) -> None:
-        self.tests += 1
-        before = self._answer(OFF)
-        self.register(self._scratch())
-        steered = self._answer(SCRATCH)
-        for firing in self.core.collective_rpc("keel_call", None, ("firing", SCRATCH)):
-            _check_firing(firing)
-        self.register(PackedInterventions.none(SCRATCH))
-        after = self._answer(OFF)
         if steered == before:
             raise NotAppliedError(
                 "self-test: a floor far above every token changed nothing that the model "
@@ -120,7 +123,11 @@ class CoreHold:
                 "this engine would mix settings, and does not start"
             )
 
-    def _scratch(self) -> PackedInterventions:
+    def _call_workers(self, method: str, *arguments: Any) -> list[Any]:
+        return list(self.core.collective_rpc("keel_call", None, (method, *arguments)))
+
+    def _huge_floors(self) -> PackedInterventions:
+        """The self-test's setting: a floor at every layer that every token is under."""
         draws = torch.Generator().manual_seed(0)
         config = self.core.vllm_config.model_config
         hidden = int(config.get_hidden_size())
@@ -143,7 +150,7 @@ class CoreHold:
         return self.settings[name]
 
     def _answer(self, name: str) -> list[Any]:
-        """Greedy tokens with their log-probabilities, for one request of our own."""
+        """Greedy tokens with their log-probabilities, of one request through the engine's steps."""
         from vllm import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
 
@@ -168,33 +175,15 @@ class CoreHold:
             cache_salt=f"{SCRATCH}-{time.monotonic_ns()}",
             data_parallel_rank=None,
         )
-        return self._run(request)
-
-    def _run(self, request: Any) -> list[Any]:
-        """The request through the engine's own steps; what it gave, token by token."""
-        core = self.core
+        core, predicted = self.core, list[Any]()
         core.add_request(*core.preprocess_add_request(request))
-        found: list[Any] = []
         while core.scheduler.has_requests():
             outputs, executed = core.step_fn()
             core.post_step(executed)
             for group in (outputs or {}).values():
-                for one in group.outputs:
-                    if one.request_id == request.request_id:
-                        found += _predicted(one)
-        return found
-
-
-def _predicted(output: Any) -> list[Any]:
-    tokens = list(output.new_token_ids)
-    scores = output.new_logprobs
-    return [*tokens, *(scores.logprobs.tolist() if scores is not None else [])]
-
-
-def _check_firing(firing: Mapping[int, tuple[int, int]]) -> None:
-    for layer, (seen, fired) in firing.items():
-        if not seen or fired != seen:
-            raise NotAppliedError(
-                f"self-test: layer {layer} moved {fired} of {seen} tokens to a floor that all are "
-                "under; this engine would serve uncapped, and does not start"
-            )
+                for output in group.outputs:
+                    if output.request_id == request.request_id:
+                        predicted += list(output.new_token_ids)
+                        if output.new_logprobs is not None:
+                            predicted += output.new_logprobs.logprobs.tolist()
+        return predicted

@@ -1,4 +1,4 @@
-"""What a vLLM engine is told about Keel before its model is loaded. Knows no vLLM.
+"""How Keel is configured in a vLLM engine before its model is loaded. Knows no vLLM.
 
 It travels in vLLM's `additional_config`, which every process of the engine gets and which is part
 of vLLM's compile cache key: what changes the traced graph must be in it, and vectors and
@@ -25,7 +25,7 @@ GRAPH_VERSION = 2
 
 @dataclass(frozen=True)
 class Deployment:
-    """How Keel is wired into one engine. What it holds is registered afterwards, by name."""
+    """How Keel is wired into one engine. Settings are registered afterwards, by name."""
 
     layers: tuple[int, ...] | None
     """Layers that can be steered; None for all."""
@@ -77,8 +77,8 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the environment asks of a `vllm serve` that has Keel installed."""
+class ServeEnvironment:
+    """The environment variables that a `vllm serve` with Keel installed obeys."""
 
     floors: str
     """`KEEL_FLOORS`: a run folder, a floors file, or a hub id."""
@@ -90,36 +90,28 @@ class Asked:
     """`KEEL_CANARY_MINUTES`, in seconds: how often to repeat the self-test; 0 never."""
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> Asked | None:
-        """What is asked; None where `KEEL_FLOORS` is not set, and Keel stays out.
+    def of(cls, environment: Mapping[str, str] = os.environ) -> ServeEnvironment | None:
+        """The variables as set; None where `KEEL_FLOORS` is not, and Keel stays out.
 
         Raises UsageError for a value that makes no sense, and where floors are missing for one.
         """
         floors = environment.get("KEEL_FLOORS", "")
-        if not floors:
-            _refuse_without_floors(environment)
+        if not floors:  # a mistyped name must not serve uncapped
+            for name in ("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"):
+                if environment.get(name, "0") not in ("", "0"):
+                    raise UsageError(
+                        f"{name} is {environment[name]!r}, but KEEL_FLOORS does not say what to "
+                        "hold"
+                    )
             return None
         enforce = environment.get("KEEL_ENFORCE", "0")
         if enforce not in ("0", "1"):
             raise UsageError(f"KEEL_ENFORCE is {enforce!r}, expected 0 or 1")
-        canary_s = 60 * _minutes(environment.get("KEEL_CANARY_MINUTES", "0"))
-        return cls(floors, environment.get("KEEL_SETTING") or None, enforce == "1", canary_s)
-
-
-def _refuse_without_floors(environment: Mapping[str, str]) -> None:
-    """Whoever mistypes `KEEL_FLOORS` must not serve uncapped."""
-    for name in ("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"):
-        if environment.get(name, "0") not in ("", "0"):
-            raise UsageError(
-                f"{name} is {environment[name]!r}, but KEEL_FLOORS does not say what to hold"
-            )
-
-
-def _minutes(given: str) -> float:
-    try:
-        minutes = float(given)
-    except ValueError:
-        minutes = math.nan
-    if not 0 <= minutes < math.inf:
-        raise UsageError(f"KEEL_CANARY_MINUTES is {given!r}, expected a number of 0 or more")
-    return minutes
+        canary = environment.get("KEEL_CANARY_MINUTES", "0")
+        try:
+            minutes = float(canary)
+        except ValueError:
+            minutes = math.nan
+        if not 0 <= minutes < math.inf:
+            raise UsageError(f"KEEL_CANARY_MINUTES is {canary!r}, expected a number of 0 or more")
+        return cls(floors, environment.get("KEEL_SETTING") or None, enforce == "1", 60 * minutes)

@@ -1,5 +1,5 @@
-"""Keel's engine on vLLM: many requests at once, each under its own setting, recorded in the same
-pass. Nothing is sampled or read twice.
+"""Keel's engine on vLLM, and how it is started: many requests at once, each under its own setting,
+recorded in the same pass. Nothing is sampled or read twice.
 """
 
 from __future__ import annotations
@@ -7,25 +7,36 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from keel.engines.catalogue import locate, weights_fingerprint
 from keel.engines.chat_template import ChatTemplate, Transcript
 from keel.engines.protocol import Batch, Recording
 from keel.engines.results import Calls, Completion, Divergence, Reading, Results, TurnRecord
 from keel.engines.stopping import check_recordable, cut_at_stop
-from keel.engines.vllm.asking import Asked, Queue, reading
 from keel.engines.vllm.deployment import OFF, Deployment
 from keel.engines.vllm.packing import PackedInterventions
-from keel.engines.vllm.recorded import packed, turn_of
-from keel.engines.vllm.watch import watch
-from keel.engines.vllm.workers import Workers
-from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+from keel.engines.vllm.plugin import check_version, register
+from keel.engines.vllm.processes import Workers, watch
+from keel.engines.vllm.recordings import packed
+from keel.engines.vllm.requests import RecordedRequest, RequestQueue, reading_parameters
+from keel.errors import (
+    KeelError,
+    ModelLoadError,
+    ModelMismatchError,
+    NotAppliedError,
+    UsageError,
+)
 from keel.seeds import seed_of
-from keel.steering import Firing, Intervention, check_reached
-from keel.types import Conversation, ModelIdentity, Prompt, Sampling
+from keel.settings import VllmSettings
+from keel.steering import Firing, Intervention, Probe, check_reached
+from keel.types import Activations, Conversation, ModelIdentity, Prompt, Sampling
 
 _BATCH = 512
 """Prompts that are committed together; vLLM schedules across them as it likes."""
@@ -33,10 +44,80 @@ _AT_ONCE = 256
 """Requests handed to vLLM at once where nothing is recorded."""
 
 
+def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngine:
+    """A vLLM engine for an alias (`smollm2`), a hub id or a local folder.
+
+    Raises MissingExtraError without vLLM or with a version that was not tested, ModelLoadError
+    when vLLM cannot load the model, NotAppliedError when Keel does not reach it.
+    """
+    check_version()
+    from vllm import LLM
+
+    register()
+    where = locate(model)
+    deployment = Deployment(
+        layers=settings.layers,
+        settings=settings.settings,
+        steps=settings.steps,
+        recordings=settings.recordings,
+        probes=settings.probes,
+    )
+    try:
+        llm = LLM(model=where, **_arguments(settings, deployment))
+    except KeelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"vLLM cannot load {model!r}: {_first_line(error)}") from error
+    except RuntimeError as error:
+        raise NotAppliedError(f"vLLM did not start with {model!r}: {_first_line(error)}") from error
+    config, folder = llm.llm_engine.vllm_config.model_config, Path(where)
+    identity = ModelIdentity(
+        model_id=model,
+        layers=int(config.hf_text_config.num_hidden_layers),
+        hidden_size=int(config.get_hidden_size()),
+        revision=str(config.revision or ""),
+        weights_hash=weights_fingerprint(folder) if folder.is_dir() else "",
+    )
+    return VllmEngine(llm, deployment, identity=identity)
+
+
+def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]:
+    if settings.tensor_parallel_size < 1:
+        raise UsageError(f"tensor_parallel_size is {settings.tensor_parallel_size}, expected 1+")
+    from vllm.platforms import current_platform
+
+    is_on_cpu = bool(current_platform.is_cpu())
+    return {
+        "dtype": settings.dtype,
+        "revision": settings.revision,
+        "trust_remote_code": settings.trust_remote_code,
+        "max_model_len": settings.max_model_len,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enforce_eager": settings.eager,
+        "gpu_memory_utilization": settings.memory_share or (0.4 if is_on_cpu else 0.9),
+        "disable_log_stats": True,
+        # Scheduling ahead runs a token past each answer's end, which must not be recorded.
+        **({"async_scheduling": False} if deployment.recordings else {}),
+        # On a CPU, vLLM 0.32 dies of a prompt read in parts whose answer is drawn with a seed: it
+        # turns the seed's generator back by an offset that generators of the CPU do not have.
+        **({"enable_chunked_prefill": False} if is_on_cpu else {}),
+        **settings.arguments,
+        "additional_config": {
+            **settings.arguments.get("additional_config", {}),
+            "keel": deployment.to_config(),
+        },
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 class VllmEngine:
     """A model under vLLM that answers prompts and reads conversations.
 
     `llm` is a `vllm.LLM` whose `additional_config` holds `deployment`. Not for several threads.
+    Raises NotAppliedError where a layer that was to be steered is in no worker.
     """
 
     def __init__(
@@ -48,12 +129,17 @@ class VllmEngine:
         self._calls = Calls()
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.hf_text_config.num_hidden_layers)
-        self.identity = _identity(config, self.layers, self.template, identity)
+        self.identity = self._complete(identity)
         self.workers = Workers(llm)
-        self.queue = Queue(llm.llm_engine, deployment.recordings or _AT_ONCE, self.workers.discard)
+        self.queue = RequestQueue(
+            llm.llm_engine, deployment.recordings or _AT_ONCE, self.workers.discard
+        )
         self._names = (f"s{number}" for number in itertools.count())
         watch(llm.llm_engine.engine_core)
-        self._check_held()
+        wanted = set(range(self.layers) if deployment.layers is None else deployment.layers)
+        missing = wanted - self.workers.steered_layers()
+        if missing:
+            raise NotAppliedError(f"no worker holds layers {sorted(missing)}; the engine is no use")
 
     @property
     def batches_continuously(self) -> bool:
@@ -91,7 +177,7 @@ class VllmEngine:
         completions = self._completions(
             prompts, sampling, seed, recording, interventions, on_text, on_step
         )
-        return self._calls.begin(completions, (one.layer for one in interventions))
+        return self._calls.begin(completions, (each.layer for each in interventions))
 
     def _completions(
         self,
@@ -107,7 +193,7 @@ class VllmEngine:
         check_recordable(sampling, means=recording.means)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
 
-        def asked(index: int, prompt: Prompt) -> Asked:
+        def request_for(index: int, prompt: Prompt) -> RecordedRequest:
             ids = self.template.prompt_ids(prompt.conversation)
             # vLLM ends an answer before its last token has passed through the model: what is
             # recorded runs on instead, and is cut afterwards.
@@ -116,13 +202,12 @@ class VllmEngine:
                 sampling, seed_of(seeds[index], prompt.id, separator="/"), stop
             )
             spans = (len(ids), -1) if records else ()
-            return Asked(index, ids, parameters, spans, is_summed=recording.means)
+            return RecordedRequest(index, ids, parameters, spans, is_summed=recording.means)
 
         with self._probing(recording), self._under(interventions) as setting:
-            for one, output in self.queue.run(
-                map(asked, itertools.count(), prompts), setting.name, on_text, on_step
-            ):
-                yield self._completion(one, output, recording, sampling)
+            requests = map(request_for, itertools.count(), prompts)
+            for request, output in self.queue.run(requests, setting.name, on_text, on_step):
+                yield self._completion(request, output, recording, sampling)
             return self._firing(setting)
 
     def read(
@@ -134,7 +219,7 @@ class VllmEngine:
     ) -> Results[Reading]:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
         readings = self._readings(conversations, recording, interventions)
-        return self._calls.begin(readings, (one.layer for one in interventions))
+        return self._calls.begin(readings, (each.layer for each in interventions))
 
     def _readings(
         self,
@@ -143,27 +228,22 @@ class VllmEngine:
         interventions: Sequence[Intervention],
     ) -> Generator[Reading, None, Firing | None]:
         transcripts = [self.template.transcript(c) for c in conversations]
-        asked = [
-            Asked(
-                index,
-                list(transcript.token_ids),
-                reading(),
-                tuple(n for turn in transcript.turns for n in (turn.start, turn.stop)),
-                is_summed=recording.means,
-                is_scored=recording.log_likelihood,
+        requests = [
+            _reading_request(
+                index, transcript, is_summed=recording.means, is_scored=recording.log_likelihood
             )
             for index, transcript in enumerate(transcripts)
         ]
-        silent = [one.index for one in asked if not one.spans]
-        yield from (Reading(index, ()) for index in silent)
+        yield from (Reading(request.index, ()) for request in requests if not request.spans)
         with self._probing(recording), self._under(interventions) as setting:
-            for one, _ in self.queue.run([a for a in asked if a.spans], setting.name):
+            spoken = [request for request in requests if request.spans]
+            for request, _ in self.queue.run(spoken, setting.name):
                 scores = (
-                    self.workers.ask_last("likelihood", one.key)
+                    self.workers.call_last_stage("likelihood", request.key)
                     if recording.log_likelihood
                     else None
                 )
-                yield self._reading(one, transcripts[one.index], recording, scores)
+                yield self._reading(request, transcripts[request.index], recording, scores)
             return self._firing(setting)
 
     def divergence(
@@ -175,15 +255,13 @@ class VllmEngine:
         self._calls.close()
         for index, conversation in enumerate(conversations):
             transcript = self.template.transcript(conversation)
-            spans = tuple(n for turn in transcript.turns for n in (turn.start, turn.stop))
-            if not spans:
+            if not transcript.turns:
                 continue
-            ids = list(transcript.token_ids)
-            with self._scored(Asked(index, ids, reading(), spans, is_scored=True), ()) as plain:
+            with self._scored(_reading_request(index, transcript, is_scored=True), ()) as plain:
                 for number, interventions in enumerate(settings):
-                    asked = Asked(index, ids, reading(), spans, is_scored=True)
-                    with self._scored(asked, interventions) as held:
-                        kl_N = self.workers.ask_last("divergence", plain, held)["kl"]
+                    request = _reading_request(index, transcript, is_scored=True)
+                    with self._scored(request, interventions) as held:
+                        kl_N = self.workers.call_last_stage("divergence", plain, held)["kl"]
                     if len(kl_N):
                         yield Divergence(index, number, float(kl_N.mean()), len(kl_N))
 
@@ -193,16 +271,18 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
 
     @contextmanager
-    def _scored(self, asked: Asked, interventions: Sequence[Intervention]) -> Iterator[str]:
+    def _scored(
+        self, request: RecordedRequest, interventions: Sequence[Intervention]
+    ) -> Iterator[str]:
         """The key under which predictions of a transcript are kept while the context lasts."""
         try:
             with self._under(interventions) as setting:
-                for _ in self.queue.run([asked], setting.name):
+                for _ in self.queue.run([request], setting.name):
                     pass
                 check_reached(self._firing(setting), setting.layers)
-            yield asked.key
+            yield request.key
         finally:
-            self.workers.discard([asked.key])
+            self.workers.discard([request.key])
 
     @contextmanager
     def _under(self, interventions: Sequence[Intervention]) -> Iterator[PackedInterventions]:
@@ -212,11 +292,11 @@ class VllmEngine:
             return
         name = next(self._names)
         setting = PackedInterventions.of(name, interventions)
-        self.workers.tell("register", name, setting.to_bytes())
+        self.workers.call("register", name, setting.to_bytes())
         try:
             yield setting
         finally:
-            self.workers.tell("register", name, b"")
+            self.workers.call("register", name, b"")
 
     def _firing(self, setting: PackedInterventions) -> Firing | None:
         """How often the setting moved a token; None if it is of no intervention."""
@@ -227,15 +307,15 @@ class VllmEngine:
         if (recording.means or recording.probes) and not self.deployment.recordings:
             raise UsageError("this engine was started without recording; start it with recordings")
         if recording.probes:
-            self.workers.tell("set_probes", packed(recording.probes))
+            self.workers.call("set_probes", packed_probes(recording.probes))
         try:
             yield
         finally:
             if recording.probes:
-                self.workers.tell("set_probes", b"")
+                self.workers.call("set_probes", b"")
 
     def _completion(
-        self, one: Asked, output: Any, recording: Recording, sampling: Sampling
+        self, request: RecordedRequest, output: Any, recording: Recording, sampling: Sampling
     ) -> Completion:
         limit = sampling.max_new_tokens
         sampled = tuple(output.outputs[0].token_ids)
@@ -245,40 +325,44 @@ class VllmEngine:
             "stop" if len(content) < len(sampled) and len(content) < limit else "length"
         )
         activations = projections = None
-        if one.spans:
-            held = self.workers.collect(one.key)
-            activations, projections = turn_of(held, one.key, 0, len(content), recording)
+        if request.spans:
+            recorded = self.workers.collect(request.key)
+            activations, projections = _span_record(
+                recorded, f"{request.key}/0", len(content), recording
+            )
         answer = cut_at_stop(self.tokenizer, content, sampling.stop)
         if projections is not None:
             projections = projections[: len(answer.token_ids)]
         finish = "stop" if answer.is_stopped else finish
         return Completion(
-            one.index, answer.text, answer.token_ids, finish, activations, projections
+            request.index, answer.text, answer.token_ids, finish, activations, projections
         )
 
     def _reading(
         self,
-        one: Asked,
+        request: RecordedRequest,
         transcript: Transcript,
         recording: Recording,
         scores: Mapping[str, Tensor] | None,
     ) -> Reading:
-        held = self.workers.collect(one.key)
+        recorded = self.workers.collect(request.key)
         lengths = [turn.stop - turn.start for turn in transcript.turns]
         likelihoods = torch.split(scores["log_likelihood"], lengths) if scores is not None else None
         turns = []
         for number, turn in enumerate(transcript.turns):
-            means, heights = turn_of(held, one.key, number, lengths[number], recording)
+            activations, projections = _span_record(
+                recorded, f"{request.key}/{number}", lengths[number], recording
+            )
             turns.append(
                 TurnRecord(
                     turn.turn,
                     transcript.token_ids[turn.start : turn.stop],
-                    means,
-                    heights,
+                    activations,
+                    projections,
                     likelihoods[number] if likelihoods is not None else None,
                 )
             )
-        return Reading(one.index, tuple(turns))
+        return Reading(request.index, tuple(turns))
 
     @property
     def _ends(self) -> frozenset[int]:
@@ -298,28 +382,72 @@ class VllmEngine:
             seed=seed,
         )
 
-    def _check_held(self) -> None:
-        """Raises NotAppliedError where a worker holds nothing."""
-        wanted = self.deployment.layers
-        named = set(range(self.layers) if wanted is None else wanted)
-        missing = named - self.workers.steered_layers()
-        if missing:
-            raise NotAppliedError(f"no worker holds layers {sorted(missing)}; the engine is no use")
+    def _complete(self, identity: ModelIdentity | None) -> ModelIdentity:
+        """The identity with what only the started engine knows.
+
+        Raises ModelMismatchError for an identity that contradicts it.
+        """
+        config = self.llm.llm_engine.vllm_config.model_config
+        own = ModelIdentity(
+            model_id=str(config.model),
+            layers=self.layers,
+            hidden_size=int(config.get_hidden_size()),
+            template_hash=self.template.hash,
+            dtype=str(config.dtype).removeprefix("torch."),
+        )
+        if identity is None:
+            return own
+        own = replace(
+            own,
+            model_id=identity.model_id,
+            revision=identity.revision,
+            weights_hash=identity.weights_hash,
+        )
+        problem = identity.mismatch(own)
+        if problem is not None:
+            raise ModelMismatchError(f"the loaded model is not the one named: {problem}")
+        return own
 
 
-def _identity(
-    config: Any, layers: int, template: ChatTemplate, given: ModelIdentity | None
-) -> ModelIdentity:
-    own = ModelIdentity(
-        model_id=given.model_id if given is not None else str(config.model),
-        layers=layers,
-        hidden_size=int(config.get_hidden_size()),
-        revision=given.revision if given is not None else "",
-        weights_hash=given.weights_hash if given is not None else "",
-        template_hash=template.hash,
-        dtype=str(config.dtype).removeprefix("torch."),
+def packed_probes(probes: Sequence[Probe]) -> bytes:
+    """Probes as workers take them: see `Recordings.set_probes`."""
+    return packed(
+        {
+            "layers": torch.tensor([probe.layer for probe in probes]),
+            "directions": torch.stack([probe.direction.float().cpu() for probe in probes]),
+        }
     )
-    problem = given.mismatch(own) if given is not None else None
-    if problem is not None:
-        raise ModelMismatchError(f"the loaded model is not the one named: {problem}")
-    return own
+
+
+def _reading_request(
+    index: int, transcript: Transcript, *, is_summed: bool = False, is_scored: bool = False
+) -> RecordedRequest:
+    """A request that reads a transcript and records its turns."""
+    return RecordedRequest(
+        index,
+        list(transcript.token_ids),
+        reading_parameters(),
+        tuple(n for turn in transcript.turns for n in (turn.start, turn.stop)),
+        is_summed=is_summed,
+        is_scored=is_scored,
+    )
+
+
+def _span_record(
+    recorded: Mapping[str, Tensor], name: str, tokens: int, recording: Recording
+) -> tuple[Activations | None, Float[Tensor, "token probe"] | None]:
+    """Means and projections over one recorded span.
+
+    Raises NotAppliedError where not all of its tokens were recorded.
+    """
+    seen = int(recorded[f"{name}/tokens"])
+    if seen != tokens:
+        raise NotAppliedError(f"{seen} of {tokens} tokens were recorded; do not trust this answer")
+    activations = projections = None
+    if recording.means and tokens:
+        sums_LD, norms_L = recorded[f"{name}/sums"], recorded[f"{name}/norms"]
+        activations = Activations(sums_LD / tokens, norms_L / tokens, tokens)
+    if recording.probes:
+        columns = len(recording.probes)
+        projections = recorded.get(f"{name}/projections", torch.zeros(0, columns))[:, :columns]
+    return activations, projections

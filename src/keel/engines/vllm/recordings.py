@@ -1,6 +1,6 @@
 """What one worker has recorded: sums per layer, projections per token, what predicts a token.
 
-Knows which tokens belong to which recording from the ledger's rows; knows no settings.
+Knows which tokens belong to which recording from the book's maps; knows no settings.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
-from keel.engines.vllm.layers import HeldLayer
-from keel.engines.vllm.ledger import Ledger, Rows
+from keel.engines.vllm.layers import SteeredLayer
+from keel.engines.vllm.token_book import StepMaps, TokenBook
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
 _SCORED_AT_ONCE = 64
@@ -22,7 +22,7 @@ _SCORED_AT_ONCE = 64
 
 
 class Recordings:
-    """What was recorded of the requests in a ledger, until it is collected.
+    """What one worker recorded of the requests in a token book, until it is collected.
 
     `layers` and `hidden` are the whole model's, `room` is for so many probes at a layer, `logits`
     makes logits of the last stream; None where another pipeline stage has the head.
@@ -30,29 +30,29 @@ class Recordings:
 
     def __init__(
         self,
-        held: Mapping[int, HeldLayer],
-        ledger: Ledger,
+        held: Mapping[int, SteeredLayer],
+        book: TokenBook,
         *,
         layers: int,
         hidden: int,
         room: int,
         logits: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.held, self.ledger, self.logits = held, ledger, logits
+        self.held, self.book, self.logits = held, book, logits
         self.layers, self.hidden, self.room = layers, hidden, room
         self.probes: list[tuple[int, int]] = []
         """(layer, column there) of each probe as given; column −1 at another pipeline stage."""
-        self.heights: dict[str, list[tuple[int, Tensor]]] = {}
+        self.projections: dict[str, list[tuple[int, Tensor]]] = {}
         self.scores: dict[str, list[Tensor]] = {}
 
-    def set_probes(self, packed: bytes) -> None:
+    def set_probes(self, file: bytes) -> None:
         """Take per-token projections on these directions from now on, and on no others.
 
-        `packed` holds `layers` [probe] and `directions` [probe, hidden]; empty takes none.
-        Raises UsageError for more than there is room for, or a layer that is not there,
+        `file` is a safetensors file of `layers` [probe] and `directions` [probe, hidden]; empty
+        takes none. Raises UsageError for more than there is room for, or a layer that is not there,
         ModelMismatchError for directions of another width.
         """
-        given = load(packed) if packed else {"layers": torch.zeros(0), "directions": torch.zeros(0)}
+        given = load(file) if file else {"layers": torch.zeros(0), "directions": torch.zeros(0)}
         layers = [int(layer) for layer in given["layers"].tolist()]
         self._check_probes(layers, given["directions"])
         self.probes = []
@@ -65,52 +65,54 @@ class Recordings:
             if column >= 0:
                 self.held[layer].probes_MD[column] = direction.to(self.held[layer].probes_MD)
 
-    def take(self, rows: Rows, output: Any) -> None:
-        """Keep what the pass over these rows wrote and gave that the next one overwrites."""
+    def take(self, maps: StepMaps, output: Any) -> None:
+        """Keep what the pass wrote and returned, before the next one overwrites it."""
         if self.probes:
-            self._take_heights(rows)
+            self._take_projections(maps)
         if isinstance(output, Tensor):
-            for key, first, count in rows.predicting:
+            for key, first, count in maps.predicting:
                 self.scores.setdefault(key, []).append(output[first : first + count].clone())
 
     def collect(self, keys: Sequence[str]) -> bytes:
         """What was recorded under these keys, which are forgotten.
 
-        Tensors `KEY/TURN/sums` [layer, hidden], `/norms` [layer], `/heights` [token, probe],
+        Tensors `KEY/TURN/sums` [layer, hidden], `/norms` [layer], `/projections` [token, probe],
         `/tokens`; the sums of layers that other pipeline stages hold are zero.
         """
-        found: dict[str, Tensor] = {}
+        recorded: dict[str, Tensor] = {}
         summed: list[tuple[str, int]] = []
         for key in keys:
-            for number, turn in enumerate(self.ledger.close(key).turns):
-                place = f"{key}/{number}"
-                found[f"{place}/tokens"] = torch.tensor([turn.tokens])
-                if turn.row >= 0:
-                    summed.append((place, turn.row))
-                parts = [p for n, p in self.heights.get(key, []) if n == number]
+            for number, span in enumerate(self.book.close(key).spans):
+                name = f"{key}/{number}"
+                recorded[f"{name}/tokens"] = torch.tensor([span.tokens])
+                if span.row >= 0:
+                    summed.append((name, span.row))
+                parts = [p for n, p in self.projections.get(key, []) if n == number]
                 if parts:
-                    found[f"{place}/heights"] = torch.cat(parts)
-            self.heights.pop(key, None)
+                    recorded[f"{name}/projections"] = torch.cat(parts)
+            self.projections.pop(key, None)
             self.scores.pop(key, None)
-        for name, table in (("sums", "sums_RD"), ("norms", "norms_R")):
+        for kind, table in (("sums", "sums_RD"), ("norms", "norms_R")):
             gathered = self._gather(table, [row for _, row in summed])
-            for (place, _), numbers in zip(summed, gathered, strict=True):
-                found[f"{place}/{name}"] = numbers
-        return _packed(found)
+            for (name, _), numbers in zip(summed, gathered, strict=True):
+                recorded[f"{name}/{kind}"] = numbers
+        return packed(recorded)
 
     def likelihood(self, key: str) -> bytes:
         """Log-likelihood of each recorded token, turn after turn; empty where the head is not.
 
         Raises NotAppliedError where some token's prediction was not seen.
         """
-        claim = self.ledger.recorded(key)
-        actual = [claim.prompt_ids[n] for t in claim.turns for n in range(max(t.start, 1), t.stop)]
+        record = self.book.recorded(key)
+        actual = [
+            record.prompt_ids[n] for s in record.spans for n in range(max(s.start, 1), s.stop)
+        ]
         parts = [torch.zeros(0)]
         if self.logits is not None:
             for hidden, ids in _chunks(self._predictions(key), torch.tensor(actual)):
                 log_p = torch.log_softmax(self.logits(hidden).float(), -1)
                 parts.append(log_p.gather(-1, ids.to(log_p.device)[:, None])[:, 0].cpu())
-        return _packed({"log_likelihood": torch.cat(parts)})
+        return packed({"log_likelihood": torch.cat(parts)})
 
     def divergence(self, plain: str, steered: str) -> bytes:
         """KL(plain ‖ steered) of what the two predict for each recorded token, in nats.
@@ -123,7 +125,7 @@ class Recordings:
                 log_p = torch.log_softmax(self.logits(left).float(), -1)
                 log_q = torch.log_softmax(self.logits(right).float(), -1)
                 parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).cpu())
-        return _packed({"kl": torch.cat(parts)})
+        return packed({"kl": torch.cat(parts)})
 
     def _check_probes(self, layers: Sequence[int], directions: Tensor) -> None:
         for layer in sorted(set(layers)):
@@ -141,15 +143,15 @@ class Recordings:
                 f"{self.hidden}; use that of this model"
             )
 
-    def _take_heights(self, rows: Rows) -> None:
-        elsewhere = torch.zeros_like(next(iter(self.held.values())).heights_TM[:, 0])
+    def _take_projections(self, maps: StepMaps) -> None:
+        elsewhere = torch.zeros_like(next(iter(self.held.values())).projections_TM[:, 0])
         tables = [
-            self.held[layer].heights_TM[:, column] if column >= 0 else elsewhere
+            self.held[layer].projections_TM[:, column] if column >= 0 else elsewhere
             for layer, column in self.probes
         ]
-        for key, turn, begin, end in rows.taken:
-            heights = torch.stack([table[begin:end] for table in tables], -1).cpu()
-            self.heights.setdefault(key, []).append((turn, heights))
+        for key, span, begin, end in maps.taken:
+            projections = torch.stack([table[begin:end] for table in tables], -1).cpu()
+            self.projections.setdefault(key, []).append((span, projections))
 
     def _gather(self, name: str, rows: Sequence[int]) -> Sequence[Tensor]:
         """Of each row the sums at every layer of the model, and zero for the next recording."""
@@ -168,14 +170,15 @@ class Recordings:
 
     def _predictions(self, key: str) -> Float[Tensor, "token hidden"]:
         kept = self.scores.get(key, [])
-        found = torch.cat(kept) if kept else torch.zeros(0, self.hidden)
-        expected = sum(turn.predictions for turn in self.ledger.recorded(key).turns)
-        if len(found) != expected:
+        predictions_ND = torch.cat(kept) if kept else torch.zeros(0, self.hidden)
+        expected = sum(span.predictions for span in self.book.recorded(key).spans)
+        if len(predictions_ND) != expected:
             raise NotAppliedError(
-                f"{len(found)} of {expected} predictions were kept under {key!r}; a cache or a "
-                "model runner that Keel cannot follow took the rest: do not trust this reading"
+                f"{len(predictions_ND)} of {expected} predictions were kept under {key!r}; a "
+                "cache or a model runner that Keel cannot follow took the rest: do not trust this "
+                "reading"
             )
-        return found
+        return predictions_ND
 
 
 def _chunks(left: Tensor, right: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
@@ -185,6 +188,7 @@ def _chunks(left: Tensor, right: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     return zip(*parts, strict=True) if len(left) else ()
 
 
-def _packed(found: dict[str, Tensor]) -> bytes:
-    packed: bytes = save(found)
-    return packed
+def packed(tensors: dict[str, Tensor]) -> bytes:
+    """The tensors as one safetensors file in memory."""
+    file: bytes = save(tensors)
+    return file

@@ -1,4 +1,4 @@
-"""What a served engine is asked to hold: from `KEEL_FLOORS` to a deployment and its settings."""
+"""From `KEEL_FLOORS` to a deployment and its settings, and what is refused on the way."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from keel.engines.catalogue import weights_fingerprint
-from keel.engines.vllm.deployment import KEY, OFF, Asked, Deployment
-from keel.engines.vllm.ledger import RECORD, SCORE, SPANS, SUMS
+from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, UsageError
 from keel.store import load_floors, load_settings
 from keel.types import Floors
@@ -18,39 +18,39 @@ from keel.types import Floors
 _OURS = (RECORD, SPANS, SUMS, SCORE)
 
 
-def deployment_for(asked: Asked) -> Deployment:
+def deployment_for(environment: ServeEnvironment) -> Deployment:
     """The deployment that holds a run's settings: one of them for all, or any per request."""
-    held = settings_of(asked)
-    default = default_of(asked)
-    if asked.is_enforced:
+    held = settings_of(environment)
+    default = default_of(environment)
+    if environment.is_enforced:
         held = {default: held[default]}
     packed = [PackedInterventions.of(name, floors) for name, floors in held.items()]
     layers = sorted({layer for setting in packed for layer in setting.layers})
     return Deployment(
         layers=tuple(layers),
-        is_global=asked.is_enforced,
+        is_global=environment.is_enforced,
         settings=len(packed) + 1,  # and one for the self-test
-        steps=max(setting.most_at_one_layer for setting in packed),
+        steps=max(setting.most_per_layer for setting in packed),
         default=default,
-        is_enforced=asked.is_enforced,
+        is_enforced=environment.is_enforced,
     )
 
 
-def settings_of(asked: Asked) -> Mapping[str, Floors]:
+def settings_of(environment: ServeEnvironment) -> Mapping[str, Floors]:
     """All settings of the artefact that the environment names."""
-    return _read(asked.floors)
+    return _settings_in(environment.floors)
 
 
-def default_of(asked: Asked) -> str:
+def default_of(environment: ServeEnvironment) -> str:
     """The setting of requests that name none. Raises UsageError for one that is not there."""
-    if asked.setting is None:
-        return load_floors(asked.floors).name
-    if asked.setting not in settings_of(asked):
+    if environment.setting is None:
+        return load_floors(environment.floors).name
+    if environment.setting not in settings_of(environment):
         raise UsageError(
-            f"KEEL_SETTING is {asked.setting!r}, but {asked.floors} holds "
-            f"{', '.join(settings_of(asked))}"
+            f"KEEL_SETTING is {environment.setting!r}, but {environment.floors} holds "
+            f"{', '.join(settings_of(environment))}"
         )
-    return asked.setting
+    return environment.setting
 
 
 def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -> None:
@@ -68,24 +68,24 @@ def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -
         raise UsageError(f"{KEY} is {name!r}, expected the name of a setting")
     if deployment.is_enforced and name != deployment.default:
         raise UsageError("this engine holds every request alike; leave out the setting")
-    asked = Asked.of()
-    if asked is not None and name != OFF and name not in settings_of(asked):
+    environment = ServeEnvironment.of()
+    if environment is not None and name != OFF and name not in settings_of(environment):
         raise UsageError(
-            f"{KEY} is {name!r}, expected {OFF} or one of {', '.join(settings_of(asked))}"
+            f"{KEY} is {name!r}, expected {OFF} or one of {', '.join(settings_of(environment))}"
         )
 
 
 def refuse_unfit(config: Any, deployment: Deployment) -> None:
-    """Refuse an engine that cannot be held as asked, before it starts.
+    """Refuse an engine that cannot be held as configured, before it starts.
 
     Raises ModelMismatchError for floors of another model, UsageError for what Keel cannot follow.
     """
     model = config.model_config
-    asked = Asked.of()
-    if asked is not None:
-        _check_model(settings_of(asked), model)
+    environment = ServeEnvironment.of()
+    if environment is not None:
+        _check_model(settings_of(environment), model)
     if not deployment.is_global:
-        _refuse_untold_tokens(config)
+        _refuse_reordered_tokens(config)
     if deployment.recordings and config.scheduler_config.async_scheduling:
         raise UsageError(
             "async_scheduling runs a token past an answer's end and would record it; switch it off"
@@ -95,7 +95,7 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
         raise UsageError(f"{connector} ignores the cache salt and would mix settings; leave it out")
 
 
-def _refuse_untold_tokens(config: Any) -> None:
+def _refuse_reordered_tokens(config: Any) -> None:
     """Refuse what computes tokens in another order, or other tokens, than a step's batch says."""
     parallel = config.parallel_config
     for name, is_on in (
@@ -142,5 +142,5 @@ def _check_fit(floors: Floors, text: Any) -> None:
 
 
 @lru_cache(maxsize=8)
-def _read(source: str) -> Mapping[str, Floors]:
+def _settings_in(source: str) -> Mapping[str, Floors]:
     return load_settings(source)

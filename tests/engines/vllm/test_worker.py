@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
-from keel.engines.vllm.ledger import RECORD, SPANS
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.token_book import RECORD, SPANS
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition, Ceiling
 from keel.types import Floor
@@ -44,7 +44,7 @@ def maps_are_idle(held):
 def test_a_request_is_held_under_the_setting_that_it_names_and_the_next_is_not():
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 4, **{KEY: "band"}), request("b", 4)))
+    held.note_requests(scheduled(request("a", 4, **{KEY: "band"}), request("b", 4)))
     plain = ToyModel()(tokens(4).repeat(2, 1))
     both = compute(held, ("a", 0, tokens(4)), ("b", 0, tokens(4)))
     assert torch.equal(both[4:], plain[4:])
@@ -56,12 +56,12 @@ def test_every_layer_says_how_many_tokens_it_saw_and_moved():
     held = hold(PLAIN)
     register(held, "all", [Floor(n, direction(n), HIGH) for n in range(3)])
     register(held, "one", [Floor(1, direction(1), HIGH)])
-    held.take_note(scheduled(request("a", 4, keel="all"), request("b", 2, keel="one")))
+    held.note_requests(scheduled(request("a", 4, keel="all"), request("b", 2, keel="one")))
     compute(held, ("a", 0, tokens(4)), ("b", 0, tokens(2)))
     compute(held, ("a", 4, tokens(1)), ("b", 2, tokens(1)))
     assert held.firing("all") == {0: (5, 5), 1: (5, 5), 2: (5, 5)}
     assert held.firing("one") == {0: (3, 0), 1: (3, 3), 2: (3, 0)}
-    held.reset_firing("all")
+    register(held, "all", [Floor(n, direction(n), HIGH) for n in range(3)])
     assert held.firing("all") == {0: (0, 0), 1: (0, 0), 2: (0, 0)}
     assert held.firing("one")[1] == (3, 3)
 
@@ -69,7 +69,7 @@ def test_every_layer_says_how_many_tokens_it_saw_and_moved():
 def test_a_layer_that_is_passed_by_is_noticed():
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 4, keel="band")))
+    held.note_requests(scheduled(request("a", 4, keel="band")))
     layer = held.model.layers[1]
     layer.__class__ = type(layer).__mro__[1]  # as a graph of before the wrap would run it
     compute(held, ("a", 0, tokens(4)))
@@ -80,7 +80,7 @@ def test_a_layer_that_is_passed_by_is_noticed():
 def test_a_model_that_runs_past_its_maps_is_noticed():
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 4, keel="band")))
+    held.note_requests(scheduled(request("a", 4, keel="band")))
     held.begin(["a"], [0], [4])
     held.end(None)  # the maps were filled and nothing ran
     with pytest.raises(NotAppliedError, match="layer 0 saw 0 of 4 tokens"):
@@ -90,7 +90,7 @@ def test_a_model_that_runs_past_its_maps_is_noticed():
 def test_prompt_and_sampled_tokens_are_told_apart_by_position():
     held = hold(PLAIN)
     register(held, "late", [Addition(0, direction(1), 5.0, "generated")])
-    held.take_note(scheduled(request("a", 3, keel="late")))
+    held.note_requests(scheduled(request("a", 3, keel="late")))
     stream = tokens(5)
     # In chunks of two, so that one chunk holds the last of the prompt and the first sampled.
     starts = (0, 2, 4)
@@ -102,7 +102,7 @@ def test_prompt_and_sampled_tokens_are_told_apart_by_position():
 def test_the_maps_are_idle_after_every_pass():
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 4, keel="band")))
+    held.note_requests(scheduled(request("a", 4, keel="band")))
     compute(held, ("a", 0, tokens(4)))
     assert maps_are_idle(held)
     held.end(None)  # a pass of vLLM's own, which Keel did not begin
@@ -114,7 +114,7 @@ def test_padding_behind_a_pass_that_broke_off_is_not_held():
     all were steered."""
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 6, keel="band"), request("b", 2)))
+    held.note_requests(scheduled(request("a", 6, keel="band"), request("b", 2)))
     held.begin(["a"], [0], [6])
     held.begin(["b"], [0], [2])
     assert torch.equal(held.model(tokens(8)), ToyModel()(tokens(8)))
@@ -123,10 +123,10 @@ def test_padding_behind_a_pass_that_broke_off_is_not_held():
 def test_a_preempted_request_keeps_its_setting():
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 3, keel="band")))
+    held.note_requests(scheduled(request("a", 3, keel="band")))
     never_preempted = hold(PLAIN)
     register(never_preempted, "band", BAND)
-    never_preempted.take_note(scheduled(request("a", 3, keel="band")))
+    never_preempted.note_requests(scheduled(request("a", 3, keel="band")))
     stream = tokens(5)
     compute(held, ("a", 0, stream))
     again = compute(held, ("a", 2, stream[2:]))  # the cache kept two tokens
@@ -138,15 +138,15 @@ def test_a_preempted_request_keeps_its_setting():
 def test_a_finished_request_is_forgotten():
     held = hold(PLAIN)
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 3, keel="band")))
-    held.take_note(scheduled(request("a", 3), finished=["a"]))
+    held.note_requests(scheduled(request("a", 3, keel="band")))
+    held.note_requests(scheduled(request("a", 3), finished=["a"]))
     assert torch.equal(compute(held, ("a", 0, tokens(3))), ToyModel()(tokens(3)))
 
 
 def test_a_request_that_names_nothing_is_under_the_default():
     held = hold(Deployment(None, default="band"))
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 2), request("b", 2, keel=OFF)))
+    held.note_requests(scheduled(request("a", 2), request("b", 2, keel=OFF)))
     both = compute(held, ("a", 0, tokens(2)), ("b", 0, tokens(2)))
     plain = ToyModel()(tokens(2).repeat(2, 1))
     assert torch.equal(both[2:], plain[2:])
@@ -157,18 +157,18 @@ def test_requests_with_which_vllm_warms_up_need_no_setting_but_later_ones_do():
     """The V2 runner sends whole requests through the worker before any setting can be known: with
     a default that is not there yet, the engine did not start."""
     held = hold(Deployment(None, default="band"))
-    held.take_note(scheduled(request("_warmup_", 2)))
+    held.note_requests(scheduled(request("_warmup_", 2)))
     assert torch.equal(compute(held, ("_warmup_", 0, tokens(2))), ToyModel()(tokens(2)))
     register(held, "band", BAND)
     held.register("band", b"")
     with pytest.raises(UsageError, match="'band' is not registered"):
-        held.take_note(scheduled(request("a", 2), finished=["_warmup_"]))
+        held.note_requests(scheduled(request("a", 2), finished=["_warmup_"]))
 
 
 def test_a_setting_that_was_never_registered_is_refused():
     held = hold(PLAIN)
     with pytest.raises(UsageError, match="'bnad' is not registered"):
-        held.take_note(scheduled(request("a", 2, keel="bnad")))
+        held.note_requests(scheduled(request("a", 2, keel="bnad")))
     with pytest.raises(UsageError, match="'bnad' is not registered"):
         held.firing("bnad")
 
@@ -177,7 +177,7 @@ def test_a_pooling_request_has_no_parameters_and_no_setting():
     held = hold(PLAIN)
     asked = request("a", 2)
     asked.sampling_params = None
-    held.take_note(scheduled(asked))
+    held.note_requests(scheduled(asked))
     assert torch.equal(compute(held, ("a", 0, tokens(2))), ToyModel()(tokens(2)))
 
 
@@ -187,7 +187,7 @@ def test_a_prompt_of_embeddings_is_a_prompt_too():
     register(held, "late", [Addition(0, direction(1), 5.0, "generated")])
     asked = SimpleNamespace(**{**vars(request("a", 0, keel="late")), "prompt_token_ids": None})
     asked.prompt_len = 3
-    held.take_note(scheduled(asked))
+    held.note_requests(scheduled(asked))
     found = compute(held, ("a", 0, tokens(4)))
     changed = (found != ToyModel()(tokens(4))).any(-1).tolist()
     assert changed == [False, False, False, True]
@@ -201,7 +201,7 @@ def test_a_name_can_be_given_to_another_setting():
     register(fresh, "x", [Ceiling(0, direction(1), 0.0)])
     found = []
     for one in (held, fresh):
-        one.take_note(scheduled(request("a", 3, keel="x")))
+        one.note_requests(scheduled(request("a", 3, keel="x")))
         found.append(compute(one, ("a", 0, tokens(3))))
     assert torch.equal(*found)
     assert held.names == {"x": 1}
@@ -211,7 +211,7 @@ def test_a_forgotten_setting_gives_its_slot_back_with_its_count_at_zero():
     held = hold(PLAIN)
     register(held, "x", BAND)
     register(held, "y", BAND[:1])
-    held.take_note(scheduled(request("a", 3, keel="x")))
+    held.note_requests(scheduled(request("a", 3, keel="x")))
     compute(held, ("a", 0, tokens(3)))
     with pytest.raises(UsageError, match="room for 2 settings and holds x, y"):
         register(held, "z", BAND)
@@ -246,7 +246,7 @@ def test_a_setting_that_cannot_be_held_is_refused_and_changes_nothing(
     with pytest.raises(error, match=message):
         register(held, name, interventions)
     assert held.names == {}
-    assert not held.held[0].directions_SKD.any()
+    assert not held.layers[0].directions_SKD.any()
 
 
 def test_a_layer_beyond_the_model_is_refused_where_all_layers_are_held():
@@ -271,7 +271,7 @@ def test_layers_beyond_the_model_cannot_be_asked_for():
 )
 def test_only_layers_that_are_steered_or_recorded_are_wrapped(deployment, wrapped, steered):
     held = hold(deployment)
-    assert [n for n, one in enumerate(held.model.layers) if hasattr(one, "keel_held")] == wrapped
+    assert [n for n, one in enumerate(held.model.layers) if hasattr(one, "keel_layer")] == wrapped
     assert held.status()["layers"] == steered
 
 
@@ -280,7 +280,7 @@ def test_a_global_setting_holds_requests_that_name_nothing_and_counts_them():
     register(held, "scratch", BAND[:1])
     held.register("scratch", b"")  # as the self-test does
     register(held, "band", BAND)
-    held.take_note(scheduled(request("a", 3)))
+    held.note_requests(scheduled(request("a", 3)))
     output = compute(held, ("a", 0, tokens(3)))
     assert float((output @ direction(2)).min()) > 2.0 - 1e-5
     assert held.firing("band")[0][0] == 3
@@ -303,7 +303,7 @@ def test_a_global_setting_for_some_tokens_is_refused():
 def test_a_pipeline_stage_holds_its_layers_of_a_band_that_spans_stages(part):
     held = hold(PLAIN, ToyModel(4, held=part))
     register(held, "band", [Floor(n, direction(n), HIGH) for n in range(4)])
-    held.take_note(scheduled(request("a", 3, keel="band")))
+    held.note_requests(scheduled(request("a", 3, keel="band")))
     compute(held, ("a", 0, tokens(3)))
     assert held.status()["layers"] == list(part)
     assert held.firing("band") == dict.fromkeys(part, (3, 3))
@@ -311,9 +311,9 @@ def test_a_pipeline_stage_holds_its_layers_of_a_band_that_spans_stages(part):
 
 def test_a_recorded_request_and_an_unrecorded_one_share_a_batch():
     held = hold(Deployment(None, recordings=1))
-    held.take_note(scheduled(request("a", 2), request("b", 1, **{RECORD: "k"})))
+    held.note_requests(scheduled(request("a", 2), request("b", 1, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(2)), ("b", 0, tokens(3, seed=1)))
-    sums = held.held[0].sums_RD[0]
+    sums = held.layers[0].sums_RD[0]
     assert len(sums) == HIDDEN
     hidden, residual = ToyModel().layers[0](tokens(3, seed=1)[1:], None)
     torch.testing.assert_close(sums, (hidden + residual).sum(0).detach())
@@ -324,7 +324,7 @@ READ = {RECORD: "k", SPANS: [1, 3]}
 
 def test_a_turn_that_is_read_at_once_wants_plain_code_and_sampled_ones_do_not():
     held = hold(Deployment(None, recordings=2))
-    held.take_note(scheduled(request("a", 4, **READ), request("b", 2, **{RECORD: "l"})))
+    held.note_requests(scheduled(request("a", 4, **READ), request("b", 2, **{RECORD: "l"})))
     held.begin(["b"], [0], [3])
     assert not held.wants_eager
     held.begin(["a", "b"], [0, 3], [4, 1])
@@ -335,9 +335,9 @@ def test_a_turn_that_is_read_at_once_wants_plain_code_and_sampled_ones_do_not():
 
 def test_a_pass_that_a_graph_ran_and_could_not_record_is_refused():
     held = hold(Deployment(None, recordings=2))
-    held.take_note(scheduled(request("a", 4, **READ)))
+    held.note_requests(scheduled(request("a", 4, **READ)))
     compute(held, ("a", 0, tokens(4)))  # plain code: all is well
-    held.take_note(scheduled(request("b", 4, **(READ | {RECORD: "l"}))))
+    held.note_requests(scheduled(request("b", 4, **(READ | {RECORD: "l"}))))
     held.begin(["b"], [0], [4])
     with pytest.raises(NotAppliedError, match="in its compiled graph"):
         held.end(None)  # no layer ran

@@ -1,0 +1,251 @@
+"""Maps each token of a forward pass to its request, its setting and its recording.
+
+Knows no vLLM, no model. Tokens are identified by request and position in the conversation, never
+by prompt length: a prompt may be computed in chunks, come from the prefix cache in part, or be
+computed twice after a preemption, and what was counted once is not counted again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from keel.errors import UsageError
+
+RECORD = "keel_record"
+"""Request argument: the key under which turns are recorded."""
+SPANS = "keel_spans"
+"""Request argument: flat list of start, stop of each recorded turn; stop −1 is open."""
+SCORE = "keel_score"
+"""Request argument: 1 keeps what predicts each recorded token, for likelihoods and divergences."""
+SUMS = "keel_sums"
+"""Request argument: 0 keeps no sums of the recorded tokens, and needs no row for them."""
+
+TRASH = 8
+"""Spare rows that take the sums of unrecorded tokens; several, so that they collide less."""
+
+
+@dataclass
+class RecordedSpan:
+    """One recorded stretch of a request's positions."""
+
+    start: int
+    stop: int
+    """First position past it; −1 while it is open."""
+    row: int
+    """Recording that takes its sums; −1 where none are kept."""
+    counted: int
+    """First position that may still be counted."""
+    tokens: int = 0
+    """Positions counted so far: those that were computed, not those that a cache skipped."""
+
+    def fresh(self, start: int, stop: int) -> tuple[int, int]:
+        """Positions of [start, stop) that belong here and were not counted; marks them so."""
+        first = max(start, self.counted)
+        last = stop if self.stop < 0 else min(stop, self.stop)
+        if last > first:
+            self.counted = last
+            self.tokens += last - first
+        return first, max(first, last)
+
+    @property
+    def predictions(self) -> int:
+        """Number of recorded tokens that have a preceding token, hence a prediction."""
+        return max(0, self.stop - max(self.start, 1))
+
+
+@dataclass
+class RequestRecord:
+    """Setting and recorded spans of one request."""
+
+    slot: int
+    """Slot of its setting; 0 for none."""
+    prompt_ids: Sequence[int]
+    key: str | None = None
+    spans: list[RecordedSpan] = field(default_factory=list)
+    scores: bool = False
+    scored: int = 0
+    """First position whose prediction is not yet kept."""
+
+    @cached_property  # fixed once the spans are known, and needed at every step
+    def is_given(self) -> bool:
+        """Whether the recorded spans lie in the prompt, and nothing is to be sampled."""
+        return bool(self.spans) and all(span.stop >= 0 for span in self.spans)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.prompt_ids)
+
+
+@dataclass
+class StepMaps:
+    """The maps of one step, a number per token, and where recorded tokens lie in it."""
+
+    maps_3T: Int[ndarray, "map token"]
+    """Phase, row of the sums, row of the tally: see `layers.TokenMaps`."""
+    taken: list[tuple[str, int, int, int]]
+    """(key, span, first and last row + 1 in the step) of recorded stretches."""
+    predicting: list[tuple[str, int, int]]
+    """(key, first row, how many) whose output predicts a recorded token."""
+    is_crowded: bool = False
+    """Whether some recording takes the sums of several tokens of this step: a turn that is read,
+    not one that is being sampled."""
+
+    @property
+    def phase_T(self) -> Int[ndarray, " token"]:
+        """2·setting + (1 if the token was generated)."""
+        row_T: ndarray = self.maps_3T[0]
+        return row_T
+
+    @property
+    def sums_row_T(self) -> Int[ndarray, " token"]:
+        """Recording that the token counts towards."""
+        row_T: ndarray = self.maps_3T[1]
+        return row_T
+
+    @property
+    def tally_row_T(self) -> Int[ndarray, " token"]:
+        """Setting in whose firing the token is counted."""
+        row_T: ndarray = self.maps_3T[2]
+        return row_T
+
+
+class TokenBook:
+    """Requests in flight, what is recorded of them, and the free rows of the sums."""
+
+    def __init__(self, recordings: int) -> None:
+        self.recordings = recordings
+        self.free = list(range(recordings))
+        self.requests: dict[str, RequestRecord] = {}
+        self.by_key: dict[str, RequestRecord] = {}
+        self.tallied: dict[int, int] = {}
+        """Tokens counted per setting: what every layer must have seen."""
+
+    def admit(
+        self, request: str, slot: int, prompt_ids: Sequence[int], arguments: Mapping[str, Any]
+    ) -> None:
+        """Note a new request; a known one was preempted and keeps its record.
+
+        Raises UsageError for a recording key in use, odd spans, or too few free rows.
+        """
+        if request in self.requests:
+            return
+        record = RequestRecord(slot, prompt_ids)
+        if arguments.get(RECORD) is not None:
+            self._open(str(arguments[RECORD]), record, arguments)
+        self.requests[request] = record
+
+    def forget(self, requests: Iterable[str]) -> None:
+        """Forget requests that have ended; their recordings stay until they are collected."""
+        for request in requests:
+            self.requests.pop(request, None)
+
+    def close(self, key: str) -> RequestRecord:
+        """The record under a key, which is forgotten; its rows are free again.
+
+        Raises UsageError where nothing is recorded under it.
+        """
+        record = self.recorded(key)
+        del self.by_key[key]
+        self.free.extend(span.row for span in record.spans if span.row >= 0)
+        return record
+
+    def recorded(self, key: str) -> RequestRecord:
+        """The record under a key. Raises UsageError where there is none."""
+        if key not in self.by_key:
+            raise UsageError(f"nothing is recorded under {key!r}: not asked for, or collected")
+        return self.by_key[key]
+
+    def step_maps(
+        self, requests: Sequence[str], starts: Sequence[int], counts: Sequence[int]
+    ) -> StepMaps:
+        """The maps of a step that computes `counts` tokens of each request from `starts` on."""
+        total = int(sum(counts))
+        maps = StepMaps(idle_maps(total, self.recordings), [], [])
+        row = 0
+        for request, start, count in zip(requests, starts, counts, strict=True):
+            record = self.requests.get(request)
+            if record is not None:
+                self._fill(maps, record, row, int(start), int(count))
+            row += int(count)
+        return maps
+
+    def _open(self, key: str, record: RequestRecord, arguments: Mapping[str, Any]) -> None:
+        if key in self.by_key:
+            raise UsageError(f"recording {key!r} is there already; give each its own {RECORD}")
+        edges = [int(n) for n in arguments.get(SPANS, (record.prompt_tokens, -1))]
+        if len(edges) % 2:
+            raise UsageError(f"{SPANS} has {len(edges)} numbers, expected start, stop of each turn")
+        record.key, record.scores = key, bool(arguments.get(SCORE, 0))
+        needs = self.recordings > 0 and bool(arguments.get(SUMS, 1))
+        if needs and len(edges) // 2 > len(self.free):
+            raise UsageError(
+                f"{len(edges) // 2} turns to record and {len(self.free)} of {self.recordings} "
+                "rows free; start the engine with more recordings"
+            )
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            row = self.free.pop() if needs else -1
+            record.spans.append(RecordedSpan(start, stop, row, start))
+        self.by_key[key] = record
+
+    def _fill(
+        self, maps: StepMaps, record: RequestRecord, row: int, start: int, count: int
+    ) -> None:
+        """Fill the maps' rows [row, row + count) for a request's positions from `start` on."""
+        _mark_phases(maps.phase_T[row : row + count], record, start)
+        # A collected recording's rows may belong to another by now.
+        if record.key is None or self.by_key.get(record.key) is not record:
+            self._tally(maps, record, row, row + count)
+            return
+        if record.scores:  # rows whose output predicts a recorded token, each position once
+            for span in record.spans:
+                first = max(start, span.start - 1, record.scored)
+                last = min(start + count, span.stop - 1)
+                if last > first:
+                    maps.predicting.append((record.key, row + first - start, last - first))
+                    record.scored = last
+        if not record.is_given:  # an answer in the making: its prompt is steered, too
+            self._tally(maps, record, row, row + count)
+        for number, span in enumerate(record.spans):
+            first, last = span.fresh(start, start + count)
+            if last > first:
+                begin, end = row + first - start, row + last - start
+                if span.row >= 0:
+                    maps.sums_row_T[begin:end] = span.row
+                    maps.is_crowded |= end - begin > 1
+                maps.taken.append((record.key, number, begin, end))
+                if record.is_given:
+                    self._tally(maps, record, begin, end)
+
+    def _tally(self, maps: StepMaps, record: RequestRecord, begin: int, end: int) -> None:
+        if record.slot and end > begin:
+            maps.tally_row_T[begin:end] = record.slot
+            self.tallied[record.slot] = self.tallied.get(record.slot, 0) + end - begin
+
+
+def idle_maps(tokens: int, recordings: int) -> Int[ndarray, "map token"]:
+    """Maps that do nothing: no setting, sums in spare rows, no tally."""
+    maps_3T = np.zeros((3, tokens), dtype=np.int64)
+    maps_3T[1] = recordings + np.arange(tokens) % TRASH
+    return maps_3T
+
+
+def _mark_phases(phase_T: ndarray, record: RequestRecord, start: int) -> None:
+    """2·setting for a prompt's tokens, one more for tokens that the model sampled."""
+    if not record.slot:
+        return
+    phase_T[:] = 2 * record.slot
+    sampled = (
+        [(span.start, span.stop) for span in record.spans]
+        if record.is_given
+        else [(record.prompt_tokens, start + len(phase_T))]
+    )
+    for first, last in sampled:
+        phase_T[max(0, first - start) : max(0, last - start)] = 2 * record.slot + 1

@@ -1,0 +1,328 @@
+"""Keel in one vLLM worker: the layers it steers and records, and whose tokens each step computes.
+
+vLLM has two model runners. V1 (CPU, and GPUs with VLLM_USE_V2_MODEL_RUNNER=0) is what the tests
+run. V2's seams are known from its source; its per-request map was not seen on a GPU yet, so it is
+refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from keel.engines.vllm.deployment import KEY, OFF, Deployment
+from keel.engines.vllm.layers import SteeredLayer, TokenMaps, find_layers, wrap
+from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.recordings import Recordings
+from keel.engines.vllm.token_book import StepMaps, TokenBook
+from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+
+RPC_METHODS = frozenset(
+    "register set_probes collect discard likelihood divergence firing status".split()
+)
+"""Methods that the engine calls in every worker."""
+
+
+class WorkerState:
+    """What Keel holds in one process that has (a part of) the model: layers, settings, records."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        deployment: Deployment,
+        *,
+        layers: int,
+        hidden: int,
+        max_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.deployment, self.hidden = model, deployment, hidden
+        self.device = device
+        self.steered = set(range(layers) if deployment.layers is None else deployment.layers)
+        """Layers that can be steered, those of other pipeline stages included."""
+        beyond = sorted(layer for layer in self.steered if not 0 <= layer < layers)
+        if beyond:
+            raise ModelMismatchError(
+                f"layers {beyond} are to be held, but this model's are 0 to {layers - 1}; "
+                "use floors of this model"
+            )
+        self.shared = TokenMaps(deployment, max_tokens, device)
+        self.book = TokenBook(deployment.recordings)
+        self.names: dict[str, int] = {}
+        self.has_settings = False
+        """Whether a setting ever came; before, vLLM warms up with requests of its own."""
+        self.current: StepMaps | None = None
+        self.steps = 0
+        self.layers: dict[int, SteeredLayer] = {}
+        """Layers of this process that are steered or recorded."""
+        is_recorded = deployment.recordings > 0 or deployment.probes > 0
+        here = find_layers(model, layers)
+        for number, layer in here.items():
+            is_steered = number in self.steered
+            if is_recorded or is_steered:
+                self.layers[number] = SteeredLayer(
+                    self.shared, layer=number, hidden=hidden, device=device, is_steered=is_steered
+                )
+                wrap(layer, self.layers[number])
+        has_head = layers - 1 in here
+        self.recordings = Recordings(
+            self.layers,
+            self.book,
+            layers=layers,
+            hidden=hidden,
+            room=deployment.probes,
+            logits=(lambda stream: model.compute_logits(stream)) if has_head else None,  # type: ignore[operator]
+        )
+
+    def register(self, name: str, packed: bytes) -> None:
+        """Hold a setting under a name from now on; an empty one is forgotten.
+
+        Raises UsageError without a free slot or for layers that this engine does not steer.
+        """
+        setting = PackedInterventions.from_bytes(name, packed)
+        if name == OFF:
+            raise UsageError(f"{OFF!r} is the setting that does nothing; choose another name")
+        if not setting:
+            self._write(self.names.pop(name, 0), None)
+            return
+        self._check(setting)
+        slot = self.names.get(name) or self._free_slot()
+        self._write(slot, setting)
+        self.names[name] = slot
+        self.has_settings = True
+
+    def status(self) -> dict[str, Any]:
+        """Layers steered here, names of settings, and the number of steps followed."""
+        steered = [n for n, layer in self.layers.items() if layer.is_steered]
+        return {"layers": steered, "settings": sorted(self.names), "steps": self.steps}
+
+    def note_requests(self, scheduled: Any) -> None:
+        """Note requests that came and went, from vLLM's scheduler output."""
+        self.book.forget(scheduled.finished_req_ids)
+        for new in scheduled.scheduled_new_reqs:
+            parameters = new.sampling_params
+            arguments = (parameters.extra_args if parameters is not None else None) or {}
+            name = arguments.get(KEY, self.deployment.default if self.has_settings else OFF)
+            prompt_ids = new.prompt_token_ids
+            if prompt_ids is None:  # given as embeddings: only their number is known
+                prompt_ids = (0,) * new.prompt_len
+            self.book.admit(new.req_id, self._slot(name), prompt_ids, arguments)
+
+    def begin(self, requests: Sequence[str], starts: Sequence[int], counts: Sequence[int]) -> None:
+        """Fill the maps for a forward pass over these tokens."""
+        self.current = self.book.step_maps(requests, starts, counts)
+        self.shared.fill(self.current)
+        self.shared.ran_eagerly = False
+
+    @property
+    def wants_eager(self) -> bool:
+        """Whether the coming pass must not run as a compiled graph.
+
+        Compiled for a CPU, a step adds one token to a recording and no more: enough for answers in
+        the making, not for given turns, which are read many tokens at once.
+        """
+        on_cpu = self.device.type == "cpu"
+        return on_cpu and self.current is not None and self.current.is_crowded
+
+    def end(self, output: Any) -> None:
+        """Record what the pass wrote per token, and leave maps that do nothing.
+
+        Raises NotAppliedError where it ran as a graph that cannot record it.
+        """
+        if self.current is not None:
+            if self.wants_eager and not self.shared.ran_eagerly:
+                raise NotAppliedError(
+                    "vLLM read recorded turns in its compiled graph, which on a CPU can add one "
+                    "token at a time; start the engine with eager=true"
+                )
+            self.steps += 1
+            self.recordings.take(self.current, output)
+            self.shared.clear()
+            self.current = None
+
+    def set_probes(self, packed: bytes) -> None:
+        """Take per-token projections on these directions: see `Recordings`."""
+        self.recordings.set_probes(packed)
+
+    def collect(self, keys: Sequence[str]) -> bytes:
+        """What was recorded under these keys, which are forgotten: see `Recordings`."""
+        return self.recordings.collect(keys)
+
+    def discard(self, keys: Sequence[str]) -> None:
+        """Forget what was recorded under these keys, where there is anything."""
+        self.recordings.collect([key for key in keys if key in self.book.by_key])
+
+    def likelihood(self, key: str) -> bytes:
+        """Log-likelihood of each recorded token: see `Recordings`."""
+        return self.recordings.likelihood(key)
+
+    def divergence(self, plain: str, steered: str) -> bytes:
+        """KL(plain ‖ steered) at each recorded token: see `Recordings`."""
+        return self.recordings.divergence(plain, steered)
+
+    def firing(self, name: str) -> dict[int, tuple[int, int]]:
+        """Tokens seen and tokens moved under a setting so far, per layer.
+
+        Raises NotAppliedError when a layer saw fewer tokens than were computed.
+        """
+        slot = self._slot(name)
+        expected = self.book.tallied.get(slot, 0)
+        firing = {}
+        for number, layer in self.layers.items():
+            if layer.is_steered:
+                seen, fired = layer.tally_S2[slot].tolist()
+                if seen != expected:
+                    raise NotAppliedError(
+                        f"layer {number} saw {seen} of {expected} tokens under {name!r}; "
+                        "something runs the model past Keel: do not trust these outputs"
+                    )
+                firing[number] = (seen, fired)
+        return firing
+
+    def _slot(self, name: object) -> int:
+        if name == OFF:
+            return 0
+        if name not in self.names:
+            raise UsageError(f"setting {name!r} is not registered in this worker")
+        return self.names[str(name)]
+
+    def _free_slot(self) -> int:
+        # What is held globally is read from the first slot, whatever the others hold.
+        room = 1 if self.deployment.is_global else self.deployment.settings
+        for slot in range(1, room + 1):
+            if slot not in self.names.values():
+                return slot
+        raise UsageError(
+            f"this engine has room for {room} settings and holds {', '.join(self.names)}; forget "
+            "one, or start it for more, per request"
+        )
+
+    def _write(self, slot: int, setting: PackedInterventions | None) -> None:
+        """Write a setting into a slot of every layer, or clear it, and count its firing anew."""
+        if not slot:
+            return
+        self.book.tallied.pop(slot, None)
+        for layer in self.layers.values():
+            layer.write(slot, setting)
+            if layer.is_steered:
+                layer.tally_S2[slot] = 0
+
+    def _check(self, setting: PackedInterventions) -> None:
+        width = setting.directions_ND.shape[-1]
+        if width != self.hidden:
+            raise ModelMismatchError(
+                f"setting {setting.name!r} has directions of {width} numbers, but this model's "
+                f"residual stream has {self.hidden}; use that of this model"
+            )
+        unknown = sorted(set(setting.layers) - self.steered)
+        if unknown:
+            raise UsageError(
+                f"setting {setting.name!r} acts at layers {unknown}, but this engine was started "
+                f"for {sorted(self.steered)}; start it for those, too"
+            )
+        most = setting.most_per_layer
+        if most > self.deployment.steps:
+            raise UsageError(
+                f"setting {setting.name!r} has {most} interventions at one layer, but this engine "
+                f"was started for {self.deployment.steps}; give steps={most}"
+            )
+        if self.deployment.is_global and bool(setting.masks_N.any()):
+            raise UsageError("a global deployment holds all tokens; token masks need per-request")
+
+
+def steer_runner(runner: Any, deployment: Deployment) -> WorkerState:
+    """Steer a loaded runner's model, and follow its steps."""
+    model = runner.get_model() if hasattr(runner, "get_model") else runner.model
+    config = runner.vllm_config.model_config
+    worker = WorkerState(
+        model,
+        deployment,
+        layers=int(config.hf_text_config.num_hidden_layers),
+        hidden=int(config.get_hidden_size()),
+        max_tokens=_max_rows(runner.vllm_config),
+        device=torch.device(runner.device),
+    )
+    if hasattr(runner, "_prepare_inputs"):
+        follow_v1(runner, worker)
+    else:
+        follow_v2(runner, worker, deployment)
+    return worker
+
+
+def follow_v1(runner: Any, worker: WorkerState) -> None:
+    """Fill the maps after V1 has laid out its batch, and clear them after the forward pass."""
+    execute, prepare, forward = runner.execute_model, runner._prepare_inputs, runner._model_forward
+
+    def execute_model(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        worker.note_requests(scheduler_output)
+        return execute(scheduler_output, *args, **kwargs)
+
+    def prepare_inputs(scheduler_output: Any, counts: Any, *args: Any, **kwargs: Any) -> Any:
+        inputs = prepare(scheduler_output, counts, *args, **kwargs)
+        batch = runner.input_batch
+        requests = batch.req_ids[: batch.num_reqs]
+        starts = batch.num_computed_tokens_cpu[: batch.num_reqs]
+        worker.begin(requests, starts.tolist(), counts.tolist())
+        return inputs
+
+    def model_forward(*args: Any, **kwargs: Any) -> Any:
+        if worker.wants_eager:
+            # Let this pass run as plain code, as vLLM itself does with encoders.
+            from vllm.forward_context import get_forward_context
+
+            get_forward_context().skip_compiled = True
+        output = forward(*args, **kwargs)
+        worker.end(output)
+        return output
+
+    runner.execute_model = execute_model
+    runner._prepare_inputs = prepare_inputs
+    runner._model_forward = model_forward
+
+
+def follow_v2(runner: Any, worker: WorkerState, deployment: Deployment) -> None:
+    """Fill the maps from V2's own batch, and clear them after the step.
+
+    Raises UsageError for settings per request, which were not verified there.
+    """
+    if not deployment.is_global and os.environ.get("KEEL_UNVERIFIED_V2") != "1":
+        raise UsageError(
+            "settings per request were not verified on vLLM's V2 model runner; start with "
+            "VLLM_USE_V2_MODEL_RUNNER=0, or hold every request alike with KEEL_ENFORCE=1"
+        )
+    execute, prepare = runner.execute_model, runner.prepare_inputs
+
+    def execute_model(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        worker.note_requests(scheduler_output)
+        try:
+            return execute(scheduler_output, *args, **kwargs)
+        finally:
+            worker.end(None)
+
+    def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+        batch = prepare(*args, **kwargs)
+        begin_v2(worker, batch)
+        return batch
+
+    runner.execute_model = execute_model
+    runner.prepare_inputs = prepare_inputs
+
+
+def begin_v2(worker: WorkerState, batch: Any) -> None:
+    """Fill the maps from a V2 `InputBatch`."""
+    starts = batch.num_computed_tokens_np.tolist()
+    # Not num_scheduled_tokens: with drafts that is an upper bound.
+    edges = batch.query_start_loc_np[: batch.num_reqs + 1].tolist()
+    worker.begin(batch.req_ids, starts, [after - edge for edge, after in pairwise(edges)])
+
+
+def _max_rows(vllm_config: Any) -> int:
+    """Rows that a forward pass can have, padding to a graph's size included."""
+    scheduled = int(vllm_config.scheduler_config.max_num_batched_tokens)
+    sizes = vllm_config.compilation_config.cudagraph_capture_sizes or [0]
+    return max(scheduled, *(int(size) for size in sizes)) + 64
