@@ -1,8 +1,7 @@
 """Interventions as values, and the contexts that apply them to a torch model and record it."""
 
-from keel.steering.apply import Steering, steered
+from keel.steering.apply import Firing, Steering, check_reached, steered
 from keel.steering.blocks import Decoder, find_decoder, stream_of
-from keel.steering.firing import Firing, check_reached
 from keel.steering.interventions import Ablation, Addition, Ceiling, in_order
 from keel.steering.passes import PassTokens
 from keel.steering.recording import Probe, StreamRecord, StreamSums, recorded

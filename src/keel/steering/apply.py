@@ -1,7 +1,7 @@
-"""Applies interventions to a torch transformer for as long as a context lasts.
+"""Applies interventions to a torch transformer for as long as a context lasts, and counts.
 
 Hooks are plain tensor code on buffers that live on the block's device, so that torch.compile
-traces them and no step waits for the device. Thresholds meet float32 numbers only.
+traces them and no step synchronises with the device. Thresholds meet float32 numbers only.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from keel.errors import NotAppliedError, UsageError
+from keel.errors import NotAppliedError
 from keel.geometry import shift
-from keel.steering.blocks import Decoder, find_decoder, stream_of
-from keel.steering.firing import Firing
+from keel.steering.blocks import Decoder, check_fits, find_decoder, stream_of
 from keel.steering.interventions import in_order
 from keel.steering.passes import PassTokens, follow_passes, pass_tokens
 from keel.types import Intervention
@@ -44,35 +44,81 @@ def steered(
     steering = Steering(decoder, in_order(interventions))
     with ExitStack() as stack:
         stack.callback(_forget_compiled)
-        _attach(model, decoder, steering, stack)
+        if hasattr(model, "_orig_mod"):  # a compiled wrapper's own hooks run at every call
+            stack.callback(model.register_forward_pre_hook(steering.note_compiled_call).remove)
+        follow_passes(model, decoder, steering, stack)
+        for number, layer in steering.layers.items():
+            hook = steering.block_hook(layer, decoder.hidden_size)
+            stack.callback(decoder.blocks[number].register_forward_hook(hook).remove)
         _forget_compiled()
         yield steering
         steering.firing()  # refuses to end quietly if tokens went past
 
 
+@dataclass(frozen=True)
+class Firing:
+    """Tokens seen and tokens moved by a floor or ceiling, per layer."""
+
+    fired: dict[int, int]
+    slots: dict[int, int]
+    """Tokens on which the layer's interventions could act (padding is not counted)."""
+
+    @property
+    def by_layer(self) -> dict[int, float]:
+        """Share (0 to 1) of tokens moved at each layer; layers that saw none are left out."""
+        return {layer: self.fired[layer] / n for layer, n in self.slots.items() if n}
+
+    @property
+    def rate(self) -> float:
+        """Share (0 to 1) of all (token, layer) slots moved; 0 where there was none."""
+        slots = sum(self.slots.values())
+        return sum(self.fired.values()) / slots if slots else 0.0
+
+    def __add__(self, other: Firing) -> Firing:
+        layers = sorted({*self.slots, *other.slots})
+        return Firing(
+            {n: self.fired.get(n, 0) + other.fired.get(n, 0) for n in layers},
+            {n: self.slots.get(n, 0) + other.slots.get(n, 0) for n in layers},
+        )
+
+
+def check_reached(firing: Firing | None, layers: Iterable[int]) -> None:
+    """Raise NotAppliedError unless every layer that was to be steered saw a token.
+
+    A `firing` of None counted nothing, so no layer is known to have been steered.
+    """
+    seen = {} if firing is None else firing.slots
+    missed = sorted({layer for layer in layers if not seen.get(layer)})
+    if missed:
+        raise NotAppliedError(
+            f"the interventions at layers {missed} saw no token, expected all that passed the "
+            "model; do not trust these outputs, load the model again"
+        )
+
+
 class Steering:
-    """Interventions at work on one model: what they touched so far."""
+    """Interventions at work on one model, and counts of the tokens they saw and moved."""
 
     def __init__(self, decoder: Decoder, interventions: Sequence[Intervention]) -> None:
-        _check(decoder, interventions)
         by_layer: dict[int, list[Intervention]] = {}
-        for one in interventions:
-            by_layer.setdefault(one.layer, []).append(one)
+        for each in interventions:
+            check_fits(decoder, each.layer, each.direction, type(each).__name__)
+            by_layer.setdefault(each.layer, []).append(each)
         self.layers = {
-            layer: _SteeredLayer(layer, decoder.blocks[layer], group)
+            layer: _LayerSteering(layer, decoder.blocks[layer], group)
             for layer, group in by_layer.items()
         }
         self.step: PassTokens | None = None
         self.running: PassTokens | None = None
         """The pass that has reached the blocks and has not come to its end."""
         self.marked: PassTokens | None = None
-        """Set by whoever knows better than the model's own arguments which tokens a pass holds."""
+        """Overrides what the model's own arguments say of the tokens of a pass; None does not."""
         first = next(iter(self.layers.values())).seen.device if self.layers else "cpu"
         self.passed = torch.zeros((), dtype=torch.int64, device=first)
         self.compiled_calls = 0
 
     def firing(self) -> Firing:
-        """Tokens seen and moved so far, per layer; waits for the device.
+        """Tokens seen and moved so far, per layer; synchronises with the device.
 
         A pass that was broken off, by an error or Ctrl-C, counts as far as it came.
         Raises NotAppliedError when a layer saw fewer tokens than the model did.
@@ -93,7 +139,7 @@ class Steering:
         )
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take note of the tokens of the pass that starts."""
+        """Note the tokens of the pass that starts."""
         self._take_back()
         self.step = self.marked if self.marked is not None else pass_tokens(args, kwargs)
 
@@ -110,8 +156,26 @@ class Steering:
         """The pass has left the blocks, behind the last or on purpose before it."""
         self.step = self.running = None
 
+    def note_compiled_call(self, _module: nn.Module, _args: Any) -> None:
+        """A compiled model was called, through its hooks or past them."""
+        self.compiled_calls += 1
+
+    def block_hook(self, layer: _LayerSteering, hidden_size: int | None) -> Any:
+        """The forward hook that replaces a block's output by the steered stream."""
+
+        def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
+            hidden = stream_of(output, hidden_size)
+            if self.step is None:
+                raise NotAppliedError(
+                    f"block {layer.number} ran outside a forward pass of its model"
+                )
+            moved = layer(hidden, self.step)
+            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+
+        return hook
+
     def _take_back(self) -> None:
-        """Expect nothing of a pass that was broken off: no output came of it."""
+        """Uncount a pass that was broken off: no output came of it."""
         if self.running is None:
             return
         tokens = self.running.tokens
@@ -123,12 +187,13 @@ class Steering:
                 layer.seen.sub_(tokens)
 
 
-class _SteeredLayer:
+class _LayerSteering:
     """The interventions of one layer with their buffers on that layer's device."""
 
     def __init__(self, number: int, block: nn.Module, group: Sequence[Intervention]) -> None:
         self.number = number
-        device = _device_of(block)
+        tensor = next(block.parameters(), None)
+        device = torch.device("cpu") if tensor is None else tensor.device
         self.moves = [
             (each.tokens, each.numbers, each.is_bound, each.direction.to(device, torch.float32))
             for each in group
@@ -150,61 +215,13 @@ class _SteeredLayer:
             if is_bound:
                 fired = amount_BT != 0
                 moved_BT = fired if moved_BT is None else moved_BT | fired
-        self._count(hidden_BTD, step, moved_BT)
-        return stream.to(hidden_BTD.dtype)
-
-    def _count(self, hidden_BTD: Tensor, step: PassTokens, moved_BT: Tensor | None) -> None:
-        tokens = hidden_BTD.shape[0] * hidden_BTD.shape[1]
-        self.seen.add_(tokens)
+        seen = hidden_BTD.shape[0] * hidden_BTD.shape[1]
+        self.seen.add_(seen)
         valid_BT = None if step.valid_BT is None else step.valid_BT.to(hidden_BTD.device)
-        self.slots.add_(tokens if valid_BT is None else valid_BT.sum())
+        self.slots.add_(seen if valid_BT is None else valid_BT.sum())
         if moved_BT is not None:
             self.fired.add_((moved_BT if valid_BT is None else moved_BT & valid_BT).sum())
-
-
-def _attach(model: nn.Module, decoder: Decoder, steering: Steering, stack: ExitStack) -> None:
-    """Register our hooks; the stack removes exactly these."""
-
-    def called(_module: nn.Module, _args: Any) -> None:
-        steering.compiled_calls += 1
-
-    if hasattr(model, "_orig_mod"):  # hooks on the wrapper are not compiled: they run at every call
-        stack.callback(model.register_forward_pre_hook(called).remove)
-    follow_passes(model, decoder, steering, stack)
-    for number, layer in steering.layers.items():
-        hook = _block_hook(layer, steering, decoder.hidden_size)
-        stack.callback(decoder.blocks[number].register_forward_hook(hook).remove)
-
-
-def _block_hook(layer: _SteeredLayer, steering: Steering, hidden_size: int | None) -> Any:
-    def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
-        hidden = stream_of(output, hidden_size)
-        if steering.step is None:
-            raise NotAppliedError(f"block {layer.number} ran outside a forward pass of its model")
-        moved = layer(hidden, steering.step)
-        return moved if isinstance(output, Tensor) else (moved, *output[1:])
-
-    return hook
-
-
-def _check(decoder: Decoder, interventions: Sequence[Intervention]) -> None:
-    for one in interventions:
-        if not 0 <= one.layer < len(decoder.blocks):
-            raise UsageError(
-                f"{type(one).__name__} at layer {one.layer}, but the model's blocks are "
-                f"0 to {len(decoder.blocks) - 1}"
-            )
-        width = one.direction.shape[-1]
-        if decoder.hidden_size is not None and width != decoder.hidden_size:
-            raise UsageError(
-                f"{type(one).__name__} at layer {one.layer} has a direction of {width} numbers, "
-                f"but the model's residual stream has {decoder.hidden_size}: another model's?"
-            )
-
-
-def _device_of(block: nn.Module) -> torch.device:
-    tensor = next(block.parameters(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
+        return stream.to(hidden_BTD.dtype)
 
 
 def _forget_compiled() -> None:

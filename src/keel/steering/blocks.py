@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from keel.errors import ModelLayoutError
+from keel.errors import ModelLayoutError, UsageError
 
+_REMEDY = "Pass the list's path: blocks='model.layers' (in a command: --blocks model.layers)."
 _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech", "encoder")
 
 
@@ -41,12 +42,9 @@ def find_decoder(model: nn.Module, blocks: str | Sequence[nn.Module] | None = No
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ModelLayoutError(
             f"{type(model).__name__} has an encoder and a decoder; Keel steers decoder-only "
-            "models. " + _remedy()
+            "models. " + _REMEDY
         )
-    found = _candidates(model)
-    if len(found) != 1:
-        raise ModelLayoutError(_complaint(model, found))
-    return _decoder_at(model, found[0])
+    return _decoder_at(model, _only_candidate(model))
 
 
 def stream_of(output: Any, hidden_size: int | None) -> Tensor:
@@ -64,66 +62,78 @@ def stream_of(output: Any, hidden_size: int | None) -> Tensor:
     return hidden
 
 
-def _candidates(model: nn.Module) -> list[str]:
-    """Paths of lists as long as the config's number of layers, outermost, outside other towers."""
-    expected = _number_of_layers(model)
-    lists = [
-        name
+def check_fits(decoder: Decoder, layer: int, direction: Tensor, kind: str) -> None:
+    """Refuse a layer that the model lacks, or a direction of another width than its stream.
+
+    `kind` names what acts there. Raises UsageError.
+    """
+    if not 0 <= layer < len(decoder.blocks):
+        raise UsageError(
+            f"{kind} at layer {layer}, but the model's blocks are 0 to {len(decoder.blocks) - 1}"
+        )
+    width = direction.shape[-1]
+    if decoder.hidden_size is not None and width != decoder.hidden_size:
+        raise UsageError(
+            f"{kind} at layer {layer} has a direction of {width} numbers, but the model's residual "
+            f"stream has {decoder.hidden_size}: another model's?"
+        )
+
+
+def _only_candidate(model: nn.Module) -> str:
+    """Path of the list as long as the config's number of layers, outermost, outside other towers.
+
+    Raises ModelLayoutError where there is none, or more than one.
+    """
+    expected = _from_config(model, "num_hidden_layers", "n_layer", "num_layers")
+    lists = {
+        str(name): module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
-        and len(module) == expected
+    }
+    fitting = [
+        name
+        for name, module in lists.items()
+        if len(module) == expected
         and not any(word in part for part in name.split(".") for word in _OTHER_TOWERS)
     ]
-    return [n for n in lists if not any(n != o and n.startswith(f"{o}.") for o in lists)]
+    outermost = [
+        name
+        for name in fitting
+        if not any(name != other and name.startswith(f"{other}.") for other in fitting)
+    ]
+    if len(outermost) == 1:
+        return outermost[0]
+    if expected is None:
+        looked = "its config names no number of layers"
+    else:
+        looked = f"looked for one ModuleList of {expected} decoder blocks, found {len(outermost)}"
+    lengths = [f"{name} ({len(module)})" for name, module in lists.items()][:8]
+    raise ModelLayoutError(
+        f"cannot find the decoder blocks of {type(model).__name__}: {looked}; lists there are: "
+        f"{', '.join(lengths) or 'none'}. {_REMEDY}"
+    )
 
 
 def _decoder_at(model: nn.Module, path: str) -> Decoder:
     try:
-        found = model.get_submodule(path)
+        blocks = model.get_submodule(path)
     except AttributeError as error:
-        raise ModelLayoutError(f"{type(model).__name__} has no {path!r}. {_remedy()}") from error
-    if not isinstance(found, nn.ModuleList) or len(found) == 0:
+        raise ModelLayoutError(f"{type(model).__name__} has no {path!r}. {_REMEDY}") from error
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
         raise ModelLayoutError(
-            f"{path!r} is a {type(found).__name__}, expected a non-empty ModuleList. {_remedy()}"
+            f"{path!r} is a {type(blocks).__name__}, expected a non-empty ModuleList. {_REMEDY}"
         )
     stack = model.get_submodule(path.rpartition(".")[0])
-    return Decoder(tuple(found), stack, path, _hidden_size(model))
-
-
-def _number_of_layers(model: nn.Module) -> int | None:
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("num_hidden_layers", "n_layer", "num_layers"):
-        if getattr(text, name, None) is not None:
-            return int(getattr(text, name))
-    return None
+    return Decoder(tuple(blocks), stack, path, _hidden_size(model))
 
 
 def _hidden_size(model: nn.Module) -> int | None:
+    return _from_config(model, "hidden_size", "n_embd", "d_model")
+
+
+def _from_config(model: nn.Module, *names: str) -> int | None:
+    """The first of these numbers that the text model's config has."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("hidden_size", "n_embd", "d_model"):
-        if getattr(text, name, None) is not None:
-            return int(getattr(text, name))
-    return None
-
-
-def _complaint(model: nn.Module, found: list[str]) -> str:
-    expected = _number_of_layers(model)
-    lists = [
-        f"{name} ({len(module)})"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-    ]
-    where = f"lists there are: {', '.join(lists[:8]) or 'none'}"
-    if expected is None:
-        looked = "its config names no number of layers"
-    else:
-        looked = f"looked for one ModuleList of {expected} decoder blocks, found {len(found)}"
-    return (
-        f"cannot find the decoder blocks of {type(model).__name__}: {looked}; {where}. {_remedy()}"
-    )
-
-
-def _remedy() -> str:
-    return "Pass the list's path: blocks='model.layers' (in a command: --blocks model.layers)."
+    numbers = (getattr(text, name, None) for name in names)
+    return next((int(number) for number in numbers if number is not None), None)

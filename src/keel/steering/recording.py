@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError, NotAppliedError, TooFewSamplesError, UsageError
-from keel.steering.blocks import Decoder, find_decoder, stream_of
+from keel.steering.blocks import Decoder, check_fits, find_decoder, stream_of
 from keel.steering.passes import PassTokens, follow_passes, pass_shape, pass_tokens
 from keel.types import Activations, TokenMask, check_direction
 
@@ -90,7 +90,11 @@ class StreamRecord:
         probes: Sequence[Probe],
         end_tokens: frozenset[int],
     ) -> None:
-        _check(decoder, probes)
+        if decoder.hidden_size is None:
+            raise ModelLayoutError("the model's config names no hidden size; give one that does")
+        for probe in probes:
+            check_direction(probe.direction, probe.layer)
+            check_fits(decoder, probe.layer, probe.direction, "a probe")
         self._decoder, self._tokens, self._mask = decoder, tokens, mask
         self._has_means, self._probes, self._end_tokens = means, tuple(probes), end_tokens
         self._layers = range(len(decoder.blocks)) if means else sorted({p.layer for p in probes})
@@ -392,22 +396,4 @@ def _refuse_moving_rows() -> None:
             raise UsageError(
                 f"generate() uses {frame.f_code.co_name.strip('_')}, which moves a batch's rows or "
                 "takes tokens back; record greedy search or sampling (num_beams=1)"
-            )
-
-
-def _check(decoder: Decoder, probes: Sequence[Probe]) -> None:
-    if decoder.hidden_size is None:
-        raise ModelLayoutError("the model's config names no hidden size; give a config that does")
-    for probe in probes:
-        if not 0 <= probe.layer < len(decoder.blocks):
-            raise UsageError(
-                f"a probe at layer {probe.layer}, but the model's blocks are 0 to "
-                f"{len(decoder.blocks) - 1}"
-            )
-        check_direction(probe.direction, probe.layer)
-        width = probe.direction.shape[-1]
-        if width != decoder.hidden_size:
-            raise UsageError(
-                f"a probe at layer {probe.layer} has a direction of {width} numbers, but the "
-                f"model's residual stream has {decoder.hidden_size}: another model's?"
             )

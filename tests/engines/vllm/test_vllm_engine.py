@@ -184,6 +184,7 @@ def test_requests_of_one_batch_each_have_their_own_setting(engine):
 def _mixed(engine, settings, patch):
     """All prompts under all settings in one go, through the engine's own queue."""
     from keel.engines.vllm.packing import PackedInterventions
+    from keel.engines.vllm.requests import RecordedRequest
 
     names = ["none", "one", "two", "three"]
     for name, interventions in zip(names[1:], settings[1:], strict=True):
@@ -192,7 +193,7 @@ def _mixed(engine, settings, patch):
         )
     asked, who = [], {}
     for number, place in itertools.product(range(4), range(len(PROMPTS))):
-        one = Asked(
+        one = RecordedRequest(
             number * 10 + place,
             engine.template.prompt_ids(PROMPTS[place].conversation),
             engine._sampling(GREEDY, 0, ()),

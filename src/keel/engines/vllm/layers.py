@@ -152,13 +152,11 @@ class SteeredLayer(nn.Module):
         total: Tensor | None = None
         fired: Tensor | None = None
         for number in range(self.shared.deployment.steps):
-            if self.is_global:
-                row, phase = (1, number), (2, number)
-            else:
-                phase_T = self.phase_T[:tokens]
-                row, phase = (phase_T >> 1, number), (phase_T, number)
-            direction, numbers = self.directions_SKD[row], self.numbers_PKN[phase]
-            is_bound = self.is_bound_SK[row]
+            # Held globally, every token is in phase 2 of setting 1: no map is read.
+            phase: Tensor | int = 2 if self.is_global else self.phase_T[:tokens]
+            slot = phase >> 1
+            direction, is_bound = self.directions_SKD[slot, number], self.is_bound_SK[slot, number]
+            numbers = self.numbers_PKN[phase, number]
             projection = (stream * direction).sum(-1)
             slope, offset, low, high = numbers.unbind(-1)
             amount = shift(projection, slope, offset, low, high)
