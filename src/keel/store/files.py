@@ -102,7 +102,10 @@ def append_lines(path: Path, lines: bytes) -> None:
             length = _whole_length(handle.fileno())
             handle.truncate(length)
             try:
-                _write_all(handle.fileno(), lines)
+                rest = memoryview(lines)
+                while rest:  # one write may take a part only
+                    rest = rest[os.write(handle.fileno(), rest) :]
+                os.fsync(handle.fileno())
             except OSError:
                 handle.truncate(length)
                 raise
@@ -218,14 +221,6 @@ def _remove(scratch: Path) -> None:
     except OSError:
         # The write's own error is the one to show; a leftover goes when the run is next locked.
         return
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte and flush: a single write may take a part only."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    os.fsync(descriptor)
 
 
 def _whole_length(descriptor: int) -> int:

@@ -143,11 +143,9 @@ def _marked(floors: Floors, mark: str | None) -> Floors:
 
 
 def _band(record: dict[str, Any], rows: Tensor) -> Floors:
-    floors = tuple(_floor(floor, rows) for floor in record["floors"])
-    rest = {name: value for name, value in record.items() if name != "floors"}
-    return from_record(Floors, rest, {"floors": floors})
-
-
-def _floor(record: dict[str, Any], rows: Tensor) -> Floor:
-    rest = {name: value for name, value in record.items() if name != "row"}
-    return from_record(Floor, rest, {"direction": rows[record["row"]]})
+    floors = []
+    for floor in record["floors"]:
+        rest = {key: value for key, value in floor.items() if key != "row"}
+        floors.append(from_record(Floor, rest, {"direction": rows[floor["row"]]}))
+    rest = {key: value for key, value in record.items() if key != "floors"}
+    return from_record(Floors, rest, {"floors": tuple(floors)})

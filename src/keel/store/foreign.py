@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,13 +72,18 @@ def read_capping_config(
     with reading(path, "a capping configuration"):
         experiments = {str(entry["id"]): entry["interventions"] for entry in config["experiments"]}
         name = _chosen_setting(setting, list(experiments))
-        floors = tuple(_imported_floors(config["vectors"], experiments[name]))
+        floors = []
+        for intervention in experiments[name]:
+            if "cap" in intervention:
+                entry = config["vectors"][intervention["vector"]]
+                direction, cap = -unit(entry["vector"]), float(intervention["cap"])
+                floors.append(Floor(int(entry["layer"]), direction, -cap))
     if not floors:
         raise UsageError(
             f"setting {name!r} in {path} caps nothing: its interventions add vectors, and have no "
             "`cap`; choose a setting that caps"
         )
-    return Floors(floors, name, identity, {"source": path.name, **_import_facts(name)})
+    return Floors(tuple(floors), name, identity, {"source": path.name, **_import_facts(name)})
 
 
 def check_sign(axis: AssistantAxis, contrast_LD: Tensor, source: str) -> None:
@@ -208,15 +213,6 @@ def _chosen_setting(setting: str | None, names: list[str]) -> str:
     chosen = names[0] if setting is None else setting
     check_setting(chosen, names)
     return chosen
-
-
-def _imported_floors(
-    vectors: Mapping[str, Any], interventions: Sequence[Mapping[str, Any]]
-) -> Iterator[Floor]:
-    for intervention in interventions:
-        if "cap" in intervention:
-            entry = vectors[intervention["vector"]]
-            yield Floor(int(entry["layer"]), -unit(entry["vector"]), -float(intervention["cap"]))
 
 
 def _import_facts(name: str) -> dict[str, Any]:

@@ -36,10 +36,8 @@ class Journal(Generic[T]):
             return []
         with reading(self.path, f"{self._kind.__name__}, one per line"):
             lines = self.path.read_bytes().splitlines(keepends=True)
-            return [self._value(json.loads(line)) for line in lines if line.endswith(b"\n")]
-
-    def _value(self, record: Any) -> T:
-        return record if self._kind is dict else from_record(self._kind, record)
+            records = [json.loads(line) for line in lines if line.endswith(b"\n")]
+            return records if self._kind is dict else [from_record(self._kind, r) for r in records]
 
 
 class Batches(Generic[T]):

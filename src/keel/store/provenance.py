@@ -86,7 +86,11 @@ class Manifest:
 
 def write_plan(path: Path, plan: RunPlan, prompts: Sequence[Prompt]) -> None:
     """Write the plan, with a hash of its prompts. Raises UsageError if its batches do not fit."""
-    _check_batches(plan.batches, len(prompts))
+    if sorted(index for batch in plan.batches for index in batch) != list(range(len(prompts))):
+        raise UsageError(
+            f"batches do not hold each of the {len(prompts)} prompts once; plan them from these "
+            "prompts"
+        )
     written = WrittenPlan(plan, len(prompts), prompts_hash(prompts))
     write_json(path, {"format": FORMAT, "kind": "plan", **to_record(written)})
 
@@ -116,13 +120,18 @@ def check_same(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], r
     Batches are not compared: how many rollouts fit in memory may differ on resuming, and the
     plan that was written first holds.
     """
-    differences = list(_differences(written, plan, prompts))
-    if not differences:
-        return
-    raise StaleArtifactError(
-        f"{root} was begun with other inputs: {shortened(differences)}; "
-        "choose another folder with -o, or start it over with --overwrite"
-    )
+    old = written.plan
+    differences = [*setting_differences(old.settings, plan.settings)]
+    if old.seed != plan.seed:
+        differences.append(f"seed {old.seed} → {plan.seed}")
+    differences += model_differences(old.identity, plan.identity)
+    if written.prompts_sha256 != prompts_hash(prompts):
+        differences.append(f"prompts ({written.prompts_count} → {len(prompts)}, or other words)")
+    if differences:
+        raise StaleArtifactError(
+            f"{root} was begun with other inputs: {shortened(differences)}; "
+            "choose another folder with -o, or start it over with --overwrite"
+        )
 
 
 def shortened(differences: Sequence[str]) -> str:
@@ -181,28 +190,12 @@ def manifest_from(data: bytes, where: str) -> Manifest:
         return from_record(Manifest, record)
 
 
-def _differences(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt]) -> Iterator[str]:
-    yield from setting_differences(written.plan.settings, plan.settings)
-    if written.plan.seed != plan.seed:
-        yield f"seed {written.plan.seed} → {plan.seed}"
-    yield from model_differences(written.plan.identity, plan.identity)
-    if written.prompts_sha256 != prompts_hash(prompts):
-        yield f"prompts ({written.prompts_count} → {len(prompts)}, or other words)"
-
-
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _check_batches(batches: Sequence[Sequence[int]], prompts: int) -> None:
-    if sorted(index for batch in batches for index in batch) != list(range(prompts)):
-        raise UsageError(
-            f"batches do not hold each of the {prompts} prompts once; plan them from these prompts"
-        )
 
 
 def _unfinished(root: Path) -> str:

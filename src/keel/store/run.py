@@ -155,7 +155,8 @@ class Run:
 
         Raises MissingArtifactError when the run was thinned, unless a sample of it will do.
         """
-        left = self.manifest.activations if self._is_finished else "means"
+        is_finished = (self.path / layout.MANIFEST).exists()
+        left = self.manifest.activations if is_finished else "means"
         if left == "none" or (left == "sample" and not sample_will_do):
             raise MissingArtifactError(
                 f"of the activations in {self.path} {left} was kept; extract again to another "
@@ -191,10 +192,6 @@ class Run:
         """Results of finished evaluations, by name."""
         results = self._values(layout.EVALUATIONS, EvalResult, f"/{layout.RESULT}")
         return {name.split("/")[1]: result for name, result in results.items()}
-
-    @property
-    def _is_finished(self) -> bool:
-        return (self.path / layout.MANIFEST).exists()
 
     def _values(self, folder: str, kind: type[T], ending: str = "") -> dict[str, T]:
         """Listed values of a folder by file; results of `EVALUATIONS` stand one folder deeper."""
