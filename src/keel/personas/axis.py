@@ -20,7 +20,7 @@ from keel.types import AssistantAxis, ModelIdentity, PersonaSpace, PersonaVector
 def role_vectors(
     cells: Cells, means_NLD: Float[Tensor, "row layer hidden"], settings: MapSettings
 ) -> tuple[PersonaVector, ...]:
-    """Mean response activation of each role at every layer; each rollout weighs the same (§2.1.3).
+    """Mean response activation of each role at every layer; each rollout weighs the same.
 
     Each comes with its number of rollouts.
     """
