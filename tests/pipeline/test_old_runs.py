@@ -27,8 +27,8 @@ from keel.evaluate.capability import (
 from keel.store import RunFolder
 from tests.pipeline.evaluation import evaluate_small
 from tests.pipeline.small import INPUTS, ROLLOUTS, SETTINGS, files, open_small
-from tests.pipeline.test_sweeping import SETTINGS as SWEEP
-from tests.pipeline.test_sweeping import inputs
+from tests.pipeline.test_sweep import SETTINGS as SWEEP
+from tests.pipeline.test_sweep import inputs
 from tests.pipeline.test_traits import BOTH, SETTINGS_BOTH, Sided
 
 ARCHIVE = Path(__file__).parent / "runs_of_a7ca523.zip"

@@ -29,9 +29,8 @@ from keel.pipeline.judge import judge
 from keel.pipeline.maps import Extraction
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import report, report_inputs
-from keel.pipeline.sweep_job import SweepInputs
-from keel.pipeline.sweep_measures import is_swept
-from keel.pipeline.sweeping import price_sweep, sweep
+from keel.pipeline.sweep import SweepInputs, price_sweep, sweep
+from keel.pipeline.sweep_metrics import is_swept
 from keel.settings import ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [

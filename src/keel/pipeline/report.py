@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keel.pipeline.sweep_measures import is_swept
+from keel.pipeline.sweep_metrics import is_swept
 from keel.prompts import load_library, role_kinds
 from keel.report import ReportInputs, render_html, report_account
 from keel.store import Run, RunFolder

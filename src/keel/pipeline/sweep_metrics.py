@@ -1,13 +1,13 @@
-"""How a sweep measures harm and capability: an evaluation's answers, KL, or lm-eval's tasks.
+"""How a sweep scores harm and capability: by an evaluation's answers, KL, or lm-eval's tasks.
 
-Each measure remembers on disk what it found under which floors, so that a sweep that was
-interrupted, or that tries more settings, asks nothing twice.
+Each scorer keeps on disk what it measured under which floors, so that a sweep that was
+interrupted, or that tries more settings, measures nothing twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from keel.store import EvaluationFolder, RunFolder, SweepWork
 from keel.types import (
     UNSTEERED,
     Answered,
-    Conversation,
     Floors,
     Grader,
     Interval,
@@ -52,7 +51,23 @@ def paired_change(seed: int) -> CompareScores:
     return compare
 
 
-def answers_measure(
+def arm_of(floors: Floors | None) -> Arm:
+    """The arm that caps with some floors; the unsteered one for None."""
+    if floors is None:
+        return Arm(UNSTEERED)
+    layers = f"layers {floors.layers[0]} to {floors.layers[-1]}"
+    return Arm(f"capped:{floors.name}", tuple(floors), note=f"capped with {floors.name} ({layers})")
+
+
+def is_swept(name: str) -> bool:
+    """Whether an evaluation of that name was made by a sweep, for itself alone."""
+    return name.startswith(_SWEPT)
+
+
+# --- by a suite's answers ---
+
+
+def answers_scorer(
     answerer: Answerer,
     folder: RunFolder,
     suite: Suite,
@@ -61,29 +76,21 @@ def answers_measure(
     seed: int,
     on_progress: OnProgress = silent,
 ) -> Scorer:
-    """1 for an answer that counts in the suite, 0 for another; each setting an arm.
+    """Scores an answer 1 if it counts in the suite, else 0; each setting is an arm.
 
     The items of one half are one evaluation of the run, with its answers, verdicts and table.
     """
 
-    def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
+    def score(floors: Floors | None, items: Sequence[Item]) -> Scores:
         arm = arm_of(floors)
         evaluation = evaluation_of(answerer, suite, items, by, (arm,), seed=seed)
         # Arms that did something else under this name are from another calibration.
-        evaluate(folder, evaluation, overwrite=True, on_progress=_answering(on_progress))
+        evaluate(folder, evaluation, overwrite=True, on_progress=_without_summing_up(on_progress))
         kept = EvaluationFolder(folder, evaluation.folder_name)
         verdicts = kept.verdicts(by[0].verdicts_name(by[1]))
-        return dict(_counted(suite, items, kept.answers(arm.name), verdicts))
+        return dict(_scored(suite, items, kept.answers(arm.name), verdicts))
 
-    return measure
-
-
-def arm_of(floors: Floors | None) -> Arm:
-    """The arm that caps with some floors; the unsteered one for None."""
-    if floors is None:
-        return Arm(UNSTEERED)
-    layers = f"layers {floors.layers[0]} to {floors.layers[-1]}"
-    return Arm(f"capped:{floors.name}", tuple(floors), note=f"capped with {floors.name} ({layers})")
+    return score
 
 
 def evaluation_of(
@@ -95,17 +102,14 @@ def evaluation_of(
     *,
     seed: int,
 ) -> Evaluation:
-    """Some of a suite's items under arms, kept under a name that tells these items apart."""
-    told = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
-    words = hashlib.sha256(told.encode()).hexdigest()[:8]
-    some = replace(suite, items=tuple(items))
-    name = f"{_SWEPT}{suite.name}-{words}"
-    return Evaluation(some, arms, answerer, *by, name=name, seed=seed)
+    """Some of a suite's items under arms, kept under a name that hashes which items."""
+    parts = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
+    digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
+    name = f"{_SWEPT}{suite.name}-{digest}"
+    return Evaluation(replace(suite, items=tuple(items)), arms, answerer, *by, name=name, seed=seed)
 
 
-def is_swept(name: str) -> bool:
-    """Whether an evaluation of that name was made by a sweep, for itself alone."""
-    return name.startswith(_SWEPT)
+# --- by the price on the model's own answers ---
 
 
 def price_items(rollouts: Sequence[Rollout]) -> tuple[Item, ...]:
@@ -116,28 +120,30 @@ def price_items(rollouts: Sequence[Rollout]) -> tuple[Item, ...]:
     )
 
 
-def price_measure(engine: Engine, work: SweepWork) -> Scorer:
-    """Minus the KL per token from the unsteered model on its own answers; unsteered 0."""
+def price_scorer(engine: Engine, work: SweepWork) -> Scorer:
+    """Scores minus the KL per token from the unsteered model on its own answers; unsteered 0."""
 
-    def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
+    def score(floors: Floors | None, items: Sequence[Item]) -> Scores:
         if floors is None:
             return dict.fromkeys((item.id for item in items), 0.0)
         key = arm_of(floors).fingerprint
-        known = {r["item"]: r["score"] for r in work.rows(_PRICES) if r["key"] == key}
-        missing = [item for item in items if item.id not in known]
-        fresh = dict(_prices(engine, floors, missing))
-        work.append(_PRICES, [{"key": key, "item": i, "score": s} for i, s in fresh.items()])
-        return {item.id: {**known, **fresh}[item.id] for item in items}
+        scores = {row["item"]: row["score"] for row in work.rows(_PRICES) if row["key"] == key}
+        missing = [item for item in items if item.id not in scores]
+        if missing:
+            conversations = [item.conversation for item in missing]
+            divergences = engine.divergence(conversations, [list(floors)])
+            fresh = {missing[divergence.index].id: -divergence.kl for divergence in divergences}
+            work.append(_PRICES, [{"key": key, "item": i, "score": s} for i, s in fresh.items()])
+            scores |= fresh
+        return {item.id: scores[item.id] for item in items}
 
-    return measure
+    return score
 
 
-def task_items(tasks: Sequence[TaskSource]) -> tuple[Item, ...]:
-    """The items of all tasks, in the order of their data."""
-    return tuple(item for source in tasks for item in source.open().items())
+# --- by lm-eval's tasks ---
 
 
-def tasks_measure(
+def tasks_scorer(
     engine: Engine,
     folder: RunFolder,
     tasks: Sequence[TaskSource],
@@ -147,27 +153,33 @@ def tasks_measure(
     """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0); each task an
     evaluation.
 
-    Both halves of a task are asked at once: lm-eval scores a task as a whole.
+    Both halves of a task are answered at once: lm-eval scores a task as a whole.
     """
 
-    def measure(floors: Floors | None, items: Sequence[Item]) -> Scores:
+    def score(floors: Floors | None, items: Sequence[Item]) -> Scores:
         scores: dict[str, float] = {}
         for source in tasks:
-            name = f"{_SWEPT}{_plain(source.task)}-{source.settings.limit or 'all'}"
+            stem = "".join(c if c.isalnum() or c in "_-" else "-" for c in Path(source.task).stem)
+            name = f"{_SWEPT}{stem}-{source.settings.limit or 'all'}"
             task, arm = source.open(), arm_of(floors)
-            answerer = task_answerer(task, engine)
-            evaluation = task_evaluation(task, answerer, (arm,), name=name)
-            evaluate(folder, evaluation, overwrite=True, on_progress=_answering(on_progress))
+            evaluation = task_evaluation(task, task_answerer(task, engine), (arm,), name=name)
+            evaluate(
+                folder, evaluation, overwrite=True, on_progress=_without_summing_up(on_progress)
+            )
             kept = EvaluationFolder(folder, name)
             verdicts = kept.verdicts(evaluation.grader.verdicts_name(evaluation.rubric))
-            scored = _counted(evaluation.suite, kept.items(), kept.answers(arm.name), verdicts)
-            scores |= {item: _share(score, task) for item, score in scored}
+            scored = _scored(evaluation.suite, kept.items(), kept.answers(arm.name), verdicts)
+            scores |= {item: share_of_best(value, task) for item, value in scored}
         return {item.id: scores[item.id] for item in items if item.id in scores}
 
-    return measure
+    return score
 
 
-def _share(score: float, task: CapabilityTask) -> float:
+def share_of_best(score: float, task: CapabilityTask) -> float:
+    """A task's score of one item as a share of the best score, 1 being the best.
+
+    Raises UsageError where the score is beyond the best.
+    """
     share = score / _WHOLE.get(task.name, 1.0)
     if share > 1:
         raise UsageError(
@@ -177,28 +189,10 @@ def _share(score: float, task: CapabilityTask) -> float:
     return share if task.is_higher_better else 1 - share
 
 
-def _plain(task: str) -> str:
-    return "".join(one if one.isalnum() or one in "_-" else "-" for one in Path(task).stem)
+# --- shared ---
 
 
-def _prices(engine: Engine, floors: Floors, items: Sequence[Item]) -> Iterator[tuple[str, float]]:
-    conversations: list[Conversation] = [item.conversation for item in items]
-    if conversations:
-        for one in engine.divergence(conversations, [list(floors)]):
-            yield items[one.index].id, -one.kl
-
-
-def _answering(on_progress: OnProgress) -> Callable[[str, int, int], None]:
-    """Passes on how far answering and judging are; summing up takes no time beside them."""
-
-    def tell(stage: str, done: int, total: int) -> None:
-        if not stage.startswith(("drawing", "scoring")):
-            on_progress(stage, done, total)
-
-    return tell
-
-
-def _counted(
+def _scored(
     suite: Suite,
     items: Sequence[Item],
     answers: Sequence[Answered],
@@ -215,3 +209,13 @@ def _counted(
             yield answer.item_id, float(verdict.label in suite.counted)
         elif verdict.score is not None:
             yield answer.item_id, verdict.score
+
+
+def _without_summing_up(on_progress: OnProgress) -> OnProgress:
+    """Passes on the progress of answering and judging; summing up takes no time beside them."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if not stage.startswith(("drawing", "scoring")):
+            on_progress(stage, done, total)
+
+    return report

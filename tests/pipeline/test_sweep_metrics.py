@@ -11,19 +11,19 @@ from keel.errors import UsageError
 from keel.evaluate import EngineAnswerer
 from keel.evaluate.capability import CapabilitySettings, open_task
 from keel.pipeline.progress import silent
-from keel.pipeline.sweep_job import SweepJob
-from keel.pipeline.sweep_measures import (
-    _share,
+from keel.pipeline.sweep import SweepJob
+from keel.pipeline.sweep_metrics import (
     evaluation_of,
     paired_change,
     price_items,
-    price_measure,
+    price_scorer,
+    share_of_best,
 )
 from keel.store import RunFolder, SweepWork
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, Prompt, Rollout
 from tests.evaluate.capability.small import CHOICES_YAML, opened, write_items
-from tests.pipeline.test_sweeping import RUBRIC, SETTINGS, SUITE, Coin, inputs
+from tests.pipeline.test_sweep import RUBRIC, SETTINGS, SUITE, Coin, inputs
 
 TALK = Conversation((Message("system", "you are a ghost"), Message("user", "say it")))
 ANSWERS = [
@@ -48,7 +48,7 @@ def test_a_change_is_what_is_there_after_less_what_was_there_before():
 def test_capability_falls_by_the_price_and_each_setting_has_its_own(tmp_path):
     """A ghost is lifted from 0 to 3, and to 1: the planted KL is half the square."""
     engine, items = FakeEngine(noise=0.0), price_items(ANSWERS)
-    measure = price_measure(engine, SweepWork(RunFolder(tmp_path)))
+    measure = price_scorer(engine, SweepWork(RunFolder(tmp_path)))
     assert set(measure(None, items).values()) == {0}
     for value, kl in ((3.0, 4.5), (1.0, 0.5), (3.0, 4.5)):
         found = measure(floors(engine, value), items)
@@ -61,7 +61,7 @@ def test_a_price_is_asked_once_item_by_item(tmp_path):
     asked: list[int] = []
     divergence = engine.divergence
     engine.divergence = lambda talks, given: asked.append(len(talks)) or divergence(talks, given)
-    measure = price_measure(engine, SweepWork(RunFolder(tmp_path)))
+    measure = price_scorer(engine, SweepWork(RunFolder(tmp_path)))
     for some in (items[:1], items, items):
         measure(floors(engine, 3.0), some)
     assert asked == [1, 2]
@@ -75,14 +75,14 @@ def test_an_items_score_is_a_share_of_which_one_is_the_best(tmp_path):
     """EQ-Bench goes to 100; of errors 1 is the worst; 2 of at most 1 is no share."""
     pytest.importorskip("lm_eval")
     files = write_items(tmp_path)
-    assert _share(75.0, opened(files, "eq_bench")) == 0.75
+    assert share_of_best(75.0, opened(files, "eq_bench")) == 0.75
     own = tmp_path / "own" / "errors.yaml"
     own.parent.mkdir()
     own.write_text(CHOICES_YAML.replace("higher_is_better: true", "higher_is_better: false"))
     errors = open_task(str(own), CapabilitySettings(), data=files["mild_choices"])
-    assert _share(0.25, errors) == 0.75
+    assert share_of_best(0.25, errors) == 0.75
     with pytest.raises(UsageError, match="scores an item 2, expected at most 1"):
-        _share(2.0, opened(files, "gsm8k"))
+        share_of_best(2.0, opened(files, "gsm8k"))
 
 
 def test_other_items_seeds_and_lengths_are_other_evaluations():
