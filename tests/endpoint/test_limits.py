@@ -203,7 +203,7 @@ def test_an_unreadable_reply_is_asked_once_more_with_another_seed():
         judge = grader(served)
         (verdict,) = judge.grade(cases(1), TONE)
     assert (verdict.label, verdict.status) == ("cold", "ok")
-    assert judge.asked_again == ["0"]
+    assert judge.repeated == ["0"]
     first, second = (asked.body for asked in served.asked)
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["messages"] != second["messages"]

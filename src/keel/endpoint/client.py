@@ -64,7 +64,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, model: str, address: str | None = None) -> Endpoint:
-        """At the address given, else at the one in OPENAI_BASE_URL, else at OpenAI's."""
+        """An endpoint at the address given, else at that in OPENAI_BASE_URL, else at OpenAI's."""
         return cls(model, address or os.environ.get(ADDRESS_VARIABLE) or _OPENAI)
 
     @property
@@ -109,7 +109,7 @@ class EndpointClient:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """A connection; at the end whatever is still in flight is broken off.
+        """A connection; at the end the requests still in flight are aborted.
 
         Raises what `check` does.
         """
@@ -233,7 +233,7 @@ class Connection:
             pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """Break off what is in flight, and hang up."""
+        """Abort the requests in flight and close all connections."""
         self._break_off()
         self._openai.close()
 
@@ -266,7 +266,7 @@ class Connection:
         return results
 
     def _ask_in_dialect(self, request: ChatRequest) -> EndpointReply:
-        """Ask, leaving out one field after the other that the endpoint refuses."""
+        """Send the request, leaving out one field after the other that the endpoint refuses."""
         client = self._client
         while True:
             dialect = client.dialect
@@ -285,7 +285,7 @@ class Connection:
                 client.dialect = narrower
 
     def _send(self, request: ChatRequest, dialect: Dialect) -> EndpointReply:
-        """One attempt, paid for."""
+        """Send one attempt within pace and budget, and count what it took."""
         most = Tokens(request.tokens, request.max_tokens or self._limits.max_reply_tokens)
         self._sleep(self._client.pace.next_wait_s())
         while (rest_s := self._rest_until - time.monotonic()) > 0:
@@ -332,7 +332,7 @@ class Connection:
             raise StoppedError("the connection is closed")
 
     def _spread_s(self) -> float:
-        """A random delay, for requests that wait not to leave at the same moment."""
+        """A random delay, so that waiting requests do not leave at the same moment."""
         return random.uniform(0, self._limits.first_wait_s)
 
     def _trace_connections(self, request: Any) -> None:

@@ -34,7 +34,7 @@ class EndpointFaultError(EndpointError):
 
 
 class RequestRefusedError(EndpointFaultError):
-    """The endpoint is well and will not answer this very request."""
+    """The endpoint works, and refuses this request for its content or its length."""
 
 
 class NoAnswerError(EndpointFaultError):
@@ -58,7 +58,7 @@ class FaultReader:
         self._longest_retry_after_s = longest_retry_after_s
 
     def refusal(self, error: Exception) -> str | None:
-        """The endpoint's words where it refused the request, perhaps for one of its fields."""
+        """The endpoint's words where it refused the request, perhaps for a field that can go."""
         is_refused = getattr(error, "status_code", None) in (400, 422)
         return _words(error) if is_refused and not _is_of_request(error) else None
 
@@ -78,13 +78,13 @@ class FaultReader:
         return error
 
     def no_completion(self, reply: str) -> NoAnswerError:
-        """The fault of an answer that came with status 200 and holds no message."""
+        """The error for an answer that came with status 200 and holds no message."""
         return self.no_answer(f"no chat completion in {reply[:200]!r}", tries=_TRIES_OF_NONSENSE)
 
     def no_answer(
         self, said: str, *, wait_s: float = 0.0, tries: int | None = None
     ) -> NoAnswerError:
-        """The fault of an attempt that may be repeated."""
+        """The error of an attempt that may be repeated."""
         message = (
             f"{self._endpoint} did not answer: {said}; check that it runs and its address, which "
             f"often ends in /v1, the key ({self._key_variable}) and the model's name"

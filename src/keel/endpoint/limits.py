@@ -33,7 +33,7 @@ class Tokens:
         return Tokens(self.sent - other.sent, self.received - other.received)
 
     def cost_usd(self, limits: EndpointLimits) -> float | None:
-        """Their cost; None where the prices are not known."""
+        """The cost at the limits' prices; None where these are not known."""
         return limits.cost_usd(self.sent, self.received)
 
 
@@ -57,7 +57,7 @@ class Pace:
         self._lock = Lock()
 
     def next_wait_s(self) -> float:
-        """Take the next place in line; the seconds until it may be used."""
+        """Reserve the next free slot; the seconds until it."""
         now = time.monotonic()
         with self._lock:
             due = max(self._due, now - self._credit_s)
@@ -86,11 +86,11 @@ class Spending:
 
     @property
     def cost_usd(self) -> float | None:
-        """Of the requests that are over; None where prices are not known."""
+        """Cost of the finished requests; None where prices are not known."""
         return self.tokens.cost_usd(self._limits)
 
     def count_retry(self) -> None:
-        """A request is about to be sent again."""
+        """Count a request that is about to be sent again."""
         with self._changed:
             self.retries += 1
 
@@ -112,7 +112,7 @@ class Spending:
             self._reserved += most
 
     def settle(self, most: Tokens, used: Tokens, *, is_estimated: bool) -> None:
-        """A request is over: what it used replaces what was reserved for it."""
+        """Replace what was reserved for a finished request by what it used."""
         with self._changed:
             self._in_flight -= 1
             self._reserved -= most

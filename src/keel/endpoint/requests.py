@@ -34,7 +34,7 @@ class ReplySchema:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Messages to send, and how they are to be answered."""
+    """Messages to send, and the fields that say how to answer them."""
 
     messages: Sequence[Mapping[str, str]]
     """Each with `role` and `content`."""
@@ -73,7 +73,7 @@ class EndpointReply:
 
 @dataclass(frozen=True)
 class Dialect:
-    """The optional fields that an endpoint accepts; `without` makes narrower ones."""
+    """The optional fields that an endpoint accepts, narrowed by each refusal."""
 
     has_schema: bool = True
     token_field: str = _OLDER
@@ -95,7 +95,7 @@ class Dialect:
         return fields | ({"extra_body": dict(request.extra_body)} if request.extra_body else {})
 
     def without(self, refusal: str, request: ChatRequest, *, is_proven: bool) -> Dialect | None:
-        """What is left to try after a refusal in these words; None where they name no field.
+        """The dialect to try after a refusal in these words; None where they name no field.
 
         A refusal that names nothing at all, by an endpoint that never answered, is put down to
         the schema of the reply: it is what endpoints most often lack.

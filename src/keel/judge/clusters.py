@@ -195,7 +195,7 @@ def _stability(rows_ND: Floats, labels_N: Labels, clusters: int, seed: int) -> f
 
 
 def _names(texts: Sequence[str], labels_N: Labels, clusters: int) -> tuple[str, ...]:
-    """Each cluster by its most characteristic words."""
+    """Names made of each cluster's most characteristic words."""
     names: dict[str, None] = {}
     for number, words in enumerate(_characteristic_words(texts, labels_N, clusters), start=1):
         name = "-".join(words) or f"cluster-{number}"

@@ -59,8 +59,8 @@ class EndpointGrader(Grader):
         seed: int = 0,
     ) -> None:
         self.endpoint, self.limits, self.seed = Endpoint.of(model, base_url), limits, seed
-        self.asked_again: list[str] = []
-        """Ids of cases asked a second time because the first reply held no label."""
+        self.repeated: list[str] = []
+        """Ids of cases sent a second time because the first reply held no label."""
         self._client = EndpointClient(self.endpoint, limits)
 
     @property
@@ -135,7 +135,7 @@ class EndpointGrader(Grader):
         reply = EndpointReply("", is_cut=False, counted=None)
         for is_again in (False, True):
             if is_again:
-                self.asked_again.append(case.id)
+                self.repeated.append(case.id)
             prompt = make_judge_prompt(case, rubric, seed=self.seed, is_again=is_again)
             reply = connection.ask(prompt.request(self.limits.max_reply_tokens))
             label = None if reply.is_cut else read_reply(reply.text, rubric)

@@ -190,7 +190,7 @@ class LikelihoodJudge:
 
 
 def options_of(rubric: Rubric) -> list[str]:
-    """What a judge chooses from: the labels, or numbers spread over the scale."""
+    """The options of a rubric: its labels, or numbers spread over its scale."""
     return [label.name for label in rubric.labels] or [str(number) for number in _grid(rubric)]
 
 
@@ -217,7 +217,7 @@ def answer_likelihoods(
 
 
 def model_name(engine: Engine) -> str:
-    """What tells an engine's model from others: its last name, and its weights' hash."""
+    """The last part of the model's id, and the beginning of its weights' hash."""
     identity = engine.identity
     weights = f"@{identity.weights_hash[:6]}" if identity.weights_hash else ""
     return f"{PurePath(identity.model_id).name}{weights}"

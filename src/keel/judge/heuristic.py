@@ -152,7 +152,7 @@ _CREATURE = (
 
 @dataclass(frozen=True)
 class Cue:
-    """Words that hint at one thing."""
+    """Patterns of words that suggest one property of an answer."""
 
     name: str
     patterns: tuple[str, ...]
@@ -287,7 +287,7 @@ def nonsense_in(text: str) -> str:
 
 
 def content_words(text: str) -> set[str]:
-    """Beginnings of the longer words of a text, small: `teaching` and `teaches` are the same."""
+    """First letters of a text's longer words: `teaching` and `teaches` are the same."""
     words = re.findall(r"[^\W\d_]{4,}", text.lower())
     return {word[:5] for word in words} - _EMPTY_WORDS
 

@@ -20,7 +20,7 @@ from keel.types import Grader
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What a judge may be opened with."""
+    """The arguments that a judge is opened with."""
 
     spec: str
     """The judge as it was asked for, such as `local:MODEL`."""

@@ -60,7 +60,7 @@ def read_reply(text: str, rubric: Rubric) -> str | None:
 
 
 def _cleaned(text: str) -> str:
-    """Without what a model thought aloud, without fences, with plain quotes and minus signs."""
+    """The reply without thinking and code fences, with plain quotes and minus signs."""
     if "<think>" in text and "</think>" not in text:
         return ""  # cut off while it was thinking
     said = text.rpartition("</think>")[2].strip()
@@ -97,7 +97,7 @@ def _of_object(record: dict[str, Any], rubric: Rubric) -> str | None:
 
 
 def _alone(said: str, rubric: Rubric) -> str | None:
-    """The label or number that the text is, but for marks around it."""
+    """The label or number that the text consists of, marks around it aside."""
     numbers = _scale(rubric)
     if numbers:
         return _on_scale(_without_scale(said, numbers).strip(" \n\t\"'*_`.()[]"), numbers)

@@ -98,7 +98,7 @@ def make_judge_prompt(
 
 
 def prompt_hash() -> str:
-    """SHA-256 of all that judges are told besides case and rubric."""
+    """SHA-256 of the prompt's fixed text, the same for all cases and rubrics."""
     case = Case("case", Conversation((Message("user", "asked"), Message("assistant", "said"))))
     labels = Rubric("labels", 1, "", labels=(RubricLabel("label", "meaning"),))
     prompts = [
