@@ -68,22 +68,13 @@ def make_app(called: str | None = None) -> typer.Typer:
     app.callback()(keel)
     for name, (command, examples) in COMMANDS.items():
         if called not in (None, name):
-            app.command(name, help=_help_of(command))(_not_called)
+            help_ = command.info.help if isinstance(command, typer.Typer) else command.__doc__
+            app.command(name, help=str(help_))(lambda: None)
         elif isinstance(command, typer.Typer):
             app.add_typer(command, name=name, epilog=examples)
         else:
             app.command(name, epilog=examples)(command)
     return app
-
-
-def _help_of(command: Callable[..., None] | typer.Typer) -> str:
-    if isinstance(command, typer.Typer):
-        return str(command.info.help)
-    return command.__doc__ or ""
-
-
-def _not_called() -> None:
-    raise AssertionError("this command was not called")
 
 
 def _show_version(wanted: bool) -> bool:

@@ -84,7 +84,12 @@ class Session:
         """Reads and answers lines until the input ends; errors are printed and the chat goes on."""
         from keel.errors import KeelError
 
-        while (said := _listen(self._prompt())) is not None:
+        while True:
+            prompt = "capped> " if self.is_capped else "> "
+            try:
+                said = input("" if self.json or not sys.stdin.isatty() else prompt).strip()
+            except EOFError:
+                return
             try:
                 if said.startswith("/"):
                     if not self.obey(said):
@@ -192,19 +197,6 @@ class Session:
             needle = draw_needle(reading.gaps, floor_gaps=self.gauge.floor_gaps)
             held = "" if rate is None else f"  held at {rate:.0%} of slots"
             console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{held}", markup=False)
-
-    def _prompt(self) -> str:
-        if self.json or not sys.stdin.isatty():
-            return ""
-        return "capped> " if self.is_capped else "> "
-
-
-def _listen(prompt: str) -> str | None:
-    """The next line of input, stripped; None at its end."""
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return None
 
 
 def _say(piece: str) -> None:

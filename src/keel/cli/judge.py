@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,8 +15,7 @@ from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, Opening
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.judge import Judge, JudgementSummary, RubricJudge
-    from keel.pipeline import Extraction
+    from keel.judge import Judge, RubricJudge
     from keel.store import Run
     from keel.types import Grader, Rollout
 
@@ -103,7 +101,9 @@ def _judge(judging: Judging, json: bool) -> None:
             on_progress=progress,
         )
     if json:
-        _print_json(summary, extraction, path, judge.name)
+        mapped = {} if extraction is None else {"map": results.extraction_record(extraction)}
+        record = {"run": path, "judge": judge.name, **console.plain(summary), **mapped}
+        console.print_json(record)
         return
     is_likelihood = settings.judge == LIKELIHOOD
     what = "Nats per token gained from the role prompt" if is_likelihood else "Scores"
@@ -118,13 +118,6 @@ def _judge(judging: Judging, json: bool) -> None:
     results.print_account(Account("", "", (), (section,)))
     if extraction is not None:
         show_map(extraction, path, json)
-
-
-def _print_json(
-    summary: JudgementSummary, extraction: Extraction | None, run: Path, judge: str
-) -> None:
-    mapped = {} if extraction is None else {"map": results.extraction_record(extraction)}
-    console.print_json({"run": run, "judge": judge, **console.plain(summary), **mapped})
 
 
 @dataclass(frozen=True)

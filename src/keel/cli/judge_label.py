@@ -49,9 +49,12 @@ def label(
     `q` stops; called again with the same file, it goes on. Then: keel judge agree.
     """
     from keel.judge import LabellingSession
+    from keel.prompts import read_rubrics
 
     settings = given.over(LabelSettings())
-    cases, rubric = _cases(path, settings.rubrics)
+    rubrics = read_rubrics(settings.rubrics)
+    of_evaluation = (path / "items.jsonl").exists()
+    cases, rubric = (_cases_of_evaluation if of_evaluation else _cases_of_run)(path, rubrics)
     out = Path(f"{path.resolve().name}-labels.csv") if out is None else out
     session = LabellingSession(cases, rubric, out, limit=settings.limit, seed=settings.seed)
     _ask_all(session)
@@ -60,15 +63,6 @@ def label(
         console.print_json({"file": out, "labelled": session.count_done, "left": left})
         return
     console.stdout.print(f"{session.count_done} labelled, {left} left: [b]{escape(str(out))}[/b]")
-
-
-def _cases(path: Path, rubrics: Path | None) -> tuple[list[Case], Rubric]:
-    from keel.prompts import read_rubrics
-
-    known = read_rubrics(rubrics)
-    if (path / "items.jsonl").exists():
-        return _cases_of_evaluation(path, known)
-    return _cases_of_run(path, known)
 
 
 def _cases_of_run(path: Path, known: dict[str, Rubric]) -> tuple[list[Case], Rubric]:
@@ -105,8 +99,10 @@ def _ask_all(session: LabellingSession) -> None:
 
     while (case := session.current) is not None:
         _show(session, case)
-        said = _line()
-        if said is None or said == "q":
+        console.stderr.print("> ", end="")
+        line = sys.stdin.readline()  # empty at the end of the input
+        said = line.strip()
+        if not line or said == "q":
             return
         if said == "u":
             if not session.undo():
@@ -139,13 +135,6 @@ def _show(session: LabellingSession, case: Case) -> None:
 def _first(session: LabellingSession) -> int:
     """The first label's number: 0 where labels are numbers themselves, else 1."""
     return 0 if session.labels[0] == "0" else 1
-
-
-def _line() -> str | None:
-    """The next line of input; None at its end."""
-    console.stderr.print("> ", end="")
-    line = sys.stdin.readline()
-    return line.strip() if line else None
 
 
 def _label_and_note(session: LabellingSession, said: str) -> tuple[str, str]:

@@ -47,11 +47,13 @@ class EndpointLimits:
         for name in ("workers", "attempts", "max_reply_tokens"):
             self._check(name, getattr(self, name) >= 1, "1 or more")
         for name in ("timeout_s", "requests_per_minute"):
-            self._check(name, _is_positive(getattr(self, name)), "a number above 0")
+            number = getattr(self, name)
+            self._check(name, number is None or 0 < number < math.inf, "a number above 0")
         for name in ("first_wait_s", "longest_wait_s", "longest_retry_after_s"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("max_requests", "max_cost_usd", "usd_per_million_in", "usd_per_million_out"):
-            self._check(name, _is_no_debt(getattr(self, name)), "0 or more")
+            number = getattr(self, name)
+            self._check(name, number is None or 0 <= number < math.inf, "0 or more")
         if self.max_cost_usd is not None and not self.has_prices:
             raise UsageError(
                 f"max_cost_usd is {self.max_cost_usd:g}, but what tokens cost is not known; "
@@ -122,11 +124,3 @@ class LabelSettings:
     """Rubrics in place of Keel's, as JSON."""
     seed: Annotated[int, Flag("--seed")] = 0
     """Decides the order."""
-
-
-def _is_positive(number: float | None) -> bool:
-    return number is None or 0 < number < math.inf
-
-
-def _is_no_debt(number: float | None) -> bool:
-    return number is None or 0 <= number < math.inf
