@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from keel.cli.evaluation_asked import is_for_lm_eval
+from keel.cli.evaluate import names_tasks
 from tests.cli.commands import CPU
 from tests.evaluate.capability.small import write_items
 from tests.evaluate.serving import Served, serving
@@ -92,6 +92,6 @@ def test_what_makes_no_sense_is_one_line_and_nothing_is_kept(keel, held, files, 
 
 
 def test_a_suite_of_keels_mistyped_is_not_taken_for_a_task():
-    assert not is_for_lm_eval("jailbrake")
-    assert is_for_lm_eval("hellaswag")
-    assert is_for_lm_eval("capability")
+    assert not names_tasks("jailbrake")
+    assert names_tasks("hellaswag")
+    assert names_tasks("capability")

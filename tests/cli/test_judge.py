@@ -89,7 +89,7 @@ def test_rubrics_of_ones_own_make_another_judge(keel, bare, place):
 
 
 REFUSED = {
-    "unknown judge": (("--judge", "oracle"), "judge is 'oracle', expected heuristic, self"),
+    "unknown judge": (("--judge", "oracle"), "judge is 'oracle', expected heuristic, local:MODEL"),
     "threshold of another judge": (
         ("--judge", "heuristic", "--threshold", "0.1"),
         "--threshold is for --judge likelihood",
