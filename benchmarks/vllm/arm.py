@@ -80,6 +80,7 @@ class _Engine:
 
         from keel.engines import Probe
         from keel.engines.vllm import PackedInterventions
+        from keel.engines.vllm.engine import packed_probes
         from keel.geometry import unit
         from keel.types import Floor
 
@@ -89,7 +90,8 @@ class _Engine:
         self._call("register", "held", PackedInterventions.of("held", floors).to_bytes())
         if deployment.get("probes"):
             self._call(
-                "set_probes", packed([Probe(n, v) for n, v in zip(_BAND, directions, strict=True)])
+                "set_probes",
+                packed_probes([Probe(n, v) for n, v in zip(_BAND, directions, strict=True)]),
             )
 
     def _call(self, method: str, *arguments: Any) -> None:

@@ -30,7 +30,7 @@ def steered(
     *,
     blocks: str | Sequence[nn.Module] | None = None,
 ) -> Iterator[Steering]:
-    """The model with interventions applied, at every forward pass inside the context.
+    """Applies interventions to every forward pass of the model inside the context.
 
     Any torch transformer: `model(...)`, `model.generate(...)`, any cache, batch and padding.
     Contexts nest; each takes away only what it brought, also after an exception or Ctrl-C.

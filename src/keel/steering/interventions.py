@@ -94,8 +94,9 @@ class Ablation(Intervention):
 
 
 def in_order(interventions: Iterable[Intervention]) -> list[Intervention]:
-    """Interventions in the order in which they act: by layer, then additions, ablations,
-    ceilings, floors; within a kind as given.
+    """Sort interventions as they act: by layer, then additions, ablations, ceilings, floors.
+
+    Within a kind they act as given.
 
     The last floor holds exactly. An earlier one can be moved by a later one whose direction is not
     orthogonal.

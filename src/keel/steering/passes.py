@@ -21,7 +21,7 @@ from keel.types import TokenMask
 
 @runtime_checkable
 class PassListener(Protocol):
-    """Is told of every forward pass of a model."""
+    """Callbacks for the forward passes of a model: begin, enter and end, in this order."""
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model was called. Its outermost call knows the padding and the token ids."""
@@ -36,7 +36,7 @@ class PassListener(Protocol):
 def follow_passes(
     model: nn.Module, decoder: Decoder, listener: PassListener, stack: ExitStack
 ) -> None:
-    """Tell the listener of every pass from now on, until the stack removes exactly these hooks."""
+    """Call the listener at every pass from now on; the stack removes exactly these hooks."""
 
     def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         listener.begin(args, kwargs)

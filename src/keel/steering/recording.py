@@ -78,7 +78,7 @@ def recorded(
 
 
 class StreamRecord:
-    """What was recorded so far, a row for each row of the batches that were run."""
+    """Means and projections recorded so far: a row for each row of the batches that ran."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class StreamRecord:
             self._handles.append((self._decoder.blocks[layer], handle.id))
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take note of the tokens of the pass that starts."""
+        """Note the tokens of the pass that starts."""
         self._drop_broken_pass()
         self._begun = _Pass.of(args, kwargs)
 
@@ -169,8 +169,7 @@ class StreamRecord:
             layers = len(self._decoder.blocks) if self._has_means else 0
             batch = _BatchRecord(here, layers, self._decoder, len(self._probes))
             self._batches.append(batch)
-        batch.open(here, here.counted(self._tokens, self._mask))
-        batch.leave_out_ended(self._end_tokens)
+        batch.open(here, here.counted(self._tokens, self._mask), self._end_tokens)
         self._running = batch
 
     def end(self, output: Any) -> None:
@@ -230,7 +229,7 @@ class StreamSums:
         self.latest_LBD[layer].copy_(hidden_BD)
 
     def add_latest(self, weight_B: Float[Tensor, " row"]) -> None:
-        """Add what was put at all layers, in rows of weight 1, not in those of weight 0."""
+        """Add the latest outputs of all layers, in rows of weight 1, not in those of weight 0."""
         if self.latest_LBD is None:
             return
         latest_LBD = self.latest_LBD.float()
@@ -323,25 +322,28 @@ class _BatchRecord:
         """Whether a pass continues these rows, with their cache."""
         return here.start > 0 and self.cache is not None and self.cache() is here.cache
 
-    def open(self, here: _Pass, counted_BT: Bool[Tensor, "row token"]) -> None:
-        """A pass over these rows begins, of whose tokens those are counted."""
+    def open(
+        self, here: _Pass, counted_BT: Bool[Tensor, "row token"], end_tokens: frozenset[int]
+    ) -> None:
+        """Begin a pass over these rows, of whose tokens those are counted.
+
+        No generated token is counted from a row's first end token on: what follows is filling.
+        Raises UsageError for a pass that does not go on where the last one stopped.
+        """
         if here.start != self.length or here.rows != self.rows:
             raise UsageError(
                 f"a pass of {here.rows} rows starts at token {here.start} of its cache, expected "
                 f"{self.rows} rows at token {self.length}: a cache was rewound or its rows "
                 "changed; give the rows of a call a cache of their own"
             )
+        if here.tokens.is_generated is True and here.ids_BT is not None:
+            ends = torch.tensor(sorted(end_tokens), device=here.ids_BT.device)
+            self.is_over_B |= torch.isin(here.ids_BT[:, 0], ends).cpu()
+            counted_BT = counted_BT & ~self.is_over_B[:, None]
         self.here, self.counted_BT = here, counted_BT
         self.seen: set[int] = set()
         self.latest_BTK = torch.zeros(*counted_BT.shape, self.probes)
         self.sums.to(self.device)
-
-    def leave_out_ended(self, end_tokens: frozenset[int]) -> None:
-        """Count no generated token from a row's first end token on: what follows is filling."""
-        if self.here.tokens.is_generated is True and self.here.ids_BT is not None:
-            ends = torch.tensor(sorted(end_tokens), device=self.here.ids_BT.device)
-            self.is_over_B |= torch.isin(self.here.ids_BT[:, 0], ends).cpu()
-            self.counted_BT[self.is_over_B] = False
 
     def take(self, layer: int, hidden_BTD: Tensor) -> None:
         """Add what a layer gives in the pass under way."""
@@ -386,9 +388,9 @@ def _cache_in(output: Any) -> Any:
 
 
 def _refuse_moving_rows() -> None:
-    """Refuse ways of generating that no pass tells of: they move rows between passes.
+    """Refuse beam search and assisted decoding, which a pass's arguments do not reveal.
 
-    Raises UsageError.
+    They move rows, or take tokens back, between passes. Raises UsageError.
     """
     frame = sys._getframe()
     while (frame := frame.f_back) is not None:  # type: ignore[assignment]

@@ -73,10 +73,19 @@ class CoreState:
         """
         parameters = request.sampling_params
         arguments = (parameters.extra_args if parameters is not None else None) or {}
-        request.cache_salt = self._setting_of(arguments).salt(request.cache_salt)
+        name = arguments.get(KEY, self.deployment.default)
+        if self.deployment.is_global and SCRATCH not in self.settings:
+            name = self.deployment.default
+        if name == OFF or (name == self.deployment.default and not self.settings):
+            setting = PackedInterventions.none(OFF)
+        elif name in self.settings:
+            setting = self.settings[name]
+        else:
+            raise UsageError(f"setting {name!r} is not registered; there are {list(self.settings)}")
+        request.cache_salt = setting.salt(request.cache_salt)
 
     def run_canary_if_due(self) -> None:
-        """Between steps: check every setting's firing, and test the engine where it is idle.
+        """Check every setting's firing, and test the engine if it is idle; called between steps.
 
         Raises NotAppliedError when a layer was passed by, and the engine ends.
         """
@@ -89,7 +98,7 @@ class CoreState:
             self.self_test()
 
     def self_test(self) -> None:
-        """One request unsteered, one under a huge floor at every held layer, one unsteered again.
+        """Run a request unsteered, under a huge floor at every steered layer, and unsteered again.
 
         The floor must move every token at every layer, change what is predicted, and leave no
         trace. Raises NotAppliedError.
@@ -138,16 +147,6 @@ class CoreState:
             SCRATCH,
             [Floor(n, unit(torch.randn(hidden, generator=draws)), _HUGE) for n in layers],
         )
-
-    def _setting_of(self, arguments: Mapping[str, Any]) -> PackedInterventions:
-        name = arguments.get(KEY, self.deployment.default)
-        if self.deployment.is_global and SCRATCH not in self.settings:
-            name = self.deployment.default
-        if name == OFF or (name == self.deployment.default and not self.settings):
-            return PackedInterventions.none(OFF)
-        if name not in self.settings:
-            raise UsageError(f"setting {name!r} is not registered; there are {list(self.settings)}")
-        return self.settings[name]
 
     def _answer(self, name: str) -> list[Any]:
         """Greedy tokens with their log-probabilities, of one request through the engine's steps."""

@@ -143,7 +143,7 @@ class VllmEngine:
 
     @property
     def batches_continuously(self) -> bool:
-        """True: vLLM schedules."""
+        """True: vLLM schedules requests by itself."""
         return True
 
     @property
@@ -274,7 +274,7 @@ class VllmEngine:
     def _scored(
         self, request: RecordedRequest, interventions: Sequence[Intervention]
     ) -> Iterator[str]:
-        """The key under which predictions of a transcript are kept while the context lasts."""
+        """Reads a transcript; its predictions are kept under the key while the context lasts."""
         try:
             with self._under(interventions) as setting:
                 for _ in self.queue.run([request], setting.name):
@@ -286,7 +286,7 @@ class VllmEngine:
 
     @contextmanager
     def _under(self, interventions: Sequence[Intervention]) -> Iterator[PackedInterventions]:
-        """A setting of these interventions for as long as the context lasts."""
+        """Registers the interventions as a setting for as long as the context lasts."""
         if not interventions:
             yield PackedInterventions.none(OFF)
             return

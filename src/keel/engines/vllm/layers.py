@@ -68,7 +68,7 @@ class TokenMaps(nn.Module):
         self.filled = total
 
     def clear(self) -> None:
-        """Nothing is done to any token, and none is counted."""
+        """Steer, record and count no token until the maps are filled again."""
         self.maps_3T[:, : self.filled] = self.idle_3T[:, : self.filled]
         self.filled = 0
 
@@ -220,7 +220,9 @@ def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
     lists = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == expected and _is_decoder(module)
+        if isinstance(module, nn.ModuleList)
+        and len(module) == expected
+        and all(_is_missing(layer) or any(True for _ in layer.parameters()) for layer in module)
     }
     lists = {  # a layer may hold as many experts as there are layers
         name: module
@@ -261,10 +263,6 @@ def wrap(layer: nn.Module, steered: SteeredLayer) -> None:
 def _is_missing(layer: nn.Module) -> bool:
     """Whether another pipeline stage has the layer."""
     return type(layer).__name__ == "PPMissingLayer"
-
-
-def _is_decoder(layers: nn.ModuleList) -> bool:
-    return all(_is_missing(layer) or any(True for _ in layer.parameters()) for layer in layers)
 
 
 def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:

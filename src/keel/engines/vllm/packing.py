@@ -102,7 +102,7 @@ class PackedInterventions:
         return digest.hexdigest() if len(self) else ""
 
     def salt(self, given: str | None) -> str | None:
-        """Cache salt of a request under this setting that came with a salt of its own.
+        """The prefix-cache salt of a request under this setting, from the salt it came with.
 
         Keys and values computed under an intervention serve no request with another; without
         interventions the salt stays as it came, unless it is made to look like one of ours:

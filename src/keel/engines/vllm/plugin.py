@@ -43,7 +43,7 @@ def check_version() -> None:
 
 
 def register() -> None:
-    """Wrap vLLM's seams in this process; once, however often it is called."""
+    """Wrap the methods of vLLM that Keel changes, in this process; a second call does nothing."""
     import vllm.v1.engine.core as core
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.input_processor import InputProcessor
@@ -162,7 +162,7 @@ def _start_keel(core: Any) -> None:
 
 
 def _salt_cache(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-    """Keys and values of one setting never serve another; no client can forget it here."""
+    """Salt the prefix cache, so that keys and values of one setting never serve another."""
     keel = getattr(self, "keel", None)
     if keel is not None:
         keel.admit(request)

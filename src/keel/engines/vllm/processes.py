@@ -79,7 +79,7 @@ def merged(ranks: Iterable[bytes]) -> dict[str, Tensor]:
 
 @contextmanager
 def reporting_death() -> Iterator[None]:
-    """Say in one line that vLLM's own process has ended. Raises EngineDiedError."""
+    """Turns vLLM's error for a dead engine process into one line. Raises EngineDiedError."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:

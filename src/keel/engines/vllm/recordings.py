@@ -22,7 +22,7 @@ _SCORED_AT_ONCE = 64
 
 
 class Recordings:
-    """What one worker recorded of the requests in a token book, until it is collected.
+    """Sums, projections and predictions of one worker's recorded requests, until collected.
 
     `layers` and `hidden` are the whole model's, `room` is for so many probes at a layer, `logits`
     makes logits of the last stream; None where another pipeline stage has the head.
@@ -154,7 +154,7 @@ class Recordings:
             self.projections.setdefault(key, []).append((span, projections))
 
     def _gather(self, name: str, rows: Sequence[int]) -> Sequence[Tensor]:
-        """Of each row the sums at every layer of the model, and zero for the next recording."""
+        """Each row's sums at every layer of the model, set to zero for the next recording."""
         if not rows:
             return []
         tables = [getattr(held, name) for held in self.held.values()]

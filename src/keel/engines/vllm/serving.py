@@ -19,7 +19,7 @@ _OURS = (RECORD, SPANS, SUMS, SCORE)
 
 
 def deployment_for(environment: ServeEnvironment) -> Deployment:
-    """The deployment that holds a run's settings: one of them for all, or any per request."""
+    """The deployment for a run's settings: one of them for all requests, or any per request."""
     held = settings_of(environment)
     default = default_of(environment)
     if environment.is_enforced:
@@ -36,9 +36,10 @@ def deployment_for(environment: ServeEnvironment) -> Deployment:
     )
 
 
+@lru_cache(maxsize=8)
 def settings_of(environment: ServeEnvironment) -> Mapping[str, Floors]:
     """All settings of the artefact that the environment names."""
-    return _settings_in(environment.floors)
+    return load_settings(environment.floors)
 
 
 def default_of(environment: ServeEnvironment) -> str:
@@ -96,7 +97,7 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
 
 
 def _refuse_reordered_tokens(config: Any) -> None:
-    """Refuse what computes tokens in another order, or other tokens, than a step's batch says."""
+    """Refuse features that compute tokens other than, or not in the order of, a step's batch."""
     parallel = config.parallel_config
     for name, is_on in (
         ("speculative decoding", config.speculative_config is not None),
@@ -110,12 +111,21 @@ def _refuse_reordered_tokens(config: Any) -> None:
             )
 
 
-def _check_model(held: Mapping[str, Floors], model: Any) -> None:
+def _check_model(settings: Mapping[str, Floors], model: Any) -> None:
+    """Refuse floors that do not fit the model, or were made on another. Raises ModelMismatchError.
+
+    Floors that name no model must at least fit this one.
+    """
     text = model.hf_text_config
     folder = Path(model.model)
     weights = weights_fingerprint(folder) if folder.is_dir() else ""
-    for floors in held.values():
-        _check_fit(floors, text)
+    for floors in settings.values():
+        width, deepest = len(next(iter(floors)).direction), max(floors.layers)
+        if width != text.hidden_size or deepest >= text.num_hidden_layers:
+            raise ModelMismatchError(
+                f"setting {floors.name!r} holds layer {deepest} of a model of width {width}; this "
+                f"one has layers 0 to {text.num_hidden_layers - 1} of width {text.hidden_size}"
+            )
         made = floors.identity
         if made is None:
             continue
@@ -129,18 +139,3 @@ def _check_model(held: Mapping[str, Floors], model: Any) -> None:
                 f"setting {floors.name!r} was made on other weights ({made.model_id}, "
                 f"{made.weights_hash[:12]}) than these ({weights[:12]}); calibrate on this model"
             )
-
-
-def _check_fit(floors: Floors, text: Any) -> None:
-    """Floors that name no model must at least fit this one."""
-    width, deepest = len(next(iter(floors)).direction), max(floors.layers)
-    if width != text.hidden_size or deepest >= text.num_hidden_layers:
-        raise ModelMismatchError(
-            f"setting {floors.name!r} holds layer {deepest} of a model of width {width}; this one "
-            f"has layers 0 to {text.num_hidden_layers - 1} of width {text.hidden_size}"
-        )
-
-
-@lru_cache(maxsize=8)
-def _settings_in(source: str) -> Mapping[str, Floors]:
-    return load_settings(source)

@@ -97,24 +97,15 @@ class StepMaps:
     is_crowded: bool = False
     """Whether some recording takes the sums of several tokens of this step: a turn that is read,
     not one that is being sampled."""
+    phase_T: Int[ndarray, " token"] = field(init=False)
+    """2·setting + (1 if the token was generated)."""
+    sums_row_T: Int[ndarray, " token"] = field(init=False)
+    """Recording that the token counts towards."""
+    tally_row_T: Int[ndarray, " token"] = field(init=False)
+    """Setting in whose firing the token is counted."""
 
-    @property
-    def phase_T(self) -> Int[ndarray, " token"]:
-        """2·setting + (1 if the token was generated)."""
-        row_T: ndarray = self.maps_3T[0]
-        return row_T
-
-    @property
-    def sums_row_T(self) -> Int[ndarray, " token"]:
-        """Recording that the token counts towards."""
-        row_T: ndarray = self.maps_3T[1]
-        return row_T
-
-    @property
-    def tally_row_T(self) -> Int[ndarray, " token"]:
-        """Setting in whose firing the token is counted."""
-        row_T: ndarray = self.maps_3T[2]
-        return row_T
+    def __post_init__(self) -> None:
+        self.phase_T, self.sums_row_T, self.tally_row_T = self.maps_3T
 
 
 class TokenBook:

@@ -29,7 +29,7 @@ RPC_METHODS = frozenset(
 
 
 class WorkerState:
-    """What Keel holds in one process that has (a part of) the model: layers, settings, records."""
+    """Layers, settings and recordings of one process that has (a part of) the model."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class WorkerState:
         )
 
     def register(self, name: str, packed: bytes) -> None:
-        """Hold a setting under a name from now on; an empty one is forgotten.
+        """Write a setting under a name into every layer; an empty one is forgotten.
 
         Raises UsageError without a free slot or for layers that this engine does not steer.
         """
