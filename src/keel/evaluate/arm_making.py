@@ -1,4 +1,4 @@
-"""Makes arms from what a run found.
+"""Makes arms from a run's axis, floors and role vectors.
 
 Knows no run folder: what arms are made of arrives as values, the costly ones on demand.
 """
@@ -27,7 +27,15 @@ from keel.evaluate.controls import (
 )
 from keel.geometry import cosine
 from keel.steering import Ablation, Addition
-from keel.types import AssistantAxis, Floors, PersonaVector, Rollout
+from keel.types import UNSTEERED, AssistantAxis, Floors, PersonaVector, Rollout
+
+_SPOKEN = (UNSTEERED, "prompt", "reprompt")
+"""Arms that do nothing to the model but talk to it."""
+_DIRECTIONS = {
+    "random": "a random direction",
+    "shuffled": "the axis with its coordinates shuffled",
+    "in-span": "a random mixture of roles, orthogonal to the axis",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,34 @@ class ArmSources:
     run: str = "RUN"
     """The run's folder, for commands in messages."""
 
+    def floors_of(self, setting: str) -> Floors:
+        """The floors of a setting, the chosen one if it is empty."""
+        if self.floors is None:
+            raise MissingArtifactError(
+                f"the run has no floors; make them: keel calibrate {self.run}"
+            )
+        if setting in ("", self.floors.name):
+            return self.floors
+        if self.floors_named is None:
+            raise UsageError(f"no setting {setting!r}; there is {self.floors.name}")
+        return self.floors_named(setting)
+
+    def directions(
+        self, spec: ArmSpec, layers: Sequence[int], seed: int
+    ) -> Float[Tensor, "layer hidden"]:
+        """A control's directions at some layers."""
+        chance = draw_source(seed, spec.kind, spec.draw)
+        if spec.kind == "random":
+            return random_directions(self.axis, layers, chance)
+        if spec.kind == "shuffled":
+            return shuffled_directions(self.axis, layers, chance)
+        return in_span_directions(self.axis, layers, chance, vectors=self.role_vectors())
+
+    @property
+    def extraction(self) -> str:
+        """The command that makes a run whose axis knows all that arms need."""
+        return f"keel extract {self.axis.identity.model_id} -o ANOTHER_RUN"
+
 
 def make_arms(
     specs: Sequence[ArmSpec],
@@ -55,18 +91,17 @@ def make_arms(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Arm, ...]:
-    """The arms asked for, in that order; the same seed draws the same controls.
+    """The arms of these specs, in that order; the same seed draws the same controls.
 
-    Only where a control of a cap is asked for does the engine run: it reads the calibration
-    answers once for all of them, and `on_progress` is told how many. A KeelError names the arm
-    that lacks something, and how to make it.
+    The engine runs only for controls of a cap: it reads the calibration answers once for all of
+    them, and `on_progress` is called with how many are read. A KeelError names the arm that lacks
+    something, and how to make it.
     """
-    plans = [_planned(spec, sources, seed) for spec in specs]
-    waiting = [plan for plan in plans if isinstance(plan, _Waiting)]
-    controls = [plan.control for plan in waiting]
-    found = match_floors(engine, controls, sources.answers(), on_progress) if controls else []
-    matches = iter(found)
-    return tuple(p if isinstance(p, Arm) else _bounded(p, next(matches)) for p in plans)
+    made = [_made(spec, sources, seed) for spec in specs]
+    controls = [each.control for each in made if isinstance(each, _UnmatchedControl)]
+    answers = sources.answers() if controls else ()
+    matches = iter(match_floors(engine, controls, answers, on_progress) if controls else ())
+    return tuple(each if isinstance(each, Arm) else each.arm(next(matches)) for each in made)
 
 
 def spoken_arms(specs: Sequence[ArmSpec]) -> tuple[Arm, ...]:
@@ -80,40 +115,62 @@ def spoken_arms(specs: Sequence[ArmSpec]) -> tuple[Arm, ...]:
             f"arms {', '.join(inside)} reach into a model, and this one can only be talked to; "
             f"take {', '.join(_SPOKEN)}, or a run on one of Keel's engines"
         )
-    return tuple(_SPOKEN[spec.kind](spec) for spec in specs)
+    return tuple(map(_spoken, specs))
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A control of a cap whose floors are not found yet."""
+class _UnmatchedControl:
+    """A control of a cap whose floors are not matched with it yet."""
 
     spec: ArmSpec
     control: Control
     cosine_F: Float[Tensor, " floor"]
     """Of its directions with the axis."""
 
+    def arm(self, match: MatchedFloors) -> Arm:
+        """The arm with its floors; warns about layers where no floor fires: none controls there."""
+        cap, name = self.control.cap, self.spec.name
+        note = (
+            f"floors on {_DIRECTIONS[self.spec.kind]} at {_listed(cap.layers)}, under which "
+            f"{match.nominal_firing:.1%} of calibration slots lie (under {cap.name}: "
+            f"{match.cap_firing:.1%}); mean lift {match.mean_lift:.3g} raw (cap "
+            f"{match.cap_lift:.3g}); cosine with the axis {_range(self.cosine_F)}"
+        )
+        warnings: tuple[str, ...] = ()
+        if match.silent_layers:
+            warnings = (
+                f"arm {name!r}: on the calibration answers neither {cap.name} nor its control "
+                f"ever fires at {_listed(match.silent_layers)}, so it shows nothing there",
+            )
+        return Arm(name, match.floors, note=note, warnings=warnings)
 
-def _planned(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm | _Waiting:
+
+def _made(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm | _UnmatchedControl:
     try:
         if spec.is_step:
             return _stepped(spec, sources, seed)
-        if spec.is_control:
-            return _waiting(spec, sources, seed)
         if spec.kind in _SPOKEN:
-            return _SPOKEN[spec.kind](spec)
-        return _capped(spec, sources) if spec.kind == "capped" else _replaced(spec, sources)
+            return _spoken(spec)
+        if spec.kind == "replaced":
+            return _replaced(spec, sources)
+        floors = sources.floors_of(spec.setting)
+        if not spec.is_control:
+            note = f"floors {floors.name} on the axis at {_listed(floors.layers)}"
+            return Arm(spec.name, tuple(floors), note=note)
+        layers = [floor.layer for floor in floors]
+        directions_FD = sources.directions(spec, layers, seed)
+        cosine_F = cosine(directions_FD, sources.axis.direction[layers])
+        return _UnmatchedControl(spec, Control(floors, directions_FD), cosine_F)
     except KeelError as error:
         raise type(error)(f"arm {spec.name!r}: {error}") from error
 
 
-def _unsteered(spec: ArmSpec) -> Arm:
-    return Arm(spec.name, note="nothing is done")
-
-
-def _capped(spec: ArmSpec, sources: ArmSources) -> Arm:
-    floors = _floors(spec, sources)
-    note = f"floors {floors.name} on the axis at {_places(floors.layers)}"
-    return Arm(spec.name, tuple(floors), note=note)
+def _spoken(spec: ArmSpec) -> Arm:
+    if spec.kind == UNSTEERED:
+        return Arm(spec.name, note="nothing is done")
+    instruction = Instruction(is_repeated=spec.kind == "reprompt")
+    repeated = " and before each user turn" if instruction.is_repeated else ""
+    return Arm(spec.name, (), instruction, f"{instruction.text!r} as system prompt{repeated}")
 
 
 def _replaced(spec: ArmSpec, sources: ArmSources) -> Arm:
@@ -123,120 +180,38 @@ def _replaced(spec: ArmSpec, sources: ArmSources) -> Arm:
     if not bool(torch.isfinite(heights).all()):
         raise MissingArtifactError(
             "this axis does not know where the default stands on it; extract one: "
-            f"{_extract(sources)}"
+            f"{sources.extraction}"
         )
     pairs = zip(layers, heights.tolist(), strict=True)
     ablations = tuple(Ablation(layer, axis.direction[layer], to) for layer, to in pairs)
-    note = f"projection set to the default's mean at {_places(layers)}"
+    note = f"projection set to the default's mean at {_listed(layers)}"
     return Arm(spec.name, ablations, note=note)
-
-
-def _prompted(spec: ArmSpec) -> Arm:
-    is_repeated = spec.kind == "reprompt"
-    where = "as system prompt and before each user turn" if is_repeated else "as system prompt"
-    instruction = Instruction(is_repeated=is_repeated)
-    return Arm(spec.name, (), instruction, f"{instruction.text!r} {where}")
-
-
-_SPOKEN: dict[str, Callable[[ArmSpec], Arm]] = {
-    "none": _unsteered,
-    "prompt": _prompted,
-    "reprompt": _prompted,
-}
 
 
 def _stepped(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm:
     """A step along the axis, or as long a step along a control's direction."""
     axis = sources.axis
     layer = axis.layer if spec.layer is None else spec.layer
-    _check_norm(layer, sources)
+    if layer >= len(axis.vector):
+        raise UsageError(f"there is no layer {layer}; the model's are 0 to {len(axis.vector) - 1}")
+    if not bool(torch.isfinite(axis.residual_norm[layer])):
+        raise MissingArtifactError(
+            f"this axis does not know the residual norm at layer {layer}, in which strengths are "
+            f"given; extract one: {sources.extraction}"
+        )
     assert spec.strength is not None
     step = Addition.along(axis, spec.strength, layer=layer)
     size = f"step of {spec.strength:+g} residual norms ({step.amount:+.3g} raw)"
     if not spec.is_control:
         return Arm(spec.name, (step,), note=f"{size} along the axis at layer {layer}")
-    direction = _directions(spec, sources, [layer], seed)[0]
+    direction = sources.directions(spec, [layer], seed)[0]
     likeness = _range(cosine(direction[None], axis.direction[layer][None]))
-    note = f"{size} along {_KINDS[spec.kind]} at layer {layer}; cosine with the axis {likeness}"
+    kind = _DIRECTIONS[spec.kind]
+    note = f"{size} along {kind} at layer {layer}; cosine with the axis {likeness}"
     return Arm(spec.name, (replace(step, direction=direction),), note=note)
 
 
-def _check_norm(layer: int, sources: ArmSources) -> None:
-    layers = len(sources.axis.vector)
-    if layer >= layers:
-        raise UsageError(f"layer {layer} is asked for, the model's are 0 to {layers - 1}")
-    if not bool(torch.isfinite(sources.axis.residual_norm[layer])):
-        raise MissingArtifactError(
-            f"this axis does not know the residual norm at layer {layer}, in which strengths are "
-            f"told; extract one: {_extract(sources)}"
-        )
-
-
-def _waiting(spec: ArmSpec, sources: ArmSources, seed: int) -> _Waiting:
-    floors = _floors(spec, sources)
-    layers = [floor.layer for floor in floors]
-    directions_FD = _directions(spec, sources, layers, seed)
-    likeness_F = cosine(directions_FD, sources.axis.direction[layers])
-    return _Waiting(spec, Control(floors, directions_FD), likeness_F)
-
-
-def _bounded(plan: _Waiting, match: MatchedFloors) -> Arm:
-    cap = plan.control.cap
-    note = (
-        f"floors on {_KINDS[plan.spec.kind]} at {_places(cap.layers)}, under which "
-        f"{match.nominal_firing:.1%} of calibration slots lie (under {cap.name}: "
-        f"{match.cap_firing:.1%}); mean lift {match.mean_lift:.3g} raw (cap {match.cap_lift:.3g}); "
-        f"cosine with the axis {_range(plan.cosine_F)}"
-    )
-    return Arm(plan.spec.name, match.floors, note=note, warnings=_silence(plan, match))
-
-
-def _silence(plan: _Waiting, match: MatchedFloors) -> tuple[str, ...]:
-    """Where the control is no control, since it does nothing."""
-    if not match.silent_layers:
-        return ()
-    where, cap = _places(match.silent_layers), plan.control.cap.name
-    return (
-        f"arm {plan.spec.name!r}: on the calibration answers neither {cap} nor its control ever "
-        f"fires at {where}, so it shows nothing there",
-    )
-
-
-_KINDS = {
-    "random": "a random direction",
-    "shuffled": "the axis with its coordinates shuffled",
-    "in-span": "a random mixture of roles, orthogonal to the axis",
-}
-
-
-def _directions(
-    spec: ArmSpec, sources: ArmSources, layers: Sequence[int], seed: int
-) -> Float[Tensor, "layer hidden"]:
-    chance = draw_source(seed, spec.kind, spec.draw)
-    if spec.kind == "random":
-        return random_directions(sources.axis, layers, chance)
-    if spec.kind == "shuffled":
-        return shuffled_directions(sources.axis, layers, chance)
-    return in_span_directions(sources.axis, layers, chance, vectors=sources.role_vectors())
-
-
-def _floors(spec: ArmSpec, sources: ArmSources) -> Floors:
-    if sources.floors is None:
-        raise MissingArtifactError(
-            f"the run has no floors; make them: keel calibrate {sources.run}"
-        )
-    if spec.setting in ("", sources.floors.name):
-        return sources.floors
-    if sources.floors_named is None:
-        raise UsageError(f"no setting {spec.setting!r}; there is {sources.floors.name}")
-    return sources.floors_named(spec.setting)
-
-
-def _extract(sources: ArmSources) -> str:
-    return f"keel extract {sources.axis.identity.model_id} -o ANOTHER_RUN"
-
-
-def _places(layers: Sequence[int]) -> str:
+def _listed(layers: Sequence[int]) -> str:
     """`layer 20`, `layers 21 to 25` or `layers 3, 8`."""
     if len(layers) == 1:
         return f"layer {layers[0]}"

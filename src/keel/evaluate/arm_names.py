@@ -1,4 +1,4 @@
-"""The words by which arms are asked for: `none,capped,steered:-0.5,random#2:-0.5@26,prompt`.
+"""Names of arms: `none,capped,steered:-0.5,random#2:-0.5@26,prompt`.
 
 Knows no model and no run: whether a setting or a layer exists shows when arms are made.
 """
@@ -24,7 +24,7 @@ _STEP = re.compile(r"(?P<strength>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:@
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """One arm as asked for."""
+    """One arm, by kind and argument."""
 
     kind: str
     strength: float | None = None
@@ -41,28 +41,6 @@ class ArmSpec:
             raise UsageError(f"unknown arm {self.kind!r}; there are {_KNOWN}")
         if self.draw < 1 or (self.draw > 1 and not self.is_control):
             raise UsageError(f"arm {self.name!r}: draws are of controls, and counted from 1")
-        self._check_argument()
-
-    @property
-    def name(self) -> str:
-        """The one way of writing it: `steered:-0.5@26`, `random#2`."""
-        head = self.kind if self.draw == 1 else f"{self.kind}#{self.draw}"
-        if self.strength is None:
-            return f"{head}:{self.setting}" if self.setting else head
-        place = "" if self.layer is None else f"@{self.layer}"
-        return f"{head}:{self.strength:+.10g}{place}"
-
-    @property
-    def is_control(self) -> bool:
-        """Whether its direction is not the axis."""
-        return self.kind in CONTROLS
-
-    @property
-    def is_step(self) -> bool:
-        """Whether it adds a fixed step, rather than a floor."""
-        return self.strength is not None
-
-    def _check_argument(self) -> None:
         if self.kind == "steered" and self.strength is None:
             raise UsageError("arm 'steered' has no strength; say how far, such as steered:-0.5")
         may_step = self.is_control or self.kind == "steered"
@@ -75,13 +53,32 @@ class ArmSpec:
                 f"the arm {UNSTEERED!r} takes none"
             )
 
+    @property
+    def name(self) -> str:
+        """The one way of writing it: `steered:-0.5@26`, `random#2`."""
+        head = self.kind if self.draw == 1 else f"{self.kind}#{self.draw}"
+        if self.strength is None:
+            return f"{head}:{self.setting}" if self.setting else head
+        layer = "" if self.layer is None else f"@{self.layer}"
+        return f"{head}:{self.strength:+.10g}{layer}"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether its direction is not the axis."""
+        return self.kind in CONTROLS
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it adds a fixed step, rather than a floor."""
+        return self.strength is not None
+
 
 def parse_arms(text: str) -> tuple[ArmSpec, ...]:
     """The arms named in a comma-separated list, the unsteered one first even if it is not named.
 
     Raises UsageError for an arm that is not known, and for one named twice.
     """
-    specs = [_parse(one.strip()) for one in text.split(",")]
+    specs = [_parse(name.strip()) for name in text.split(",")]
     names = [spec.name for spec in specs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -98,16 +95,14 @@ def _parse(text: str) -> ArmSpec:
         raise UsageError(f"arm {text!r}: {draw!r} is no draw; expected a number, as in random#2")
     if (colon and not argument) or "#" in argument:
         raise UsageError(f"arm {text!r} is written wrongly; there are {_KNOWN}")
-    return _with_argument(text, kind, int(draw) if draw else 1, argument)
-
-
-def _with_argument(text: str, kind: str, draw: int, argument: str) -> ArmSpec:
+    number_drawn = int(draw) if draw else 1
     step = _STEP.fullmatch(argument)
     if step is not None:
         # As its name says it, so that two arms of one name are one arm.
         strength = float(f"{float(step['strength']):.10g}")
-        layer = int(step["layer"]) if step["layer"] else None
-        return ArmSpec(kind, strength, layer, draw=draw)
+        return ArmSpec(
+            kind, strength, int(step["layer"]) if step["layer"] else None, draw=number_drawn
+        )
     if (kind == "steered" and argument) or "@" in argument:
         raise UsageError(f"arm {text!r}: expected {kind}:STRENGTH[@LAYER], as in {kind}:-0.5@26")
-    return ArmSpec(kind, setting=argument, draw=draw)
+    return ArmSpec(kind, setting=argument, draw=number_drawn)

@@ -140,8 +140,8 @@ def extend_plan(
     before = [opening[_key(item.conversation)] for item in openings(known)]
     first = tuple(tuple(before[n] for n in batch) for batch in plan.first)
     fresh = [n for n in range(len(opened)) if n not in before]
-    asked = [_with_id(opened[n].conversation, opened[n]) for n in fresh]
-    added = answerer.plan(asked, sampling) if asked else ()
+    conversations = [_with_id(opened[n].conversation, opened[n]) for n in fresh]
+    added = answerer.plan(conversations, sampling) if fresh else ()
     return AnsweringPlan(
         (*batches, *_plan_items(answerer, items, others, sampling)),
         (*first, *(tuple(fresh[n] for n in batch) for batch in added)),

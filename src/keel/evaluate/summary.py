@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from keel.errors import TooFewSamplesError
-from keel.evaluate.concluding import conclude, control_of
+from keel.evaluate.conclusions import conclude, control_of
 from keel.evaluate.evaluation import case_of
 from keel.statistics import (
     DRAWS,

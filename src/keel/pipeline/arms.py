@@ -22,9 +22,10 @@ def arms_of(
     seed: int = 0,
     on_progress: OnProgress = silent,
 ) -> tuple[Arm, ...]:
-    """The arms asked for, made of what the run found; the same seed draws the same controls.
+    """The arms of these specs, made of the run's axis, floors and vectors; the same seed draws the
+    same controls.
 
-    `axis` is the run's own where none is given; one that was lent to another model may be.
+    `axis` is the run's own where none is given; one that was transferred to another model may be.
     """
     axis = run.axis if axis is None else axis
     check_same_model(engine, axis)
@@ -47,8 +48,10 @@ def arms_of(
 
 def _calibration_answers(run: Run) -> list[Rollout]:
     """The answers that the run's floors were calibrated on."""
-    found = run.calibration
+    calibration = run.calibration
     default = (r for r in run.rollouts() if r.prompt.is_default)
     roles = (r for r in run.rollouts() if r.prompt.is_role)
-    kinds = (choose_rollouts(kind, found.answers, found.seed) for kind in (default, roles))
+    kinds = (
+        choose_rollouts(kind, calibration.answers, calibration.seed) for kind in (default, roles)
+    )
     return [rollout for kind in kinds for rollout in kind]

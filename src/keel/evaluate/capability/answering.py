@@ -7,7 +7,7 @@ texts that would have to be scored (multiple choice by log-likelihood) are out o
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from keel.engines import Engine, LocalModel, text_before
@@ -37,7 +37,7 @@ def task_answerer(task: CapabilityTask, engine: Engine) -> TaskAnswerer:
     return ChatTaskAnswerer(task, EngineAnswerer(engine))
 
 
-class TaskAnswerer(ABC):
+class TaskAnswerer(Answerer):
     """An Answerer of one task's items: each conversation's `id` names the item.
 
     The messages are lm-eval's: the task's requests under the arm, not the conversation's own.
@@ -55,39 +55,9 @@ class TaskAnswerer(ABC):
         self._latest: tuple[Instruction | None, dict[str, TaskRequest]] | None = None
 
     @property
-    @abstractmethod
-    def identity(self) -> ModelIdentity:
-        """The model that answers."""
-
-    @property
-    @abstractmethod
-    def can_be_timed(self) -> bool:
-        """Whether a short batch may be answered to measure how long it takes."""
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against relying on the answers, for display."""
         return ()
-
-    @abstractmethod
-    def fingerprint(self, arm: Arm) -> str:
-        """A text that changes whenever the arm's answers here may change."""
-
-    @abstractmethod
-    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
-        """Indices of items in batches; those of a batch are generated with the same arguments."""
-
-    @abstractmethod
-    def answer(
-        self,
-        conversations: Sequence[Conversation],
-        arm: Arm,
-        sampling: Sampling,
-        *,
-        seed: int,
-        on_answer: Callable[[], None] = lambda: None,
-    ) -> AnsweredBatch:
-        """Answer one batch, with at most as many tokens as the sampling says."""
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """None each: a task has its own measure."""
@@ -203,7 +173,7 @@ class LocalTaskAnswerer(TaskAnswerer):
             responses = iter(run([each for request in requests for each in request.repeated]))
         texts = [request.text_of(request.nested(responses)) for request in requests]
         # One text per request: lm-eval ran them in the order in which they were given.
-        if requests[0].is_one_text and len(lm.lengths) == len(requests):
+        if requests[0].is_single_text and len(lm.lengths) == len(requests):
             pairs = zip(texts, lm.lengths, strict=True)
             answers = [
                 Answer(text, n.tokens, "stop" if n.is_ended else "length") for text, n in pairs
@@ -289,9 +259,9 @@ class ChatTaskAnswerer(TaskAnswerer):
         for request in requests:
             text = request.text_of(request.nested(texts))
             last = [next(lasts) for _ in request.repeated][-1]
-            is_one = request.is_one_text
+            is_single = request.is_single_text
             answers.append(
-                Answer(text, last.tokens if is_one else 0, last.finish if is_one else "stop")
+                Answer(text, last.tokens if is_single else 0, last.finish if is_single else "stop")
             )
         return AnsweredBatch(tuple(answers), batch.firing)
 

@@ -108,7 +108,7 @@ class TaskRequest:
         return self.kind == _GENERATES
 
     @property
-    def is_one_text(self) -> bool:
+    def is_single_text(self) -> bool:
         """Whether the answer is one generated text."""
         return self.is_written and len(self.instances) == self.instances[0].repeats == 1
 
@@ -155,11 +155,11 @@ class TaskRequest:
 
     def text_of(self, responses: list[list[Any]]) -> str:
         """Responses as the text that is kept: the generated one, or all of them as JSON."""
-        return str(responses[0][0]) if self.is_one_text else json.dumps(responses)
+        return str(responses[0][0]) if self.is_single_text else json.dumps(responses)
 
     def fill(self, text: str) -> None:
         """Give lm-eval the responses that `text_of` wrote."""
-        responses = [[text]] if self.is_one_text else json.loads(text)
+        responses = [[text]] if self.is_single_text else json.loads(text)
         for instance, response in zip(self.instances, responses, strict=True):
             instance.resps = [tuple(r) if isinstance(r, list) else r for r in response]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keel.evaluate.concluding import conclude
+from keel.evaluate.conclusions import conclude
 from keel.types import ArmResult, EvalResult, Interval
 
 LESS = Interval(-0.3, -0.4, -0.2)
