@@ -2,7 +2,8 @@
 
 import pytest
 
-from keel.engines.transformers.batching import Budget, by_length, padded_width
+from keel.engines import Budget
+from keel.engines.transformers.batching import by_length, padded_width
 from keel.errors import UsageError
 
 

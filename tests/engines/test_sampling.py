@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from keel.engines.sampling import draw
+from keel.engines.decoding import draw
 from keel.errors import NotFiniteError
 from keel.types import Sampling
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keel.engines import Probe, Recording
-from keel.engines.transformers.divergence import kl_per_token
+from keel.engines.transformers.reading import kl_per_token
 from keel.errors import NotAppliedError
 from keel.steering import Addition
 from keel.testing import tiny_model

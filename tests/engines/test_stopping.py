@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from keel.engines import Probe, Recording, text_before
-from keel.engines.stopping import cut_at_stop, has_just_stopped
+from keel.engines.decoding import cut_at_stop, has_just_stopped
 from keel.errors import UsageError
 from keel.testing import FakeEngine, tiny_tokenizer
 from keel.types import Sampling

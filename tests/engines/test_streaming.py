@@ -1,6 +1,6 @@
 """Text comes piece by piece and is whole in the end."""
 
-from keel.engines.streaming import TextStream
+from keel.engines.decoding import TextStream
 from keel.testing import tiny_tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Where models come from: an alias, a hub id or a local folder.
+"""Locates models by alias, hub id or local folder.
 
 The embedded model's weights come as one GGUF file in a package of the registry; another model's
 come in pieces, since a registry takes no large package. They are written once as bf16 safetensors
@@ -35,7 +35,7 @@ class Embedded:
     name: str
     """What the model calls itself in prompts."""
     pieces: int = 0
-    """In how many pieces the file comes; 0: whole."""
+    """Number of pieces that the file comes in; 0: whole."""
 
 
 EMBEDDED = {
@@ -56,7 +56,7 @@ EMBEDDED = {
 
 
 def locate(model: str) -> str:
-    """What transformers can load: the folder of an embedded model, else the name as given."""
+    """What transformers can load: the folder of an embedded model, else the name itself."""
     embedded = EMBEDDED.get(model)
     if embedded is None:
         return model
@@ -73,9 +73,9 @@ def spoken_name(model: str) -> str:
 
 def cache_folder() -> Path:
     """Keel's cache: `KEEL_CACHE`, or `keel` in the user's cache folder."""
-    given = os.environ.get("KEEL_CACHE")
+    own = os.environ.get("KEEL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "keel"
+    return Path(own) if own else Path(base) / "keel"
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -126,12 +126,12 @@ def _converted(name: str, pieces: Sequence[Path]) -> Path:
 
 
 def _write(pieces: Sequence[Path], target: Path) -> None:
-    """Make the folder beside its place and move it there; nothing half-written stays."""
+    """Make the folder beside its target and move it there; nothing half-written stays."""
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
-        made = scratch / "model"
-        _convert(_whole(pieces, scratch), made)
-        made.rename(target)
+        converted = scratch / "model"
+        _convert(_whole(pieces, scratch), converted)
+        converted.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

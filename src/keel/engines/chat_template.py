@@ -1,8 +1,8 @@
 """Turns conversations into tokens, and says which tokens are a message's own text.
 
-Knows no model by name: what a template does of its own accord is found by rendering marks
-through it. Content tokens are those that lie wholly inside a message's text: no header, no
-end-of-turn token, no thinking block.
+Knows no model by name: what a template adds by itself is found by rendering marks through it.
+Content tokens are those that lie wholly inside a message's text: no header, no end-of-turn token,
+no thinking block.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class _Rendered:
 
     @property
     def unended(self) -> _Rendered:
-        """The same up to the end of the last message's text."""
+        """This text up to the end of the last message's text."""
         return _Rendered(self.text[: self.contents[-1][1]], self.contents)
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, followed to the letter."""
+    """A tokenizer's chat template: renders conversations to tokens and locates messages in them."""
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -78,7 +78,7 @@ class ChatTemplate:
 
     @cached_property
     def supports_system(self) -> bool:
-        """Whether a system message reaches the model; else it is put before the user's text.
+        """Whether the template renders system messages; else one is put before the user's text.
 
         Raises ChatTemplateError where the template fails on one instead of refusing it.
         """
@@ -94,7 +94,7 @@ class ChatTemplate:
 
     @cached_property
     def injected_system(self) -> str:
-        """The system prompt that the template puts in when none is given; empty if it does not."""
+        """The system prompt that the template inserts when none is given; empty if it does not."""
         if not self.supports_system:
             return ""
         before, after = self._apply(_marked(("system", "user")), False).split(_mark(0))
@@ -115,7 +115,7 @@ class ChatTemplate:
         return " ".join(w for w in words.split() if w.strip(":") not in _SPEAKERS)
 
     def facts(self) -> dict[str, str]:
-        """What the template does of its own accord, in words, for people to see."""
+        """What the template adds by itself (system prompt, date), in words for display."""
         facts = {
             "kind": "plain text (the model has no chat template)" if self.is_plain else "chat",
             "system prompts": "supported" if self.supports_system else "put before the user's text",
@@ -131,32 +131,32 @@ class ChatTemplate:
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Tokens up to where the assistant's answer begins.
 
-        Where the assistant speaks last it is gone on with: the tokens end with its own text, as the
-        template keeps it (one that trims messages trims this one, too), and no turn is ended.
+        An assistant's last message is continued: the tokens end with its text, as the template
+        renders it (one that trims messages trims this one, too), and its turn is not ended.
         """
         return list(self._head(conversation.messages).token_ids)
 
     def transcript(self, conversation: Conversation) -> Transcript:
         """Tokens of a whole conversation; an answer with known tokens keeps those very tokens.
 
-        Such an answer follows what `prompt_ids` gives for the messages before it. So it may go on
-        with words of the assistant's, which are then a turn of their own.
+        Such an answer follows the `prompt_ids` of the messages before it. It may so continue an
+        assistant's message, which is then a turn of its own.
         """
         last = conversation.messages[-1]
         if last.speaker == "assistant" and last.token_ids is not None:
             return self._head(conversation.messages)
         return self._spans(self._render(conversation.messages, answer=False), conversation.messages)
 
-    def end_tokens(self, given: Iterable[int] = ()) -> frozenset[int]:
-        """Tokens that end an answer: those given, the tokenizer's, and the template's own."""
-        ends = {*given, self.tokenizer.eos_token_id} - {None}
+    def end_tokens(self, configured: Iterable[int] = ()) -> frozenset[int]:
+        """Tokens that end an answer: those configured, the tokenizer's, and the template's own."""
+        ends = {*configured, self.tokenizer.eos_token_id} - {None}
         text = self._apply(_marked(("user", "assistant")), False)
         tail = text.split(_mark(1))[-1]
         first = self.tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
         return frozenset(ends | (set(first) & set(self.tokenizer.all_special_ids)))
 
     def _head(self, messages: Sequence[Message]) -> Transcript:
-        """What stands before an answer that is to be sampled, its own beginning included."""
+        """Tokens before an answer that is to be sampled, a given beginning of it included."""
         if not messages or messages[-1].speaker != "assistant":
             return self._spans(self._render(messages, answer=True), messages)
         last = messages[-1]
@@ -173,7 +173,7 @@ class ChatTemplate:
         encoded = self._tokenize(rendered.text)
         spans = [
             span
-            for span, message in zip(rendered.contents, self._placed(messages), strict=True)
+            for span, message in zip(rendered.contents, self._adapted(messages), strict=True)
             if message.speaker == "assistant"
         ]
         offsets = encoded["offset_mapping"]
@@ -184,8 +184,8 @@ class ChatTemplate:
         # The template has put the beginning-of-text token; the tokenizer must not put another.
         return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
-    def _placed(self, messages: Sequence[Message]) -> list[Message]:
-        """Messages as the template can take them."""
+    def _adapted(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages in the form that the template accepts."""
         plain = [
             Message(
                 m.speaker, _THINKING.sub("", m.content) if m.speaker == "assistant" else m.content
@@ -201,17 +201,17 @@ class ChatTemplate:
         return [Message("user", f"{plain[0].content}\n\n{plain[1].content}"), *plain[2:]]
 
     def _render(self, messages: Sequence[Message], *, answer: bool) -> _Rendered:
-        """The text of a conversation and where each message's text stands in it."""
-        placed = self._placed(messages)
+        """The text of a conversation, with each message's span in it."""
+        adapted = self._adapted(messages)
         try:
-            true = self._apply([(m.speaker, m.content) for m in placed], answer)
-            marked = self._apply(_marked([m.speaker for m in placed]), answer)
+            true = self._apply([(m.speaker, m.content) for m in adapted], answer)
+            marked = self._apply(_marked([m.speaker for m in adapted]), answer)
         except Exception as error:
             raise ChatTemplateError(
                 f"the chat template refuses this conversation: {error}"
             ) from error
         for trimmed in _subsets(_SPEAKERS):
-            contents = [m.content.strip() if m.speaker in trimmed else m.content for m in placed]
+            contents = [m.content.strip() if m.speaker in trimmed else m.content for m in adapted]
             rendered = _fill(marked, contents)
             if rendered is not None and rendered.text == true:
                 return rendered
@@ -236,27 +236,27 @@ class ChatTemplate:
 
 
 def _source_of(tokenizer: Any) -> str:
-    """The template in use: of several with names, the default one."""
+    """The template in use: of several named ones, the default."""
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise ChatTemplateError(f"it is unclear which chat template to follow: {error}") from error
 
 
-def _mark(place: int) -> str:
-    return f"KEELMARK{place}KRAMLEEK"
+def _mark(index: int) -> str:
+    return f"KEELMARK{index}KRAMLEEK"
 
 
 def _marked(speakers: Sequence[str]) -> list[tuple[str, str]]:
-    return [(speaker, _mark(place)) for place, speaker in enumerate(speakers)]
+    return [(speaker, _mark(index)) for index, speaker in enumerate(speakers)]
 
 
 def _fill(marked: str, contents: Sequence[str]) -> _Rendered | None:
     """The marks replaced by texts; None where a mark got lost, doubled or moved."""
     pieces, spans, rest = "", [], marked
-    for place, content in enumerate(contents):
-        before, mark, rest = rest.partition(_mark(place))
-        if not mark or _mark(place) in rest:
+    for index, content in enumerate(contents):
+        before, mark, rest = rest.partition(_mark(index))
+        if not mark or _mark(index) in rest:
             return None
         pieces += before
         spans.append((len(pieces), len(pieces) + len(content)))
@@ -266,12 +266,12 @@ def _fill(marked: str, contents: Sequence[str]) -> _Rendered | None:
 
 def _turn(number: int, span: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> Turn:
     inside = [
-        place for place, (start, stop) in enumerate(offsets) if span[0] <= start < stop <= span[1]
+        index for index, (start, stop) in enumerate(offsets) if span[0] <= start < stop <= span[1]
     ]
     return Turn(number, inside[0], inside[-1] + 1) if inside else Turn(number, 0, 0)
 
 
 def _subsets(speakers: Sequence[Speaker]) -> Iterable[tuple[Speaker, ...]]:
-    """None, all, then every other choice: templates that trim mostly trim everyone."""
+    """None, all, then every other subset: templates that trim mostly trim every speaker."""
     sizes = (0, len(speakers), *range(1, len(speakers)))
     return itertools.chain.from_iterable(itertools.combinations(speakers, n) for n in sizes)

@@ -116,7 +116,7 @@ class FakeEngine:
         completions = self._completions(
             prompts, sampling, seed, recording, interventions, on_text, on_step
         )
-        return self._calls.begin(completions, (one.layer for one in interventions))
+        return self._calls.begin(completions, (each.layer for each in interventions))
 
     def read(
         self,
@@ -127,7 +127,7 @@ class FakeEngine:
     ) -> Results[Reading]:
         """Every turn that has words. Each token's log-likelihood is −1."""
         readings = self._readings(conversations, recording, interventions)
-        return self._calls.begin(readings, (one.layer for one in interventions))
+        return self._calls.begin(readings, (each.layer for each in interventions))
 
     def _completions(
         self,
@@ -197,7 +197,7 @@ class FakeEngine:
             for number, interventions in enumerate(settings):
                 steered = self._steered(words, interventions)
                 check_reached(
-                    steered.firing(words.is_generated_T), [one.layer for one in interventions]
+                    steered.firing(words.is_generated_T), [each.layer for each in interventions]
                 )
                 moved_TD = steered.stream_LTD[-1]
                 shift_ND = (moved_TD - plain_TD)[words.is_generated_T]

@@ -42,12 +42,14 @@ def padded_width(length: int) -> int:
 
 
 def by_length(lengths: Sequence[int], *, new_tokens: int, budget: Budget) -> list[tuple[int, ...]]:
-    """Places grouped into batches of like length, longest first, so that what cannot fit fails
-    at once; batches of about equal size. The same arguments give the same batches.
+    """Indices grouped into batches of like length and about equal size.
+
+    The longest come first, so that what cannot fit fails at once. The same arguments give the same
+    batches.
 
     Raises UsageError when one prompt alone does not fit.
     """
-    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[tuple[int, ...]] = []
     while order:
         width = padded_width(lengths[order[0]]) + new_tokens

@@ -12,14 +12,12 @@ import torch
 from torch import nn
 
 from keel.engines.chat_template import ChatTemplate
+from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
 from keel.engines.results import Calls, Completion, Divergence, Reading, Results
-from keel.engines.stopping import check_recordable, cut_at_stop, has_just_stopped
-from keel.engines.streaming import TextStream
 from keel.engines.transformers.batching import budget_for, by_length, padded_width
-from keel.engines.transformers.divergence import divergences
-from keel.engines.transformers.generation import Finished, Job, run_batch
-from keel.engines.transformers.reading import Sheet, read_sheet
+from keel.engines.transformers.generation import Finished, GenerationJob, run_batch
+from keel.engines.transformers.reading import PaddedBatch, divergences, read_batch
 from keel.engines.transformers.recorder import ResponseRecorder
 from keel.errors import ModelMismatchError, UsageError
 from keel.steering import Firing, Intervention, find_decoder, steered
@@ -49,7 +47,7 @@ class TransformersEngine:
         if self.decoder.hidden_size is None:
             raise UsageError("the model's config names no hidden size; give a config that does")
         self.budget: Budget = budget_for(model, self.device)
-        self.identity = self._complete(identity)
+        self.identity = self._checked_identity(identity)
         self._calls = Calls()
 
     @property
@@ -98,7 +96,7 @@ class TransformersEngine:
         completions = self._completions(
             prompts, sampling, seed, recording, interventions, on_text, on_step
         )
-        return self._calls.begin(completions, (one.layer for one in interventions))
+        return self._calls.begin(completions, (each.layer for each in interventions))
 
     def read(
         self,
@@ -110,9 +108,9 @@ class TransformersEngine:
         """Read given conversations in one forward pass each, in order of length."""
         # What lies above the last block that runs can change nothing that is read.
         top = self._last_needed(recording)
-        reaching = [one for one in interventions if one.layer <= top]
+        reaching = [each for each in interventions if each.layer <= top]
         readings = self._readings(conversations, recording, reaching)
-        return self._calls.begin(readings, (one.layer for one in reaching))
+        return self._calls.begin(readings, (each.layer for each in reaching))
 
     def divergence(
         self,
@@ -121,9 +119,9 @@ class TransformersEngine:
     ) -> Iterator[Divergence]:
         """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
         self._calls.close()
-        for sheet, indices in self._sheets(conversations):
-            for found in divergences(self.model, self._steering, sheet, settings):
-                yield replace(found, index=indices[found.index])
+        for batch, indices in self._padded_batches(conversations):
+            for divergence in divergences(self.model, self._steering, batch, settings):
+                yield replace(divergence, index=indices[divergence.index])
 
     def close(self) -> None:
         """Break off the call that is open: the model is unsteered afterwards."""
@@ -148,7 +146,7 @@ class TransformersEngine:
             on_token = TextStream(self.tokenizer, on_text) if on_text is not None else None
             stops = sampling.stop
             is_stopped = partial(has_just_stopped, self.tokenizer, stop=stops) if stops else None
-            job = Job(
+            job = GenerationJob(
                 sampling=sampling,
                 end_tokens=self._end_tokens(),
                 seed=seed,
@@ -169,9 +167,9 @@ class TransformersEngine:
         interventions: Sequence[Intervention],
     ) -> Generator[Reading, None, Firing | None]:
         firing: Firing | None = None
-        for sheet, indices in self._sheets(conversations):
+        for batch, indices in self._padded_batches(conversations):
             with self._steering(interventions) as steering:
-                readings = read_sheet(self.model, self.decoder, sheet, recording, steering)
+                readings = read_batch(self.model, self.decoder, batch, recording, steering)
                 if steering is not None:
                     now = steering.firing()
                     firing = now if firing is None else firing + now
@@ -184,9 +182,9 @@ class TransformersEngine:
             return nullcontext()
         return steered(self.model, interventions, blocks=self.blocks)
 
-    def _sheets(
+    def _padded_batches(
         self, conversations: Sequence[Conversation]
-    ) -> Iterator[tuple[Sheet, tuple[int, ...]]]:
+    ) -> Iterator[tuple[PaddedBatch, tuple[int, ...]]]:
         transcripts = [self.template.transcript(c) for c in conversations]
         lengths = [len(t.token_ids) for t in transcripts]
         # One conversation is read whole, however long.
@@ -194,7 +192,7 @@ class TransformersEngine:
         budget = replace(self.budget, tokens=tokens, rows=tokens)
         for indices in by_length(lengths, new_tokens=0, budget=budget):
             rows = [transcripts[index] for index in indices]
-            yield Sheet.of(rows, self._pad(), self.device), indices
+            yield PaddedBatch.of(rows, self._pad(), self.device), indices
 
     def _left_padded(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [self.template.prompt_ids(p.conversation) for p in prompts]
@@ -209,7 +207,7 @@ class TransformersEngine:
     def _completion(
         self, finished: Finished, recorder: ResponseRecorder, stop: Sequence[str]
     ) -> Completion:
-        record = recorder.record_of(finished.place)
+        record = recorder.record_of(finished.index)
         answer = cut_at_stop(self.tokenizer, finished.token_ids, stop)
         projections_TK = record.projections_TK
         return Completion(
@@ -227,9 +225,9 @@ class TransformersEngine:
         return max(probe.layer for probe in recording.probes)
 
     def _end_tokens(self) -> frozenset[int]:
-        given = getattr(self.model.generation_config, "eos_token_id", None)
-        listed = given if isinstance(given, list | tuple) else [given]
-        return self.template.end_tokens(token for token in listed if token is not None)
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ends = configured if isinstance(configured, list | tuple) else [configured]
+        return self.template.end_tokens(token for token in ends if token is not None)
 
     def _pad(self) -> int:
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
@@ -237,8 +235,8 @@ class TransformersEngine:
                 return int(token)
         return 0
 
-    def _complete(self, identity: ModelIdentity | None) -> ModelIdentity:
-        """The identity with what only the loaded model can tell; refuses one that contradicts."""
+    def _checked_identity(self, identity: ModelIdentity | None) -> ModelIdentity:
+        """The identity with the loaded model's template hash and dtype; refuses a contradiction."""
         own = ModelIdentity(
             model_id=getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__,
             layers=self.layers,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from keel.engines.sampling import draw
+from keel.engines.decoding import draw
 from keel.engines.transformers.recorder import ResponseRecorder
 from keel.errors import UsageError
 from keel.steering import PassTokens, Steering
@@ -27,17 +27,19 @@ _COMPACT_AT = 0.75
 
 @dataclass(frozen=True)
 class Finished:
-    """A row that has ended: where it stands now, which row of the batch it is, its tokens."""
+    """A row that has ended, with its tokens."""
 
-    place: int
+    index: int
+    """Among the rows that are still in the batch."""
     row: int
+    """In the batch as it began."""
     token_ids: tuple[int, ...]
     finish: Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the loop needs to know of one batch."""
+class GenerationJob:
+    """Settings and callbacks of one batch."""
 
     sampling: Sampling
     end_tokens: frozenset[int]
@@ -45,7 +47,7 @@ class Job:
     """Of the batch; or one per row, whose draws are then its own."""
     recorder: ResponseRecorder
     steering: Steering | None = None
-    """Told which rows still run, so that firings on finished rows are not counted."""
+    """Is given the rows that still run, so that firings on finished rows are not counted."""
     on_token: Callable[[int, int], None] | None = None
     """Called with (row, token) as content is sampled."""
     on_step: Callable[[], None] | None = None
@@ -54,8 +56,10 @@ class Job:
     """Whether content tokens end with a stop string; None where there are none."""
 
 
-def run_batch(model: Any, ids_BT: Tensor, mask_BT: Tensor, job: Job) -> Iterator[Finished]:
-    """Rows of a left-padded batch as they finish; each is yielded while its record still stands."""
+def run_batch(
+    model: Any, ids_BT: Tensor, mask_BT: Tensor, job: GenerationJob
+) -> Iterator[Finished]:
+    """Rows of a left-padded batch as they finish; each is yielded before its record is dropped."""
 
     def loop(model: Any, input_ids: Tensor, **prepared: Any) -> Iterator[Finished]:
         for name in ("logits_processor", "stopping_criteria", "generation_config", "streamer"):
@@ -76,7 +80,9 @@ def run_batch(model: Any, ids_BT: Tensor, mask_BT: Tensor, job: Job) -> Iterator
 class _Loop:
     """The state of one batch while it generates."""
 
-    def __init__(self, model: Any, ids_BT: Tensor, prepared: dict[str, Any], job: Job) -> None:
+    def __init__(
+        self, model: Any, ids_BT: Tensor, prepared: dict[str, Any], job: GenerationJob
+    ) -> None:
         self.model, self.ids_BT, self.prepared, self.job = model, ids_BT, prepared, job
         rows = ids_BT.shape[0]
         self.rows = list(range(rows))
@@ -156,24 +162,26 @@ class _Loop:
         return logits_BV
 
     def _leave(self) -> Iterator[Finished]:
-        """Rows that have just ended or are full, while their records stand at their places."""
-        for place, row in enumerate(self.rows):
+        """Rows that have just ended or are full, while their records are at their indices."""
+        for index, row in enumerate(self.rows):
             has_stopped = self.ended[row] or self.stopped[row]
             if (has_stopped or self._is_full(row)) and row not in self.handed_out:
                 tokens = tuple(self.sampled[row])
-                yield Finished(place, row, tokens, "stop" if has_stopped else "length")
+                yield Finished(index, row, tokens, "stop" if has_stopped else "length")
                 self.handed_out.add(row)
                 self.ended[row] = True
 
     def _compact(self, logits_BV: Tensor) -> Tensor:
-        places = [place for place, row in enumerate(self.rows) if not self.ended[row]]
+        indices = [index for index, row in enumerate(self.rows) if not self.ended[row]]
         cache: Any = self.prepared.get("past_key_values")
-        if not places:
+        if not indices:
             self.rows = []
-        elif len(places) <= _COMPACT_AT * len(self.rows) and hasattr(cache, "batch_select_indices"):
-            keep = torch.tensor(places, device=self.ids_BT.device)
+        elif len(indices) <= _COMPACT_AT * len(self.rows) and hasattr(
+            cache, "batch_select_indices"
+        ):
+            keep = torch.tensor(indices, device=self.ids_BT.device)
             rows = len(self.rows)
-            self.rows = [self.rows[place] for place in places]
+            self.rows = [self.rows[index] for index in indices]
             self.prepared = {k: _select(v, keep, rows) for k, v in self.prepared.items()}
             cache.batch_select_indices(keep)
             self.ids_BT = self.ids_BT[keep]
@@ -183,14 +191,14 @@ class _Loop:
 
 
 def _draws(seed: int | Sequence[int], rows: int) -> Callable[[], Tensor]:
-    """Gives every row its number of a step, in [0, 1)."""
+    """A function that draws a number in [0, 1) for every row, once per step."""
     if isinstance(seed, int):
         shared = torch.Generator("cpu").manual_seed(seed)
         return lambda: torch.rand(rows, generator=shared)
     if len(seed) != rows:
         raise UsageError(f"{len(seed)} seeds for {rows} prompts; give one for all, or one each")
-    own = [torch.Generator("cpu").manual_seed(one) for one in seed]
-    return lambda: torch.cat([torch.rand(1, generator=one) for one in own])
+    own = [torch.Generator("cpu").manual_seed(row_seed) for row_seed in seed]
+    return lambda: torch.cat([torch.rand(1, generator=generator) for generator in own])
 
 
 def _select(value: Any, keep: Tensor, rows: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from keel.engines.catalogue import EMBEDDED, locate, weights_fingerprint
 from keel.engines.transformers.engine import TransformersEngine
 from keel.errors import ModelLoadError, UsageError
 from keel.settings import LoadSettings
-from keel.types import ModelIdentity
 
 
 def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> TransformersEngine:
-    """An engine for an alias (`smollm2`), a hub id or a local folder.
+    """Load an alias (`smollm2`), a hub id or a local folder into an engine.
 
     Raises ModelLoadError, in one line, when the model cannot be found, read or understood.
     """
@@ -30,12 +30,17 @@ def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> Transfor
         loaded = _load_model(where, dtype, {**arguments, **placing})
         tokenizer = _auto("AutoTokenizer").from_pretrained(where, **arguments)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelLoadError(_complaint(model, error)) from error
+        raise ModelLoadError(_error_text(model, error)) from error
     if not placing:
         loaded.to(device)
-    return TransformersEngine(
-        loaded, tokenizer, identity=_identity(model, where, loaded), blocks=settings.blocks
+    engine = TransformersEngine(loaded, tokenizer, blocks=settings.blocks)
+    engine.identity = replace(
+        engine.identity,
+        model_id=model,
+        revision=getattr(loaded.config, "_commit_hash", None) or "",
+        weights_hash=weights_fingerprint(_folder_of(where, loaded)),
     )
+    return engine
 
 
 def _load_model(where: str, dtype: torch.dtype, arguments: dict[str, Any]) -> Any:
@@ -56,22 +61,6 @@ def _auto(name: str) -> Any:
     return getattr(transformers, name)
 
 
-def _identity(name: str, where: str, loaded: Any) -> ModelIdentity | None:
-    from keel.steering import find_decoder
-
-    try:
-        decoder = find_decoder(loaded)
-    except TypeError:
-        return None  # an unknown layout: the engine takes the path given, or complains
-    return ModelIdentity(
-        model_id=name,
-        layers=len(decoder.blocks),
-        hidden_size=int(decoder.hidden_size or 0),
-        revision=getattr(loaded.config, "_commit_hash", None) or "",
-        weights_hash=weights_fingerprint(_folder_of(where, loaded)),
-    )
-
-
 def _folder_of(where: str, loaded: Any) -> Path:
     """The folder with the weight files: the one given, or the hub's snapshot in the cache."""
     if Path(where).is_dir():
@@ -79,27 +68,27 @@ def _folder_of(where: str, loaded: Any) -> Path:
     from transformers.utils import cached_file
 
     revision = getattr(loaded.config, "_commit_hash", None)
-    found = cached_file(where, "config.json", revision=revision, local_files_only=True)
-    return Path(found).parent if found else Path(where)
+    config = cached_file(where, "config.json", revision=revision, local_files_only=True)
+    return Path(config).parent if config else Path(where)
 
 
-def _device(asked: str) -> torch.device:
-    if asked in ("auto", "map"):
+def _device(name: str) -> torch.device:
+    if name in ("auto", "map"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {asked!r} cannot be used here; try auto or cpu") from error
+        raise UsageError(f"device {name!r} cannot be used here; try auto or cpu") from error
     return device
 
 
-def _dtype(asked: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device) -> torch.dtype:
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-    if asked in known:
-        return known[asked]
-    if asked != "auto":
-        raise UsageError(f"dtype is {asked!r}, expected auto, {', '.join(known)}")
+    if name in known:
+        return known[name]
+    if name != "auto":
+        raise UsageError(f"dtype is {name!r}, expected auto, {', '.join(known)}")
     if device.type == "cuda":
         return torch.bfloat16
     return torch.bfloat16 if _cpu_is_fast_at_bfloat16() else torch.float32
@@ -111,7 +100,7 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in probes)
 
 
-def _complaint(model: str, error: Exception) -> str:
+def _error_text(model: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"loading {model!r} needs a package that is not installed: {error}"
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""Reads given conversations: no sampling, no cache, no head, no block above the last one needed.
+"""Reads given conversations: no sampling, no cache, and no block above the last one needed.
 
 Batches are padded on the right: under causal attention padding then reaches no real token, so no
 mask is needed and attention takes its fastest way.
@@ -6,7 +6,7 @@ mask is needed and attention takes its fastest way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from keel.engines.chat_template import Transcript
 from keel.engines.protocol import Recording
-from keel.engines.results import Reading, TurnRecord
+from keel.engines.results import Divergence, Reading, TurnRecord
 from keel.steering import Decoder, PassTokens, Steering, stream_of
 from keel.types import Activations
 
 _ROWS, _ROWS_CPU = 512, 32
-"""Tokens whose logits are looked at together."""
+"""Tokens whose logits are converted to float32 together."""
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PaddedBatch:
     """A right-padded batch of transcripts."""
 
     transcripts: tuple[Transcript, ...]
@@ -35,7 +35,7 @@ class Sheet:
     """Content tokens of assistant turns."""
 
     @classmethod
-    def of(cls, transcripts: Sequence[Transcript], pad: int, device: torch.device) -> Sheet:
+    def of(cls, transcripts: Sequence[Transcript], pad: int, device: torch.device) -> PaddedBatch:
         """The transcripts as one batch."""
         width = max(len(t.token_ids) for t in transcripts)
         ids_BT = torch.full((len(transcripts), width), pad)
@@ -49,7 +49,7 @@ class Sheet:
 
     @property
     def step(self) -> PassTokens:
-        """The pass that runs this batch, told to steering: content tokens are what it counts."""
+        """The tokens of this batch's pass, for steering, which counts content tokens."""
         return PassTokens(self.ids_BT.numel(), self.content_BT, self.content_BT)
 
     @property
@@ -62,62 +62,108 @@ class Sheet:
         ]
 
 
-def read_sheet(
-    model: Any, decoder: Decoder, sheet: Sheet, recording: Recording, steering: Steering | None
+def read_batch(
+    model: Any,
+    decoder: Decoder,
+    batch: PaddedBatch,
+    recording: Recording,
+    steering: Steering | None,
 ) -> list[Reading]:
-    """Everything asked for of one batch; `index` counts rows of the sheet."""
-    reader = _Reader(decoder, sheet, recording)
+    """Record what `recording` names, of one batch; a reading's `index` is its row."""
+    reader = _Reader(decoder, batch, recording)
     if steering is not None:
-        steering.marked = sheet.step
+        steering.marked = batch.step
     likelihoods: list[Tensor] = []
     with ExitStack() as stack, torch.inference_mode():
         reader.attach(stack)
         if recording.log_likelihood:
-            likelihoods = _log_likelihoods(model, sheet)
+            likelihoods = _log_likelihoods(model, batch)
         else:
-            _run_blocks(decoder, sheet)
+            _run_blocks(decoder, batch)
     if steering is not None:
         steering.end()
     return reader.readings(likelihoods)
 
 
-def content_logits(model: Any, sheet: Sheet) -> Float[Tensor, "token vocabulary"]:
+def content_logits(model: Any, batch: PaddedBatch) -> Float[Tensor, "token vocabulary"]:
     """Logits that predict each content token, all rows' one after another.
 
     The head sees only the positions that matter: its input is picked out by a hook, so that
     whatever a model does after its head (soft caps, scales) still happens.
     """
-    predicting_BT = torch.zeros_like(sheet.content_BT)
-    predicting_BT[:, :-1] = sheet.content_BT[:, 1:]
+    predicting_BT = torch.zeros_like(batch.content_BT)
+    predicting_BT[:, :-1] = batch.content_BT[:, 1:]
 
     def pick(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0][predicting_BT.to(args[0].device)][None], *args[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        logits: Tensor = model(input_ids=sheet.ids_BT, use_cache=False).logits[0]
+        logits: Tensor = model(input_ids=batch.ids_BT, use_cache=False).logits[0]
     finally:
         handle.remove()
     return logits
 
 
-class _Enough(BaseException):
-    """Leaves a forward pass after the last block needed; never seen outside this module."""
+def divergences(
+    model: Any,
+    steering: Callable[[Sequence[Intervention]], Any],
+    batch: PaddedBatch,
+    settings: Sequence[Sequence[Intervention]],
+) -> Iterator[Divergence]:
+    """For each row of the batch and each setting, the mean KL(unsteered ‖ steered) per token."""
+    if not bool(batch.content_BT.any()):
+        return
+    with torch.inference_mode():
+        plain_NV = content_logits(model, batch)
+    for number, interventions in enumerate(settings):
+        with steering(interventions) as handle, torch.inference_mode():
+            if handle is not None:
+                handle.marked = batch.step
+            steered_NV = content_logits(model, batch)
+            if handle is not None:
+                check_reached(handle.firing(), [each.layer for each in interventions])
+        kl_N = kl_per_token(plain_NV, steered_NV)
+        yield from _per_row(kl_N, batch, number)
+
+
+def kl_per_token(
+    plain_NV: Float[Tensor, "token vocabulary"], steered_NV: Float[Tensor, "token vocabulary"]
+) -> Float[Tensor, " token"]:
+    """KL(plain ‖ steered) of the two distributions at each token, in nats, in float32."""
+    parts = []
+    for plain, steered in zip(in_rows(plain_NV), in_rows(steered_NV), strict=True):
+        log_p = torch.log_softmax(plain, -1, dtype=torch.float32)
+        log_q = torch.log_softmax(steered, -1, dtype=torch.float32)
+        difference = log_q.neg_().add_(log_p)
+        parts.append(difference.mul_(log_p.exp_()).sum(-1).clamp_min(0).cpu())
+    return torch.cat(parts)
+
+
+def _per_row(kl_N: Tensor, batch: PaddedBatch, setting: int) -> Iterator[Divergence]:
+    counts = batch.content_BT.sum(1).tolist()
+    for row, part in enumerate(torch.split(kl_N, counts)):
+        if len(part):
+            yield Divergence(row, setting, float(part.mean()), len(part))
+
+
+class _PassDone(BaseException):
+    """Leaves a forward pass after the last block needed; never leaves this module."""
 
 
 class _Reader:
-    """Hooks that take from each block what was asked for, turn by turn."""
+    """Hooks that record means and projections of each block's output, turn by turn."""
 
-    def __init__(self, decoder: Decoder, sheet: Sheet, recording: Recording) -> None:
-        self.decoder, self.sheet, self.recording = decoder, sheet, recording
-        self.spans = sheet.spans
-        self.places = ([row for row, *_ in self.spans], [turn for _, turn, *_ in self.spans])
+    def __init__(self, decoder: Decoder, batch: PaddedBatch, recording: Recording) -> None:
+        self.decoder, self.batch, self.recording = decoder, batch, recording
+        self.spans = batch.spans
+        self.row_and_turn = ([row for row, *_ in self.spans], [turn for _, turn, *_ in self.spans])
         self.weights = self._turn_weights() if recording.means else None
         layers, hidden = len(decoder.blocks), decoder.hidden_size or 0
         kept = len(self.spans) if recording.means else 0
         self.means_NLD = torch.zeros(kept, layers, hidden)
         self.norms_NL = torch.zeros(kept, layers)
-        self.projections_BTK = torch.zeros(*sheet.ids_BT.shape, len(recording.probes))
+        self.projections_BTK = torch.zeros(*batch.ids_BT.shape, len(recording.probes))
 
     def attach(self, stack: ExitStack) -> None:
         needed = range(len(self.decoder.blocks)) if self.recording.means else self._probed()
@@ -126,10 +172,10 @@ class _Reader:
             stack.callback(block.register_forward_hook(self._hook(layer)).remove)
         if needed and not self.recording.log_likelihood:
             last = self.decoder.blocks[max(needed)]
-            stack.callback(last.register_forward_hook(_enough).remove)
+            stack.callback(last.register_forward_hook(_end_pass).remove)
 
     def readings(self, likelihoods: Sequence[Tensor]) -> list[Reading]:
-        by_row: list[list[TurnRecord]] = [[] for _ in self.sheet.transcripts]
+        by_row: list[list[TurnRecord]] = [[] for _ in self.batch.transcripts]
         for number, (row, turn, start, stop) in enumerate(self.spans):
             activations = None
             if self.recording.means:
@@ -139,7 +185,7 @@ class _Reader:
             by_row[row].append(
                 TurnRecord(
                     turn,
-                    self.sheet.transcripts[row].token_ids[start:stop],
+                    self.batch.transcripts[row].token_ids[start:stop],
                     activations,
                     self.projections_BTK[row, start:stop] if self.recording.probes else None,
                     likelihoods[number] if likelihoods else None,
@@ -152,12 +198,12 @@ class _Reader:
 
     def _turn_weights(self) -> Float[Tensor, "row turn token"]:
         """1/n at each of a turn's n content tokens."""
-        rows, width = self.sheet.ids_BT.shape
+        rows, width = self.batch.ids_BT.shape
         most = max((turn for _, turn, _, _ in self.spans), default=0) + 1
         weights_BNT = torch.zeros(rows, most, width)
         for row, turn, start, stop in self.spans:
             weights_BNT[row, turn, start:stop] = 1 / (stop - start)
-        return weights_BNT.to(self.sheet.ids_BT.device)
+        return weights_BNT.to(self.batch.ids_BT.device)
 
     def _hook(self, layer: int) -> Callable[..., None]:
         columns = [k for k, p in enumerate(self.recording.probes) if p.layer == layer]
@@ -176,19 +222,19 @@ class _Reader:
         assert self.weights is not None
         weights_BNT = self.weights.to(hidden_BTD.device)
         norms_BT = torch.linalg.vector_norm(hidden_BTD, dim=-1)
-        rows, turns = self.places
+        rows, turns = self.row_and_turn
         self.means_NLD[:, layer] = (weights_BNT @ hidden_BTD)[rows, turns].cpu()
         self.norms_NL[:, layer] = (weights_BNT @ norms_BT[..., None])[rows, turns, 0].cpu()
 
 
-def _enough(_block: nn.Module, _args: Any, _output: Any) -> None:
-    raise _Enough
+def _end_pass(_block: nn.Module, _args: Any, _output: Any) -> None:
+    raise _PassDone
 
 
-def _run_blocks(decoder: Decoder, sheet: Sheet) -> None:
+def _run_blocks(decoder: Decoder, batch: PaddedBatch) -> None:
     try:
-        decoder.stack(input_ids=sheet.ids_BT, use_cache=False)
-    except _Enough:
+        decoder.stack(input_ids=batch.ids_BT, use_cache=False)
+    except _PassDone:
         return
 
 
@@ -198,12 +244,12 @@ def in_rows(logits_NV: Tensor) -> tuple[Tensor, ...]:
     return torch.split(logits_NV, _ROWS_CPU if logits_NV.device.type == "cpu" else _ROWS)
 
 
-def _log_likelihoods(model: Any, sheet: Sheet) -> list[Tensor]:
+def _log_likelihoods(model: Any, batch: PaddedBatch) -> list[Tensor]:
     """Per turn, the log-likelihood of each content token."""
-    logits_NV = content_logits(model, sheet)
-    actual_N = sheet.ids_BT[sheet.content_BT].to(logits_NV.device)
+    logits_NV = content_logits(model, batch)
+    actual_N = batch.ids_BT[batch.content_BT].to(logits_NV.device)
     chosen_N = logits_NV.gather(-1, actual_N[:, None])[:, 0].float()
     totals_N = torch.cat([torch.logsumexp(rows.float(), -1) for rows in in_rows(logits_NV)])
     chosen_N = (chosen_N - totals_N).cpu()
-    lengths = [stop - start for _, _, start, stop in sheet.spans]
+    lengths = [stop - start for _, _, start, stop in batch.spans]
     return list(torch.split(chosen_N, lengths))

@@ -63,18 +63,18 @@ class ResponseRecorder:
         weight_B = torch.tensor(content, dtype=torch.float32, device=self.sums.sums_LBD.device)
         self.sums.add_latest(weight_B)
 
-    def keep(self, places: Tensor, rows: list[int]) -> None:
-        """Go on with some of the current rows only."""
+    def keep(self, indices: Tensor, rows: list[int]) -> None:
+        """Continue with some of the current rows only."""
         self.rows = rows
-        self.sums.keep(places)
+        self.sums.keep(indices)
 
-    def record_of(self, place: int) -> RowRecord:
-        """What was recorded of the row now at this place of the batch."""
-        row = self.rows[place]
+    def record_of(self, index: int) -> RowRecord:
+        """What was recorded of the row now at this index of the batch."""
+        row = self.rows[index]
         count = self.counts[row]
         activations = None
         if self.recording.means and count:
-            activations = self.sums.mean(place, count)
+            activations = self.sums.mean(index, count)
         projections = self.projections_BTK[row, :count].cpu().clone()
         return RowRecord(activations, projections if self.recording.probes else None)
 
@@ -94,6 +94,6 @@ class ResponseRecorder:
         return hook
 
     def _project(self, values_BK: Tensor, columns: list[int]) -> None:
-        for place, column in enumerate(columns):
-            values_B = values_BK[:, place].to(self.projections_BTK.device)
+        for index, column in enumerate(columns):
+            values_B = values_BK[:, index].to(self.projections_BTK.device)
             self.projections_BTK[self.rows, self.steps, column] = values_B
