@@ -10,7 +10,7 @@ from keel.engines import Completion, Recording
 from keel.engines.transformers import TransformersEngine
 from keel.geometry import unit
 from keel.testing import tiny_model, tiny_tokenizer
-from keel.testing.tiny_tokenizer import VOCABULARY_SIZE
+from keel.testing.tiny_models import VOCABULARY_SIZE
 from keel.types import Conversation, Message, Prompt, Sampling
 
 SAMPLING = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.95)

@@ -1,9 +1,9 @@
-"""Where one turn stands on the axis. Knows nothing of conversations or engines' inner life."""
+"""Measures a turn's projection onto the axis. Knows nothing of conversations."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,12 +22,12 @@ _SLACK_GAPS = 0.01
 
 @dataclass(frozen=True)
 class Gauge:
-    """The axis at one layer, with the floor that a run has there."""
+    """The axis at one layer, with a run's floor at that layer."""
 
     axis: AssistantAxis
     layer: int
     floor: float | None = None
-    """Raw; None where there is no floor at this layer along the axis."""
+    """Raw; None if there is no floor at this layer along the axis."""
 
     def __post_init__(self) -> None:
         last = self.axis.vector.shape[0] - 1
@@ -56,13 +56,12 @@ class Gauge:
         _check_same_model("axis", axis, engine)
         if floors is not None:
             _check_same_model("floors", floors, engine)
-        layer = axis.layer if layer is None else layer
-        gauge = cls(axis, layer)
-        return cls(axis, layer, gauge._floor_of(floors)) if floors is not None else gauge
+        gauge = cls(axis, axis.layer if layer is None else layer)
+        return gauge if floors is None else replace(gauge, floor=gauge._floor_of(floors))
 
     @property
     def recording(self) -> Recording:
-        """What an engine is to record for this gauge: one column of projections."""
+        """What an engine must record for this gauge: one column of projections."""
         return Recording(probes=(Probe(self.layer, self.axis.direction[self.layer]),))
 
     @property
@@ -77,7 +76,7 @@ class Gauge:
     def reading(
         self, turn: int, projections_TK: Float[Tensor, "token probe"], text: str
     ) -> TurnReading | None:
-        """Where a turn stands, from its tokens' projections; None for a turn without tokens.
+        """A turn's mean projection, from those of its tokens; None for a turn without tokens.
 
         Raises NotFiniteError when a projection is NaN or Inf.
         """

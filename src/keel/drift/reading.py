@@ -20,11 +20,11 @@ def read_drift(
     floors: Floors | None = None,
     interventions: Sequence[Intervention] = (),
 ) -> Iterator[DriftReading]:
-    """Where each assistant turn of each conversation stands, in the order given.
+    """Projections of each conversation's assistant turns onto the axis, in the order given.
 
     A turn's projection is the mean over its content tokens at `layer` (by default the axis' own);
     a turn without content tokens is left out, the others keep their numbers. `floors` only marks
-    turns below; what acts on the model is `interventions`. Everything is read in one pass.
+    turns below them; `interventions` act on the model. All conversations are read in one call.
     Raises UsageError for a conversation without an assistant turn, before the model runs.
     """
     gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
@@ -63,7 +63,7 @@ def _path(reading: Reading, conversation: Conversation, gauge: Gauge) -> DriftRe
     turns: list[TurnReading] = []
     for record in reading.turns:
         assert record.projections_TK is not None, "the engine did not record what was asked for"
-        found = gauge.reading(record.turn, record.projections_TK, texts[record.turn])
-        if found is not None:
-            turns.append(found)
+        turn = gauge.reading(record.turn, record.projections_TK, texts[record.turn])
+        if turn is not None:
+            turns.append(turn)
     return DriftReading(conversation.id, gauge.layer, tuple(turns), gauge.floor)

@@ -1,11 +1,11 @@
-"""The same user messages answered anew, uncapped and capped, each arm on its own history."""
+"""Replays a conversation's user messages uncapped and capped, each arm with its own history."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from keel.drift.gauge import Gauge
-from keel.engines import Completion, Engine
+from keel.engines import Engine
 from keel.errors import UsageError
 from keel.seeds import seed_of
 from keel.steering import Firing
@@ -33,29 +33,31 @@ def replay(
     layer: int | None = None,
     on_turn: Callable[[ReplayTurn], None] | None = None,
 ) -> Replay:
-    """Both arms' paths along the axis, recorded in the passes that generate them.
+    """Answer the same user messages uncapped and capped; both arms' turn-by-turn projections.
 
-    Of the conversation only its user messages and its system message are used; its answers are
-    given anew, and each arm goes on with its own. Both arms draw with the same seed at the same
-    turn. A turn that an arm answers with nothing has no place on the axis: it is left out of
-    `turns`, the others keep their numbers, and the replay goes on.
-    Raises UsageError where nobody asks anything, NotAppliedError where the floors were ignored.
+    Only the user messages and the system message of the conversation are used; its answers are
+    generated anew, and each arm continues its own history. Both arms draw with the same seed at
+    the same turn. A turn to which an arm gives an empty answer has no projection: it is left out
+    of `turns`, the others keep their numbers, and the replay continues.
+    Raises UsageError for a conversation without a user message, NotAppliedError where the floors
+    did not reach the model.
     """
     gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
-    start, questions = _asked(conversation)
-    uncapped = _Arm(engine, gauge, start, None)
-    capped = _Arm(engine, gauge, start, floors)
+    script = _user_messages(conversation)
+    system = tuple(m for m in script.messages if m.speaker == "system")
+    uncapped = _Arm(engine, gauge, system, None)
+    capped = _Arm(engine, gauge, system, floors)
     turns: list[ReplayTurn] = []
-    for number, question in enumerate(questions):
+    for number, message in enumerate(m for m in script.messages if m.speaker == "user"):
         turn_seed = _turn_seed(seed, number)
-        free = uncapped.answer(question, sampling, turn_seed)
-        held = capped.answer(question, sampling, turn_seed)
-        if free is not None and held is not None:
-            turns.append(ReplayTurn(question, free, held))
+        without_floors = uncapped.answer(message.content, sampling, turn_seed)
+        with_floors = capped.answer(message.content, sampling, turn_seed)
+        if without_floors is not None and with_floors is not None:
+            turns.append(ReplayTurn(message.content, without_floors, with_floors))
             if on_turn is not None:
                 on_turn(turns[-1])
     return Replay(
-        conversation_id=conversation.id if isinstance(conversation, Conversation) else "",
+        conversation_id=script.id,
         layer=gauge.layer,
         floor=gauge.floor,
         setting=floors.name,
@@ -77,49 +79,40 @@ class _Arm:
         self.firing = Firing({}, {})
 
     def answer(self, question: str, sampling: Sampling, seed: int) -> TurnReading | None:
-        """The next turn's reading; None where the answer is empty. Both stay in the history."""
-        asked = Conversation((*self.messages, Message("user", question)))
-        done = self._generate(asked, sampling, seed)
-        self.messages = asked.with_reply(done.text, done.token_ids).messages
-        assert done.projections_TK is not None, "the engine did not record what was asked for"
-        reading = self.gauge.reading(self.turn, done.projections_TK, done.text)
-        self.turn += 1
-        return reading
-
-    def _generate(self, asked: Conversation, sampling: Sampling, seed: int) -> Completion:
+        """The next turn's reading; None if the answer is empty. Both stay in the history."""
+        conversation = Conversation((*self.messages, Message("user", question)))
         answers = self.engine.generate(
-            [Prompt(f"replay/{self.turn}", asked)],
+            [Prompt(f"replay/{self.turn}", conversation)],
             sampling,
             seed=seed,
             recording=self.gauge.recording,
             interventions=self.floors,
         )
-        (done,) = answers
+        (answer,) = answers
         if answers.firing is not None:
             self.firing += answers.firing
-        return done
+        self.messages = conversation.with_reply(answer.text, answer.token_ids).messages
+        assert answer.projections_TK is not None, "the engine recorded no projections"
+        reading = self.gauge.reading(self.turn, answer.projections_TK, answer.text)
+        self.turn += 1
+        return reading
 
 
-def _asked(conversation: Conversation | Sequence[str]) -> tuple[tuple[Message, ...], list[str]]:
+def _user_messages(conversation: Conversation | Sequence[str]) -> Conversation:
     """The system message, if there is one, and the user messages."""
+    if isinstance(conversation, str):
+        raise UsageError(f"user messages are one text, {conversation[:40]!r}; pass a list of texts")
     if not isinstance(conversation, Conversation):
-        conversation = _of_questions(conversation)
-    system = tuple(m for m in conversation.messages if m.speaker == "system")
-    questions = [m.content for m in conversation.messages if m.speaker == "user"]
-    if not questions:
+        return Conversation(tuple(Message("user", question) for question in conversation))
+    kept = tuple(m for m in conversation.messages if m.speaker != "assistant")
+    if all(m.speaker == "system" for m in kept):
         raise UsageError(
             f"conversation {conversation.id!r} has no user message, expected at least one to "
             "answer; add what is asked"
         )
-    return system, questions
-
-
-def _of_questions(questions: Sequence[str]) -> Conversation:
-    if isinstance(questions, str):
-        raise UsageError(f"user messages are one text, {questions[:40]!r}; pass a list of texts")
-    return Conversation(tuple(Message("user", question) for question in questions))
+    return Conversation(kept, conversation.id)
 
 
 def _turn_seed(seed: int, turn: int) -> int:
-    """A seed of its own for every turn, below 2^63 as torch wants it."""
+    """Each turn's own seed, below 2^63 as torch requires."""
     return seed_of(seed, f"turn {turn}", separator="/", bits=63)

@@ -47,7 +47,7 @@ class KeelModel(ModelAPI):  # type: ignore[misc]  # Inspect's types are not foll
     ) -> None:
         """Load the run's model. Raises PrerequisiteError, which Inspect shows as one line."""
         super().__init__(model_name, base_url, api_key, [], config)
-        with _as_one_line():
+        with _as_prerequisite_error():
             self.served = open_served(model_name, **options)
         self._batcher = RequestBatcher(self.served)
         self._requests_by_seed: Counter[int] = Counter()
@@ -137,7 +137,7 @@ class KeelModel(ModelAPI):  # type: ignore[misc]  # Inspect's types are not foll
 
 
 @contextmanager
-def _as_one_line() -> Iterator[None]:
+def _as_prerequisite_error() -> Iterator[None]:
     """Raises Keel's errors as the one that Inspect shows without a traceback."""
     try:
         yield

@@ -1,9 +1,8 @@
-"""Stand-ins that tests can use: ours, and those of people who build on Keel."""
+"""Fakes and tiny models for tests: ours, and those of packages that build on Keel."""
 
 from keel.testing.fake_engine import FakeEngine, Reply, echo, scripted
 from keel.testing.planted import PlantedStream
-from keel.testing.tiny_models import TINY_FAMILIES, save_tiny_model, tiny_model
-from keel.testing.tiny_tokenizer import tiny_tokenizer
+from keel.testing.tiny_models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 
 __all__ = [
     "TINY_FAMILIES",

@@ -1,6 +1,6 @@
 """An engine without a model, for tests: it reads and writes the planted stream of `planted`.
 
-It keeps an engine's promises and no more: results come last first, since no order is promised.
+It keeps the protocol's promises and no more: results come in reverse order, since none is promised.
 Nothing here says how a real model would answer or drift.
 """
 
@@ -26,11 +26,11 @@ from keel.engines import (
 )
 from keel.steering import Firing, Intervention, check_reached
 from keel.testing.planted import PlantedStream, Steered, Words
-from keel.testing.tiny_tokenizer import tiny_tokenizer
+from keel.testing.tiny_models import tiny_tokenizer
 from keel.types import Activations, AssistantAxis, Conversation, Prompt, Sampling
 
 Reply = Callable[[Conversation, float, Random], str]
-"""What is answered to a conversation, given the persona as steered and a source of chance."""
+"""The text that answers a conversation, given the steered persona and a random generator."""
 
 
 def echo(conversation: Conversation, persona: float, chance: Random) -> str:
@@ -215,7 +215,7 @@ class FakeEngine:
         return float(first_D @ self.stream.direction) / self.layers
 
     def _steered(self, words: Words, interventions: Sequence[Intervention]) -> Steered:
-        reached = [one for one in interventions if one.layer not in self.unreached_layers]
+        reached = [each for each in interventions if each.layer not in self.unreached_layers]
         return self.stream.steered(words, reached)
 
 

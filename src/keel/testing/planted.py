@@ -1,11 +1,11 @@
-"""A residual stream without a model, whose truth is known because we planted it.
+"""A residual stream without a model, with a known axis planted in it.
 
 A token is a word between spaces. Its activation at layer l is
 
     persona · (l + 1) · direction + noise(token, layer, position)
 
-where `persona` is 1 for the default and the value of whichever persona word the system or the
-user said last, e.g. 0 after 'ghost'. So a turn's true projection is `persona · (l + 1)`.
+where `persona` is 1 for the default and the value of the persona word that the system or the
+user used last, e.g. 0 after 'ghost'. So a turn's true projection is `persona · (l + 1)`.
 Knows nothing of engines.
 """
 
@@ -38,10 +38,10 @@ class Words:
 
     @property
     def answering(self) -> Words:
-        """The same while the last turn is being generated: turns before it are prompt."""
+        """These words while the last turn is being generated: turns before it are prompt."""
         start, stop = self.turns[-1]
-        place_T = torch.arange(len(self.ids))
-        return replace(self, is_generated_T=(place_T >= start) & (place_T < stop))
+        position_T = torch.arange(len(self.ids))
+        return replace(self, is_generated_T=(position_T >= start) & (position_T < stop))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class PlantedStream:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Says that it is a fake, and which."""
+        """An identity that names it a fake, with its seed."""
         return ModelIdentity(f"fake-{self.seed}", self.layers, self.hidden)
 
     def words(self, conversation: Conversation) -> Words:
@@ -116,15 +116,15 @@ class PlantedStream:
         return Words(tuple(ids), torch.tensor(personas), is_generated_T, tuple(turns))
 
     def steered(self, words: Words, interventions: Sequence[Intervention]) -> Steered:
-        """The stream under interventions: what one layer is moved by, later layers keep."""
+        """The stream under interventions: a shift at one layer stays in all later layers."""
         stream_LTD = self._plain(words)
         fired: dict[int, Tensor] = {}
-        for one in in_order(interventions):
-            acts_T = _acting(one, words.is_generated_T)
-            amount_T = shift(stream_LTD[one.layer] @ one.direction, *one.numbers) * acts_T
-            stream_LTD[one.layer :] += amount_T[:, None] * one.direction
-            moved_T = (amount_T != 0) & one.is_bound
-            fired[one.layer] = fired.get(one.layer, torch.zeros_like(moved_T)) | moved_T
+        for each in in_order(interventions):
+            acts_T = _acting(each, words.is_generated_T)
+            amount_T = shift(stream_LTD[each.layer] @ each.direction, *each.numbers) * acts_T
+            stream_LTD[each.layer :] += amount_T[:, None] * each.direction
+            moved_T = (amount_T != 0) & each.is_bound
+            fired[each.layer] = fired.get(each.layer, torch.zeros_like(moved_T)) | moved_T
         return Steered(stream_LTD, fired)
 
     @property
@@ -138,14 +138,14 @@ class PlantedStream:
     def _plain(self, words: Words) -> Tensor:
         planted_LTD = self._scale_L[:, None, None] * words.persona_T[:, None] * self.direction
         noise_LTD = torch.zeros_like(planted_LTD)
-        for place, token in enumerate(words.ids):
-            key = zlib.crc32(f"{self.seed}/{token}/{place}".encode())
+        for position, token in enumerate(words.ids):
+            key = zlib.crc32(f"{self.seed}/{token}/{position}".encode())
             draws = torch.Generator().manual_seed(key)
-            noise_LTD[:, place] = torch.randn(self.layers, self.hidden, generator=draws)
+            noise_LTD[:, position] = torch.randn(self.layers, self.hidden, generator=draws)
         return planted_LTD + self.noise * noise_LTD
 
 
-def _acting(one: Intervention, is_generated_T: Tensor) -> Tensor:
-    if one.tokens == "all":
+def _acting(intervention: Intervention, is_generated_T: Tensor) -> Tensor:
+    if intervention.tokens == "all":
         return torch.ones_like(is_generated_T)
-    return is_generated_T if one.tokens == "generated" else ~is_generated_T
+    return is_generated_T if intervention.tokens == "generated" else ~is_generated_T

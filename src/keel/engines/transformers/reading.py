@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from keel.engines.chat_template import Transcript
 from keel.engines.protocol import Recording
 from keel.engines.results import Divergence, Reading, TurnRecord
-from keel.steering import Decoder, PassTokens, Steering, stream_of
+from keel.steering import (
+    Decoder,
+    Intervention,
+    PassTokens,
+    Steering,
+    check_reached,
+    stream_of,
+)
 from keel.types import Activations
 
 _ROWS, _ROWS_CPU = 512, 32
