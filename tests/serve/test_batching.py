@@ -39,13 +39,15 @@ class Counted(FakeEngine):
         assert self.busy == 0, "two calls at once"
         self.calls.append([prompt.conversation.messages[-1].content for prompt in prompts])
         self.threads.add(threading.get_ident())
-        return super().generate(prompts, sampling, **rest)
+        results = super().generate(prompts, sampling, **rest)
 
-    def _completions(self, *arguments):
-        self.busy += 1
-        firing = yield from super()._completions(*arguments)
-        self.busy -= 1
-        return firing
+        def counted():
+            self.busy += 1
+            yield from results
+            self.busy -= 1
+            return results.firing
+
+        return Results(counted(), [floor.layer for floor in rest["interventions"]])
 
 
 class Endless(Counted):

@@ -22,6 +22,7 @@ from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import tool
 
 import keel
+from keel.engines import Results
 from keel.errors import KeelError, NotAppliedError
 from keel.serve.inspect_model import KeelModel
 from keel.serve.inspect_requests import conversation_seed
@@ -157,15 +158,20 @@ def test_answers_are_withheld_when_the_floors_did_not_reach_the_model(
     """An engine that loses its count of one layer cannot say that it held it."""
     from keel.engines.transformers import TransformersEngine
 
-    plain = TransformersEngine._completions
+    plain = TransformersEngine.generate
     lost = open_run(held_run).floors.layers[0]
 
-    def losing(self, *arguments):
-        firing = yield from plain(self, *arguments)
-        slots = {layer: n for layer, n in firing.slots.items() if layer != lost}
-        return Firing({layer: firing.fired[layer] for layer in slots}, slots)
+    def losing(self, *arguments, interventions, **rest):
+        results = plain(self, *arguments, interventions=interventions, **rest)
 
-    monkeypatch.setattr(TransformersEngine, "_completions", losing)
+        def counted():
+            yield from results
+            slots = {layer: n for layer, n in results.firing.slots.items() if layer != lost}
+            return Firing({layer: results.firing.fired[layer] for layer in slots}, slots)
+
+        return Results(counted(), [floor.layer for floor in interventions])
+
+    monkeypatch.setattr(TransformersEngine, "generate", losing)
     log = evaluated(task, held_run, {"blocks": "model.layers"})
     assert log.status == "error"
     assert f"at layers [{lost}] saw no token" in log.error.message

@@ -95,13 +95,10 @@ class Gauge:
             gaps=self.in_gaps(mean),
             token_projections=tuple(projections_T.tolist()),
             text=text,
-            is_below_floor=self._is_below(mean),
+            is_below_floor=None
+            if self.floor is None
+            else mean < self.floor - _SLACK_GAPS * float(self.axis.gap[self.layer]),
         )
-
-    def _is_below(self, projection: float) -> bool | None:
-        if self.floor is None:
-            return None
-        return projection < self.floor - _SLACK_GAPS * float(self.axis.gap[self.layer])
 
     def _floor_of(self, floors: Floors) -> float | None:
         """The highest floor at this layer along the axis."""

@@ -5,7 +5,15 @@ from keel.engines.chat_template import ChatTemplate, Transcript, Turn
 from keel.engines.decoding import text_before
 from keel.engines.opening import open_engine, parse_engine, settings_class
 from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Recording
-from keel.engines.results import Calls, Completion, Divergence, Reading, Results, TurnRecord
+from keel.engines.results import (
+    Calls,
+    Completion,
+    Divergence,
+    Reading,
+    Results,
+    TurnRecord,
+    engine_call,
+)
 from keel.steering import Probe
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "Turn",
     "TurnRecord",
     "cache_folder",
+    "engine_call",
     "open_engine",
     "parse_engine",
     "settings_class",

@@ -161,7 +161,11 @@ def _convert(source: Path, folder: Path) -> None:
     where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**where)
-    config = loaded.config.__class__(**_without_source(loaded.config.to_dict()))
+    # Without what belongs to the GGUF file: the weights are no longer packed.
+    fields = loaded.config.to_dict()
+    for name in ("quantization_config", "_name_or_path"):
+        fields.pop(name, None)
+    config = loaded.config.__class__(**fields)
     with torch.device("meta"):
         rebuilt = type(loaded)(config)
     rebuilt.load_state_dict(loaded.state_dict(), assign=True)
@@ -170,8 +174,3 @@ def _convert(source: Path, folder: Path) -> None:
         rebuilt.generation_config = loaded.generation_config
     rebuilt.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _without_source(config: dict[str, object]) -> dict[str, object]:
-    """The config without what belongs to the GGUF file: weights are no longer packed."""
-    return {k: v for k, v in config.items() if k not in ("quantization_config", "_name_or_path")}

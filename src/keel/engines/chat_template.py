@@ -26,6 +26,8 @@ PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _DATE = "26 Jul 2024"
 _SPEAKERS: tuple[Speaker, ...] = ("system", "user", "assistant")
+_TRIMMED = [trimmed for n in (0, 3, 1, 2) for trimmed in itertools.combinations(_SPEAKERS, n)]
+"""Speakers whose text a template may trim: templates that trim mostly trim all."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,10 @@ class ChatTemplate:
         return Transcript(before.token_ids + last.token_ids, turns)
 
     def _spans(self, rendered: _Rendered, messages: Sequence[Message]) -> Transcript:
-        encoded = self._tokenize(rendered.text)
+        # The template has put the beginning-of-text token; the tokenizer must not put another.
+        encoded = self.tokenizer(
+            rendered.text, add_special_tokens=False, return_offsets_mapping=True
+        )
         spans = [
             span
             for span, message in zip(rendered.contents, self._adapted(messages), strict=True)
@@ -179,10 +184,6 @@ class ChatTemplate:
         offsets = encoded["offset_mapping"]
         turns = [_turn(number, span, offsets) for number, span in enumerate(spans)]
         return Transcript(tuple(encoded["input_ids"]), tuple(t for t in turns if t.stop > t.start))
-
-    def _tokenize(self, text: str) -> Any:
-        # The template has put the beginning-of-text token; the tokenizer must not put another.
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages in the form that the template accepts."""
@@ -210,7 +211,7 @@ class ChatTemplate:
             raise ChatTemplateError(
                 f"the chat template refuses this conversation: {error}"
             ) from error
-        for trimmed in _subsets(_SPEAKERS):
+        for trimmed in _TRIMMED:
             contents = [m.content.strip() if m.speaker in trimmed else m.content for m in adapted]
             rendered = _fill(marked, contents)
             if rendered is not None and rendered.text == true:
@@ -269,9 +270,3 @@ def _turn(number: int, span: tuple[int, int], offsets: Sequence[tuple[int, int]]
         index for index, (start, stop) in enumerate(offsets) if span[0] <= start < stop <= span[1]
     ]
     return Turn(number, inside[0], inside[-1] + 1) if inside else Turn(number, 0, 0)
-
-
-def _subsets(speakers: Sequence[Speaker]) -> Iterable[tuple[Speaker, ...]]:
-    """None, all, then every other subset: templates that trim mostly trim every speaker."""
-    sizes = (0, len(speakers), *range(1, len(speakers)))
-    return itertools.chain.from_iterable(itertools.combinations(speakers, n) for n in sizes)

@@ -7,9 +7,19 @@ to be steered and whose layers saw no token raises NotAppliedError instead of en
 from __future__ import annotations
 
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from functools import wraps
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +29,7 @@ from keel.steering import Firing, check_reached
 from keel.types import Activations
 
 Result = TypeVar("Result")
+_Parameters = ParamSpec("_Parameters")
 
 
 @dataclass(frozen=True)
@@ -169,3 +180,31 @@ class Calls:
         if latest is not None:
             latest.close()
         self._latest = None
+
+
+@runtime_checkable
+class _HasCalls(Protocol):
+    engine_calls: Calls
+
+
+_Engine = TypeVar("_Engine", bound=_HasCalls)
+
+
+def engine_call(
+    method: Callable[Concatenate[_Engine, _Parameters], Generator[Result, None, Firing | None]],
+) -> Callable[Concatenate[_Engine, _Parameters], Results[Result]]:
+    """Makes an engine's generator method return `Results`, as the engine's latest call.
+
+    The method returns the call's firing at its end, in which every layer of its `interventions`
+    must have seen a token. The engine keeps a `Calls` as `engine_calls`.
+    """
+
+    @wraps(method)
+    def begin(
+        engine: _Engine, /, *arguments: _Parameters.args, **options: _Parameters.kwargs
+    ) -> Results[Result]:
+        interventions: Any = options.get("interventions", ())
+        layers = [each.layer for each in interventions]
+        return engine.engine_calls.begin(method(engine, *arguments, **options), layers)
+
+    return begin

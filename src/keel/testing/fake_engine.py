@@ -20,8 +20,8 @@ from keel.engines import (
     Divergence,
     Reading,
     Recording,
-    Results,
     TurnRecord,
+    engine_call,
     text_before,
 )
 from keel.steering import Firing, Intervention, check_reached
@@ -73,7 +73,7 @@ class FakeEngine:
         self.unreached_layers = frozenset(unreached_layers)
         self.identity = self.stream.identity
         self.local_model = None
-        self._calls = Calls()
+        self.engine_calls = Calls()
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -101,6 +101,7 @@ class FakeEngine:
         starts = range(0, len(order), 4)
         return [Batch(number, tuple(order[n : n + 4])) for number, n in enumerate(starts)]
 
+    @engine_call
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -111,34 +112,8 @@ class FakeEngine:
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
-    ) -> Results[Completion]:
-        """Answers from `reply`, cut at max_new_tokens words; greedy ones ignore the seed."""
-        completions = self._completions(
-            prompts, sampling, seed, recording, interventions, on_text, on_step
-        )
-        return self._calls.begin(completions, (each.layer for each in interventions))
-
-    def read(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        recording: Recording,
-        interventions: Sequence[Intervention] = (),
-    ) -> Results[Reading]:
-        """Every turn that has words. Each token's log-likelihood is −1."""
-        readings = self._readings(conversations, recording, interventions)
-        return self._calls.begin(readings, (each.layer for each in interventions))
-
-    def _completions(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int | Sequence[int],
-        recording: Recording,
-        interventions: Sequence[Intervention],
-        on_text: Callable[[int, str], None] | None,
-        on_step: Callable[[], None] | None,
     ) -> Generator[Completion, None, Firing | None]:
+        """Answers from `reply`, cut at max_new_tokens words; greedy ones ignore the seed."""
         firing: Firing | None = None
         for index in reversed(range(len(prompts))):
             if on_step is not None:
@@ -168,12 +143,15 @@ class FakeEngine:
             )
         return firing
 
-    def _readings(
+    @engine_call
+    def read(
         self,
         conversations: Sequence[Conversation],
+        *,
         recording: Recording,
-        interventions: Sequence[Intervention],
+        interventions: Sequence[Intervention] = (),
     ) -> Generator[Reading, None, Firing | None]:
+        """Every turn that has words. Each token's log-likelihood is −1."""
         firing: Firing | None = None
         for index in reversed(range(len(conversations))):
             words = self.stream.words(conversations[index])
@@ -190,7 +168,7 @@ class FakeEngine:
         settings: Sequence[Sequence[Intervention]],
     ) -> Iterator[Divergence]:
         """Half the squared shift at the last layer: the KL of unit Gaussians that far apart."""
-        self._calls.close()
+        self.engine_calls.close()
         for index in reversed(range(len(conversations))):
             words = self.stream.words(conversations[index])
             plain_TD = self.stream.steered(words, ()).stream_LTD[-1]
@@ -206,7 +184,7 @@ class FakeEngine:
 
     def close(self) -> None:
         """Break off the call that is open; nothing else was started."""
-        self._calls.close()
+        self.engine_calls.close()
 
     def _persona(self, conversation: Conversation, interventions: Sequence[Intervention]) -> float:
         """The persona with which an answer begins, as steered, give or take the noise."""

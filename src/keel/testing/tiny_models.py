@@ -141,58 +141,29 @@ def _tokens() -> dict[str, Any]:
     }
 
 
-def _alternating(layers: int) -> dict[str, Any]:
-    """Layers that see everything after layers that see a window, as in Gemma."""
-    kinds = ("sliding_attention", "full_attention")
-    return {"layer_types": [kinds[n % 2] for n in range(layers)], "sliding_window": _WINDOW}
+def _language_model(
+    config: str, model: str, **extra: Callable[[int, int], Any]
+) -> Callable[[int, int], Any]:
+    """A builder for a model class whose config takes `_shape`, and `extra` of layers and width."""
+
+    def build(layers: int, hidden: int) -> Any:
+        import transformers
+
+        settings = {name: of_shape(layers, hidden) for name, of_shape in extra.items()}
+        shaped = getattr(transformers, config)(**{**_shape(layers, hidden), **settings})
+        return getattr(transformers, model)(shaped)
+
+    return build
 
 
-def _llama(layers: int, hidden: int) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**_shape(layers, hidden)))
-
-
-def _qwen3(layers: int, hidden: int) -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    return Qwen3ForCausalLM(Qwen3Config(**_shape(layers, hidden)))
-
-
-def _qwen3_moe(layers: int, hidden: int) -> Any:
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": hidden}
-    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**_shape(layers, hidden), **experts))
-
-
-def _mistral(layers: int, hidden: int) -> Any:
-    from transformers import MistralConfig, MistralForCausalLM
-
-    return MistralForCausalLM(MistralConfig(**_shape(layers, hidden), sliding_window=None))
-
-
-def _gemma2(layers: int, hidden: int) -> Any:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        **_shape(layers, hidden), **_alternating(layers), query_pre_attn_scalar=hidden // 4
-    )
-    return Gemma2ForCausalLM(config)
-
-
-def _gemma3(layers: int, hidden: int) -> Any:
-    from transformers import Gemma3ForCausalLM
-
-    return Gemma3ForCausalLM(_gemma3_text(layers, hidden))
-
-
-def _gemma3_text(layers: int, hidden: int) -> Any:
-    from transformers import Gemma3TextConfig
-
-    return Gemma3TextConfig(
-        **_shape(layers, hidden), **_alternating(layers), query_pre_attn_scalar=hidden // 4
-    )
+# Layers that see everything after layers that see a window, as in Gemma.
+_GEMMA: dict[str, Callable[[int, int], Any]] = {
+    "layer_types": lambda layers, _: [
+        ("sliding_attention", "full_attention")[n % 2] for n in range(layers)
+    ],
+    "sliding_window": lambda *_: _WINDOW,
+    "query_pre_attn_scalar": lambda _, hidden: hidden // 4,
+}
 
 
 def _gemma3_vision(layers: int, hidden: int) -> Any:
@@ -209,7 +180,7 @@ def _gemma3_vision(layers: int, hidden: int) -> Any:
     )
     last = VOCABULARY_SIZE - 1  # three ids that no text is tokenised to
     config = Gemma3Config(
-        text_config=_gemma3_text(layers, hidden),
+        text_config=_BUILDERS["gemma3"](layers, hidden).config,
         vision_config=vision,
         mm_tokens_per_image=4,
         image_token_index=last,
@@ -251,13 +222,21 @@ def _gpt_neox(layers: int, hidden: int) -> Any:
 
 
 _BUILDERS: dict[str, Callable[[int, int], Any]] = {
-    "llama": _llama,
-    "qwen3": _qwen3,
-    "gemma2": _gemma2,
-    "gemma3": _gemma3,
+    "llama": _language_model("LlamaConfig", "LlamaForCausalLM"),
+    "qwen3": _language_model("Qwen3Config", "Qwen3ForCausalLM"),
+    "gemma2": _language_model("Gemma2Config", "Gemma2ForCausalLM", **_GEMMA),
+    "gemma3": _language_model("Gemma3TextConfig", "Gemma3ForCausalLM", **_GEMMA),
     "gemma3_vision": _gemma3_vision,
-    "mistral": _mistral,
+    "mistral": _language_model(
+        "MistralConfig", "MistralForCausalLM", sliding_window=lambda *_: None
+    ),
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
-    "qwen3_moe": _qwen3_moe,
+    "qwen3_moe": _language_model(
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        num_experts=lambda *_: 4,
+        num_experts_per_tok=lambda *_: 2,
+        moe_intermediate_size=lambda _, hidden: hidden,
+    ),
 }

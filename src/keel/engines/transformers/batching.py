@@ -25,7 +25,11 @@ def budget_for(model: Any, device: torch.device) -> Budget:
     """What fits in the memory that is free now."""
     config = model.config.get_text_config()
     is_gpu = device.type != "cpu"
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else psutil.virtual_memory().available
+    )
     rows = _ROWS_GPU if is_gpu else _ROWS_CPU
     # Scores of one step in float32, with the copies that sampling makes.
     scores = rows * config.vocab_size * 4 * 4
@@ -72,7 +76,3 @@ def _bytes_per_token(model: Any, config: Any) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     size = model.dtype.itemsize
     return int(2 * config.num_hidden_layers * heads * width * size + 8 * config.hidden_size * 4)
-
-
-def _free_memory() -> int:
-    return int(psutil.virtual_memory().available)

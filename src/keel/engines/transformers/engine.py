@@ -14,7 +14,7 @@ from torch import nn
 from keel.engines.chat_template import ChatTemplate
 from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
-from keel.engines.results import Calls, Completion, Divergence, Reading, Results
+from keel.engines.results import Calls, Completion, Divergence, Reading, Results, engine_call
 from keel.engines.transformers.batching import budget_for, by_length, padded_width
 from keel.engines.transformers.generation import Finished, GenerationJob, run_batch
 from keel.engines.transformers.reading import PaddedBatch, divergences, read_batch
@@ -48,7 +48,7 @@ class TransformersEngine:
             raise UsageError("the model's config names no hidden size; give a config that does")
         self.budget: Budget = budget_for(model, self.device)
         self.identity = self._checked_identity(identity)
-        self._calls = Calls()
+        self.engine_calls = Calls()
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +81,7 @@ class TransformersEngine:
         batches = by_length(lengths, new_tokens=sampling.max_new_tokens + 1, budget=self.budget)
         return [Batch(number, indices) for number, indices in enumerate(batches)]
 
+    @engine_call
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -91,52 +92,8 @@ class TransformersEngine:
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
-    ) -> Results[Completion]:
-        """Answer one batch, each completion as it finishes. The seed decides every draw."""
-        completions = self._completions(
-            prompts, sampling, seed, recording, interventions, on_text, on_step
-        )
-        return self._calls.begin(completions, (each.layer for each in interventions))
-
-    def read(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        recording: Recording,
-        interventions: Sequence[Intervention] = (),
-    ) -> Results[Reading]:
-        """Read given conversations in one forward pass each, in order of length."""
-        # What lies above the last block that runs can change nothing that is read.
-        top = self._last_needed(recording)
-        reaching = [each for each in interventions if each.layer <= top]
-        readings = self._readings(conversations, recording, reaching)
-        return self._calls.begin(readings, (each.layer for each in reaching))
-
-    def divergence(
-        self,
-        conversations: Sequence[Conversation],
-        settings: Sequence[Sequence[Intervention]],
-    ) -> Iterator[Divergence]:
-        """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
-        self._calls.close()
-        for batch, indices in self._padded_batches(conversations):
-            for divergence in divergences(self.model, self._steering, batch, settings):
-                yield replace(divergence, index=indices[divergence.index])
-
-    def close(self) -> None:
-        """Break off the call that is open: the model is unsteered afterwards."""
-        self._calls.close()
-
-    def _completions(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int | Sequence[int],
-        recording: Recording,
-        interventions: Sequence[Intervention],
-        on_text: Callable[[int, str], None] | None,
-        on_step: Callable[[], None] | None,
     ) -> Generator[Completion, None, Firing | None]:
+        """Answer one batch, each completion as it finishes. The seed decides every draw."""
         if not prompts:
             return None
         check_recordable(sampling, means=recording.means)
@@ -159,6 +116,35 @@ class TransformersEngine:
             for finished in run_batch(self.model, ids_BT, mask_BT, job):
                 yield self._completion(finished, recorder, sampling.stop)
             return steering.firing() if steering is not None else None
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        recording: Recording,
+        interventions: Sequence[Intervention] = (),
+    ) -> Results[Reading]:
+        """Read given conversations in one forward pass each, in order of length."""
+        # What lies above the last block that runs can change nothing that is read.
+        top = self._last_needed(recording)
+        reaching = [each for each in interventions if each.layer <= top]
+        readings = self._readings(conversations, recording, reaching)
+        return self.engine_calls.begin(readings, (each.layer for each in reaching))
+
+    def divergence(
+        self,
+        conversations: Sequence[Conversation],
+        settings: Sequence[Sequence[Intervention]],
+    ) -> Iterator[Divergence]:
+        """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
+        self.engine_calls.close()
+        for batch, indices in self._padded_batches(conversations):
+            for divergence in divergences(self.model, self._steering, batch, settings):
+                yield replace(divergence, index=indices[divergence.index])
+
+    def close(self) -> None:
+        """Break off the call that is open: the model is unsteered afterwards."""
+        self.engine_calls.close()
 
     def _readings(
         self,

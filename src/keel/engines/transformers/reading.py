@@ -7,7 +7,7 @@ mask is needed and attention takes its fastest way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,8 @@ def read_batch(
         if recording.log_likelihood:
             likelihoods = _log_likelihoods(model, batch)
         else:
-            _run_blocks(decoder, batch)
+            with suppress(_PassDone):
+                decoder.stack(input_ids=batch.ids_BT, use_cache=False)
     if steering is not None:
         steering.end()
     return reader.readings(likelihoods)
@@ -131,7 +132,10 @@ def divergences(
             if handle is not None:
                 check_reached(handle.firing(), [each.layer for each in interventions])
         kl_N = kl_per_token(plain_NV, steered_NV)
-        yield from _per_row(kl_N, batch, number)
+        counts = batch.content_BT.sum(1).tolist()
+        for row, kl_of_row_N in enumerate(torch.split(kl_N, counts)):
+            if len(kl_of_row_N):
+                yield Divergence(row, number, float(kl_of_row_N.mean()), len(kl_of_row_N))
 
 
 def kl_per_token(
@@ -145,13 +149,6 @@ def kl_per_token(
         difference = log_q.neg_().add_(log_p)
         parts.append(difference.mul_(log_p.exp_()).sum(-1).clamp_min(0).cpu())
     return torch.cat(parts)
-
-
-def _per_row(kl_N: Tensor, batch: PaddedBatch, setting: int) -> Iterator[Divergence]:
-    counts = batch.content_BT.sum(1).tolist()
-    for row, part in enumerate(torch.split(kl_N, counts)):
-        if len(part):
-            yield Divergence(row, setting, float(part.mean()), len(part))
 
 
 class _PassDone(BaseException):
@@ -173,7 +170,11 @@ class _Reader:
         self.projections_BTK = torch.zeros(*batch.ids_BT.shape, len(recording.probes))
 
     def attach(self, stack: ExitStack) -> None:
-        needed = range(len(self.decoder.blocks)) if self.recording.means else self._probed()
+        needed = (
+            range(len(self.decoder.blocks))
+            if self.recording.means
+            else sorted({probe.layer for probe in self.recording.probes})
+        )
         for layer in needed:
             block = self.decoder.blocks[layer]
             stack.callback(block.register_forward_hook(self._hook(layer)).remove)
@@ -199,9 +200,6 @@ class _Reader:
                 )
             )
         return [Reading(row, tuple(turns)) for row, turns in enumerate(by_row)]
-
-    def _probed(self) -> list[int]:
-        return sorted({probe.layer for probe in self.recording.probes})
 
     def _turn_weights(self) -> Float[Tensor, "row turn token"]:
         """1/n at each of a turn's n content tokens."""
@@ -236,13 +234,6 @@ class _Reader:
 
 def _end_pass(_block: nn.Module, _args: Any, _output: Any) -> None:
     raise _PassDone
-
-
-def _run_blocks(decoder: Decoder, batch: PaddedBatch) -> None:
-    try:
-        decoder.stack(input_ids=batch.ids_BT, use_cache=False)
-    except _PassDone:
-        return
 
 
 def in_rows(logits_NV: Tensor) -> tuple[Tensor, ...]:

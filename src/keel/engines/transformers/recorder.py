@@ -89,11 +89,9 @@ class ResponseRecorder:
             if self.recording.means:
                 self.sums.put(layer, hidden_BD)
             if directions_DK is not None:
-                self._project(hidden_BD.float() @ directions_DK.to(hidden_BD.device), columns)
+                values_BK = hidden_BD.float() @ directions_DK.to(hidden_BD.device)
+                for index, column in enumerate(columns):
+                    values_B = values_BK[:, index].to(self.projections_BTK.device)
+                    self.projections_BTK[self.rows, self.steps, column] = values_B
 
         return hook
-
-    def _project(self, values_BK: Tensor, columns: list[int]) -> None:
-        for index, column in enumerate(columns):
-            values_B = values_BK[:, index].to(self.projections_BTK.device)
-            self.projections_BTK[self.rows, self.steps, column] = values_B

@@ -92,7 +92,9 @@ def open_cluster(
     """
     with connected(where.address) as ray:
         gpus = 0 if settings.get("device") == "cpu" else where.gpus
-        allocation = allocate_engines(_machines(ray), actors=where.actors, gpus=gpus)
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        machines = [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in resources]
+        allocation = allocate_engines(machines, actors=where.actors, gpus=gpus)
         # A folder by its whole path: actors run in another folder.
         everywhere = str(Path(model).resolve()) if Path(model).is_dir() else model
         threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -107,11 +109,6 @@ def open_cluster(
             yield Cluster(pool, model)
         finally:
             pool.close()
-
-
-def _machines(ray: Any) -> list[Machine]:
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in resources]
 
 
 def _spread(engine: str, settings: dict[str, Any], allocation: EngineAllocation) -> dict[str, Any]:
