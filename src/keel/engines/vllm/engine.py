@@ -17,22 +17,16 @@ from torch import Tensor
 
 from keel.engines.catalogue import locate, weights_fingerprint
 from keel.engines.chat_template import ChatTemplate, Transcript
+from keel.engines.decoding import check_recordable, cut_at_stop
 from keel.engines.protocol import Batch, Recording
-from keel.engines.results import Calls, Completion, Divergence, Reading, Results, TurnRecord
-from keel.engines.stopping import check_recordable, cut_at_stop
+from keel.engines.results import Calls, Completion, Divergence, Reading, TurnRecord, engine_call
 from keel.engines.vllm.deployment import OFF, Deployment
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.plugin import check_version, register
 from keel.engines.vllm.processes import Workers, watch
 from keel.engines.vllm.recordings import packed
 from keel.engines.vllm.requests import RecordedRequest, RequestQueue, reading_parameters
-from keel.errors import (
-    KeelError,
-    ModelLoadError,
-    ModelMismatchError,
-    NotAppliedError,
-    UsageError,
-)
+from keel.errors import KeelError, ModelLoadError, NotAppliedError, UsageError
 from keel.seeds import seed_of
 from keel.settings import VllmSettings
 from keel.steering import Firing, Intervention, Probe, check_reached
@@ -70,15 +64,14 @@ def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngi
         raise ModelLoadError(f"vLLM cannot load {model!r}: {_first_line(error)}") from error
     except RuntimeError as error:
         raise NotAppliedError(f"vLLM did not start with {model!r}: {_first_line(error)}") from error
-    config, folder = llm.llm_engine.vllm_config.model_config, Path(where)
-    identity = ModelIdentity(
+    engine, folder = VllmEngine(llm, deployment), Path(where)
+    engine.identity = replace(
+        engine.identity,
         model_id=model,
-        layers=int(config.hf_text_config.num_hidden_layers),
-        hidden_size=int(config.get_hidden_size()),
-        revision=str(config.revision or ""),
+        revision=str(llm.llm_engine.vllm_config.model_config.revision or ""),
         weights_hash=weights_fingerprint(folder) if folder.is_dir() else "",
     )
-    return VllmEngine(llm, deployment, identity=identity)
+    return engine
 
 
 def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]:
@@ -120,16 +113,20 @@ class VllmEngine:
     Raises NotAppliedError where a layer that was to be steered is in no worker.
     """
 
-    def __init__(
-        self, llm: Any, deployment: Deployment, *, identity: ModelIdentity | None = None
-    ) -> None:
+    def __init__(self, llm: Any, deployment: Deployment) -> None:
         self.llm, self.deployment = llm, deployment
         self.tokenizer = llm.get_tokenizer()
         self.template = ChatTemplate(self.tokenizer)
-        self._calls = Calls()
+        self.engine_calls = Calls()
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.hf_text_config.num_hidden_layers)
-        self.identity = self._complete(identity)
+        self.identity = ModelIdentity(
+            model_id=str(config.model),
+            layers=self.layers,
+            hidden_size=int(config.get_hidden_size()),
+            template_hash=self.template.hash,
+            dtype=str(config.dtype).removeprefix("torch."),
+        )
         self.workers = Workers(llm)
         self.queue = RequestQueue(
             llm.llm_engine, deployment.recordings or _AT_ONCE, self.workers.discard
@@ -162,6 +159,7 @@ class VllmEngine:
             for number, start in enumerate(starts)
         ]
 
+    @engine_call
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -172,23 +170,8 @@ class VllmEngine:
         interventions: Sequence[Intervention] = (),
         on_text: Callable[[int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
-    ) -> Results[Completion]:
-        """Answer prompts, each completion as it finishes. Each prompt's seed decides its draws."""
-        completions = self._completions(
-            prompts, sampling, seed, recording, interventions, on_text, on_step
-        )
-        return self._calls.begin(completions, (each.layer for each in interventions))
-
-    def _completions(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int | Sequence[int],
-        recording: Recording,
-        interventions: Sequence[Intervention],
-        on_text: Callable[[int, str], None] | None,
-        on_step: Callable[[], None] | None,
     ) -> Generator[Completion, None, Firing | None]:
+        """Answer prompts, each completion as it finishes. Each prompt's seed decides its draws."""
         records = recording.means or bool(recording.probes)
         check_recordable(sampling, means=recording.means)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
@@ -210,23 +193,15 @@ class VllmEngine:
                 yield self._completion(request, output, recording, sampling)
             return self._firing(setting)
 
+    @engine_call
     def read(
         self,
         conversations: Sequence[Conversation],
         *,
         recording: Recording,
         interventions: Sequence[Intervention] = (),
-    ) -> Results[Reading]:
-        """Read given conversations in one forward pass each, in any order; nothing is sampled."""
-        readings = self._readings(conversations, recording, interventions)
-        return self._calls.begin(readings, (each.layer for each in interventions))
-
-    def _readings(
-        self,
-        conversations: Sequence[Conversation],
-        recording: Recording,
-        interventions: Sequence[Intervention],
     ) -> Generator[Reading, None, Firing | None]:
+        """Read given conversations in one forward pass each, in any order; nothing is sampled."""
         transcripts = [self.template.transcript(c) for c in conversations]
         requests = [
             _reading_request(
@@ -252,7 +227,7 @@ class VllmEngine:
         settings: Sequence[Sequence[Intervention]],
     ) -> Iterator[Divergence]:
         """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
-        self._calls.close()
+        self.engine_calls.close()
         for index, conversation in enumerate(conversations):
             transcript = self.template.transcript(conversation)
             if not transcript.turns:
@@ -267,7 +242,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Break off the call that is open, stop vLLM and give its memory back."""
-        self._calls.close()
+        self.engine_calls.close()
         self.llm.llm_engine.engine_core.shutdown()
 
     @contextmanager
@@ -381,32 +356,6 @@ class VllmEngine:
             stop_token_ids=sorted(self._ends),
             seed=seed,
         )
-
-    def _complete(self, identity: ModelIdentity | None) -> ModelIdentity:
-        """The identity with what only the started engine knows.
-
-        Raises ModelMismatchError for an identity that contradicts it.
-        """
-        config = self.llm.llm_engine.vllm_config.model_config
-        own = ModelIdentity(
-            model_id=str(config.model),
-            layers=self.layers,
-            hidden_size=int(config.get_hidden_size()),
-            template_hash=self.template.hash,
-            dtype=str(config.dtype).removeprefix("torch."),
-        )
-        if identity is None:
-            return own
-        own = replace(
-            own,
-            model_id=identity.model_id,
-            revision=identity.revision,
-            weights_hash=identity.weights_hash,
-        )
-        problem = identity.mismatch(own)
-        if problem is not None:
-            raise ModelMismatchError(f"the loaded model is not the one named: {problem}")
-        return own
 
 
 def packed_probes(probes: Sequence[Probe]) -> bytes:
