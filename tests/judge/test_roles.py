@@ -14,6 +14,7 @@ from keel.prompts import read_rubrics
 from keel.types import (
     Case,
     Conversation,
+    Grader,
     Judgement,
     Message,
     Prompt,
@@ -30,7 +31,7 @@ TRAITS = {"kind": ("Is good to others.", "100 is warm, 0 is cold.")}
 
 
 @dataclass
-class Told:
+class Told(Grader):
     """Gives each case the score that stands in its answer; `?` cannot be parsed."""
 
     name: str = "told"
