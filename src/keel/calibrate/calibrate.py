@@ -33,7 +33,7 @@ def calibrate_floors(
         choose_rollouts(group, settings.rollouts, settings.seed) for group in (default, roles)
     ]
     projections = read_projections(engine, axis, chosen[0], chosen[1])
-    bands = settings.bands or default_bands(engine.layers)
+    bands = settings.bands or default_bands(len(axis.direction))
     candidates = [
         *candidate_floors(projections, axis, bands, percentiles=settings.percentiles),
         *candidate_floors(projections, axis, bands, deviations=settings.deviations),
@@ -91,4 +91,4 @@ def _warnings(best: PricedSetting, bound: float) -> Iterator[str]:
             f"over {HIGH_FIRING:.0%} it rewrites nearly every answer."
         )
     if best.shift_gaps <= 0:
-        yield (f"{best.name} does not bring role-playing answers nearer to the Assistant.")
+        yield f"{best.name} does not bring role-playing answers nearer to the Assistant."

@@ -19,7 +19,7 @@ from keel.types import (
 )
 
 _FEWEST_ROLES = 3
-# From where on a map is warned of.
+# Thresholds of the warnings.
 _WIDE_AUC = 0.15
 _LOW_AUC = 0.7
 _FEW_ROLES = 20

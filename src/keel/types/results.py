@@ -14,7 +14,7 @@ from keel.words import Form, fixed
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its 95 % bootstrap interval."""
+    """A number with its 95 % interval."""
 
     value: float
     low: float
