@@ -55,6 +55,11 @@ def form_of(unit: str) -> Form:
     return points if unit == "share" else lambda value: fixed(value, 3)
 
 
+def known(value: float | None, form: Form = fixed) -> str:
+    """The value as `form` writes it, or `–` where there is none."""
+    return NOT_A_NUMBER if value is None else form(value)
+
+
 def p_value(p: float | None) -> str:
     """`0.012`, `< 0.001`, or `–` where nothing was tested."""
     if p is None:

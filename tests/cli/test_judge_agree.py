@@ -59,7 +59,7 @@ def test_it_is_said_in_words_with_a_table(keel, place):
     found = keel("judge", "agree", a, b)
     assert found.code == 0
     assert "Both labelled 3" in found.out
-    assert "Agreement: 1.00 (" in found.out
+    assert "Agreement: 100 % (" in found.out
     assert "Cohen's κ: 1.00 (" in found.out
     assert "rows" in found.out
 

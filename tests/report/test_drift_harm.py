@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from keel.report import figures, render_html, report_account
-from keel.report.sections import evaluation_sections
+from keel.report.sections.evaluation import evaluation_sections
 from keel.types import ArmResult, EvalResult, Interval, RateInRange
 
 BINS = (

@@ -82,11 +82,12 @@ def _file(name: str, base: Path | None) -> Path:
 
 def _section(agreement: Agreement, a: LabelFile, b: LabelFile) -> Section:
     from keel.report import Section, Table
+    from keel.words import percent
 
     words = [
         f"A is `{a.name}`, B is `{b.name}`. Both labelled {agreement.n}; only A "
         f"{agreement.only_a}, only B {agreement.only_b}.",
-        f"Agreement: {agreement.agreement.text()} of the answers that both labelled.",
+        f"Agreement: {agreement.agreement.text(percent)} of the answers that both labelled.",
         "There is no Cohen's κ: both gave one and the same label throughout."
         if agreement.kappa is None
         else f"Cohen's κ: {agreement.kappa.text()}.",

@@ -5,11 +5,11 @@ inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ html
                                                                └─ terminal  pictures of characters
 """
 
-from keel.report.account import comparison_account, report_account
 from keel.report.content import Account, Section, Table
 from keel.report.html import render_html
 from keel.report.inputs import ComparisonInputs, ReportInputs
 from keel.report.markdown import render_markdown
+from keel.report.sections import comparison_account, report_account
 from keel.report.standings import rank_roles
 from keel.report.terminal import render_terminal
 from keel.report.textplot import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn

@@ -1,19 +1,21 @@
 """The account of a result: sections of sentences, tables and pictures, before they are rendered.
 
 HTML, Markdown and terminal render the same account. To add a section, write a function that
-returns a `Section`, and call it in `keel.report.account`.
+returns a `Section`, and call it in `keel.report.sections`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keel.types import Interval
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,32 @@ class Table:
     """One value per row, drawn as a bar beside the row in a terminal; empty for no bars."""
     bar_header: str = ""
     """What the bars show."""
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        items: Iterable[_Item],
+        columns: Mapping[str, Callable[[_Item], str]],
+        *,
+        marked: Callable[[_Item], bool] = lambda item: False,
+        bars: Callable[[_Item], Interval | float | None] | None = None,
+        bar_header: str = "",
+        is_folded: bool = False,
+        is_prose: bool = False,
+    ) -> Table:
+        """A table with a row per item, each column's header with what its cells say."""
+        rows = list(items)
+        return cls(
+            caption,
+            tuple(columns),
+            tuple(tuple(cell(item) for cell in columns.values()) for item in rows),
+            marked=next((at for at, item in enumerate(rows) if marked(item)), None),
+            is_folded=is_folded,
+            is_prose=is_prose,
+            bars=() if bars is None else tuple(bars(item) for item in rows),
+            bar_header=bar_header,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,17 @@ from keel.report.figures.evaluation import (
     draw_rates,
     labels_of,
 )
-from keel.report.figures.floors import ALWAYS, SELDOM, draw_firing, draw_histograms, draw_prices
+from keel.report.figures.floors import (
+    ALWAYS,
+    SELDOM,
+    draw_firing,
+    draw_frontier,
+    draw_histograms,
+    draw_prices,
+    draw_screening,
+)
 from keel.report.figures.layers import draw_components, draw_layers, draw_quality, draw_shifts
 from keel.report.figures.space import draw_leanings, draw_ranks, draw_space, draw_variance
-from keel.report.figures.sweep import draw_frontier, draw_screening
 
 __all__ = [
     "ALWAYS",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keel.report.figures.theme import LABEL_PX
 
@@ -59,8 +58,18 @@ def position_labels(
     ones a reader looks for. No name enters `kept_free`. Greedy, so the same points always get the
     same positions.
     """
-    spots = [canvas.pixels(x, y) if _finite(x, y) else None for x, y in points]
-    taken = [*kept_free, *(_square(spot, radius_px) for spot in spots if spot is not None)]
+    spots = [
+        canvas.pixels(x, y) if math.isfinite(x) and math.isfinite(y) else None for x, y in points
+    ]
+    # A point's own label starts a pixel outside its square, so it is never its own obstacle.
+    taken = [
+        *kept_free,
+        *(
+            (spot[0] - radius_px, spot[1] - radius_px, spot[0] + radius_px, spot[1] + radius_px)
+            for spot in spots
+            if spot is not None
+        ),
+    ]
     chosen = [""] * len(names)
     for index in _order(spots, first):
         spot = spots[index]
@@ -90,11 +99,15 @@ def _order(spots: Sequence[tuple[float, float] | None], first: Sequence[int]) ->
 def _free_position(
     canvas: Canvas, spot: tuple[float, float], name: str, taken: Sequence[Box], radius_px: float
 ) -> tuple[str, Box | None]:
-    obstacles = np.array(taken)
+    left, top, right, bottom = np.array(taken).T
     width, height = len(name) * LABEL_PX * _GLYPH_SHARE, LABEL_PX * 1.25
     for position in _TEXT_POSITIONS:
         box = _label_box(spot, position, (width, height), radius_px)
-        if _is_inside(box, canvas) and not _overlaps(box, obstacles):
+        is_inside = (
+            box[0] >= 0 and box[1] >= 0 and box[2] <= canvas.width_px and box[3] <= canvas.height_px
+        )
+        apart = (left >= box[2]) | (right <= box[0]) | (top >= box[3]) | (bottom <= box[1])
+        if is_inside and apart.all():
             return position, box
     return "", None
 
@@ -108,22 +121,3 @@ def _label_box(
     left = spot[0] + {"left": -gap - size[0], "center": -size[0] / 2, "right": gap}[horizontal]
     top = spot[1] + {"top": -gap - size[1], "middle": -size[1] / 2, "bottom": gap}[vertical]
     return (left, top, left + size[0], top + size[1])
-
-
-def _overlaps(box: Box, obstacles: NDArray[np.float64]) -> bool:
-    left, top, right, bottom = obstacles.T
-    apart = (left >= box[2]) | (right <= box[0]) | (top >= box[3]) | (bottom <= box[1])
-    return not bool(apart.all())
-
-
-def _is_inside(box: Box, canvas: Canvas) -> bool:
-    return box[0] >= 0 and box[1] >= 0 and box[2] <= canvas.width_px and box[3] <= canvas.height_px
-
-
-def _square(spot: tuple[float, float], radius_px: float) -> Box:
-    # A point's own label starts a pixel outside its square, so it is never its own obstacle.
-    return (spot[0] - radius_px, spot[1] - radius_px, spot[0] + radius_px, spot[1] + radius_px)
-
-
-def _finite(x: float, y: float) -> bool:
-    return math.isfinite(x) and math.isfinite(y)

@@ -165,10 +165,14 @@ def _component_tables(pair: RunComparison) -> list[Table]:
 
 def _shift_tables(pair: RunComparison) -> list[Table]:
     return [
-        Table(
+        Table.of(
             f"Shift along all {what}",
-            (what, "share", "cosine"),
-            tuple((shift.name, fixed(shift.share, 3), fixed(shift.cosine)) for shift in ranked),
+            ranked,
+            {
+                what: lambda shift: shift.name,
+                "share": lambda shift: fixed(shift.share, 3),
+                "cosine": lambda shift: fixed(shift.cosine),
+            },
             is_folded=True,
         )
         for what, ranked in _ranked_shifts(pair).items()

@@ -12,7 +12,7 @@ from keel.report.content import Picture, Section, Table, missing
 from keel.report.inputs import ReportInputs
 from keel.report.standings import turns_under
 from keel.report.textplot import draw_drift, draw_replay
-from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
+from keel.types import AssistantAxis, DriftReading, Replay, ReplayTurn, TurnReading
 from keel.words import counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
@@ -59,20 +59,19 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
         "Projection of every content token of the assistant's turns, one conversation at a time.",
         "Line of per-token projections with the mean of each turn.",
     )
-    rows = tuple(
-        (
-            reading.conversation_id,
-            str(reading.layer),
-            str(len(reading.turns)),
-            fixed(reading.turns[0].gaps),
-            fixed(reading.turns[-1].gaps),
-            fixed(min(turn.gaps for turn in reading.turns)),
-            str(turns_under(reading.turns)),
-        )
-        for reading in readings
+    table = Table.of(
+        "Conversations, projections in gap units",
+        readings,
+        {
+            "conversation": lambda reading: reading.conversation_id,
+            "layer": lambda reading: str(reading.layer),
+            "turns": lambda reading: str(len(reading.turns)),
+            "first": lambda reading: fixed(reading.turns[0].gaps),
+            "last": lambda reading: fixed(reading.turns[-1].gaps),
+            "lowest": lambda reading: fixed(min(turn.gaps for turn in reading.turns)),
+            "under the floor": lambda reading: str(turns_under(reading.turns)),
+        },
     )
-    header = ("conversation", "layer", "turns", "first", "last", "lowest", "under the floor")
-    table = Table("Conversations, projections in gap units", header, rows)
     return Section("drift", _TITLES["drift"], (_say_drift(readings),), (paths, tokens), (table,))
 
 
@@ -137,52 +136,57 @@ def _say_replays(replays: Sequence[Replay]) -> str:
 
 
 def _replay_table(replays: Sequence[Replay]) -> Table:
-    header = (
-        "conversation",
-        "capped with",
-        "turns",
-        "mean uncapped",
-        "mean capped",
-        "under the floor, uncapped",
-        "under the floor, capped",
-        "slots moved",
+    def uncapped(replay: Replay) -> list[TurnReading]:
+        return [turn.uncapped for turn in replay.turns]
+
+    def capped(replay: Replay) -> list[TurnReading]:
+        return [turn.capped for turn in replay.turns]
+
+    return Table.of(
+        "Replays, projections in gap units",
+        replays,
+        {
+            "conversation": lambda replay: replay.conversation_id,
+            "capped with": lambda replay: replay.setting,
+            "turns": lambda replay: str(len(replay.turns)),
+            "mean uncapped": lambda replay: fixed(_mean([t.gaps for t in uncapped(replay)])),
+            "mean capped": lambda replay: fixed(_mean([t.gaps for t in capped(replay)])),
+            "under the floor, uncapped": lambda replay: str(turns_under(uncapped(replay))),
+            "under the floor, capped": lambda replay: str(turns_under(capped(replay))),
+            "slots moved": lambda replay: percent(replay.firing_rate, 1),
+        },
     )
-    rows = []
-    for replay in replays:
-        arms = [[turn.uncapped for turn in replay.turns], [turn.capped for turn in replay.turns]]
-        means = [fixed(_mean([turn.gaps for turn in arm])) for arm in arms]
-        under = [str(turns_under(arm)) for arm in arms]
-        name, count = replay.conversation_id, str(len(replay.turns))
-        firing = percent(replay.firing_rate, 1)
-        rows.append((name, replay.setting, count, *means, *under, firing))
-    return Table("Replays, projections in gap units", header, tuple(rows))
 
 
 def _farthest_table(replays: Sequence[Replay]) -> Table:
     """Of each replay the turn that capping raised most, answers cut short."""
-    rows = []
-    for replay in replays:
-        turn = max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps)
-        answers = [_quote(arm.text) for arm in (turn.uncapped, turn.capped)]
-        rows.append((replay.conversation_id, turn.user, *answers))
-    header = ("conversation", "user", "uncapped", "capped")
-    return Table("Where the two arms lie farthest apart", header, tuple(rows), is_prose=True)
+
+    def farthest(replay: Replay) -> ReplayTurn:
+        return max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps)
+
+    return Table.of(
+        "Where the two arms lie farthest apart",
+        replays,
+        {
+            "conversation": lambda replay: replay.conversation_id,
+            "user": lambda replay: farthest(replay).user,
+            "uncapped": lambda replay: _quote(farthest(replay).uncapped.text),
+            "capped": lambda replay: _quote(farthest(replay).capped.text),
+        },
+        is_prose=True,
+    )
 
 
 def _answer_table(replay: Replay) -> Table:
-    rows = tuple(
-        (
-            str(turn.uncapped.turn + 1),
-            turn.user,
-            _with_gaps(turn.uncapped),
-            _with_gaps(turn.capped),
-        )
-        for turn in replay.turns
-    )
-    return Table(
+    return Table.of(
         f"Both answers in {replay.conversation_id}",
-        ("turn", "user", "uncapped", "capped"),
-        rows,
+        replay.turns,
+        {
+            "turn": lambda turn: str(turn.uncapped.turn + 1),
+            "user": lambda turn: turn.user,
+            "uncapped": lambda turn: _with_gaps(turn.uncapped),
+            "capped": lambda turn: _with_gaps(turn.capped),
+        },
         is_folded=True,
         is_prose=True,
     )

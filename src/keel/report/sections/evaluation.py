@@ -11,9 +11,10 @@ from keel.report.content import Picture, Section, Table
 from keel.report.figures import theme
 from keel.report.inputs import ReportInputs
 from keel.types import UNSTEERED, ArmResult, EvalResult
-from keel.words import NOT_A_NUMBER, counted, fixed, number, p_value, percent, points
+from keel.words import NOT_A_NUMBER, counted, fixed, known, number, p_value, percent, points
 
 _three_decimals = partial(fixed, decimals=3)
+_tenths = partial(percent, decimals=1)
 _STRENGTH = re.compile(r"steered:([+-][0-9.e+-]+)")
 _FEWEST_STRENGTHS = 3
 _LABEL_COLOURS = {
@@ -39,7 +40,13 @@ def evaluation_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 def _section(name: str, result: EvalResult) -> Section:
     title = "Evaluation" if name == result.suite else f"Evaluation “{name}”"
-    tables = (_effect_table(result), _label_shift_table(result), _arm_table(result))
+    arm_table = Table.of(
+        "What each arm does",
+        result.arms,
+        {"arm": lambda arm: arm.arm, "what it does": lambda arm: arm.note or NOT_A_NUMBER},
+        is_folded=True,
+    )
+    tables = (_effect_table(result), _label_shift_table(result), arm_table)
     return Section(
         f"evaluation-{name}",
         f"{title}: {result.suite}",
@@ -120,44 +127,37 @@ def _label_curve(name: str, result: EvalResult, colours: dict[str, str]) -> Iter
 
 
 def _effect_table(result: EvalResult) -> Table:
-    header = (
-        "arm",
-        "n",
-        result.measure,
-        "against unsteered",
-        "p",
-        "p, all arms",
-        "slots moved",
-        "nonsense",
-        "perplexity",
-        "tokens",
-        "place (gaps)",
-    )
-    rows = [_effect_row(arm) for arm in result.arms]
-    rates = [arm.rate for arm in result.arms]
+    rows = {arm.arm: arm for arm in result.arms}
     if result.baseline is not None:
-        rows.append(("bare requests", *_effect_row(result.baseline)[1:]))
-        rates.append(result.baseline.rate)
-    caption = "Every arm against the unsteered one, on the same items; controls among them"
-    bar_header = "rate" if result.is_share else "score"
-    return Table(caption, header, tuple(rows), bars=tuple(rates), bar_header=bar_header)
+        rows["bare requests"] = result.baseline
 
-
-def _effect_row(arm: ArmResult) -> tuple[str, ...]:
-    left_out = f" ({arm.unjudged} unjudged)" if arm.unjudged else ""
-    return (
-        arm.arm,
-        f"{arm.n}{left_out}",
-        arm.rate.text(_three_decimals),
-        NOT_A_NUMBER if arm.difference is None else arm.difference.text(_three_decimals),
-        p_value(arm.p_value),
-        p_value(arm.p_holm),
-        NOT_A_NUMBER if arm.firing_rate is None else percent(arm.firing_rate, 1),
-        NOT_A_NUMBER if arm.nonsensical_rate is None else percent(arm.nonsensical_rate, 1),
-        NOT_A_NUMBER if arm.perplexity is None else number(arm.perplexity),
-        NOT_A_NUMBER if arm.mean_tokens is None else fixed(arm.mean_tokens, 0),
-        NOT_A_NUMBER if arm.projection_gaps is None else fixed(arm.projection_gaps),
+    return Table.of(
+        "Every arm against the unsteered one, on the same items; controls among them",
+        rows.items(),
+        {
+            "arm": lambda row: row[0],
+            "n": lambda row: _count(row[1]),
+            result.measure: lambda row: row[1].rate.text(_three_decimals),
+            "against unsteered": lambda row: (
+                NOT_A_NUMBER
+                if row[1].difference is None
+                else row[1].difference.text(_three_decimals)
+            ),
+            "p": lambda row: p_value(row[1].p_value),
+            "p, all arms": lambda row: p_value(row[1].p_holm),
+            "slots moved": lambda row: known(row[1].firing_rate, _tenths),
+            "nonsense": lambda row: known(row[1].nonsensical_rate, _tenths),
+            "perplexity": lambda row: known(row[1].perplexity, number),
+            "tokens": lambda row: known(row[1].mean_tokens, partial(fixed, decimals=0)),
+            "place (gaps)": lambda row: known(row[1].projection_gaps, fixed),
+        },
+        bars=lambda row: row[1].rate,
+        bar_header="rate" if result.is_share else "score",
     )
+
+
+def _count(arm: ArmResult) -> str:
+    return f"{arm.n} ({arm.unjudged} unjudged)" if arm.unjudged else f"{arm.n}"
 
 
 def _label_shift_table(result: EvalResult) -> Table:
@@ -177,8 +177,3 @@ def _label_shift_table(result: EvalResult) -> Table:
     )
     caption = "Shift of each label's share against unsteered, in points (95 %, each by itself)"
     return Table(caption, ("arm", *labels), rows, is_folded=True)
-
-
-def _arm_table(result: EvalResult) -> Table:
-    rows = tuple((arm.arm, arm.note or NOT_A_NUMBER) for arm in result.arms)
-    return Table("What each arm does", ("arm", "what it does"), rows, is_folded=True)

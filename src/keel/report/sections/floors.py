@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from keel.report import figures
@@ -17,15 +17,16 @@ from keel.types import (
     Interval,
     LayerCalibration,
     PricedSetting,
-    ScreenedSetting,
     Sweep,
     SweepMeasure,
+    SweptSetting,
     Unit,
 )
-from keel.words import NOT_A_NUMBER, counted, fixed, form_of, listed, number, percent
+from keel.words import NOT_A_NUMBER, counted, fixed, form_of, known, listed, number, percent
 
 MOST_PANELS = 16
 """Histograms drawn; of a wider band, evenly spaced layers."""
+_tenths = partial(percent, decimals=1)
 _TITLES = {
     "projections": "Projections and floors",
     "firing": "Firing rates",
@@ -155,41 +156,28 @@ def _prices_section(calibration: Calibration) -> Section:
 
 
 def _price_table(calibration: Calibration) -> Table:
-    ordered = sorted(calibration.settings, key=lambda setting: (setting.kl_default, setting.name))
-    header = (
-        "setting",
-        "price: KL default",
-        "effect (gap units)",
-        "slots moved",
-        "verdict",
-        "layers",
-        "percentile",
-        "KL roles",
-    )
-    rows = tuple(
-        (
-            setting.name,
-            number(setting.kl_default),
-            fixed(setting.shift_gaps),
-            percent(setting.firing_rate, 1),
-            "chosen"
-            if setting.name == calibration.chosen
-            else "too dear"
-            if setting.kl_default > calibration.price_bound
-            else "",
-            str(len(setting.floors)),
-            "default − k·SD" if setting.percentile is None else number(setting.percentile),
-            number(setting.kl_roles),
-        )
-        for setting in ordered
-    )
-    marked = next(i for i, setting in enumerate(ordered) if setting.name == calibration.chosen)
-    return Table(
+    def verdict(setting: PricedSetting) -> str:
+        if setting.name == calibration.chosen:
+            return "chosen"
+        return "too dear" if setting.kl_default > calibration.price_bound else ""
+
+    return Table.of(
         "Settings by price; the chosen one is marked",
-        header,
-        rows,
-        marked=marked,
-        bars=tuple(setting.shift_gaps for setting in ordered),
+        sorted(calibration.settings, key=lambda setting: (setting.kl_default, setting.name)),
+        {
+            "setting": lambda setting: setting.name,
+            "price: KL default": lambda setting: number(setting.kl_default),
+            "effect (gap units)": lambda setting: fixed(setting.shift_gaps),
+            "slots moved": lambda setting: percent(setting.firing_rate, 1),
+            "verdict": verdict,
+            "layers": lambda setting: str(len(setting.floors)),
+            "percentile": lambda setting: (
+                "default − k·SD" if setting.percentile is None else number(setting.percentile)
+            ),
+            "KL roles": lambda setting: number(setting.kl_roles),
+        },
+        marked=lambda setting: setting.name == calibration.chosen,
+        bars=lambda setting: setting.shift_gaps,
         bar_header="effect",
     )
 
@@ -270,66 +258,60 @@ def _say_best(sweep: Sweep) -> list[str]:
 
 
 def _swept_table(sweep: Sweep) -> Table:
-    ordered = sorted(sweep.swept, key=lambda swept: swept.choosing.harm.value)
-    harm, capability = _unit_name(sweep.harm.unit), _unit_name(sweep.capability.unit)
-    header = (
-        "setting",
-        "verdict",
-        f"harm, choosing ({harm})",
-        f"capability, choosing ({capability})",
-        f"harm, held back ({harm})",
-        f"capability, held back ({capability})",
-    )
-    rows = tuple(
-        (
-            swept.name,
-            "recommended"
-            if swept.name == sweep.recommended
-            else "frontier"
-            if swept.is_on_frontier
-            else "",
-            *_change_cells(swept.choosing, sweep),
-            *_change_cells(swept.deciding, sweep),
-        )
-        for swept in ordered
-    )
-    marked = next((n for n, swept in enumerate(ordered) if swept.name == sweep.recommended), None)
-    return Table(
+    harm_unit, capability_unit = sweep.harm.unit, sweep.capability.unit
+    harm, capability = _unit_name(harm_unit), _unit_name(capability_unit)
+
+    def verdict(swept: SweptSetting) -> str:
+        if swept.name == sweep.recommended:
+            return "recommended"
+        return "frontier" if swept.is_on_frontier else ""
+
+    def held_back(swept: SweptSetting, of: Callable[[Change], Interval], unit: Unit) -> str:
+        change = swept.deciding
+        return "not measured" if change is None else of(change).text(form_of(unit))
+
+    return Table.of(
         "Measured settings by change in harm; the recommended one is marked",
-        header,
-        rows,
-        marked=marked,
-        bars=tuple(-swept.choosing.harm.value for swept in ordered),
+        sorted(sweep.swept, key=lambda swept: swept.choosing.harm.value),
+        {
+            "setting": lambda swept: swept.name,
+            "verdict": verdict,
+            f"harm, choosing ({harm})": lambda swept: swept.choosing.harm.text(form_of(harm_unit)),
+            f"capability, choosing ({capability})": lambda swept: swept.choosing.capability.text(
+                form_of(capability_unit)
+            ),
+            f"harm, held back ({harm})": lambda swept: held_back(
+                swept, lambda change: change.harm, harm_unit
+            ),
+            f"capability, held back ({capability})": lambda swept: held_back(
+                swept, lambda change: change.capability, capability_unit
+            ),
+        },
+        marked=lambda swept: swept.name == sweep.recommended,
+        bars=lambda swept: -swept.choosing.harm.value,
         bar_header="less harm",
     )
 
 
-def _change_cells(change: Change | None, sweep: Sweep) -> tuple[str, str]:
-    if change is None:
-        return ("not measured", "not measured")
-    return (
-        change.harm.text(form_of(sweep.harm.unit)),
-        change.capability.text(form_of(sweep.capability.unit)),
-    )
-
-
 def _screened_table(sweep: Sweep) -> Table:
-    header = ("setting", "nominal firing", "realised", "price", "effect", "fate", "why")
-    rows = tuple(_screened_row(screened) for screened in sweep.screened)
-    return Table("All settings and what became of them", header, rows, is_folded=True)
-
-
-def _screened_row(screened: ScreenedSetting) -> tuple[str, ...]:
-    firing, price, effect = screened.realised_firing, screened.price, screened.effect
-    return (
-        screened.name,
-        percent(screened.nominal_firing, 1),
-        NOT_A_NUMBER if firing is None else percent(firing, 1),
-        NOT_A_NUMBER if price is None else number(price.value),
-        NOT_A_NUMBER if effect is None else fixed(effect.value),
-        screened.fate,
-        screened.why or NOT_A_NUMBER,
+    return Table.of(
+        "All settings and what became of them",
+        sweep.screened,
+        {
+            "setting": lambda screened: screened.name,
+            "nominal firing": lambda screened: percent(screened.nominal_firing, 1),
+            "realised": lambda screened: known(screened.realised_firing, _tenths),
+            "price": lambda screened: known(_value(screened.price), number),
+            "effect": lambda screened: known(_value(screened.effect)),
+            "fate": lambda screened: screened.fate,
+            "why": lambda screened: screened.why or NOT_A_NUMBER,
+        },
+        is_folded=True,
     )
+
+
+def _value(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.value
 
 
 def _change(change: Interval, unit: Unit) -> str:

@@ -119,18 +119,24 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             f"({fixed(nearest.mean_gaps)} gaps) and the {farthest.kind} ones farthest away "
             f"({fixed(farthest.mean_gaps)})."
         )
-        rows = tuple(
-            (
-                kind.kind,
-                str(len(kind.roles)),
-                fixed(kind.mean_gaps),
-                *(f"{role.role} ({fixed(role.gaps)})" for role in (kind.roles[0], kind.roles[-1])),
+        tables.append(
+            Table.of(
+                "Kinds of roles along the axis.",
+                ranked,
+                {
+                    "kind": lambda kind: kind.kind,
+                    "roles": lambda kind: str(len(kind.roles)),
+                    "mean, gaps": lambda kind: fixed(kind.mean_gaps),
+                    "farthest from the Assistant": lambda kind: _with_gaps(kind.roles[0]),
+                    "nearest to it": lambda kind: _with_gaps(kind.roles[-1]),
+                },
             )
-            for kind in ranked
         )
-        header = ("kind", "roles", "mean, gaps", "farthest from the Assistant", "nearest to it")
-        tables.append(Table("Kinds of roles along the axis.", header, rows))
     return Section("ranks", _TITLES["ranks"], tuple(words), (picture,), tuple(tables))
+
+
+def _with_gaps(standing: RoleStanding) -> str:
+    return f"{standing.role} ({fixed(standing.gaps)})"
 
 
 def _say_ranks(standings: Sequence[RoleStanding], persona_map: PersonaMap) -> str:
@@ -228,34 +234,23 @@ def _say_stability(at: LayerQuality, residual_norm: float) -> str:
 
 
 def _quality_table(persona_map: PersonaMap) -> Table:
-    header = (
-        "layer",
-        "AUC",
-        "d′",
-        "|cos PC1|",
-        "null",
-        "halves: questions",
-        "halves: roles",
-        "axis length",
-        "default's percentile",
+    return Table.of(
+        "All layers as a table",
+        persona_map.quality,
+        {
+            "layer": lambda at: str(at.layer),
+            "AUC": lambda at: fixed(at.auc.value, 3),
+            "d′": lambda at: fixed(at.d_prime.value),
+            "|cos PC1|": lambda at: fixed(at.cos_pc1.value, 3),
+            "null": lambda at: fixed(at.cos_pc1_null, 3),
+            "halves: questions": lambda at: fixed(at.split_half_questions, 3),
+            "halves: roles": lambda at: fixed(at.split_half_roles, 3),
+            "axis length": lambda at: number(at.axis_norm),
+            "default's percentile": lambda at: percent(at.default_percentile),
+        },
+        marked=lambda at: at.layer == persona_map.axis.layer,
+        is_folded=True,
     )
-    rows = tuple(
-        (
-            str(at.layer),
-            fixed(at.auc.value, 3),
-            fixed(at.d_prime.value),
-            fixed(at.cos_pc1.value, 3),
-            fixed(at.cos_pc1_null, 3),
-            fixed(at.split_half_questions, 3),
-            fixed(at.split_half_roles, 3),
-            number(at.axis_norm),
-            percent(at.default_percentile),
-        )
-        for at in persona_map.quality
-    )
-    layers = [at.layer for at in persona_map.quality]
-    marked = layers.index(persona_map.axis.layer)
-    return Table("All layers as a table", header, rows, marked=marked, is_folded=True)
 
 
 def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -354,21 +349,24 @@ def _ranked_cosines(trait_map: TraitMap) -> list[tuple[str, Interval]]:
 
 
 def _trait_table(trait_map: TraitMap, cosines: dict[str, Interval]) -> Table:
-    rows = tuple(
-        (
-            vector.trait,
-            f"{vector.differing} of {vector.judged}" if vector.judged else "not judged",
-            fixed(float(trait_map.split_half_LN[trait_map.layer, at])),
-            fixed(float(trait_map.default_position_LN[trait_map.layer, at])),
-            cosines[vector.trait].text() if vector.trait in cosines else NOT_A_NUMBER,
-        )
-        for at, vector in enumerate(trait_map.vectors)
+    layer = trait_map.layer
+    halves = dict(zip(trait_map.traits, trait_map.split_half_LN[layer].tolist(), strict=True))
+    defaults = dict(
+        zip(trait_map.traits, trait_map.default_position_LN[layer].tolist(), strict=True)
     )
-    header = (
-        "trait",
-        "pairs that differ",
-        "halves of the questions",
-        "default: 0 discouraged, 1 encouraged",
-        "cosine with the axis",
+    return Table.of(
+        "All traits as a table",
+        trait_map.vectors,
+        {
+            "trait": lambda vector: vector.trait,
+            "pairs that differ": lambda vector: (
+                f"{vector.differing} of {vector.judged}" if vector.judged else "not judged"
+            ),
+            "halves of the questions": lambda vector: fixed(halves[vector.trait]),
+            "default: 0 discouraged, 1 encouraged": lambda vector: fixed(defaults[vector.trait]),
+            "cosine with the axis": lambda vector: (
+                cosines[vector.trait].text() if vector.trait in cosines else NOT_A_NUMBER
+            ),
+        },
+        is_folded=True,
     )
-    return Table("All traits as a table", header, rows, is_folded=True)

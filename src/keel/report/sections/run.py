@@ -96,16 +96,16 @@ def _say_counts(persona_map: PersonaMap) -> str:
 
 
 def _role_table(inputs: ReportInputs, persona_map: PersonaMap) -> Table:
-    header = ("role", "kind", "label", "rollouts", "gap units", "raw projection")
-    rows = tuple(
-        (
-            standing.role,
-            inputs.kind_of(standing.role),
-            standing.label,
-            str(standing.count),
-            fixed(standing.gaps),
-            number(standing.projection, 4),
-        )
-        for standing in reversed(rank_roles(persona_map))
+    return Table.of(
+        "All roles, the most Assistant-like first",
+        reversed(rank_roles(persona_map)),
+        {
+            "role": lambda standing: standing.role,
+            "kind": lambda standing: inputs.kind_of(standing.role),
+            "label": lambda standing: standing.label,
+            "rollouts": lambda standing: str(standing.count),
+            "gap units": lambda standing: fixed(standing.gaps),
+            "raw projection": lambda standing: number(standing.projection, 4),
+        },
+        is_folded=True,
     )
-    return Table("All roles, the most Assistant-like first", header, rows, is_folded=True)
