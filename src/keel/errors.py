@@ -1,23 +1,23 @@
 """Every error that Keel raises on purpose, one class per remedy.
 
 KeelError
-├── UsageError           what was asked for makes no sense: ask differently
-├── MissingArtifactError a file or a run's part is not there: make it, or point at it
+├── UsageError           an argument, option or value is invalid: change it
+├── MissingArtifactError a file or a part of a run is missing: make it, or point at it
 ├── StaleArtifactError   a file belongs to other inputs: use a new folder, or start over
 ├── CorruptArtifactError a file cannot be read or holds NaN: restore or delete it
 ├── RunLockedError       another process works on the run: wait for it
-├── StorageError         the disk refused to take what was made: make room, run again
+├── StorageError         the disk did not take a file: make room, run again
 ├── ModelLayoutError     the model is built in an unknown way: pass its list of blocks
 ├── ModelMismatchError   an artefact was made on another model: use that model
 ├── ModelLoadError       the model could not be loaded: check id, folder, network
 ├── EngineDiedError      an engine's process ended: read what it printed, run again
 ├── EndpointError        a model behind an address did not answer: check address, key, name
-├── BudgetError          what may be asked or paid for is used up: raise it, run again
-├── JudgeError           too many of a judge's replies are of no use: read them, take another
+├── BudgetError          the limit of requests or cost is used up: raise it, run again
+├── JudgeError           too many of a judge's replies are unusable: read them, take another
 ├── ClusterError         machines could not be reached, or were lost: look at them, run again
 ├── MissingExtraError    an optional dependency is not installed: install the extra
 ├── ChatTemplateError    the chat template cannot be followed: pass another template
-├── TooFewSamplesError   not enough data for the number asked: sample more, or lower the minimum
+├── TooFewSamplesError   too few samples for the requested number: sample more, or lower the minimum
 ├── NotFiniteError       NaN or Inf entered a calculation: look at the model or its dtype
 └── NotAppliedError      an intervention did not reach the model: do not trust the output
 """
@@ -28,11 +28,11 @@ class KeelError(Exception):
 
 
 class UsageError(KeelError, ValueError):
-    """What was asked for makes no sense; ask differently."""
+    """An argument, option or value is invalid."""
 
 
 class MissingArtifactError(KeelError, FileNotFoundError):
-    """A file, or a part of a run, that is needed is not there."""
+    """A file, or a part of a run, is missing."""
 
 
 class StaleArtifactError(KeelError, RuntimeError):
@@ -48,7 +48,7 @@ class RunLockedError(KeelError, RuntimeError):
 
 
 class StorageError(KeelError, OSError):
-    """The disk refused what was to be written; nothing half-written stays."""
+    """The disk did not take a file; no partial file stays."""
 
 
 class ModelLayoutError(KeelError, TypeError):
@@ -72,7 +72,7 @@ class EndpointError(KeelError, ConnectionError):
 
 
 class BudgetError(KeelError, RuntimeError):
-    """The requests or the money that were allowed are used up."""
+    """The limit of requests or of cost is used up."""
 
 
 class JudgeError(KeelError, RuntimeError):
@@ -92,7 +92,7 @@ class ChatTemplateError(KeelError, ValueError):
 
 
 class TooFewSamplesError(KeelError, ValueError):
-    """There are not enough data for the number that was asked for."""
+    """There are too few samples for the requested number."""
 
 
 class NotFiniteError(KeelError, ValueError):
@@ -100,4 +100,4 @@ class NotFiniteError(KeelError, ValueError):
 
 
 class NotAppliedError(KeelError, RuntimeError):
-    """An intervention was asked for and did not reach the model: its output cannot be trusted."""
+    """An intervention did not reach the model, so its output cannot be trusted."""

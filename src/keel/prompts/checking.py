@@ -24,7 +24,7 @@ QUESTION_WORDS = (6, 20)
 DESCRIPTION_WORDS = (3, 16)
 RUBRIC_WORDS = (8, 45)
 MOST_SHARED_WORDS = 0.5
-"""Of the different words of two prompts for one thing: past this, one is a rewording."""
+"""Share of the distinct words of two prompts of one role; above it, one is a rewording."""
 LEAST_EVEN = 0.6
 """The shorter side of a trait's pair has so much of the longer's words: length is no quality."""
 

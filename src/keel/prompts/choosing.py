@@ -1,4 +1,4 @@
-"""Which roles and traits are asked which questions, under which system prompts."""
+"""Chooses roles, traits and questions of a library, and combines them into prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def make_prompts(library: Library, settings: PromptSettings, *, model_name: str) -> list[Prompt]:
-    """The prompts of a run: each role and the default asked each question chosen.
+    """The prompts of a run: each question chosen for each role and for the default.
 
     A role answers question q under its system prompts q, q + 1, ... (modulo 5), so that all five
     ways of setting it are used even where each question is asked once. The default answers every

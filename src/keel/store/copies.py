@@ -38,7 +38,7 @@ def push_run(run: str | Path, url: str) -> int:
     manifest = read_manifest(root)
     remote = _folder_at(url)
     written_bytes = 0
-    with _in_one_line(url):
+    with _store_errors(url):
         if remote.exists(MANIFEST):
             there = manifest_from(remote.cat_file(MANIFEST), url)
             _check_same(there.files.get(PLAN), manifest, url)
@@ -61,7 +61,7 @@ def pull_run(url: str, run: str | Path) -> int:
     there, StaleArtifactError when the folder holds another.
     """
     remote, folder = _folder_at(url), RunFolder(run)
-    with _in_one_line(url):
+    with _store_errors(url):
         written = bytes(remote.cat_file(MANIFEST))
     manifest = manifest_from(written, url)
     if folder.is_begun:
@@ -71,7 +71,7 @@ def pull_run(url: str, run: str | Path) -> int:
     read_bytes = len(written)
     with folder.lock():
         for name in names:
-            with _in_one_line(url):
+            with _store_errors(url):
                 data = bytes(remote.cat_file(_inside(name, url)))
             _check_hash(data, manifest.files[name], f"{url}/{name}")
             write_bytes(folder.path / name, data)
@@ -95,7 +95,7 @@ def _folder_at(url: str) -> Any:
 
 
 @contextmanager
-def _in_one_line(url: str) -> Iterator[None]:
+def _store_errors(url: str) -> Iterator[None]:
     """Turns errors of the file system into ours, in one line."""
     try:
         yield
