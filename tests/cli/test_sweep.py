@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 import keel as library
-from keel.cli.calibrate import with_heights
+from keel.cli.calibrate import show_sweep, tasks_of, with_heights
 from keel.cli.options import Given
-from keel.cli.sweep import show_sweep, tasks_of
 from keel.settings import SweepSettings, SweepSources
 from keel.types import Change, Interval, ScreenedSetting, Sweep, SweepMeasure, SweptSetting
 from tests.cli.commands import CPU, contents
