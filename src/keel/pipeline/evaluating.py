@@ -71,7 +71,9 @@ def evaluate(
             done, firsts = kept.committed(arm.name), kept.first_answers(arm.name)
             batches = answer_items(evaluation, arm, plan, done=done, first=firsts, on_answer=tell)
             for batch in batches:
-                kept.commit(arm.name, batch.number, batch.answers, _moved(batch.firing))
+                firing = batch.firing or Firing({}, {})
+                moved = Moved(dict(firing.fired), dict(firing.slots))
+                kept.commit(arm.name, batch.number, batch.answers, moved)
                 counter.reach(_answered(kept, plan, arm))
         arms = _complete_arms(kept, evaluation, plan)
         verdicts = _judge(kept, evaluation, arms, on_progress)
@@ -260,10 +262,6 @@ def _counter(
 def _answered(kept: EvaluationFolder, plan: AnsweringPlan, arm: Arm) -> int:
     first = sum(len(plan.first[n]) for n in kept.committed(arm.name, "first"))
     return first + sum(len(plan.batches[n]) for n in kept.committed(arm.name))
-
-
-def _moved(firing: Firing | None) -> Moved:
-    return Moved() if firing is None else Moved(dict(firing.fired), dict(firing.slots))
 
 
 def _complete_arms(

@@ -53,7 +53,10 @@ def load_leaves(name: str, *, data: Path | None, allows_code: bool, seed: int) -
     for leaf_name in names:
         _check_allowed(manager.task_index[leaf_name].cfg or {}, leaf_name, allows_code)
     with _explained(name, data):
-        leaves = _load(manager, names) if rows is None else _load_with(manager, names, rows)
+        if rows is None:
+            leaves = {leaf: manager.load([leaf])["tasks"][leaf] for leaf in names}
+        else:
+            leaves = _load_with(manager, names, rows)
         if not leaves:
             raise UsageError(f"{data} holds no items of {name}; is it another task's file?")
     for leaf in leaves.values():
@@ -133,10 +136,6 @@ def _check_allowed(config: Mapping[str, Any], name: str, allows_code: bool) -> N
             f"task {name!r} runs Python code that the model writes, on this machine; where that "
             "is safe, say so with --allow-code"
         )
-
-
-def _load(manager: Any, names: list[str]) -> dict[str, Any]:
-    return {name: manager.load([name])["tasks"][name] for name in names}
 
 
 def _load_with(manager: Any, names: list[str], rows: list[Row]) -> dict[str, Any]:

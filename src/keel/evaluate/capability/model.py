@@ -40,6 +40,8 @@ class SteeredLM(HFLM):  # type: ignore[misc]
 
     def __init__(self, engine: Engine, arm: Arm, *, batch_size: int) -> None:
         local = engine.local_model
+        # Thinking off, where the template knows it: as everywhere in Keel.
+        knows_thinking = "enable_thinking" in engine.template.source
         assert local is not None, "lm-eval runs a model of this process"
         with without_logs():  # lm-eval warns that a model may not be launched in several processes
             super().__init__(
@@ -47,7 +49,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
                 backend="causal",
                 tokenizer=copy.deepcopy(local.tokenizer),
                 batch_size=batch_size,
-                chat_template_args=_chat_arguments(engine),
+                chat_template_args={"enable_thinking": False} if knows_thinking else {},
             )
         self.arm, self.blocks = arm, local.blocks
         self.firing: Firing | None = None
@@ -146,8 +148,3 @@ def _lengths(sampled_BT: Tensor, ends: set[int]) -> list[Length]:
         tokens = row.index(True) if True in row else len(row)
         lengths.append(Length(tokens, tokens < len(row)))
     return lengths
-
-
-def _chat_arguments(engine: Engine) -> dict[str, Any]:
-    """Thinking off, where the template knows it: as everywhere in Keel."""
-    return {"enable_thinking": False} if "enable_thinking" in engine.template.source else {}

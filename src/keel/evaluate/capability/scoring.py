@@ -116,7 +116,8 @@ class TaskGrader(Grader):
             for score in self.task.score(texts):
                 case, value = batch[score.item_id], score.values[self.task.key]
                 self._values[case.id] = value
-                number = float(np.mean(_numbers(value)))
+                parts = value if isinstance(value, list | tuple) else [value]
+                number = float(np.mean([float(part) for part in parts]))
                 metrics = "; ".join(f"{name} {_plain(v)}" for name, v in score.values.items())
                 yield Verdict(case.id, f"{number:g}", number, reason=metrics)
 
@@ -148,11 +149,6 @@ def item_values(task: CapabilityTask, values: Sequence[Any]) -> Floats:
         return np.array([whole])
     without_N = np.array([task.aggregate(values[:n] + values[n + 1 :]) for n in range(len(values))])
     return np.asarray(whole + (len(values) - 1) * (without_N.mean() - without_N))
-
-
-def _numbers(value: Any) -> list[float]:
-    """An item's score as numbers: of several, such as an item's instructions, all of them."""
-    return [float(part) for part in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _is_share(value: Any) -> bool:
