@@ -1,4 +1,4 @@
-"""The account of a result, and its renderers. Knows nothing of run folders or engines.
+"""Renders results as HTML, Markdown or terminal output. Knows nothing of run folders or engines.
 
 inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ html      Plotly inlined once
                                                                ├─ markdown  without pictures

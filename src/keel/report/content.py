@@ -1,7 +1,7 @@
-"""The account of a result: sections of sentences, tables and pictures, before they are rendered.
+"""The parts of a report (sentences, tables, pictures) before they are rendered.
 
-HTML, Markdown and terminal render the same account. To add a section, write a function that
-returns a `Section`, and call it in `keel.report.sections`.
+HTML, Markdown and terminal output are rendered from the same `Account`. To add a section, write a
+function that returns a `Section`, and call it in `keel.report.sections`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that is drawn when a page asks for it."""
+    """A figure, drawn only when a renderer needs it."""
 
     id: str
     """Fixed name, so that the same inputs make the same page."""
@@ -43,8 +43,8 @@ class Table:
     marked: int | None = None
     """Row to be set off from the others."""
     is_folded: bool = False
-    """Whether the page shows only the caption until it is asked for; Markdown and terminal leave
-    it out."""
+    """Whether the page shows only the caption until it is clicked; Markdown and terminal leave the
+    table out."""
     is_prose: bool = False
     """Whether cells hold long texts; Markdown leaves these out too."""
     bars: tuple[Interval | float | None, ...] = ()
@@ -106,7 +106,7 @@ class KeyFigure:
 
 @dataclass(frozen=True)
 class Account:
-    """All that is said of a run, of some of its results, or of a comparison."""
+    """Everything that a report says of a run, of some of its results, or of a comparison."""
 
     page_kind: str
     """What kind of page this is, in two or three words."""

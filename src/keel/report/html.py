@@ -17,7 +17,7 @@ _TEMPLATES = "template"
 
 
 def render_html(account: Account) -> str:
-    """The account as HTML, the same text for the same account.
+    """Renders an account as HTML, the same text for the same account.
 
     Plotly is embedded once. All texts of users and models are escaped, and the page's own content
     policy forbids it to load anything.

@@ -1,4 +1,4 @@
-"""What a report is made from."""
+"""The results that a report shows, checked before anything is drawn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keel.types import (
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """All that a report shows; what is missing becomes a note that names its command."""
+    """The results of a run; what is missing becomes a note that names its command."""
 
     title: str
     identity: ModelIdentity | None = None
@@ -76,7 +76,7 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class ComparisonInputs:
-    """All that a page on several runs shows."""
+    """Comparisons of several runs, pair by pair."""
 
     title: str
     head: tuple[str, ...]

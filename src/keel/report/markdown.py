@@ -8,7 +8,7 @@ _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*[]|<>
 
 
 def render_markdown(account: Account) -> str:
-    """The main numbers as Markdown, the same text for the same account."""
+    """Renders an account as Markdown, the same text for the same account."""
     head = " · ".join([*account.facts, *([account.date] if account.date else [])])
     parts = [f"# {_safe(account.title)}", _safe(head)]
     parts += [_warning(warning) for warning in account.warnings]

@@ -1,4 +1,4 @@
-"""The account of a result in a terminal: the report's sections, fitted to a width."""
+"""Renders an account in a terminal: the report's sections, fitted to a width."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NUMERIC = re.compile(r"([−+]|< )?\d.*|–|")
 
 
 def render_terminal(account: Account, *, width: int) -> Group:
-    """Key figures, every section that shows results, then the warnings.
+    """Renders key figures, every section that shows results, then the warnings.
 
     A table too wide for the terminal is printed in several blocks, each with the first column:
     no number is ever cut.

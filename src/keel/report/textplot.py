@@ -1,7 +1,7 @@
-"""Pictures made of characters, for terminals: needles, sparklines, bars and intervals.
+"""Draws with characters, for terminals: needles, sparklines, bars and intervals.
 
 Every sign can be read without colour, and lines fit the width given (60 columns are enough).
-Turns are numbered from 1 here, for people.
+Turns are numbered from 1 on screen, from 0 in code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WIDEST_NAME = 22
 
 
 def draw_drift(reading: DriftReading, axis: AssistantAxis, *, width: int = 80) -> Text:
-    """One conversation's path: a line per turn, and the whole path as a sparkline."""
+    """Draws a conversation's path: a line per turn, and a sparkline over all turns."""
     lines = _heading(reading.conversation_id or "conversation", reading, axis, width)
     floor_gaps = floor_in_gaps(axis, reading.floor, reading.layer)
     lines += [
@@ -45,7 +45,7 @@ def draw_drift(reading: DriftReading, axis: AssistantAxis, *, width: int = 80) -
 
 
 def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text:
-    """Both arms of a replay: what was asked, then a needle for each arm; sparklines at the end."""
+    """Draws both arms of a replay: each user message with a needle per arm, then sparklines."""
     lines = _heading(replay.conversation_id or "replay", replay, axis, width)
     floor_gaps = floor_in_gaps(axis, replay.floor, replay.layer)
     for turn in replay.turns:
@@ -68,7 +68,7 @@ def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text
 def draw_turn(
     turn: TurnReading, *, floor_gaps: float | None = None, width: int = 80, label: str = ""
 ) -> Text:
-    """One turn on one line: needle, gap units, raw projection, a mark if it is below, its words."""
+    """Draws a turn on one line: needle, gap units, raw projection, a mark below the floor, text."""
     line = Text(f"{label} " if label else "", no_wrap=True)
     line += draw_needle(turn.gaps, floor_gaps=floor_gaps, width=max(8, min(40, width // 4)))
     line.append(f" {turn.gaps:+.2f}")
@@ -80,7 +80,7 @@ def draw_turn(
 
 
 def draw_needle(gaps: float, *, floor_gaps: float | None = None, width: int = 24) -> Text:
-    """A bar of `width` cells from −0.5 to 1.5 gap units with a needle at `gaps`.
+    """Draws a bar of `width` cells from −0.5 to 1.5 gap units with a needle at `gaps`.
 
     `┊` stands at the role mean (0) and the default mean (1), `╋` at the floor, `●` at the needle;
     `◀` and `▶` say that it lies beyond the end. Raises NotFiniteError on NaN.
@@ -103,7 +103,7 @@ def draw_needle(gaps: float, *, floor_gaps: float | None = None, width: int = 24
 def draw_sparkline(
     values: Sequence[float], *, width: int = 60, low: float = LOWEST, high: float = HIGHEST
 ) -> Text:
-    """A path as one rising and falling line, `low` to `high` from bottom to top.
+    """Draws values as one rising and falling line, `low` to `high` from bottom to top.
 
     A cell per value; where there are more values than cells, a cell is the mean of its values.
     """
@@ -119,7 +119,7 @@ def draw_sparkline(
 def draw_interval(
     value: Interval, low: float, high: float, width: int, marks: Iterable[float] = ()
 ) -> str:
-    """The interval as a line with its value on it, between two ends; `┊` at each of the marks.
+    """Draws an interval as a line with its value on it, from `low` to `high`; `┊` at each mark.
 
     >>> draw_interval(Interval(0.5, 0.25, 0.75), 0, 1, width=9)
     '··├─●─┤··'
@@ -139,7 +139,7 @@ def draw_interval(
 
 
 def draw_bars(values: Sequence[Interval | float | None], width: int) -> list[str]:
-    """A bar for each number, a line with its value on it for each interval; blank for None.
+    """Draws a bar for each number and a line for each interval; nothing for None.
 
     All share one scale, which begins at 0 or below. Numbers below 0 have no bar.
     """
@@ -167,7 +167,7 @@ def draw_ranking(
     legend: str = "",
     write: Callable[[float], str] = fixed,
 ) -> Text:
-    """A line per name with its value or interval, in the order given; of many names both ends.
+    """Draws a line per name with its value or interval, in the order given; of many only the ends.
 
     `┊` stands at each of the marks; the legend says what they are. `write` forms the values.
     """
@@ -189,7 +189,7 @@ def draw_ranking(
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], at: int, *, width: int) -> Text:
-    """A sparkline over the layers per measure, with its lowest, its highest and one layer's value.
+    """Draws a sparkline over the layers per measure, with its ends and one layer's value.
 
     Measures that are not known at every layer are left out.
     """

@@ -19,7 +19,7 @@ _UNITS = {"gaps": "gap units: 0 the roles' mean, 1 the default's", "raw": "raw p
 
 
 def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | None) -> go.Figure:
-    """One row per arm with its interval, in the order given; what is bare as a dashed line.
+    """One row per arm with its interval, in the order given; the baseline as a dashed line.
 
     Unsteered is in the default's blue, caps in the floor's vermillion, others in grey.
     """

@@ -1,4 +1,4 @@
-"""Colours, type, texts and the few traces that every picture is made of.
+"""The Plotly template, colours, hover texts and the trace constructors of all figures.
 
 Colours are from Okabe and Ito's palette, which colour-blind readers tell apart: blue is always
 the default, vermillion always a floor; roles take the others.
@@ -110,7 +110,7 @@ def points(
 
 
 def line(x: Iterable[float | None], y: Iterable[float | None], **trace: Any) -> go.Scatter:
-    """A line; None breaks it. Without a name it is no part of the legend, without texts silent."""
+    """A line; None breaks it. The legend shows named lines, hovering those with texts."""
     settings = {"mode": "lines", "showlegend": bool(trace.get("name")), **trace}
     settings.setdefault("hoverinfo", "text" if "hovertext" in trace else "skip")
     return go.Scatter(x=rounded(x), y=rounded(y), **settings)

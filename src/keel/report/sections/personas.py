@@ -159,7 +159,7 @@ def _say_ranks(standings: Sequence[RoleStanding], persona_map: PersonaMap) -> st
 
 
 def _both_ends(ranked: Sequence[_Ranked], what: str) -> tuple[Sequence[_Ranked], str]:
-    """What a ranking draws, and a sentence on what it leaves out."""
+    """The rows that a ranking draws, and a sentence that counts those left out."""
     omitted = len(ranked) - MOST_RANKED
     if omitted <= 0:
         return ranked, ""
