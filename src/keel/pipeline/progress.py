@@ -1,4 +1,4 @@
-"""How a long stage tells how far it is."""
+"""Callbacks by which a long stage reports its progress."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """A callback that ignores progress."""
 
 
 class Counter:
-    """Counts towards a total and tells whoever watches."""
+    """Counts towards a total and reports each addition to a callback."""
 
     def __init__(self, stage: str, total: int, on_progress: OnProgress) -> None:
         self.stage, self.total, self.on_progress, self.done = stage, total, on_progress, 0
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Counts so many more as done."""
         self.reach(self.done + count)
 
     def reach(self, done: int) -> None:
