@@ -257,8 +257,9 @@ class StreamSums:
 
     def to(self, device: torch.device) -> None:
         """Move the sums to a device."""
-        self.sums_LBD, self.norms_LB = self.sums_LBD.to(device), self.norms_LB.to(device)
-        self.latest_LBD = None
+        if device != self.sums_LBD.device:
+            self.sums_LBD, self.norms_LB = self.sums_LBD.to(device), self.norms_LB.to(device)
+            self.latest_LBD = None
 
     def mean(self, row: int, count: int) -> Activations:
         """A row's means over the `count` tokens that were added to it."""

@@ -52,7 +52,7 @@ def packed(*probes):
 
 
 def collected(held, *keys):
-    return load(held.collect(list(keys)))
+    return load(held.recordings.collect(list(keys)))
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=7), st.integers(0, 8))
@@ -60,7 +60,7 @@ def collected(held, *keys):
 def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, back):
     """Six tokens of prompt, seven of answer; after `back` tokens all is computed once more."""
     held, whole = hold(RECORDING), tokens(13)
-    held.set_probes(packed((2, 1), (0, 2), (2, 3)))
+    held.recordings.set_probes(packed((2, 1), (0, 2), (2, 3)))
     held.note_requests(scheduled(request("a", 6, **{RECORD: "k"})))
     done, seen = 0, 0
     for count in [*chunks, 13]:
@@ -81,7 +81,7 @@ def test_sums_norms_and_heights_are_those_of_the_answer_in_any_split(chunks, bac
 
 def test_two_turns_of_a_given_talk_are_recorded_apart_and_the_prompt_between_them_is_not():
     held, whole = hold(RECORDING), tokens(8)
-    held.set_probes(packed((1, 2)))
+    held.recordings.set_probes(packed((1, 2)))
     held.note_requests(scheduled(request("a", IDS, **{RECORD: "k", SPANS: [1, 3, 5, 6]})))
     for start, stop in ((0, 2), (2, 8)):
         compute(held, ("a", start, whole[start:stop]))
@@ -127,7 +127,7 @@ def test_what_is_recorded_under_a_setting_is_the_steered_stream():
 
 def test_an_answer_of_no_tokens_is_recorded_as_such():
     held = hold(RECORDING)
-    held.set_probes(packed((0, 1)))
+    held.recordings.set_probes(packed((0, 1)))
     held.note_requests(scheduled(request("a", 4, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(4)))
     found = collected(held, "k")
@@ -138,7 +138,7 @@ def test_an_answer_of_no_tokens_is_recorded_as_such():
 
 def test_a_pipeline_stage_gives_its_own_layers_and_zeros_for_those_before():
     held = hold(RECORDING, ToyModel(4, held=range(2, 4)))
-    held.set_probes(packed((0, 1), (3, 2)))
+    held.recordings.set_probes(packed((0, 1), (3, 2)))
     held.note_requests(scheduled(request("a", 1, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(3)))
     found = collected(held, "k")
@@ -150,13 +150,13 @@ def test_a_pipeline_stage_gives_its_own_layers_and_zeros_for_those_before():
 
 def test_new_probes_take_the_place_of_the_old_ones():
     held, wanted = hold(RECORDING), streams(ToyModel(), tokens(3))[:, 1:]
-    held.set_probes(packed((0, 1), (0, 2), (1, 3)))
-    held.set_probes(packed((1, 4)))
+    held.recordings.set_probes(packed((0, 1), (0, 2), (1, 3)))
+    held.recordings.set_probes(packed((1, 4)))
     held.note_requests(scheduled(request("a", 1, **{RECORD: "k"})))
     compute(held, ("a", 0, tokens(3)))
     heights = (wanted[1] @ direction(4))[:, None]
     torch.testing.assert_close(collected(held, "k")["k/0/projections"], heights)
-    held.set_probes(b"")
+    held.recordings.set_probes(b"")
     assert not any(one.probes_MD.any() for one in held.layers.values())
 
 
@@ -176,9 +176,9 @@ def test_new_probes_take_the_place_of_the_old_ones():
 def test_probes_that_cannot_be_taken_are_refused_and_those_before_stay(wrong, error, message):
     """A layer that the model lacks gave heights of zero once; one number spread over a row."""
     held = hold(RECORDING)
-    held.set_probes(packed((1, 1)))
+    held.recordings.set_probes(packed((1, 1)))
     with pytest.raises(error, match=message):
-        held.set_probes(wrong)
+        held.recordings.set_probes(wrong)
     assert held.recordings.probes == [(1, 0)]
     assert torch.equal(held.layers[1].probes_MD[0], direction(1))
 
@@ -202,7 +202,7 @@ def test_likelihood_is_that_of_each_recorded_token_after_those_before_it(recordi
     log_p = logits(ToyModel(), whole).log_softmax(-1)
     # Tokens 1, 3, 4 and 5, each predicted by the one before; nothing predicts token 0.
     wanted = torch.stack([log_p[n - 1, IDS[n]] for n in (1, 3, 4, 5)])
-    torch.testing.assert_close(load(held.likelihood("k"))["log_likelihood"], wanted)
+    torch.testing.assert_close(load(held.recordings.likelihood("k"))["log_likelihood"], wanted)
 
 
 def test_divergence_is_kl_of_plain_from_steered_at_each_recorded_token():
@@ -216,18 +216,18 @@ def test_divergence_is_kl_of_plain_from_steered_at_each_recorded_token():
     # The mask is all, so that the tokens which predict the first recorded one are moved, too.
     log_q = ToyModel().compute_logits(stream + 4.0 * direction(1)).log_softmax(-1)
     wanted = (log_p.exp() * (log_p - log_q)).sum(-1)
-    found = load(held.divergence("plain", "held"))["kl"]
+    found = load(held.recordings.divergence("plain", "held"))["kl"]
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    assert float(load(held.divergence("plain", "plain"))["kl"].max()) == 0
+    assert float(load(held.recordings.divergence("plain", "plain"))["kl"].max()) == 0
 
 
 def test_more_predictions_than_are_scored_at_once_keep_their_order(monkeypatch):
     held, whole = hold(RECORDING), tokens(8)
     reading(held, "k", [1, 8], whole)
-    at_once = held.likelihood("k")
+    at_once = held.recordings.likelihood("k")
     monkeypatch.setattr("keel.engines.vllm.recordings._SCORED_AT_ONCE", 2)
     torch.testing.assert_close(
-        load(held.likelihood("k"))["log_likelihood"], load(at_once)["log_likelihood"]
+        load(held.recordings.likelihood("k"))["log_likelihood"], load(at_once)["log_likelihood"]
     )
 
 
@@ -238,7 +238,10 @@ def test_a_prediction_that_was_not_seen_is_noticed():
     asked = {RECORD: "k", SPANS: [2, 6], SCORE: 1}
     held.note_requests(scheduled(request("a", IDS, **asked)))
     compute(held, ("a", 4, whole[4:]))  # four came from the cache
-    for ask in (lambda: held.likelihood("k"), lambda: held.divergence("k", "k")):
+    for ask in (
+        lambda: held.recordings.likelihood("k"),
+        lambda: held.recordings.divergence("k", "k"),
+    ):
         with pytest.raises(NotAppliedError, match="1 of 4 predictions were kept under 'k'"):
             ask()
 
@@ -249,17 +252,17 @@ def test_a_stage_without_the_head_says_nothing_of_likelihoods():
     held.begin(["a"], [0], [8])
     held.model(tokens(8))
     held.end(None)  # what it hands on is no last stream
-    assert len(load(held.likelihood("k"))["log_likelihood"]) == 0
-    assert len(load(held.divergence("k", "k"))["kl"]) == 0
+    assert len(load(held.recordings.likelihood("k"))["log_likelihood"]) == 0
+    assert len(load(held.recordings.divergence("k", "k"))["kl"]) == 0
 
 
 def test_collecting_forgets():
     held = hold(RECORDING)
-    held.set_probes(packed((1, 2)))
+    held.recordings.set_probes(packed((1, 2)))
     reading(held, "k", [2, 6], tokens(8))
-    held.collect(["k"])
+    held.recordings.collect(["k"])
     assert not held.recordings.scores
     assert not held.recordings.projections
-    for ask in (held.likelihood, lambda key: held.collect([key])):
+    for ask in (held.recordings.likelihood, lambda key: held.recordings.collect([key])):
         with pytest.raises(UsageError, match="nothing is recorded under 'k'"):
             ask("k")

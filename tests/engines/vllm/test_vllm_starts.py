@@ -184,15 +184,15 @@ def test_an_engine_that_leaks_steering_does_not_start(folder, monkeypatch):
     """An unsteered request after a steered one must be what it was before."""
     from keel.engines.vllm import layers
 
-    hold = layers.SteeredLayer.hold
+    write = layers.SteeredLayer.write
 
     def forgetful(self, slot, setting):
-        hold(self, slot, setting)
+        write(self, slot, setting)
         if setting is not None:  # the floor sticks to row 0, which means `no setting`
             self.directions_SKD[0] = self.directions_SKD[slot]
             self.numbers_PKN[0] = self.numbers_PKN[2 * slot]
 
-    monkeypatch.setattr(layers.SteeredLayer, "hold", forgetful)
+    monkeypatch.setattr(layers.SteeredLayer, "write", forgetful)
     with pytest.raises(NotAppliedError, match="not what it was before"), started(folder):
         pass
 

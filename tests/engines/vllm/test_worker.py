@@ -4,6 +4,7 @@ Equality to the bit is asked for between passes of one shape only: a CPU's kerne
 order when a pass holds another number of tokens.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -341,3 +342,12 @@ def test_a_pass_that_a_graph_ran_and_could_not_record_is_refused():
     held.begin(["b"], [0], [4])
     with pytest.raises(NotAppliedError, match="in its compiled graph"):
         held.end(None)  # no layer ran
+
+
+def test_the_engine_calls_methods_of_the_worker_and_of_its_recordings_and_no_others():
+    held = hold(replace(PLAIN, recordings=1))
+    held.call("register", "band", PackedInterventions.of("band", BAND).to_bytes())
+    assert held.call("status")["settings"] == ["band"]
+    held.call("discard", ["never recorded"])
+    with pytest.raises(ValueError, match="unknown request 'begin', expected one of collect"):
+        held.call("begin", [], [], [])

@@ -198,13 +198,8 @@ def _steer_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any
 
 
 def _keel_call(self: Any, method: str, *args: Any) -> Any:
-    """Call a method of `WorkerState` in this worker, for the engine."""
-    from keel.engines.vllm.worker import RPC_METHODS
-
+    """Call a method in this worker for the engine: see `WorkerState.call`."""
     worker = getattr(self, "keel_worker", None)
     if worker is None:
         raise RuntimeError("this worker holds nothing: the Keel plugin was not there at its start")
-    if method not in RPC_METHODS:
-        methods = ", ".join(sorted(RPC_METHODS))
-        raise ValueError(f"unknown request {method!r}, expected one of {methods}")
-    return getattr(worker, method)(*args)
+    return worker.call(method, *args)

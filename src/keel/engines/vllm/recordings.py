@@ -98,6 +98,10 @@ class Recordings:
                 recorded[f"{name}/{kind}"] = numbers
         return packed(recorded)
 
+    def discard(self, keys: Sequence[str]) -> None:
+        """Forget what was recorded under these keys, where there is anything."""
+        self.collect([key for key in keys if key in self.book.by_key])
+
     def likelihood(self, key: str) -> bytes:
         """Log-likelihood of each recorded token, turn after turn; empty where the head is not.
 

@@ -22,10 +22,8 @@ from keel.engines.vllm.recordings import Recordings
 from keel.engines.vllm.token_book import StepMaps, TokenBook
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
-RPC_METHODS = frozenset(
-    "register set_probes collect discard likelihood divergence firing status".split()
-)
-"""Methods that the engine calls in every worker."""
+_OWN_METHODS = ("register", "firing", "status")
+_RECORDING_METHODS = ("set_probes", "collect", "discard", "likelihood", "divergence")
 
 
 class WorkerState:
@@ -78,6 +76,18 @@ class WorkerState:
             room=deployment.probes,
             logits=(lambda stream: model.compute_logits(stream)) if has_head else None,  # type: ignore[operator]
         )
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method for the engine: one of this class's, or one of `Recordings`'.
+
+        Raises ValueError for any other.
+        """
+        if method in _OWN_METHODS:
+            return getattr(self, method)(*arguments)
+        if method in _RECORDING_METHODS:
+            return getattr(self.recordings, method)(*arguments)
+        known = ", ".join(sorted(_OWN_METHODS + _RECORDING_METHODS))
+        raise ValueError(f"unknown request {method!r}, expected one of {known}")
 
     def register(self, name: str, packed: bytes) -> None:
         """Write a setting under a name into every layer; an empty one is forgotten.
@@ -144,26 +154,6 @@ class WorkerState:
             self.recordings.take(self.current, output)
             self.shared.clear()
             self.current = None
-
-    def set_probes(self, packed: bytes) -> None:
-        """Take per-token projections on these directions: see `Recordings`."""
-        self.recordings.set_probes(packed)
-
-    def collect(self, keys: Sequence[str]) -> bytes:
-        """What was recorded under these keys, which are forgotten: see `Recordings`."""
-        return self.recordings.collect(keys)
-
-    def discard(self, keys: Sequence[str]) -> None:
-        """Forget what was recorded under these keys, where there is anything."""
-        self.recordings.collect([key for key in keys if key in self.book.by_key])
-
-    def likelihood(self, key: str) -> bytes:
-        """Log-likelihood of each recorded token: see `Recordings`."""
-        return self.recordings.likelihood(key)
-
-    def divergence(self, plain: str, steered: str) -> bytes:
-        """KL(plain ‖ steered) at each recorded token: see `Recordings`."""
-        return self.recordings.divergence(plain, steered)
 
     def firing(self, name: str) -> dict[int, tuple[int, int]]:
         """Tokens seen and tokens moved under a setting so far, per layer.
