@@ -41,9 +41,9 @@ def test_a_request_to_vllm_keeps_its_seed():
 
 
 def test_a_conversation_from_inspect_keeps_its_seed():
-    inspect_requests = pytest.importorskip("keel.serve.inspect_requests")
+    inspect_model = pytest.importorskip("keel.serve.inspect_model")
     conversation = Conversation((Message("user", "Hi"),))
-    assert inspect_requests.conversation_seed(conversation, seed=7, repeat=1) == 62354826331937404
+    assert inspect_model.conversation_seed(conversation, seed=7, repeat=1) == 62354826331937404
 
 
 def test_items_are_shuffled_as_in_runs_already_made():

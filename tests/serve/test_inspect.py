@@ -24,8 +24,7 @@ from inspect_ai.tool import tool
 import keel
 from keel.engines import Results
 from keel.errors import KeelError, NotAppliedError
-from keel.serve.inspect_model import KeelModel
-from keel.serve.inspect_requests import conversation_seed
+from keel.serve.inspect_model import KeelModel, conversation_seed
 from keel.steering import Firing
 from keel.store import open_run
 from keel.types import Conversation, Message, Prompt, Sampling

@@ -15,7 +15,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolCall
 
 from keel.errors import UsageError
-from keel.serve.inspect_requests import (
+from keel.serve.inspect_model import (
     check_doable,
     conversation_of,
     conversation_seed,

@@ -1,4 +1,4 @@
-"""From conversations to their paths along the axis, turn by turn."""
+"""Conversations -> projections of their assistant turns onto the axis."""
 
 from keel.drift.gauge import Gauge
 from keel.drift.reading import read_drift

@@ -1,4 +1,4 @@
-"""Given conversations to their paths along the axis. Samples nothing."""
+"""Projects the assistant turns of given conversations onto the axis. Samples nothing."""
 
 from __future__ import annotations
 
@@ -29,40 +29,37 @@ def read_drift(
     """
     gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
     for conversation in conversations:
-        _check_has_answers(conversation)
+        if not any(message.speaker == "assistant" for message in conversation.messages):
+            raise UsageError(
+                f"conversation {conversation.id!r} has {len(conversation.messages)} message(s) "
+                "and no assistant turn, expected at least one to read; add answers, or have it "
+                "answered anew"
+            )
     readings = engine.read(
         conversations, recording=gauge.recording, interventions=tuple(interventions)
     )
     return _in_order(readings, conversations, gauge)
 
 
-def _check_has_answers(conversation: Conversation) -> None:
-    if not any(message.speaker == "assistant" for message in conversation.messages):
-        raise UsageError(
-            f"conversation {conversation.id!r} has {len(conversation.messages)} message(s) and no "
-            "assistant turn, expected at least one to read; add answers, or have it answered anew"
-        )
-
-
 def _in_order(
     readings: Iterator[Reading], conversations: Sequence[Conversation], gauge: Gauge
 ) -> Iterator[DriftReading]:
     """Each reading as soon as all before it are there: an engine reads in any order."""
-    waiting: dict[int, DriftReading] = {}
+    waiting: dict[int, Reading] = {}
     upcoming = 0
     for reading in readings:
-        waiting[reading.index] = _path(reading, conversations[reading.index], gauge)
+        waiting[reading.index] = reading
         while upcoming in waiting:
-            yield waiting.pop(upcoming)
+            yield _drift_of(waiting.pop(upcoming), conversations[upcoming], gauge)
             upcoming += 1
     assert upcoming == len(conversations), "the engine left out a conversation"
 
 
-def _path(reading: Reading, conversation: Conversation, gauge: Gauge) -> DriftReading:
+def _drift_of(reading: Reading, conversation: Conversation, gauge: Gauge) -> DriftReading:
     texts = [m.content for m in conversation.messages if m.speaker == "assistant"]
     turns: list[TurnReading] = []
     for record in reading.turns:
-        assert record.projections_TK is not None, "the engine did not record what was asked for"
+        assert record.projections_TK is not None, "the engine recorded no projections"
         turn = gauge.reading(record.turn, record.projections_TK, texts[record.turn])
         if turn is not None:
             turns.append(turn)

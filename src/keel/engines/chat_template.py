@@ -71,7 +71,14 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.is_plain = not getattr(tokenizer, "chat_template", None)
-        self.source = PLAIN_TEMPLATE if self.is_plain else _source_of(tokenizer)
+        self.source = PLAIN_TEMPLATE
+        if not self.is_plain:
+            try:
+                self.source = str(tokenizer.get_chat_template())  # of several, the default one
+            except ValueError as error:
+                raise ChatTemplateError(
+                    f"it is unclear which chat template to follow: {error}"
+                ) from error
 
     @cached_property
     def hash(self) -> str:
@@ -234,14 +241,6 @@ class ChatTemplate:
                 **arguments,
             )
         )
-
-
-def _source_of(tokenizer: Any) -> str:
-    """The template in use: of several named ones, the default."""
-    try:
-        return str(tokenizer.get_chat_template())
-    except ValueError as error:
-        raise ChatTemplateError(f"it is unclear which chat template to follow: {error}") from error
 
 
 def _mark(index: int) -> str:

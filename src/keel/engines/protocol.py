@@ -1,4 +1,4 @@
-"""What a stage may ask of a model, and what it gets back. Knows no engine.
+"""The protocol of an engine: what a stage may call, and what it passes. Knows no engine.
 
 An engine answers prompts (`generate`), reads given conversations (`read`) and compares the
 next-token distributions of a steered and an unsteered model (`divergence`). No stage knows
@@ -34,7 +34,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Batch:
-    """One planned batch: the unit of commitment, with its own seed."""
+    """One planned batch: answered and stored as a whole, with its own seed."""
 
     number: int
     indices: tuple[int, ...]
@@ -86,8 +86,7 @@ class Engine(Protocol):
 
     @property
     def batches_continuously(self) -> bool:
-        """Whether `generate` takes any number of prompts and schedules them itself; if not, call
-        it with one planned batch at a time."""
+        """Whether `generate` takes any number of prompts; if not, one planned batch per call."""
 
     @property
     def local_model(self) -> LocalModel | None:
