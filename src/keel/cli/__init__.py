@@ -6,6 +6,7 @@ line that says why and what to do), 130 interrupted.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -21,13 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; without arguments, show the help."""
-    from typer import Abort, TyperException
+    gc.disable()  # nothing that loads is garbage; looking for it takes a tenth of `keel --help`
+    try:
+        from typer import Abort, TyperException
 
-    from keel.cli.app import COMMANDS, make_app
-    from keel.errors import KeelError
+        from keel.cli.app import COMMANDS, make_app
+        from keel.errors import KeelError
 
-    called = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    app = make_app(called)
+        called = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+        app = make_app(called)
+    finally:
+        gc.enable()
     try:
         code = app(args=list(arguments) or ["--help"], prog_name="keel", standalone_mode=False)
         sys.stdout.flush()
