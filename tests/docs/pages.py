@@ -53,6 +53,12 @@ def named_tests(page: Path) -> set[str]:
     return set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
 
 
+def named_code(page: Path) -> list[tuple[str, str]]:
+    """Files of the source that the page names, each with the definition named behind it, or ""."""
+    prose = " ".join(_prose(page).split())
+    return re.findall(r"`(src/keel/[\w./]*)`(?:: `(\w+)`)?", prose)
+
+
 def anchors(page: Path) -> set[str]:
     """The names by which the page's headings can be linked to, as GitHub makes them."""
     headings = _HEADING.findall(_prose(page))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -21,10 +22,21 @@ from keel.prompts import PromptSettings
 from keel.store import RunFolder
 from keel.testing import save_tiny_model
 from keel.types import Sampling
-from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, links, name_of, named_tests
+from tests.docs.pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    name_of,
+    named_code,
+    named_tests,
+)
 
 CODE_PAGES = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
-LINKING_PAGES = [*PAGES, ROOT / "README.md"]
+ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LOG.md")
+LINKING_PAGES = [*PAGES, *(ROOT / name for name in ROOT_PAGES)]
 COMMANDS = [
     (f"{name_of(page)}:{block.line}", line)
     for page in LINKING_PAGES
@@ -114,6 +126,16 @@ def test_links_lead_somewhere(page: Path):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{name_of(page)} links to {link}, which is not there"
         assert not anchor or anchor in anchors(target), f"{name_of(page)}: no heading for {link}"
+
+
+@pytest.mark.parametrize(("path", "name"), named_code(DOCS / "architecture.md"))
+def test_files_and_names_on_the_page_of_architecture_are_in_the_code(path: str, name: str):
+    """`src/keel/geometry.py`: `shift` is a file of that name with a definition of that name."""
+    source = ROOT / path
+    assert source.exists(), f"{path} is not there"
+    assert not name or re.search(
+        rf"^(?:async )?(?:def|class) {name}\b", source.read_text(encoding="utf-8"), re.MULTILINE
+    ), f"{path} defines no {name}"
 
 
 @pytest.mark.parametrize("page", made_pages(), ids=name_of)
