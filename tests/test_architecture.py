@@ -2,9 +2,12 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from benchmarks.house import is_private, uses_of
 
 SOURCE = Path(__file__).parents[1] / "src" / "keel"
 
@@ -105,6 +108,63 @@ def test_functions_stay_under_sixty_lines(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_every_module_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+FILLERS = {"found", "one", "ones", "told", "asked", "place", "places", "thing", "things"}
+"""Words that say nothing about what a name stands for."""
+
+
+def words_of(name: str) -> set[str]:
+    """`found_axis` and `FoundAxis` are both made of `found` and `axis`."""
+    parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name.replace("_", " "))
+    return {part.lower() for part in parts}
+
+
+def names_in(tree: ast.AST):
+    """(line, name) of everything that a file names itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_names_say_what_they_stand_for(path):
+    """Filler words are no names: say which axis, arm, index or folder it is."""
+    assert not words_of(path.stem) & FILLERS
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    fillers = [f"{line}: {name}" for line, name in names_in(tree) if words_of(name) & FILLERS]
+    assert not fillers, f"{path}: {fillers}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_helper_is_a_detour(path):
+    """A private function that is called once, has fewer than four lines and no docstring says no
+    more than its lines would where they are needed."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    uses = uses_of(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and is_private(node.name) and uses[node.name] == 1:
+            lines = node.body[-1].end_lineno - node.body[0].lineno + 1
+            is_detour = lines < 4 and not ast.get_docstring(node) and not node.decorator_list
+            assert not is_detour, f"{path}:{node.lineno}: {node.name}"
+
+
+CLASSES = Counter(
+    node.name
+    for path in FILES
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef) and not is_private(node.name)
+)
+
+
+def test_no_two_classes_are_called_alike():
+    assert not [name for name, count in CLASSES.items() if count > 1]
 
 
 def test_no_room_is_a_lumber_room():
