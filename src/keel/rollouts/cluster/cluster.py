@@ -11,7 +11,7 @@ from typing import Any
 
 from keel.engines import Batch
 from keel.errors import UsageError
-from keel.rollouts.answer import AnsweredBatch
+from keel.rollouts.answer import RolloutBatch
 from keel.rollouts.cluster.actor import EngineFacts, EngineSpec
 from keel.rollouts.cluster.connection import connected
 from keel.rollouts.cluster.pool import ActorPool, EngineCall, OnEngines
@@ -59,7 +59,7 @@ class Cluster:
         seed: int,
         done: Collection[int] = (),
         on_rollout: Callable[[Rollout], None] = lambda rollout: None,
-    ) -> Iterator[AnsweredBatch]:
+    ) -> Iterator[RolloutBatch]:
         """Answer the batches not in `done` as `answer_prompts` does, each as it finishes."""
         calls = [
             EngineCall(
