@@ -2,9 +2,12 @@
 
 from keel.prompts.checking import Fault, find_faults, find_twins, load_embedder
 from keel.prompts.choosing import (
+    Price,
     make_default_prompts,
     make_prompts,
     make_trait_prompts,
+    price_roles,
+    price_traits,
 )
 from keel.prompts.generating import (
     PromptBrief,
@@ -13,7 +16,6 @@ from keel.prompts.generating import (
     open_endpoint,
     save_prompts,
 )
-from keel.prompts.pricing import Price, price_roles, price_traits
 from keel.prompts.reading import (
     read_library,
     read_questions,
@@ -33,7 +35,6 @@ from keel.prompts.shipped import (
     load_user_personas,
     shipped_counts,
     shipped_texts,
-    texts_of,
 )
 from keel.prompts.values import (
     Library,
@@ -101,5 +102,4 @@ __all__ = [
     "settings_for",
     "shipped_counts",
     "shipped_texts",
-    "texts_of",
 ]

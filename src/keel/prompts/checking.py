@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keel.errors import MissingExtraError
-from keel.prompts.shipped import LibraryText, texts_of
+from keel.prompts.shipped import texts_of
 from keel.prompts.values import PAIRS_PER_TRAIT, Library, Question, Role, Trait
 
 PROMPT_WORDS = (12, 45)
@@ -52,7 +52,7 @@ def find_faults(library: Library) -> list[Fault]:
         *(fault for role in library.roles for fault in _role_faults(role)),
         *(fault for trait in library.traits for fault in _trait_faults(trait)),
         *(fault for question in library.questions for fault in _question_faults(question)),
-        *_repeats(texts_of(library)),
+        *_repeats(library),
     ]
 
 
@@ -62,18 +62,18 @@ def find_twins(library: Library, embed: Embed) -> list[Fault]:
     The two sides of a trait's pair are not compared: they are to differ in the trait alone.
     """
     roles = [
-        _ComparedText(f"role {role.name}", f"prompt {n}", role.name, text)
+        _ComparedText(f"role {role.name}, prompt {n}", role.name, role.name, text)
         for role in library.roles
         for n, text in enumerate(role.system_prompts, start=1)
     ]
     traits = [
-        _ComparedText(f"trait {trait.name}", f"{side} {n}", f"{trait.name}/{side}", text)
+        _ComparedText(f"trait {trait.name}, {side} {n}", trait.name, f"{trait.name}/{side}", text)
         for trait in library.traits
         for n, pair in enumerate(trait.pairs, start=1)
         for side, text in (("encourage", pair.encourage), ("discourage", pair.discourage))
     ]
     questions = [
-        _ComparedText(f"question {n}", "", f"{n}", question.text)
+        _ComparedText(f"question {n}", f"{n}", f"{n}", question.text)
         for n, question in enumerate(library.questions, start=1)
     ]
     return [
@@ -109,15 +109,12 @@ def load_embedder() -> Embed:
 class _ComparedText:
     """A text to be compared with the others of its sort."""
 
+    location: str
     owner: str
-    part: str
+    """The role, trait or question whose text it is."""
     family: str
     """Texts of one family are five ways to set the same role, and may be more alike."""
     text: str
-
-    @property
-    def location(self) -> str:
-        return f"{self.owner}, {self.part}" if self.part else self.owner
 
 
 def _near_duplicates(texts: Sequence[_ComparedText], embed: Embed) -> Iterator[Fault]:
@@ -128,16 +125,13 @@ def _near_duplicates(texts: Sequence[_ComparedText], embed: Embed) -> Iterator[F
         cosines = rows[first + 1 :] @ row
         for step in np.flatnonzero(cosines > MOST_ALIKE_ACROSS):
             this, other = texts[first], texts[first + 1 + int(step)]
+            if this.family == other.family:
+                highest = MOST_ALIKE
+            else:
+                highest = 1.0 if this.owner == other.owner else MOST_ALIKE_ACROSS
             cosine = float(cosines[step])
-            if cosine > _highest_cosine(this, other):
+            if cosine > highest:
                 yield Fault(other.location, f"is too like {this.location}: cosine {cosine:.2f}")
-
-
-def _highest_cosine(this: _ComparedText, other: _ComparedText) -> float:
-    """Above this, one of the two texts is to be written anew."""
-    if this.family == other.family:
-        return MOST_ALIKE
-    return 1.0 if this.owner == other.owner else MOST_ALIKE_ACROSS
 
 
 def _role_faults(role: Role) -> Iterator[Fault]:
@@ -162,11 +156,9 @@ def _trait_faults(trait: Trait) -> Iterator[Fault]:
     for number, pair in enumerate(trait.pairs, start=1):
         yield from _length(f"{location}, encourage {number}", pair.encourage, PROMPT_WORDS)
         yield from _length(f"{location}, discourage {number}", pair.discourage, PROMPT_WORDS)
-        lengths = sorted(len(text.split()) for text in (pair.encourage, pair.discourage))
-        if lengths[0] < LEAST_EVEN * lengths[1]:
-            yield Fault(
-                f"{location}, pair {number}", f"is uneven: {lengths[0]} and {lengths[1]} words"
-            )
+        least, most = sorted(len(text.split()) for text in (pair.encourage, pair.discourage))
+        if least < LEAST_EVEN * most:
+            yield Fault(f"{location}, pair {number}", f"is uneven: {least} and {most} words")
     yield from _rewordings(location, "encourage", [pair.encourage for pair in trait.pairs])
     yield from _rewordings(location, "discourage", [pair.discourage for pair in trait.pairs])
 
@@ -203,9 +195,9 @@ def _rewordings(location: str, part: str, texts: Sequence[str]) -> Iterator[Faul
             )
 
 
-def _repeats(texts: Iterator[LibraryText]) -> Iterator[Fault]:
+def _repeats(library: Library) -> Iterator[Fault]:
     seen: dict[str, str] = {}
-    for entry in texts:
+    for entry in texts_of(library):
         wording = " ".join(words(entry.text))
         if wording and wording in seen:
             yield Fault(entry.location, f"says the same as {seen[wording]}")

@@ -1,17 +1,22 @@
-"""Chooses roles, traits and questions of a library, and combines them into prompts."""
+"""Chooses roles, traits and questions of a library, combines them into prompts, and prices a run.
+
+The price counts answers and tokens before any model is loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from random import Random
 from typing import TypeVar
 
 from keel.errors import UsageError
-from keel.prompts.values import MODEL_NAME, Library, Question, Trait
+from keel.prompts.values import MODEL_NAME, Library, Question, conversation_of
 from keel.settings import PROMPTS_PER_ROLE, PromptSettings
-from keel.types import DEFAULT_ROLE, Conversation, Message, Prompt, TraitSide
+from keel.types import DEFAULT_ROLE, Prompt, TraitSide
+
+SIDES_OF_A_PAIR = 2
 
 T = TypeVar("T")
 
@@ -29,16 +34,15 @@ def make_prompts(library: Library, settings: PromptSettings, *, model_name: str)
     >>> len(prompts), prompts[-1].id  # 24 roles × 12, and the default's 12 × 5
     (348, 'widow/p1/q11')
     """
-    roles = _spread(
-        library.roles, settings.roles, seed=settings.seed, what="roles", group=lambda r: r.kind
-    )
+    roles = _spread("roles", library.roles, settings.roles, settings.seed, lambda role: role.kind)
+    questions = _questions(library, settings)
     return [
         *make_default_prompts(library, settings, model_name=model_name),
         *(
-            _prompt(role.name, (index, role.system_prompts[index]), question)
+            _prompt(role.name, (p, role.system_prompts[p]), (q, question))
             for role in roles
-            for question in _questions(library, settings)
-            for index in _rotated(PROMPTS_PER_ROLE, question[0], settings.prompts_per_question)
+            for q, question in questions
+            for p in _rotated(PROMPTS_PER_ROLE, q, settings.prompts_per_question)
         ),
     ]
 
@@ -51,9 +55,9 @@ def make_default_prompts(
         raise UsageError("there are no questions or no default prompts; give a file of each")
     named = [text.replace(MODEL_NAME, model_name) for text in library.default_prompts]
     return [
-        _prompt(DEFAULT_ROLE, system, question)
-        for question in _questions(library, settings)
-        for system in enumerate(named)
+        _prompt(DEFAULT_ROLE, (p, system), (q, question))
+        for q, question in _questions(library, settings)
+        for p, system in enumerate(named)
     ]
 
 
@@ -67,46 +71,76 @@ def make_trait_prompts(library: Library, settings: PromptSettings) -> list[Promp
     >>> len(prompts), prompts[0].id  # 3 traits × 12 questions × 5 pairs × 2 sides
     (360, 'trait:calculating/+0/q0')
     """
-    traits = _spread(
-        library.traits, settings.traits, seed=settings.seed, what="traits", group=lambda t: ""
-    )
+    traits = _spread("traits", library.traits, settings.traits, settings.seed, lambda _: "")
+    prompts = []
+    for trait in traits:
+        sides = [TraitSide(trait.name, is_encouraged).role for is_encouraged in (True, False)]
+        own = [Question(text) for text in trait.questions[: settings.questions]]
+        for q, question in list(enumerate(own)) or _questions(library, settings):
+            for p in _rotated(len(trait.pairs), q, settings.prompts_per_question):
+                texts = (trait.pairs[p].encourage, trait.pairs[p].discourage)
+                prompts += [
+                    _prompt(side, (p, system), (q, question))
+                    for side, system in zip(sides, texts, strict=True)
+                ]
+    return prompts
+
+
+@dataclass(frozen=True)
+class Price:
+    """The number of answers and tokens that a run generates, at the most."""
+
+    what: str
+    characters: int
+    """Roles, traits, or the default alone."""
+    questions: int
+    prompts_per_question: int
+    max_new_tokens: int
+
+    @property
+    def answers(self) -> int:
+        """Characters × questions × system prompts."""
+        return self.characters * self.questions * self.prompts_per_question
+
+    @property
+    def new_tokens(self) -> int:
+        """Where every answer is as long as it may be."""
+        return self.answers * self.max_new_tokens
+
+    def hours(self, tokens_per_s: float) -> float:
+        """On an engine that generates so fast over all its answers at once."""
+        if not tokens_per_s > 0:
+            raise UsageError(f"speed is {tokens_per_s} tokens per second, expected above 0")
+        return self.new_tokens / tokens_per_s / 3600
+
+
+def price_roles(library: Library, settings: PromptSettings, max_new_tokens: int) -> list[Price]:
+    """The price of a run over roles: theirs and the default's."""
+    roles = _count("roles", settings.roles, len(library.roles))
+    questions = _count("questions", settings.questions, len(library.questions))
     return [
-        _trait_prompt(trait, pair, is_encouraged, question)
-        for trait in traits
-        for question in _questions(library, settings, trait)
-        for pair in _rotated(len(trait.pairs), question[0], settings.prompts_per_question)
-        for is_encouraged in (True, False)
+        Price("roles", roles, questions, settings.prompts_per_question, max_new_tokens),
+        Price("default", 1, questions, len(library.default_prompts), max_new_tokens),
     ]
 
 
-def _questions(
-    library: Library, settings: PromptSettings, trait: Trait | None = None
-) -> list[tuple[int, Question]]:
-    """The questions chosen from the library, or from the trait's own, each with its number."""
-    if trait is not None and trait.questions:
-        return list(enumerate(map(Question, trait.questions[: settings.questions])))
-    chosen = _spread(
-        library.questions,
-        settings.questions,
-        seed=settings.seed,
-        what="questions",
-        group=lambda q: q.topic,
-    )
+def price_traits(library: Library, settings: PromptSettings, max_new_tokens: int) -> Price:
+    """The price of a run over traits: both sides of as many pairs as a role has prompts."""
+    traits = _count("traits", settings.traits, len(library.traits))
+    questions = _count("questions", settings.questions, len(library.questions))
+    prompts = settings.prompts_per_question * SIDES_OF_A_PAIR
+    return Price("traits", traits, questions, prompts, max_new_tokens)
+
+
+def _questions(library: Library, settings: PromptSettings) -> list[tuple[int, Question]]:
+    """The questions chosen from the library, each with its number."""
+    questions, seed = library.questions, settings.seed
+    chosen = _spread("questions", questions, settings.questions, seed, lambda q: q.topic)
     return list(enumerate(chosen))
 
 
-def _trait_prompt(
-    trait: Trait, number: int, is_encouraged: bool, question: tuple[int, Question]
-) -> Prompt:
-    """The question under one side of one of the trait's pairs."""
-    pair, side = trait.pairs[number], TraitSide(trait.name, is_encouraged)
-    system = pair.encourage if is_encouraged else pair.discourage
-    prompt = _prompt(side.role, (number, system), question)
-    return replace(prompt, id=f"{side.role}{number}/q{question[0]}")
-
-
 def _spread(
-    items: Sequence[T], count: int | None, *, seed: int, what: str, group: Callable[[T], str]
+    what: str, items: Sequence[T], count: int | None, seed: int, group: Callable[[T], str]
 ) -> list[T]:
     """A seeded choice that takes from each group in turn, in the library's order.
 
@@ -114,20 +148,25 @@ def _spread(
     span the space, not to copy the library's proportions. A larger choice with the same seed
     holds the smaller one.
     """
-    if count is None:
-        return list(items)
-    if count > len(items):
-        raise UsageError(
-            f"{count} {what} are asked for, but the library has {len(items)}; "
-            f"ask for {len(items)} or fewer, or give more"
-        )
     groups: dict[str, list[int]] = {}
     for index, item in enumerate(items):
         groups.setdefault(group(item), []).append(index)
     for name, members in groups.items():
         Random(f"{seed}/{name}").shuffle(members)
     dealt = [index for row in zip_longest(*groups.values()) for index in row if index is not None]
-    return [items[index] for index in sorted(dealt[:count])]
+    return [items[index] for index in sorted(dealt[: _count(what, count, len(items))])]
+
+
+def _count(what: str, wanted: int | None, available: int) -> int:
+    """How many of a library's roles, traits or questions a run takes; all where none is wanted."""
+    if wanted is None:
+        return available
+    if wanted > available:
+        raise UsageError(
+            f"{wanted} {what} are asked for, but the library has {available}; "
+            f"ask for {available} or fewer, or give more"
+        )
+    return wanted
 
 
 def _rotated(available: int, start: int, count: int) -> list[int]:
@@ -137,8 +176,6 @@ def _rotated(available: int, start: int, count: int) -> list[int]:
 
 def _prompt(role: str, system: tuple[int, str], question: tuple[int, Question]) -> Prompt:
     """One prompt; system prompt and question each with their number."""
-    (system_index, text), (question_index, wording) = system, question
-    opening = [Message("system", text)] if text.strip() else []
-    conversation = Conversation((*opening, Message("user", wording.text)))
-    name = f"{role}/p{system_index}/q{question_index}"
-    return Prompt(name, conversation, role, system_index, question_index)
+    (p, text), (q, wording) = system, question
+    stem = role if TraitSide.of(role) else f"{role}/p"
+    return Prompt(f"{stem}{p}/q{q}", conversation_of(text, wording.text), role, p, q)

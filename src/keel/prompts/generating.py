@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from keel.endpoint import ChatRequest, Endpoint, EndpointClient
 from keel.errors import EndpointError, UsageError
-from keel.prompts.checking import DESCRIPTION_WORDS, Fault, find_faults
+from keel.prompts.checking import DESCRIPTION_WORDS, find_faults
 from keel.prompts.files import Record
 from keel.prompts.reading import role_of, trait_of
 from keel.prompts.shipped import load_library
@@ -77,24 +77,34 @@ def generate_role(brief: PromptBrief, ask: Ask, *, attempts: int = 3) -> Role:
     """
     if not brief.kind:
         raise UsageError(f"role {brief.name!r} has no kind; give one, such as professional")
+    example = next(role for role in load_library().roles if role.name == _EXAMPLE_ROLE)
+    shown = {"system_prompts": example.system_prompts, "rubric": example.rubric}
+    task = (
+        f"Write the character {brief.name!r} ({brief.kind}): {brief.description}\n\n"
+        f"{_ROLE_FORM}\n\nFor the {example.name} ({example.description}) it reads:\n"
+        f"{json.dumps(shown, ensure_ascii=False)}"
+    )
     fixed = {"name": brief.name, "kind": brief.kind, "description": brief.description}
-
-    def read(said: dict[str, Any]) -> tuple[Role, list[Fault]]:
-        role = role_of(Record(f"role {brief.name}", brief.name, said | fixed))
-        return role, find_faults(Library((role,), (), ()))
-
-    return _generate(_role_task(brief), ask, read, attempts)
+    where = f"role {brief.name}"
+    return _generate(
+        task, ask, lambda said: role_of(Record(where, brief.name, said | fixed)), attempts
+    )
 
 
 def generate_trait(brief: PromptBrief, ask: Ask, *, attempts: int = 3) -> Trait:
     """A trait with five pairs of system prompts and a rubric; else as `generate_role`."""
+    example = next(trait for trait in load_library().traits if trait.name == _EXAMPLE_TRAIT)
+    shown = {"pairs": [asdict(pair) for pair in example.pairs], "rubric": example.rubric}
+    task = (
+        f"Write the trait {brief.name!r}: {brief.description}\n\n"
+        f"{_TRAIT_FORM}\n\nFor {example.name!r} ({example.description}) it reads:\n"
+        f"{json.dumps(shown, ensure_ascii=False)}"
+    )
     fixed = {"name": brief.name, "description": brief.description}
-
-    def read(said: dict[str, Any]) -> tuple[Trait, list[Fault]]:
-        trait = trait_of(Record(f"trait {brief.name}", brief.name, said | fixed))
-        return trait, find_faults(Library((), (), (), (trait,)))
-
-    return _generate(_trait_task(brief), ask, read, attempts)
+    where = f"trait {brief.name}"
+    return _generate(
+        task, ask, lambda said: trait_of(Record(where, brief.name, said | fixed)), attempts
+    )
 
 
 def save_prompts(made: Role | Trait, folder: Path) -> Path:
@@ -111,15 +121,15 @@ def save_prompts(made: Role | Trait, folder: Path) -> Path:
     return path
 
 
-def _generate(
-    task: str, ask: Ask, read: Callable[[dict[str, Any]], tuple[Made, list[Fault]]], attempts: int
-) -> Made:
+def _generate(task: str, ask: Ask, read: Callable[[dict[str, Any]], Made], attempts: int) -> Made:
     talk = [Message("system", _MANNER), Message("user", task)]
     complaint = "nothing was asked"
     for _ in range(attempts):
         said = ask(talk)
         try:
-            made, faults = read(_json_in(said))
+            made = read(_json_in(said))
+            roles, traits = ((made,), ()) if isinstance(made, Role) else ((), (made,))
+            faults = find_faults(Library(roles, (), (), traits))
             if not faults:
                 return made
             complaint = "; ".join(f"{fault.location} {fault.complaint}" for fault in faults)
@@ -145,26 +155,6 @@ def _json_in(said: str) -> dict[str, Any]:
         raise UsageError(f"the answer's JSON is broken: {error}") from None
     assert isinstance(record, dict)  # it begins with a brace
     return record
-
-
-def _role_task(brief: PromptBrief) -> str:
-    example = next(role for role in load_library().roles if role.name == _EXAMPLE_ROLE)
-    shown = {"system_prompts": example.system_prompts, "rubric": example.rubric}
-    return (
-        f"Write the character {brief.name!r} ({brief.kind}): {brief.description}\n\n"
-        f"{_ROLE_FORM}\n\nFor the {example.name} ({example.description}) it reads:\n"
-        f"{json.dumps(shown, ensure_ascii=False)}"
-    )
-
-
-def _trait_task(brief: PromptBrief) -> str:
-    example = next(trait for trait in load_library().traits if trait.name == _EXAMPLE_TRAIT)
-    shown = {"pairs": [asdict(pair) for pair in example.pairs], "rubric": example.rubric}
-    return (
-        f"Write the trait {brief.name!r}: {brief.description}\n\n"
-        f"{_TRAIT_FORM}\n\nFor {example.name!r} ({example.description}) it reads:\n"
-        f"{json.dumps(shown, ensure_ascii=False)}"
-    )
 
 
 _EXAMPLE_ROLE = "bartender"

@@ -42,20 +42,16 @@ def read_library(folder: str | Path) -> Library:
     """
     folder = Path(folder)
     loose = _loose_records(folder)
-    roles = [r for r in loose if not _is_trait(r)] + _lines_of(folder / "roles.jsonl")
-    traits = [r for r in loose if _is_trait(r)] + _lines_of(folder / "traits.jsonl")
+    roles = _all_of("role", folder, [r for r in loose if not _is_trait(r)], role_of)
+    traits = _all_of("trait", folder, [r for r in loose if _is_trait(r)], trait_of)
     questions = folder / "questions.jsonl"
     if not (roles or traits or questions.exists()):
         raise MissingArtifactError(
             f"{folder} has no roles, traits or questions; expected NAME.json, roles.jsonl, "
             "traits.jsonl or questions.jsonl"
         )
-    return Library(
-        _all_of(folder, roles, role_of),
-        _default_prompts(folder),
-        read_questions(questions) if questions.exists() else (),
-        _all_of(folder, traits, trait_of),
-    )
+    pool = read_questions(questions) if questions.exists() else ()
+    return Library(roles, _default_prompts(folder), pool, traits)
 
 
 def read_roles(folder: str | Path) -> Library:
@@ -65,7 +61,9 @@ def read_roles(folder: str | Path) -> Library:
     Raises MissingArtifactError for a folder without roles, UsageError naming file and key.
     """
     folder = Path(folder)
-    roles = _all_of(folder, _records(folder, "role"), role_of)
+    roles = _all_of("role", folder, _loose_records(folder), role_of)
+    if not roles:
+        raise _nothing("role", folder)
     return Library(roles, _default_prompts(folder), ())
 
 
@@ -75,7 +73,10 @@ def read_traits(folder: str | Path) -> tuple[Trait, ...]:
     Raises MissingArtifactError for a folder without traits, UsageError naming file and key.
     """
     folder = Path(folder)
-    return _all_of(folder, _records(folder, "trait"), trait_of)
+    traits = _all_of("trait", folder, _loose_records(folder), trait_of)
+    if not traits:
+        raise _nothing("trait", folder)
+    return traits
 
 
 def read_questions(path: str | Path) -> tuple[Question, ...]:
@@ -158,6 +159,13 @@ class _Header:
     title: str = ""
     license: str = ""
 
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise UsageError(
+                f"schema_version is {self.schema_version}, expected {SCHEMA_VERSION}; "
+                "use the version of Keel that it was written for"
+            )
+
 
 @dataclass(frozen=True)
 class _Default:
@@ -207,44 +215,20 @@ class _ReferenceQuestion:
     id: int | None = None
 
 
-def _records(folder: Path, kind: str) -> list[Record]:
-    """The records of a folder that holds roles alone, or traits alone."""
-    records = _loose_records(folder) + _lines_of(folder / f"{kind}s.jsonl")
-    if not records:
-        raise MissingArtifactError(
-            f"{folder} has no {kind} files; expected NAME.json, one per {kind}, or {kind}s.jsonl"
-        )
-    return records
-
-
 def _loose_records(folder: Path) -> list[Record]:
     """A folder's JSON files, but for the default's and the library's own."""
     if not folder.is_dir():
         raise MissingArtifactError(f"{folder} is no folder; give one with JSON files in it")
-    paths = sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
-    records = [read_json(path) for path in paths]
-    # The default by its exact name: a role may be called "defaulter".
-    return [r for r in records if r.stem != DEFAULT_ROLE and not _is_header(r)]
-
-
-def _lines_of(path: Path) -> list[Record]:
-    return read_jsonl(path) if path.exists() else []
-
-
-def _is_header(record: Record) -> bool:
-    """Whether this is a library's own file, by its key: a role may be called "library".
-
-    Raises UsageError for a schema that is not ours.
-    """
-    if "schema_version" not in record.data:
-        return False
-    version = record.read_as(_Header).schema_version
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{record.where}: schema_version is {version}, expected {SCHEMA_VERSION}; "
-            "use the version of Keel that it was written for"
-        )
-    return True
+    records = []
+    for path in sorted(p for p in folder.glob("*.json") if not p.name.startswith(".")):
+        record = read_json(path)
+        if record.stem == DEFAULT_ROLE:  # by its exact name: a role may be called "defaulter"
+            continue
+        if "schema_version" in record.data:  # by its key: a role may be called "library"
+            record.read_as(_Header)
+        else:
+            records.append(record)
+    return records
 
 
 def _is_trait(record: Record) -> bool:
@@ -255,12 +239,20 @@ def _is_trait(record: Record) -> bool:
 
 
 def _all_of(
-    folder: Path, records: Iterable[Record], read: Callable[[Record], Named]
+    kind: str, folder: Path, loose: Iterable[Record], read: Callable[[Record], Named]
 ) -> tuple[Named, ...]:
-    values = tuple(read(record) for record in records)
-    if values:
-        check_unique(f"{folder}: {type(values[0]).__name__.lower()}", [v.name for v in values])
+    """The roles or traits in these records, then those of the folder's `roles.jsonl` or such."""
+    path = folder / f"{kind}s.jsonl"
+    lines: list[Record] = read_jsonl(path) if path.exists() else []
+    values = tuple(read(record) for record in [*loose, *lines])
+    check_unique(f"{folder}: {kind}", [value.name for value in values])
     return values
+
+
+def _nothing(kind: str, folder: Path) -> MissingArtifactError:
+    return MissingArtifactError(
+        f"{folder} has no {kind} files; expected NAME.json, one per {kind}, or {kind}s.jsonl"
+    )
 
 
 def _default_prompts(folder: Path) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class Role:
     """How to recognise an answer in this role."""
 
     def __post_init__(self) -> None:
-        check_name("role", self.name)
+        _check_name("role", self.name)
         if self.name == DEFAULT_ROLE:
             raise UsageError(f"a role cannot be called {DEFAULT_ROLE!r}: that is the model itself")
         if len(self.system_prompts) != PROMPTS_PER_ROLE:
@@ -87,7 +87,7 @@ class Trait:
     """What an answer that scores 100 does, and what one that scores 0 does."""
 
     def __post_init__(self) -> None:
-        check_name("trait", self.name)
+        _check_name("trait", self.name)
         if not self.pairs:
             raise UsageError(f"trait {self.name!r} has no pair of system prompts; give one or more")
 
@@ -121,8 +121,7 @@ class Scenario:
     @property
     def conversation(self) -> Conversation:
         """System prompt and user turns, each to be answered in turn."""
-        opening = [Message("system", self.system)] if self.system else []
-        return Conversation((*opening, *(Message("user", t) for t in self.turns)), self.id)
+        return conversation_of(self.system or "", *self.turns, id=self.id)
 
 
 @dataclass(frozen=True)
@@ -211,9 +210,7 @@ class RedTeamCase:
     @property
     def conversation(self) -> Conversation:
         """Persona and request, to be answered."""
-        persona = self.system_prompt.strip()
-        opening = [Message("system", self.system_prompt)] if persona else []
-        return Conversation((*opening, Message("user", self.request)), self.id)
+        return conversation_of(self.system_prompt, self.request, id=self.id)
 
 
 @dataclass(frozen=True)
@@ -242,15 +239,15 @@ class RedTeam:
         )
 
 
+def conversation_of(system: str, *turns: str, id: str = "") -> Conversation:
+    """A user's turns, each to be answered, after the system prompt unless that is blank."""
+    opening = [Message("system", system)] if system.strip() else []
+    return Conversation((*opening, *(Message("user", turn) for turn in turns)), id)
+
+
 def role_kinds(library: Library) -> dict[str, str]:
     """Role -> kind, for those that have one."""
     return {role.name: role.kind for role in library.roles if role.kind}
-
-
-def check_name(what: str, name: str) -> None:
-    """Raise UsageError where a name could not stand in a prompt's id."""
-    if not name.strip() or "/" in name:
-        raise UsageError(f"{what} name {name!r} cannot stand in a prompt's id; no slash")
 
 
 def check_unique(what: str, values: Sequence[str]) -> None:
@@ -271,11 +268,17 @@ def check_default_prompts(texts: Sequence[str]) -> None:
                 raise UsageError(f"default prompt has {placeholder}, expected {MODEL_NAME} or none")
 
 
+def _check_name(what: str, name: str) -> None:
+    """Raise UsageError where a name could not stand in a prompt's id."""
+    if not name.strip() or "/" in name:
+        raise UsageError(f"{what} name {name!r} cannot stand in a prompt's id; no slash")
+
+
 def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"{what} is {value!r}, expected {', '.join(known)}")
 
 
-def _check_filled(what: str, texts: tuple[str, ...] | list[str]) -> None:
+def _check_filled(what: str, texts: Sequence[str]) -> None:
     if not texts or not all(text.strip() for text in texts):
         raise UsageError(f"{what} has an empty text; write it")
