@@ -8,14 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from keel.errors import MissingArtifactError, StorageError, UsageError
+from keel.errors import MissingArtifactError, UsageError
+from keel.store import write_bytes
 from keel.types import Case, Rubric
 
 COLUMNS = ("id", "label", "note")
@@ -151,7 +151,21 @@ class LabellingSession:
         self.cases = ordered[:limit]
         if not self.cases:
             raise UsageError("there is nothing to label; give a run or an evaluation with answers")
-        self.done = self._known() if path.exists() else {}
+        rows = self._written()
+        if rows and rows[0] != list(COLUMNS):
+            raise UsageError(
+                f"{path} begins with {','.join(rows[0])!r}, expected {','.join(COLUMNS)!r}; "
+                "choose another file with -o"
+            )
+        self.done = dict(_from_csv(path, _csv_text(rows)).labels) if rows else {}
+        for id, label in self.done.items():
+            try:
+                self._check(label)
+            except UsageError as error:
+                raise UsageError(
+                    f"{path} holds labels of another rubric ({id}: {error}); choose another "
+                    "file with -o"
+                ) from None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -174,77 +188,40 @@ class LabellingSession:
         if case is None:
             raise UsageError("every item has its label")
         self._check(label)
-        lines = [] if self.path.exists() and self.path.stat().st_size else [COLUMNS]
-        _append(self.path, _rows([*lines, (case.id, label, " ".join(note.split()))]))
+        rows = self._written() or [list(COLUMNS)]
+        self._write([*rows, [case.id, label, " ".join(note.split())]])
         self.done[case.id] = label
 
     def undo(self) -> bool:
         """Take the last label back; False where there is none."""
         if not self.done:
             return False
-        rows = self._written()
-        self.done.pop(rows[-1][0].strip())
-        scratch = self.path.with_name(f".{self.path.name}.tmp")
-        scratch.write_text(_rows(rows[:-1]), encoding="utf-8", newline="")
-        scratch.replace(self.path)
+        *rows, last = self._written()
+        self._write(rows)
+        self.done.pop(last[0].strip())
         return True
 
     def _check(self, label: str) -> None:
-        low, high = self.rubric.low, self.rubric.high
-        if self.labels and label not in self.labels:
-            raise UsageError(f"label is {label!r}, expected {', '.join(self.labels)}")
-        if low is not None and high is not None and label not in map(str, range(low, high + 1)):
-            raise UsageError(f"label is {label!r}, expected a whole number from {low} to {high}")
-
-    def _known(self) -> dict[str, str]:
-        """Labels of earlier sessions. Raises UsageError for a file that no session wrote."""
-        if self._drop_torn() and (head := self._written()[0]) != list(COLUMNS):
+        if label not in (self.labels or map(str, self.rubric.scale)):
+            whole_number = f"a whole number from {self.rubric.low} to {self.rubric.high}"
             raise UsageError(
-                f"{self.path} begins with {','.join(head)!r}, expected {','.join(COLUMNS)!r}; "
-                "choose another file with -o"
+                f"label is {label!r}, expected {', '.join(self.labels) or whole_number}"
             )
-        known = dict(read_labels(self.path).labels) if self.path.stat().st_size else {}
-        for id, label in known.items():
-            try:
-                self._check(label)
-            except UsageError as error:
-                raise UsageError(
-                    f"{self.path} holds labels of another rubric ({id}: {error}); choose another "
-                    "file with -o"
-                ) from None
-        return known
 
     def _written(self) -> list[list[str]]:
-        with self.path.open(encoding="utf-8-sig", newline="") as handle:
-            return [row for row in csv.reader(handle) if row]
-
-    def _drop_torn(self) -> bool:
-        """Cut off a last line that a kill left without its cells; True where any line is left."""
+        """The file's rows, without a last one that a kill left without its cells."""
+        if not self.path.exists():
+            return []
         text = self.path.read_text(encoding="utf-8-sig")
-        whole, _, last = text.rpartition("\n")
-        if last and len(next(csv.reader([last]))) < len(COLUMNS):
-            self.path.write_text(f"{whole}\n" if whole else "", encoding="utf-8", newline="")
-            return bool(whole)
-        return bool(text)
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+        is_torn = bool(rows) and not text.endswith("\n") and len(rows[-1]) < len(COLUMNS)
+        return rows[:-1] if is_torn else rows
+
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
+        write_bytes(self.path, _csv_text(rows).encode())
 
 
-def _rows(rows: Sequence[Sequence[str]]) -> str:
+def _csv_text(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _append(path: Path, text: str) -> None:
-    """Add whole lines, on the disk when done; a line torn by a kill is ended first."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as handle:
-            if handle.seek(0, os.SEEK_END):
-                handle.seek(-1, os.SEEK_END)
-                if handle.read(1) != b"\n":
-                    handle.write(b"\n")
-            handle.write(text.encode())
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        raise StorageError(f"could not write {path}: {error}; choose another file") from error

@@ -9,6 +9,7 @@ from keel.store.evaluations import (
     Moved,
     evaluations_in,
 )
+from keel.store.files import write_bytes
 from keel.store.floors import FloorsFile, read_floors, save_floors
 from keel.store.folder import RunFolder, SweepWork
 from keel.store.foreign import (
@@ -52,4 +53,5 @@ __all__ = [
     "record_keys",
     "save_axis",
     "save_floors",
+    "write_bytes",
 ]
