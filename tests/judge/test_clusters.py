@@ -101,21 +101,30 @@ def test_planted_clusters_are_stable_and_apart_and_noise_is_neither():
     found = cluster(texts, embed, clusters=3)
     assert found.stability > 0.95
     assert found.silhouette > 0.7
-    assert not found.warnings
     chance = np.random.default_rng(0)
     noise = cluster(texts, lambda t: chance.normal(size=(len(t), 20)), clusters=3)
     assert noise.silhouette < 0.2
     assert noise.stability < 0.5
-    assert noise.warnings
+
+
+ITEMS = (Item("a", Conversation((Message("assistant", "I am"),))),)
+SUITE = Suite("base-purpose", ITEMS, "purpose", "supportive purposes", ("care",))
 
 
 def test_the_clusters_are_a_rubrics_labels_and_the_largest_is_counted():
     grader, labels = graded(cases(said(COUNTS)))
-    names = [label.name for label in grader.clustering.rubric.labels]
-    assert set(labels.values()) < set(names)
-    items = (Item("a", Conversation((Message("assistant", "I am"),))),)
-    suite = Suite("base-purpose", items, "purpose", "supportive purposes", ("care",))
-    assert grader.scoring(suite, RUBRIC).suite.counted == (labels["garden/0"],)
+    scoring = grader.scoring(SUITE, RUBRIC)
+    assert set(labels.values()) < {label.name for label in scoring.rubric.labels}
+    assert scoring.suite.counted == (labels["garden/0"],)
+
+
+def test_clusters_of_noise_come_with_a_warning_and_planted_ones_without():
+    planted, _ = graded(cases(said(COUNTS)))
+    chance = np.random.default_rng(0)
+    noise = ClusterGrader(lambda t: chance.normal(size=(len(t), 20)), clusters=3)
+    list(noise.grade(cases(said(COUNTS)), RUBRIC))
+    assert not planted.scoring(SUITE, RUBRIC).warnings
+    assert "come out otherwise" in noise.scoring(SUITE, RUBRIC).warnings[0]
 
 
 def test_words_that_only_one_rambling_answer_repeats_name_no_cluster():

@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, islice
@@ -22,19 +22,21 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from keel.endpoint.faults import EndpointFaultError, FaultReader, NoAnswerError, RequestRefusedError
-from keel.endpoint.limits import (
-    Pace,
-    Spending,
-    StoppedError,
-    Tokens,
-    estimate_tokens,
+from keel.endpoint.faults import (
+    KEY_VARIABLE,
+    TRIES_OF_NONSENSE,
+    EndpointFaultError,
+    NoAnswerError,
+    RequestRefusedError,
+    no_answer,
+    read_fault,
+    refusal_of,
 )
+from keel.endpoint.limits import Pace, Spending, Tokens, estimate_tokens
 from keel.endpoint.requests import ChatRequest, Dialect, EndpointReply
 from keel.errors import BudgetError, EndpointError, KeelError, MissingExtraError, UsageError
 from keel.settings import EndpointLimits
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 ADDRESS_VARIABLE = "OPENAI_BASE_URL"
 
 _OPENAI = "https://api.openai.com/v1"
@@ -128,9 +130,6 @@ class Connection:
         import openai
 
         self._client, self._limits = client, client.limits
-        self._faults = FaultReader(
-            str(client.endpoint), KEY_VARIABLE, client.limits.longest_retry_after_s
-        )
         timeout_s = client.limits.timeout_s
         self._openai = openai.OpenAI(
             api_key=client.endpoint.key(),
@@ -152,7 +151,7 @@ class Connection:
         """The reply, after as many attempts as the limits allow.
 
         Raises NoAnswerError when they are used up, RequestRefusedError for what this request says,
-        EndpointFaultError where all would be refused, BudgetError; StoppedError once closed.
+        EndpointFaultError where all would be refused, BudgetError; CancelledError once closed.
         """
         wait_s = self._limits.first_wait_s
         for attempt in count(1):
@@ -250,18 +249,16 @@ class Connection:
         """
         try:
             results = [*held, future.result()]
-        except RequestRefusedError as fault:
+        except (RequestRefusedError, NoAnswerError) as fault:
             if on_failure is None:
                 raise
             results = [*held, on_failure(task, fault)]
-        except NoAnswerError as fault:
-            if on_failure is None:
-                raise
-            held.append(on_failure(task, fault))
-            is_nobody_there = fault.tries is not None and not self._client.has_answered
-            if is_nobody_there or len(held) >= max(_FEWEST_FAILURES, self._limits.workers):
-                raise
-            return []
+            if isinstance(fault, NoAnswerError):
+                held[:] = results
+                is_nobody_there = fault.tries is not None and not self._client.has_answered
+                if is_nobody_there or len(held) >= max(_FEWEST_FAILURES, self._limits.workers):
+                    raise
+                return []
         held.clear()
         return results
 
@@ -272,16 +269,21 @@ class Connection:
             dialect = client.dialect
             try:
                 return self._send(request, dialect)
-            except (KeelError, StoppedError):
+            except (KeelError, CancelledError):
                 raise
             except Exception as error:
-                refusal = self._faults.refusal(error)
+                refusal = refusal_of(error)
                 if refusal is not None and client.dialect != dialect:
                     continue  # another thread has learned meanwhile what is refused
                 proven = client.has_answered
                 narrower = refusal and dialect.without(refusal, request, is_proven=proven)
                 if not narrower:
-                    raise self._faults.read(error, has_answered=proven) from error
+                    raise read_fault(
+                        error,
+                        str(client.endpoint),
+                        has_answered=proven,
+                        longest_retry_after_s=self._limits.longest_retry_after_s,
+                    ) from error
                 client.dialect = narrower
 
     def _send(self, request: ChatRequest, dialect: Dialect) -> EndpointReply:
@@ -305,7 +307,8 @@ class Connection:
         finally:
             self._client.spending.settle(most, used, is_estimated=is_estimated)
         if reply is None:
-            raise self._faults.no_completion(body.decode(errors="replace"))
+            said = f"no chat completion in {body.decode(errors='replace')[:200]!r}"
+            raise no_answer(str(self._client.endpoint), said, tries=TRIES_OF_NONSENSE)
         self._client.has_answered = True
         return reply
 
@@ -329,7 +332,7 @@ class Connection:
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise StoppedError("the connection is closed")
+            raise CancelledError("the connection is closed")
 
     def _spread_s(self) -> float:
         """A random delay, so that waiting requests do not leave at the same moment."""

@@ -12,9 +12,11 @@ from typing import Any
 
 from keel.errors import EndpointError
 
-_PASSING = {408, 409, 425, 429}
-_TRIES_OF_NONSENSE = 3
+KEY_VARIABLE = "OPENAI_API_KEY"
+TRIES_OF_NONSENSE = 3
 """A page of HTML in place of an answer, or nobody there at all, seldom gets better by waiting."""
+
+_PASSING = {408, 409, 425, 429}
 _REQUEST_WORDS = re.compile(
     r"context.?(?:length|window)|content.?(?:filter|policy)|too many tokens|prompt is too long"
     r"|maximum.{0,20} tokens|responsible.?ai",
@@ -50,68 +52,59 @@ class NoAnswerError(EndpointFaultError):
         """How many attempts it is worth, where that is fewer than usual."""
 
 
-class FaultReader:
-    """Turns the client's errors into ours, with the endpoint's name and what to do."""
+def refusal_of(error: Exception) -> str | None:
+    """The endpoint's words where it refused the request, perhaps for a field that can go."""
+    is_refused = getattr(error, "status_code", None) in (400, 422)
+    return _words(error) if is_refused and not _is_of_request(error) else None
 
-    def __init__(self, endpoint: str, key_variable: str, longest_retry_after_s: float) -> None:
-        self._endpoint, self._key_variable = endpoint, key_variable
-        self._longest_retry_after_s = longest_retry_after_s
 
-    def refusal(self, error: Exception) -> str | None:
-        """The endpoint's words where it refused the request, perhaps for a field that can go."""
-        is_refused = getattr(error, "status_code", None) in (400, 422)
-        return _words(error) if is_refused and not _is_of_request(error) else None
+def read_fault(
+    error: Exception, endpoint: str, *, has_answered: bool, longest_retry_after_s: float
+) -> Exception:
+    """An EndpointFaultError that names the endpoint and what to do about the client's error.
 
-    def read(self, error: Exception, *, has_answered: bool) -> Exception:
-        """An EndpointFaultError; an error that is not the client's comes back as it is."""
-        import openai
+    An error that is not the client's comes back as it is.
+    """
+    import openai
 
-        tries = None if has_answered else _TRIES_OF_NONSENSE
-        if isinstance(error, TimeoutError | openai.APITimeoutError):
-            return self.no_answer("no answer in time", tries=tries)
-        if isinstance(error, ConnectionError | openai.APIConnectionError):
-            return self.no_answer(f"connection failed: {error.__cause__ or error}", tries=tries)
-        if isinstance(error, openai.APIStatusError):
-            return self._of_status(error)
-        if isinstance(error, openai.APIError):
-            return self.no_answer(str(error), tries=_TRIES_OF_NONSENSE)
-        return error
-
-    def no_completion(self, reply: str) -> NoAnswerError:
-        """The error for an answer that came with status 200 and holds no message."""
-        return self.no_answer(f"no chat completion in {reply[:200]!r}", tries=_TRIES_OF_NONSENSE)
-
-    def no_answer(
-        self, said: str, *, wait_s: float = 0.0, tries: int | None = None
-    ) -> NoAnswerError:
-        """The error of an attempt that may be repeated."""
-        message = (
-            f"{self._endpoint} did not answer: {said}; check that it runs and its address, which "
-            f"often ends in /v1, the key ({self._key_variable}) and the model's name"
+    tries = None if has_answered else TRIES_OF_NONSENSE
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return no_answer(endpoint, "no answer in time", tries=tries)
+    if isinstance(error, ConnectionError | openai.APIConnectionError):
+        return no_answer(endpoint, f"connection failed: {error.__cause__ or error}", tries=tries)
+    if not isinstance(error, openai.APIStatusError):
+        is_the_clients = isinstance(error, openai.APIError)
+        return no_answer(endpoint, str(error), tries=TRIES_OF_NONSENSE) if is_the_clients else error
+    status = error.status_code
+    body = error.body if isinstance(error.body, dict) else {}
+    text = str(body.get("message") or body.get("detail") or error.body or error.message)
+    said = " ".join(text.split())[:300]  # one line
+    refused = f"{endpoint} refused ({status}): {said}"
+    if _is_of_request(error):
+        return RequestRefusedError(refused, said=f"refused ({status}): {said}", status=status)
+    is_passing = status in _PASSING or status >= 500
+    if not is_passing or "insufficient_quota" in _words(error):
+        remedy = f"check address, key ({KEY_VARIABLE}) and the model's name"
+        return EndpointFaultError(f"{refused}; {remedy}", status=status)
+    wait_s = _retry_after_s(error.response.headers)
+    if wait_s > longest_retry_after_s:
+        return EndpointFaultError(
+            f"{endpoint} asks for {wait_s:.0f} s of rest ({status}), more than "
+            f"{longest_retry_after_s:.0f} s; run again then, or raise longest_retry_after_s",
+            status=status,
         )
-        return NoAnswerError(message, said=said, wait_s=wait_s, tries=tries)
+    return no_answer(endpoint, f"status {status}: {said}", wait_s=wait_s)
 
-    def _of_status(self, error: Any) -> EndpointFaultError:
-        status = error.status_code
-        body = error.body if isinstance(error.body, dict) else {}
-        text = str(body.get("message") or body.get("detail") or error.body or error.message)
-        said = " ".join(text.split())[:300]  # one line
-        refused = f"{self._endpoint} refused ({status}): {said}"
-        if _is_of_request(error):
-            return RequestRefusedError(refused, said=f"refused ({status}): {said}", status=status)
-        is_passing = status in _PASSING or status >= 500
-        if not is_passing or "insufficient_quota" in _words(error):
-            remedy = f"check address, key ({self._key_variable}) and the model's name"
-            return EndpointFaultError(f"{refused}; {remedy}", status=status)
-        wait_s = _retry_after_s(error.response.headers)
-        if wait_s > self._longest_retry_after_s:
-            return EndpointFaultError(
-                f"{self._endpoint} asks for {wait_s:.0f} s of rest ({status}), more than "
-                f"{self._longest_retry_after_s:.0f} s; run again then, or raise "
-                "longest_retry_after_s",
-                status=status,
-            )
-        return self.no_answer(f"status {status}: {said}", wait_s=wait_s)
+
+def no_answer(
+    endpoint: str, said: str, *, wait_s: float = 0.0, tries: int | None = None
+) -> NoAnswerError:
+    """The error of an attempt that may be repeated."""
+    message = (
+        f"{endpoint} did not answer: {said}; check that it runs and its address, which often "
+        f"ends in /v1, the key ({KEY_VARIABLE}) and the model's name"
+    )
+    return NoAnswerError(message, said=said, wait_s=wait_s, tries=tries)
 
 
 def _is_of_request(error: Any) -> bool:

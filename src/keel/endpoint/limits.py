@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from threading import Condition, Event, Lock
 
@@ -13,10 +14,6 @@ from keel.settings import EndpointLimits
 _SECONDS_PER_MINUTE = 60
 _BYTES_PER_TOKEN = 4
 """A rule of thumb for English text; it holds roughly for other scripts when bytes are counted."""
-
-
-class StoppedError(Exception):
-    """The connection was closed while a request waited to be sent."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +95,22 @@ class Spending:
         """Count a request that is about to be sent and may cost `most`.
 
         Waits while requests in flight may turn out cheaper and leave room. Raises BudgetError where
-        nothing can, StoppedError once `stop` is set.
+        nothing can, CancelledError once `stop` is set.
         """
+        requests, dollars = self._limits.max_requests, self._limits.max_cost_usd
         with self._changed:
-            while not self._has_room(most):
-                if not self._in_flight or self._is_out_of_requests():
-                    raise BudgetError(f"the budget of {self._budget()} is used up")
+            while True:
+                is_out_of_requests = requests is not None and self.requests >= requests
+                cost = (self.tokens + self._reserved + most).cost_usd(self._limits)
+                has_money = cost is None or dollars is None or cost <= dollars
+                if has_money and not is_out_of_requests:
+                    break
+                if is_out_of_requests or not self._in_flight:
+                    parts = [] if requests is None else [f"{requests} requests"]
+                    parts += [] if dollars is None else [f"{dollars:g} USD"]
+                    raise BudgetError(f"the budget of {' and '.join(parts)} is used up")
                 if stop.is_set():
-                    raise StoppedError("the connection is closed")
+                    raise CancelledError("the connection is closed")
                 self._changed.wait(0.1)  # not only for a change: `stop` tells nobody
             self.requests += 1
             self._in_flight += 1
@@ -119,18 +124,3 @@ class Spending:
             self.tokens += used
             self.estimated += is_estimated
             self._changed.notify_all()
-
-    def _has_room(self, most: Tokens) -> bool:
-        cost = (self.tokens + self._reserved + most).cost_usd(self._limits)
-        budget = self._limits.max_cost_usd
-        is_paid_for = cost is None or budget is None or cost <= budget
-        return is_paid_for and not self._is_out_of_requests()
-
-    def _is_out_of_requests(self) -> bool:
-        most = self._limits.max_requests
-        return most is not None and self.requests >= most
-
-    def _budget(self) -> str:
-        requests, dollars = self._limits.max_requests, self._limits.max_cost_usd
-        parts = [] if requests is None else [f"{requests} requests"]
-        return " and ".join(parts if dollars is None else [*parts, f"{dollars:g} USD"])

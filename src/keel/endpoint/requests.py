@@ -24,15 +24,6 @@ _VALUE_WORDS = re.compile(r"too (?:large|long|big|high)|at most|exceed|greater t
 
 
 @dataclass(frozen=True)
-class ReplySchema:
-    """The JSON that a reply is to consist of, where the endpoint enforces schemas."""
-
-    schema: Mapping[str, Any]
-    note: str
-    """Ends the last message; left out, with the schema, where the endpoint enforces none."""
-
-
-@dataclass(frozen=True)
 class ChatRequest:
     """Messages to send, and the fields that say how to answer them."""
 
@@ -43,7 +34,10 @@ class ChatRequest:
     """Further fields of OpenAI's, such as `temperature` and `seed`."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     """Fields that OpenAI does not know."""
-    reply_schema: ReplySchema | None = None
+    reply_schema: Mapping[str, Any] | None = None
+    """The JSON that a reply is to consist of, where the endpoint enforces schemas."""
+    schema_note: str = ""
+    """Ends the last message; left out, with the schema, where the endpoint enforces none."""
     droppable: frozenset[str] = frozenset()
     """Fields of `sampling` without which the request still makes sense."""
 
@@ -56,8 +50,8 @@ class ChatRequest:
     def tokens(self) -> int:
         """About how many tokens are sent: one for every four bytes of UTF-8."""
         said = "".join(message["content"] for message in self.messages)
-        form = self.reply_schema
-        return estimate_tokens(said if form is None else f"{said} {form.note}{form.schema}")
+        schema = self.reply_schema
+        return estimate_tokens(said if schema is None else f"{said} {self.schema_note}{schema}")
 
 
 @dataclass(frozen=True)
@@ -89,8 +83,8 @@ class Dialect:
             fields[self.token_field] = request.max_tokens
         fields |= {k: v for k, v in request.sampling.items() if k not in self.dropped}
         if self.has_schema and request.reply_schema is not None:
-            messages[-1]["content"] += f" {request.reply_schema.note}"
-            form = {"name": "reply", "strict": True, "schema": request.reply_schema.schema}
+            messages[-1]["content"] += f" {request.schema_note}"
+            form = {"name": "reply", "strict": True, "schema": request.reply_schema}
             fields["response_format"] = {"type": "json_schema", "json_schema": form}
         return fields | ({"extra_body": dict(request.extra_body)} if request.extra_body else {})
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from keel.types import Case, Grader, Rubric, RubricLabel, Scoring, Suite, Verdic
 
 Embed = Callable[[Sequence[str]], Any]
 """Texts -> one row of numbers each."""
-Floats = NDArray[np.float64]
 Labels = NDArray[np.intp]
 
 EMPTY = "empty"
@@ -30,6 +28,7 @@ _FEWEST_EACH = 2
 _REFITS, _KEPT = 5, 0.8
 _STARTS = 10
 _NAMED_BY = 3
+_LEAST_STABLE = 0.5
 _SHOWN = 160
 """Characters of a sample, on one line."""
 _SCORED = 2000
@@ -51,33 +50,6 @@ class Clustering:
     """Mean over answers, −1 to 1; about 0 where clusters run into each other."""
     stability: float
     """Adjusted Rand index with clusters found without a fifth of the answers; 1 is the same."""
-
-    @cached_property
-    def rubric(self) -> Rubric:
-        """The clusters as labels, so that their shares can be counted."""
-        pairs = zip(self.names, self.samples, strict=True)
-        labels = tuple(RubricLabel(name, f"Nearest to: {sample}") for name, sample in pairs)
-        empty = RubricLabel(EMPTY, "No words.")
-        return Rubric("clusters", 1, "Which of these is it most like?", (*labels, empty))
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """Number of clusters and how far they can be trusted, for display."""
-        return {
-            "clusters": str(len(self.names)),
-            "clusters' silhouette": f"{self.silhouette:.2f}",
-            "clusters' stability": f"{self.stability:.2f}",
-        }
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Reasons not to rely on it."""
-        if self.stability >= 0.5:
-            return ()
-        return (
-            f"with a fifth of the answers left out, the clusters come out otherwise (adjusted Rand "
-            f"index {self.stability:.2f}, 1 is the same): read shifts between them with care",
-        )
 
 
 class ClusterGrader(Grader):
@@ -117,7 +89,12 @@ class ClusterGrader(Grader):
         # Sorted, since k-means begins at answers drawn by their index.
         worded = sorted(id for id, text in said.items() if text)
         texts = [said[id] for id in worded]
-        self._check_enough(texts)
+        fewest, distinct = _FEWEST_EACH * self.clusters, len(set(texts))
+        if distinct < fewest:
+            raise TooFewSamplesError(
+                f"{distinct} different answers for {self.clusters} clusters, expected {fewest} or "
+                f"more; answer more items, or ask for fewer: clusters:{max(2, distinct // 2)}"
+            )
         self._clustering = cluster(texts, self.embed, clusters=self.clusters, seed=self.seed)
         clusters = dict(zip(worded, self._clustering.members, strict=True))
         for case in cases:
@@ -127,107 +104,101 @@ class ClusterGrader(Grader):
     def scoring(self, suite: Suite, rubric: Rubric) -> Scoring:
         """The clusters as labels; the largest is counted, in place of the suite's labels."""
         clustering = self.clustering
-        largest = clustering.names[0]
+        names, stability = clustering.names, clustering.stability
+        labels = [
+            RubricLabel(name, f"Nearest to: {sample}")
+            for name, sample in zip(names, clustering.samples, strict=True)
+        ]
         counting = replace(
             suite,
-            measure=f"answers in the largest cluster, {largest}",
-            counted=(largest,),
+            measure=f"answers in the largest cluster, {names[0]}",
+            counted=(names[0],),
             nonsense=EMPTY,
         )
-        return Scoring(
-            counting, clustering.rubric, self.name, clustering.facts, clustering.warnings
+        facts = {
+            "clusters": str(len(names)),
+            "clusters' silhouette": f"{clustering.silhouette:.2f}",
+            "clusters' stability": f"{stability:.2f}",
+        }
+        unstable = (
+            f"with a fifth of the answers left out, the clusters come out otherwise (adjusted Rand "
+            f"index {stability:.2f}, 1 is the same): read shifts between them with care"
         )
-
-    def _check_enough(self, texts: Sequence[str]) -> None:
-        fewest, distinct = _FEWEST_EACH * self.clusters, len(set(texts))
-        if distinct < fewest:
-            raise TooFewSamplesError(
-                f"{distinct} different answers for {self.clusters} clusters, expected {fewest} or "
-                f"more; answer more items, or ask for fewer: clusters:{max(2, distinct // 2)}"
-            )
+        return Scoring(
+            counting,
+            Rubric(
+                "clusters",
+                1,
+                "Which of these is it most like?",
+                (*labels, RubricLabel(EMPTY, "No words.")),
+            ),
+            self.name,
+            facts,
+            (unstable,) if stability < _LEAST_STABLE else (),
+        )
 
 
 def cluster(texts: Sequence[str], embed: Embed, *, clusters: int, seed: int = 0) -> Clustering:
     """K-means over the texts' unit embeddings; the same texts in the same order give the same."""
-    from sklearn.metrics import silhouette_score
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, silhouette_score
 
     rows_ND = np.asarray(embed(texts), np.float64)
     rows_ND = rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)
-    labels_N, middles_KD = _fit(rows_ND, clusters, seed)
-    some = min(len(texts), _SCORED)
+    fitted = KMeans(clusters, n_init=_STARTS, random_state=seed).fit(rows_ND)
+    sizes_K = np.bincount(fitted.labels_, minlength=clusters)
+    order_K = np.argsort(-sizes_K, kind="stable")  # the largest cluster first
+    labels_N, middles_KD = np.argsort(order_K)[fitted.labels_], fitted.cluster_centers_[order_K]
+
+    chance = np.random.default_rng(seed)
+    kept = max(clusters, round(_KEPT * len(texts)))
+    agreements = []
+    for refit in range(1, _REFITS + 1):
+        part = chance.permutation(len(texts))[:kept]
+        anew = KMeans(clusters, n_init=_STARTS, random_state=seed + refit).fit(rows_ND[part])
+        agreements.append(adjusted_rand_score(labels_N, anew.predict(rows_ND)))
+
+    measured = min(len(texts), _SCORED)
+    silhouette = silhouette_score(rows_ND, labels_N, sample_size=measured, random_state=seed)
+    nearest_K = np.argmax(rows_ND @ middles_KD.T, axis=0)
     return Clustering(
         names=_names(texts, labels_N, clusters),
-        samples=tuple(
-            " ".join(texts[int(np.argmax(rows_ND @ middle_D))].split())[:_SHOWN]
-            for middle_D in middles_KD
-        ),
+        samples=tuple(" ".join(texts[n].split())[:_SHOWN] for n in nearest_K),
         members=tuple(labels_N.tolist()),
-        silhouette=float(silhouette_score(rows_ND, labels_N, sample_size=some, random_state=seed)),
-        stability=_stability(rows_ND, labels_N, clusters, seed),
+        silhouette=float(silhouette),
+        stability=float(np.mean(agreements)),
     )
 
 
-def _fit(rows_ND: Floats, clusters: int, seed: int) -> tuple[Labels, Floats]:
-    """Each row's cluster and the clusters' middles, the largest cluster first."""
-    fitted = _kmeans(clusters, seed).fit(rows_ND)
-    sizes_K = np.bincount(fitted.labels_, minlength=clusters)
-    order_K = np.argsort(-sizes_K, kind="stable")
-    return np.argsort(order_K)[fitted.labels_], fitted.cluster_centers_[order_K]
-
-
-def _kmeans(clusters: int, seed: int) -> Any:
-    from sklearn.cluster import KMeans
-
-    return KMeans(clusters, n_init=_STARTS, random_state=seed)
-
-
-def _stability(rows_ND: Floats, labels_N: Labels, clusters: int, seed: int) -> float:
-    from sklearn.metrics import adjusted_rand_score
-
-    chance = np.random.default_rng(seed)
-    kept = max(clusters, round(_KEPT * len(rows_ND)))
-    agreements = []
-    for refit in range(_REFITS):
-        some = chance.permutation(len(rows_ND))[:kept]
-        anew = _kmeans(clusters, seed + 1 + refit).fit(rows_ND[some])
-        agreements.append(adjusted_rand_score(labels_N, anew.predict(rows_ND)))
-    return float(np.mean(agreements))
-
-
 def _names(texts: Sequence[str], labels_N: Labels, clusters: int) -> tuple[str, ...]:
-    """Names made of each cluster's most characteristic words."""
-    names: dict[str, None] = {}
-    for number, words in enumerate(_characteristic_words(texts, labels_N, clusters), start=1):
-        name = "-".join(words) or f"cluster-{number}"
-        names[f"{name}-{number}" if name in names or name == EMPTY else name] = None
-    return tuple(names)
+    """Names made of each cluster's words of highest c-TF-IDF.
 
-
-def _characteristic_words(
-    texts: Sequence[str], labels_N: Labels, clusters: int
-) -> list[tuple[str, ...]]:
-    """Of each cluster the words of highest c-TF-IDF (Grootendorst 2022, arXiv:2203.05794).
-
-    A word counts once per answer, since a small model may say one word fifty times.
+    Grootendorst 2022, arXiv:2203.05794. A word counts once per answer, since a small model may say
+    one word fifty times.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(
         binary=True, stop_words="english", token_pattern=_WORD, strip_accents=None
     )
+    words_K = [""] * clusters
     split = counter.build_analyzer()
-    if not any(split(text) for text in texts):
-        return [()] * clusters
-    seen_NW = counter.fit_transform(texts)
-    counts_KW = np.stack(
-        [np.asarray(seen_NW[labels_N == k].sum(0)).ravel() for k in range(clusters)]
-    )
-    shares_KW = counts_KW / np.maximum(counts_KW.sum(1, keepdims=True), 1)
-    mean_words = counts_KW.sum() / clusters
-    scores_KW = shares_KW * np.log1p(mean_words / counts_KW.sum(0))
-    words = counter.get_feature_names_out()
-    best_KN = np.argsort(-scores_KW, axis=1, kind="stable")[:, :_NAMED_BY]
-    return [
-        tuple(str(words[w]) for w in best_N if scores_KW[k, w] > 0)
-        for k, best_N in enumerate(best_KN)
-    ]
+    if any(split(text) for text in texts):
+        seen_NW = counter.fit_transform(texts)
+        counts_KW = np.stack(
+            [np.asarray(seen_NW[labels_N == k].sum(0)).ravel() for k in range(clusters)]
+        )
+        shares_KW = counts_KW / np.maximum(counts_KW.sum(1, keepdims=True), 1)
+        mean_words = counts_KW.sum() / clusters
+        scores_KW = shares_KW * np.log1p(mean_words / counts_KW.sum(0))
+        words = counter.get_feature_names_out()
+        best_KN = np.argsort(-scores_KW, axis=1, kind="stable")[:, :_NAMED_BY]
+        words_K = [
+            "-".join(str(words[w]) for w in best_N if scores_KW[k, w] > 0)
+            for k, best_N in enumerate(best_KN)
+        ]
+    names: dict[str, None] = {}
+    for number, joined in enumerate(words_K, start=1):
+        name = joined or f"cluster-{number}"
+        names[f"{name}-{number}" if name in names or name == EMPTY else name] = None
+    return tuple(names)

@@ -11,7 +11,6 @@ from keel.endpoint import (
     Connection,
     Endpoint,
     EndpointClient,
-    EndpointFaultError,
     EndpointReply,
     Spending,
     Tokens,
@@ -122,12 +121,11 @@ class EndpointGrader(Grader):
         return self._verdicts(cases, rubric)
 
     def _verdicts(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
-        def failed(case: Case, fault: EndpointFaultError) -> Verdict:
-            return Verdict(case.id, status="failed", reason=_short(fault.said))
-
         with self._client.connect() as connection:
             yield from connection.ask_all(
-                cases, lambda case: self._verdict(connection, case, rubric), failed
+                cases,
+                lambda case: self._verdict(connection, case, rubric),
+                lambda case, fault: Verdict(case.id, status="failed", reason=_short(fault.said)),
             )
 
     def _verdict(self, connection: Connection, case: Case, rubric: Rubric) -> Verdict:

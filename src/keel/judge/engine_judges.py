@@ -57,6 +57,7 @@ class LabelGrader(Grader):
     _priors: dict[str, Float[Tensor, " option"]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    """Log-shares of the labels where nothing is known of the conversation."""
 
     @property
     def name(self) -> str:
@@ -76,17 +77,13 @@ class LabelGrader(Grader):
     def _graded(self, case: Case, rubric: Rubric) -> Verdict:
         scores_K = self._log_shares(case, rubric)
         if self.is_calibrated:
-            scores_K = scores_K - self._prior(case, rubric)
+            key = f"{rubric.hash} {fill_instruction(case, rubric)}"
+            if key not in self._priors:
+                question, answer = _BLANKS
+                blank = Conversation((Message("user", question), Message("assistant", answer)))
+                self._priors[key] = self._log_shares(Case("blank", blank, case.fields), rubric)
+            scores_K = scores_K - self._priors[key]
         return verdict_of(case.id, rubric, torch.softmax(scores_K, -1))
-
-    def _prior(self, case: Case, rubric: Rubric) -> Float[Tensor, " option"]:
-        """Log-shares of the labels where nothing is known of the conversation."""
-        key = f"{rubric.hash} {fill_instruction(case, rubric)}"
-        if key not in self._priors:
-            question, answer = _BLANKS
-            blank = Conversation((Message("user", question), Message("assistant", answer)))
-            self._priors[key] = self._log_shares(Case("blank", blank, case.fields), rubric)
-        return self._priors[key]
 
     def _log_shares(self, case: Case, rubric: Rubric) -> Float[Tensor, " option"]:
         prompt = make_judge_prompt(case, rubric)
@@ -176,22 +173,26 @@ class LikelihoodJudge:
                 yield Judgement(rollout.prompt.id, "none", status="unparsed")
             else:
                 playing.append(rollout)
-        with_role = self._means([r.conversation for r in playing])
-        without = self._means([r.conversation.without_system() for r in playing])
+        with_role, without = (
+            [float(scores_T.mean()) for scores_T in answer_likelihoods(self.engine, conversations)]
+            for conversations in (
+                [rollout.conversation for rollout in playing],
+                [rollout.conversation.without_system() for rollout in playing],
+            )
+        )
         for rollout, under_role, under_none in zip(playing, with_role, without, strict=True):
             gain = under_role - under_none
             label: Label = "fully" if gain >= self.threshold else "none"
             yield Judgement(rollout.prompt.id, label, gain)
 
-    def _means(self, conversations: Sequence[Conversation]) -> list[float]:
-        """Mean log-likelihood per token of each last answer, in order."""
-        likelihoods = answer_likelihoods(self.engine, conversations)
-        return [float(scores_T.mean()) for scores_T in likelihoods]
-
 
 def options_of(rubric: Rubric) -> list[str]:
     """The options of a rubric: its labels, or numbers spread over its scale."""
-    return [label.name for label in rubric.labels] or [str(number) for number in _grid(rubric)]
+    if rubric.labels:
+        return [label.name for label in rubric.labels]
+    last = len(rubric.scale) - 1
+    steps = min(last, _GRID - 1)
+    return [str(rubric.scale[round(last * step / steps)]) for step in range(steps + 1)]
 
 
 def answer_likelihoods(
@@ -233,16 +234,7 @@ def verdict_of(case_id: str, rubric: Rubric, shares_K: Float[Tensor, " option"])
     if rubric.labels:
         label = rubric.labels[best]
         return Verdict(case_id, label.name, label.score, float(shares_K[best]), reason=shown)
-    grid_K = torch.tensor(_grid(rubric), dtype=torch.float32)
+    grid_K = torch.tensor([float(name) for name in names])
     mean = float((shares_K * grid_K).sum())
     nearest = int((grid_K - mean).abs().argmin())
     return Verdict(case_id, str(round(mean)), mean, float(shares_K[nearest]), reason=shown)
-
-
-def _grid(rubric: Rubric) -> list[int]:
-    """Whole numbers from one end of the scale to the other, evenly spread."""
-    assert rubric.low is not None
-    assert rubric.high is not None
-    width = rubric.high - rubric.low
-    steps = min(width, _GRID - 1)
-    return [rubric.low + round(width * step / steps) for step in range(steps + 1)]

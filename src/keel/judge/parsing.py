@@ -114,9 +114,7 @@ def _plain(text: str) -> str:
 def _scale(rubric: Rubric) -> Sequence[int]:
     """Numbers that are answers, rising, where answers are numbers; labels may be numbers too."""
     if not rubric.labels:
-        assert rubric.low is not None
-        assert rubric.high is not None
-        return range(rubric.low, rubric.high + 1)
+        return rubric.scale
     names = [label.name for label in rubric.labels]
     is_numbers = all(re.fullmatch(r"-?\d+", name) for name in names)
     return sorted(int(name) for name in names) if is_numbers else ()

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from keel.endpoint import ChatRequest, ReplySchema
+from keel.endpoint import ChatRequest
 from keel.errors import UsageError
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel
 
@@ -66,7 +66,8 @@ class JudgePrompt:
             ],
             max_tokens=max_reply_tokens,
             sampling={"temperature": 0, "seed": self.seed},
-            reply_schema=ReplySchema(self.reply_schema, _AS_JSON),
+            reply_schema=self.reply_schema,
+            schema_note=_AS_JSON,
             droppable=frozenset({"temperature", "seed"}),
         )
 
@@ -81,9 +82,18 @@ def make_judge_prompt(
     """
     said = "\0".join(f"{m.speaker}\0{m.content}" for m in case.conversation.messages)
     mark = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:8]
+    if rubric.labels:
+        labels = [f"- {label.name}: {label.meaning}" for label in rubric.labels]
+        choices = "\n".join(["The labels:", *labels])
+        names = ", ".join(label.name for label in rubric.labels)
+        wanted = f"Reply with one label and nothing else: {names}."
+    else:
+        ends = f"from {rubric.low} to {rubric.high}"
+        choices = f"The scale: whole numbers {ends}."
+        wanted = f"Reply with one whole number {ends} and nothing else."
     material = [
         fill_instruction(case, rubric),
-        _choices(rubric),
+        choices,
         f"The conversation:\n{_transcript(case, mark)}",
         f"The conversation ends here. Judge the text between <answer {mark}> and </answer {mark}>"
         " by the instruction above.",
@@ -91,7 +101,7 @@ def make_judge_prompt(
     return JudgePrompt(
         SYSTEM.format(mark=mark),
         "\n\n".join(material),
-        _wanted(rubric) + (f" {_AGAIN}" if is_again else ""),
+        wanted + (f" {_AGAIN}" if is_again else ""),
         reply_schema(rubric),
         seed + 1 if is_again else seed,  # with the old one it would say the same again
     )
@@ -137,10 +147,7 @@ def reply_schema(rubric: Rubric) -> dict[str, Any]:
     if rubric.labels:
         key, values = LABEL, {"type": "string", "enum": [label.name for label in rubric.labels]}
     else:
-        assert rubric.low is not None
-        assert rubric.high is not None
-        numbers = range(rubric.low, rubric.high + 1)
-        listed = {"enum": list(numbers)} if len(numbers) <= _MOST_LISTED else {}
+        listed = {"enum": list(rubric.scale)} if len(rubric.scale) <= _MOST_LISTED else {}
         key, values = SCORE, {"type": "integer", **listed}
     return {
         "type": "object",
@@ -150,30 +157,20 @@ def reply_schema(rubric: Rubric) -> dict[str, Any]:
     }
 
 
-def _transcript(case: Case, mark: str) -> str:
-    *before, answer = case.conversation.messages
-    if answer.speaker != "assistant":
+def answer_of(case: Case) -> str:
+    """The answer to be judged. Raises UsageError where the assistant does not speak last."""
+    last = case.conversation.messages[-1]
+    if last.speaker != "assistant":
         raise UsageError(
-            f"case {case.id!r} ends with a message of the {answer.speaker}; "
+            f"case {case.id!r} ends with a message of the {last.speaker}; "
             "expected the assistant's answer that is to be judged"
         )
-    tagged = [(message.speaker, message.content) for message in before]
+    return last.content
+
+
+def _transcript(case: Case, mark: str) -> str:
+    tagged = [(message.speaker, message.content) for message in case.conversation.messages[:-1]]
     return "\n".join(
         f"<{tag} {mark}>\n{text}\n</{tag} {mark}>"
-        for tag, text in [*tagged, ("answer", answer.content)]
+        for tag, text in [*tagged, ("answer", answer_of(case))]
     )
-
-
-def _choices(rubric: Rubric) -> str:
-    if not rubric.labels:
-        return f"The scale: whole numbers from {rubric.low} to {rubric.high}."
-    return "\n".join(
-        ["The labels:", *(f"- {label.name}: {label.meaning}" for label in rubric.labels)]
-    )
-
-
-def _wanted(rubric: Rubric) -> str:
-    if rubric.labels:
-        names = ", ".join(label.name for label in rubric.labels)
-        return f"Reply with one label and nothing else: {names}."
-    return f"Reply with one whole number from {rubric.low} to {rubric.high} and nothing else."

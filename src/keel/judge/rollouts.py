@@ -153,7 +153,7 @@ def stop_if_judge_fails(
     if not 0 <= limit <= 1:
         raise UsageError(f"limit is {limit}, expected a share from 0 to 1")
     counts: Counter[str] = Counter()
-    bad, last = 0, ""
+    bad, last, is_hopeless = 0, "", False
     try:
         for verdict in verdicts:
             yield verdict
@@ -161,22 +161,17 @@ def stop_if_judge_fails(
             if verdict.status != "ok":
                 bad, last = bad + 1, f"{verdict.case_id}: {verdict.reason}"
                 allowed = limit * counts.total()
-                is_hopeless = bad > allowed + _DEVIATIONS * sqrt(allowed)
-                if counts.total() >= at_least and is_hopeless:
-                    raise JudgeError(_complaint(counts, limit, last))
-        if bad > limit * counts.total() and (bad > 1 or bad == counts.total()):
-            raise JudgeError(_complaint(counts, limit, last))
+                is_far_above = bad > allowed + _DEVIATIONS * sqrt(allowed)
+                if is_hopeless := counts.total() >= at_least and is_far_above:
+                    break
+        total = counts.total()
+        if is_hopeless or (bad > limit * total and (bad > 1 or bad == total)):
+            raise JudgeError(
+                f"{bad} of {total} verdicts are of no use ({counts['unparsed']} unparsed, "
+                f"{counts['failed']} failed: {bad / total:.1%}, above {limit:.1%}), the last being "
+                f"{last!r}; look at the replies, then take another judge or rubric"
+            )
     finally:
         close = getattr(verdicts, "close", None)
         if close is not None:
             close()
-
-
-def _complaint(counts: Counter[str], limit: float, last: str) -> str:
-    total = counts.total()
-    bad = total - counts["ok"]
-    return (
-        f"{bad} of {total} verdicts are of no use ({counts['unparsed']} unparsed, "
-        f"{counts['failed']} failed: {bad / total:.1%}, above {limit:.1%}), the last being "
-        f"{last!r}; look at the replies, then take another judge or rubric"
-    )

@@ -62,6 +62,11 @@ class Rubric:
         """Name, version and the hash's beginning: tells rubrics apart in files and reports."""
         return f"{self.name}-v{self.version}-{self.hash[:8]}"
 
+    @property
+    def scale(self) -> range:
+        """The whole numbers to choose from; none where there are labels."""
+        return range(0) if self.low is None or self.high is None else range(self.low, self.high + 1)
+
     def label(self, name: str) -> RubricLabel:
         """The label of that name. Raises UsageError where there is none."""
         for label in self.labels:
