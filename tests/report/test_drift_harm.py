@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from keel.report import figures, render_html, report_account
+from keel.report import render_html, report_account
+from keel.report.figures.evaluation import draw_harm_by_projection
 from keel.report.sections.evaluation import evaluation_sections
 from keel.types import ArmResult, EvalResult, Interval, RateInRange
 
@@ -35,7 +36,7 @@ def section(inputs):
 
 
 def test_each_bin_is_a_point_with_its_interval_in_the_middle_of_its_stretch():
-    figure = figures.draw_harm_by_projection(BINS, measure="harm", correlation=None)
+    figure = draw_harm_by_projection(BINS, measure="harm", correlation=None)
     (points,) = figure.data
     assert list(points.x) == pytest.approx([-0.2, 0.25, 0.8])
     assert list(points.y) == [0.4, 0.2, 0.03]
@@ -45,13 +46,13 @@ def test_each_bin_is_a_point_with_its_interval_in_the_middle_of_its_stretch():
 
 
 def test_the_correlation_is_written_into_the_picture():
-    figure = figures.draw_harm_by_projection(BINS, measure="harm", correlation=RESULT.correlation)
+    figure = draw_harm_by_projection(BINS, measure="harm", correlation=RESULT.correlation)
     assert "r = −0.41 (−0.55 to −0.20)" in figure.layout.annotations[0].text
 
 
 def test_raw_places_are_not_called_gap_units():
     raw = [replace(one, unit="raw") for one in BINS]
-    figure = figures.draw_harm_by_projection(raw, measure="harm", correlation=None)
+    figure = draw_harm_by_projection(raw, measure="harm", correlation=None)
     assert "gap" not in figure.layout.xaxis.title.text
 
 

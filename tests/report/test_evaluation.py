@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from keel.report import render_html, render_markdown, report_account
-from keel.report.figures import draw_label_curve, draw_label_shares, draw_rates
+from keel.report.figures.evaluation import draw_label_curve, draw_label_shares, draw_rates
 from keel.report.sections.evaluation import evaluation_sections
 from keel.types import ArmResult, EvalResult, Interval
 

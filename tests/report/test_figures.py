@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keel.report import ReportInputs
-from keel.report import figures as draw
 from keel.report.figures import theme
-from keel.report.figures.labels import Canvas, position_labels
-from keel.report.standings import RoleStanding
+from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectories
+from keel.report.figures.floors import draw_firing, draw_histograms, draw_prices
+from keel.report.figures.personas import draw_quality, draw_ranks, draw_space
+from keel.report.figures.theme import Canvas, position_labels
+from keel.report.inputs import RoleStanding
 from keel.types import Calibration, PersonaMap, PersonaSpace, PricedSetting
 
 
@@ -96,7 +98,7 @@ def test_a_point_without_a_place_is_passed_over() -> None:
 def test_the_scatter_holds_every_role_where_it_lies(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:
-    figure = draw.draw_space(found.space, 20, kinds=inputs.role_kinds, samples=inputs.samples)
+    figure = draw_space(found.space, 20, kinds=inputs.role_kinds, samples=inputs.samples)
     rows = [i for i, role in enumerate(found.space.roles) if inputs.kind_of(role) == "collective"]
     expected = found.space.coordinates_LRK[20, rows]
     trace = named(figure, "collective")
@@ -108,7 +110,7 @@ def test_the_scatter_holds_every_role_where_it_lies(
 def test_the_slider_goes_through_all_layers_and_starts_at_the_recommended(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:
-    figure = draw.draw_space(found.space, 20, kinds=inputs.role_kinds, samples={})
+    figure = draw_space(found.space, 20, kinds=inputs.role_kinds, samples={})
     slider = figure.layout.sliders[0]
     assert slider.active == 20
     assert [step.label for step in slider.steps] == [str(layer) for layer in range(30)]
@@ -121,7 +123,7 @@ def test_a_name_left_out_is_a_blank_that_a_later_layer_can_fill(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:
     """Plotly removes the text of an empty string for good; names stayed away on other layers."""
-    figure = draw.draw_space(found.space, 20, kinds=inputs.role_kinds, samples={})
+    figure = draw_space(found.space, 20, kinds=inputs.role_kinds, samples={})
     steps = figure.layout.sliders[0].steps
     texts = [text for step in steps for trace in step.args[0]["text"] for text in trace]
     assert "\N{NO-BREAK SPACE}" in texts
@@ -140,7 +142,7 @@ def test_two_roles_make_a_space_of_one_component() -> None:
         default_loadings_LK=torch.ones(1, 1),
         default_coordinates_LK=torch.tensor([[2.0]]),
     )
-    figure = draw.draw_space(line, 0, kinds={}, samples={})
+    figure = draw_space(line, 0, kinds={}, samples={})
     assert list(named(figure, "role").y) == [0.0, 0.0]
 
 
@@ -154,7 +156,7 @@ def test_the_default_stands_between_the_roles_below_and_above_it() -> None:
         RoleStanding("tutor", "all", 9, 1.0, 0.8),
         RoleStanding("editor", "all", 9, 2.0, 1.2),
     ]
-    figure = draw.draw_ranks(standings, kinds={}, samples={})
+    figure = draw_ranks(standings, kinds={}, samples={})
     rows = dict(zip(figure.layout.yaxis.ticktext, figure.layout.yaxis.tickvals, strict=True))
     assert (rows["bard"], rows["tutor"], rows["editor"]) == (0, 1, 3)
     default = named(figure, "default: the Assistant")
@@ -163,7 +165,7 @@ def test_the_default_stands_between_the_roles_below_and_above_it() -> None:
 
 
 def test_the_band_of_the_floors_is_shaded_in_every_panel(found: PersonaMap) -> None:
-    figure = draw.draw_quality(found.quality, found.axis, band=(18, 19, 20))
+    figure = draw_quality(found.quality, found.axis, band=(18, 19, 20))
     spans = [(s.x0, s.x1) for s in figure.layout.shapes if s.type == "rect"]
     assert spans == [(17.5, 20.5)] * 6
     lines = [s.x0 for s in figure.layout.shapes if s.type == "line"]
@@ -171,7 +173,7 @@ def test_the_band_of_the_floors_is_shaded_in_every_panel(found: PersonaMap) -> N
 
 
 def test_the_interval_is_drawn_around_the_line(found: PersonaMap) -> None:
-    figure = draw.draw_quality(found.quality, found.axis)
+    figure = draw_quality(found.quality, found.axis)
     band, line = figure.data[:2]
     assert list(line.y) == pytest.approx([at.auc.value for at in found.quality], rel=1e-4)
     assert band.y[20] == pytest.approx(found.quality[20].auc.high, rel=1e-4)
@@ -180,7 +182,7 @@ def test_the_interval_is_drawn_around_the_line(found: PersonaMap) -> None:
 
 def test_the_floor_stands_in_its_own_layers_histogram(calibration: Calibration) -> None:
     layers = [layer for layer in calibration.layers if layer.layer in (18, 19)]
-    figure = draw.draw_histograms(layers, {18: 1.5, 19: -2.5})
+    figure = draw_histograms(layers, {18: 1.5, 19: -2.5})
     lines = [list(trace.x) for trace in figure.data if trace.name == "floor"]
     assert lines == [[1.5, 1.5], [-2.5, -2.5]]
     shown = [trace.name for trace in figure.data if trace.showlegend]
@@ -191,13 +193,13 @@ def test_firing_bars_are_percentages_of_tokens(calibration: Calibration) -> None
     setting: PricedSetting = replace(
         calibration.setting, nominal_firing={3: 0.75, 4: 0.75}, realised_firing={3: 0.7, 4: 0.2}
     )
-    figure = draw.draw_firing(setting)
+    figure = draw_firing(setting)
     assert [list(trace.y) for trace in figure.data] == [[75.0, 75.0], [70.0, 20.0]]
     assert [shape.y0 for shape in figure.layout.shapes] == [15.0, 80.0]
 
 
 def test_the_bound_is_a_line_at_its_price(calibration: Calibration) -> None:
-    figure = draw.draw_prices(calibration)
+    figure = draw_prices(calibration)
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.shapes[0].x0 == calibration.price_bound
     # Plotly wants the logarithm for texts only.
@@ -210,14 +212,14 @@ def test_the_bound_is_a_line_at_its_price(calibration: Calibration) -> None:
 def test_a_price_of_nothing_keeps_the_scale_linear(calibration: Calibration) -> None:
     free = replace(calibration.settings[0], kl_default=0.0)
     others = (free, *calibration.settings[1:])
-    assert draw.draw_prices(replace(calibration, settings=others)).layout.xaxis.type == "linear"
+    assert draw_prices(replace(calibration, settings=others)).layout.xaxis.type == "linear"
 
 
 def test_turns_under_the_floor_are_rings_and_the_floor_a_line(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:
     reading = inputs.drift[1]
-    figure = draw.draw_trajectories([reading], found.axis)
+    figure = draw_trajectories([reading], found.axis)
     symbols = figure.data[0].marker.symbol
     under = [turn.is_below_floor for turn in reading.turns]
     assert True in under
@@ -230,7 +232,7 @@ def test_turns_under_the_floor_are_rings_and_the_floor_a_line(
 def test_token_traces_show_one_conversation_at_a_time(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:
-    figure = draw.draw_tokens(inputs.drift, found.axis)
+    figure = draw_tokens(inputs.drift, found.axis)
     assert [trace.visible for trace in figure.data] == [True] * 3 + [False] * 6
     second = figure.layout.updatemenus[0].buttons[1]
     assert second.label == "moon"
@@ -239,7 +241,7 @@ def test_token_traces_show_one_conversation_at_a_time(
 
 def test_a_long_trace_is_averaged_and_says_so(inputs: ReportInputs) -> None:
     turn = replace(inputs.drift[0].turns[0], token_projections=tuple([1.0, 3.0] * 1000))
-    figure = draw.draw_tokens([replace(inputs.drift[0], turns=(turn,))], None)
+    figure = draw_tokens([replace(inputs.drift[0], turns=(turn,))], None)
     trace = named(figure, "mean of 2 tokens")  # 2000 tokens, at most 1500 points
     assert set(trace.y) == {2.0}
     assert len(trace.y) == 1000
@@ -247,7 +249,7 @@ def test_a_long_trace_is_averaged_and_says_so(inputs: ReportInputs) -> None:
 
 def test_replays_show_both_arms(inputs: ReportInputs, found: PersonaMap) -> None:
     replay = inputs.replays[0]
-    figure = draw.draw_replays([replay], found.axis)
+    figure = draw_replays([replay], found.axis)
     for name, arm in (("uncapped", "uncapped"), ("capped", "capped")):
         expected = [getattr(turn, arm).gaps for turn in replay.turns]
         assert list(named(figure, name).y) == pytest.approx(expected, rel=1e-4)

@@ -10,7 +10,7 @@ import torch
 
 from keel.errors import NotFiniteError, UsageError
 from keel.report import ReportInputs, render_markdown, report_account
-from keel.report.standings import (
+from keel.report.inputs import (
     RoleStanding,
     floor_in_gaps,
     rank_kinds,

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from keel.report import figures, render_html, render_markdown, report_account
+from keel.report import render_html, render_markdown, report_account
+from keel.report.figures.floors import draw_frontier, draw_screening
 from keel.types import (
     Change,
     Interval,
@@ -89,7 +90,7 @@ def trace(figure, name: str):
 
 
 def test_points_lie_where_the_choosing_items_put_them_in_percentage_points():
-    figure = figures.draw_frontier(SWEEP)
+    figure = draw_frontier(SWEEP)
     on_it, best = trace(figure, "on the frontier"), trace(figure, "recommended: strong")
     assert (on_it.x, on_it.y) == ((-10.0,), (-0.4,))
     assert (best.x, best.y, best.marker.symbol) == ((-30.0,), (-1.2,), "star")
@@ -99,17 +100,17 @@ def test_points_lie_where_the_choosing_items_put_them_in_percentage_points():
 
 
 def test_the_items_held_back_draw_the_recommended_setting_once_more():
-    held = trace(figures.draw_frontier(SWEEP), "the same by the items held back")
+    held = trace(draw_frontier(SWEEP), "the same by the items held back")
     assert (held.x, held.y, held.marker.symbol) == ((-21.0,), (-1.1,), "star-open")
 
 
 def test_the_line_joins_the_frontier_only():
-    line = figures.draw_frontier(SWEEP).data[0]
+    line = draw_frontier(SWEEP).data[0]
     assert line.x == (-30.0, -10.0)
 
 
 def test_pruned_settings_are_faint_and_untried_ones_have_no_place():
-    figure = figures.draw_screening(SWEEP)
+    figure = draw_screening(SWEEP)
     faint, kept = trace(figure, "too dear (1)"), trace(figure, "kept and measured (3)")
     assert faint.marker.opacity < 0.5
     assert kept.marker.opacity is None
@@ -118,14 +119,14 @@ def test_pruned_settings_are_faint_and_untried_ones_have_no_place():
 
 def test_nats_are_drawn_as_they_are():
     measure = replace(SWEEP.capability, name="log-likelihood", unit="nats per token")
-    best = trace(figures.draw_frontier(replace(SWEEP, capability=measure)), "recommended")
+    best = trace(draw_frontier(replace(SWEEP, capability=measure)), "recommended")
     assert best.y == (-0.012,)
 
 
 def test_a_sweep_that_measured_nothing_can_be_drawn():
     empty = replace(SWEEP, swept=(), recommended="")
-    assert figures.draw_frontier(empty).data
-    assert figures.draw_screening(replace(empty, screened=())).data
+    assert draw_frontier(empty).data
+    assert draw_screening(replace(empty, screened=())).data
 
 
 def test_a_setting_called_like_markup_is_shown_as_text(inputs):

@@ -1,16 +1,13 @@
 """Renders results as HTML, Markdown or terminal output. Knows nothing of run folders or engines.
 
-inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ html      Plotly inlined once
-                                                               ├─ markdown  without pictures
-                                                               └─ terminal  pictures of characters
+inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ documents  HTML and Markdown
+                                                               └─ terminal   pictures of characters
 """
 
 from keel.report.content import Account, Section, Table
-from keel.report.html import render_html
-from keel.report.inputs import ComparisonInputs, ReportInputs
-from keel.report.markdown import render_markdown
+from keel.report.documents import render_html, render_markdown
+from keel.report.inputs import ComparisonInputs, ReportInputs, rank_roles
 from keel.report.sections import comparison_account, report_account
-from keel.report.standings import rank_roles
 from keel.report.terminal import render_terminal
 from keel.report.textplot import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
 

@@ -1,15 +1,19 @@
-"""The results that a report shows, checked before anything is drawn."""
+"""The results that a report shows, checked, and where their roles and floors lie on the axis."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keel.errors import NotFiniteError, UsageError
+from keel.geometry import project
 from keel.types import (
     AssistantAxis,
     Calibration,
     DriftReading,
     EvalResult,
+    LayerCalibration,
+    LayerQuality,
     ModelIdentity,
     PersonaMap,
     Replay,
@@ -45,8 +49,27 @@ class ReportInputs:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_map(self.persona_map)
-        _check_calibration(self.calibration)
+        if (persona_map := self.persona_map) is not None:
+            layer = persona_map.axis.layer
+            if layer not in {quality.layer for quality in persona_map.quality}:
+                raise UsageError(
+                    f"no quality was measured at the axis' layer {layer}; "
+                    "expected one entry per layer"
+                )
+            gap = float(persona_map.axis.gap[layer])
+            if not gap > 0:
+                raise NotFiniteError(
+                    f"the gap between default and roles is {gap:g} at layer {layer}, expected "
+                    "above 0: nothing can be expressed in gap units; extract again with more "
+                    "roles or another layer"
+                )
+        if (calibration := self.calibration) is not None:
+            names = [setting.name for setting in calibration.settings]
+            if calibration.chosen not in names:
+                raise UsageError(
+                    f"chosen setting {calibration.chosen!r} is not among the settings priced "
+                    f"({', '.join(names) or 'none'}); calibrate again"
+                )
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -90,28 +113,82 @@ class ComparisonInputs:
         return tuple(dict.fromkeys(text for pair in self.comparisons for text in pair.warnings))
 
 
-def _check_map(persona_map: PersonaMap | None) -> None:
-    if persona_map is None:
-        return
-    layer = persona_map.axis.layer
-    if layer not in {quality.layer for quality in persona_map.quality}:
-        raise UsageError(
-            f"no quality was measured at the axis' layer {layer}; expected one entry per layer"
-        )
-    gap = float(persona_map.axis.gap[layer])
-    if not gap > 0:
-        raise NotFiniteError(
-            f"the gap between default and roles is {gap:g} at layer {layer}, expected above 0: "
-            "nothing can be expressed in gap units; extract again with more roles or another layer"
-        )
+@dataclass(frozen=True)
+class RoleStanding:
+    """Where one role vector stands on the axis, at the axis' layer."""
+
+    role: str
+    label: str
+    count: int
+    projection: float
+    """Raw."""
+    gaps: float
+    """0 role mean, 1 default mean."""
+
+    @property
+    def name(self) -> str:
+        """The role, with its label where that says more than the role."""
+        return f"{self.role} (somewhat)" if self.label == "somewhat" else self.role
 
 
-def _check_calibration(calibration: Calibration | None) -> None:
-    if calibration is None:
-        return
-    names = [setting.name for setting in calibration.settings]
-    if calibration.chosen not in names:
-        raise UsageError(
-            f"chosen setting {calibration.chosen!r} is not among the settings priced "
-            f"({', '.join(names) or 'none'}); calibrate again"
-        )
+def rank_roles(persona_map: PersonaMap) -> tuple[RoleStanding, ...]:
+    """Every role vector's projection on the axis, the least Assistant-like first."""
+    axis = persona_map.axis
+    standings = []
+    for vector in persona_map.vectors:
+        raw = float(project(vector.vector_LD[axis.layer], axis.direction[axis.layer]))
+        gaps = axis.in_gaps(raw, axis.layer)
+        standings.append(RoleStanding(vector.role, vector.label, vector.count, raw, gaps))
+    return tuple(sorted(standings, key=lambda standing: (standing.gaps, standing.name)))
+
+
+@dataclass(frozen=True)
+class KindStanding:
+    """Where the roles of one kind stand on the axis."""
+
+    kind: str
+    roles: tuple[RoleStanding, ...]
+    """The least Assistant-like first; never empty."""
+
+    @property
+    def mean_gaps(self) -> float:
+        """Mean of the roles' projections in gap units, each role counting once."""
+        return sum(role.gaps for role in self.roles) / len(self.roles)
+
+
+def rank_kinds(
+    standings: Sequence[RoleStanding], kinds: Mapping[str, str]
+) -> tuple[KindStanding, ...]:
+    """Kinds with two roles or more, the most Assistant-like first; `kinds` is role -> kind."""
+    by_kind: dict[str, list[RoleStanding]] = {}
+    for standing in standings:
+        by_kind.setdefault(kinds[standing.role], []).append(standing)
+    kept = [KindStanding(kind, tuple(roles)) for kind, roles in by_kind.items() if len(roles) > 1]
+    return tuple(sorted(kept, key=lambda standing: (-standing.mean_gaps, standing.kind)))
+
+
+def quality_at(persona_map: PersonaMap, layer: int) -> LayerQuality:
+    """The axis' quality at one layer."""
+    return next(quality for quality in persona_map.quality if quality.layer == layer)
+
+
+def shares_under(layer: LayerCalibration, value: float) -> tuple[float, float]:
+    """Shares (0 to 1) of default and of role tokens whose projection lies under a value.
+
+    Read off the histograms; within a bin, tokens are taken to lie evenly.
+    """
+    default = roles = 0.0
+    for low, high, default_share, role_share in zip(
+        layer.bin_edges, layer.bin_edges[1:], layer.default_share, layer.role_share, strict=False
+    ):
+        reached = (value - low) / (high - low) if high > low else float(value > low)
+        covered = min(max(reached, 0.0), 1.0)
+        default, roles = default + covered * default_share, roles + covered * role_share
+    return default, roles
+
+
+def floor_in_gaps(axis: AssistantAxis | None, floor: float | None, layer: int) -> float | None:
+    """A raw floor in gap units; None where there is no floor, or no axis to measure it by."""
+    if axis is None or floor is None or not float(axis.gap[layer]) > 0:
+        return None
+    return axis.in_gaps(floor, layer)

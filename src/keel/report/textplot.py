@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from keel.errors import NotFiniteError, UsageError
-from keel.report.standings import floor_in_gaps
+from keel.report.inputs import floor_in_gaps
 from keel.types import AssistantAxis, DriftReading, Interval, Replay, TurnReading
 from keel.words import fixed
 

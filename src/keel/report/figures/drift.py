@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
 from keel.report.figures.theme import hover_box, plain
-from keel.report.standings import floor_in_gaps
+from keel.report.inputs import floor_in_gaps
 from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
 from keel.words import fixed, number
 
@@ -20,6 +19,15 @@ _MOST_POINTS = 1500
 """Points of a token trace beyond which neighbours are averaged."""
 _REPLAY_PX = 270
 _FLOOR_LINE = {"color": theme.FLOOR_COLOUR, "width": 1.5, "dash": "dash"}
+_MENU_STYLE = {
+    "x": 0,
+    "xanchor": "left",
+    "y": 1.03,
+    "yanchor": "bottom",
+    "bgcolor": "white",
+    "bordercolor": theme.EDGE,
+    "font": {"size": theme.FONT_PX},
+}
 
 
 def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> go.Figure:
@@ -38,9 +46,8 @@ def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | No
         text = f"floor, layer {layer}"
         theme.mark_level(figure, floor, text, colour=theme.FLOOR_COLOUR, dash="dash")
     longest = max(len(reading.turns) for reading in readings)
-    figure.update_xaxes(
-        title_text="assistant turn", tickvals=theme.whole_ticks(longest, first=1, most=20)
-    )
+    ticks = theme.whole_ticks(longest, first=1, most=20)
+    figure.update_xaxes(title_text="assistant turn", tickvals=ticks)
     levels = [0.0, 1.0, *(floor for _, floor in floors)]
     gaps = [turn.gaps for reading in readings for turn in reading.turns]
     figure.update_yaxes(title_text=_GAPS, range=theme.padded_range([*levels, *gaps]))
@@ -74,11 +81,8 @@ def _describe(turn: TurnReading, name: str) -> str:
 
 
 def _mark_means(figure: go.Figure) -> None:
-    for level, text, colour in (
-        (1.0, "default mean", theme.DEFAULT_COLOUR),
-        (0.0, "role mean", theme.FAINT),
-    ):
-        theme.mark_level(figure, level, text, colour=colour, dash="dash")
+    theme.mark_level(figure, 1.0, "default mean", colour=theme.DEFAULT_COLOUR, dash="dash")
+    theme.mark_level(figure, 0.0, "role mean", dash="dash")
 
 
 def draw_tokens(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> go.Figure:
@@ -93,8 +97,16 @@ def draw_tokens(readings: Sequence[DriftReading], axis: AssistantAxis | None) ->
         figure.add_traces(traces)
         owners += [index] * len(traces)
     if len(readings) > 1:
+        buttons = [
+            {
+                "label": plain(reading.conversation_id),
+                "method": "restyle",
+                "args": [{"visible": [owner == index for owner in owners]}],
+            }
+            for index, reading in enumerate(readings)
+        ]
         figure.update_layout(
-            updatemenus=[_menu(readings, owners)], legend={"x": 1, "xanchor": "right"}
+            updatemenus=[{"buttons": buttons, **_MENU_STYLE}], legend={"x": 1, "xanchor": "right"}
         )
     if axis is not None:
         _mark_means(figure)
@@ -104,69 +116,41 @@ def draw_tokens(readings: Sequence[DriftReading], axis: AssistantAxis | None) ->
 
 
 def _token_traces(reading: DriftReading, axis: AssistantAxis | None) -> list[go.Scatter]:
-    scale: Callable[[float], float] = (
-        (lambda raw: axis.in_gaps(raw, reading.layer)) if axis is not None else (lambda raw: raw)
-    )
+    """Each token, each turn's mean as a level line over its tokens, and the floor."""
+
+    def scale(raw: float) -> float:
+        return raw if axis is None else axis.in_gaps(raw, reading.layer)
+
     values = [scale(value) for turn in reading.turns for value in turn.token_projections]
     step = -(-len(values) // _MOST_POINTS) or 1
-    means = [
-        sum(values[at : at + step]) / len(values[at : at + step])
-        for at in range(0, len(values), step)
-    ]
+    parts = [values[at : at + step] for at in range(0, len(values), step)]
     tokens = theme.line(
         range(1, len(values) + 1, step),
-        theme.rounded(means, 4),
+        theme.rounded((sum(part) / len(part) for part in parts), 4),
         name="each token" if step == 1 else f"mean of {step} tokens",
         line={"color": "#A9C9DF", "width": 1},
         hoverinfo="x+y",
     )
-    traces = [tokens, _turn_steps(reading, scale)]
-    if reading.floor is not None and values:
-        traces.append(_floor_line([1, len(values)], scale(reading.floor)))
-    return traces
-
-
-def _turn_steps(reading: DriftReading, scale: Callable[[float], float]) -> go.Scatter:
-    """Each turn's mean as a level line over its tokens."""
     x: list[float | None] = []
     y: list[float | None] = []
     texts: list[str] = []
-    counts = [len(turn.token_projections) for turn in reading.turns]
-    starts = accumulate((max(count, 1) for count in counts), initial=1)
-    for turn, start, count in zip(reading.turns, starts, counts, strict=False):
-        end = start + max(count - 1, 0)
+    start = 1
+    for turn in reading.turns:
+        count = max(len(turn.token_projections), 1)
+        end = start + count - 1
         x += [start, (start + end) / 2, end, None]
         y += [*[scale(turn.projection)] * 3, None]
         texts += [_describe(turn, reading.conversation_id)] * 3 + [""]
-    return theme.line(
-        x, y, name="mean of each turn", line={"color": theme.INK, "width": 2.5}, hovertext=texts
-    )
+        start += count
+    mean_line = {"color": theme.INK, "width": 2.5}
+    means = theme.line(x, y, name="mean of each turn", line=mean_line, hovertext=texts)
+    if reading.floor is None or not values:
+        return [tokens, means]
+    return [tokens, means, _floor_line([1, len(values)], scale(reading.floor))]
 
 
 def _floor_line(ends: Sequence[int], level: float) -> go.Scatter:
     return theme.line(ends, [level] * 2, name="floor", line=_FLOOR_LINE, hoverinfo="y+name")
-
-
-def _menu(readings: Sequence[DriftReading], owners: Sequence[int]) -> dict[str, Any]:
-    """A menu that shows the traces of one conversation."""
-    buttons = [
-        {
-            "label": plain(reading.conversation_id),
-            "method": "restyle",
-            "args": [{"visible": [owner == index for owner in owners]}],
-        }
-        for index, reading in enumerate(readings)
-    ]
-    return {
-        "buttons": buttons,
-        "x": 0,
-        "xanchor": "left",
-        "y": 1.03,
-        "yanchor": "bottom",
-        "bgcolor": "white",
-        "bordercolor": theme.EDGE,
-        "font": {"size": theme.FONT_PX},
-    }
 
 
 def draw_replays(replays: Sequence[Replay], axis: AssistantAxis | None) -> go.Figure:
@@ -202,13 +186,14 @@ def draw_replays(replays: Sequence[Replay], axis: AssistantAxis | None) -> go.Fi
 
 def _replay_traces(replay: Replay, axis: AssistantAxis | None) -> list[go.Scatter]:
     """Both arms, and the floor where there is one."""
-    arms = (
-        ("uncapped", [turn.uncapped for turn in replay.turns], theme.ROLES_COLOUR),
-        ("capped", [turn.capped for turn in replay.turns], theme.DEFAULT_COLOUR),
-    )
+    colours = {"uncapped": theme.ROLES_COLOUR, "capped": theme.DEFAULT_COLOUR}
     traces = [
-        _path(turns, name=name, line={"color": colour, "width": 2.2})
-        for name, turns, colour in arms
+        _path(
+            [turn.capped if name == "capped" else turn.uncapped for turn in replay.turns],
+            name=name,
+            line={"color": colour, "width": 2.2},
+        )
+        for name, colour in colours.items()
     ]
     floor = floor_in_gaps(axis, replay.floor, replay.layer)
     if floor is not None and replay.turns:

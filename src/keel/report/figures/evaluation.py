@@ -23,7 +23,7 @@ def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | 
 
     Unsteered is in the default's blue, caps in the floor's vermillion, others in grey.
     """
-    rows = list(range(len(arms)))[::-1]
+    rows = theme.rows_down(len(arms))
     figure = theme.new_figure(_ROW_PX * len(arms) + 100, margin={"l": _LEFT_PX})
     rates = [arm.rate for arm in arms]
     colours = [
@@ -34,44 +34,40 @@ def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | 
         else theme.ROLES_COLOUR
         for arm in arms
     ]
-    figure.add_trace(
-        theme.points(
-            [rate.value for rate in rates],
-            rows,
-            [_describe_arm(arm) for arm in arms],
-            marker={"size": 11, "color": colours},
-            error_x=theme.error_bars(rates, thickness=1.4),
-            showlegend=False,
+    texts = [
+        hover_box(
+            arm.arm,
+            arm.rate.text(number),
+            f"n = {arm.n}",
+            f"against unsteered {fixed(arm.difference.value, 3)}" if arm.difference else "",
         )
+        for arm in arms
+    ]
+    theme.add_points(
+        figure,
+        [rate.value for rate in rates],
+        rows,
+        texts,
+        marker={"size": 11, "color": colours},
+        error_x=theme.error_bars(rates, thickness=1.4),
+        showlegend=False,
     )
     if baseline is not None:
-        figure.add_vline(
-            x=baseline.value,
-            line={"color": theme.FAINT, "width": 1, "dash": "dash"},
-            annotation_text="bare requests",
-            annotation_font_size=theme.LABEL_PX,
-        )
+        label = {"text": "bare requests", "font": {"size": theme.LABEL_PX}}
+        theme.mark_value(figure, baseline.value, dash="dash", annotation=label)
     ends = [end for rate in rates for end in (rate.low, rate.high)]
+    figure.update_xaxes(title_text=plain(measure), range=theme.padded_range(ends))
     if min(ends) >= 0 and max(ends) <= 1:
-        figure.update_xaxes(title_text=plain(measure), range=[0, 1], tickformat=".0%")
-    else:
-        figure.update_xaxes(title_text=plain(measure), range=theme.padded_range(ends))
-    names = [plain(arm.arm) for arm in arms]
+        figure.update_xaxes(range=[0, 1], tickformat=".0%")
+    names = (plain(arm.arm) for arm in arms)
     theme.name_rows(figure, rows, names, range=[-0.6, len(arms) - 0.4])
     return figure
-
-
-def _describe_arm(arm: ArmResult) -> str:
-    details = [arm.rate.text(number), f"n = {arm.n}"]
-    if arm.difference is not None:
-        details.append(f"against unsteered {fixed(arm.difference.value, 3)}")
-    return hover_box(arm.arm, *details)
 
 
 def draw_label_shares(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> go.Figure:
     """A stacked bar per arm: the share of each label."""
     labels = labels_of(arms)
-    rows = list(range(len(arms)))[::-1]
+    rows = theme.rows_down(len(arms))
     figure = theme.new_figure(
         _ROW_PX * len(arms) + 100 + _TOOLBAR_PX + theme.legend_px(len(labels)),
         barmode="stack",
@@ -88,7 +84,7 @@ def draw_label_shares(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> 
             hovertext=[f"{plain(label)}: {percent(share, 1)}" for share in shares],
         )
     figure.update_xaxes(title_text="share of answers", range=[0, 1], tickformat=".0%")
-    theme.name_rows(figure, rows, [plain(arm.arm) for arm in arms])
+    theme.name_rows(figure, rows, (plain(arm.arm) for arm in arms))
     return figure
 
 
@@ -133,31 +129,23 @@ def draw_harm_by_projection(
     A point per bin of first answers with its interval (Lu et al. 2026, figure 8).
     """
     figure = theme.new_figure(380)
-    rates = [stretch.rate for stretch in bins]
-    middles = [(stretch.low + stretch.high) / 2 for stretch in bins]
-    spans = [
-        Interval(middle, stretch.low, stretch.high)
-        for middle, stretch in zip(middles, bins, strict=True)
+    rates = [bin_.rate for bin_ in bins]
+    spans = [Interval((bin_.low + bin_.high) / 2, bin_.low, bin_.high) for bin_ in bins]
+    texts = [
+        hover_box(span.bounds(), bin_.rate.text(percent), counted(bin_.n, "answer"))
+        for span, bin_ in zip(spans, bins, strict=True)
     ]
-    figure.add_trace(
-        theme.points(
-            middles,
-            [rate.value for rate in rates],
-            [
-                hover_box(
-                    f"{fixed(stretch.low)} to {fixed(stretch.high)}",
-                    stretch.rate.text(percent),
-                    counted(stretch.n, "answer"),
-                )
-                for stretch in bins
-            ],
-            mode="lines+markers",
-            line={"color": theme.ROLES_COLOUR, "width": 1, "dash": "dot"},
-            marker={"size": 10, "color": theme.DEFAULT_COLOUR},
-            error_x=theme.error_bars(spans, width=0),
-            error_y=theme.error_bars(rates, width=0),
-            showlegend=False,
-        )
+    theme.add_points(
+        figure,
+        [span.value for span in spans],
+        [rate.value for rate in rates],
+        texts,
+        mode="lines+markers",
+        line={"color": theme.ROLES_COLOUR, "width": 1, "dash": "dot"},
+        marker={"size": 10, "color": theme.DEFAULT_COLOUR},
+        error_x=theme.error_bars(spans, width=0),
+        error_y=theme.error_bars(rates, width=0),
+        showlegend=False,
     )
     if correlation is not None:
         figure.add_annotation(

@@ -10,15 +10,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
-from keel.report.figures.labels import Canvas, position_labels
-from keel.report.figures.theme import hover_box, plain
+from keel.report.figures.theme import Canvas, hover_box, plain, position_labels
 from keel.types import (
     Calibration,
     Change,
-    Interval,
     LayerCalibration,
     PricedSetting,
-    ScreenedSetting,
     Sweep,
     Unit,
 )
@@ -137,7 +134,8 @@ def draw_prices(calibration: Calibration) -> go.Figure:
     is_log = min(prices) > 0 and max(prices) / min(prices) > _WIDE
     # Ranges and texts of a logarithmic axis are given to Plotly as logarithms.
     *at_x, bound_x = (math.log10(price) if is_log else price for price in prices)
-    effects = [setting.shift_gaps for setting in settings]
+    measured = [(of.kl_default, of.shift_gaps, of.firing_rate) for of in settings]
+    effects = [effect for _, effect, _ in measured]
     x_range = theme.padded_range([*at_x, bound_x])
     y_range = theme.padded_range([0.0, *effects])
     canvas = Canvas(*_CANVAS_PX, x_range, y_range)
@@ -157,21 +155,20 @@ def draw_prices(calibration: Calibration) -> go.Figure:
         ("tried", tried, {"color": theme.ROLES_COLOUR, "symbol": "circle", "size": 9}),
         ("chosen", chosen, {"color": theme.DEFAULT_COLOUR, "symbol": "star", "size": 17}),
     ):
-        figure.add_trace(
-            theme.points(
-                [settings[at].kl_default for at in members],
-                [effects[at] for at in members],
-                [_describe_price(settings[at]) for at in members],
-                mode="markers+text",
-                name=name,
-                marker=marker,
-                text=[plain(settings[at].name) if positions[at] else "" for at in members],
-                textposition=[positions[at] or "top center" for at in members],
-                textfont={"size": theme.LABEL_PX, "color": theme.INK},
-            )
+        theme.add_points(
+            figure,
+            [prices[at] for at in members],
+            [effects[at] for at in members],
+            [_describe(settings[at].name, *measured[at]) for at in members],
+            mode="markers+text",
+            name=name,
+            marker=marker,
+            text=[plain(settings[at].name) if positions[at] else "" for at in members],
+            textposition=[positions[at] or "top center" for at in members],
+            textfont={"size": theme.LABEL_PX, "color": theme.INK},
         )
     # Plotly takes a line's price as it is even on a logarithmic axis, a text's as a logarithm.
-    figure.add_vline(x=bound, line={"color": theme.INK, "width": 1, "dash": "dash"})
+    theme.mark_value(figure, bound, theme.INK, "dash")
     figure.add_annotation(
         x=bound_x,
         y=1,
@@ -193,38 +190,40 @@ def draw_prices(calibration: Calibration) -> go.Figure:
     return figure
 
 
-def _describe_price(setting: PricedSetting) -> str:
+def _describe(name: str, price: float, effect: float, firing: float, fate: str = "") -> str:
     return hover_box(
-        setting.name,
-        f"price {number(setting.kl_default)} nats per token",
-        f"effect {fixed(setting.shift_gaps)} gap units",
-        f"{percent(setting.firing_rate)} of slots moved",
+        name,
+        f"price {number(price)} nats per token",
+        f"effect {fixed(effect)} gap units",
+        f"{percent(firing)} of slots moved",
+        fate,
     )
 
 
 def draw_screening(sweep: Sweep) -> go.Figure:
     """Every setting that was tried, by price and effect: those kept in blue, pruned ones faint."""
     figure = theme.new_figure(_SCATTER_PX, margin=_SWEEP_MARGIN)
-    tried = [s for s in sweep.screened if s.price is not None and s.price.value > 0]
     styles: dict[str, dict[str, Any]] = {
         fate: {"color": colour, "symbol": symbol, "size": 8, "opacity": _FAINT}
         for fate, (colour, symbol) in _PRUNED.items()
     }
     styles["kept"] = {"color": theme.DEFAULT_COLOUR, "symbol": "circle", "size": 10}
+    prices: list[float] = []
     for fate, marker in styles.items():
-        members = [setting for setting in tried if setting.fate == fate]
+        x, y, texts = [], [], []
+        for of in sweep.screened:
+            if of.fate != fate or of.price is None or of.effect is None or not of.price.value > 0:
+                continue
+            assert of.realised_firing is not None
+            x.append(of.price.value)
+            y.append(of.effect.value)
+            why = f"{fate}: {of.why}" if of.why else fate
+            texts.append(_describe(of.name, x[-1], y[-1], of.realised_firing, why))
         name = "kept and measured" if fate == "kept" else fate
-        figure.add_trace(
-            theme.points(
-                [setting.price.value for setting in members if setting.price],
-                [setting.effect.value for setting in members if setting.effect],
-                [_describe_screened(setting) for setting in members],
-                name=f"{name} ({len(members)})",
-                marker=marker,
-            )
-        )
+        theme.add_points(figure, x, y, texts, name=f"{name} ({len(x)})", marker=marker)
+        prices += x
     figure.update_xaxes(title_text="price: KL on default answers (nats per token, log scale)")
-    figure.update_xaxes(theme.log_axis(s.price.value for s in tried if s.price))
+    figure.update_xaxes(theme.log_axis(prices))
     figure.update_yaxes(title_text="effect: rise of role answers (gap units)")
     return figure
 
@@ -233,12 +232,11 @@ def draw_frontier(sweep: Sweep) -> go.Figure:
     """Change in harm against change in capability, with 95 % intervals.
 
     Points are what the choosing items say; of the recommended setting also what the items held
-    back say.
+    back say. Shares are drawn in percentage points.
     """
     figure = theme.new_figure(_SCATTER_PX, margin=_SWEEP_MARGIN)
-    x, y = _coordinates(sweep, [setting.choosing for setting in sweep.frontier])
     dotted = {"color": _FRONTIER_COLOUR, "width": 1.5, "dash": "dot"}
-    figure.add_trace(theme.line(x, y, line=dotted))
+    _join(figure, sweep, [setting.choosing for setting in sweep.frontier], dotted)
     rest = [s for s in sweep.swept if not s.is_on_frontier]
     on_it = [s for s in sweep.frontier if s.name != sweep.recommended]
     for name, members, colour in (
@@ -246,19 +244,19 @@ def draw_frontier(sweep: Sweep) -> go.Figure:
         ("on the frontier", on_it, _FRONTIER_COLOUR),
     ):
         changes = {setting.name: setting.choosing for setting in members}
-        figure.add_trace(_changes(sweep, changes, f"{name} ({len(members)})", colour))
-    if sweep.best is not None:
-        _add_best(figure, sweep)
-    figure.add_trace(
-        theme.points(
-            [0],
-            [0],
-            [],
-            name="unsteered",
-            marker={"color": theme.INK, "symbol": "cross-thin", "size": 12, "line": {"width": 2}},
-            hoverinfo="name",
-        )
-    )
+        _add_changes(figure, sweep, changes, name=f"{name} ({len(members)})", colour=colour)
+    if (best := sweep.best) is not None:
+        star: dict[str, Any] = {"colour": theme.DEFAULT_COLOUR, "size": 17}
+        name = f"recommended: {plain(best.name)}"
+        chosen = {best.name: best.choosing}
+        _add_changes(figure, sweep, chosen, name=name, symbol="star", **star)
+        if best.deciding is not None:
+            dotted = {"color": theme.DEFAULT_COLOUR, "width": 1, "dash": "dot"}
+            _join(figure, sweep, [best.choosing, best.deciding], dotted)
+            name, held_back = "the same by the items held back", {best.name: best.deciding}
+            _add_changes(figure, sweep, held_back, name=name, symbol="star-open", **star)
+    cross = {"color": theme.INK, "symbol": "cross-thin", "size": 12, "line": {"width": 2}}
+    theme.add_points(figure, [0], [0], [], name="unsteered", marker=cross, hoverinfo="name")
     harm, capability = _unit_name(sweep.harm.unit), _unit_name(sweep.capability.unit)
     figure.update_xaxes(title_text=f"change in {sweep.harm.name} ({harm}); left is better")
     figure.update_yaxes(
@@ -267,75 +265,50 @@ def draw_frontier(sweep: Sweep) -> go.Figure:
     return figure
 
 
-def _describe_screened(setting: ScreenedSetting) -> str:
-    assert setting.price is not None
-    assert setting.effect is not None
-    assert setting.realised_firing is not None
-    return hover_box(
-        setting.name,
-        f"price {number(setting.price.value)} nats per token",
-        f"effect {fixed(setting.effect.value)} gap units",
-        f"{percent(setting.realised_firing)} of slots moved",
-        f"{setting.fate}: {setting.why}" if setting.why else setting.fate,
-    )
-
-
-def _changes(
-    sweep: Sweep, changes: dict[str, Change], name: str, colour: str, **marker: Any
-) -> go.Scatter:
-    """A point with both its intervals for each change, by the names of their settings."""
-    members = list(changes.values())
-    x, y = _coordinates(sweep, members)
-    harms = [change.harm for change in members]
-    capabilities = [change.capability for change in members]
+def _join(figure: go.Figure, sweep: Sweep, changes: Sequence[Change], line: dict[str, Any]) -> None:
     across, up = _scale(sweep.harm.unit), _scale(sweep.capability.unit)
-    return theme.points(
-        x,
-        y,
-        [
-            hover_box(
-                setting,
-                f"harm {_describe_change(change.harm, sweep.harm.unit)}",
-                f"capability {_describe_change(change.capability, sweep.capability.unit)}",
-            )
-            for setting, change in changes.items()
-        ],
+    x = [across * change.harm.value for change in changes]
+    y = [up * change.capability.value for change in changes]
+    figure.add_trace(theme.line(x, y, line=line))
+
+
+def _add_changes(
+    figure: go.Figure,
+    sweep: Sweep,
+    changes: Mapping[str, Change],
+    *,
+    name: str,
+    colour: str,
+    symbol: str = "circle",
+    size: int = 9,
+) -> None:
+    """Adds a point with both its intervals for each change, by the names of their settings."""
+    harms = [change.harm for change in changes.values()]
+    capabilities = [change.capability for change in changes.values()]
+    harm_unit, capability_unit = sweep.harm.unit, sweep.capability.unit
+    across, up = _scale(harm_unit), _scale(capability_unit)
+    texts = [
+        hover_box(
+            setting,
+            f"harm {of.harm.text(form_of(harm_unit))} {_unit_name(harm_unit)}",
+            f"capability {of.capability.text(form_of(capability_unit))} "
+            f"{_unit_name(capability_unit)}",
+        )
+        for setting, of in changes.items()
+    ]
+    theme.add_points(
+        figure,
+        [across * harm.value for harm in harms],
+        [up * capability.value for capability in capabilities],
+        texts,
         error_x=theme.error_bars(harms, colour, across, thickness=1, width=3),
         error_y=theme.error_bars(capabilities, colour, up, thickness=1, width=3),
         name=name,
-        marker={"color": colour, "symbol": "circle", "size": 9, **marker},
+        marker={"color": colour, "symbol": symbol, "size": size},
     )
-
-
-def _add_best(figure: go.Figure, sweep: Sweep) -> None:
-    """The recommended setting twice: as it was chosen, and by the items held back."""
-    best, colour = sweep.best, theme.DEFAULT_COLOUR
-    assert best is not None
-    name = f"recommended: {plain(best.name)}"
-    chosen = {best.name: best.choosing}
-    figure.add_trace(_changes(sweep, chosen, name, colour, symbol="star", size=17))
-    if best.deciding is None:
-        return
-    x, y = _coordinates(sweep, [best.choosing, best.deciding])
-    figure.add_trace(theme.line(x, y, line={"color": colour, "width": 1, "dash": "dot"}))
-    name, held_back = "the same by the items held back", {best.name: best.deciding}
-    figure.add_trace(_changes(sweep, held_back, name, colour, symbol="star-open", size=17))
-
-
-def _coordinates(sweep: Sweep, changes: Sequence[Change]) -> tuple[list[float], list[float]]:
-    across, up = _scale(sweep.harm.unit), _scale(sweep.capability.unit)
-    return (
-        [across * change.harm.value for change in changes],
-        [up * change.capability.value for change in changes],
-    )
-
-
-def _describe_change(change: Interval, unit: Unit) -> str:
-    return f"{change.text(form_of(unit))} {_unit_name(unit)}"
 
 
 def _scale(unit: Unit) -> float:
-    """Shares are drawn in percentage points."""
     return 100.0 if unit == "share" else 1.0
 
 

@@ -1,4 +1,4 @@
-"""The Plotly template, colours, hover texts and the trace constructors of all figures.
+"""What all figures share: template, colours, traces, hover texts, and where names are written.
 
 Colours are from Okabe and Ito's palette, which colour-blind readers tell apart: blue is always
 the default, vermillion always a floor; roles take the others.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from keel.types import Interval
@@ -101,12 +103,12 @@ def dress(figure: go.Figure, height_px: int, **layout: Any) -> go.Figure:
     return figure.update_layout(template=TEMPLATE, height=height_px, **layout)
 
 
-def points(
-    x: Iterable[float], y: Iterable[float], texts: Iterable[str], **trace: Any
-) -> go.Scatter:
-    """Markers with a hover box each."""
+def add_points(
+    figure: go.Figure, x: Iterable[float], y: Iterable[float], texts: Iterable[str], **trace: Any
+) -> None:
+    """Adds markers with a hover box each."""
     settings = {"mode": "markers", "cliponaxis": False, **trace}
-    return go.Scatter(x=rounded(x), y=rounded(y), hovertext=list(texts), **settings)
+    figure.add_scatter(x=rounded(x), y=rounded(y), hovertext=list(texts), **settings)
 
 
 def line(x: Iterable[float | None], y: Iterable[float | None], **trace: Any) -> go.Scatter:
@@ -159,7 +161,19 @@ def mark_level(
     )
 
 
-def name_rows(figure: go.Figure, rows: Sequence[float], names: Sequence[str], **axis: Any) -> None:
+def mark_value(
+    figure: go.Figure, value: float, colour: str = FAINT, dash: str = "solid", **cells: Any
+) -> None:
+    """An upright line across the figure, or across some cells of it."""
+    figure.add_vline(x=value, line={"color": colour, "width": 1, "dash": dash}, **cells)
+
+
+def rows_down(count: int) -> list[int]:
+    """The heights of so many rows, the first on top."""
+    return list(range(count))[::-1]
+
+
+def name_rows(figure: go.Figure, rows: Sequence[float], names: Iterable[str], **axis: Any) -> None:
     """Names on the axis of a figure with a row for each."""
     figure.update_yaxes(tickvals=list(rows), ticktext=list(names), showgrid=False, **axis)
 
@@ -222,3 +236,92 @@ def legend_px(entries: int) -> int:
     """Height of a legend above the figure: without that room it would take it from the plot."""
     rows = 1 if entries <= 5 else -(-entries // 4)
     return 21 + 19 * rows
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
+
+_TEXT_POSITIONS = (
+    "middle right",
+    "middle left",
+    "top center",
+    "bottom center",
+    "top right",
+    "top left",
+    "bottom right",
+    "bottom left",
+)
+_GLYPH_SHARE = 0.62
+"""Mean width of a letter in font sizes; wide enough for the widest system font (DejaVu Sans)."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The plotting area: its size in pixels and the ranges of its axes."""
+
+    width_px: float
+    height_px: float
+    x_range: Sequence[float]
+    y_range: Sequence[float]
+
+    def pixels(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point is drawn, from the upper left."""
+        across = (x - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
+        up = (y - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
+        return across * self.width_px, (1 - up) * self.height_px
+
+
+def position_labels(
+    canvas: Canvas,
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    *,
+    first: Sequence[int] = (),
+    kept_free: Sequence[Box] = (),
+    radius_px: float = 6.0,
+) -> list[str]:
+    """Plotly text position of each name, empty where none is free.
+
+    Names in `first` choose before the others, then those farthest from the middle: they are the
+    ones a reader looks for. No name enters `kept_free`. Greedy, so the same points always get the
+    same positions.
+    """
+    spots = {
+        at: canvas.pixels(x, y)
+        for at, (x, y) in enumerate(points)
+        if math.isfinite(x) and math.isfinite(y)
+    }
+    # A point's own label starts a pixel outside its square, so it is never its own obstacle.
+    squares = [
+        (x - radius_px, y - radius_px, x + radius_px, y + radius_px) for x, y in spots.values()
+    ]
+    taken = [*kept_free, *squares]
+    chosen = [""] * len(names)
+    middle = np.mean(list(spots.values()), axis=0) if spots else None
+
+    def rank(at: int) -> tuple[bool, float, int]:
+        return at not in first, -float(np.hypot(*(np.array(spots[at]) - middle))), at
+
+    for at in sorted((at for at in spots if names[at]), key=rank):
+        size = len(names[at]) * LABEL_PX * _GLYPH_SHARE, LABEL_PX * 1.25
+        left, top, right, bottom = np.array(taken).T
+        for position in _TEXT_POSITIONS:
+            box = _label_box(spots[at], position, size, radius_px)
+            is_inside = min(box) >= 0 and box[2] <= canvas.width_px and box[3] <= canvas.height_px
+            apart = (left >= box[2]) | (right <= box[0]) | (top >= box[3]) | (bottom <= box[1])
+            if is_inside and apart.all():
+                chosen[at] = position
+                taken.append(box)
+                break
+    return chosen
+
+
+def _label_box(
+    spot: tuple[float, float], position: str, size: tuple[float, float], radius_px: float
+) -> Box:
+    """The rectangle that Plotly fills with a text at a position beside a marker."""
+    vertical, horizontal = position.split()
+    gap = radius_px + 1
+    left = spot[0] + {"left": -gap - size[0], "center": -size[0] / 2, "right": gap}[horizontal]
+    top = spot[1] + {"top": -gap - size[1], "middle": -size[1] / 2, "bottom": gap}[vertical]
+    return (left, top, left + size[0], top + size[1])

@@ -3,16 +3,34 @@
 To add a section, write a function that returns it in the module of its subject, and call it here.
 """
 
-from keel.report.content import Account
-from keel.report.inputs import ComparisonInputs, ReportInputs
+from __future__ import annotations
+
+from keel.report.content import Account, KeyFigure, Section, Table
+from keel.report.inputs import ComparisonInputs, ReportInputs, quality_at, rank_roles
 from keel.report.sections.comparison import comparison_sections
 from keel.report.sections.drift import drift_sections
 from keel.report.sections.evaluation import evaluation_sections
 from keel.report.sections.floors import floor_sections, sweep_sections
 from keel.report.sections.personas import persona_sections, trait_sections
-from keel.report.sections.run import key_figures, run_section
+from keel.types import PersonaMap
+from keel.words import counted, fixed, listed, number, percent
 
 __all__ = ["comparison_account", "report_account"]
+
+CITATION = (
+    "Lu et al. 2026, The Assistant Axis, arXiv:2601.10387, for the method; "
+    "Keel, in the version given below, for the numbers."
+)
+GLOSSARY = (
+    ("role", "A character that a system prompt asks the model to play."),
+    ("default", "The model as itself: the same questions with no role set."),
+    ("Assistant Axis", "The direction from the mean of the roles to the default, at one layer."),
+    ("projection", "How far an activation reaches along the axis; more is more Assistant-like."),
+    ("gap unit", "The projection rescaled: 0 is the mean of the roles, 1 that of the default."),
+    ("AUC", "The chance that a default answer projects above an answer in a role; 0.5 is luck."),
+    ("floor", "The lowest projection allowed at a layer; what lies under it is raised to it."),
+    ("firing rate", "The share of (token, layer) slots that the floors move."),
+)
 
 
 def report_account(inputs: ReportInputs) -> Account:
@@ -22,7 +40,7 @@ def report_account(inputs: ReportInputs) -> Account:
         title=inputs.title,
         facts=inputs.head,
         date=inputs.date,
-        key_figures=key_figures(inputs),
+        key_figures=_key_figures(inputs),
         warnings=inputs.all_warnings,
         sections=(
             *persona_sections(inputs),
@@ -31,7 +49,7 @@ def report_account(inputs: ReportInputs) -> Account:
             *sweep_sections(inputs),
             *drift_sections(inputs),
             *evaluation_sections(inputs),
-            run_section(inputs),
+            _run_section(inputs),
         ),
     )
 
@@ -46,3 +64,78 @@ def comparison_account(inputs: ComparisonInputs) -> Account:
         warnings=inputs.all_warnings,
         sections=comparison_sections(inputs),
     )
+
+
+def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
+    """The run in a row of numbers: those that its parts allow."""
+    figures = []
+    if (persona_map := inputs.persona_map) is not None:
+        layer = persona_map.axis.layer
+        at = quality_at(persona_map, layer)
+        chance, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
+        figures += [
+            KeyFigure(f"Held-out AUC, layer {layer}", fixed(at.auc.value), at.auc.bounds()),
+            KeyFigure("Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds()),
+            KeyFigure("|cos(axis, PC1)|", fixed(at.cos_pc1.value), f"chance {chance}"),
+            KeyFigure("Default's percentile", percent(at.default_percentile), f"among {roles}"),
+        ]
+    if (calibration := inputs.calibration) is not None:
+        setting = calibration.setting
+        nominal = setting.nominal_firing.values()
+        expected = sum(nominal) / len(nominal) if nominal else float("nan")
+        bound = f"nats per token, bound {number(calibration.price_bound)}"
+        figures += [
+            KeyFigure("Chosen setting", setting.name, counted(len(setting.floors), "floor")),
+            KeyFigure("Firing rate", percent(setting.firing_rate), f"nominal {percent(expected)}"),
+            KeyFigure("Price (KL)", number(setting.kl_default), bound),
+        ]
+    return tuple(figures)
+
+
+def _run_section(inputs: ReportInputs) -> Section:
+    """Facts of the run, role counts, how to cite, and what the words mean."""
+    words, facts = [f"How to cite: {CITATION}"], inputs.facts
+    if (identity := inputs.identity) is not None:
+        stated = {name.lower() for name, _ in facts}
+        known = (
+            ("model", identity.model_id),
+            ("revision", identity.revision),
+            ("layers × hidden size", f"{identity.layers} × {identity.hidden_size}"),
+            ("dtype", identity.dtype),
+            ("weights hash", identity.weights_hash),
+            ("template hash", identity.template_hash),
+        )
+        added = [(name, value) for name, value in known if value and name not in stated]
+        facts = (*added, *facts)
+    tables = [Table("Facts of the run", ("what", "value"), facts)]
+    if (persona_map := inputs.persona_map) is not None:
+        words.insert(0, _say_counts(persona_map))
+        tables.append(
+            Table.of(
+                "All roles, the most Assistant-like first",
+                reversed(rank_roles(persona_map)),
+                {
+                    "role": lambda standing: standing.role,
+                    "kind": lambda standing: inputs.kind_of(standing.role),
+                    "label": lambda standing: standing.label,
+                    "rollouts": lambda standing: str(standing.count),
+                    "gap units": lambda standing: fixed(standing.gaps),
+                    "raw projection": lambda standing: number(standing.projection, 4),
+                },
+                is_folded=True,
+            )
+        )
+    tables.append(Table("What the words mean", ("word", "meaning"), GLOSSARY))
+    return Section("run", "The run", tuple(words), tables=tuple(tables), is_result=False)
+
+
+def _say_counts(persona_map: PersonaMap) -> str:
+    counts = [vector.count for vector in persona_map.vectors]
+    words = f"{counted(len(counts), 'role vector')}"
+    if counts:
+        words += f" from {min(counts):,} to {max(counts):,} rollouts each"
+    words += f"; {counted(persona_map.default_count, 'rollout')} of the default."
+    if not persona_map.dropped:
+        return f"{words} No role was dropped."
+    dropped = [f"{role} ({count})" for role, count in sorted(persona_map.dropped.items())]
+    return f"{words} Dropped for want of rollouts, with how many they had: {listed(dropped)}."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from keel.report import figures
 from keel.report.content import Picture, Section, Table
+from keel.report.figures.personas import draw_components, draw_layers, draw_shifts
 from keel.report.inputs import ComparisonInputs
 from keel.report.textplot import draw_ranking
 from keel.types import Interval, RunComparison, Shift
@@ -89,7 +89,7 @@ def _agreement_pictures(pair: RunComparison, number: int) -> list[Picture]:
     pictures = [
         Picture(
             f"components-{number}",
-            partial(figures.draw_components, parts),
+            partial(draw_components, parts),
             "Correlation between the two runs of the loadings on each component, with 95 % "
             "intervals of resampled names. Past PC1 the amount alone is drawn: the sign of a later "
             "component means nothing.",
@@ -104,7 +104,7 @@ def _agreement_pictures(pair: RunComparison, number: int) -> list[Picture]:
         pictures.append(
             Picture(
                 f"layers-{number}",
-                partial(figures.draw_layers, curves, layers[0]),
+                partial(draw_layers, curves, layers[0]),
                 "Cosines between the two models at every layer, with 95 % intervals of resampled "
                 "names. Dashed upright line: the layer that is read.",
                 "Line chart of cosines between two models over the layers.",
@@ -122,7 +122,7 @@ def _shift_pictures(pair: RunComparison, number: int) -> list[Picture]:
         Picture(
             f"shift-{what}-{number}",
             partial(
-                figures.draw_shifts,
+                draw_shifts,
                 ranked if len(ranked) <= 2 * _ENDS else (*ranked[:_ENDS], *ranked[-_ENDS:]),
             ),
             f"Where the default went, along {what}: 1 is {wholes[what]}. Of more than "

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from statistics import fmean
 
 from rich.text import Text
 
-from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
+from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectories
 from keel.report.inputs import ReportInputs
-from keel.report.standings import turns_under
 from keel.report.textplot import draw_drift, draw_replay
-from keel.types import AssistantAxis, DriftReading, Replay, ReplayTurn, TurnReading
+from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
 from keel.words import counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
@@ -44,10 +44,22 @@ def drift_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 
 def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> Section:
+    turns = [(reading, turn) for reading in readings for turn in reading.turns]
+    lowest, at = min(turns, key=lambda pair: pair[1].gaps)
+    under = _count_under(turn for _, turn in turns)
+    judged = sum(turn.is_below_floor is not None for _, turn in turns)
+    floor = f" {under} of {judged} turns lie under the floor." if judged else ""
     conversations = counted(len(readings), "conversation")
+    sentence = (
+        f"{conversations} with {counted(len(turns), 'assistant turn')}: "
+        "each point is one turn's mean projection, 1 where the default's answers lie on average "
+        f"and 0 where the roles' do. The lowest point is {fixed(at.gaps)} gap units, turn "
+        f"{at.turn + 1} of `{lowest.conversation_id}`.{floor} A path that falls and stays low has "
+        "left the Assistant; one dip has not."
+    )
     paths = Picture(
         "trajectories",
-        partial(figures.draw_trajectories, readings, axis),
+        partial(draw_trajectories, readings, axis),
         "Mean projection of each assistant turn, counted from 1. Rings in vermillion: turns under "
         "the floor. Hover for the beginning of what was said.",
         f"Lines of {conversations} along the axis, turn by turn.",
@@ -55,7 +67,7 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
     )
     tokens = Picture(
         "tokens",
-        partial(figures.draw_tokens, readings, axis),
+        partial(draw_tokens, readings, axis),
         "Projection of every content token of the assistant's turns, one conversation at a time.",
         "Line of per-token projections with the mean of each turn.",
     )
@@ -69,10 +81,10 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
             "first": lambda reading: fixed(reading.turns[0].gaps),
             "last": lambda reading: fixed(reading.turns[-1].gaps),
             "lowest": lambda reading: fixed(min(turn.gaps for turn in reading.turns)),
-            "under the floor": lambda reading: str(turns_under(reading.turns)),
+            "under the floor": lambda reading: str(_count_under(reading.turns)),
         },
     )
-    return Section("drift", _TITLES["drift"], (_say_drift(readings),), (paths, tokens), (table,))
+    return Section("drift", _TITLES["drift"], (sentence,), (paths, tokens), (table,))
 
 
 def _stack(
@@ -86,25 +98,23 @@ def _stack(
     return Text("\n\n").join(draw(path, axis, width=width) for path in paths)
 
 
-def _say_drift(readings: Sequence[DriftReading]) -> str:
-    turns = [(reading, turn) for reading in readings for turn in reading.turns]
-    lowest, at = min(turns, key=lambda pair: pair[1].gaps)
-    under = turns_under(turn for _, turn in turns)
-    judged = sum(turn.is_below_floor is not None for _, turn in turns)
-    floor = f" {under} of {judged} turns lie under the floor." if judged else ""
-    return (
-        f"{counted(len(readings), 'conversation')} with {counted(len(turns), 'assistant turn')}: "
-        "each point is one turn's mean projection, 1 where the default's answers lie on average "
-        f"and 0 where the roles' do. The lowest point is {fixed(at.gaps)} gap units, turn "
-        f"{at.turn + 1} of `{lowest.conversation_id}`.{floor} A path that falls and stays low has "
-        "left the Assistant; one dip has not."
-    )
-
-
 def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> Section:
+    turns = [turn for replay in replays for turn in replay.turns]
+    rise = fmean(turn.capped.gaps - turn.uncapped.gaps for turn in turns)
+    uncapped = _count_under(turn.uncapped for turn in turns)
+    capped = _count_under(turn.capped for turn in turns)
+    is_judged = any(turn.uncapped.is_below_floor is not None for turn in turns)
+    floor = f" Under the floor lie {uncapped} turns uncapped and {capped} capped."
+    sentence = (
+        f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
+        "by the model as it is, and with the floors on. Capped, a turn projects "
+        f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
+        f"{counted(len(turns), 'turn')}.{floor if is_judged else ''} Whether the capped answers "
+        "are also the better ones only reading them can show."
+    )
     picture = Picture(
         "replay-paths",
-        partial(figures.draw_replays, replays, axis),
+        partial(draw_replays, replays, axis),
         "Projection of each turn, uncapped in grey and capped in blue. Each arm goes on from its "
         "own answers. Rings in vermillion: turns under the floor. Dotted: the means of default and "
         "roles.",
@@ -116,85 +126,69 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
         _farthest_table(replays),
         *(_answer_table(replay) for replay in replays),
     )
-    return Section("replays", _TITLES["replays"], (_say_replays(replays),), (picture,), tables)
-
-
-def _say_replays(replays: Sequence[Replay]) -> str:
-    turns = [turn for replay in replays for turn in replay.turns]
-    rise = _mean([turn.capped.gaps - turn.uncapped.gaps for turn in turns])
-    uncapped = turns_under(turn.uncapped for turn in turns)
-    capped = turns_under(turn.capped for turn in turns)
-    is_judged = any(turn.uncapped.is_below_floor is not None for turn in turns)
-    floor = f" Under the floor lie {uncapped} turns uncapped and {capped} capped."
-    return (
-        f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
-        "by the model as it is, and with the floors on. Capped, a turn projects "
-        f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
-        f"{counted(len(turns), 'turn')}.{floor if is_judged else ''} Whether the capped answers "
-        "are also the better ones only reading them can show."
-    )
+    return Section("replays", _TITLES["replays"], (sentence,), (picture,), tables)
 
 
 def _replay_table(replays: Sequence[Replay]) -> Table:
-    def uncapped(replay: Replay) -> list[TurnReading]:
-        return [turn.uncapped for turn in replay.turns]
-
-    def capped(replay: Replay) -> list[TurnReading]:
-        return [turn.capped for turn in replay.turns]
-
+    arms = [
+        (replay, [turn.uncapped for turn in replay.turns], [turn.capped for turn in replay.turns])
+        for replay in replays
+    ]
     return Table.of(
         "Replays, projections in gap units",
-        replays,
+        arms,
         {
-            "conversation": lambda replay: replay.conversation_id,
-            "capped with": lambda replay: replay.setting,
-            "turns": lambda replay: str(len(replay.turns)),
-            "mean uncapped": lambda replay: fixed(_mean([t.gaps for t in uncapped(replay)])),
-            "mean capped": lambda replay: fixed(_mean([t.gaps for t in capped(replay)])),
-            "under the floor, uncapped": lambda replay: str(turns_under(uncapped(replay))),
-            "under the floor, capped": lambda replay: str(turns_under(capped(replay))),
-            "slots moved": lambda replay: percent(replay.firing_rate, 1),
+            "conversation": lambda row: row[0].conversation_id,
+            "capped with": lambda row: row[0].setting,
+            "turns": lambda row: str(len(row[1])),
+            "mean uncapped": lambda row: fixed(fmean(turn.gaps for turn in row[1])),
+            "mean capped": lambda row: fixed(fmean(turn.gaps for turn in row[2])),
+            "under the floor, uncapped": lambda row: str(_count_under(row[1])),
+            "under the floor, capped": lambda row: str(_count_under(row[2])),
+            "slots moved": lambda row: percent(row[0].firing_rate, 1),
         },
     )
 
 
 def _farthest_table(replays: Sequence[Replay]) -> Table:
     """Of each replay the turn that capping raised most, answers cut short."""
-
-    def farthest(replay: Replay) -> ReplayTurn:
-        return max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps)
-
+    farthest = [
+        (
+            replay.conversation_id,
+            max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps),
+        )
+        for replay in replays
+    ]
     return Table.of(
         "Where the two arms lie farthest apart",
-        replays,
+        farthest,
         {
-            "conversation": lambda replay: replay.conversation_id,
-            "user": lambda replay: farthest(replay).user,
-            "uncapped": lambda replay: _quote(farthest(replay).uncapped.text),
-            "capped": lambda replay: _quote(farthest(replay).capped.text),
+            "conversation": lambda row: row[0],
+            "user": lambda row: row[1].user,
+            "uncapped": lambda row: _quote(row[1].uncapped.text),
+            "capped": lambda row: _quote(row[1].capped.text),
         },
         is_prose=True,
     )
 
 
 def _answer_table(replay: Replay) -> Table:
+    def cell(turn: TurnReading) -> str:
+        state = ", under the floor" if turn.is_below_floor else ""
+        return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
+
     return Table.of(
         f"Both answers in {replay.conversation_id}",
         replay.turns,
         {
             "turn": lambda turn: str(turn.uncapped.turn + 1),
             "user": lambda turn: turn.user,
-            "uncapped": lambda turn: _with_gaps(turn.uncapped),
-            "capped": lambda turn: _with_gaps(turn.capped),
+            "uncapped": lambda turn: cell(turn.uncapped),
+            "capped": lambda turn: cell(turn.capped),
         },
         is_folded=True,
         is_prose=True,
     )
-
-
-def _with_gaps(turn: TurnReading) -> str:
-    state = ", under the floor" if turn.is_below_floor else ""
-    return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
 
 
 def _quote(text: str) -> str:
@@ -204,5 +198,6 @@ def _quote(text: str) -> str:
     return words[: _LONGEST_QUOTE - 1].rsplit(" ", 1)[0] + " …"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _count_under(turns: Iterable[TurnReading]) -> int:
+    """How many turns lie below the floor."""
+    return sum(turn.is_below_floor is True for turn in turns)

@@ -6,11 +6,17 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
-from keel.report import figures
 from keel.report.content import Picture, Section, Table
 from keel.report.figures import theme
+from keel.report.figures.evaluation import (
+    draw_harm_by_projection,
+    draw_label_curve,
+    draw_label_shares,
+    draw_rates,
+    labels_of,
+)
 from keel.report.inputs import ReportInputs
-from keel.types import UNSTEERED, ArmResult, EvalResult
+from keel.types import UNSTEERED, EvalResult
 from keel.words import NOT_A_NUMBER, counted, fixed, known, number, p_value, percent, points
 
 _three_decimals = partial(fixed, decimals=3)
@@ -39,6 +45,16 @@ def evaluation_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 
 def _section(name: str, result: EvalResult) -> Section:
+    better = "Higher is better." if result.is_higher_better else ""
+    rubric = f" with `{result.rubric}`" if result.rubric else ""
+    settings = "; ".join(f"{name} {value}" for name, value in result.settings.items())
+    measured = (
+        f"Measured: {result.measure}, judged by `{result.judge}`{rubric}. The same items under "
+        f"{counted(len(result.arms), 'arm')}, drawn with the same seeds, so that each is held "
+        "against the unsteered one item by item. Intervals are of 95 %, by drawing anew the levels "
+        "that items share, and never narrower than for independent answers. "
+        f"{better} ({settings})."
+    )
     title = "Evaluation" if name == result.suite else f"Evaluation “{name}”"
     arm_table = Table.of(
         "What each arm does",
@@ -50,23 +66,10 @@ def _section(name: str, result: EvalResult) -> Section:
     return Section(
         f"evaluation-{name}",
         f"{title}: {result.suite}",
-        (_say_measured(result), *result.reading),
+        (measured, *result.reading),
         tuple(_pictures(name, result)),
         tuple(table for table in tables if table.rows),
         warnings=result.warnings,
-    )
-
-
-def _say_measured(result: EvalResult) -> str:
-    better = "Higher is better." if result.is_higher_better else ""
-    rubric = f" with `{result.rubric}`" if result.rubric else ""
-    settings = "; ".join(f"{name} {value}" for name, value in result.settings.items())
-    return (
-        f"Measured: {result.measure}, judged by `{result.judge}`{rubric}. The same items under "
-        f"{counted(len(result.arms), 'arm')}, drawn with the same seeds, so that each is held "
-        "against the unsteered one item by item. Intervals are of 95 %, by drawing anew the levels "
-        "that items share, and never narrower than for independent answers. "
-        f"{better} ({settings})."
     )
 
 
@@ -75,54 +78,48 @@ def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
     baseline = None if result.baseline is None else result.baseline.rate
     yield Picture(
         f"rates-{name}",
-        partial(figures.draw_rates, result.arms, measure=result.measure, baseline=baseline),
+        partial(draw_rates, result.arms, measure=result.measure, baseline=baseline),
         "Each arm's rate with its 95 % interval. Whether two differ is shown by the table: the "
         "items are the same, so intervals may overlap and the difference be sure all the same.",
         f"Rates of {arms} with intervals.",
     )
     colours = {
         label: _LABEL_COLOURS.get(label, theme.kind_style(at)[0])
-        for at, label in enumerate(figures.labels_of(result.arms))
+        for at, label in enumerate(labels_of(result.arms))
     }
     if colours:
         yield Picture(
             f"labels-{name}",
-            partial(figures.draw_label_shares, result.arms, colours),
+            partial(draw_label_shares, result.arms, colours),
             "What the answers were labelled, arm by arm.",
             f"Stacked bars of labels of {arms}.",
         )
-        yield from _label_curve(name, result, colours)
+        by_strength = [
+            (float(match[1]) if match is not None else 0.0, arm)
+            for arm in result.arms
+            if (match := _STRENGTH.fullmatch(arm.arm)) is not None or arm.arm == UNSTEERED
+        ]
+        if len(by_strength) >= _FEWEST_STRENGTHS:
+            by_strength.sort(key=lambda pair: pair[0])
+            yield Picture(
+                f"strengths-{name}",
+                partial(draw_label_curve, by_strength, colours),
+                "Shares of labels over the strength of steering along the axis, in residual norms; "
+                "0 is unsteered.",
+                f"Stacked curve of labels over {counted(len(by_strength), 'strength')}.",
+            )
     if result.by_first_projection:
-        draw = partial(
-            figures.draw_harm_by_projection,
-            result.by_first_projection,
-            measure=result.measure,
-            correlation=result.correlation,
-        )
         yield Picture(
             f"by-first-{name}",
-            draw,
+            partial(
+                draw_harm_by_projection,
+                result.by_first_projection,
+                measure=result.measure,
+                correlation=result.correlation,
+            ),
             "Unsteered: first answers sorted into bins of as many each by where they stand on the "
             "axis, and how often the second answer counts. Bars: 95 % upwards, the bin across.",
             f"Rates in {counted(len(result.by_first_projection), 'bin')} of first answers.",
-        )
-
-
-def _label_curve(name: str, result: EvalResult, colours: dict[str, str]) -> Iterator[Picture]:
-    """Labels over the strength of steering, where there are strengths enough for a curve."""
-    points = []
-    for arm in result.arms:
-        match = _STRENGTH.fullmatch(arm.arm)
-        if match is not None or arm.arm == UNSTEERED:
-            points.append((float(match[1]) if match is not None else 0.0, arm))
-    points.sort(key=lambda point: point[0])
-    if len(points) >= _FEWEST_STRENGTHS:
-        yield Picture(
-            f"strengths-{name}",
-            partial(figures.draw_label_curve, points, colours),
-            "Shares of labels over the strength of steering along the axis, in residual norms; "
-            "0 is unsteered.",
-            f"Stacked curve of labels over {counted(len(points), 'strength')}.",
         )
 
 
@@ -130,13 +127,14 @@ def _effect_table(result: EvalResult) -> Table:
     rows = {arm.arm: arm for arm in result.arms}
     if result.baseline is not None:
         rows["bare requests"] = result.baseline
-
     return Table.of(
         "Every arm against the unsteered one, on the same items; controls among them",
         rows.items(),
         {
             "arm": lambda row: row[0],
-            "n": lambda row: _count(row[1]),
+            "n": lambda row: (
+                f"{row[1].n} ({row[1].unjudged} unjudged)" if row[1].unjudged else f"{row[1].n}"
+            ),
             result.measure: lambda row: row[1].rate.text(_three_decimals),
             "against unsteered": lambda row: (
                 NOT_A_NUMBER
@@ -156,24 +154,17 @@ def _effect_table(result: EvalResult) -> Table:
     )
 
 
-def _count(arm: ArmResult) -> str:
-    return f"{arm.n} ({arm.unjudged} unjudged)" if arm.unjudged else f"{arm.n}"
-
-
 def _label_shift_table(result: EvalResult) -> Table:
     """A row per arm, a column per label that some arm shifts, in points."""
     arms = [arm for arm in result.arms if arm.label_shifts]
     shifted = {label for arm in arms for label in arm.label_shifts}
-    labels = [label for label in figures.labels_of(result.arms) if label in shifted]
+    labels = [label for label in labels_of(result.arms) if label in shifted]
+    shifts = [
+        {label: shift.text(points) for label, shift in arm.label_shifts.items()} for arm in arms
+    ]
     rows = tuple(
-        (
-            arm.arm,
-            *(
-                arm.label_shifts[label].text(points) if label in arm.label_shifts else NOT_A_NUMBER
-                for label in labels
-            ),
-        )
-        for arm in arms
+        (arm.arm, *(texts.get(label, NOT_A_NUMBER) for label in labels))
+        for arm, texts in zip(arms, shifts, strict=True)
     )
     caption = "Shift of each label's share against unsteered, in points (95 %, each by itself)"
     return Table(caption, ("arm", *labels), rows, is_folded=True)

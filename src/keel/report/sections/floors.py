@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
-from keel.report.figures import ALWAYS, SELDOM
-from keel.report.inputs import ReportInputs
-from keel.report.standings import shares_under
+from keel.report.figures.floors import (
+    ALWAYS,
+    SELDOM,
+    draw_firing,
+    draw_frontier,
+    draw_histograms,
+    draw_prices,
+    draw_screening,
+)
+from keel.report.inputs import ReportInputs, shares_under
 from keel.report.textplot import draw_ranking
 from keel.types import (
     Calibration,
     Change,
     Interval,
-    LayerCalibration,
     PricedSetting,
     Sweep,
-    SweepMeasure,
     SweptSetting,
     Unit,
 )
@@ -60,16 +63,11 @@ def _projections_section(calibration: Calibration) -> Section:
     some = f" ({len(shown)} of its {len(band)} layers)" if len(shown) < len(band) else ""
     picture = Picture(
         "histograms",
-        partial(figures.draw_histograms, shown, floors),
+        partial(draw_histograms, shown, floors),
         f"Per-token projections at the layers of `{calibration.chosen}`{some}, default in blue, "
         "roles in grey, the floor in vermillion. Units differ from layer to layer.",
         f"Histograms of projections at {counted(len(shown), 'layer')} with the floor of each.",
     )
-    words = (_say_projections(band, floors),)
-    return Section("projections", _TITLES["projections"], words, (picture,))
-
-
-def _say_projections(band: Sequence[LayerCalibration], floors: Mapping[int, float]) -> str:
     middle = band[len(band) // 2]
     default, roles = shares_under(middle, floors[middle.layer])
     aim = (
@@ -78,19 +76,20 @@ def _say_projections(band: Sequence[LayerCalibration], floors: Mapping[int, floa
         else "It catches the default's tokens at least as often as the roles': look at the sign "
         "and the layer before using it."
     )
-    return (
+    sentence = (
         "Every token of the calibration's answers has a projection on the axis; a floor raises "
         f"those to its left up to itself and leaves the rest alone. At layer {middle.layer} the "
         f"floor is {number(floors[middle.layer], 4)}: {percent(roles)} of role tokens and "
         f"{percent(default)} of default tokens lie under it. {aim}"
     )
+    return Section("projections", _TITLES["projections"], (sentence,), (picture,))
 
 
 def _firing_section(setting: PricedSetting) -> Section:
     realised = sorted(setting.realised_firing.items())
     picture = Picture(
         "firing",
-        partial(figures.draw_firing, setting),
+        partial(draw_firing, setting),
         f"Share of tokens that each floor of `{setting.name}` moves: nominal, on unsteered "
         "answers, and realised, with the whole band at work.",
         f"Bars of nominal and realised firing rates at {counted(len(setting.floors), 'layer')}.",
@@ -102,17 +101,13 @@ def _firing_section(setting: PricedSetting) -> Section:
             legend=f"share of tokens moved: ┊ at {percent(SELDOM)} and {percent(ALWAYS)}",
         ),
     )
+    low = [str(layer) for layer, share in realised if share < SELDOM]
+    high = [str(layer) for layer, share in realised if share > ALWAYS]
     verdicts = [
         f"{verdict}: {'layer' if len(layers) == 1 else 'layers'} {listed(layers)}."
         for verdict, layers in (
-            (
-                f"Below {percent(SELDOM)}, where a floor hardly acts",
-                [str(layer) for layer, share in realised if share < SELDOM],
-            ),
-            (
-                f"Above {percent(ALWAYS)}, where it is a constant push",
-                [str(layer) for layer, share in realised if share > ALWAYS],
-            ),
+            (f"Below {percent(SELDOM)}, where a floor hardly acts", low),
+            (f"Above {percent(ALWAYS)}, where it is a constant push", high),
         )
         if layers
     ] or ["All layers lie between the two guides, as they should."]
@@ -130,7 +125,7 @@ def _prices_section(calibration: Calibration) -> Section:
     tried = counted(len(calibration.settings), "setting")
     picture = Picture(
         "prices",
-        partial(figures.draw_prices, calibration),
+        partial(draw_prices, calibration),
         "Each point is a setting. Left is cheap, up is strong. Dashed: the highest price accepted. "
         "Hover for the name where there was no room for it.",
         f"Scatter of {tried} by price and effect.",
@@ -150,9 +145,8 @@ def _prices_section(calibration: Calibration) -> Section:
         f"answers by {fixed(setting.shift_gaps)} gap units for {number(setting.kl_default)} nats "
         f"per token. {why}."
     )
-    return Section(
-        "prices", _TITLES["prices"], (sentence,), (picture,), (_price_table(calibration),)
-    )
+    tables = (_price_table(calibration),)
+    return Section("prices", _TITLES["prices"], (sentence,), (picture,), tables)
 
 
 def _price_table(calibration: Calibration) -> Table:
@@ -189,53 +183,48 @@ def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
         return ()
     screening = Picture(
         "screening",
-        partial(figures.draw_screening, sweep),
+        partial(draw_screening, sweep),
         "Settings by price and effect on a few answers. Faint: pruned; blue: measured. Hover for "
         "the reason.",
         f"Scatter of {counted(len(sweep.screened), 'setting')} by price and effect.",
     )
     frontier = Picture(
         "frontier",
-        partial(figures.draw_frontier, sweep),
+        partial(draw_frontier, sweep),
         "Settings by what they change, with 95 % intervals, on the items that choose. The dotted "
         "line joins those that no other beats. The full star is the recommended setting as it was "
         "chosen, the hollow one the same by the items held back.",
         f"Scatter of {counted(len(sweep.swept), 'setting')} by change in harm and capability.",
     )
-    words = (_say_screened(sweep), _say_measured(sweep), *_say_best(sweep))
+    words = (*_say_tried(sweep), *_say_best(sweep))
     tables = (_swept_table(sweep), _screened_table(sweep))
     return (Section("sweep", "Sweep over settings", words, (screening, frontier), tables),)
 
 
-def _say_screened(sweep: Sweep) -> str:
+def _say_tried(sweep: Sweep) -> list[str]:
+    """How the settings were screened, and by what those kept were measured."""
     kept = sweep.fates.get("kept", 0)
     fates = listed([f"{count} {fate}" for fate, count in sweep.fates.items() if fate != "kept"])
     pruned = f" The others were pruned: {fates}." if fates else ""
-    return (
+    screened = (
         f"{counted(len(sweep.screened), 'setting')} of layers and heights were screened by what is "
         "cheap to know: how often their floors fire, how far they raise answers in a role, and "
         f"what they cost default answers. {counted(kept, 'setting')} went on to be measured."
         f"{pruned}"
     )
-
-
-def _say_measured(sweep: Sweep) -> str:
-    return (
-        "Half of the items, with personas and requests of their own, chose among them; the other "
-        f"half was held back. Harm: {_say_measure(sweep.harm)}. Capability: "
-        f"{_say_measure(sweep.capability)}. Accepted is a setting whose capability's 95 % interval "
-        f"excludes a loss of more than {_amount(sweep.tolerance, sweep.capability.unit)}."
-    )
-
-
-def _say_measure(measure: SweepMeasure) -> str:
-    unsteered = (
-        percent(measure.unsteered, 1) if measure.unit == "share" else number(measure.unsteered)
-    )
-    return (
+    harm, capability = (
         f"{measure.name}, {measure.choosing_items} items to choose by and "
-        f"{measure.deciding_items} held back, unsteered {unsteered}"
+        f"{measure.deciding_items} held back, unsteered "
+        f"{percent(measure.unsteered, 1) if measure.unit == 'share' else number(measure.unsteered)}"
+        for measure in (sweep.harm, sweep.capability)
     )
+    measured = (
+        "Half of the items, with personas and requests of their own, chose among them; the other "
+        f"half was held back. Harm: {harm}. Capability: {capability}. Accepted is a setting whose "
+        "capability's 95 % interval excludes a loss of more than "
+        f"{_amount(sweep.tolerance, sweep.capability.unit)}."
+    )
+    return [screened, measured]
 
 
 def _say_best(sweep: Sweep) -> list[str]:
@@ -266,9 +255,13 @@ def _swept_table(sweep: Sweep) -> Table:
             return "recommended"
         return "frontier" if swept.is_on_frontier else ""
 
-    def held_back(swept: SweptSetting, of: Callable[[Change], Interval], unit: Unit) -> str:
-        change = swept.deciding
-        return "not measured" if change is None else of(change).text(form_of(unit))
+    def harm_of(change: Change | None) -> str:
+        return "not measured" if change is None else change.harm.text(form_of(harm_unit))
+
+    def capability_of(change: Change | None) -> str:
+        if change is None:
+            return "not measured"
+        return change.capability.text(form_of(capability_unit))
 
     return Table.of(
         "Measured settings by change in harm; the recommended one is marked",
@@ -276,16 +269,10 @@ def _swept_table(sweep: Sweep) -> Table:
         {
             "setting": lambda swept: swept.name,
             "verdict": verdict,
-            f"harm, choosing ({harm})": lambda swept: swept.choosing.harm.text(form_of(harm_unit)),
-            f"capability, choosing ({capability})": lambda swept: swept.choosing.capability.text(
-                form_of(capability_unit)
-            ),
-            f"harm, held back ({harm})": lambda swept: held_back(
-                swept, lambda change: change.harm, harm_unit
-            ),
-            f"capability, held back ({capability})": lambda swept: held_back(
-                swept, lambda change: change.capability, capability_unit
-            ),
+            f"harm, choosing ({harm})": lambda swept: harm_of(swept.choosing),
+            f"capability, choosing ({capability})": lambda swept: capability_of(swept.choosing),
+            f"harm, held back ({harm})": lambda swept: harm_of(swept.deciding),
+            f"capability, held back ({capability})": lambda swept: capability_of(swept.deciding),
         },
         marked=lambda swept: swept.name == sweep.recommended,
         bars=lambda swept: -swept.choosing.harm.value,
@@ -301,17 +288,17 @@ def _screened_table(sweep: Sweep) -> Table:
             "setting": lambda screened: screened.name,
             "nominal firing": lambda screened: percent(screened.nominal_firing, 1),
             "realised": lambda screened: known(screened.realised_firing, _tenths),
-            "price": lambda screened: known(_value(screened.price), number),
-            "effect": lambda screened: known(_value(screened.effect)),
+            "price": lambda screened: (
+                number(screened.price.value) if screened.price else NOT_A_NUMBER
+            ),
+            "effect": lambda screened: (
+                fixed(screened.effect.value) if screened.effect else NOT_A_NUMBER
+            ),
             "fate": lambda screened: screened.fate,
             "why": lambda screened: screened.why or NOT_A_NUMBER,
         },
         is_folded=True,
     )
-
-
-def _value(interval: Interval | None) -> float | None:
-    return None if interval is None else interval.value
 
 
 def _change(change: Interval, unit: Unit) -> str:

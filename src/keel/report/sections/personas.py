@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
-from keel.report import figures
 from keel.report.content import Picture, Section, Table, missing
-from keel.report.inputs import ReportInputs
-from keel.report.standings import RoleStanding, quality_at, rank_kinds, rank_roles
+from keel.report.figures.personas import (
+    draw_leanings,
+    draw_quality,
+    draw_ranks,
+    draw_space,
+    draw_variance,
+)
+from keel.report.inputs import ReportInputs, RoleStanding, quality_at, rank_kinds, rank_roles
 from keel.report.textplot import draw_curves, draw_ranking
 from keel.types import Interval, LayerQuality, PersonaMap, TraitMap, TraitSide
 from keel.words import NOT_A_NUMBER, counted, fixed, listed, number, percent
@@ -45,7 +50,7 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     kinds = {role: inputs.kind_of(role) for role in space.roles}
     scatter = Picture(
         "persona-space",
-        partial(figures.draw_space, space, layer, kinds=kinds, samples=inputs.samples),
+        partial(draw_space, space, layer, kinds=kinds, samples=inputs.samples),
         "Roles and the default on the first two components, in raw units. Hover over a point for "
         "its role and a sample answer; names without room are shown there too. The slider goes "
         "through the layers.",
@@ -53,17 +58,11 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     )
     spectrum = Picture(
         "variance",
-        partial(figures.draw_variance, space, layer, shares=_SHARES),
+        partial(draw_variance, space, layer, shares=_SHARES),
         f"Share of the variance between roles in each component at layer {layer}, with how many "
         "components reach 70, 80 and 90 %.",
         f"Bar chart of the variance of the components at layer {layer}.",
     )
-    words = (_say_space(persona_map), _say_spectrum(persona_map))
-    return Section("space", _TITLES["space"], words, (scatter, spectrum))
-
-
-def _say_space(persona_map: PersonaMap) -> str:
-    layer, space = persona_map.axis.layer, persona_map.space
     default = float(space.default_coordinates_LK[layer, 0])
     beyond = int((space.coordinates_LRK[layer, :, 0] > default).sum())
     standing = (
@@ -71,25 +70,22 @@ def _say_space(persona_map: PersonaMap) -> str:
         if beyond == 0
         else f"{counted(beyond, 'role')} of {len(space.roles)} lie further out than it"
     )
-    return (
+    where = (
         f"Every role has a place: the mean of what the model computes after layer {layer} while it "
         "answers in that role. So has the default, the model when no role is set, drawn as a star. "
         "The two directions drawn are those along which the roles differ most; the first, PC1, is "
         f"turned so that the Assistant's side is on the right. Along it, {standing}."
     )
-
-
-def _say_spectrum(persona_map: PersonaMap) -> str:
-    layer, space = persona_map.axis.layer, persona_map.space
     more = f"more than the {space.variance_ratio_LK.shape[1]} kept"
     needed = listed(
         [f"{space.components_for(share, layer) or more} for {percent(share)}" for share in _SHARES]
     )
-    return (
+    spread = (
         f"PC1 carries {percent(float(space.variance_ratio_LK[layer, 0]))} of the variance between "
         f"{len(space.roles)} roles. Components needed: {needed} of the variance. The fewer, the "
         "more the roles differ in the same few ways."
     )
+    return Section("space", _TITLES["space"], (where, spread), (scatter, spectrum))
 
 
 def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
@@ -98,7 +94,7 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     kinds = {standing.role: inputs.kind_of(standing.role) for standing in standings}
     picture = Picture(
         "ranks",
-        partial(figures.draw_ranks, shown, kinds=kinds, samples=inputs.samples),
+        partial(draw_ranks, shown, kinds=kinds, samples=inputs.samples),
         f"Projection of each role at layer {persona_map.axis.layer} in gap units: 0 is the mean of "
         f"the roles, 1 the mean of the default.{left_out}",
         f"Dot chart of {len(shown)} roles by their projection on the Assistant Axis.",
@@ -119,6 +115,10 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             f"({fixed(nearest.mean_gaps)} gaps) and the {farthest.kind} ones farthest away "
             f"({fixed(farthest.mean_gaps)})."
         )
+
+        def with_gaps(standing: RoleStanding) -> str:
+            return f"{standing.role} ({fixed(standing.gaps)})"
+
         tables.append(
             Table.of(
                 "Kinds of roles along the axis.",
@@ -127,16 +127,12 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
                     "kind": lambda kind: kind.kind,
                     "roles": lambda kind: str(len(kind.roles)),
                     "mean, gaps": lambda kind: fixed(kind.mean_gaps),
-                    "farthest from the Assistant": lambda kind: _with_gaps(kind.roles[0]),
-                    "nearest to it": lambda kind: _with_gaps(kind.roles[-1]),
+                    "farthest from the Assistant": lambda kind: with_gaps(kind.roles[0]),
+                    "nearest to it": lambda kind: with_gaps(kind.roles[-1]),
                 },
             )
         )
     return Section("ranks", _TITLES["ranks"], tuple(words), (picture,), tuple(tables))
-
-
-def _with_gaps(standing: RoleStanding) -> str:
-    return f"{standing.role} ({fixed(standing.gaps)})"
 
 
 def _say_ranks(standings: Sequence[RoleStanding], persona_map: PersonaMap) -> str:
@@ -181,7 +177,7 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     }
     picture = Picture(
         "quality",
-        partial(figures.draw_quality, quality, persona_map.axis, band=band),
+        partial(draw_quality, quality, persona_map.axis, band=band),
         f"Dashed upright line: the recommended layer {layer}.{shaded} Pale bands are 95 % "
         "bootstrap intervals.",
         "Six line charts over the layers: AUC, d′, cosine with PC1, split-half cosines, length of "
@@ -267,12 +263,19 @@ def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     if trait_map.axis is None:
         words.append("This run has no roles, hence no axis that the traits could be compared with.")
     else:
-        words.append(_say_leanings(cosines))
+        ends = min(5, len(cosines) // 2)
+        most = listed([trait for trait, _ in cosines[:ends]])
+        least = listed([trait for trait, _ in cosines[::-1][:ends]])
+        clear = sum(cosine.low > 0 or cosine.high < 0 for _, cosine in cosines)
+        words.append(
+            f"Towards the Assistant along the axis: {most}. Away from it: {least}. Of "
+            f"{len(cosines)} traits, {clear} have an interval that leaves out 0."
+        )
         shown, left_out = _both_ends(cosines, "traits")
         pictures.append(
             Picture(
                 "trait-cosines",
-                partial(figures.draw_leanings, shown, samples=samples),
+                partial(draw_leanings, shown, samples=samples),
                 f"Cosine of each trait's vector with the Assistant Axis at layer "
                 f"{trait_map.layer}, with 95 % intervals of resampled questions.{left_out}",
                 f"Dot chart of {len(shown)} traits by their cosine with the axis.",
@@ -300,17 +303,6 @@ def _say_traits(trait_map: TraitMap) -> str:
     )
 
 
-def _say_leanings(cosines: Sequence[tuple[str, Interval]]) -> str:
-    ends = min(5, len(cosines) // 2)
-    most = listed([trait for trait, _ in cosines[:ends]])
-    least = listed([trait for trait, _ in cosines[::-1][:ends]])
-    clear = sum(cosine.low > 0 or cosine.high < 0 for _, cosine in cosines)
-    return (
-        f"Towards the Assistant along the axis: {most}. Away from it: {least}. Of "
-        f"{len(cosines)} traits, {clear} have an interval that leaves out 0."
-    )
-
-
 def _trait_scatter(trait_map: TraitMap, samples: dict[str, str]) -> Picture:
     if trait_map.axis is None:
         kinds = dict.fromkeys(trait_map.traits, "trait")
@@ -320,7 +312,7 @@ def _trait_scatter(trait_map: TraitMap, samples: dict[str, str]) -> Picture:
         pairs = zip(trait_map.traits, leaning, strict=True)
         kinds = {trait: names[is_towards] for trait, is_towards in pairs}
     draw = partial(
-        figures.draw_space,
+        draw_space,
         trait_map.space,
         trait_map.layer,
         kinds=kinds,
