@@ -13,15 +13,15 @@ from keel.errors import CorruptArtifactError, MissingArtifactError, NotFiniteErr
 from keel.store.artefacts import (
     read_activations,
     read_axis,
-    read_space,
+    read_value,
     read_vectors,
     save_activations,
     save_axis,
-    save_space,
+    save_value,
     save_vectors,
 )
 from keel.store.files import read_tensors, sha256_of, write_tensors
-from keel.types import ActivationBatch, AssistantAxis, ModelIdentity, PersonaMap
+from keel.types import ActivationBatch, AssistantAxis, ModelIdentity, PersonaMap, PersonaSpace
 
 
 def same(first: object, second: object) -> bool:
@@ -66,10 +66,10 @@ def test_anyone_can_read_sign_layers_and_model_from_the_header(tmp_path: Path, a
 
 
 def test_space_and_vectors_come_back(tmp_path: Path, found_map: PersonaMap):
-    save_space(found_map.space, tmp_path / "space")
+    save_value(found_map.space, tmp_path / "space", "space")
     save_vectors(found_map.vectors, found_map.default_LD, tmp_path / "vectors")
     vectors, default_LD = read_vectors(tmp_path / "vectors")
-    assert same(read_space(tmp_path / "space"), found_map.space)
+    assert same(read_value(PersonaSpace, tmp_path / "space", "space"), found_map.space)
     assert all(same(a, b) for a, b in zip(vectors, found_map.vectors, strict=True))
     assert torch.equal(default_LD, found_map.default_LD)
 

@@ -152,8 +152,8 @@ def test_drift_and_replays_come_back_and_no_name_leaves_the_folder(
     before = names_in(tmp_path)
     finished.save_drift(reading)
     finished.save_drift(replace(reading, conversation_id=""))
-    finished.save_replay(replay)
-    finished.save_replay(replace(replay, firing_rate=0.5))  # of one id the last one holds
+    finished.save_drift(replay)
+    finished.save_drift(replace(replay, firing_rate=0.5))  # of one id the last one holds
     run = open_run(finished.path)
     assert {r.conversation_id: r for r in run.drift_readings()} == {
         "../etc/passwd": reading,

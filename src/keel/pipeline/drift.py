@@ -63,5 +63,5 @@ def replay_conversation(
         layer=drift_layer(run.axis, floors) if settings.layer is None else settings.layer,
         on_turn=lambda turn: on_progress("answering, uncapped and capped", next(turns), total),
     )
-    folder.save_replay(replayed)
+    folder.save_drift(replayed)
     return replayed

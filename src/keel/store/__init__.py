@@ -5,7 +5,6 @@ from keel.store.copies import pull_run, push_run
 from keel.store.evaluations import (
     ArmRecord,
     EvaluationFolder,
-    EvaluationPlan,
     Moved,
     evaluations_in,
 )
@@ -20,7 +19,7 @@ from keel.store.foreign import (
     read_gguf_control_vector,
 )
 from keel.store.load import load_axis, load_floors, load_settings
-from keel.store.provenance import Kept, Manifest, RunPlan
+from keel.store.provenance import EvaluationPlan, Kept, Manifest, RunPlan
 from keel.store.records import parse_record, record_keys
 from keel.store.run import Run, open_run
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +27,8 @@ from keel.types import (
     TraitVector,
 )
 
+T = TypeVar("T")
+
 FORMAT = 1
 """Version of everything that this package writes."""
 SIGN = "assistant-ward"
@@ -37,38 +38,34 @@ _LARGEST_FLOAT16 = 60_000
 """Below float16's own limit of 65504, to leave room for rounding."""
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """Tensors and plain fields of a native file."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
-
-
 def save_axis(axis: AssistantAxis, path: Path) -> None:
     """Write an axis with its identity and provenance."""
-    write_artefact(path, "axis", tensors_of(axis), to_record(axis))
+    save_value(axis, path, "axis")
 
 
 def read_axis(path: Path) -> AssistantAxis:
     """An axis that `save_axis` wrote."""
-    file = read_artefact(path, "axis")
+    axis = read_value(AssistantAxis, path, "axis")
     with reading(path, "an axis"):
-        axis = from_record(AssistantAxis, file.facts, file.tensors)
-        _check_shapes(axis)
+        layers, hidden = axis.vector.shape
+        if (layers, hidden) != (axis.identity.layers, axis.identity.hidden_size):
+            raise ValueError(f"the vector is [{layers}, {hidden}], not as its identity says")
+        for name in ("default_projection", "role_projection", "residual_norm"):
+            if getattr(axis, name).shape != (layers,):
+                raise ValueError(f"{name} is {list(getattr(axis, name).shape)}, not [{layers}]")
     return axis
 
 
-def save_space(space: PersonaSpace, path: Path) -> None:
-    """Write a persona space."""
-    write_artefact(path, "space", tensors_of(space), to_record(space))
+def save_value(value: AssistantAxis | PersonaSpace, path: Path, kind: str) -> None:
+    """Write a dataclass of tensors and plain fields."""
+    write_artefact(path, kind, tensors_of(value), to_record(value))
 
 
-def read_space(path: Path) -> PersonaSpace:
-    """A persona space that `save_space` wrote."""
-    file = read_artefact(path, "space")
-    with reading(path, "a persona space"):
-        return from_record(PersonaSpace, file.facts, file.tensors)
+def read_value(type_: type[T], path: Path, kind: str) -> T:
+    """A dataclass that `save_value` wrote."""
+    facts, tensors = read_artefact(path, kind)
+    with reading(path, f"a Keel file of kind {kind}"):
+        return from_record(type_, facts, tensors)
 
 
 def save_vectors(vectors: Sequence[PersonaVector], default_LD: Tensor, path: Path) -> None:
@@ -80,35 +77,35 @@ def save_vectors(vectors: Sequence[PersonaVector], default_LD: Tensor, path: Pat
 
 def read_vectors(path: Path) -> tuple[tuple[PersonaVector, ...], Tensor]:
     """Role vectors and the default's mean activation."""
-    file = read_artefact(path, "vectors")
+    facts, tensors = read_artefact(path, "vectors")
     with reading(path, "role vectors"):
-        rows = zip(file.facts["vectors"], file.tensors["roles"], strict=True)
-        vectors = tuple(from_record(PersonaVector, r, {"vector_LD": v}) for r, v in rows)
-        return vectors, file.tensors["default"]
+        return _unstacked(PersonaVector, facts["vectors"], tensors["roles"]), tensors["default"]
 
 
 def save_traits(traits: TraitMap, path: Path) -> None:
     """Write a trait map: vectors, their space, and their cosines with the axis."""
-    stacked = torch.stack([vector.vector_LD for vector in traits.vectors])
-    tensors = {"vectors": stacked, **tensors_of(traits), **_prefixed("space.", traits.space)}
-    if traits.axis is not None:
-        tensors |= _prefixed("axis.", traits.axis)
+    tensors = {"vectors": torch.stack([vector.vector_LD for vector in traits.vectors])}
+    for prefix, value in (("", traits), ("space.", traits.space), ("axis.", traits.axis)):
+        if value is not None:
+            tensors |= {f"{prefix}{name}": part for name, part in tensors_of(value).items()}
     write_artefact(path, "traits", tensors, to_record(traits))
 
 
 def read_traits(path: Path) -> TraitMap:
     """A trait map that `save_traits` wrote."""
-    file = read_artefact(path, "traits")
+    facts, tensors = read_artefact(path, "traits")
     with reading(path, "a trait map"):
-        tensors, facts = dict(file.tensors), dict(file.facts)
-        space = from_record(PersonaSpace, facts.pop("space"), _taken("space.", tensors))
+        parts: dict[str, dict[str, Tensor]] = {"": {}, "space": {}, "axis": {}}
+        for name, tensor in tensors.items():
+            owner, _, key = name.rpartition(".")
+            parts[owner][key] = tensor
+        vectors = _unstacked(TraitVector, facts.pop("vectors"), parts[""].pop("vectors"))
+        space = from_record(PersonaSpace, facts.pop("space"), parts["space"])
         axis = facts.pop("axis")
         if axis is not None:
-            axis = from_record(TraitAxis, axis, _taken("axis.", tensors))
-        rows = zip(facts.pop("vectors"), tensors.pop("vectors"), strict=True)
-        vectors = tuple(from_record(TraitVector, r, {"vector_LD": v}) for r, v in rows)
-        given = {"vectors": vectors, "space": space, "axis": axis}
-        return from_record(TraitMap, facts, {**tensors, **given})
+            axis = from_record(TraitAxis, axis, parts["axis"])
+        given = {**parts[""], "vectors": vectors, "space": space, "axis": axis}
+        return from_record(TraitMap, facts, given)
 
 
 def save_activations(batch: ActivationBatch, path: Path) -> None:
@@ -118,7 +115,12 @@ def save_activations(batch: ActivationBatch, path: Path) -> None:
     written as bfloat16 instead, and the reader takes either. Raises NotFiniteError, naming the
     rollout, on NaN or Inf.
     """
-    _check_finite(batch)
+    for rollout_id, *parts in zip(batch.rollout_ids, batch.means_BLD, batch.norms_BL, strict=True):
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
+            raise NotFiniteError(
+                f"activations of rollout {rollout_id} hold NaN or Inf; "
+                "load the model in bfloat16 or float32, or look at its weights"
+            )
     fits = float(batch.means_BLD.abs().max()) <= _LARGEST_FLOAT16
     means = batch.means_BLD.to(torch.float16 if fits else torch.bfloat16)
     tensors = {"means": means, "norms": batch.norms_BL.float()}
@@ -127,10 +129,9 @@ def save_activations(batch: ActivationBatch, path: Path) -> None:
 
 def read_activations(path: Path) -> ActivationBatch:
     """Response means and norms, in float32."""
-    file = read_artefact(path, "activations")
+    facts, tensors = read_artefact(path, "activations")
     with reading(path, "a batch of activations"):
-        ids = tuple(file.facts["rollouts"])
-        means, norms = file.tensors["means"].float(), file.tensors["norms"]
+        ids, means, norms = tuple(facts["rollouts"]), tensors["means"].float(), tensors["norms"]
         if not len(ids) == len(means) == len(norms):
             raise ValueError(f"{len(ids)} rollouts with {len(means)} means and {len(norms)} norms")
         return ActivationBatch(ids, means, norms)
@@ -145,8 +146,8 @@ def write_artefact(
     write_tensors(path, tensors, {"keel": json.dumps(header, allow_nan=False)})
 
 
-def read_artefact(path: Path, kind: str) -> Artefact:
-    """Tensors and facts of a native file, after its header was checked."""
+def read_artefact(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Plain fields and tensors of a native file, after its header was checked."""
     tensors, metadata = read_tensors(path)
     with reading(path, f"a Keel file of kind {kind}"):
         if "keel" not in metadata:
@@ -158,7 +159,7 @@ def read_artefact(path: Path, kind: str) -> Artefact:
                 raise ValueError(f"its {name} is {header[name]!r}")
         if not isinstance(header["facts"], dict):
             raise ValueError("its facts are no object")
-        return Artefact(tensors, header["facts"])
+        return header["facts"], tensors
 
 
 def check_format(header: Mapping[str, Any], path: Path) -> None:
@@ -170,30 +171,7 @@ def check_format(header: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _check_shapes(axis: AssistantAxis) -> None:
-    layers, hidden = axis.vector.shape
-    if (layers, hidden) != (axis.identity.layers, axis.identity.hidden_size):
-        raise ValueError(f"the vector is [{layers}, {hidden}], not as its identity says")
-    for name in ("default_projection", "role_projection", "residual_norm"):
-        if getattr(axis, name).shape != (layers,):
-            raise ValueError(f"{name} is {list(getattr(axis, name).shape)}, not [{layers}]")
-
-
-def _check_finite(batch: ActivationBatch) -> None:
-    for row, rollout_id in enumerate(batch.rollout_ids):
-        for part in (batch.means_BLD[row], batch.norms_BL[row]):
-            if not bool(torch.isfinite(part).all()):
-                raise NotFiniteError(
-                    f"activations of rollout {rollout_id} hold NaN or Inf; "
-                    "load the model in bfloat16 or float32, or look at its weights"
-                )
-
-
-def _prefixed(prefix: str, value: PersonaSpace | TraitAxis) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": tensor for name, tensor in tensors_of(value).items()}
-
-
-def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under a prefix, taken out of the others, in place."""
-    names = [name for name in tensors if name.startswith(prefix)]
-    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+def _unstacked(kind: type[T], records: Sequence[Any], vectors: Tensor) -> tuple[T, ...]:
+    """One vector for each of the records and each of the rows."""
+    rows = zip(records, vectors, strict=True)
+    return tuple(from_record(kind, record, {"vector_LD": vector}) for record, vector in rows)

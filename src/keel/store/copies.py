@@ -25,7 +25,7 @@ from keel.errors import (
 from keel.store.files import reading, sha256_of, write_bytes
 from keel.store.folder import RunFolder
 from keel.store.layout import MANIFEST, PLAN
-from keel.store.provenance import Manifest, manifest_from, read_manifest
+from keel.store.provenance import Manifest, parse_manifest, read_manifest
 
 
 def push_run(run: str | Path, url: str) -> int:
@@ -40,7 +40,9 @@ def push_run(run: str | Path, url: str) -> int:
     written_bytes = 0
     with _store_errors(url):
         if remote.exists(MANIFEST):
-            there = manifest_from(remote.cat_file(MANIFEST), url)
+            there = parse_manifest(
+                remote.cat_file(MANIFEST), Path(MANIFEST), f"a manifest, read from {url}"
+            )
             _check_same(there.files.get(PLAN), manifest, url)
             remote.rm_file(MANIFEST)
         for name in (*manifest.files, MANIFEST):
@@ -63,7 +65,7 @@ def pull_run(url: str, run: str | Path) -> int:
     remote, folder = _folder_at(url), RunFolder(run)
     with _store_errors(url):
         written = bytes(remote.cat_file(MANIFEST))
-    manifest = manifest_from(written, url)
+    manifest = parse_manifest(written, Path(MANIFEST), f"a manifest, read from {url}")
     if folder.is_begun:
         _check_same(sha256_of(folder.path / PLAN), manifest, folder.path)
     # The plan first: a copy that is cut off is then the beginning of that run, and of no other.
@@ -71,8 +73,13 @@ def pull_run(url: str, run: str | Path) -> int:
     read_bytes = len(written)
     with folder.lock():
         for name in names:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise CorruptArtifactError(
+                    f"{url} lists {name!r}, outside of a run; do not trust it"
+                )
             with _store_errors(url):
-                data = bytes(remote.cat_file(_inside(name, url)))
+                data = bytes(remote.cat_file(name))
             _check_hash(data, manifest.files[name], f"{url}/{name}")
             write_bytes(folder.path / name, data)
             read_bytes += len(data)
@@ -127,11 +134,3 @@ def _check_hash(data: bytes, expected: str, what: str) -> None:
             f"{what} has SHA-256 {actual[:12]}…, the manifest says {expected[:12]}…; "
             "copy the run again from where it was made"
         )
-
-
-def _inside(name: str, url: str) -> str:
-    """A file's name, which must not lead out of the run's folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise CorruptArtifactError(f"{url} lists {name!r}, outside of a run; do not trust it")
-    return name

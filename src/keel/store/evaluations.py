@@ -15,13 +15,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from keel.errors import MissingArtifactError, StaleArtifactError, UsageError
 from keel.store import layout
 from keel.store.artefacts import FORMAT, check_format
+from keel.store.batches import (
+    append_journal,
+    batch_path,
+    committed_batches,
+    read_batches,
+    read_journal,
+)
 from keel.store.files import (
     jsonl,
     read_json,
@@ -32,31 +39,14 @@ from keel.store.files import (
     write_jsonl,
 )
 from keel.store.folder import RunFolder
-from keel.store.journal import Batches, Journal
-from keel.store.provenance import model_differences, setting_differences, shortened
+from keel.store.provenance import EvaluationPlan, plan_differences, shortened
 from keel.store.records import from_record, to_record
-from keel.types import Answered, EvalResult, FirstAnswer, Item, ModelIdentity, Verdict
+from keel.types import Answered, EvalResult, FirstAnswer, Item, Verdict
 
 T = TypeVar("T")
 Turn = Literal["first", "batch"]
 
 SETTINGS, ITEMS, ANSWERS = "settings.json", "items.jsonl", "answers"
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """Model, settings and batches of one evaluation, the same for all its arms."""
-
-    identity: ModelIdentity
-    settings: dict[str, Any]
-    """Suite, sampling and whatever else decides the answers; plain values."""
-    seed: int
-    batches: tuple[tuple[int, ...], ...]
-    """Which items each batch holds, as indices in the list of items."""
-    first: tuple[tuple[int, ...], ...] = ()
-    """The same for first turns, as indices in the list of conversations that items begin with."""
-    command: str = ""
-    """What to type to go on after an interruption."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +134,7 @@ class EvaluationFolder:
         if not self.is_begun:
             return []
         written, items_hash = self._settings()
-        old, new = ({**p.settings, "seed": p.seed} for p in (written, plan))
-        for settings in (old, new):
-            settings.pop("limit", None)  # the items tell, and they may have become more
-        changed = [*setting_differences(old, new)]
-        changed += model_differences(written.identity, plan.identity)
+        changed = plan_differences(_without_limit(written), _without_limit(plan))
         if items_hash != _hash_of(items):
             count = sum(map(len, written.batches))
             other = "fewer: take all again, with --limit" if len(items) < count else "or others"
@@ -175,8 +161,8 @@ class EvaluationFolder:
 
     def arms(self) -> tuple[ArmRecord, ...]:
         """Arms begun so far, in that order."""
-        files = sorted((self.path / ANSWERS).glob("*/arm.json"))
-        arms = [_value(file, ArmRecord) for file in files]
+        files = (self.path / ANSWERS).glob("*/arm.json")
+        arms = [_value(ArmRecord, file) for file in files]
         return tuple(sorted(arms, key=lambda arm: arm.index))
 
     def begin_arm(self, arm: ArmRecord) -> None:
@@ -203,38 +189,39 @@ class EvaluationFolder:
 
     def committed(self, arm: str, turn: Turn = "batch") -> set[int]:
         """Numbers of an arm's batches that are done."""
-        return set(self._batches(arm, turn).committed())
+        return set(committed_batches(self._arm(arm), turn))
 
     def commit(self, arm: str, number: int, answers: Sequence[Answered], moved: Moved) -> None:
         """Keep one batch of answers: whole, or not counted."""
-        write_json(self._arm(arm) / f"firing-{number:05d}.json", to_record(moved))
-        self._batches(arm, "batch").write(number, map(to_record, answers))
+        write_json(batch_path(self._arm(arm), number, "firing", ".json"), to_record(moved))
+        write_jsonl(batch_path(self._arm(arm), number), map(to_record, answers))
 
     def commit_first(self, arm: str, number: int, answers: Sequence[FirstAnswer]) -> None:
         """Keep one batch of first answers: whole, or not counted."""
-        self._batches(arm, "first").write(number, map(to_record, answers))
+        write_jsonl(batch_path(self._arm(arm), number, "first"), map(to_record, answers))
 
     def answers(self, arm: str) -> list[Answered]:
         """An arm's answers so far, in the order of batches."""
-        return list(Batches(self._arm(arm), Answered).read())
+        return list(read_batches(self._arm(arm), Answered))
 
     def first_answers(self, arm: str) -> list[FirstAnswer]:
         """An arm's first answers so far, in the order of batches."""
-        return list(Batches(self._arm(arm), FirstAnswer, "first").read())
+        return list(read_batches(self._arm(arm), FirstAnswer, "first"))
 
     def moved(self, arm: str) -> list[Moved]:
         """How often an arm moved tokens, batch by batch."""
-        numbers = sorted(self.committed(arm))
-        return [_value(self._arm(arm) / f"firing-{n:05d}.json", Moved) for n in numbers]
+        folder = self._arm(arm)
+        files = [batch_path(folder, n, "firing", ".json") for n in committed_batches(folder)]
+        return [_value(Moved, file) for file in files]
 
     def append_verdicts(self, judge: str, verdicts: Iterable[Verdict]) -> None:
         """Add verdicts of one judge by one rubric; of one case the last one holds."""
         self._reopen()
-        self._verdicts(judge).append(verdicts)
+        append_journal(self._verdicts(judge), verdicts)
 
     def verdicts(self, judge: str) -> dict[str, Verdict]:
         """Verdicts by case id. A line torn by a kill is not counted."""
-        return {verdict.case_id: verdict for verdict in self._verdicts(judge).read()}
+        return {value.case_id: value for value in read_journal(self._verdicts(judge), Verdict)}
 
     def save_result(self, result: EvalResult) -> None:
         """Keep the result, and list all files of the evaluation in the run's manifest."""
@@ -269,11 +256,13 @@ class EvaluationFolder:
     def _arm(self, name: str) -> Path:
         return self.path / ANSWERS / layout.plain_name(name)
 
-    def _batches(self, arm: str, turn: Turn) -> Batches[Any]:
-        return Batches(self._arm(arm), Answered if turn == "batch" else FirstAnswer, turn)
+    def _verdicts(self, judge: str) -> Path:
+        return self.path / "verdicts" / f"{layout.plain_name(judge)}.jsonl"
 
-    def _verdicts(self, judge: str) -> Journal[Verdict]:
-        return Journal(self.path / "verdicts" / f"{layout.plain_name(judge)}.jsonl", Verdict)
+
+def _without_limit(plan: EvaluationPlan) -> EvaluationPlan:
+    """The items tell the limit, and they may have become more."""
+    return replace(plan, settings={k: v for k, v in plan.settings.items() if k != "limit"})
 
 
 def _hash_of(items: Sequence[Item]) -> str:
@@ -286,7 +275,7 @@ def evaluations_in(run: RunFolder) -> list[EvaluationFolder]:
     return [EvaluationFolder(run, path.parent.name) for path in settings]
 
 
-def _value(path: Path, kind: type[T]) -> T:
+def _value(kind: type[T], path: Path) -> T:
     with reading(path, f"a {kind.__name__}"):
         return from_record(kind, read_json(path))
 

@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,35 +67,32 @@ def save_floors(
 ) -> None:
     """Write settings of floors; `default` names the one that is meant where none is named."""
     file = FloorsFile(tuple(settings), default, axis_sha256)
+    bands = [to_record(setting) for setting in file.settings]
     rows: dict[bytes, int] = {}
     directions: list[Tensor] = []
-
-    def row(direction: Tensor) -> int:
-        """The direction's row in the tensor to be written: settings of one layer share theirs."""
-        whole = direction.detach().float().cpu().contiguous()
-        number = rows.setdefault(whole.numpy().tobytes(), len(directions))
-        if number == len(directions):
-            directions.append(whole)
-        return number
-
-    bands = [
-        {
-            **to_record(setting),
-            "floors": [{**to_record(floor), "row": row(floor.direction)} for floor in setting],
-        }
-        for setting in file.settings
-    ]
+    for setting, band in zip(file.settings, bands, strict=True):
+        for floor, record in zip(setting, band["floors"], strict=True):
+            whole = floor.direction.detach().float().cpu().contiguous()
+            # Settings of one layer share their direction's row.
+            record["row"] = rows.setdefault(whole.numpy().tobytes(), len(directions))
+            if record["row"] == len(directions):
+                directions.append(whole)
     facts = {"default": default, "axis": axis_sha256, "settings": bands}
     write_artefact(path, "floors", {"directions": torch.stack(directions)}, facts)
 
 
 def read_floors(path: Path) -> FloorsFile:
     """The settings that `save_floors` wrote."""
-    file = read_artefact(path, "floors")
+    facts, tensors = read_artefact(path, "floors")
     with reading(path, "floors"):
-        rows = file.tensors["directions"]
-        settings = tuple(_band(record, rows) for record in file.facts["settings"])
-        return FloorsFile(settings, file.facts["default"], file.facts["axis"])
+        settings = []
+        for setting in facts["settings"]:
+            floors = []
+            for floor in setting.pop("floors"):
+                direction = tensors["directions"][floor.pop("row")]
+                floors.append(from_record(Floor, floor, {"direction": direction}))
+            settings.append(from_record(Floors, setting, {"floors": tuple(floors)}))
+        return FloorsFile(tuple(settings), facts["default"], facts["axis"])
 
 
 def with_swept(
@@ -121,9 +117,9 @@ def after_calibration(old: FloorsFile, made: Sequence[Floors]) -> tuple[Floors, 
     are no longer true.
     """
     swept = {floors.name: floors for floors in old.settings if MARK in floors.provenance}
-    if any(new.name in swept and not _are_same(new, swept[new.name]) for new in made):
-        return None
     kept = {new.name: swept.get(new.name, new) for new in made}
+    if any(not _are_same(new, kept[new.name]) for new in made):
+        return None
     return tuple({**kept, **swept}.values())
 
 
@@ -140,12 +136,3 @@ def _marked(floors: Floors, mark: str | None) -> Floors:
     if mark is not None:
         return replace(floors, provenance={**floors.provenance, MARK: mark})
     return replace(floors, provenance={k: v for k, v in floors.provenance.items() if k != MARK})
-
-
-def _band(record: dict[str, Any], rows: Tensor) -> Floors:
-    floors = []
-    for floor in record["floors"]:
-        rest = {key: value for key, value in floor.items() if key != "row"}
-        floors.append(from_record(Floor, rest, {"direction": rows[floor["row"]]}))
-    rest = {key: value for key, value in record.items() if key != "floors"}
-    return from_record(Floors, rest, {"floors": tuple(floors)})

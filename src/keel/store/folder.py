@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from keel.errors import CorruptArtifactError, MissingArtifactError, StaleArtifactError
+from keel.errors import (
+    CorruptArtifactError,
+    MissingArtifactError,
+    RunLockedError,
+    StaleArtifactError,
+)
 from keel.store import layout
-from keel.store.artefacts import FORMAT, save_axis, save_space, save_traits, save_vectors
-from keel.store.batches import commit_batch, rollout_batches, thin_activations
+from keel.store.artefacts import FORMAT, save_axis, save_traits, save_value, save_vectors
+from keel.store.batches import (
+    append_journal,
+    commit_batch,
+    committed_batches,
+    read_journal,
+    thin_activations,
+)
 from keel.store.files import (
     append_lines,
     jsonl,
-    reading,
+    read_tensors,
+    refused,
+    remove_leftovers,
     sha256_of,
     write_bytes,
     write_json,
     write_tensors,
 )
 from keel.store.floors import after_calibration, save_floors, with_swept
-from keel.store.journal import Journal
-from keel.store.lock import RunLock
 from keel.store.provenance import (
     Kept,
     Manifest,
@@ -36,11 +50,10 @@ from keel.store.provenance import (
     check_same,
     read_manifest,
     read_plan,
-    write_manifest,
     write_plan,
 )
 from keel.store.records import to_record
-from keel.store.run import Run, calibration_record, map_record
+from keel.store.run import Run
 from keel.types import (
     ActivationBatch,
     Calibration,
@@ -65,11 +78,41 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = RunLock(self.path)
+        self._lock = FileLock(self.path / ".lock", thread_local=False)
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Acquires the folder for this process; RunLockedError when another one has it."""
-        return self._lock.acquired()
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Acquires the folder; raises RunLockedError immediately if another process holds it.
+
+        The operating system frees it when its process ends, however. The same object can be locked
+        again inside; another object of the same process cannot.
+        """
+        owner = self.path / ".lock-owner.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            holder = "not yet known"
+            with suppress(OSError, ValueError, KeyError):
+                facts = json.loads(owner.read_bytes())
+                holder = f"pid {facts['pid']} on {facts['host']}, since {facts['since']}"
+            raise RunLockedError(
+                f"another process ({holder}) works on {self.path}; "
+                "wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise refused(self.path / ".lock", 0, error) from error
+        try:
+            if self._lock.lock_counter == 1:
+                remove_leftovers(self.path)
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+                write_json(owner, facts)
+            yield
+        finally:
+            if self._lock.lock_counter == 1:
+                owner.unlink(missing_ok=True)
+            self._lock.release()
 
     @property
     def is_begun(self) -> bool:
@@ -104,7 +147,7 @@ class RunFolder:
 
     def committed(self) -> set[int]:
         """Numbers of the batches that are done."""
-        return set(rollout_batches(self.path).committed())
+        return set(committed_batches(self.path / layout.ROLLOUTS))
 
     def commit_batch(
         self, number: int, rollouts: Sequence[Rollout], activations: ActivationBatch | None
@@ -124,7 +167,7 @@ class RunFolder:
         with self.lock():
             file = layout.named_file(layout.JUDGEMENTS, judge)
             self._unlist([file])
-            Journal(self.path / file, Judgement).append(judgements)
+            append_journal(self.path / file, judgements)
 
     def save_map(self, persona_map: PersonaMap | None, traits: TraitMap | None = None) -> None:
         """Keep vectors, persona space and axis, and trait space, in place of those before."""
@@ -135,9 +178,12 @@ class RunFolder:
                 return
             vectors, default_LD = persona_map.vectors, persona_map.default_LD
             save_vectors(vectors, default_LD, self.path / layout.VECTORS)
-            save_space(persona_map.space, self.path / layout.SPACE)
+            save_value(persona_map.space, self.path / layout.SPACE, "space")
             save_axis(persona_map.axis, self.path / layout.AXIS)
-            write_json(self.path / layout.MAP, map_record(persona_map))
+            # What is no tensor, and has no file of its own.
+            names = ("default_count", "dropped", "quality", "warnings")
+            facts = {name: to_record(getattr(persona_map, name)) for name in names}
+            write_json(self.path / layout.MAP, facts)
 
     def save_calibration(self, calibration: Calibration) -> None:
         """Keep distributions, and every setting's floors with the chosen one as default.
@@ -155,7 +201,10 @@ class RunFolder:
                 default=calibration.chosen,
                 axis_sha256=self._axis_sha256(),
             )
-            write_json(self.path / layout.CALIBRATION, calibration_record(calibration))
+            record = to_record(calibration)
+            for setting in record["settings"]:
+                setting["floors"] = setting["floors"]["name"]  # they have a file of their own
+            write_json(self.path / layout.CALIBRATION, record)
 
     def save_sweep(self, sweep: Sweep, floors: Sequence[Floors], *, adopt: bool = False) -> None:
         """Keep a sweep's result, and its settings' floors beside those that are there.
@@ -170,17 +219,12 @@ class RunFolder:
             save_floors(bands, self.path / layout.FLOORS, default=default, axis_sha256=axis)
             self.write_value(layout.SWEEP, sweep)
 
-    def save_drift(self, drift: DriftReading) -> None:
-        """Keep one conversation's path, in place of an earlier one of the same id."""
-        file = layout.named_file(layout.DRIFT, drift.conversation_id)
+    def save_drift(self, drift: DriftReading | Replay) -> None:
+        """Keep one conversation's path, or its replay, in place of an earlier one of its id."""
+        folder = layout.REPLAYS if isinstance(drift, Replay) else layout.DRIFT
+        file = layout.named_file(folder, drift.conversation_id)
         with self._replacing(file):
             self.write_value(file, drift)
-
-    def save_replay(self, replay: Replay) -> None:
-        """Keep one replayed conversation, in place of an earlier one of the same id."""
-        file = layout.named_file(layout.REPLAYS, replay.conversation_id)
-        with self._replacing(file):
-            self.write_value(file, replay)
 
     def write_value(self, file: str, value: Sweep | DriftReading | Replay | EvalResult) -> None:
         """Write a value with the hash of the axis that it was made with; lists it nowhere."""
@@ -230,7 +274,7 @@ class RunFolder:
                 activations=read_manifest(self.path).activations if self._has_manifest else "means",
                 notes=dict(notes or {}),
             )
-            write_manifest(self.path, manifest)
+            self._write_manifest(manifest)
             return manifest
 
     def thin(self, keep: Kept) -> None:
@@ -242,12 +286,15 @@ class RunFolder:
         if keep == "means":
             return
         with self.lock():
-            manifest = read_manifest(self.path)
+            manifest, files = (
+                read_manifest(self.path),
+                layout.files_below(self.path, layout.ACTIVATIONS),
+            )
             left = "none" if manifest.activations == "none" else keep
-            thinned = replace(manifest.without(self._activations()), activations=left)
-            write_manifest(self.path, thinned)
+            thinned = replace(manifest.without(files), activations=left)
+            self._write_manifest(thinned)
             thin_activations(self.path, left)
-            write_manifest(self.path, thinned.listing(self._hashes(self._activations())))
+            self._write_manifest(thinned.listing(self._hashes(files)))
 
     def clear(self) -> None:
         """Delete every file of the run, and only those: for starting over.
@@ -269,9 +316,8 @@ class RunFolder:
     def _has_manifest(self) -> bool:
         return (self.path / layout.MANIFEST).exists()
 
-    def _activations(self) -> list[str]:
-        files = layout.files_in(self.path, layout.ACTIVATIONS)
-        return [path.relative_to(self.path).as_posix() for path in files]
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_json(self.path / layout.MANIFEST, to_record(manifest))
 
     def _beside_swept(self, made: Sequence[Floors]) -> Sequence[Floors] | None:
         """A calibration's settings with a sweep's; None where the sweep does not fit them."""
@@ -303,14 +349,14 @@ class RunFolder:
         manifest = read_manifest(self.path)
         before = {name: manifest.files[name] for name in names if name in manifest.files}
         if before:
-            write_manifest(self.path, manifest.without(before))
+            self._write_manifest(manifest.without(before))
         return before
 
     def _list(self, names: Collection[str]) -> None:
         """Put files on a finished run's manifest."""
         if self._has_manifest:
             manifest = read_manifest(self.path)
-            write_manifest(self.path, manifest.listing(self._hashes(names)))
+            self._write_manifest(manifest.listing(self._hashes(names)))
 
     def _hashes(self, names: Iterable[str]) -> dict[str, str]:
         present = [name for name in names if (self.path / name).is_file()]
@@ -338,18 +384,16 @@ class SweepWork:
         """Tensors that were kept under the key; None where there are none, or of another key."""
         if not self._projections.exists():
             return None
-        with reading(self._projections, "projections"), safe_open(self._projections, "pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(self._projections)
+        return tensors if metadata.get("key") == key else None
 
     def keep_projections(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a key, in place of those before."""
         write_tensors(self._projections, tensors, {"key": key})
 
-    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+    def rows(self, name: str) -> list[dict[str, Any]]:
         """Rows that were kept under a name. A line torn by a kill is not counted."""
-        yield from Journal(self._rows_file(name), dict).read()
+        return read_journal(self._rows_file(name), dict)
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows to those under a name."""

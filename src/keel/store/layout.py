@@ -45,11 +45,6 @@ _SUFFIXES = {
 }
 
 
-def activations_file(number: int) -> str:
-    """Where a batch's activations are, inside the run folder."""
-    return f"{ACTIVATIONS}/batch-{number:05d}.safetensors"
-
-
 def named_file(folder: str, name: str) -> str:
     """Where a judge's judgements or a conversation's reading are, inside the run folder."""
     return f"{folder}/{plain_name(name)}{_SUFFIXES[folder]}"

@@ -1,7 +1,7 @@
 """What a run set out to do and what it was made from: its plan and its manifest.
 
-The plan is written before the first token, and compared on resuming. The manifest is written last,
-so a run that has one is finished.
+The plan, also an evaluation's, is written before the first token, and compared on resuming. The
+manifest is written last, so a run that has one is finished.
 """
 
 from __future__ import annotations
@@ -41,6 +41,22 @@ class RunPlan:
     def resume_command(self, root: Path) -> str:
         """The command that goes on with the run."""
         return self.command or f"keel extract {self.identity.model_id} -o {root}"
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Model, settings and batches of one evaluation, the same for all its arms."""
+
+    identity: ModelIdentity
+    settings: dict[str, Any]
+    """Suite, sampling and whatever else decides the answers; plain values."""
+    seed: int
+    batches: tuple[tuple[int, ...], ...]
+    """Which items each batch holds, as indices in the list of items."""
+    first: tuple[tuple[int, ...], ...] = ()
+    """The same for first turns, as indices in the list of conversations that items begin with."""
+    command: str = ""
+    """What to type to go on after an interruption."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +136,7 @@ def check_same(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], r
     Batches are not compared: how many rollouts fit in memory may differ on resuming, and the
     plan that was written first holds.
     """
-    old = written.plan
-    differences = [*setting_differences(old.settings, plan.settings)]
-    if old.seed != plan.seed:
-        differences.append(f"seed {old.seed} → {plan.seed}")
-    differences += model_differences(old.identity, plan.identity)
+    differences = plan_differences(written.plan, plan)
     if written.prompts_sha256 != prompts_hash(prompts):
         differences.append(f"prompts ({written.prompts_count} → {len(prompts)}, or other words)")
     if differences:
@@ -140,31 +152,24 @@ def shortened(differences: Sequence[str]) -> str:
     return "; ".join(differences[:4]) + more
 
 
-def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that differ, e.g. `sampling.temperature 0.7 → 1.0`."""
-    before, now = dict(_leaves(old)), dict(_leaves(to_record(new)))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name, "unset") != now.get(name, "unset"):
-            yield f"{name} {before.get(name, 'unset')} → {now.get(name, 'unset')}"
-
-
-def model_differences(old: ModelIdentity, new: ModelIdentity) -> Iterator[str]:
-    """Why two identities are not of the same model."""
-    mismatch = old.mismatch(new)
-    if mismatch:
-        yield f"model: {mismatch}"
-    elif not (old.weights_hash and new.weights_hash):
+def plan_differences(old: RunPlan | EvaluationPlan, new: RunPlan | EvaluationPlan) -> list[str]:
+    """How settings, seed and model differ, e.g. `sampling.temperature 0.7 → 1.0`."""
+    settings = [
+        dict(_leaves(to_record({**plan.settings, "seed": plan.seed}))) for plan in (old, new)
+    ]
+    mismatch = old.identity.mismatch(new.identity)
+    names = ["dtype"]
+    if not mismatch and not (old.identity.weights_hash and new.identity.weights_hash):
         # Without a hash of the weights, the name is all there is to tell models apart.
-        for name in ("model_id", "revision"):
-            if getattr(old, name) != getattr(new, name):
-                yield f"{name} {getattr(old, name) or 'unset'} → {getattr(new, name) or 'unset'}"
-    if old.dtype != new.dtype:
-        yield f"dtype {old.dtype or 'unset'} → {new.dtype or 'unset'}"
-
-
-def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Put the manifest in the run folder."""
-    write_json(root / MANIFEST, to_record(manifest))
+        names = ["model_id", "revision", "dtype"]
+    model = [
+        {name: getattr(plan.identity, name) or "unset" for name in names} for plan in (old, new)
+    ]
+    return [
+        *_changes(*settings),
+        *([f"model: {mismatch}"] if mismatch else []),
+        *_changes(*model),
+    ]
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -176,18 +181,22 @@ def read_manifest(root: Path) -> Manifest:
     with reading(path, "a manifest"):
         if not path.exists():
             raise MissingArtifactError(_unfinished(root))
-        record = read_json(path)
-        check_format(record, path)
-        return from_record(Manifest, record)
+        return parse_manifest(path.read_bytes(), path)
 
 
-def manifest_from(data: bytes, where: str) -> Manifest:
-    """The manifest in the bytes of a file that stands in no run folder."""
-    path = Path(MANIFEST)
-    with reading(path, f"a manifest, read from {where}"):
+def parse_manifest(data: bytes, path: Path, expected: str = "a manifest") -> Manifest:
+    """The manifest in a file's bytes; `path` and what was `expected` are for the error."""
+    with reading(path, expected):
         record = json.loads(data)
         check_format(record, path)
         return from_record(Manifest, record)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        before, now = old.get(name, "unset"), new.get(name, "unset")
+        if before != now:
+            yield f"{name} {before} → {now}"
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

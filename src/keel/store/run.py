@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from keel.errors import (
     CorruptArtifactError,
@@ -14,13 +14,12 @@ from keel.errors import (
     UsageError,
 )
 from keel.store import layout
-from keel.store.artefacts import check_format, read_axis, read_space, read_traits, read_vectors
-from keel.store.batches import read_activation_batches, read_rollouts
+from keel.store.artefacts import check_format, read_axis, read_traits, read_value, read_vectors
+from keel.store.batches import read_activation_batches, read_journal, read_rollouts
 from keel.store.files import read_json, reading, sha256_of
 from keel.store.floors import FloorsFile, read_floors
-from keel.store.journal import Journal
 from keel.store.provenance import Manifest, RunPlan, read_manifest, read_plan
-from keel.store.records import from_record, to_record
+from keel.store.records import from_record
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
@@ -31,6 +30,7 @@ from keel.types import (
     Judgement,
     ModelIdentity,
     PersonaMap,
+    PersonaSpace,
     PricedSetting,
     Replay,
     Rollout,
@@ -101,7 +101,7 @@ class Run:
     def persona_map(self) -> PersonaMap:
         """Vectors, persona space, axis and their quality."""
         vectors, default_LD = read_vectors(self._checked(layout.VECTORS))
-        space = read_space(self._checked(layout.SPACE))
+        space = read_value(PersonaSpace, self._checked(layout.SPACE), "space")
         path = self._checked(layout.MAP)
         parts = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
         with reading(path, "a map"):
@@ -138,8 +138,13 @@ class Run:
     def calibration(self) -> Calibration:
         """Distributions of projections, and every setting with its price."""
         path = self._checked(layout.CALIBRATION)
+        record = read_json(path)
         with reading(path, "a calibration"):
-            return _calibration(read_json(path), self.floors_file)
+            settings = []
+            for setting in record.pop("settings"):
+                floors = self.floors_file.named(setting.pop("floors"))
+                settings.append(from_record(PricedSetting, setting, {"floors": floors}))
+            return from_record(Calibration, record, {"settings": tuple(settings)})
 
     @property
     def sweep(self) -> Sweep:
@@ -177,7 +182,7 @@ class Run:
             names = ", ".join(file.stem for file in files)
             raise UsageError(f"{self.path} has {len(files)} judges ({names}); name one")
         # Of one rollout the last judgement holds.
-        values = (value for file in files for value in Journal(file, Judgement).read())
+        values = (value for file in files for value in read_journal(file, Judgement))
         return {judgement.rollout_id: judgement for judgement in values}
 
     def drift_readings(self) -> tuple[DriftReading, ...]:
@@ -258,27 +263,3 @@ class Run:
         if self.has_traits and not self.has_map:
             return self._command(layout.TRAITS)
         return self.plan.resume_command(self.path)
-
-
-def map_record(persona_map: PersonaMap) -> dict[str, Any]:
-    """The fields of a map that `map.json` holds: all but tensors and what has its own file."""
-    names = ("default_count", "dropped", "quality", "warnings")
-    return {name: to_record(getattr(persona_map, name)) for name in names}
-
-
-def calibration_record(calibration: Calibration) -> dict[str, Any]:
-    """A calibration whose settings name their floors, which have a file of their own."""
-    settings = [
-        {**to_record(setting), "floors": setting.floors.name} for setting in calibration.settings
-    ]
-    return {**to_record(calibration), "settings": settings}
-
-
-def _calibration(record: Mapping[str, Any], file: FloorsFile) -> Calibration:
-    settings = []
-    for setting in record["settings"]:
-        rest = {key: value for key, value in setting.items() if key != "floors"}
-        floors = file.named(setting["floors"])
-        settings.append(from_record(PricedSetting, rest, {"floors": floors}))
-    rest = {key: value for key, value in record.items() if key != "settings"}
-    return from_record(Calibration, rest, {"settings": tuple(settings)})
