@@ -22,7 +22,7 @@ from keel.errors import (
     StorageError,
     UsageError,
 )
-from keel.store.files import reading, sha256_of, write_bytes
+from keel.store.files import first_line, reading, sha256_of, write_bytes
 from keel.store.folder import RunFolder
 from keel.store.layout import MANIFEST, PLAN
 from keel.store.provenance import Manifest, parse_manifest, read_manifest
@@ -114,9 +114,8 @@ def _store_errors(url: str) -> Iterator[None]:
             f"keel export RUN --to run -o {url}"
         ) from error
     except Exception as error:  # each store has its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StorageError(
-            f"{url} refused: {reason}; check the URL and your credentials, and run the "
+            f"{url} refused: {first_line(error)}; check the URL and your credentials, and run the "
             "same command again"
         ) from error
 

@@ -13,7 +13,7 @@ import os
 import pickle
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ def replacing(path: Path, size_bytes: int) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise refused(path, size_bytes, error) from error
     finally:
-        _remove(scratch)
+        # The write's own error is the one to show; a leftover goes when the run is next locked.
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -136,7 +138,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         raise CorruptArtifactError(f"{path} is a folder, expected {expected}") from error
     except _UNREADABLE as error:
         raise CorruptArtifactError(
-            f"{path} is not {expected}: {_first_line(error)}; restore it from a copy, or delete it "
+            f"{path} is not {expected}: {first_line(error)}; restore it from a copy, or delete it "
             "and run again the command that made it"
         ) from error
 
@@ -172,7 +174,7 @@ def read_pickled_tensors(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise CorruptArtifactError(
-                f"{path} holds more than tensors, or is damaged: {_first_line(error)}; Keel runs "
+                f"{path} holds more than tensors, or is damaged: {first_line(error)}; Keel runs "
                 "no code from files: ask its author for a file of tensors"
             ) from error
 
@@ -183,7 +185,8 @@ def remove_leftovers(root: Path) -> None:
     Only for the one process that may write there: another's temporary file is not a leftover.
     """
     for scratch in root.rglob(".*.tmp"):
-        _remove(scratch)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -200,7 +203,8 @@ def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
     return StorageError(f"could not write {path} ({size_bytes} bytes): {error}; {remedy}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type's name where it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -213,14 +217,6 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(scratch: Path) -> None:
-    try:
-        scratch.unlink(missing_ok=True)
-    except OSError:
-        # The write's own error is the one to show; a leftover goes when the run is next locked.
-        return
 
 
 def _whole_length(descriptor: int) -> int:

@@ -166,7 +166,7 @@ class RunFolder:
         """Add judgements of one judge; of one rollout the last one holds."""
         with self.lock():
             file = layout.named_file(layout.JUDGEMENTS, judge)
-            self._unlist([file])
+            self._relist(removed=[file])
             append_journal(self.path / file, judgements)
 
     def save_map(self, persona_map: PersonaMap | None, traits: TraitMap | None = None) -> None:
@@ -242,12 +242,12 @@ class RunFolder:
         with self.lock():
             if self._has_manifest:
                 listed = read_manifest(self.path).files
-                self._unlist([name for name in listed if name.startswith(f"{folder}/")])
+                self._relist(removed=[n for n in listed if n.startswith(f"{folder}/")])
 
     def list_below(self, folder: str) -> None:
         """Put every file below a folder on the manifest, as they are now."""
         with self.lock():
-            self._list(layout.files_below(self.path, folder))
+            self._relist(added=layout.files_below(self.path, folder))
 
     def finish(
         self,
@@ -291,10 +291,10 @@ class RunFolder:
                 layout.files_below(self.path, layout.ACTIVATIONS),
             )
             left = "none" if manifest.activations == "none" else keep
-            thinned = replace(manifest.without(files), activations=left)
-            self._write_manifest(thinned)
+            others = {name: old for name, old in manifest.files.items() if name not in files}
+            self._write_manifest(replace(manifest, files=others, activations=left))
             thin_activations(self.path, left)
-            self._write_manifest(thinned.listing(self._hashes(files)))
+            self._relist(added=files)
 
     def clear(self) -> None:
         """Delete every file of the run, and only those: for starting over.
@@ -332,31 +332,30 @@ class RunFolder:
     def _replacing(self, *names: str) -> Iterator[None]:
         """Unlists files that change together, so that a kill leaves no mixture of old and new."""
         with self.lock():
-            before = self._unlist(names)
+            before = self._relist(removed=names)
             try:
                 yield
             except BaseException:
                 # Listed again only where all is as it was: half a change stays unlisted.
                 if self._hashes(before) == before:
-                    self._list(before)
+                    self._relist(added=before)
                 raise
-            self._list(names)
+            self._relist(added=names)
 
-    def _unlist(self, names: Collection[str]) -> dict[str, str]:
-        """Take files off a finished run's manifest; returns what it said of them."""
+    def _relist(self, removed: Collection[str] = (), added: Iterable[str] = ()) -> dict[str, str]:
+        """Take files off a finished run's manifest, then put files on, with their hashes now.
+
+        Returns what it said of those removed.
+        """
         if not self._has_manifest:
             return {}
         manifest = read_manifest(self.path)
-        before = {name: manifest.files[name] for name in names if name in manifest.files}
-        if before:
-            self._write_manifest(manifest.without(before))
+        before = {name: old for name, old in manifest.files.items() if name in removed}
+        left = {name: old for name, old in manifest.files.items() if name not in removed}
+        files = dict(sorted({**left, **self._hashes(added)}.items()))
+        if files != manifest.files:
+            self._write_manifest(replace(manifest, files=files))
         return before
-
-    def _list(self, names: Collection[str]) -> None:
-        """Put files on a finished run's manifest."""
-        if self._has_manifest:
-            manifest = read_manifest(self.path)
-            self._write_manifest(manifest.listing(self._hashes(names)))
 
     def _hashes(self, names: Iterable[str]) -> dict[str, str]:
         present = [name for name in names if (self.path / name).is_file()]

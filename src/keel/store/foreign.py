@@ -44,15 +44,21 @@ def read_reference_axis(path: Path, orientation: Orientation | None = None) -> A
     the residual norms are therefore NaN, and `provenance["gap"]` is `"unknown"`.
     """
     vector = _axis_tensor(read_pickled_tensors(path), path)
+    if orientation is None and "contrast" in path.name:
+        raise UsageError(
+            f"{path} does not say its sign, and contrast vectors were published role-ward; pass "
+            'orientation="role-ward", or "assistant-ward" if you know better'
+        )
+    sign = orientation or "assistant-ward"
     layers, hidden = vector.shape
-    sign = orientation or _default_orientation(path)
     known = (layers, hidden) in _PAPER_LAYERS
+    unknown_L = torch.full((layers,), math.nan)
     return AssistantAxis(
         vector=-vector if sign == "role-ward" else vector,
         layer=_PAPER_LAYERS.get((layers, hidden), layers // 2),
-        default_projection=torch.full((layers,), math.nan),
-        role_projection=torch.full((layers,), math.nan),
-        residual_norm=torch.full((layers,), math.nan),
+        default_projection=unknown_L,
+        role_projection=unknown_L.clone(),
+        residual_norm=unknown_L.clone(),
         identity=ModelIdentity("unknown", layers=layers, hidden_size=hidden),
         provenance={
             "source": path.name,
@@ -71,7 +77,14 @@ def read_capping_config(
     config = read_pickled_tensors(path)
     with reading(path, "a capping configuration"):
         experiments = {str(entry["id"]): entry["interventions"] for entry in config["experiments"]}
-        name = _chosen_setting(setting, list(experiments))
+        names = list(experiments)
+        if setting is None and len(names) != 1:
+            raise UsageError(
+                f"the file has {len(names)} settings ({', '.join(names[:3])}, …); "
+                "name one with setting="
+            )
+        name = names[0] if setting is None else setting
+        check_setting(name, names)
         floors = []
         for intervention in experiments[name]:
             if "cap" in intervention:
@@ -83,7 +96,16 @@ def read_capping_config(
             f"setting {name!r} in {path} caps nothing: its interventions add vectors, and have no "
             "`cap`; choose a setting that caps"
         )
-    return Floors(tuple(floors), name, identity, {"source": path.name, **_import_facts(name)})
+    facts: dict[str, Any] = {
+        "source": path.name,
+        "sign_in_file": "role-ward, turned round on reading",
+    }
+    quantile = re.search(r"-p(0(?:\.\d+)?|1(?:\.0+)?)$", name)
+    if quantile:
+        # Their p0.25 is the 25th percentile of role-ward projections.
+        facts["percentile"] = round(100 * (1 - float(quantile[1])), 6)
+        facts["percentile_note"] = f"assistant-ward; {quantile[0][1:]} in the name is role-ward"
+    return Floors(tuple(floors), name, identity, facts)
 
 
 def check_sign(axis: AssistantAxis, contrast_LD: Tensor, source: str) -> None:
@@ -139,10 +161,23 @@ def export_capping_config_pt(settings: Sequence[Floors], path: str | Path) -> No
     Raises UsageError on floors that this form cannot say: of some tokens only, or infinite.
     """
     vectors: dict[str, dict[str, Any]] = {}
-    experiments = [
-        {"id": band.name, "interventions": [_exported(floor, vectors) for floor in band]}
-        for band in settings
-    ]
+    experiments: list[dict[str, Any]] = []
+    for band in settings:
+        interventions = []
+        for floor in band:
+            if floor.tokens != "all" or math.isinf(floor.value):
+                raise UsageError(
+                    f"floor at layer {floor.layer} holds for {floor.tokens} tokens at "
+                    f"{floor.value}; a capping configuration can only say finite floors for all "
+                    "tokens"
+                )
+            vector = -floor.direction.detach().float().cpu().clone()
+            name = f"layer_{floor.layer}/role_ward"
+            while name in vectors and not torch.equal(vectors[name]["vector"], vector):
+                name += "+"
+            vectors[name] = {"vector": vector, "layer": floor.layer}
+            interventions.append({"vector": name, "cap": -floor.value})
+        experiments.append({"id": band.name, "interventions": interventions})
     _save_pt({"vectors": vectors, "experiments": experiments}, Path(path))
 
 
@@ -158,9 +193,33 @@ def export_gguf_control_vector(
     `vector_LD` has a row per block, strength included, e.g. `strength * axis.direction`;
     assistant-ward at positive strength. Raises UsageError on block 0, which llama.cpp leaves alone.
     """
-    _check_control_vector(vector_LD, identity, layers)
-    with replacing(Path(path), vector_LD.shape[1] * 4 * len(layers)) as scratch:
-        _write_gguf(vector_LD.detach().float().cpu(), scratch, identity, sorted(set(layers)))
+    import gguf
+
+    expected = (identity.layers, identity.hidden_size)
+    if tuple(vector_LD.shape) != expected:
+        raise UsageError(
+            f"vector is {list(vector_LD.shape)}, expected {list(expected)} for {identity.model_id}"
+        )
+    if not layers or not all(1 <= layer < identity.layers for layer in layers):
+        raise UsageError(
+            f"layers are {sorted(layers)}, expected some of 1 to {identity.layers - 1}: llama.cpp "
+            "cannot add to block 0; choose others"
+        )
+    if not bool(torch.isfinite(vector_LD).all()):
+        raise NotFiniteError("the control vector holds NaN or Inf; look at where it came from")
+    chosen, rows_LD = sorted(set(layers)), vector_LD.detach().float().cpu()
+    with replacing(Path(path), 4 * identity.hidden_size * len(chosen)) as scratch:
+        writer = gguf.GGUFWriter(scratch, "controlvector")
+        try:
+            writer.add_string("controlvector.model_hint", identity.model_id)
+            writer.add_uint32("controlvector.layer_count", len(chosen))
+            for layer in chosen:
+                writer.add_tensor(f"{_PREFIX}{layer}", rows_LD[layer].contiguous().numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
 
 
 def read_gguf_control_vector(path: str | Path) -> dict[int, Float[Tensor, " hidden"]]:
@@ -175,16 +234,6 @@ def read_gguf_control_vector(path: str | Path) -> dict[int, Float[Tensor, " hidd
         if not rows:
             raise ValueError("it holds no tensor called direction.N")
         return {int(name.removeprefix(_PREFIX)): row for name, row in rows.items()}
-
-
-def _default_orientation(path: Path) -> Orientation:
-    """Files of axes are assistant-ward; published files of contrasts are not, so ask."""
-    if "contrast" in path.name:
-        raise UsageError(
-            f"{path} does not say its sign, and contrast vectors were published role-ward; pass "
-            'orientation="role-ward", or "assistant-ward" if you know better'
-        )
-    return "assistant-ward"
 
 
 def _axis_tensor(content: Any, path: Path) -> Tensor:
@@ -204,75 +253,7 @@ def _axis_tensor(content: Any, path: Path) -> Tensor:
     return content.detach().float().clone()
 
 
-def _chosen_setting(setting: str | None, names: list[str]) -> str:
-    if setting is None and len(names) != 1:
-        raise UsageError(
-            f"the file has {len(names)} settings ({', '.join(names[:3])}, …); "
-            "name one with setting="
-        )
-    chosen = names[0] if setting is None else setting
-    check_setting(chosen, names)
-    return chosen
-
-
-def _import_facts(name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {"sign_in_file": "role-ward, turned round on reading"}
-    quantile = re.search(r"-p(0(?:\.\d+)?|1(?:\.0+)?)$", name)
-    if quantile:
-        # Their p0.25 is the 25th percentile of role-ward projections.
-        facts["percentile"] = round(100 * (1 - float(quantile[1])), 6)
-        facts["percentile_note"] = f"assistant-ward; {quantile[0][1:]} in the name is role-ward"
-    return facts
-
-
-def _exported(floor: Floor, vectors: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    if floor.tokens != "all" or math.isinf(floor.value):
-        raise UsageError(
-            f"floor at layer {floor.layer} holds for {floor.tokens} tokens at {floor.value}; a "
-            "capping configuration can only say finite floors for all tokens"
-        )
-    vector = -floor.direction.detach().float().cpu().clone()
-    name = f"layer_{floor.layer}/role_ward"
-    while name in vectors and not torch.equal(vectors[name]["vector"], vector):
-        name += "+"
-    vectors[name] = {"vector": vector, "layer": floor.layer}
-    return {"vector": name, "cap": -floor.value}
-
-
 def _save_pt(content: Any, path: Path) -> None:
     data = io.BytesIO()
     torch.save(content, data)
     write_bytes(path, data.getvalue())
-
-
-def _write_gguf(vector_LD: Tensor, path: Path, identity: ModelIdentity, layers: list[int]) -> None:
-    import gguf
-
-    writer = gguf.GGUFWriter(path, "controlvector")
-    try:
-        writer.add_string("controlvector.model_hint", identity.model_id)
-        writer.add_uint32("controlvector.layer_count", len(layers))
-        for layer in layers:
-            writer.add_tensor(f"{_PREFIX}{layer}", vector_LD[layer].contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-    finally:
-        writer.close()
-
-
-def _check_control_vector(
-    vector_LD: Tensor, identity: ModelIdentity, layers: Collection[int]
-) -> None:
-    expected = (identity.layers, identity.hidden_size)
-    if tuple(vector_LD.shape) != expected:
-        raise UsageError(
-            f"vector is {list(vector_LD.shape)}, expected {list(expected)} for {identity.model_id}"
-        )
-    if not layers or not all(1 <= layer < identity.layers for layer in layers):
-        raise UsageError(
-            f"layers are {sorted(layers)}, expected some of 1 to {identity.layers - 1}: llama.cpp "
-            "cannot add to block 0; choose others"
-        )
-    if not bool(torch.isfinite(vector_LD).all()):
-        raise NotFiniteError("the control vector holds NaN or Inf; look at where it came from")

@@ -59,11 +59,6 @@ def plain_name(name: str) -> str:
     return f"{plain}-{digest}".lstrip("-")
 
 
-def files_in(root: Path, folder: str) -> list[Path]:
-    """Finished files of one of the run's folders, sorted; none where there is no such folder."""
-    return files_ending(root / folder, _SUFFIXES[folder])
-
-
 def files_ending(folder: Path, suffix: str) -> list[Path]:
     """Finished files of a folder, sorted; none where there is no such folder."""
     with reading(folder, "a folder"):
@@ -75,9 +70,11 @@ def files_ending(folder: Path, suffix: str) -> list[Path]:
 def artefacts(root: Path) -> list[str]:
     """Every file of a run, inside its folder, but for the manifest."""
     single = [name for name in _SINGLE if (root / name).exists()]
-    listed = [path for folder in _SUFFIXES for path in files_in(root, folder)]
-    known = [*single, *(path.relative_to(root).as_posix() for path in listed)]
-    return [*known, *files_below(root, EVALUATIONS)]
+    listed = [
+        p for folder, suffix in _SUFFIXES.items() for p in files_ending(root / folder, suffix)
+    ]
+    known = [path.relative_to(root).as_posix() for path in listed]
+    return [*single, *known, *files_below(root, EVALUATIONS)]
 
 
 def files_below(root: Path, folder: str) -> list[str]:

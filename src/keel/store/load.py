@@ -13,7 +13,8 @@ from torch import Tensor
 
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.store.artefacts import read_axis
-from keel.store.floors import read_floors
+from keel.store.files import first_line
+from keel.store.floors import FloorsFile, read_floors
 from keel.store.foreign import (
     Orientation,
     check_along,
@@ -78,11 +79,20 @@ def load_floors(
     UsageError with names like it.
     """
     path = locate(source, _FLOORS_NAMES)
-    floors = _read_floors(path, setting, identity)
-    if floors.identity is not None:
-        _check_identity(floors.identity, identity, path)
+    if path.suffix == ".pt":
+        floors = read_capping_config(path, setting=setting, identity=identity)
+    else:
+        floors = _floors_file(path).named(setting)
     if identity is not None:
-        _check_fit(floors, identity, path)
+        if floors.identity is not None:
+            _check_identity(floors.identity, identity, path)
+        for floor in floors:
+            if floor.layer >= identity.layers or len(floor.direction) != identity.hidden_size:
+                raise ModelMismatchError(
+                    f"{path} has a floor at layer {floor.layer} of size {len(floor.direction)}, "
+                    f"{identity.model_id} has {identity.layers} layers of size "
+                    f"{identity.hidden_size}; use the floors of this model"
+                )
     if axis is not None:
         check_along(floors, axis)
     return floors
@@ -95,11 +105,9 @@ def load_settings(source: str | Path) -> dict[str, Floors]:
     """
     path = locate(source, _FLOORS_NAMES)
     if path.suffix == ".pt":
-        return {(floors := _read_floors(path, None, None)).name: floors}
-    if path.is_dir():
-        run = open_run(path)
-        return {name: run.floors_named(name) for name in run.settings}
-    return {floors.name: floors for floors in read_floors(path).settings}
+        floors = read_capping_config(path)
+        return {floors.name: floors}
+    return {floors.name: floors for floors in _floors_file(path).settings}
 
 
 def locate(source: str | Path, names: Sequence[str]) -> Path:
@@ -143,13 +151,8 @@ def _read_axis(
     return open_run(path).axis if path.is_dir() else read_axis(path)
 
 
-def _read_floors(path: Path, setting: str | None, identity: ModelIdentity | None) -> Floors:
-    if path.suffix == ".pt":
-        return read_capping_config(path, setting=setting, identity=identity)
-    if not path.is_dir():
-        return read_floors(path).named(setting)
-    run = open_run(path)
-    return run.floors if setting is None else run.floors_named(setting)
+def _floors_file(path: Path) -> FloorsFile:
+    return open_run(path).floors_file if path.is_dir() else read_floors(path)
 
 
 def _check_identity(actual: ModelIdentity, wanted: ModelIdentity | None, path: Path) -> None:
@@ -159,16 +162,6 @@ def _check_identity(actual: ModelIdentity, wanted: ModelIdentity | None, path: P
             f"{path} was made on another model: {mismatch}; use the model it was made on, "
             "or make one for this model: keel extract"
         )
-
-
-def _check_fit(floors: Floors, identity: ModelIdentity, path: Path) -> None:
-    for floor in floors:
-        if floor.layer >= identity.layers or len(floor.direction) != identity.hidden_size:
-            raise ModelMismatchError(
-                f"{path} has a floor at layer {floor.layer} of size {len(floor.direction)}, "
-                f"{identity.model_id} has {identity.layers} layers of size {identity.hidden_size}; "
-                "use the floors of this model"
-            )
 
 
 def _download(source: str, names: Sequence[str]) -> Path:
@@ -182,10 +175,10 @@ def _download(source: str, names: Sequence[str]) -> Path:
     except Exception as error:  # its HTTP library's own, which differ from release to release
         path = _first_in_cache(repository, candidates)
         if path is None:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise MissingArtifactError(
-                f"{source} is no local path, and could not be fetched from the hub: {reason}; "
-                "check the path and the network, or download the file and point at it"
+                f"{source} is no local path, and could not be fetched from the hub: "
+                f"{first_line(error)}; check the path and the network, or download the file and "
+                "point at it"
             ) from error
     if path is None:
         raise MissingArtifactError(

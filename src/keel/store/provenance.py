@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,14 +90,6 @@ class Manifest:
     """What is left of the response means: all, a sample, or none."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything else that the pipeline records."""
-
-    def without(self, names: Collection[str]) -> Manifest:
-        """The manifest with some files no longer listed."""
-        return replace(self, files={n: h for n, h in self.files.items() if n not in names})
-
-    def listing(self, files: Mapping[str, str]) -> Manifest:
-        """The manifest with these files listed too."""
-        return replace(self, files=dict(sorted({**self.files, **files}.items())))
 
 
 def write_plan(path: Path, plan: RunPlan, prompts: Sequence[Prompt]) -> None:
@@ -180,7 +172,14 @@ def read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     with reading(path, "a manifest"):
         if not path.exists():
-            raise MissingArtifactError(_unfinished(root))
+            if not (root / PLAN).exists():
+                raise MissingArtifactError(
+                    f"{root} is no run folder; make one: keel extract MODEL -o {root}"
+                )
+            resume = read_plan(root / PLAN).plan.resume_command(root)
+            raise MissingArtifactError(
+                f"the run in {root} is not finished (it has no {MANIFEST}); go on with: {resume}"
+            )
         return parse_manifest(path.read_bytes(), path)
 
 
@@ -205,10 +204,3 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _unfinished(root: Path) -> str:
-    if not (root / PLAN).exists():
-        return f"{root} is no run folder; make one: keel extract MODEL -o {root}"
-    resume = read_plan(root / PLAN).plan.resume_command(root)
-    return f"the run in {root} is not finished (it has no {MANIFEST}); go on with: {resume}"

@@ -143,7 +143,8 @@ def _object(kind: type, given: frozenset[str] = frozenset()) -> Any:
 def _form(hint: Any) -> Any:
     """A field's type as pydantic shall read it: numbers and text strictly, lists as tuples."""
     if hint is float:
-        return Annotated[float, Strict(), BeforeValidator(_number)]
+        plain = BeforeValidator(lambda value: float(value) if value in _NOT_FINITE else value)
+        return Annotated[float, Strict(), plain]
     if hint in (int, bool, str):
         return Annotated[hint, Strict()]
     if isinstance(hint, type) and is_dataclass(hint):
@@ -157,10 +158,6 @@ def _form(hint: Any) -> Any:
     if arguments and origin is not Literal:
         return reduce(or_, map(_form, arguments))
     return hint
-
-
-def _number(plain: Any) -> Any:
-    return float(plain) if plain in _NOT_FINITE else plain
 
 
 def _complaint(kind: str, error: ValidationError) -> str:

@@ -177,7 +177,7 @@ class Run:
         if judge is not None:
             files = [self.path / layout.named_file(layout.JUDGEMENTS, judge)]
         else:
-            files = layout.files_in(self.path, layout.JUDGEMENTS)
+            files = layout.files_ending(self.path / layout.JUDGEMENTS, ".jsonl")
         if len(files) > 1:
             names = ", ".join(file.stem for file in files)
             raise UsageError(f"{self.path} has {len(files)} judges ({names}); name one")

@@ -11,13 +11,6 @@ Signs: a positive projection is towards the Assistant, everywhere.
 """
 
 from keel.settings import Sampling
-from keel.types.comparison import (
-    DefaultShift,
-    RunComparison,
-    Shift,
-    SpaceComparison,
-    VectorComparison,
-)
 from keel.types.conversation import (
     DEFAULT_ROLE,
     Conversation,
@@ -33,11 +26,18 @@ from keel.types.evaluation import (
     UNSTEERED,
     Answered,
     ArmResult,
+    Case,
     EvalResult,
     FirstAnswer,
+    Grader,
     Item,
     RateInRange,
+    Rubric,
+    RubricLabel,
+    ScoreColumn,
+    Scoring,
     Suite,
+    Verdict,
 )
 from keel.types.floors import (
     Floor,
@@ -47,10 +47,12 @@ from keel.types.floors import (
     TokenMask,
     check_direction,
 )
-from keel.types.grading import Case, Grader, Rubric, RubricLabel, ScoreColumn, Scoring, Verdict
 from keel.types.results import (
     Calibration,
+    Change,
+    DefaultShift,
     DriftReading,
+    Fate,
     Interval,
     LayerCalibration,
     LayerQuality,
@@ -58,7 +60,17 @@ from keel.types.results import (
     PricedSetting,
     Replay,
     ReplayTurn,
+    RunComparison,
+    ScreenedSetting,
+    ScreenReading,
+    Shift,
+    SpaceComparison,
+    Sweep,
+    SweepMeasure,
+    SweptSetting,
     TurnReading,
+    Unit,
+    VectorComparison,
 )
 from keel.types.space import (
     ActivationBatch,
@@ -70,16 +82,6 @@ from keel.types.space import (
     TraitAxis,
     TraitMap,
     TraitVector,
-)
-from keel.types.sweep import (
-    Change,
-    Fate,
-    ScreenedSetting,
-    ScreenReading,
-    Sweep,
-    SweepMeasure,
-    SweptSetting,
-    Unit,
 )
 
 __all__ = [

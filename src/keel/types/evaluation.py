@@ -1,10 +1,16 @@
-"""An evaluation: its items, their answers arm by arm, and the result."""
+"""An evaluation: its items, their answers arm by arm, how they are graded, and the result.
+
+Grading has rubrics, the cases to grade, their verdicts, and the Protocol of graders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from keel.errors import UsageError
 from keel.settings import Sampling
@@ -173,3 +179,168 @@ class EvalResult:
             if result.arm == name:
                 return result
         raise UsageError(f"no arm {name!r}; there are {', '.join(a.arm for a in self.arms)}")
+
+
+@dataclass(frozen=True)
+class RubricLabel:
+    """One label that an answer may get."""
+
+    name: str
+    meaning: str
+    """Criterion of the label, in a sentence or two."""
+    score: float | None = None
+    """Its number, where labels stand on a scale."""
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """How answers are labelled: by one of some labels, or by a whole number on a scale."""
+
+    name: str
+    version: int
+    instruction: str
+    """The judge's instruction; `{role}`, `{description}`, ... are replaced by a case's fields.
+    The conversation itself is added by the judge."""
+    labels: tuple[RubricLabel, ...] = ()
+    low: int | None = None
+    high: int | None = None
+    """Ends of the scale, where there are no labels."""
+
+    def __post_init__(self) -> None:
+        has_scale = self.low is not None and self.high is not None and self.low < self.high
+        if bool(self.labels) == has_scale:
+            raise UsageError(
+                f"rubric {self.name!r} has {len(self.labels)} labels and the scale "
+                f"{self.low} to {self.high}; expected either labels or a scale"
+            )
+        names = [label.name for label in self.labels]
+        if len(set(names)) != len(names):
+            raise UsageError(f"rubric {self.name!r} has a label twice: {', '.join(names)}")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything that the judge is given."""
+        rubric = [self.name, self.version, self.instruction, self.low, self.high]
+        labels = [[label.name, label.meaning, label.score] for label in self.labels]
+        return hashlib.sha256(json.dumps([rubric, labels]).encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """Name, version and the hash's beginning: tells rubrics apart in files and reports."""
+        return f"{self.name}-v{self.version}-{self.hash[:8]}"
+
+    @property
+    def scale(self) -> range:
+        """The whole numbers to choose from; none where there are labels."""
+        return range(0) if self.low is None or self.high is None else range(self.low, self.high + 1)
+
+    def label(self, name: str) -> RubricLabel:
+        """The label of that name. Raises UsageError where there is none."""
+        for label in self.labels:
+            if label.name == name:
+                return label
+        known = ", ".join(label.name for label in self.labels)
+        raise UsageError(f"rubric {self.name!r} has no label {name!r}; it has {known}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One answer to be graded."""
+
+    id: str
+    conversation: Conversation
+    """Ends with the answer."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Values for the placeholders in the rubric's instruction."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's label or score of one case."""
+
+    case_id: str
+    label: str = ""
+    """One of the rubric's labels, or the number as text; empty unless `status` is ok."""
+    score: float | None = None
+    """The number, where the rubric has a scale or its labels have numbers."""
+    confidence: float | None = None
+    """The judge's own probability (0 to 1) of the label; None where it gives none."""
+    status: Literal["ok", "unparsed", "failed"] = "ok"
+    """`unparsed`: the judge's reply holds no label. `failed`: it gave no reply."""
+    reason: str = ""
+    """What the judge replied, or the error, cut to a few hundred characters."""
+
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """One arm's verdicts as numbers, one per item."""
+
+    values: tuple[float, ...]
+    """Their mean is the arm's rate; NaN where an item was not judged."""
+    rate: float | None = None
+    """The rate to its last digit, where it is not computed as the values' mean."""
+    is_share: bool = False
+    """Whether the rate is a share though its values leave 0 to 1: so that no interval does."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What verdicts on a suite's answers count for."""
+
+    suite: Suite
+    """With the labels that count, and what is measured by them in words."""
+    rubric: Rubric | None
+    """By which answers were labelled; None where scores come without one."""
+    judge: str
+    """Who judged, for display."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What has to be known of the labels, for display."""
+    warnings: tuple[str, ...] = ()
+    arm_column: Callable[[Sequence[Verdict | None]], ScoreColumn] | None = None
+    """All verdicts of one arm -> its column, where the rate is no mean of the verdicts' scores."""
+
+    def column(self, verdicts: Sequence[Verdict | None]) -> ScoreColumn:
+        """The numbers of one arm's verdicts, None for an item that was not judged.
+
+        Counted labels are 1 and others 0; of a suite that counts no labels, the score.
+        """
+        if self.arm_column is not None:
+            return self.arm_column(verdicts)
+        return ScoreColumn(tuple(map(self._value, verdicts)))
+
+    def _value(self, verdict: Verdict | None) -> float:
+        if verdict is None:
+            return math.nan
+        if self.suite.counted:
+            return float(verdict.label in self.suite.counted)
+        return math.nan if verdict.score is None else verdict.score
+
+
+@runtime_checkable
+class Grader(Protocol):
+    """Labels answers by a rubric. One that cannot be labelled gets a status that says so.
+
+    A class that inherits from it needs `name` and `grade` only.
+    """
+
+    needs_all: bool = False
+    """Whether verdicts hang on all cases together, so that new cases are graded with the old."""
+
+    @property
+    def name(self) -> str:
+        """Names the judge and its settings, in files and reports."""
+
+    def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:
+        """One verdict per case, each as soon as it is known, in any order."""
+
+    def verdicts_name(self, rubric: Rubric) -> str:
+        """Under which verdicts by this rubric are kept: by default the judge's and its name."""
+        return f"{self.name}-{rubric.id}"
+
+    def scoring(self, suite: Suite, rubric: Rubric) -> Scoring:
+        """What the verdicts given so far count for: by default the suite's own labels."""
+        return Scoring(suite, rubric, self.name)
+
+    def price_at_most(self, cases: Sequence[Case], rubric: Rubric) -> Mapping[str, float]:
+        """What grading may cost at the most, by what is paid; nothing where it is free."""
+        return {}

@@ -1,15 +1,22 @@
-"""Results of the stages: quality of an axis, the price of a floor, drift of a conversation."""
+"""Results of the stages: an axis' quality, prices of floors, drift, sweeps, two runs compared."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from keel.errors import UsageError
 from keel.types.floors import Floors
 from keel.types.space import AssistantAxis, PersonaSpace, PersonaVector
 from keel.words import Form, fixed
+
+Fate = Literal["kept", "inert", "too dear", "dominated", "crowded out"]
+"""Outcome of screening a setting; only those kept are measured."""
+Unit = Literal["share", "nats per token"]
 
 
 @dataclass(frozen=True)
@@ -197,3 +204,203 @@ class Replay:
     turns: tuple[ReplayTurn, ...]
     firing_rate: float
     """Share (0 to 1) of (token, layer) slots moved in the capped arm."""
+
+
+@dataclass(frozen=True)
+class ScreenReading:
+    """One setting by what is cheap to know, answer by answer. Needs no judge."""
+
+    name: str
+    realised_firing: float
+    """Share (0 to 1) of slots moved, with all the floors at work."""
+    kls: tuple[float, ...]
+    """Price: KL per token (nats) on each default answer."""
+    rises: tuple[float, ...]
+    """Effect: rise of each role-playing answer's projection at the last layer, gap units."""
+
+
+@dataclass(frozen=True)
+class ScreenedSetting:
+    """One setting of the grid, with the result of screening it."""
+
+    name: str
+    start: int
+    stop: int
+    """Layers `start` to `stop` − 1."""
+    nominal_firing: float
+    """Share (0 to 1) of the calibration's (token, layer) slots under the floors, unsteered."""
+    realised_firing: float | None
+    """None, like price and effect, where nominal firing alone showed that the setting is inert."""
+    price: Interval | None
+    """Mean KL per token (nats) on default answers, give or take two standard errors."""
+    effect: Interval | None
+    """Mean rise of role-playing answers at the last layer, gap units, likewise."""
+    fate: Fate
+    why: str = ""
+    """The reason for its fate, in words."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a setting changes against the unsteered model, item by item."""
+
+    harm: Interval
+    """Change in the rate of harmful answers; below 0 is better."""
+    capability: Interval
+    """Change in capability; above 0 is better."""
+
+
+@dataclass(frozen=True)
+class SweptSetting:
+    """One setting that was measured."""
+
+    name: str
+    choosing: Change
+    """On the items by which settings are chosen."""
+    is_on_frontier: bool
+    """Whether no other setting is better in one and as good in the other, by those items."""
+    deciding: Change | None = None
+    """On the held-out items: of the frontier's settings only."""
+
+
+@dataclass(frozen=True)
+class SweepMeasure:
+    """What harm or capability was measured by."""
+
+    name: str
+    """In words: `harmful answers (jailbreak)`."""
+    unit: Unit
+    choosing_items: int
+    deciding_items: int
+    unsteered: float
+    """Mean score of the unsteered model on all those items."""
+    unjudged: int = 0
+    """Scores that are missing, over all settings; such items are left out of a setting's change."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's outcome: what was tried, the frontier, and the setting that is recommended."""
+
+    screened: tuple[ScreenedSetting, ...]
+    swept: tuple[SweptSetting, ...]
+    harm: SweepMeasure
+    capability: SweepMeasure
+    tolerance: float
+    """Greatest loss of capability accepted, in its unit."""
+    recommended: str = ""
+    """Name of the setting; empty where none reduces harm at a loss within the tolerance."""
+    seed: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [setting.name for setting in self.swept]
+        if self.recommended and self.recommended not in names:
+            raise UsageError(
+                f"recommended setting {self.recommended!r} is not among those measured: {names}"
+            )
+
+    @property
+    def fates(self) -> dict[Fate, int]:
+        """Number of settings by fate, the most frequent first."""
+        return dict(Counter(setting.fate for setting in self.screened).most_common())
+
+    @property
+    def frontier(self) -> tuple[SweptSetting, ...]:
+        """The settings on the frontier, from the least harm to the most."""
+        on_frontier = [setting for setting in self.swept if setting.is_on_frontier]
+        return tuple(sorted(on_frontier, key=lambda setting: setting.choosing.harm.value))
+
+    @property
+    def best(self) -> SweptSetting | None:
+        """The recommended setting; None where there is none."""
+        return next((s for s in self.swept if s.name == self.recommended), None)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the held-out items confirm the recommendation: less harm at a tolerable loss."""
+        best = self.best
+        if best is None or best.deciding is None:
+            return False
+        change = best.deciding
+        return change.harm.high < 0 and change.capability.low >= -self.tolerance
+
+
+@dataclass(frozen=True)
+class SpaceComparison:
+    """Correlation of two spaces' loadings over the names in common. Needs no common width."""
+
+    names: tuple[str, ...]
+    """Roles, or traits, of both."""
+    layers: tuple[int, int]
+    """Layer at which each space is read."""
+    components: tuple[Interval, ...]
+    """Correlation of loadings on PC1 of both, on PC2 of both, ...; past PC1 its absolute value, for
+    only PC1's sign has a meaning. Intervals resample names."""
+    correlations_KK: Float[Tensor, "component other"]
+    """Signed correlation of every component of the first space with every one of the second."""
+
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """For each component of the first space the second's (0-based) that is most like it."""
+        return tuple(self.correlations_KK.abs().argmax(1).tolist())
+
+
+@dataclass(frozen=True)
+class VectorComparison:
+    """Cosines between the vectors of two models of one width."""
+
+    names: tuple[str, ...]
+    cosines: tuple[float, ...]
+    """One per name, at `layer`."""
+    layer: int
+    by_layer: tuple[Interval, ...]
+    """Mean over names, at every layer; intervals resample names."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Change of the default's mean along one role or trait, from the first model to the second."""
+
+    name: str
+    share: float
+    """1 is the role's whole distance from the mean role, or from the trait's discouraged mean to
+    its encouraged one; negative is away from it."""
+    cosine: float
+    """Cosine of the whole change with this direction."""
+
+
+@dataclass(frozen=True)
+class DefaultShift:
+    """Change of the default's mean activation from the first model to the second."""
+
+    layer: int
+    length: float
+    """Raw."""
+    gaps: float
+    """Along the first model's axis: 1 is its distance from the role mean to the default."""
+    roles: tuple[Shift, ...]
+    """Most towards first."""
+    traits: tuple[Shift, ...]
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Comparison of two runs; what they do not share is None."""
+
+    first: str
+    second: str
+    roles: SpaceComparison | None = None
+    traits: SpaceComparison | None = None
+    standings: Interval | None = None
+    """Correlation of the roles' projections on the two axes; intervals resample roles."""
+    leanings: Interval | None = None
+    """Correlation of the traits' cosines with the two axes; intervals resample traits."""
+    axes: tuple[Interval, ...] | None = None
+    """Cosine of the two axes at every layer; intervals resample roles. Models of one width only,
+    as all that follows."""
+    role_vectors: VectorComparison | None = None
+    """Role vectors less the mean of the roles in common."""
+    trait_vectors: VectorComparison | None = None
+    shift: DefaultShift | None = None
+    warnings: tuple[str, ...] = ()
