@@ -39,7 +39,7 @@ from keel.store.files import (
     write_jsonl,
 )
 from keel.store.folder import RunFolder
-from keel.store.provenance import EvaluationPlan, plan_differences, shortened
+from keel.store.provenance import EvaluationPlan, plan_differences, refuse_changed
 from keel.store.records import from_record, to_record
 from keel.types import Answered, EvalResult, FirstAnswer, Item, Verdict
 
@@ -121,13 +121,11 @@ class EvaluationFolder:
 
     def check(self, plan: EvaluationPlan, items: Sequence[Item]) -> None:
         """Raise StaleArtifactError, saying what differs, when it was begun with other inputs."""
-        changed = self.differences(plan, items)
-        if changed:
-            raise StaleArtifactError(
-                f"evaluation {self.name!r} in {self.run.path} was begun with other inputs: "
-                f"{shortened(changed)}; choose another name with --name, or start it over with "
-                "--overwrite"
-            )
+        refuse_changed(
+            f"evaluation {self.name!r} in {self.run.path}",
+            self.differences(plan, items),
+            "choose another name with --name, or start it over with --overwrite",
+        )
 
     def differences(self, plan: EvaluationPlan, items: Sequence[Item]) -> list[str]:
         """How plan and items differ from those written; nothing where it is not begun."""

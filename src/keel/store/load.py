@@ -165,6 +165,8 @@ def _check_identity(actual: ModelIdentity, wanted: ModelIdentity | None, path: P
 
 
 def _download(source: str, names: Sequence[str]) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
     owner, name, *inside = source.split("/")
     repository = f"{owner}/{name}"
     candidates = ["/".join([*inside, file]) for file in names]
@@ -173,7 +175,12 @@ def _download(source: str, names: Sequence[str]) -> Path:
     try:
         path = _first_on_hub(repository, candidates)
     except Exception as error:  # its HTTP library's own, which differ from release to release
-        path = _first_in_cache(repository, candidates)
+        # What was downloaded before, for when there is no network.
+        cached = (
+            try_to_load_from_cache(repository, name, repo_type=kind)
+            for kind, name in product(_KINDS, candidates)
+        )
+        path = next((Path(path) for path in cached if isinstance(path, str)), None)
         if path is None:
             raise MissingArtifactError(
                 f"{source} is no local path, and could not be fetched from the hub: "
@@ -200,14 +207,3 @@ def _first_on_hub(repository: str, candidates: Sequence[str]) -> Path | None:
             continue
         return Path(hf_hub_download(repository, name, repo_type=kind))
     return None
-
-
-def _first_in_cache(repository: str, candidates: Sequence[str]) -> Path | None:
-    """What was downloaded before, for when there is no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    looked_up = (
-        try_to_load_from_cache(repository, name, repo_type=kind)
-        for kind, name in product(_KINDS, candidates)
-    )
-    return next((Path(path) for path in looked_up if isinstance(path, str)), None)

@@ -131,17 +131,18 @@ def check_same(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], r
     differences = plan_differences(written.plan, plan)
     if written.prompts_sha256 != prompts_hash(prompts):
         differences.append(f"prompts ({written.prompts_count} → {len(prompts)}, or other words)")
+    refuse_changed(
+        str(root), differences, "choose another folder with -o, or start it over with --overwrite"
+    )
+
+
+def refuse_changed(what: str, differences: Sequence[str], remedy: str) -> None:
+    """Raise StaleArtifactError with the first four differences, where there are any."""
     if differences:
+        more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
         raise StaleArtifactError(
-            f"{root} was begun with other inputs: {shortened(differences)}; "
-            "choose another folder with -o, or start it over with --overwrite"
+            f"{what} was begun with other inputs: {'; '.join(differences[:4])}{more}; {remedy}"
         )
-
-
-def shortened(differences: Sequence[str]) -> str:
-    """The first four differences, and the number of the others."""
-    more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
-    return "; ".join(differences[:4]) + more
 
 
 def plan_differences(old: RunPlan | EvaluationPlan, new: RunPlan | EvaluationPlan) -> list[str]:
