@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -187,28 +188,22 @@ class Run:
 
     def drift_readings(self) -> tuple[DriftReading, ...]:
         """Drift readings of conversations, in the order of their files."""
-        return tuple(self._values(layout.DRIFT, DriftReading).values())
+        return tuple(self._values(f"{layout.DRIFT}/[^/]+", DriftReading).values())
 
     def replays(self) -> tuple[Replay, ...]:
         """Replayed conversations, in the order of their files."""
-        return tuple(self._values(layout.REPLAYS, Replay).values())
+        return tuple(self._values(f"{layout.REPLAYS}/[^/]+", Replay).values())
 
     def evaluations(self) -> dict[str, EvalResult]:
         """Results of finished evaluations, by name."""
-        results = self._values(layout.EVALUATIONS, EvalResult, f"/{layout.RESULT}")
+        results = self._values(f"{layout.EVALUATIONS}/[^/]+/{layout.RESULT}", EvalResult)
         return {name.split("/")[1]: result for name, result in results.items()}
 
-    def _values(self, folder: str, kind: type[T], ending: str = "") -> dict[str, T]:
-        """Listed values of a folder by file; results of `EVALUATIONS` stand one folder deeper."""
-        depth = 1 + ending.count("/")
-        listed = sorted(
-            name
-            for name in self.manifest.files
-            if name.startswith(f"{folder}/") and name.endswith(ending) and name.count("/") == depth
-        )
+    def _values(self, pattern: str, kind: type[T]) -> dict[str, T]:
+        """Listed values by file, of the files whose names match a regular expression."""
+        names = sorted(name for name in self.manifest.files if re.fullmatch(pattern, name))
         # One that somebody deleted is not missed: nothing is made of it but the report.
-        present = [name for name in listed if (self.path / name).exists()]
-        return {name: self._value(name, kind) for name in present}
+        return {name: self._value(name, kind) for name in names if (self.path / name).exists()}
 
     def _value(self, name: str, kind: type[T]) -> T:
         path = self._checked(name)
