@@ -34,20 +34,16 @@ def render_terminal(account: Account, *, width: int) -> Group:
     """
     parts: list[RenderableType] = []
     if account.key_figures:
-        parts += [_key_figures(account), Text()]
+        grid = Grid.grid(padding=(0, _GAP, 0, 0))
+        for figure in account.key_figures:
+            texts = (figure.label, figure.value, figure.note)
+            grid.add_row(*map(Text, texts, ("dim", "bold", "dim")))
+        parts += [grid, Text()]
     for section in account.sections:
         if section.is_result:
             parts += [*_section(section, width), Text()]
     parts += [_warning(warning, width) for warning in account.warnings]
     return Group(*(parts if account.warnings else parts[:-1]))
-
-
-def _key_figures(account: Account) -> Grid:
-    grid = Grid.grid(padding=(0, _GAP, 0, 0))
-    for figure in account.key_figures:
-        texts = (figure.label, figure.value, figure.note)
-        grid.add_row(*map(Text, texts, ("dim", "bold", "dim")))
-    return grid
 
 
 def _section(section: Section, width: int) -> Iterator[RenderableType]:

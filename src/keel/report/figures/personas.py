@@ -352,7 +352,12 @@ def _quality_traces(
         ("roles", [at.split_half_roles for at in quality], _PURPLE, "dash"),
     ):
         yield 2, 2, _curve(layers, cosines, colour=colour, dash=dash, name=name, legend="legend3")
-    texts = [_describe_length(at, axis) for at in quality]
+    texts = []
+    for at in quality:
+        norm = float(axis.residual_norm[at.layer])
+        share = f"<br>{100 * at.axis_norm / norm:.1f} % of the residual norm" if norm > 0 else ""
+        dims = f"<br>ten largest dimensions: {100 * at.top_dims_share:.0f} % of the square"
+        texts.append(f"{number(at.axis_norm)}{share}{dims}")
     yield 3, 1, _curve(layers, [at.axis_norm for at in quality], texts)
     yield 3, 2, _curve(layers, [100 * at.default_percentile for at in quality])
 
@@ -375,13 +380,6 @@ def _curve(
         hovertext=[f"layer {layer}: {text}" for layer, text in zip(layers, shown, strict=True)],
         **trace,
     )
-
-
-def _describe_length(at: LayerQuality, axis: AssistantAxis) -> str:
-    norm = float(axis.residual_norm[at.layer])
-    share = f"<br>{100 * at.axis_norm / norm:.1f} % of the residual norm" if norm > 0 else ""
-    dims = f"<br>ten largest dimensions: {100 * at.top_dims_share:.0f} % of the square"
-    return f"{number(at.axis_norm)}{share}{dims}"
 
 
 def draw_components(parts: Mapping[str, Sequence[Interval]]) -> go.Figure:

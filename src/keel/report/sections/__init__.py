@@ -12,7 +12,6 @@ from keel.report.sections.drift import drift_sections
 from keel.report.sections.evaluation import evaluation_sections
 from keel.report.sections.floors import floor_sections, sweep_sections
 from keel.report.sections.personas import persona_sections, trait_sections
-from keel.types import PersonaMap
 from keel.words import counted, fixed, listed, number, percent
 
 __all__ = ["comparison_account", "report_account"]
@@ -109,7 +108,16 @@ def _run_section(inputs: ReportInputs) -> Section:
         facts = (*added, *facts)
     tables = [Table("Facts of the run", ("what", "value"), facts)]
     if (persona_map := inputs.persona_map) is not None:
-        words.insert(0, _say_counts(persona_map))
+        counts = [vector.count for vector in persona_map.vectors]
+        spread = f" from {min(counts):,} to {max(counts):,} rollouts each" if counts else ""
+        dropped = [f"{role} ({count})" for role, count in sorted(persona_map.dropped.items())]
+        lost = f"Dropped for want of rollouts, with how many they had: {listed(dropped)}."
+        words.insert(
+            0,
+            f"{counted(len(counts), 'role vector')}{spread}; "
+            f"{counted(persona_map.default_count, 'rollout')} of the default. "
+            f"{lost if dropped else 'No role was dropped.'}",
+        )
         tables.append(
             Table.of(
                 "All roles, the most Assistant-like first",
@@ -127,15 +135,3 @@ def _run_section(inputs: ReportInputs) -> Section:
         )
     tables.append(Table("What the words mean", ("word", "meaning"), GLOSSARY))
     return Section("run", "The run", tuple(words), tables=tuple(tables), is_result=False)
-
-
-def _say_counts(persona_map: PersonaMap) -> str:
-    counts = [vector.count for vector in persona_map.vectors]
-    words = f"{counted(len(counts), 'role vector')}"
-    if counts:
-        words += f" from {min(counts):,} to {max(counts):,} rollouts each"
-    words += f"; {counted(persona_map.default_count, 'rollout')} of the default."
-    if not persona_map.dropped:
-        return f"{words} No role was dropped."
-    dropped = [f"{role} ({count})" for role, count in sorted(persona_map.dropped.items())]
-    return f"{words} Dropped for want of rollouts, with how many they had: {listed(dropped)}."

@@ -2,94 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from keel.report.content import Picture, Section, Table
 from keel.report.figures.personas import draw_components, draw_layers, draw_shifts
 from keel.report.inputs import ComparisonInputs
 from keel.report.textplot import draw_ranking
-from keel.types import Interval, RunComparison, Shift
+from keel.types import RunComparison, Shift, SpaceComparison
 from keel.words import counted, fixed, listed
 
 _ENDS = 12
 """Shifts drawn at each end."""
+_WHOLES = {
+    "roles": "a role's whole distance from the mean role",
+    "traits": "the whole way from discouraged to encouraged",
+}
+"""What a shift of 1 is, along roles and along traits."""
 
 
 def comparison_sections(inputs: ComparisonInputs) -> tuple[Section, ...]:
     """One section per pair of runs."""
-    return tuple(
-        Section(
-            f"pair-{number}",
-            f"{pair.first} and {pair.second}",
-            (*_say_spaces(pair), *_say_vectors(pair), *_say_shift(pair)),
-            (*_agreement_pictures(pair, number), *_shift_pictures(pair, number)),
-            (*_component_tables(pair), *_shift_tables(pair)),
-        )
-        for number, pair in enumerate(inputs.comparisons, start=1)
-    )
+    return tuple(_pair_section(pair, at) for at, pair in enumerate(inputs.comparisons, start=1))
 
 
-def _say_spaces(pair: RunComparison) -> list[str]:
-    words = []
-    for what, space, order, along in (
-        ("roles", pair.roles, pair.standings, "their places on the two axes"),
-        ("traits", pair.traits, pair.leanings, "their cosines with the axes"),
-    ):
-        if space is not None:
-            words.append(
-                f"Over {len(space.names)} {what} in common, loadings on PC1 correlate at "
-                f"{space.components[0].text()}"
-                f"{'' if order is None else f', {along} at {order.text()}'}."
-            )
-    return words
-
-
-def _say_vectors(pair: RunComparison) -> list[str]:
-    words = []
-    if pair.axes is not None and pair.role_vectors is not None:
-        layer = pair.role_vectors.layer
-        words.append(
-            f"At layer {layer} the two axes have cosine {pair.axes[layer].text()}; role vectors, "
-            f"less their mean, have {pair.role_vectors.by_layer[layer].text()} on average."
-        )
-    if (traits := pair.trait_vectors) is not None:
-        words.append(
-            f"Trait vectors have cosine {traits.by_layer[traits.layer].text()} on average."
-        )
-    return words
-
-
-def _say_shift(pair: RunComparison) -> list[str]:
-    shift = pair.shift
-    if shift is None:
-        return []
-    way = "towards the Assistant's side" if shift.gaps > 0 else "towards the roles"
-    words = [
-        f"From {pair.first} to {pair.second} the default moved by {fixed(abs(shift.gaps))} gap "
-        f"units {way} along the first run's axis, at layer {shift.layer}."
-    ]
-    for what, ranked in _ranked_shifts(pair).items():
-        most = listed([shift.name for shift in ranked[:3]])
-        least = listed([shift.name for shift in ranked[::-1][:3]])
-        words.append(f"Among {what} it went most towards {most}, and most away from {least}.")
-    return words
-
-
-def _ranked_shifts(pair: RunComparison) -> dict[str, tuple[Shift, ...]]:
-    """Where the default went along roles and along traits, those that both runs have."""
-    if pair.shift is None:
-        return {}
-    ranked = {"roles": pair.shift.roles, "traits": pair.shift.traits}
-    return {what: shifts for what, shifts in ranked.items() if shifts}
-
-
-def _agreement_pictures(pair: RunComparison, number: int) -> list[Picture]:
-    spaces = {"roles": pair.roles, "traits": pair.traits}
-    parts = {what: space.components for what, space in spaces.items() if space is not None}
+def _pair_section(pair: RunComparison, number: int) -> Section:
+    both = {"roles": pair.roles, "traits": pair.traits}
+    spaces = {what: space for what, space in both.items() if space is not None}
+    moved = {} if pair.shift is None else {"roles": pair.shift.roles, "traits": pair.shift.traits}
+    shifts = {what: ranked for what, ranked in moved.items() if ranked}
     pictures = [
         Picture(
             f"components-{number}",
-            partial(draw_components, parts),
+            partial(draw_components, {what: space.components for what, space in spaces.items()}),
             "Correlation between the two runs of the loadings on each component, with 95 % "
             "intervals of resampled names. Past PC1 the amount alone is drawn: the sign of a later "
             "component means nothing.",
@@ -97,7 +42,7 @@ def _agreement_pictures(pair: RunComparison, number: int) -> list[Picture]:
         )
     ]
     vectors = {"role vectors": pair.role_vectors, "trait vectors": pair.trait_vectors}
-    curves: dict[str, tuple[Interval, ...]] = {} if pair.axes is None else {"axes": pair.axes}
+    curves = {} if pair.axes is None else {"axes": pair.axes}
     curves |= {what: cosines.by_layer for what, cosines in vectors.items() if cosines is not None}
     layers = [part.layer for part in (pair.shift, *vectors.values()) if part is not None]
     if curves:
@@ -110,61 +55,9 @@ def _agreement_pictures(pair: RunComparison, number: int) -> list[Picture]:
                 "Line chart of cosines between two models over the layers.",
             )
         )
-    return pictures
-
-
-def _shift_pictures(pair: RunComparison, number: int) -> list[Picture]:
-    wholes = {
-        "roles": "a role's whole distance from the mean role",
-        "traits": "the whole way from discouraged to encouraged",
-    }
-    return [
-        Picture(
-            f"shift-{what}-{number}",
-            partial(
-                draw_shifts,
-                ranked if len(ranked) <= 2 * _ENDS else (*ranked[:_ENDS], *ranked[-_ENDS:]),
-            ),
-            f"Where the default went, along {what}: 1 is {wholes[what]}. Of more than "
-            f"{counted(2 * _ENDS, 'bar')} both ends are drawn.",
-            f"Bar chart of the default's shift along {what}.",
-            partial(
-                draw_ranking,
-                [(shift.name, shift.share) for shift in ranked],
-                legend=f"┊ 0 unmoved, 1 {wholes[what]}",
-            ),
-        )
-        for what, ranked in _ranked_shifts(pair).items()
-    ]
-
-
-def _component_tables(pair: RunComparison) -> list[Table]:
-    header = ("component", "correlation with the same number", "most like", "at")
-    return [
-        Table(
-            f"Components of {what}",
-            header,
-            tuple(
-                (
-                    f"PC{number}",
-                    correlation.text(),
-                    f"PC{partner + 1}",
-                    fixed(float(space.correlations_KK[number - 1, partner])),
-                )
-                for number, (correlation, partner) in enumerate(
-                    zip(space.components, space.partners, strict=False), start=1
-                )
-            ),
-            bars=space.components[: len(space.partners)],
-            bar_header="correlation",
-        )
-        for what, space in (("roles", pair.roles), ("traits", pair.traits))
-        if space is not None
-    ]
-
-
-def _shift_tables(pair: RunComparison) -> list[Table]:
-    return [
+    pictures += [_shift_picture(what, ranked, number) for what, ranked in shifts.items()]
+    tables = [_component_table(what, space) for what, space in spaces.items()]
+    tables += [
         Table.of(
             f"Shift along all {what}",
             ranked,
@@ -175,5 +68,76 @@ def _shift_tables(pair: RunComparison) -> list[Table]:
             },
             is_folded=True,
         )
-        for what, ranked in _ranked_shifts(pair).items()
+        for what, ranked in shifts.items()
     ]
+    title = f"{pair.first} and {pair.second}"
+    words = tuple(_sentences(pair, shifts))
+    return Section(f"pair-{number}", title, words, tuple(pictures), tuple(tables))
+
+
+def _sentences(pair: RunComparison, shifts: Mapping[str, Sequence[Shift]]) -> Iterator[str]:
+    for what, space, order, along in (
+        ("roles", pair.roles, pair.standings, "their places on the two axes"),
+        ("traits", pair.traits, pair.leanings, "their cosines with the axes"),
+    ):
+        if space is not None:
+            yield (
+                f"Over {len(space.names)} {what} in common, loadings on PC1 correlate at "
+                f"{space.components[0].text()}"
+                f"{'' if order is None else f', {along} at {order.text()}'}."
+            )
+    if pair.axes is not None and pair.role_vectors is not None:
+        layer = pair.role_vectors.layer
+        yield (
+            f"At layer {layer} the two axes have cosine {pair.axes[layer].text()}; role vectors, "
+            f"less their mean, have {pair.role_vectors.by_layer[layer].text()} on average."
+        )
+    if (traits := pair.trait_vectors) is not None:
+        yield f"Trait vectors have cosine {traits.by_layer[traits.layer].text()} on average."
+    if (shift := pair.shift) is not None:
+        way = "towards the Assistant's side" if shift.gaps > 0 else "towards the roles"
+        yield (
+            f"From {pair.first} to {pair.second} the default moved by {fixed(abs(shift.gaps))} gap "
+            f"units {way} along the first run's axis, at layer {shift.layer}."
+        )
+    for what, ranked in shifts.items():
+        names = [shift.name for shift in ranked]
+        most, least = listed(names[:3]), listed(names[::-1][:3])
+        yield f"Among {what} it went most towards {most}, and most away from {least}."
+
+
+def _shift_picture(what: str, ranked: Sequence[Shift], number: int) -> Picture:
+    shown = ranked if len(ranked) <= 2 * _ENDS else [*ranked[:_ENDS], *ranked[-_ENDS:]]
+    return Picture(
+        f"shift-{what}-{number}",
+        partial(draw_shifts, shown),
+        f"Where the default went, along {what}: 1 is {_WHOLES[what]}. Of more than "
+        f"{counted(2 * _ENDS, 'bar')} both ends are drawn.",
+        f"Bar chart of the default's shift along {what}.",
+        partial(
+            draw_ranking,
+            [(shift.name, shift.share) for shift in ranked],
+            legend=f"┊ 0 unmoved, 1 {_WHOLES[what]}",
+        ),
+    )
+
+
+def _component_table(what: str, space: SpaceComparison) -> Table:
+    rows = tuple(
+        (
+            f"PC{number}",
+            correlation.text(),
+            f"PC{partner + 1}",
+            fixed(float(space.correlations_KK[number - 1, partner])),
+        )
+        for number, (correlation, partner) in enumerate(
+            zip(space.components, space.partners, strict=False), start=1
+        )
+    )
+    return Table(
+        f"Components of {what}",
+        ("component", "correlation with the same number", "most like", "at"),
+        rows,
+        bars=space.components[: len(space.partners)],
+        bar_header="correlation",
+    )

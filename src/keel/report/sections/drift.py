@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
 
@@ -121,22 +121,17 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
         None if axis is None else partial(_stack, draw_replay, replays, axis),
     )
-    tables = (
-        _replay_table(replays),
-        _farthest_table(replays),
-        *(_answer_table(replay) for replay in replays),
-    )
+    tables = tuple(_replay_tables(replays))
     return Section("replays", _TITLES["replays"], (sentence,), (picture,), tables)
 
 
-def _replay_table(replays: Sequence[Replay]) -> Table:
-    arms = [
-        (replay, [turn.uncapped for turn in replay.turns], [turn.capped for turn in replay.turns])
-        for replay in replays
-    ]
-    return Table.of(
+def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
+    yield Table.of(
         "Replays, projections in gap units",
-        arms,
+        [
+            (replay, [t.uncapped for t in replay.turns], [t.capped for t in replay.turns])
+            for replay in replays
+        ],
         {
             "conversation": lambda row: row[0].conversation_id,
             "capped with": lambda row: row[0].setting,
@@ -148,47 +143,39 @@ def _replay_table(replays: Sequence[Replay]) -> Table:
             "slots moved": lambda row: percent(row[0].firing_rate, 1),
         },
     )
-
-
-def _farthest_table(replays: Sequence[Replay]) -> Table:
-    """Of each replay the turn that capping raised most, answers cut short."""
-    farthest = [
-        (
-            replay.conversation_id,
-            max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps),
-        )
+    raised_most = [
+        max(replay.turns, key=lambda turn: turn.capped.gaps - turn.uncapped.gaps)
         for replay in replays
     ]
-    return Table.of(
+    yield Table.of(
         "Where the two arms lie farthest apart",
-        farthest,
+        zip(replays, raised_most, strict=True),
         {
-            "conversation": lambda row: row[0],
+            "conversation": lambda row: row[0].conversation_id,
             "user": lambda row: row[1].user,
             "uncapped": lambda row: _quote(row[1].uncapped.text),
             "capped": lambda row: _quote(row[1].capped.text),
         },
         is_prose=True,
     )
+    for replay in replays:
+        yield Table.of(
+            f"Both answers in {replay.conversation_id}",
+            replay.turns,
+            {
+                "turn": lambda turn: str(turn.uncapped.turn + 1),
+                "user": lambda turn: turn.user,
+                "uncapped": lambda turn: _describe_answer(turn.uncapped),
+                "capped": lambda turn: _describe_answer(turn.capped),
+            },
+            is_folded=True,
+            is_prose=True,
+        )
 
 
-def _answer_table(replay: Replay) -> Table:
-    def cell(turn: TurnReading) -> str:
-        state = ", under the floor" if turn.is_below_floor else ""
-        return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
-
-    return Table.of(
-        f"Both answers in {replay.conversation_id}",
-        replay.turns,
-        {
-            "turn": lambda turn: str(turn.uncapped.turn + 1),
-            "user": lambda turn: turn.user,
-            "uncapped": lambda turn: cell(turn.uncapped),
-            "capped": lambda turn: cell(turn.capped),
-        },
-        is_folded=True,
-        is_prose=True,
-    )
+def _describe_answer(turn: TurnReading) -> str:
+    state = ", under the floor" if turn.is_below_floor else ""
+    return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
 
 
 def _quote(text: str) -> str:

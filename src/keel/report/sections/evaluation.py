@@ -62,7 +62,19 @@ def _section(name: str, result: EvalResult) -> Section:
         {"arm": lambda arm: arm.arm, "what it does": lambda arm: arm.note or NOT_A_NUMBER},
         is_folded=True,
     )
-    tables = (_effect_table(result), _label_shift_table(result), arm_table)
+    arms = [arm for arm in result.arms if arm.label_shifts]
+    shifted = {label for arm in arms for label in arm.label_shifts}
+    labels = [label for label in labels_of(result.arms) if label in shifted]
+    shifts = [
+        {label: shift.text(points) for label, shift in arm.label_shifts.items()} for arm in arms
+    ]
+    rows = tuple(
+        (arm.arm, *(texts.get(label, NOT_A_NUMBER) for label in labels))
+        for arm, texts in zip(arms, shifts, strict=True)
+    )
+    caption = "Shift of each label's share against unsteered, in points (95 %, each by itself)"
+    shift_table = Table(caption, ("arm", *labels), rows, is_folded=True)
+    tables = (_effect_table(result), shift_table, arm_table)
     return Section(
         f"evaluation-{name}",
         f"{title}: {result.suite}",
@@ -152,19 +164,3 @@ def _effect_table(result: EvalResult) -> Table:
         bars=lambda row: row[1].rate,
         bar_header="rate" if result.is_share else "score",
     )
-
-
-def _label_shift_table(result: EvalResult) -> Table:
-    """A row per arm, a column per label that some arm shifts, in points."""
-    arms = [arm for arm in result.arms if arm.label_shifts]
-    shifted = {label for arm in arms for label in arm.label_shifts}
-    labels = [label for label in labels_of(result.arms) if label in shifted]
-    shifts = [
-        {label: shift.text(points) for label, shift in arm.label_shifts.items()} for arm in arms
-    ]
-    rows = tuple(
-        (arm.arm, *(texts.get(label, NOT_A_NUMBER) for label in labels))
-        for arm, texts in zip(arms, shifts, strict=True)
-    )
-    caption = "Shift of each label's share against unsteered, in points (95 %, each by itself)"
-    return Table(caption, ("arm", *labels), rows, is_folded=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from keel.report.content import Picture, Section, Table, missing
@@ -145,35 +146,32 @@ def _prices_section(calibration: Calibration) -> Section:
         f"answers by {fixed(setting.shift_gaps)} gap units for {number(setting.kl_default)} nats "
         f"per token. {why}."
     )
-    tables = (_price_table(calibration),)
-    return Section("prices", _TITLES["prices"], (sentence,), (picture,), tables)
 
-
-def _price_table(calibration: Calibration) -> Table:
-    def verdict(setting: PricedSetting) -> str:
-        if setting.name == calibration.chosen:
+    def verdict(priced: PricedSetting) -> str:
+        if priced.name == setting.name:
             return "chosen"
-        return "too dear" if setting.kl_default > calibration.price_bound else ""
+        return "too dear" if priced.kl_default > bound else ""
 
-    return Table.of(
+    table = Table.of(
         "Settings by price; the chosen one is marked",
-        sorted(calibration.settings, key=lambda setting: (setting.kl_default, setting.name)),
+        sorted(calibration.settings, key=lambda priced: (priced.kl_default, priced.name)),
         {
-            "setting": lambda setting: setting.name,
-            "price: KL default": lambda setting: number(setting.kl_default),
-            "effect (gap units)": lambda setting: fixed(setting.shift_gaps),
-            "slots moved": lambda setting: percent(setting.firing_rate, 1),
+            "setting": lambda priced: priced.name,
+            "price: KL default": lambda priced: number(priced.kl_default),
+            "effect (gap units)": lambda priced: fixed(priced.shift_gaps),
+            "slots moved": lambda priced: percent(priced.firing_rate, 1),
             "verdict": verdict,
-            "layers": lambda setting: str(len(setting.floors)),
-            "percentile": lambda setting: (
-                "default − k·SD" if setting.percentile is None else number(setting.percentile)
+            "layers": lambda priced: str(len(priced.floors)),
+            "percentile": lambda priced: (
+                "default − k·SD" if priced.percentile is None else number(priced.percentile)
             ),
-            "KL roles": lambda setting: number(setting.kl_roles),
+            "KL roles": lambda priced: number(priced.kl_roles),
         },
-        marked=lambda setting: setting.name == calibration.chosen,
-        bars=lambda setting: setting.shift_gaps,
+        marked=lambda priced: priced.name == setting.name,
+        bars=lambda priced: priced.shift_gaps,
         bar_header="effect",
     )
+    return Section("prices", _TITLES["prices"], (sentence,), (picture,), (table,))
 
 
 def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -196,17 +194,17 @@ def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
         "chosen, the hollow one the same by the items held back.",
         f"Scatter of {counted(len(sweep.swept), 'setting')} by change in harm and capability.",
     )
-    words = (*_say_tried(sweep), *_say_best(sweep))
+    words = tuple(_sweep_sentences(sweep))
     tables = (_swept_table(sweep), _screened_table(sweep))
     return (Section("sweep", "Sweep over settings", words, (screening, frontier), tables),)
 
 
-def _say_tried(sweep: Sweep) -> list[str]:
-    """How the settings were screened, and by what those kept were measured."""
+def _sweep_sentences(sweep: Sweep) -> Iterator[str]:
+    """How settings were screened and measured, which is recommended, and whether that holds."""
     kept = sweep.fates.get("kept", 0)
     fates = listed([f"{count} {fate}" for fate, count in sweep.fates.items() if fate != "kept"])
     pruned = f" The others were pruned: {fates}." if fates else ""
-    screened = (
+    yield (
         f"{counted(len(sweep.screened), 'setting')} of layers and heights were screened by what is "
         "cheap to know: how often their floors fire, how far they raise answers in a role, and "
         f"what they cost default answers. {counted(kept, 'setting')} went on to be measured."
@@ -218,32 +216,31 @@ def _say_tried(sweep: Sweep) -> list[str]:
         f"{percent(measure.unsteered, 1) if measure.unit == 'share' else number(measure.unsteered)}"
         for measure in (sweep.harm, sweep.capability)
     )
-    measured = (
+    yield (
         "Half of the items, with personas and requests of their own, chose among them; the other "
         f"half was held back. Harm: {harm}. Capability: {capability}. Accepted is a setting whose "
         "capability's 95 % interval excludes a loss of more than "
         f"{_amount(sweep.tolerance, sweep.capability.unit)}."
     )
-    return [screened, measured]
-
-
-def _say_best(sweep: Sweep) -> list[str]:
     best = sweep.best
     if best is None:
-        return ["No setting is recommended."]
-    if best.deciding is None:
-        return [f"Recommended: `{best.name}`."]
-    harm, capability = best.deciding.harm, best.deciding.capability
-    verdict = "bear that out" if sweep.is_confirmed else "do not bear that out"
-    return [
-        f"Recommended: `{best.name}`. By the items held back it changes harm by "
-        f"{_change(harm, sweep.harm.unit)} and capability by "
-        f"{_change(capability, sweep.capability.unit)}; they {verdict}.",
-        "The best of many is partly the luckiest: on the items that chose it, harm changed by "
-        f"{_change(best.choosing.harm, sweep.harm.unit)}, which is "
-        f"{_amount(best.choosing.harm.value - harm.value, sweep.harm.unit)} from what the items "
-        "held back say.",
-    ]
+        yield "No setting is recommended."
+    elif best.deciding is None:
+        yield f"Recommended: `{best.name}`."
+    else:
+        chosen, decided = best.choosing.harm, best.deciding.harm
+        verdict = "bear that out" if sweep.is_confirmed else "do not bear that out"
+        yield (
+            f"Recommended: `{best.name}`. By the items held back it changes harm by "
+            f"{_change(decided, sweep.harm.unit)} and capability by "
+            f"{_change(best.deciding.capability, sweep.capability.unit)}; they {verdict}."
+        )
+        yield (
+            "The best of many is partly the luckiest: on the items that chose it, harm changed by "
+            f"{_change(chosen, sweep.harm.unit)}, which is "
+            f"{_amount(chosen.value - decided.value, sweep.harm.unit)} from what the items held "
+            "back say."
+        )
 
 
 def _swept_table(sweep: Sweep) -> Table:

@@ -21,6 +21,8 @@ from keel.words import NOT_A_NUMBER, counted, fixed, listed, number, percent
 
 MOST_RANKED = 60
 """Roles or traits that a ranking draws; of more it shows both ends."""
+_MOST_NAMED = 5
+"""Roles or traits that a sentence names at each end."""
 _FEWEST_KINDS = 3
 _SHARES = (0.7, 0.8, 0.9)
 """Shares of variance of which it is said how many components carry them."""
@@ -105,7 +107,19 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             legend="gap units: ┊ at 0 the mean of the roles, at 1 that of the default",
         ),
     )
-    words, tables = [_say_ranks(standings, persona_map)], []
+    low, high = _first_and_last([standing.name for standing in standings])
+    ends = f"Furthest from the Assistant: {low}. Nearest to it: {high}. " if low else ""
+    above = sum(standing.gaps > 1 for standing in standings)
+    beyond = (
+        f"{counted(above, 'role')} of {len(standings)} project above the default."
+        if above
+        else "No role projects above the default."
+    )
+    words = [
+        f"The Assistant Axis at layer {persona_map.axis.layer} points from the mean of the roles "
+        f"to the default. {ends}{beyond}"
+    ]
+    tables = []
     ranked = rank_kinds(standings, kinds)
     if len(ranked) >= _FEWEST_KINDS:
         nearest, farthest = ranked[0], ranked[-1]
@@ -135,23 +149,10 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     return Section("ranks", _TITLES["ranks"], tuple(words), (picture,), tuple(tables))
 
 
-def _say_ranks(standings: Sequence[RoleStanding], persona_map: PersonaMap) -> str:
-    ends = min(5, len(standings) // 2)
-    above = sum(standing.gaps > 1 for standing in standings)
-    words = [
-        f"The Assistant Axis at layer {persona_map.axis.layer} points from the mean of the roles "
-        "to the default."
-    ]
-    if ends:
-        low = listed([standing.name for standing in standings[:ends]])
-        high = listed([standing.name for standing in standings[::-1][:ends]])
-        words.append(f"Furthest from the Assistant: {low}. Nearest to it: {high}.")
-    words.append(
-        "No role projects above the default."
-        if above == 0
-        else f"{counted(above, 'role')} of {len(standings)} project above the default."
-    )
-    return " ".join(words)
+def _first_and_last(names: Sequence[str]) -> tuple[str, str]:
+    """Up to five names from the beginning, and as many from the end, the last first."""
+    ends = min(_MOST_NAMED, len(names) // 2)
+    return listed(names[:ends]), listed(names[::-1][:ends])
 
 
 def _both_ends(ranked: Sequence[_Ranked], what: str) -> tuple[Sequence[_Ranked], str]:
@@ -190,7 +191,24 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         _say_stability(at, float(persona_map.axis.residual_norm[layer])),
         "A layer is good for reading and steering where all curves are high and flat.",
     )
-    return Section("quality", _TITLES["quality"], words, (picture,), (_quality_table(persona_map),))
+    table = Table.of(
+        "All layers as a table",
+        quality,
+        {
+            "layer": lambda at: str(at.layer),
+            "AUC": lambda at: fixed(at.auc.value, 3),
+            "d′": lambda at: fixed(at.d_prime.value),
+            "|cos PC1|": lambda at: fixed(at.cos_pc1.value, 3),
+            "null": lambda at: fixed(at.cos_pc1_null, 3),
+            "halves: questions": lambda at: fixed(at.split_half_questions, 3),
+            "halves: roles": lambda at: fixed(at.split_half_roles, 3),
+            "axis length": lambda at: number(at.axis_norm),
+            "default's percentile": lambda at: percent(at.default_percentile),
+        },
+        marked=lambda at: at.layer == layer,
+        is_folded=True,
+    )
+    return Section("quality", _TITLES["quality"], words, (picture,), (table,))
 
 
 def _say_separation(at: LayerQuality) -> str:
@@ -229,26 +247,6 @@ def _say_stability(at: LayerQuality, residual_norm: float) -> str:
     )
 
 
-def _quality_table(persona_map: PersonaMap) -> Table:
-    return Table.of(
-        "All layers as a table",
-        persona_map.quality,
-        {
-            "layer": lambda at: str(at.layer),
-            "AUC": lambda at: fixed(at.auc.value, 3),
-            "d′": lambda at: fixed(at.d_prime.value),
-            "|cos PC1|": lambda at: fixed(at.cos_pc1.value, 3),
-            "null": lambda at: fixed(at.cos_pc1_null, 3),
-            "halves: questions": lambda at: fixed(at.split_half_questions, 3),
-            "halves: roles": lambda at: fixed(at.split_half_roles, 3),
-            "axis length": lambda at: number(at.axis_norm),
-            "default's percentile": lambda at: percent(at.default_percentile),
-        },
-        marked=lambda at: at.layer == persona_map.axis.layer,
-        is_folded=True,
-    )
-
-
 def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     """Trait space, of a run that has one: what the traits span, and how they lie to the axis."""
     trait_map = inputs.trait_map
@@ -263,9 +261,7 @@ def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     if trait_map.axis is None:
         words.append("This run has no roles, hence no axis that the traits could be compared with.")
     else:
-        ends = min(5, len(cosines) // 2)
-        most = listed([trait for trait, _ in cosines[:ends]])
-        least = listed([trait for trait, _ in cosines[::-1][:ends]])
+        most, least = _first_and_last([trait for trait, _ in cosines])
         clear = sum(cosine.low > 0 or cosine.high < 0 for _, cosine in cosines)
         words.append(
             f"Towards the Assistant along the axis: {most}. Away from it: {least}. Of "
@@ -289,9 +285,7 @@ def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 def _say_traits(trait_map: TraitMap) -> str:
     space, layer = trait_map.space, trait_map.layer
     order = space.loadings_LRK[layer, :, 0].argsort().tolist()
-    ends = min(5, len(order) // 2)
-    low = listed([trait_map.traits[at] for at in order[:ends]])
-    high = listed([trait_map.traits[at] for at in order[::-1][:ends]])
+    low, high = _first_and_last([trait_map.traits[at] for at in order])
     needed = space.components_for(0.7, layer)
     components = needed or f"more than the {space.variance_ratio_LK.shape[1]} kept"
     return (
