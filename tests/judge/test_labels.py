@@ -94,10 +94,8 @@ def test_a_short_scale_is_read_in_full():
 def test_it_is_asked_what_other_judges_are_asked():
     engine = Listener(FAVOURS_YES)
     list(LabelGrader(engine, is_calibrated=False).grade([PURR], CATS))
-    prompt = make_judge_prompt(PURR, CATS)
-    system, user, reply = engine.asked[0].messages
-    assert system.content == prompt.system
-    assert user.content.startswith(prompt.material)
+    *prompt, reply = engine.asked[0].messages
+    assert make_judge_prompt(PURR, CATS).messages == tuple(prompt)
     assert reply.content == "Label: yes"
 
 
@@ -119,11 +117,7 @@ def test_probabilities_are_those_of_the_models_own_logits():
     """Worked out apart: each reply's tokens, one whole sequence at a time, plain softmax."""
     engine = tiny()
     (found,) = LabelGrader(engine, is_calibrated=False).grade([PURR], CATS)
-    prompt = make_judge_prompt(PURR, CATS)
-    head = (
-        Message("system", prompt.system),
-        Message("user", f"{prompt.material}\n\n{prompt.wanted}"),
-    )
+    head = make_judge_prompt(PURR, CATS).messages
     sums = []
     for reply in ("Label: yes", "Label: no"):
         text = engine.template.transcript(Conversation((*head, Message("assistant", reply))))

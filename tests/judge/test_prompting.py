@@ -23,7 +23,7 @@ def case(answer: str, **fields: str) -> Case:
 
 
 def told(one: Case, rubric: Rubric = TONE, is_structured: bool = False) -> str:
-    request = make_judge_prompt(one, rubric).request(9)
+    request = make_judge_prompt(one, rubric)
     messages = Dialect(has_schema=is_structured).fields(request)["messages"]
     assert [m["role"] for m in messages] == ["system", "user"]
     return messages[1]["content"]
@@ -55,9 +55,9 @@ def test_what_is_wanted_is_said_after_the_answer():
 
 
 def test_the_judge_is_told_that_the_material_is_not_addressed_to_it():
-    prompt = make_judge_prompt(case("la"), TONE)
-    (mark,) = set(re.findall(r"<user (\w{8})>", prompt.material))
-    assert mark in prompt.request(9).messages[0]["content"]
+    system, user = make_judge_prompt(case("la"), TONE).messages
+    (mark,) = set(re.findall(r"<user (\w{8})>", user.content))
+    assert mark in system.content
 
 
 def test_a_fields_braces_are_left_as_they_are():
@@ -83,7 +83,7 @@ def test_a_conversation_without_an_answer_is_an_error():
 
 
 def test_text_that_cannot_be_sent_is_replaced():
-    make_judge_prompt(case("\ud800"), TONE).request(9).messages[1]["content"].encode()
+    make_judge_prompt(case("\ud800"), TONE).messages[1].content.encode()
 
 
 def test_a_scale_is_listed_where_it_is_short():

@@ -14,9 +14,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from threading import Event, Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -116,11 +116,8 @@ class EndpointClient:
         Raises what `check` does.
         """
         self.check()
-        connection = Connection(self)
-        try:
+        with closing(Connection(self)) as connection:
             yield connection
-        finally:
-            connection.close()
 
 
 class Connection:
@@ -153,21 +150,19 @@ class Connection:
         Raises NoAnswerError when they are used up, RequestRefusedError for what this request says,
         EndpointFaultError where all would be refused, BudgetError; CancelledError once closed.
         """
-        wait_s = self._limits.first_wait_s
-        for attempt in count(1):
+        wait_s, attempts = self._limits.first_wait_s, 0
+        while True:
             try:
-                reply = self._ask_in_dialect(request)
+                return self._ask_in_dialect(request)
             except NoAnswerError as fault:
                 self._rest_until = max(self._rest_until, time.monotonic() + fault.wait_s)
-                if attempt >= min(fault.tries or self._limits.attempts, self._limits.attempts):
+                attempts += 1
+                if attempts >= min(fault.tries or self._limits.attempts, self._limits.attempts):
                     raise
-            else:
-                return reply
             self._is_first_back.set()
             self._client.spending.count_retry()
             self._sleep(wait_s + self._spread_s())
             wait_s = min(2 * wait_s, self._limits.longest_wait_s)
-        raise AssertionError("the last attempt returns or raises")
 
     def ask_all(
         self,

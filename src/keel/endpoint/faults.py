@@ -27,12 +27,24 @@ _REQUEST_WORDS = re.compile(
 class EndpointFaultError(EndpointError):
     """The endpoint refuses everything: the key, the model, or the form of the request."""
 
-    def __init__(self, message: str, *, said: str = "", status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        said: str = "",
+        status: int | None = None,
+        wait_s: float = 0.0,
+        tries: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.said = said or message
         """What happened, without the endpoint's name and the remedy."""
         self.status = status
         """The HTTP status, where there was one."""
+        self.wait_s = wait_s
+        """Rest that the endpoint asked for."""
+        self.tries = tries
+        """How many attempts it is worth, where that is fewer than usual."""
 
 
 class RequestRefusedError(EndpointFaultError):
@@ -41,15 +53,6 @@ class RequestRefusedError(EndpointFaultError):
 
 class NoAnswerError(EndpointFaultError):
     """No answer came, and sending the request again may help."""
-
-    def __init__(
-        self, message: str, *, said: str, wait_s: float = 0.0, tries: int | None = None
-    ) -> None:
-        super().__init__(message, said=said)
-        self.wait_s = wait_s
-        """Rest that the endpoint asked for."""
-        self.tries = tries
-        """How many attempts it is worth, where that is fewer than usual."""
 
 
 def refusal_of(error: Exception) -> str | None:

@@ -11,6 +11,7 @@ from threading import Condition, Event, Lock
 from keel.errors import BudgetError
 from keel.settings import EndpointLimits
 
+_MILLION = 1_000_000
 _SECONDS_PER_MINUTE = 60
 _BYTES_PER_TOKEN = 4
 """A rule of thumb for English text; it holds roughly for other scripts when bytes are counted."""
@@ -31,7 +32,10 @@ class Tokens:
 
     def cost_usd(self, limits: EndpointLimits) -> float | None:
         """The cost at the limits' prices; None where these are not known."""
-        return limits.cost_usd(self.sent, self.received)
+        if limits.usd_per_million_in is None or limits.usd_per_million_out is None:
+            return None
+        cost = self.sent * limits.usd_per_million_in + self.received * limits.usd_per_million_out
+        return cost / _MILLION
 
 
 def estimate_tokens(text: str) -> int:

@@ -8,7 +8,7 @@ request allows that.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,8 +27,7 @@ _VALUE_WORDS = re.compile(r"too (?:large|long|big|high)|at most|exceed|greater t
 class ChatRequest:
     """Messages to send, and the fields that say how to answer them."""
 
-    messages: Sequence[Mapping[str, str]]
-    """Each with `role` and `content`."""
+    messages: Sequence[Message]
     max_tokens: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of OpenAI's, such as `temperature` and `seed`."""
@@ -41,15 +40,10 @@ class ChatRequest:
     droppable: frozenset[str] = frozenset()
     """Fields of `sampling` without which the request still makes sense."""
 
-    @classmethod
-    def of(cls, messages: Iterable[Message], **fields: Any) -> ChatRequest:
-        """A request with these messages; further fields as the class has them."""
-        return cls([{"role": m.speaker, "content": m.content} for m in messages], **fields)
-
     @property
     def tokens(self) -> int:
         """About how many tokens are sent: one for every four bytes of UTF-8."""
-        said = "".join(message["content"] for message in self.messages)
+        said = "".join(message.content for message in self.messages)
         schema = self.reply_schema
         return estimate_tokens(said if schema is None else f"{said} {self.schema_note}{schema}")
 
@@ -77,7 +71,7 @@ class Dialect:
 
     def fields(self, request: ChatRequest) -> dict[str, Any]:
         """Everything in a request but the model's name."""
-        messages = [dict(message) for message in request.messages]
+        messages = [{"role": m.speaker, "content": m.content} for m in request.messages]
         fields: dict[str, Any] = {"messages": messages}
         if request.max_tokens is not None:
             fields[self.token_field] = request.max_tokens

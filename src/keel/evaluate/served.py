@@ -149,7 +149,7 @@ class ServedAnswerer:
         if conversation.messages[-1].speaker == "assistant":
             beyond_openai |= {"add_generation_prompt": False, "continue_final_message": True}
         stop = list(sampling.stop[:_MOST_STOPS])
-        return ChatRequest.of(
+        return ChatRequest(
             conversation.messages,
             max_tokens=sampling.max_new_tokens,
             sampling=fields | ({"stop": stop} if stop else {}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keel.endpoint import (
     Connection,
@@ -65,19 +65,14 @@ class EndpointGrader(Grader):
     @property
     def name(self) -> str:
         """`openai:MODEL@HOST`, with a hash of what else decides its verdicts."""
-        settings = json.dumps(sorted(self.settings.items()))
-        hash = hashlib.sha256(settings.encode()).hexdigest()
-        return f"openai:{self.endpoint.model}@{self.endpoint.host}-{hash[:6]}"
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What decides its verdicts besides model and address, for a manifest."""
-        return {
-            "prompt": prompt_hash(),
-            "temperature": "0",
-            "seed": str(self.seed),
+        settings = {
             "max_reply_tokens": str(self.limits.max_reply_tokens),
+            "prompt": prompt_hash(),
+            "seed": str(self.seed),
+            "temperature": "0",
         }
+        hash = hashlib.sha256(json.dumps(list(settings.items())).encode()).hexdigest()
+        return f"openai:{self.endpoint.model}@{self.endpoint.host}-{hash[:6]}"
 
     @property
     def spending(self) -> Spending:
@@ -90,7 +85,7 @@ class EndpointGrader(Grader):
         Raises what grading them would of bad cases.
         """
         most = self.limits.max_reply_tokens
-        sent = [make_judge_prompt(case, rubric).request(most).tokens for case in cases]
+        sent = [make_judge_prompt(case, rubric).tokens for case in cases]
         (key,) = reply_schema(rubric)["required"]
         labels = [label.name for label in rubric.labels] or [str(rubric.low), str(rubric.high)]
         shortest = max(estimate_tokens(json.dumps({key: label})) for label in labels)
@@ -135,7 +130,7 @@ class EndpointGrader(Grader):
             if is_again:
                 self.repeated.append(case.id)
             prompt = make_judge_prompt(case, rubric, seed=self.seed, is_again=is_again)
-            reply = connection.ask(prompt.request(self.limits.max_reply_tokens))
+            reply = connection.ask(replace(prompt, max_tokens=self.limits.max_reply_tokens))
             label = None if reply.is_cut else read_reply(reply.text, rubric)
             if label is not None:
                 score = rubric.label(label).score if rubric.labels else float(label)

@@ -86,9 +86,7 @@ class LabelGrader(Grader):
         return verdict_of(case.id, rubric, torch.softmax(scores_K, -1))
 
     def _log_shares(self, case: Case, rubric: Rubric) -> Float[Tensor, " option"]:
-        prompt = make_judge_prompt(case, rubric)
-        user = f"{prompt.material}\n\n{prompt.wanted}"
-        head = (Message("system", prompt.system), Message("user", user))
+        head = make_judge_prompt(case, rubric).messages
         replies = [_REPLY + name for name in options_of(rubric)]
         read = [Conversation((*head, Message("assistant", reply))) for reply in replies]
         sums = [scores_T.sum() for scores_T in answer_likelihoods(self.engine, read)]

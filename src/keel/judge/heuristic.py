@@ -118,8 +118,8 @@ class HeuristicGrader(Grader):
 
 def _question_of(case: Case) -> str:
     """The last message of the user, empty where there is none."""
-    said = [m.content for m in case.conversation.messages if m.speaker == "user"]
-    return said[-1] if said else ""
+    messages = reversed(case.conversation.messages)
+    return next((m.content for m in messages if m.speaker == "user"), "")
 
 
 _I_AM = r"\bi(?:'| a)m\s+(?:(?:just|only|really|actually|still|simply|also|in fact)\s+)*"

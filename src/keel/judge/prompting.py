@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from keel.endpoint import ChatRequest
@@ -39,49 +38,21 @@ _MOST_LISTED = 101
 ends of a range are not understood by every endpoint."""
 
 
-@dataclass(frozen=True)
-class JudgePrompt:
-    """The prompt that asks a judge about one case."""
-
-    system: str
-    material: str
-    """Instruction, labels or scale, and the conversation."""
-    wanted: str
-    """The form of the reply, in words."""
-    reply_schema: dict[str, Any]
-    """The form of the reply as a JSON schema."""
-    seed: int = 0
-
-    @property
-    def user(self) -> str:
-        """Material and form of the reply, as the user's message."""
-        return f"{self.material}\n\n{self.wanted}".encode(errors="replace").decode()
-
-    def request(self, max_reply_tokens: int) -> ChatRequest:
-        """As sent to an endpoint; JSON is spoken of only where the endpoint enforces it."""
-        return ChatRequest(
-            [
-                {"role": "system", "content": self.system},
-                {"role": "user", "content": self.user},
-            ],
-            max_tokens=max_reply_tokens,
-            sampling={"temperature": 0, "seed": self.seed},
-            reply_schema=self.reply_schema,
-            schema_note=_AS_JSON,
-            droppable=frozenset({"temperature", "seed"}),
-        )
-
-
 def make_judge_prompt(
     case: Case, rubric: Rubric, *, seed: int = 0, is_again: bool = False
-) -> JudgePrompt:
-    """The prompt about a case; the second time with a plea and another seed.
+) -> ChatRequest:
+    """The prompt about a case, system and user; the second time with a plea and another seed.
 
-    Raises UsageError for a field that the rubric wants and the case lacks, or a conversation that
-    does not end with an answer.
+    JSON is spoken of only where the endpoint enforces it. Raises UsageError for a field that the
+    rubric wants and the case lacks, or a conversation that does not end with an answer.
     """
     said = "\0".join(f"{m.speaker}\0{m.content}" for m in case.conversation.messages)
     mark = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:8]
+    tagged = [(message.speaker, message.content) for message in case.conversation.messages[:-1]]
+    transcript = "\n".join(
+        f"<{tag} {mark}>\n{text}\n</{tag} {mark}>"
+        for tag, text in [*tagged, ("answer", answer_of(case))]
+    )
     if rubric.labels:
         labels = [f"- {label.name}: {label.meaning}" for label in rubric.labels]
         choices = "\n".join(["The labels:", *labels])
@@ -91,19 +62,24 @@ def make_judge_prompt(
         ends = f"from {rubric.low} to {rubric.high}"
         choices = f"The scale: whole numbers {ends}."
         wanted = f"Reply with one whole number {ends} and nothing else."
-    material = [
+    user = [
         fill_instruction(case, rubric),
         choices,
-        f"The conversation:\n{_transcript(case, mark)}",
+        f"The conversation:\n{transcript}",
         f"The conversation ends here. Judge the text between <answer {mark}> and </answer {mark}>"
         " by the instruction above.",
+        f"{wanted} {_AGAIN}" if is_again else wanted,
     ]
-    return JudgePrompt(
-        SYSTEM.format(mark=mark),
-        "\n\n".join(material),
-        wanted + (f" {_AGAIN}" if is_again else ""),
-        reply_schema(rubric),
-        seed + 1 if is_again else seed,  # with the old one it would say the same again
+    return ChatRequest(
+        (
+            Message("system", SYSTEM.format(mark=mark)),
+            Message("user", "\n\n".join(user).encode(errors="replace").decode()),
+        ),
+        # With the old seed it would say the same again.
+        sampling={"temperature": 0, "seed": seed + 1 if is_again else seed},
+        reply_schema=reply_schema(rubric),
+        schema_note=_AS_JSON,
+        droppable=frozenset({"temperature", "seed"}),
     )
 
 
@@ -118,9 +94,9 @@ def prompt_hash() -> str:
     ]
     texts = []
     for prompt in prompts:
-        system, user = prompt.request(1).messages
-        user = {**user, "content": f"{user['content']} {_AS_JSON}"}
-        texts.append([[system, user], prompt.reply_schema])
+        messages = [{"role": m.speaker, "content": m.content} for m in prompt.messages]
+        messages[-1]["content"] += f" {_AS_JSON}"
+        texts.append([messages, prompt.reply_schema])
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
@@ -166,11 +142,3 @@ def answer_of(case: Case) -> str:
             "expected the assistant's answer that is to be judged"
         )
     return last.content
-
-
-def _transcript(case: Case, mark: str) -> str:
-    tagged = [(message.speaker, message.content) for message in case.conversation.messages[:-1]]
-    return "\n".join(
-        f"<{tag} {mark}>\n{text}\n</{tag} {mark}>"
-        for tag, text in [*tagged, ("answer", answer_of(case))]
-    )

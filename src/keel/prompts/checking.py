@@ -98,11 +98,9 @@ def load_embedder() -> Embed:
 
     transformers.utils.logging.disable_progress_bar()
     model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-
-    def embed(texts: Sequence[str]) -> Any:
-        return model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-
-    return embed
+    return lambda texts: model.encode(
+        list(texts), normalize_embeddings=True, show_progress_bar=False
+    )
 
 
 @dataclass(frozen=True)

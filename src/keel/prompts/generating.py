@@ -62,7 +62,7 @@ def open_endpoint(
     with EndpointClient(endpoint, limits).connect() as connection:
 
         def ask(messages: Sequence[Message]) -> str:
-            text = connection.ask(ChatRequest.of(messages)).text
+            text = connection.ask(ChatRequest(messages)).text
             if not text:
                 raise EndpointError(f"{endpoint} answered nothing; try another model")
             return text

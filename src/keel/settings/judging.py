@@ -11,8 +11,6 @@ from keel.errors import UsageError
 from keel.settings.extract import MapSettings
 from keel.settings.flags import JUDGING, Flag
 
-_MILLION = 1_000_000
-
 
 @dataclass(frozen=True)
 class EndpointLimits:
@@ -64,13 +62,6 @@ class EndpointLimits:
     def has_prices(self) -> bool:
         """Whether it is known what tokens cost."""
         return self.usd_per_million_in is not None and self.usd_per_million_out is not None
-
-    def cost_usd(self, sent: int, received: int) -> float | None:
-        """What so many tokens cost; None where the prices are not known."""
-        if self.usd_per_million_in is None or self.usd_per_million_out is None:
-            return None
-        cost = sent * self.usd_per_million_in + received * self.usd_per_million_out
-        return cost / _MILLION
 
     def _check(self, name: str, is_good: bool, expected: str) -> None:
         if not is_good:
