@@ -162,7 +162,7 @@ def rank_kinds(
     """Kinds with two roles or more, the most Assistant-like first; `kinds` is role -> kind."""
     by_kind: dict[str, list[RoleStanding]] = {}
     for standing in standings:
-        by_kind.setdefault(kinds[standing.role], []).append(standing)
+        by_kind.setdefault(kinds.get(standing.role, "role"), []).append(standing)
     kept = [KindStanding(kind, tuple(roles)) for kind, roles in by_kind.items() if len(roles) > 1]
     return tuple(sorted(kept, key=lambda standing: (-standing.mean_gaps, standing.kind)))
 

@@ -129,11 +129,13 @@ def draw_harm_by_projection(
     A point per bin of first answers with its interval (Lu et al. 2026, figure 8).
     """
     figure = theme.new_figure(380)
-    rates = [bin_.rate for bin_ in bins]
-    spans = [Interval((bin_.low + bin_.high) / 2, bin_.low, bin_.high) for bin_ in bins]
+    rates = [stretch.rate for stretch in bins]
+    spans = [
+        Interval((stretch.low + stretch.high) / 2, stretch.low, stretch.high) for stretch in bins
+    ]
     texts = [
-        hover_box(span.bounds(), bin_.rate.text(percent), counted(bin_.n, "answer"))
-        for span, bin_ in zip(spans, bins, strict=True)
+        hover_box(span.bounds(), stretch.rate.text(percent), counted(stretch.n, "answer"))
+        for span, stretch in zip(spans, bins, strict=True)
     ]
     theme.add_points(
         figure,

@@ -134,7 +134,7 @@ def draw_prices(calibration: Calibration) -> go.Figure:
     is_log = min(prices) > 0 and max(prices) / min(prices) > _WIDE
     # Ranges and texts of a logarithmic axis are given to Plotly as logarithms.
     *at_x, bound_x = (math.log10(price) if is_log else price for price in prices)
-    measured = [(of.kl_default, of.shift_gaps, of.firing_rate) for of in settings]
+    measured = [(s.kl_default, s.shift_gaps, s.firing_rate) for s in settings]
     effects = [effect for _, effect, _ in measured]
     x_range = theme.padded_range([*at_x, bound_x])
     y_range = theme.padded_range([0.0, *effects])
@@ -211,14 +211,16 @@ def draw_screening(sweep: Sweep) -> go.Figure:
     prices: list[float] = []
     for fate, marker in styles.items():
         x, y, texts = [], [], []
-        for of in sweep.screened:
-            if of.fate != fate or of.price is None or of.effect is None or not of.price.value > 0:
+        for setting in sweep.screened:
+            price, effect, firing = setting.price, setting.effect, setting.realised_firing
+            if setting.fate != fate or price is None or not price.value > 0:
                 continue
-            assert of.realised_firing is not None
-            x.append(of.price.value)
-            y.append(of.effect.value)
-            why = f"{fate}: {of.why}" if of.why else fate
-            texts.append(_describe(of.name, x[-1], y[-1], of.realised_firing, why))
+            assert effect is not None
+            assert firing is not None
+            why = f"{fate}: {setting.why}" if setting.why else fate
+            x.append(price.value)
+            y.append(effect.value)
+            texts.append(_describe(setting.name, price.value, effect.value, firing, why))
         name = "kept and measured" if fate == "kept" else fate
         theme.add_points(figure, x, y, texts, name=f"{name} ({len(x)})", marker=marker)
         prices += x
@@ -290,11 +292,11 @@ def _add_changes(
     texts = [
         hover_box(
             setting,
-            f"harm {of.harm.text(form_of(harm_unit))} {_unit_name(harm_unit)}",
-            f"capability {of.capability.text(form_of(capability_unit))} "
+            f"harm {change.harm.text(form_of(harm_unit))} {_unit_name(harm_unit)}",
+            f"capability {change.capability.text(form_of(capability_unit))} "
             f"{_unit_name(capability_unit)}",
         )
-        for setting, of in changes.items()
+        for setting, change in changes.items()
     ]
     theme.add_points(
         figure,

@@ -135,13 +135,15 @@ def _layer_state(
         plain(name) if position else "\N{NO-BREAK SPACE}"
         for name, position in zip(names, positions, strict=True)
     ]
-    values: dict[str, Sequence[Any]] = {
+    columns: dict[str, Sequence[Any]] = {
         "x": theme.rounded(x),
         "y": theme.rounded(y),
         "text": texts,
         "textposition": [position or "top center" for position in positions],
     }
-    traces = {name: [[of[at] for at in part] for part in parts] for name, of in values.items()}
+    traces = {
+        name: [[column[at] for at in part] for part in parts] for name, column in columns.items()
+    }
     pc1, *others = (percent(float(ratio)) for ratio in space.variance_ratio_LK[layer])
     axes = {
         "xaxis.range": x_range,

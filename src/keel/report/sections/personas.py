@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from keel.report.figures.personas import (
 )
 from keel.report.inputs import ReportInputs, RoleStanding, quality_at, rank_kinds, rank_roles
 from keel.report.textplot import draw_curves, draw_ranking
-from keel.types import Interval, LayerQuality, PersonaMap, TraitMap, TraitSide
+from keel.types import DEFAULT_ROLE, Interval, LayerQuality, PersonaMap, TraitMap, TraitSide
 from keel.words import NOT_A_NUMBER, counted, fixed, listed, number, percent
 
 MOST_RANKED = 60
@@ -49,10 +49,9 @@ def persona_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     layer, space = persona_map.axis.layer, persona_map.space
-    kinds = {role: inputs.kind_of(role) for role in space.roles}
     scatter = Picture(
         "persona-space",
-        partial(draw_space, space, layer, kinds=kinds, samples=inputs.samples),
+        partial(draw_space, space, layer, kinds=inputs.role_kinds, samples=inputs.samples),
         "Roles and the default on the first two components, in raw units. Hover over a point for "
         "its role and a sample answer; names without room are shown there too. The slider goes "
         "through the layers.",
@@ -93,10 +92,9 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
 def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     standings = rank_roles(persona_map)
     shown, left_out = _both_ends(standings, "roles")
-    kinds = {standing.role: inputs.kind_of(standing.role) for standing in standings}
     picture = Picture(
         "ranks",
-        partial(draw_ranks, shown, kinds=kinds, samples=inputs.samples),
+        partial(draw_ranks, shown, kinds=inputs.role_kinds, samples=inputs.samples),
         f"Projection of each role at layer {persona_map.axis.layer} in gap units: 0 is the mean of "
         f"the roles, 1 the mean of the default.{left_out}",
         f"Dot chart of {len(shown)} roles by their projection on the Assistant Axis.",
@@ -120,7 +118,7 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         f"to the default. {ends}{beyond}"
     ]
     tables = []
-    ranked = rank_kinds(standings, kinds)
+    ranked = rank_kinds(standings, inputs.role_kinds)
     if len(ranked) >= _FEWEST_KINDS:
         nearest, farthest = ranked[0], ranked[-1]
         words.append(
@@ -252,106 +250,89 @@ def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     trait_map = inputs.trait_map
     if trait_map is None:
         return ()
-    sides = {trait: TraitSide(trait, True).role for trait in trait_map.traits}
-    samples = {trait: inputs.samples.get(side, "") for trait, side in sides.items()}
-    samples |= {role: text for role, text in inputs.samples.items() if role == "default"}
-    pictures = [_trait_scatter(trait_map, samples)]
-    words = [_say_traits(trait_map)]
-    cosines = _ranked_cosines(trait_map)
-    if trait_map.axis is None:
+    layer, space, axis = trait_map.layer, trait_map.space, trait_map.axis
+    order = space.loadings_LRK[layer, :, 0].argsort().tolist()
+    low, high = _first_and_last([trait_map.traits[at] for at in order])
+    needed = space.components_for(0.7, layer)
+    components = needed or f"more than the {space.variance_ratio_LK.shape[1]} kept"
+    words = [
+        "A trait's vector is the mean of what the model computes while the trait is encouraged "
+        f"minus the mean while it is discouraged, here after layer {layer}. PC1 of "
+        f"{len(trait_map.traits)} such vectors carries "
+        f"{percent(float(space.variance_ratio_LK[layer, 0]))} of their variance, and {components} "
+        f"components carry 70 %. At the default's end of PC1: {high}. At the other: {low}."
+    ]
+    cosines: list[tuple[str, Interval]] = []
+    if axis is None:
         words.append("This run has no roles, hence no axis that the traits could be compared with.")
     else:
+        parts = (axis.cosine_LN, axis.low_LN, axis.high_LN)
+        rows = zip(*(part[layer].tolist() for part in parts), strict=True)
+        named = zip(trait_map.traits, (Interval(*row) for row in rows), strict=True)
+        cosines = sorted(named, key=lambda pair: -pair[1].value)
         most, least = _first_and_last([trait for trait, _ in cosines])
         clear = sum(cosine.low > 0 or cosine.high < 0 for _, cosine in cosines)
         words.append(
             f"Towards the Assistant along the axis: {most}. Away from it: {least}. Of "
             f"{len(cosines)} traits, {clear} have an interval that leaves out 0."
         )
-        shown, left_out = _both_ends(cosines, "traits")
-        pictures.append(
-            Picture(
-                "trait-cosines",
-                partial(draw_leanings, shown, samples=samples),
-                f"Cosine of each trait's vector with the Assistant Axis at layer "
-                f"{trait_map.layer}, with 95 % intervals of resampled questions.{left_out}",
-                f"Dot chart of {len(shown)} traits by their cosine with the axis.",
-                partial(draw_ranking, cosines, legend="cosine with the axis: ┊ at 0"),
-            )
-        )
+    pictures = tuple(_trait_pictures(trait_map, cosines, inputs.samples))
     tables = (_trait_table(trait_map, dict(cosines)),)
-    return (Section("traits", "Trait space", tuple(words), tuple(pictures), tables),)
+    return (Section("traits", "Trait space", tuple(words), pictures, tables),)
 
 
-def _say_traits(trait_map: TraitMap) -> str:
-    space, layer = trait_map.space, trait_map.layer
-    order = space.loadings_LRK[layer, :, 0].argsort().tolist()
-    low, high = _first_and_last([trait_map.traits[at] for at in order])
-    needed = space.components_for(0.7, layer)
-    components = needed or f"more than the {space.variance_ratio_LK.shape[1]} kept"
-    return (
-        "A trait's vector is the mean of what the model computes while the trait is encouraged "
-        f"minus the mean while it is discouraged, here after layer {layer}. PC1 of "
-        f"{len(trait_map.traits)} such vectors carries "
-        f"{percent(float(space.variance_ratio_LK[layer, 0]))} of their variance, and {components} "
-        f"components carry 70 %. At the default's end of PC1: {high}. At the other: {low}."
-    )
-
-
-def _trait_scatter(trait_map: TraitMap, samples: dict[str, str]) -> Picture:
-    if trait_map.axis is None:
-        kinds = dict.fromkeys(trait_map.traits, "trait")
-    else:
-        names = {True: "towards the Assistant", False: "away from it"}
-        leaning = (trait_map.axis.cosine_LN[trait_map.layer] > 0).tolist()
-        pairs = zip(trait_map.traits, leaning, strict=True)
-        kinds = {trait: names[is_towards] for trait, is_towards in pairs}
-    draw = partial(
-        draw_space,
-        trait_map.space,
-        trait_map.layer,
-        kinds=kinds,
-        samples=samples,
-        ends=("the other side", "the default's side"),
-    )
-    return Picture(
+def _trait_pictures(
+    trait_map: TraitMap, cosines: Sequence[tuple[str, Interval]], samples: Mapping[str, str]
+) -> Iterator[Picture]:
+    """The scatter, and the cosines with the axis, the most Assistant-ward first, if any."""
+    encouraged = {trait: samples.get(TraitSide(trait, True).role, "") for trait in trait_map.traits}
+    encouraged[DEFAULT_ROLE] = samples.get(DEFAULT_ROLE, "")
+    kinds = dict.fromkeys(trait_map.traits, "trait") | {
+        trait: "towards the Assistant" if cosine.value > 0 else "away from it"
+        for trait, cosine in cosines
+    }
+    yield Picture(
         "trait-space",
-        draw,
+        partial(
+            draw_space,
+            trait_map.space,
+            trait_map.layer,
+            kinds=kinds,
+            samples=encouraged,
+            ends=("the other side", "the default's side"),
+        ),
         "Trait vectors on their first two components, in raw units. The star is the default, by "
         "how far it lies from the middle between all that was encouraged and discouraged. Hover "
         "over a point for an encouraged answer; the slider goes through the layers.",
         f"Scatter of {len(trait_map.traits)} traits and the default, layer {trait_map.layer}.",
     )
+    if cosines:
+        shown, left_out = _both_ends(cosines, "traits")
+        yield Picture(
+            "trait-cosines",
+            partial(draw_leanings, shown, samples=encouraged),
+            f"Cosine of each trait's vector with the Assistant Axis at layer "
+            f"{trait_map.layer}, with 95 % intervals of resampled questions.{left_out}",
+            f"Dot chart of {len(shown)} traits by their cosine with the axis.",
+            partial(draw_ranking, cosines, legend="cosine with the axis: ┊ at 0"),
+        )
 
 
-def _ranked_cosines(trait_map: TraitMap) -> list[tuple[str, Interval]]:
-    """Every trait's cosine with the axis, the most Assistant-ward first; empty without an axis."""
-    axis = trait_map.axis
-    if axis is None:
-        return []
-    parts = (axis.cosine_LN, axis.low_LN, axis.high_LN)
-    rows = zip(*(part[trait_map.layer].tolist() for part in parts), strict=True)
-    named = zip(trait_map.traits, (Interval(*row) for row in rows), strict=True)
-    return sorted(named, key=lambda pair: -pair[1].value)
-
-
-def _trait_table(trait_map: TraitMap, cosines: dict[str, Interval]) -> Table:
-    layer = trait_map.layer
-    halves = dict(zip(trait_map.traits, trait_map.split_half_LN[layer].tolist(), strict=True))
-    defaults = dict(
-        zip(trait_map.traits, trait_map.default_position_LN[layer].tolist(), strict=True)
-    )
+def _trait_table(trait_map: TraitMap, cosines: Mapping[str, Interval]) -> Table:
+    halves = trait_map.split_half_LN[trait_map.layer].tolist()
+    defaults = trait_map.default_position_LN[trait_map.layer].tolist()
     return Table.of(
         "All traits as a table",
-        trait_map.vectors,
+        zip(trait_map.vectors, halves, defaults, strict=True),
         {
-            "trait": lambda vector: vector.trait,
-            "pairs that differ": lambda vector: (
-                f"{vector.differing} of {vector.judged}" if vector.judged else "not judged"
+            "trait": lambda row: row[0].trait,
+            "pairs that differ": lambda row: (
+                f"{row[0].differing} of {row[0].judged}" if row[0].judged else "not judged"
             ),
-            "halves of the questions": lambda vector: fixed(halves[vector.trait]),
-            "default: 0 discouraged, 1 encouraged": lambda vector: fixed(defaults[vector.trait]),
-            "cosine with the axis": lambda vector: (
-                cosines[vector.trait].text() if vector.trait in cosines else NOT_A_NUMBER
+            "halves of the questions": lambda row: fixed(row[1]),
+            "default: 0 discouraged, 1 encouraged": lambda row: fixed(row[2]),
+            "cosine with the axis": lambda row: (
+                cosines[row[0].trait].text() if row[0].trait in cosines else NOT_A_NUMBER
             ),
         },
         is_folded=True,
