@@ -2,12 +2,7 @@
 
 from keel.store.artefacts import save_axis
 from keel.store.copies import pull_run, push_run
-from keel.store.evaluations import (
-    ArmRecord,
-    EvaluationFolder,
-    Moved,
-    evaluations_in,
-)
+from keel.store.evaluations import ArmRecord, EvaluationFolder, Moved, evaluations_in
 from keel.store.files import write_bytes
 from keel.store.floors import FloorsFile, read_floors, save_floors
 from keel.store.folder import RunFolder, SweepWork

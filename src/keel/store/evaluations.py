@@ -159,8 +159,7 @@ class EvaluationFolder:
 
     def arms(self) -> tuple[ArmRecord, ...]:
         """Arms begun so far, in that order."""
-        files = (self.path / ANSWERS).glob("*/arm.json")
-        arms = [_value(ArmRecord, file) for file in files]
+        arms = [_value(ArmRecord, file) for file in (self.path / ANSWERS).glob("*/arm.json")]
         return tuple(sorted(arms, key=lambda arm: arm.index))
 
     def begin_arm(self, arm: ArmRecord) -> None:
@@ -258,6 +257,12 @@ class EvaluationFolder:
         return self.path / "verdicts" / f"{layout.plain_name(judge)}.jsonl"
 
 
+def evaluations_in(run: RunFolder) -> list[EvaluationFolder]:
+    """Every evaluation of a run, finished or not, by name."""
+    settings = sorted((run.path / layout.EVALUATIONS).glob(f"*/{SETTINGS}"))
+    return [EvaluationFolder(run, path.parent.name) for path in settings]
+
+
 def _without_limit(plan: EvaluationPlan) -> EvaluationPlan:
     """The items tell the limit, and they may have become more."""
     return replace(plan, settings={k: v for k, v in plan.settings.items() if k != "limit"})
@@ -265,12 +270,6 @@ def _without_limit(plan: EvaluationPlan) -> EvaluationPlan:
 
 def _hash_of(items: Sequence[Item]) -> str:
     return hashlib.sha256(jsonl(map(to_record, items))).hexdigest()
-
-
-def evaluations_in(run: RunFolder) -> list[EvaluationFolder]:
-    """Every evaluation of a run, finished or not, by name."""
-    settings = sorted((run.path / layout.EVALUATIONS).glob(f"*/{SETTINGS}"))
-    return [EvaluationFolder(run, path.parent.name) for path in settings]
 
 
 def _value(kind: type[T], path: Path) -> T:

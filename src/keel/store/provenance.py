@@ -158,11 +158,7 @@ def plan_differences(old: RunPlan | EvaluationPlan, new: RunPlan | EvaluationPla
     model = [
         {name: getattr(plan.identity, name) or "unset" for name in names} for plan in (old, new)
     ]
-    return [
-        *_changes(*settings),
-        *([f"model: {mismatch}"] if mismatch else []),
-        *_changes(*model),
-    ]
+    return [*_changes(*settings), *([f"model: {mismatch}"] if mismatch else []), *_changes(*model)]
 
 
 def read_manifest(root: Path) -> Manifest:

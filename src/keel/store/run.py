@@ -8,12 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from keel.errors import (
-    CorruptArtifactError,
-    MissingArtifactError,
-    StaleArtifactError,
-    UsageError,
-)
+from keel.errors import CorruptArtifactError, MissingArtifactError, StaleArtifactError, UsageError
 from keel.store import layout
 from keel.store.artefacts import check_format, read_axis, read_traits, read_value, read_vectors
 from keel.store.batches import read_activation_batches, read_journal, read_rollouts

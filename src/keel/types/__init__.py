@@ -39,14 +39,7 @@ from keel.types.evaluation import (
     Suite,
     Verdict,
 )
-from keel.types.floors import (
-    Floor,
-    Floors,
-    Intervention,
-    ShiftNumbers,
-    TokenMask,
-    check_direction,
-)
+from keel.types.floors import Floor, Floors, Intervention, ShiftNumbers, TokenMask, check_direction
 from keel.types.results import (
     Calibration,
     Change,
