@@ -11,14 +11,7 @@ from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
 from keel.report.figures.theme import Canvas, hover_box, plain, position_labels
-from keel.types import (
-    Calibration,
-    Change,
-    LayerCalibration,
-    PricedSetting,
-    Sweep,
-    Unit,
-)
+from keel.types import Calibration, Change, LayerCalibration, PricedSetting, Sweep, Unit
 from keel.words import fixed, form_of, number, percent
 
 SELDOM, ALWAYS = 0.15, 0.80
@@ -99,11 +92,7 @@ def draw_firing(setting: PricedSetting) -> go.Figure:
     """Share of tokens that each floor of a setting moves, nominal beside realised."""
     layers = sorted(set(setting.nominal_firing) | set(setting.realised_firing))
     figure = theme.new_figure(
-        340,
-        margin={"r": 170, "t": 40, "b": 52},
-        barmode="group",
-        bargap=0.35,
-        bargroupgap=0.08,
+        340, margin={"r": 170, "t": 40, "b": 52}, barmode="group", bargap=0.35, bargroupgap=0.08
     )
     for name, firing, colour in (
         ("nominal: this floor alone", setting.nominal_firing, "#BFC4CB"),
@@ -134,8 +123,8 @@ def draw_prices(calibration: Calibration) -> go.Figure:
     is_log = min(prices) > 0 and max(prices) / min(prices) > _WIDE
     # Ranges and texts of a logarithmic axis are given to Plotly as logarithms.
     *at_x, bound_x = (math.log10(price) if is_log else price for price in prices)
-    measured = [(s.kl_default, s.shift_gaps, s.firing_rate) for s in settings]
-    effects = [effect for _, effect, _ in measured]
+    effects = [setting.shift_gaps for setting in settings]
+    texts = [_describe(s.name, s.kl_default, s.shift_gaps, s.firing_rate) for s in settings]
     x_range = theme.padded_range([*at_x, bound_x])
     y_range = theme.padded_range([0.0, *effects])
     canvas = Canvas(*_CANVAS_PX, x_range, y_range)
@@ -159,7 +148,7 @@ def draw_prices(calibration: Calibration) -> go.Figure:
             figure,
             [prices[at] for at in members],
             [effects[at] for at in members],
-            [_describe(settings[at].name, *measured[at]) for at in members],
+            [texts[at] for at in members],
             mode="markers+text",
             name=name,
             marker=marker,

@@ -17,15 +17,7 @@ from keel.report.figures.floors import (
 )
 from keel.report.inputs import ReportInputs, shares_under
 from keel.report.textplot import draw_ranking
-from keel.types import (
-    Calibration,
-    Change,
-    Interval,
-    PricedSetting,
-    Sweep,
-    SweptSetting,
-    Unit,
-)
+from keel.types import Calibration, Change, Interval, PricedSetting, Sweep, SweptSetting, Unit
 from keel.words import NOT_A_NUMBER, counted, fixed, form_of, known, listed, number, percent
 
 MOST_PANELS = 16
