@@ -5,8 +5,7 @@ import pytest
 from keel.calibrate import CalibrateSettings
 from keel.errors import MissingArtifactError
 from keel.evaluate import parse_arms
-from keel.pipeline import calibrate
-from keel.pipeline.arms import arms_of
+from keel.pipeline import arms_of, calibrate
 from keel.store import RunFolder, open_run
 from tests.pipeline.small import open_small
 

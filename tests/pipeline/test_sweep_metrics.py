@@ -8,11 +8,11 @@ import pytest
 
 from keel.calibrate import choose_rollouts
 from keel.errors import UsageError
-from keel.evaluate import EngineAnswerer
+from keel.evaluate import Arm, EngineAnswerer
 from keel.evaluate.capability import CapabilitySettings, open_task
-from keel.pipeline.progress import silent
-from keel.pipeline.sweep import SweepJob
-from keel.pipeline.sweep_metrics import (
+from keel.pipeline.sweep import (
+    SweepInputs,
+    SweepJob,
     evaluation_of,
     paired_change,
     price_items,
@@ -90,7 +90,13 @@ def test_other_items_seeds_and_lengths_are_other_evaluations():
     answerer = EngineAnswerer(FakeEngine())
     short = replace(SUITE, sampling=replace(SUITE.sampling, max_new_tokens=2))
     named = [
-        evaluation_of(answerer, suite, suite.items[:count], (Coin(), RUBRIC), (), seed=seed)
+        evaluation_of(
+            answerer,
+            SweepInputs(suite, Coin(), RUBRIC),
+            suite.items[:count],
+            Arm("none"),
+            seed=seed,
+        )
         for suite, count, seed in ((SUITE, 4, 0), (SUITE, 5, 0), (SUITE, 4, 1), (short, 4, 0))
     ]
     assert len({evaluation.folder_name for evaluation in named}) == 4
@@ -99,7 +105,7 @@ def test_other_items_seeds_and_lengths_are_other_evaluations():
 def test_no_answer_that_screened_measures_capability_too(engine, calibrated: RunFolder):
     """A setting that was kept for its luck on them would look as lucky again."""
     job = SweepJob(engine, calibrated, inputs(), SETTINGS)
-    halves = job.capability(silent).halves
+    halves = job.capability().halves
     run = calibrated.read()
     read = choose_rollouts(
         (r for r in run.rollouts() if r.prompt.is_default),

@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import keel
 from keel import pipeline
 from keel.errors import MissingArtifactError, StaleArtifactError, TooFewSamplesError
 from keel.personas import TraitSettings
-from keel.pipeline import ExtractInputs
+from keel.pipeline import ExtractInputs, axis
 from keel.prompts import Trait, TraitPair
 from keel.store import RunFolder
 from keel.types import Judgement, Rollout, TraitSide
@@ -235,14 +234,13 @@ def test_reading_that_was_interrupted_goes_on_and_other_rollouts_are_refused(
 def test_calibration_is_of_default_and_roles_whatever_traits_were_asked(
     engine, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ):
-    step = import_module("keel.pipeline.calibrate")  # its function has the same name
     seen: list[str] = []
 
     def look(engine: Any, axis: Any, *, default: Any, roles: Any, **more: Any) -> Any:
         seen.extend(rollout.prompt.role for rollout in roles)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, "calibrate_floors", look)
+    monkeypatch.setattr(axis, "calibrate_floors", look)
     with pytest.raises(KeyboardInterrupt):
         pipeline.calibrate(engine, run)
     assert set(seen) == set(NAMES)

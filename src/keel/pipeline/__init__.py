@@ -6,18 +6,18 @@ of them can be interrupted and called again.
 
 from keel.evaluate import SUITES, Evaluation, open_suite
 from keel.pipeline import suites as _own_suites  # noqa: F401 - registers them
-from keel.pipeline.arms import arms_of
 from keel.pipeline.axis import (
     TransferredAxis,
+    arms_of,
+    calibrate,
     check_same_model,
+    drift,
     drift_layer,
     floors_of,
+    replay_conversation,
     transfer_axis,
 )
-from keel.pipeline.calibrate import calibrate
-from keel.pipeline.compare import compare, comparison_page
 from keel.pipeline.demo import Demo, run_demo
-from keel.pipeline.drift import drift, replay_conversation
 from keel.pipeline.evaluating import check_begun, evaluate, price_evaluation
 from keel.pipeline.extract import (
     ExtractInputs,
@@ -25,12 +25,10 @@ from keel.pipeline.extract import (
     price,
     reread,
 )
-from keel.pipeline.judge import judge
-from keel.pipeline.maps import Extraction
+from keel.pipeline.maps import Extraction, judge
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.report import report, report_inputs
-from keel.pipeline.sweep import SweepInputs, price_sweep, sweep
-from keel.pipeline.sweep_metrics import is_swept
+from keel.pipeline.report import compare, comparison_page, report, report_inputs
+from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
 from keel.settings import ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [

@@ -1,13 +1,28 @@
-"""Which axis, floors and layer belong to a model: its own run's, or those of a like-shaped one."""
+"""What a run's axis and floors are used for: calibrated, made into arms, drift read along them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from keel.calibrate import calibrate_floors, choose_rollouts
+from keel.drift import read_drift, replay
 from keel.engines import Engine
-from keel.errors import ModelMismatchError
-from keel.store import Run
-from keel.types import AssistantAxis, Floors, ModelIdentity
+from keel.errors import MissingArtifactError, ModelMismatchError
+from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
+from keel.pipeline.progress import OnProgress, silent
+from keel.settings import CalibrateSettings, DriftSettings
+from keel.store import Run, RunFolder
+from keel.types import (
+    AssistantAxis,
+    Calibration,
+    Conversation,
+    DriftReading,
+    Floors,
+    ModelIdentity,
+    Replay,
+    Rollout,
+)
 
 
 def check_same_model(engine: Engine, axis: AssistantAxis) -> None:
@@ -18,6 +33,28 @@ def check_same_model(engine: Engine, axis: AssistantAxis) -> None:
             f"the run's axis belongs to another model: {problem}; use the model that it was made "
             "on, or extract an axis of this one to another folder"
         )
+
+
+def calibrate(
+    engine: Engine,
+    folder: RunFolder,
+    settings: CalibrateSettings = CalibrateSettings(),
+    *,
+    on_progress: OnProgress = silent,
+) -> Calibration:
+    """Projections -> floors with their firing rates and prices, kept in the run."""
+    run = folder.read()
+    check_same_model(engine, run.axis)
+    calibration = calibrate_floors(
+        engine,
+        run.axis,
+        default=(r for r in run.rollouts() if r.prompt.is_default),
+        roles=(r for r in run.rollouts() if r.prompt.is_role),
+        settings=settings,
+        on_progress=lambda done, total: on_progress("pricing floors", done, total),
+    )
+    folder.save_calibration(calibration)
+    return calibration
 
 
 def floors_of(run: Run, setting: str | None) -> Floors | None:
@@ -32,6 +69,110 @@ def drift_layer(axis: AssistantAxis, floors: Floors | None) -> int:
     if floors is None:
         return axis.layer
     return min(floors.layers, key=lambda layer: (abs(layer - axis.layer), layer))
+
+
+def drift(
+    engine: Engine,
+    folder: RunFolder,
+    conversations: Sequence[Conversation],
+    settings: DriftSettings = DriftSettings(),
+    *,
+    on_progress: OnProgress = silent,
+) -> list[DriftReading]:
+    """The path of each conversation along the axis, kept in the run."""
+    run = folder.read()
+    check_same_model(engine, run.axis)
+    floors = floors_of(run, settings.setting)
+    layer = drift_layer(run.axis, floors) if settings.layer is None else settings.layer
+    readings = []
+    for reading in read_drift(engine, conversations, run.axis, layer=layer, floors=floors):
+        folder.save_drift(reading)
+        readings.append(reading)
+        on_progress("reading conversations", len(readings), len(conversations))
+    return readings
+
+
+def replay_conversation(
+    engine: Engine,
+    folder: RunFolder,
+    conversation: Conversation,
+    settings: DriftSettings = DriftSettings(),
+    *,
+    on_progress: OnProgress = silent,
+) -> Replay:
+    """The conversation's user turns answered anew, uncapped and capped, kept in the run."""
+    run = folder.read()
+    check_same_model(engine, run.axis)
+    floors = floors_of(run, settings.setting)
+    if floors is None:
+        raise MissingArtifactError(
+            f"{folder.path} has no floors to cap with; make them: keel calibrate {folder.path}"
+        )
+    total = sum(m.speaker == "user" for m in conversation.messages)
+    turns = iter(range(1, total + 1))
+    replayed = replay(
+        engine,
+        conversation,
+        run.axis,
+        floors=floors,
+        sampling=settings.sampling,
+        seed=settings.seed,
+        layer=drift_layer(run.axis, floors) if settings.layer is None else settings.layer,
+        on_turn=lambda turn: on_progress("answering, uncapped and capped", next(turns), total),
+    )
+    folder.save_drift(replayed)
+    return replayed
+
+
+def arms_of(
+    engine: Engine,
+    run: Run,
+    specs: Sequence[ArmSpec],
+    *,
+    axis: AssistantAxis | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = silent,
+) -> tuple[Arm, ...]:
+    """The arms of these specs, made of the run's axis, floors and vectors; the same seed draws the
+    same controls.
+
+    `axis` is the run's own where none is given; one that was transferred to another model may be.
+    """
+    axis = run.axis if axis is None else axis
+    check_same_model(engine, axis)
+    sources = ArmSources(
+        axis=axis,
+        floors=floors_of(run, None),
+        floors_named=run.floors_named,
+        role_vectors=lambda: run.persona_map.vectors,
+        answers=lambda: [*calibration_answers(run), *calibration_answers(run, of_roles=True)],
+        run=str(run.path),
+    )
+    return make_arms(
+        specs,
+        sources,
+        engine,
+        seed=seed,
+        on_progress=lambda done, total: on_progress("matching controls", done, total),
+    )
+
+
+def calibration_answers(run: Run, *, of_roles: bool = False) -> list[Rollout]:
+    """The default's answers, or the roles', that calibration reads, in the order of its draw."""
+    of_kind = (
+        rollout
+        for rollout in run.rollouts()
+        if (rollout.prompt.is_role if of_roles else rollout.prompt.is_default)
+    )
+    return choose_rollouts(of_kind, *calibration_sample(run))
+
+
+def calibration_sample(run: Run) -> tuple[int, int]:
+    """How many answers of each kind calibration reads, and the seed that draws them."""
+    if run.has_calibration:
+        return run.calibration.answers, run.calibration.seed
+    defaults = CalibrateSettings()
+    return defaults.rollouts, defaults.seed
 
 
 @dataclass(frozen=True)
@@ -51,9 +192,10 @@ def transfer_axis(axis: AssistantAxis, engine: Engine) -> TransferredAxis:
     """
     own, other = axis.identity, engine.identity
     if (own.layers, own.hidden_size) != (other.layers, other.hidden_size):
+        shapes = [f"{model.layers} layers × {model.hidden_size}" for model in (own, other)]
         raise ModelMismatchError(
-            f"the axis of {own.model_id} ({_shape(own)}) cannot be transferred to {other.model_id} "
-            f"({_shape(other)}); expected as many layers of the same size, such as the base model "
+            f"the axis of {own.model_id} ({shapes[0]}) cannot be transferred to {other.model_id} "
+            f"({shapes[1]}); expected as many layers of the same size, such as the base model "
             "that it was trained from"
         )
     return TransferredAxis(
@@ -62,10 +204,6 @@ def transfer_axis(axis: AssistantAxis, engine: Engine) -> TransferredAxis:
         f"the axis, its norms and its floors were found on {own.model_id}, and are used on "
         f"{other.model_id} as they are: strengths, places and floors are in the former's units",
     )
-
-
-def _shape(identity: ModelIdentity) -> str:
-    return f"{identity.layers} layers × {identity.hidden_size}"
 
 
 def _name_and_weights(identity: ModelIdentity) -> str:

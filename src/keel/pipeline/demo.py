@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keel.engines import Engine
-from keel.pipeline.calibrate import calibrate
-from keel.pipeline.drift import replay_conversation
+from keel.pipeline.axis import calibrate, replay_conversation
 from keel.pipeline.extract import extract
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import report

@@ -13,14 +13,13 @@ from typing import Any
 from keel.engines import Batch, Engine, spoken_name
 from keel.errors import TooFewSamplesError
 from keel.judge import Judge
-from keel.pipeline.judge import judge_rollouts
 from keel.pipeline.maps import (
     Extraction,
     Judges,
     is_mapped,
+    judge_rollouts,
     make_maps,
     pairs_to_judge,
-    read_maps,
 )
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import (
@@ -68,7 +67,12 @@ def extract(
     inputs = inputs or ExtractInputs()
     prompts = _prompts(engine, settings, inputs)
     with folder.lock():
-        plan = folder.begin(_plan(engine, prompts, settings, inputs, command), prompts)
+        recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
+        recorded["sampling"] = settings.sampling.settings
+        for part in ("keep", "mapping", "traits"):  # maps can be made again of the same rollouts
+            recorded.pop(part)
+        batches = tuple(batch.indices for batch in engine.plan(prompts, settings.sampling))
+        plan = folder.begin(_plan(engine, recorded, settings.seed, batches, command), prompts)
         answer = partial(_answer, engine, folder, plan, prompts, settings.sampling, on_progress)
         return _complete(
             engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
@@ -91,17 +95,22 @@ def reread(
     resumed. Raises StaleArtifactError when the folder was begun with other rollouts or another
     model.
     """
-    prompts = _prompts_of(source)
+    # As they were planned, so that roles and traits keep their order.
+    batches = source.plan.batches
+    indexed = zip(chain.from_iterable(batches), source.rollouts(), strict=True)
+    prompts = [rollout.prompt for _, rollout in sorted(indexed, key=itemgetter(0))]
+    files = source.manifest.files
+    rollouts_from = {
+        "settings": source.manifest.settings,
+        "model": asdict(source.identity),
+        "rollouts": {n: files[n] for n in files if n.startswith("rollouts/")},
+    }
+    recorded = {"rollouts_from": rollouts_from, "seed": settings.seed}
     with folder.lock():
-        plan = folder.begin(_plan_of_rereading(engine, source, settings, command), prompts)
+        plan = folder.begin(_plan(engine, recorded, settings.seed, batches, command), prompts)
+        answer = partial(_read, engine, folder, plan, source, on_progress)
         return _complete(
-            engine,
-            folder,
-            prompts,
-            settings,
-            answer=partial(_read, engine, folder, plan, source, on_progress),
-            judge=judge,
-            on_progress=on_progress,
+            engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
         )
 
 
@@ -136,7 +145,7 @@ def _complete(
     judges = Judges.of(judge, engine)
     if is_mapped(folder, prompts, judges, mapping=settings.mapping, traits=settings.traits):
         folder.thin(settings.keep)  # a kill may have come between the maps and this
-        return read_maps(folder.read())
+        return Extraction.of(folder.read())
     answer()
     if judge is not None:
         judge_rollouts(folder, judge, {prompt.id for prompt in prompts}, on_progress)
@@ -182,21 +191,16 @@ def _prompts(
 
 def _plan(
     engine: Engine | Cluster,
-    prompts: Sequence[Prompt],
-    settings: ExtractSettings,
-    inputs: ExtractInputs,
+    recorded: dict[str, Any],
+    seed: int,
+    batches: tuple[tuple[int, ...], ...],
     command: str,
 ) -> RunPlan:
-    recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
-    recorded["sampling"] = settings.sampling.settings
-    recorded.pop("keep")
-    recorded.pop("mapping")  # maps can be made again of the same rollouts
-    recorded.pop("traits")
     return RunPlan(
         identity=engine.identity,
         settings=recorded,
-        seed=settings.seed,
-        batches=tuple(b.indices for b in engine.plan(prompts, settings.sampling)),
+        seed=seed,
+        batches=batches,
         template=engine.template_facts(),
         command=command,
     )
@@ -224,34 +228,6 @@ def _answer(
         on_rollout=lambda rollout: counter.add(1),
     ):
         folder.commit_batch(answered.number, answered.rollouts, answered.activations)
-
-
-def _prompts_of(source: Run) -> list[Prompt]:
-    """The source's prompts as they were planned, so that roles and traits keep their order."""
-    indices = chain.from_iterable(source.plan.batches)
-    prompts = (rollout.prompt for rollout in source.rollouts())
-    return [prompt for _, prompt in sorted(zip(indices, prompts, strict=True), key=itemgetter(0))]
-
-
-def _plan_of_rereading(
-    engine: Engine, source: Run, settings: ExtractSettings, command: str
-) -> RunPlan:
-    files = source.manifest.files
-    return RunPlan(
-        identity=engine.identity,
-        settings={
-            "rollouts_from": {
-                "settings": source.manifest.settings,
-                "model": asdict(source.identity),
-                "rollouts": {n: files[n] for n in files if n.startswith("rollouts/")},
-            },
-            "seed": settings.seed,
-        },
-        seed=settings.seed,
-        batches=source.plan.batches,
-        template=engine.template_facts(),
-        command=command,
-    )
 
 
 def _read(

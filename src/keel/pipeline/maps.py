@@ -1,23 +1,28 @@
-"""Makes the maps of a run, persona space and trait space, from its answered rollouts."""
+"""Judges a run's rollouts, and makes its maps: persona space and trait space."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 
 from keel.engines import Engine
-from keel.judge import Judge, LikelihoodJudge
+from keel.judge import Judge, JudgementSummary, LikelihoodJudge, summarise
 from keel.personas import (
-    MapSettings,
-    PairTest,
-    TraitSettings,
     differ_in_score,
     gain_together,
     map_personas,
     map_traits,
 )
+from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way, silent
+from keel.settings import MapSettings, TraitSettings
 from keel.store import Run, RunFolder
-from keel.types import PersonaMap, Prompt, Rollout, TraitMap
+from keel.types import PersonaMap, Prompt, TraitMap
+
+_GROUP = 256
+"""Rollouts judged together."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,13 @@ class Extraction:
     """Of the roles; None where the run has none."""
     trait_map: TraitMap | None = None
     """Of the traits; None where the run has none."""
+
+    @classmethod
+    def of(cls, run: Run) -> Extraction:
+        """The maps of a finished run."""
+        return cls(
+            run.persona_map if run.has_map else None, run.trait_map if run.has_traits else None
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,55 @@ class Judges:
         return cls(None, LikelihoodJudge(engine))
 
 
+def judge(
+    folder: RunFolder,
+    judge: Judge,
+    *,
+    mapping: MapSettings | None,
+    traits: TraitSettings | None = None,
+    only: Collection[str] | None = None,
+    on_progress: OnProgress = silent,
+) -> tuple[JudgementSummary, Extraction | None]:
+    """Judges the rollouts of a finished run; with `mapping`, makes its maps again by the labels.
+
+    Without `traits`, traits are mapped with the settings of their last map. `only` holds the ids
+    of the rollouts to judge; None judges all.
+    """
+    run = folder.read()
+    with folder.lock():
+        prompts = [rollout.prompt for rollout in run.rollouts()]
+        wanted = {prompt.id for prompt in prompts} if only is None else set(only)
+        judge_rollouts(folder, judge, wanted, on_progress)
+        summary = summarise(run.judgements(judge.name).values())
+        if mapping is None:
+            return summary, None
+        if traits is None:
+            before = run.trait_map.provenance["settings"] if run.has_traits else {}
+            traits = TraitSettings(**before)
+        judges = Judges(judge, judge)
+        return summary, make_maps(folder, prompts, judges, mapping=mapping, traits=traits)
+
+
+def judge_rollouts(
+    folder: RunFolder, judge: Judge, wanted: Collection[str], on_progress: OnProgress
+) -> None:
+    """Judges those of the wanted rollouts that have no judgement yet, some hundred at a time.
+
+    Failed judgements are tried again. Judgements made before an interruption are kept.
+    """
+    run = folder.read()
+    judgements = run.judgements(judge.name)
+    known = {id for id, judgement in judgements.items() if judgement.status != "failed"}
+    counter = Counter("judging", len(wanted), on_progress)
+    counter.add(len(known.intersection(wanted)))
+    left = (r for r in run.rollouts() if r.prompt.id in wanted and r.prompt.id not in known)
+    while group := list(islice(left, _GROUP)):
+        save = partial(folder.save_judgements, judge.name)
+        with closing(saved_on_the_way(judge.judge(group), save)) as judgements_of_group:
+            for _ in judgements_of_group:
+                counter.add(1)
+
+
 def make_maps(
     folder: RunFolder,
     prompts: Sequence[Prompt],
@@ -61,11 +122,21 @@ def make_maps(
     Each map's provenance names the judge by whose labels it was made.
     """
     run = folder.read()
-    roles = _persona_map(run, prompts, mapping, judges.roles) if _has_roles(prompts) else None
-    made = Extraction(roles, _trait_map(run, prompts, roles, traits, judges.traits))
-    folder.save_map(made.persona_map, made.trait_map)
-    folder.finish(counts=_counts(run.rollouts(), made))
-    return made
+    roles = (
+        _persona_map(run, prompts, mapping, judges.roles)
+        if any(prompt.is_role for prompt in prompts)
+        else None
+    )
+    trait_map = _trait_map(run, prompts, roles, traits, judges.traits)
+    folder.save_map(roles, trait_map)
+    tokens = [len(rollout.token_ids) for rollout in run.rollouts()]
+    counts = {"rollouts": len(tokens), "tokens": sum(tokens), "empty answers": tokens.count(0)}
+    if roles is not None:
+        counts |= {"roles kept": len(roles.vectors), "roles dropped": len(roles.dropped)}
+    if trait_map is not None:
+        counts |= {"traits kept": len(trait_map.vectors), "traits dropped": len(trait_map.dropped)}
+    folder.finish(counts=counts)
+    return Extraction(roles, trait_map)
 
 
 def is_mapped(
@@ -81,20 +152,13 @@ def is_mapped(
         return False
     run = folder.read()
     expected = []
-    if _has_roles(prompts):
+    if any(prompt.is_role for prompt in prompts):
         expected.append((run.axis.provenance, asdict(mapping), judges.roles))
-    if _has_traits(prompts):
+    if any(prompt.side for prompt in prompts):
         expected.append((run.trait_map.provenance, asdict(traits), judges.traits))
     return all(
         made.get("settings") == settings and made.get("judge") == _name(judge)
         for made, settings, judge in expected
-    )
-
-
-def read_maps(run: Run) -> Extraction:
-    """The maps of a finished run."""
-    return Extraction(
-        run.persona_map if run.has_map else None, run.trait_map if run.has_traits else None
     )
 
 
@@ -105,29 +169,6 @@ def pairs_to_judge(prompts: Sequence[Prompt], most: int) -> set[str]:
         if side := prompt.side:
             seen.setdefault((side.trait, side.is_encouraged), []).append(prompt.id)
     return {id for ids in seen.values() for id in ids[:most]}
-
-
-def _counts(rollouts: Iterable[Rollout], maps: Extraction) -> Mapping[str, int]:
-    """The counts that the manifest holds."""
-    answers = tokens = empty = 0
-    for rollout in rollouts:
-        answers += 1
-        tokens += len(rollout.token_ids)
-        empty += not rollout.token_ids
-    counts = {"rollouts": answers, "tokens": tokens, "empty answers": empty}
-    if (roles := maps.persona_map) is not None:
-        counts |= {"roles kept": len(roles.vectors), "roles dropped": len(roles.dropped)}
-    if (traits := maps.trait_map) is not None:
-        counts |= {"traits kept": len(traits.vectors), "traits dropped": len(traits.dropped)}
-    return counts
-
-
-def _has_roles(prompts: Sequence[Prompt]) -> bool:
-    return any(prompt.is_role for prompt in prompts)
-
-
-def _has_traits(prompts: Sequence[Prompt]) -> bool:
-    return any(prompt.side for prompt in prompts)
 
 
 def _name(judge: Judge | None) -> str | None:
@@ -155,22 +196,20 @@ def _trait_map(
     settings: TraitSettings,
     judge: Judge | None,
 ) -> TraitMap | None:
-    if not _has_traits(prompts):
+    if not any(prompt.side for prompt in prompts):
         return None
+    differs = None
+    if isinstance(judge, LikelihoodJudge):  # each judge's own scale
+        differs = gain_together(judge.threshold)
+    elif judge is not None:
+        differs = differ_in_score(settings.min_difference)
     made = map_traits(
         [prompt for prompt in prompts if not prompt.is_role],
         run.activation_batches,
         identity=run.plan.identity,
         axis=None if roles is None else roles.axis,
         judgements=None if judge is None else run.judgements(judge.name),
-        differs=None if judge is None else _pair_test(judge, settings),
+        differs=differs,
         settings=settings,
     )
     return replace(made, provenance={**made.provenance, "judge": _name(judge)})
-
-
-def _pair_test(judge: Judge, settings: TraitSettings) -> PairTest:
-    """The test of whether a pair of answers differs, in the judge's own scale."""
-    if isinstance(judge, LikelihoodJudge):
-        return gain_together(judge.threshold)
-    return differ_in_score(settings.min_difference)

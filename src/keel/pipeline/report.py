@@ -1,15 +1,25 @@
-"""Writes a run's report: one HTML page of everything that it holds."""
+"""A run's report, and the comparison of several runs: each one HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from keel.pipeline.sweep_metrics import is_swept
+from keel.compare import CompareSettings, RunMaps, compare_maps
+from keel.errors import UsageError
+from keel.pipeline.sweep import is_swept
 from keel.prompts import load_library, role_kinds
-from keel.report import ReportInputs, render_html, report_account
+from keel.report import (
+    ComparisonInputs,
+    ReportInputs,
+    comparison_account,
+    render_html,
+    report_account,
+)
 from keel.store import Run, RunFolder
+from keel.types import RunComparison
 
 
 def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
@@ -39,6 +49,37 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
         facts=tuple(_facts(run)),
     )
+
+
+def compare(
+    runs: Sequence[Run], settings: CompareSettings = CompareSettings()
+) -> tuple[RunComparison, ...]:
+    """Compares each pair of the runs, in the order given.
+
+    Raises UsageError with fewer than two runs, or with the same one twice.
+    """
+    if len(runs) < 2:
+        raise UsageError(f"{len(runs)} run is given, expected two or more; name another one")
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise UsageError("a run is given twice; name two different ones")
+    maps = [
+        RunMaps(
+            str(run.path),
+            run.identity,
+            run.persona_map if run.has_map else None,
+            run.trait_map if run.has_traits else None,
+        )
+        for run in runs
+    ]
+    return tuple(compare_maps(first, second, settings) for first, second in combinations(maps, 2))
+
+
+def comparison_page(runs: Sequence[Run], pairs: tuple[RunComparison, ...]) -> str:
+    """The comparison as one self-contained HTML page."""
+    head = tuple(f"{run.path.name}: {run.identity.model_id}" for run in runs)
+    title = " · ".join(run.path.name for run in runs)
+    date = max(run.manifest.created for run in runs)
+    return render_html(comparison_account(ComparisonInputs(title, head, pairs, date)))
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,9 @@
-"""A sweep over settings of capping: screened, measured, one recommended, kept in the run."""
+"""A sweep over settings of capping: screened, measured, one recommended, kept in the run.
+
+Harm is measured by an evaluation's answers, capability by lm-eval's tasks or by KL. What was
+measured under which floors is kept on disk, so that a sweep that was interrupted, or that tries
+more settings, measures nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keel.calibrate import (
+    CompareScores,
     GridPoint,
     Metric,
     Projections,
-    choose_rollouts,
+    Scorer,
+    Scores,
     grid_settings,
     is_inert_by_nominal,
     prune_settings,
@@ -24,27 +35,26 @@ from keel.calibrate import (
 )
 from keel.engines import Engine
 from keel.errors import TooFewSamplesError, UsageError
-from keel.evaluate import EngineAnswerer
-from keel.evaluate.capability import TaskSource
-from keel.pipeline.axis import check_same_model
-from keel.pipeline.calibrate import calibrate
-from keel.pipeline.evaluating import price_evaluation
-from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.sweep_metrics import (
-    answers_scorer,
-    arm_of,
-    evaluation_of,
-    paired_change,
-    price_items,
-    price_scorer,
-    tasks_scorer,
+from keel.evaluate import Answerer, Arm, EngineAnswerer, Evaluation, cases_of
+from keel.evaluate.capability import CapabilityTask, TaskSource, task_answerer, task_evaluation
+from keel.pipeline.axis import (
+    calibrate,
+    calibration_answers,
+    calibration_sample,
+    check_same_model,
 )
-from keel.settings import CalibrateSettings, SweepSettings
-from keel.store import RunFolder, SweepWork
+from keel.pipeline.evaluating import evaluate, price_evaluation
+from keel.pipeline.progress import OnProgress, silent
+from keel.settings import SweepSettings
+from keel.statistics import Resampling, difference_interval
+from keel.store import EvaluationFolder, RunFolder, SweepWork
 from keel.types import (
+    UNSTEERED,
     Floor,
     Floors,
     Grader,
+    Interval,
+    Item,
     Rollout,
     Rubric,
     ScreenedSetting,
@@ -58,7 +68,9 @@ _NOT_ADOPTED = (
     "only one that they do is adopted."
 )
 _PRICE = "log-likelihood of its own answers"
-_SCREENED = "screened"
+_SCREENED, _PRICES, _SWEPT = "screened", "prices", "sweep-"
+_WHOLE = {"eq_bench": 100.0}
+"""Highest score of an item, for tasks where it is not 1."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,8 @@ def sweep(
         check_same_model(engine, folder.read().axis)
         if not folder.read().has_calibration:
             calibrate(engine, folder, on_progress=on_progress)
-        job = SweepJob(engine, folder, inputs, settings)
-        points, screened = job.screen(on_progress)
+        job = SweepJob(engine, folder, inputs, settings, on_progress)
+        points, screened = job.screen()
         fates = {setting.name: setting.fate for setting in screened}
         kept = [point.floors for point in points if fates[point.name] == "kept"]
         if not kept:
@@ -103,8 +115,8 @@ def sweep(
         result = sweep_settings(
             kept,
             screened,
-            harm=job.harm(on_progress),
-            capability=job.capability(on_progress),
+            harm=job.harm(),
+            capability=job.capability(),
             compare=paired_change(settings.seed),
             tolerance=job.tolerance,
             seed=settings.seed,
@@ -120,47 +132,52 @@ def price_sweep(
     engine: Engine, folder: RunFolder, inputs: SweepInputs, settings: SweepSettings
 ) -> dict[str, Any]:
     """What a sweep would take, at the most: settings, answers, minutes. Nothing is kept."""
-    run = folder.read()
-    check_same_model(engine, run.axis)
+    check_same_model(engine, folder.read().axis)
     job = SweepJob(engine, folder, inputs, settings)
     size = settings.grid.size(engine.layers)
     most = min(settings.limits.max_settings, size)
-    by = (inputs.grader, inputs.rubric)
+    choosing, deciding = job.harm_halves.choosing, job.harm_halves.deciding
     prices = [
         price_evaluation(
-            folder,
-            evaluation_of(
-                job.answerer, inputs.suite, half, by, (arm_of(None),), seed=settings.seed
-            ),
+            folder, evaluation_of(job.answerer, inputs, half, arm_of(None), seed=job.seed)
         )
-        for half in (job.harm_halves.choosing, job.harm_halves.deciding)
+        for half in (choosing, deciding)
     ]
     minutes = sum(float(price.get("minutes of answering, at most", 0)) for price in prices)
     return {
         "settings in the grid": size,
         "settings measured, at most": most,
-        "items to choose by": len(job.harm_halves.choosing),
-        "items held back": len(job.harm_halves.deciding),
+        "items to choose by": len(choosing),
+        "items held back": len(deciding),
         "answers, at most": (most + 1) * sum(int(price["answers"]) for price in prices),
         "minutes of screening, at most": round(size * job.seconds_to_screen() / 60, 1),
         "minutes of answering, at most": round((most + 1) * minutes, 1),
     }
 
 
+def is_swept(name: str) -> bool:
+    """Whether an evaluation of that name was made by a sweep, for itself alone."""
+    return name.startswith(_SWEPT)
+
+
 class SweepJob:
     """The parts of one sweep, each made from the run and the settings alone."""
 
     def __init__(
-        self, engine: Engine, folder: RunFolder, inputs: SweepInputs, settings: SweepSettings
+        self,
+        engine: Engine,
+        folder: RunFolder,
+        inputs: SweepInputs,
+        settings: SweepSettings,
+        on_progress: OnProgress = silent,
     ) -> None:
         settings.grid.bands(engine.layers)  # refused before anything is read, if none fits
-        self.engine, self.folder = engine, folder
-        self.inputs, self.settings = inputs, settings
+        self.engine, self.folder, self.on_progress = engine, folder, on_progress
+        self.inputs, self.settings, self.seed = inputs, settings, settings.seed
         self.run = folder.read()
         self.work = SweepWork(folder)
-        self._chosen: dict[str, list[Rollout]] = {}
         self.answerer = EngineAnswerer(engine, self.run.axis)
-        self.harm_halves = split_items(inputs.suite.items, limit=settings.limit, seed=settings.seed)
+        self.harm_halves = split_items(inputs.suite.items, limit=settings.limit, seed=self.seed)
 
     @property
     def tolerance(self) -> float:
@@ -171,49 +188,48 @@ class SweepJob:
             return self.settings.task_tolerance
         return self.run.calibration.price_bound
 
-    def screen(
-        self, on_progress: OnProgress
-    ) -> tuple[list[GridPoint], tuple[ScreenedSetting, ...]]:
+    def screen(self) -> tuple[list[GridPoint], tuple[ScreenedSetting, ...]]:
         """The grid's settings, and the fate of each."""
         points = grid_settings(
             self.settings.grid,
-            self._projections(on_progress),
+            self._projections(),
             self.run.axis,
             {floors.name: floors for floors in self.run.floors_file.settings},
         )
         limits = self.settings.limits
         alive = [point.floors for point in points if not is_inert_by_nominal(point, limits)]
-        readings = self._readings(alive, on_progress)
+        readings = self._readings(alive)
         return points, prune_settings(points, readings, layers=self.engine.layers, limits=limits)
 
-    def harm(self, on_progress: OnProgress) -> Metric:
-        """Harm by the suite's items and judge."""
-        suite = self.inputs.suite
-        scorer = answers_scorer(
-            self.answerer,
-            self.folder,
-            suite,
-            (self.inputs.grader, self.inputs.rubric),
-            seed=self.settings.seed,
-            on_progress=on_progress,
-        )
-        return Metric(f"{suite.measure} ({suite.name})", "share", self.harm_halves, scorer)
+    def harm(self) -> Metric:
+        """Harm: 1 for an answer that counts in the suite, else 0.
 
-    def capability(self, on_progress: OnProgress) -> Metric:
+        Each setting is an arm, and the items of one half are one evaluation of the run.
+        """
+
+        def score(floors: Floors | None, items: Sequence[Item]) -> Scores:
+            arm = arm_of(floors)
+            evaluation = evaluation_of(self.answerer, self.inputs, items, arm, seed=self.seed)
+            return dict(self._scored(evaluation, arm))
+
+        suite = self.inputs.suite
+        return Metric(f"{suite.measure} ({suite.name})", "share", self.harm_halves, score)
+
+    def capability(self) -> Metric:
         """Capability by lm-eval's tasks, or by the price on default answers that did not screen."""
-        limit, seed, tasks = self.settings.capability_limit, self.settings.seed, self.inputs.tasks
+        limit, tasks = self.settings.capability_limit, self.inputs.tasks
         if tasks:
             items = tuple(item for source in tasks for item in source.open().items())
-            scorer = tasks_scorer(self.engine, self.folder, tasks, on_progress=on_progress)
+            halves = split_items(items, limit=limit, seed=self.seed)
             name = ", ".join(source.task for source in tasks)
-            return Metric(name, "share", split_items(items, limit=limit, seed=seed), scorer)
-        items = price_items(self._answers("default")[self.settings.screened_on :])
+            return Metric(name, "share", halves, self._score_of_tasks)
+        items = price_items(self._default_answers[self.settings.screened_on :])
         if len(items) < 2:
             raise TooFewSamplesError(
                 f"{len(items)} default answers are left to measure capability by, expected 2 or "
                 "more; extract with more questions, or screen on fewer answers"
             )
-        halves = split_items(items, limit=limit, seed=seed)
+        halves = split_items(items, limit=limit, seed=self.seed)
         return Metric(_PRICE, "nats per token", halves, price_scorer(self.engine, self.work))
 
     def seconds_to_screen(self) -> float:
@@ -224,70 +240,166 @@ class SweepJob:
         list(self._screen([Floors((floor,), "timed")]))
         return time.monotonic() - began
 
-    def _projections(self, on_progress: OnProgress) -> Projections:
+    @cached_property
+    def _default_answers(self) -> list[Rollout]:
+        return calibration_answers(self.run)
+
+    @cached_property
+    def _role_answers(self) -> list[Rollout]:
+        return calibration_answers(self.run, of_roles=True)
+
+    def _projections(self) -> Projections:
         """The calibration's own projections, read once and kept."""
-        key = _key(self.run.manifest.files.get("axis.safetensors"), *self._sample)
+        axis_hash = self.run.manifest.files.get("axis.safetensors")
+        key = _key(axis_hash, *calibration_sample(self.run))
         kept = self.work.projections(key)
         if kept is not None:
             return Projections(**kept)
-        on_progress("reading projections", 0, 1)
+        self.on_progress("reading projections", 0, 1)
         projections = read_projections(
-            self.engine, self.run.axis, self._answers("default"), self._answers("roles")
+            self.engine, self.run.axis, self._default_answers, self._role_answers
         )
         self.work.keep_projections(
             key, {f.name: getattr(projections, f.name) for f in fields(projections)}
         )
-        on_progress("reading projections", 1, 1)
+        self.on_progress("reading projections", 1, 1)
         return projections
 
-    def _readings(
-        self, settings: Sequence[Floors], on_progress: OnProgress
-    ) -> dict[str, ScreenReading]:
+    def _readings(self, settings: Sequence[Floors]) -> dict[str, ScreenReading]:
         """Cheap measures of each setting by its name; those kept from before are not made anew."""
-        axis = self.run.manifest.files.get("axis.safetensors")
-        keys = {
-            floors.name: _key(
-                arm_of(floors).fingerprint, axis, self.settings.screened_on, *self._sample
-            )
-            for floors in settings
-        }
+        inputs = (
+            self.run.manifest.files.get("axis.safetensors"),
+            self.settings.screened_on,
+            *calibration_sample(self.run),
+        )
+        keys = {floors.name: _key(arm_of(floors).fingerprint, *inputs) for floors in settings}
         rows = {row["key"]: row for row in self.work.rows(_SCREENED)}
         readings = {}
         for name, key in keys.items():
             if (row := rows.get(key)) is not None:
                 kls, rises = tuple(row["kls"]), tuple(row["rises"])
                 readings[name] = ScreenReading(name, row["realised_firing"], kls, rises)
-        on_progress("screening settings", len(readings), len(settings))
+        self.on_progress("screening settings", len(readings), len(settings))
         for reading in self._screen([f for f in settings if f.name not in readings]):
             self.work.append(_SCREENED, [{**vars(reading), "key": keys[reading.name]}])
             readings[reading.name] = reading
-            on_progress("screening settings", len(readings), len(settings))
+            self.on_progress("screening settings", len(readings), len(settings))
         return readings
 
     def _screen(self, settings: Sequence[Floors]) -> Iterator[ScreenReading]:
         count = self.settings.screened_on
-        default, roles = self._answers("default")[:count], self._answers("roles")[:count]
+        default, roles = self._default_answers[:count], self._role_answers[:count]
         return screen_settings(self.engine, self.run.axis, settings, default=default, roles=roles)
 
-    @property
-    def _sample(self) -> tuple[int, int]:
-        """How many answers of each kind the calibration reads, and the seed that draws them."""
-        if not self.run.has_calibration:
-            defaults = CalibrateSettings()
-            return defaults.rollouts, defaults.seed
-        return self.run.calibration.answers, self.run.calibration.seed
+    def _score_of_tasks(self, floors: Floors | None, items: Sequence[Item]) -> Scores:
+        """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0); each task an
+        evaluation.
 
-    def _answers(self, kind: str) -> list[Rollout]:
-        """The answers that the calibration read, in the order of its draw."""
-        if kind not in self._chosen:
-            is_default = kind == "default"
-            of_kind = (
-                rollout
-                for rollout in self.run.rollouts()
-                if (rollout.prompt.is_default if is_default else rollout.prompt.is_role)
-            )
-            self._chosen[kind] = choose_rollouts(of_kind, *self._sample)
-        return self._chosen[kind]
+        Both halves of a task are answered at once: lm-eval scores a task as a whole.
+        """
+        scores: dict[str, float] = {}
+        for source in self.inputs.tasks:
+            stem = "".join(c if c.isalnum() or c in "_-" else "-" for c in Path(source.task).stem)
+            name = f"{_SWEPT}{stem}-{source.settings.limit or 'all'}"
+            task, arm = source.open(), arm_of(floors)
+            evaluation = task_evaluation(task, task_answerer(task, self.engine), (arm,), name=name)
+            scored = self._scored(evaluation, arm)
+            scores |= {item: share_of_best(value, task) for item, value in scored}
+        return {item.id: scores[item.id] for item in items if item.id in scores}
+
+    def _scored(self, evaluation: Evaluation, arm: Arm) -> Iterator[tuple[str, float]]:
+        """(item, score) of every answer under the arm that was judged."""
+
+        def report(stage: str, done: int, total: int) -> None:
+            # Summing up takes no time beside answering and judging.
+            if not stage.startswith(("drawing", "scoring")):
+                self.on_progress(stage, done, total)
+
+        # Arms that did something else under this name are from another calibration.
+        evaluate(self.folder, evaluation, overwrite=True, on_progress=report)
+        kept = EvaluationFolder(self.folder, evaluation.folder_name)
+        verdicts = kept.verdicts(evaluation.grader.verdicts_name(evaluation.rubric))
+        by_id, counted = {item.id: item for item in kept.items()}, evaluation.suite.counted
+        for answer in kept.answers(arm.name):
+            (case,) = cases_of([by_id[answer.item_id]], {arm.name: [answer]})
+            verdict = verdicts.get(case.id)
+            if verdict is None or verdict.status != "ok":
+                continue
+            if counted:
+                yield answer.item_id, float(verdict.label in counted)
+            elif verdict.score is not None:
+                yield answer.item_id, verdict.score
+
+
+def paired_change(seed: int) -> CompareScores:
+    """Mean difference of scores, item by item, with the interval that evaluations have."""
+
+    def compare(items: Sequence[Item], before: Scores, after: Scores) -> Interval:
+        draws = Resampling.of([item.factors for item in items], seed=seed)
+        values = [np.array([scores[item.id] for item in items]) for scores in (after, before)]
+        return difference_interval(values[0], values[1], draws)
+
+    return compare
+
+
+def arm_of(floors: Floors | None) -> Arm:
+    """The arm that caps with some floors; the unsteered one for None."""
+    if floors is None:
+        return Arm(UNSTEERED)
+    layers = f"layers {floors.layers[0]} to {floors.layers[-1]}"
+    return Arm(f"capped:{floors.name}", tuple(floors), note=f"capped with {floors.name} ({layers})")
+
+
+def evaluation_of(
+    answerer: Answerer, inputs: SweepInputs, items: Sequence[Item], arm: Arm, *, seed: int
+) -> Evaluation:
+    """Some of the suite's items under an arm, kept under a name that hashes which items."""
+    suite = replace(inputs.suite, items=tuple(items))
+    parts = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
+    name = f"{_SWEPT}{suite.name}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
+    return Evaluation(suite, (arm,), answerer, inputs.grader, inputs.rubric, name=name, seed=seed)
+
+
+def price_items(rollouts: Sequence[Rollout]) -> tuple[Item, ...]:
+    """Answers of the model as itself, to be read again; those to one question belong together."""
+    return tuple(
+        Item(r.prompt.id, r.conversation, {"question": str(r.prompt.question_index)})
+        for r in rollouts
+    )
+
+
+def price_scorer(engine: Engine, work: SweepWork) -> Scorer:
+    """Scores minus the KL per token from the unsteered model on its own answers; unsteered 0."""
+
+    def score(floors: Floors | None, items: Sequence[Item]) -> Scores:
+        if floors is None:
+            return dict.fromkeys((item.id for item in items), 0.0)
+        key = arm_of(floors).fingerprint
+        scores = {row["item"]: row["score"] for row in work.rows(_PRICES) if row["key"] == key}
+        missing = [item for item in items if item.id not in scores]
+        if missing:
+            conversations = [item.conversation for item in missing]
+            divergences = engine.divergence(conversations, [list(floors)])
+            fresh = {missing[divergence.index].id: -divergence.kl for divergence in divergences}
+            work.append(_PRICES, [{"key": key, "item": i, "score": s} for i, s in fresh.items()])
+            scores |= fresh
+        return {item.id: scores[item.id] for item in items}
+
+    return score
+
+
+def share_of_best(score: float, task: CapabilityTask) -> float:
+    """A task's score of one item as a share of the best score, 1 being the best.
+
+    Raises UsageError where the score is beyond the best.
+    """
+    share = score / _WHOLE.get(task.name, 1.0)
+    if share > 1:
+        raise UsageError(
+            f"task {task.name!r} scores an item {score:g}, expected at most 1: a sweep cannot "
+            "average it with others; choose another task"
+        )
+    return share if task.is_higher_better else 1 - share
 
 
 def _key(*parts: object) -> str:
