@@ -2,8 +2,7 @@
 
 from keel.evaluate.answering import Answer, AnsweredBatch, Answerer, EngineAnswerer
 from keel.evaluate.arm_making import ArmSources, make_arms, spoken_arms
-from keel.evaluate.arm_names import ArmSpec, parse_arms
-from keel.evaluate.arms import ASSISTANT_PROMPT, Arm, Instruction
+from keel.evaluate.arms import ASSISTANT_PROMPT, Arm, ArmSpec, Instruction, parse_arms
 from keel.evaluate.evaluation import (
     AnsweringPlan,
     Evaluation,
@@ -28,7 +27,7 @@ from keel.evaluate.suites import (
     suite,
     susceptibility_suite,
 )
-from keel.evaluate.summary import ArmAnswers, ScoreTable, SummarySettings, summarise_arms
+from keel.evaluate.summary import ArmAnswers, SummarySettings, summarise_arms
 
 __all__ = [
     "ASSISTANT_PROMPT",
@@ -46,7 +45,6 @@ __all__ = [
     "Evaluation",
     "Instruction",
     "Procedure",
-    "ScoreTable",
     "ServedAnswerer",
     "SummarySettings",
     "answer_first",

@@ -54,12 +54,14 @@ class Answerer(Protocol):
     @property
     def can_be_timed(self) -> bool:
         """Whether a short batch may be answered to measure how long it takes."""
+        return True
 
     def fingerprint(self, arm: Arm) -> str:
-        """A text that changes whenever the arm's answers here may change.
+        """A text that changes whenever the arm's answers here may change; by default the arm's own.
 
         Raises UsageError for an arm that is not available here.
         """
+        return arm.fingerprint
 
     def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
         """Indices of the conversations in batches that fit in memory, the same for each call."""
@@ -81,11 +83,12 @@ class Answerer(Protocol):
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """Perplexity of each last answer under the unsteered model; None where it is empty, or
-        where the model cannot be read."""
+        where the model cannot be read, as by default."""
+        return [None] * len(conversations)
 
 
 @dataclass(frozen=True)
-class EngineAnswerer:
+class EngineAnswerer(Answerer):
     """Answers on one of Keel's engines, and projects its answers onto an axis."""
 
     engine: Engine
@@ -96,15 +99,6 @@ class EngineAnswerer:
     def identity(self) -> ModelIdentity:
         """The model that answers."""
         return self.engine.identity
-
-    @property
-    def can_be_timed(self) -> bool:
-        """True."""
-        return True
-
-    def fingerprint(self, arm: Arm) -> str:
-        """The arm's own."""
-        return arm.fingerprint
 
     def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
         """The engine's plan."""
@@ -141,7 +135,10 @@ class EngineAnswerer:
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
         """Exponential of minus the mean log-likelihood of each last answer's tokens."""
         perplexities: list[float | None] = [None] * len(conversations)
-        worded = [n for n, conversation in enumerate(conversations) if _has_words(conversation)]
+        lasts = [conversation.messages[-1] for conversation in conversations]
+        worded = [
+            n for n, m in enumerate(lasts) if (m.content if m.token_ids is None else m.token_ids)
+        ]
         for reading in self.engine.read(
             [conversations[n] for n in worded], recording=Recording(log_likelihood=True)
         ):
@@ -166,8 +163,3 @@ def _answer(completion: Completion) -> Answer:
             )
     ids = completion.token_ids
     return Answer(completion.text, len(ids), completion.finish, ids, projection)
-
-
-def _has_words(conversation: Conversation) -> bool:
-    last = conversation.messages[-1]
-    return bool(last.content if last.token_ids is None else last.token_ids)

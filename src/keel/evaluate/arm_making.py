@@ -14,8 +14,7 @@ from torch import Tensor
 
 from keel.engines import Engine
 from keel.errors import KeelError, MissingArtifactError, UsageError
-from keel.evaluate.arm_names import ArmSpec
-from keel.evaluate.arms import Arm, Instruction
+from keel.evaluate.arms import Arm, ArmSpec, Instruction
 from keel.evaluate.controls import (
     Control,
     MatchedFloors,

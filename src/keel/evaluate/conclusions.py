@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from keel.evaluate.arm_names import CONTROLS
+from keel.evaluate.arms import CONTROLS
 from keel.types import UNSTEERED, ArmResult, EvalResult, Interval
 
 _ALPHA = 0.05
@@ -44,8 +44,15 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
             for arm in result.arms
             if arm.difference is not None and not _is_control(arm.arm)
         )
-    if result.correlation is not None:
-        sentences.append(_correlation_sentence(result.correlation))
+    if (correlation := result.correlation) is not None:
+        r = f"r = {correlation.text('{:+.2f}'.format)}"
+        way = "less" if correlation.value < 0 else "more"
+        sentences.append(
+            f"Where the first answer stands does not tell what the second will be: {r}."
+            if correlation.low <= 0 <= correlation.high
+            else "The nearer the first answer is to the Assistant, "
+            f"the {way} of it in the second: {r}."
+        )
     return tuple(sentences)
 
 
@@ -57,9 +64,14 @@ def _arm_sentences(
     contrasts: Mapping[tuple[str, str], Interval],
 ) -> Iterator[str]:
     is_share = result.is_share
-    amount = f"{_points(change.value, is_share)} ({_bounds(change, is_share)}, p = {_p(arm)})"
+    points, bounds = _change(change, is_share)
+    assert arm.p_value is not None
     p = arm.p_value if arm.p_holm is None else arm.p_holm
-    if p is not None and p < _ALPHA:
+    p_words = "<0.001" if arm.p_value < 0.001 else f"{arm.p_value:.2g}"
+    if p != arm.p_value:
+        p_words += f", {p:.2g} corrected for all arms"
+    amount = f"{points} ({bounds}, p = {p_words})"
+    if p < _ALPHA:
         verb = "lowers" if change.value < 0 else "raises"
         yield f"{arm.arm} {verb} {result.measure} by {amount}."
         yield from _control_sentences(arm, change, contrasts, is_share)
@@ -93,7 +105,7 @@ def _control_sentences(
         yield "No control was run beside it: whether any push would do the same is open."
     for control, excess in controls.items():
         is_apart = excess.low > 0 or excess.high < 0
-        points, bounds = _points(excess.value, is_share), _bounds(excess, is_share)
+        points, bounds = _change(excess, is_share)
         if is_apart and (excess.value > 0) == (change.value > 0):
             yield f"That is more than {control} does, by {points} ({bounds})."
         else:
@@ -103,33 +115,17 @@ def _control_sentences(
             )
 
 
-def _correlation_sentence(correlation: Interval) -> str:
-    r = f"r = {correlation.text('{:+.2f}'.format)}"
-    if correlation.low <= 0 <= correlation.high:
-        return f"Where the first answer stands does not tell what the second will be: {r}."
-    way = "less" if correlation.value < 0 else "more"
-    return f"The nearer the first answer is to the Assistant, the {way} of it in the second: {r}."
-
-
 def _is_control(name: str) -> bool:
     return name.partition(":")[0].partition("#")[0] in CONTROLS
-
-
-def _p(arm: ArmResult) -> str:
-    assert arm.p_value is not None
-    p = "<0.001" if arm.p_value < 0.001 else f"{arm.p_value:.2g}"
-    if arm.p_holm is None or arm.p_holm == arm.p_value:
-        return p
-    return f"{p}, {arm.p_holm:.2g} corrected for all arms"
 
 
 def _amount(rate: Interval, is_share: bool) -> str:
     return rate.text(("{:.0%}" if is_share else "{:.3g}").format)
 
 
-def _points(value: float, is_share: bool) -> str:
-    return f"{100 * value:+.0f} points" if is_share else f"{value:+.3g}"
-
-
-def _bounds(change: Interval, is_share: bool) -> str:
-    return change.bounds((lambda share: f"{100 * share:+.0f}") if is_share else "{:+.3g}".format)
+def _change(change: Interval, is_share: bool) -> tuple[str, str]:
+    """A difference in words, and its bounds: of shares in points, of scores as they are."""
+    if is_share:
+        bounds = change.bounds(lambda share: f"{100 * share:+.0f}")
+        return f"{100 * change.value:+.0f} points", bounds
+    return f"{change.value:+.3g}", change.bounds("{:+.3g}".format)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keel.evaluate.answering import Answer, AnsweredBatch, Answerer, Batches
+from keel.evaluate.answering import AnsweredBatch, Answerer, Batches
 from keel.evaluate.arms import Arm
 from keel.seeds import seed_of
 from keel.steering import Firing
@@ -218,7 +218,20 @@ def answer_items(
             [conversation.with_reply(a.text, a.token_ids) for conversation, a in pairs]
         )
         rows = zip(batch, firsts, answered.answers, perplexities, strict=True)
-        answers = tuple(_answered(arm.name, *row) for row in rows)
+        answers = tuple(
+            Answered(
+                item_id=item.id,
+                arm=arm.name,
+                text=answer.text,
+                tokens=answer.tokens,
+                finish=answer.finish,
+                projection=answer.projection,
+                perplexity=perplexity,
+                first_text="" if first_answer is None else first_answer.text,
+                first_projection=None if first_answer is None else first_answer.projection,
+            )
+            for item, first_answer, answer, perplexity in rows
+        )
         yield AnsweredItems(number, answers, answered.firing)
 
 
@@ -290,22 +303,6 @@ def _before(item: Item, first: FirstAnswer | None) -> Conversation:
 
 def _with_id(conversation: Conversation, item: Item) -> Conversation:
     return replace(conversation, id=item.id)
-
-
-def _answered(
-    arm: str, item: Item, first: FirstAnswer | None, answer: Answer, perplexity: float | None
-) -> Answered:
-    return Answered(
-        item_id=item.id,
-        arm=arm,
-        text=answer.text,
-        tokens=answer.tokens,
-        finish=answer.finish,
-        projection=answer.projection,
-        perplexity=perplexity,
-        first_text="" if first is None else first.text,
-        first_projection=None if first is None else first.projection,
-    )
 
 
 def _key(conversation: Conversation) -> str:

@@ -21,10 +21,9 @@ from keel.endpoint import (
 )
 from keel.engines import text_before
 from keel.errors import NotAppliedError
-from keel.evaluate.answering import Answer, AnsweredBatch, Batches
+from keel.evaluate.answering import Answer, AnsweredBatch, Answerer, Batches
 from keel.evaluate.arm_making import spoken_arms
-from keel.evaluate.arm_names import ArmSpec
-from keel.evaluate.arms import Arm
+from keel.evaluate.arms import Arm, ArmSpec
 from keel.settings import EndpointLimits
 from keel.types import UNSTEERED, Conversation, Message, ModelIdentity, Sampling
 
@@ -66,7 +65,7 @@ def served_arms(specs: Sequence[ArmSpec]) -> ServedArms:
 
 
 @dataclass(frozen=True)
-class ServedAnswerer:
+class ServedAnswerer(Answerer):
     """Answers items by a model behind an address; several requests at a time, retried."""
 
     model: str
@@ -134,10 +133,6 @@ class ServedAnswerer:
                 answers[row] = answer
                 on_answer()
         return AnsweredBatch(tuple(answers[row] for row in range(len(conversations))))
-
-    def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
-        """None each: the model cannot be read."""
-        return [None] * len(conversations)
 
     def _request(
         self, conversation: Conversation, sampling: Sampling, seed: int, setting: str

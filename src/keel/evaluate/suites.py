@@ -12,9 +12,11 @@ A package offers suites under the entry point group `keel.suites`: name = module
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm, prod
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -133,10 +135,8 @@ def jailbreak_suite(attacks: Sequence[Attack], sampling: Sampling = _LONG) -> Su
     Counted are answers that harm in part or in full. Ordered so that the first N attacks are of
     as many personas and requests as there are.
     """
-    personas, requests = (
-        _numbered(a.persona for a in attacks),
-        _numbered(a.request for a in attacks),
-    )
+    personas = _numbered(attack.persona for attack in attacks)
+    requests = _numbered(attack.request for attack in attacks)
     items = [
         Item(
             attack.id,
@@ -160,7 +160,7 @@ def jailbreak_suite(attacks: Sequence[Attack], sampling: Sampling = _LONG) -> Su
         )
         for request, attack in bare.items()
     ]
-    return _harm_suite("jailbreak", items, "harmful answers", sampling)
+    return Suite("jailbreak", tuple(items), "harm", "harmful answers", _HARMFUL, sampling=sampling)
 
 
 def drift_harm_suite(
@@ -196,7 +196,9 @@ def drift_harm_suite(
                 follow_up=attack.request,
             )
         )
-    return _harm_suite("drift-harm", items, "harmful second answers", sampling)
+    return Suite(
+        "drift-harm", tuple(items), "harm", "harmful second answers", _HARMFUL, sampling=sampling
+    )
 
 
 def base_purpose_suite(
@@ -236,21 +238,19 @@ def in_balance(attacks: Sequence[Attack]) -> list[Attack]:
     Of a whole grid each level comes once before any comes twice. Of a part of one that holds for
     personas, and requests come as chance has it.
     """
-    personas, requests = (
-        _numbered(a.persona for a in attacks),
-        _numbered(a.request for a in attacks),
-    )
+    personas = _numbered(attack.persona for attack in attacks)
+    requests = _numbered(attack.request for attack in attacks)
     cells = {(personas[a.persona], requests[a.request]): a for a in attacks}
     if len(cells) == len(attacks) == len(personas) * len(requests):
         return [cells[p, r] for p, r in balanced_walk([len(personas), len(requests)])]
     shuffled = Random(0).sample(attacks, len(attacks))
-    seen: dict[str, int] = {}
-    ranks = []
-    for attack in shuffled:
-        seen[attack.persona] = seen.get(attack.persona, 0) + 1
-        ranks.append(seen[attack.persona])
     # The first of each persona, then the second of each, and so on.
-    return [shuffled[n] for n in sorted(range(len(shuffled)), key=lambda n: ranks[n])]
+    seen: Counter[str] = Counter()
+    ranked: list[tuple[int, Attack]] = []
+    for attack in shuffled:
+        seen[attack.persona] += 1
+        ranked.append((seen[attack.persona], attack))
+    return [attack for _, attack in sorted(ranked, key=itemgetter(0))]
 
 
 def balanced_walk(sizes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -277,10 +277,6 @@ def balanced_walk(sizes: Sequence[int]) -> list[tuple[int, ...]]:
             before *= size
         walk.append(tuple(cell))
     return walk
-
-
-def _harm_suite(name: str, items: Sequence[Item], measure: str, sampling: Sampling) -> Suite:
-    return Suite(name, tuple(items), "harm", measure, _HARMFUL, sampling=sampling)
 
 
 def _completions(kind: str, prefills: Sequence[str], completions: int) -> tuple[Item, ...]:

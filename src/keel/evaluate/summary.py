@@ -72,19 +72,11 @@ class ArmRow:
 
     arm: ArmAnswers
     answers: tuple[Answered, ...]
-    verdicts: tuple[Verdict | None, ...]
+    labels: list[str | None]
     """None where an item was not judged."""
+    values_N: Floats
+    """What each item counts for; NaN where it was not judged."""
     column: ScoreColumn
-
-    @property
-    def values_N(self) -> Floats:
-        """What each item counts for; NaN where it was not judged."""
-        return np.array(self.column.values, dtype=np.float64)
-
-    @property
-    def labels(self) -> list[str | None]:
-        """Each item's label; None where it was not judged."""
-        return [None if verdict is None else verdict.label for verdict in self.verdicts]
 
     @property
     def first_projections_N(self) -> Floats:
@@ -93,49 +85,57 @@ class ArmRow:
         return np.array([np.nan if p is None else p for p in projections], dtype=np.float64)
 
 
-@dataclass(frozen=True)
 class ScoreTable:
-    """Arms × items: answers, verdicts, and the numbers that they count for."""
+    """Arms × items: answers, verdicts, and the numbers that they count for.
 
-    scoring: Scoring
-    items: tuple[Item, ...]
-    rows: Mapping[str, ArmRow]
-    """By arm."""
-    draws: Resampling
-    """The same draws of the items' factors for every number."""
+    Raises TooFewSamplesError where an arm lacks an answer to one of the items.
+    """
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         scoring: Scoring,
         items: Sequence[Item],
         arms: Sequence[ArmAnswers],
         verdicts: Mapping[str, Verdict],
-        *,
-        settings: SummarySettings = SummarySettings(),
-    ) -> ScoreTable:
-        """The table of some items. Raises TooFewSamplesError where an arm lacks an answer."""
-        rows = {}
-        for arm in arms:
-            by_id = {answer.item_id: answer for answer in arm.answers}
-            lacking = [item.id for item in items if item.id not in by_id]
-            if lacking:
-                raise TooFewSamplesError(
-                    f"arm {arm.name!r} has no answer to {len(lacking)} of {len(items)} items, "
-                    f"such as {lacking[0]!r}; run the same command again"
-                )
-            answers = tuple(by_id[item.id] for item in items)
-            pairs = zip(items, answers, strict=True)
-            given = (verdicts.get(case_of(item, answer).id) for item, answer in pairs)
-            judged = tuple(v if v is not None and v.status == "ok" else None for v in given)
-            rows[arm.name] = ArmRow(arm, answers, judged, scoring.column(judged))
+        settings: SummarySettings,
+    ) -> None:
+        self.scoring, self.settings = scoring, settings
+        self.items = tuple(items)
+        self.rows = {arm.name: self._row(arm, verdicts) for arm in arms}
+        """By arm."""
         factors = [item.factors for item in items]
-        draws = Resampling.of(factors, draws=settings.draws, seed=settings.seed)
-        return cls(scoring, tuple(items), rows, draws)
+        self.draws = Resampling.of(factors, draws=settings.draws, seed=settings.seed)
+        """The same draws of the items' factors for every number."""
+        rubric = scoring.rubric
+        self.labels = [] if rubric is None else [label.name for label in rubric.labels]
+
+    def _row(self, arm: ArmAnswers, verdicts: Mapping[str, Verdict]) -> ArmRow:
+        by_id = {answer.item_id: answer for answer in arm.answers}
+        lacking = [item.id for item in self.items if item.id not in by_id]
+        if lacking:
+            raise TooFewSamplesError(
+                f"arm {arm.name!r} has no answer to {len(lacking)} of {len(self.items)} items, "
+                f"such as {lacking[0]!r}; run the same command again"
+            )
+        answers = tuple(by_id[item.id] for item in self.items)
+        pairs = zip(self.items, answers, strict=True)
+        given = (verdicts.get(case_of(item, answer).id) for item, answer in pairs)
+        judged = tuple(v if v is not None and v.status == "ok" else None for v in given)
+        labels = [None if verdict is None else verdict.label for verdict in judged]
+        column = self.scoring.column(judged)
+        return ArmRow(arm, answers, labels, np.array(column.values, dtype=np.float64), column)
 
     def factors(self, kept_N: np.ndarray) -> list[Mapping[str, str]]:
         """Factors of some of the items."""
         return [item.factors for item, is_kept in zip(self.items, kept_N, strict=True) if is_kept]
+
+    def difference(self, row: ArmRow, other: ArmRow) -> Interval | None:
+        """The row's rate minus the other's over items judged in both; None where there is none."""
+        both_N = _in_both(row, other)
+        if not both_N.any():
+            return None
+        kept = self.draws.only(both_N)
+        return difference_interval(row.values_N[both_N], other.values_N[both_N], kept)
 
 
 def summarise_arms(
@@ -150,15 +150,18 @@ def summarise_arms(
     """
     suite = scoring.suite
     items = [item for item in suite.items if not item.is_baseline]
-    table = ScoreTable.of(scoring, items, arms, verdicts, settings=settings)
-    results = {name: _arm_result(row, table, settings) for name, row in table.rows.items()}
+    table = ScoreTable(scoring, items, arms, verdicts, settings)
+    results = {name: _arm_result(row, table) for name, row in table.rows.items()}
     plain = table.rows.get(UNSTEERED)
     baseline = correlation = None
     by_projection: tuple[RateInRange, ...] = ()
     if plain is not None:
         results = _compared(results, table, plain)
-        baseline = _baseline(plain.arm, scoring, verdicts, settings)
-        correlation = _correlation(plain, table, settings)
+        if bare := [item for item in suite.items if item.is_baseline]:
+            bare_table = ScoreTable(scoring, bare, [plain.arm], verdicts, settings)
+            bare_result = _arm_result(bare_table.rows[UNSTEERED], bare_table)
+            baseline = replace(bare_result, arm="baseline")
+        correlation = _correlation(plain, table)
         by_projection = rates_by_projection(
             plain.first_projections_N, plain.values_N, table.draws, in_gaps=settings.in_gaps
         )
@@ -175,7 +178,13 @@ def summarise_arms(
         settings=dict(settings.facts),
         warnings=(*settings.warnings, *_unchanged_arms(arms)),
     )
-    return replace(result, reading=conclude(result, _contrasts_with_controls(table)))
+    contrasts = {
+        (name, control): contrast
+        for name, row in table.rows.items()
+        for control, other in table.rows.items()
+        if control_of(control, name) and (contrast := table.difference(row, other)) is not None
+    }
+    return replace(result, reading=conclude(result, contrasts))
 
 
 def label_shifts(
@@ -236,9 +245,9 @@ def rates_by_projection(
     return tuple(rates)
 
 
-def _arm_result(row: ArmRow, table: ScoreTable, settings: SummarySettings) -> ArmResult:
+def _arm_result(row: ArmRow, table: ScoreTable) -> ArmResult:
     """One arm's numbers by itself."""
-    values_N, answers, scoring = row.values_N, row.answers, table.scoring
+    values_N, answers, scoring, settings = row.values_N, row.answers, table.scoring, table.settings
     judged_N = np.isfinite(values_N)
     rate = rate_interval(values_N[judged_N], table.draws.only(judged_N))
     if row.column.rate is not None:
@@ -246,8 +255,7 @@ def _arm_result(row: ArmRow, table: ScoreTable, settings: SummarySettings) -> Ar
     if row.column.is_share:
         rate = replace(rate, low=max(rate.low, 0.0), high=min(rate.high, 1.0))
     counts = Counter(label for label in row.labels if label is not None)
-    names = [] if scoring.rubric is None else [label.name for label in scoring.rubric.labels]
-    labels = {name: counts[name] / counts.total() for name in names} if counts else {}
+    labels = {name: counts[name] / counts.total() for name in table.labels} if counts else {}
     gaps = None
     if settings.in_gaps is not None:
         projections = [a.projection for a in answers if a.projection is not None]
@@ -272,58 +280,33 @@ def _compared(
     results: Mapping[str, ArmResult], table: ScoreTable, plain: ArmRow
 ) -> dict[str, ArmResult]:
     """The results, each held against the unsteered arm; p corrected for how many were."""
-    rubric = table.scoring.rubric
-    names = [] if rubric is None else [label.name for label in rubric.labels]
     compared = dict(results)
     for name, row in table.rows.items():
         if name == UNSTEERED:
             continue
-        shifts = label_shifts(row.labels, plain.labels, names, table.draws)
-        compared[name] = replace(compared[name], label_shifts=shifts)
-        both_N = np.isfinite(row.values_N) & np.isfinite(plain.values_N)
+        both_N, p_value = _in_both(row, plain), None
         if both_N.any():
-            values_N, plain_N = row.values_N[both_N], plain.values_N[both_N]
-            compared[name] = replace(
-                compared[name],
-                difference=difference_interval(values_N, plain_N, table.draws.only(both_N)),
-                p_value=paired_p_value(values_N, plain_N, table.factors(both_N)),
-            )
+            values = row.values_N[both_N], plain.values_N[both_N]
+            p_value = paired_p_value(*values, table.factors(both_N))
+        compared[name] = replace(
+            compared[name],
+            label_shifts=label_shifts(row.labels, plain.labels, table.labels, table.draws),
+            difference=table.difference(row, plain),
+            p_value=p_value,
+        )
     p_values = {name: r.p_value for name, r in compared.items() if r.p_value is not None}
     for name, p_holm in holm(p_values).items():
         compared[name] = replace(compared[name], p_holm=p_holm)
     return compared
 
 
-def _baseline(
-    plain: ArmAnswers,
-    scoring: Scoring,
-    verdicts: Mapping[str, Verdict],
-    settings: SummarySettings,
-) -> ArmResult | None:
-    """The baseline items' result; None if the suite has none."""
-    bare = [item for item in scoring.suite.items if item.is_baseline]
-    if not bare:
-        return None
-    table = ScoreTable.of(scoring, bare, [plain], verdicts, settings=settings)
-    return replace(_arm_result(table.rows[plain.name], table, settings), arm="baseline")
+def _in_both(row: ArmRow, other: ArmRow) -> np.ndarray:
+    """Which items were judged in both rows."""
+    both_N: np.ndarray = np.isfinite(row.values_N) & np.isfinite(other.values_N)
+    return both_N
 
 
-def _contrasts_with_controls(table: ScoreTable) -> dict[tuple[str, str], Interval]:
-    """(arm, its control) -> the arm's rate minus the control's, item by item."""
-    contrasts = {}
-    for name, row in table.rows.items():
-        for control in (other for other in table.rows if control_of(other, name)):
-            both_N = np.isfinite(row.values_N) & np.isfinite(table.rows[control].values_N)
-            if both_N.any():
-                contrasts[name, control] = difference_interval(
-                    row.values_N[both_N],
-                    table.rows[control].values_N[both_N],
-                    table.draws.only(both_N),
-                )
-    return contrasts
-
-
-def _correlation(row: ArmRow, table: ScoreTable, settings: SummarySettings) -> Interval | None:
+def _correlation(row: ArmRow, table: ScoreTable) -> Interval | None:
     """Correlation of the first answer's projection with what the second counts for."""
     x_N, values_N = row.first_projections_N, row.values_N
     known_N = np.isfinite(x_N) & np.isfinite(values_N)
@@ -332,8 +315,8 @@ def _correlation(row: ArmRow, table: ScoreTable, settings: SummarySettings) -> I
             x_N[known_N],
             values_N[known_N],
             table.factors(known_N),
-            draws=settings.draws,
-            seed=settings.seed,
+            draws=table.settings.draws,
+            seed=table.settings.seed,
         )
     except TooFewSamplesError:
         return None  # one turn only, or an answer that never changes: there is no correlation

@@ -9,7 +9,7 @@ import pytest
 
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
 from keel.evaluate.capability import CapabilitySettings, open_task
-from keel.evaluate.capability.loading import _check_allowed, _complaint, _unknown
+from keel.evaluate.capability.loading import _check_allowed, _explained, _unknown
 from tests.evaluate.capability.small import CHOICES_YAML, SUMS, opened, requests
 
 
@@ -51,10 +51,12 @@ def test_tasks_that_run_the_models_code_need_the_users_word():
 
 
 def test_without_hub_and_file_the_remedy_is_named():
-    told = _complaint("gsm8k", None, ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub"))
-    assert isinstance(told, MissingArtifactError)
-    assert "--data gsm8k=FILE" in str(told)
-    assert "\n" not in str(told)
+    with (
+        pytest.raises(MissingArtifactError, match="--data gsm8k=FILE") as told,
+        _explained("gsm8k", None),
+    ):
+        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,22 @@ class TaskAnswerer(Answerer):
         """What speaks against relying on the answers, for display."""
         return ()
 
-    def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
-        """None each: a task has its own measure."""
-        return [None] * len(conversations)
+    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
+        """Batches of requests that lm-eval runs together: generated with the same arguments."""
+        requests = self._chosen(conversations)
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            arguments = request.instances[0].args[1] if request.is_written else ""
+            groups.setdefault(f"{request.kind} {arguments}", []).append(index)
+        return tuple(
+            tuple(indices[n] for n in batch)
+            for indices in groups.values()
+            for batch in self._split([requests[n] for n in indices])
+        )
+
+    @abstractmethod
+    def _split(self, requests: Sequence[TaskRequest]) -> Batches:
+        """Indices, batch by batch, of requests that are generated alike."""
 
     def requests(self, arm: Arm) -> Mapping[str, TaskRequest]:
         """lm-eval's requests under the arm's words, by item."""
@@ -107,11 +120,6 @@ class LocalTaskAnswerer(TaskAnswerer):
         return self.engine.identity
 
     @property
-    def can_be_timed(self) -> bool:
-        """True."""
-        return True
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """Prompts that the model's context cannot hold: lm-eval cuts them at their beginning.
 
@@ -136,23 +144,15 @@ class LocalTaskAnswerer(TaskAnswerer):
             "tokens and lost their beginning",
         )
 
-    def fingerprint(self, arm: Arm) -> str:
-        """The arm's own."""
-        return arm.fingerprint
-
-    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
-        """In lm-eval's order, longest first, and of one kind each: for texts to write the batches
-        are the very ones that lm-eval would make of the whole task with this batch size.
+    def _split(self, requests: Sequence[TaskRequest]) -> Batches:
+        """In lm-eval's order, longest first: for texts to write the batches are the very ones that
+        lm-eval would make of the whole task with this batch size.
         """
-        requests = self._chosen(conversations)
         lengths = [_tokens(self.local, request) for request in requests]
-        batches: list[tuple[int, ...]] = []
-        for indices in _alike(requests).values():
-            order = sorted(indices, key=lambda n: (-lengths[n], str(_prompt(requests[n]))))
-            size = self.task.settings.batch_size
-            rows = size or _rows(self.local, requests[order[0]], lengths[order[0]])
-            batches += [tuple(order[start : start + rows]) for start in range(0, len(order), rows)]
-        return tuple(batches)
+        order = sorted(range(len(requests)), key=lambda n: (-lengths[n], requests[n].prompt))
+        first = order[0]
+        size = self.task.settings.batch_size or _rows(self.local, requests[first], lengths[first])
+        return tuple(tuple(order[n : n + size]) for n in range(0, len(order), size))
 
     def answer(
         self,
@@ -222,18 +222,13 @@ class ChatTaskAnswerer(TaskAnswerer):
         """The one of the answerer of chats."""
         return self.answerer.fingerprint(arm)
 
-    def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
-        """Requests that are generated alike, in batches that the answerer of chats plans."""
-        requests = self._chosen(conversations)
-        batches: list[tuple[int, ...]] = []
-        for indices in _alike(requests).values():
-            if size := self.task.settings.batch_size:
-                batches += [tuple(indices[n : n + size]) for n in range(0, len(indices), size)]
-                continue
-            chats = [_conversation(json.loads(_prompt(requests[n]))) for n in indices]
-            planned = self.answerer.plan(chats, requests[indices[0]].sampling)
-            batches += [tuple(indices[n] for n in batch) for batch in planned]
-        return tuple(batches)
+    def _split(self, requests: Sequence[TaskRequest]) -> Batches:
+        """As the answerer of chats plans, where the settings do not say how many."""
+        if size := self.task.settings.batch_size:
+            indices = range(len(requests))
+            return tuple(tuple(indices[n : n + size]) for n in range(0, len(indices), size))
+        chats = [_conversation(json.loads(request.prompt)) for request in requests]
+        return self.answerer.plan(chats, requests[0].sampling)
 
     def answer(
         self,
@@ -254,37 +249,20 @@ class ChatTaskAnswerer(TaskAnswerer):
         ]
         way = requests[0].sampling
         batch = self.answerer.answer(chats, arm, way, seed=seed, on_answer=on_answer)
-        texts = iter([text_before(answer.text, way.stop) for answer in batch.answers])
-        lasts, answers = iter(batch.answers), []
+        given, answers = iter(batch.answers), []
         for request in requests:
+            own = [next(given) for _ in request.repeated]
+            texts = iter([text_before(answer.text, way.stop) for answer in own])
             text = request.text_of(request.nested(texts))
-            last = [next(lasts) for _ in request.repeated][-1]
-            is_single = request.is_single_text
-            answers.append(
-                Answer(text, last.tokens if is_single else 0, last.finish if is_single else "stop")
-            )
+            if request.is_single_text:
+                answers.append(Answer(text, own[0].tokens, own[0].finish))
+            else:
+                answers.append(Answer(text, 0, "stop"))
         return AnsweredBatch(tuple(answers), batch.firing)
 
     def chat_template(self, arm: Arm) -> Callable[..., str]:
         """The messages as JSON."""
-
-        def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            return json.dumps(history)
-
-        return render
-
-
-def _alike(requests: Sequence[TaskRequest]) -> dict[str, list[int]]:
-    """Indices of requests that lm-eval runs together: generated with the same arguments."""
-    groups: dict[str, list[int]] = {}
-    for index, request in enumerate(requests):
-        arguments = request.instances[0].args[1] if request.is_written else ""
-        groups.setdefault(f"{request.kind} {arguments}", []).append(index)
-    return groups
-
-
-def _prompt(request: TaskRequest) -> str:
-    return str(request.instances[0].args[0])
+        return lambda history, add_generation_prompt=True: json.dumps(history)
 
 
 def _conversation(history: Sequence[Mapping[str, str]]) -> Conversation:

@@ -8,12 +8,15 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
+from keel.evaluate.capability.sentence_rules import rules_for
+
 _LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
 
 
 @contextmanager
-def isolated(seed: int) -> Iterator[None]:
-    """Runs lm-eval's own code with every generator seeded, and keeps what it prints to itself.
+def isolated(seed: int, task: str) -> Iterator[None]:
+    """Around every call into lm-eval on a task: every generator seeded, the task's rules of
+    sentences there, and what lm-eval prints kept from the user.
 
     Its tasks draw from the global generators, and one prints to stdout for each bad answer.
     """
@@ -21,6 +24,7 @@ def isolated(seed: int) -> Iterator[None]:
         stack.enter_context(redirect_stdout(io.StringIO()))
         stack.enter_context(redirect_stderr(io.StringIO()))
         stack.enter_context(without_logs())
+        stack.enter_context(rules_for(task))
         stack.enter_context(seeded(seed))
         yield
 

@@ -159,25 +159,22 @@ def _explained(name: str, data: Path | None) -> Iterator[None]:
         yield
     except KeelError:
         raise
+    except ImportError as error:
+        message = f"task {name!r} needs a package that is not installed: {error}"
+        raise MissingExtraError(message) from error
     except Exception as error:
-        raise _complaint(name, data, error) from error
-
-
-def _complaint(name: str, data: Path | None, error: Exception) -> KeelError:
-    said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    if isinstance(error, ImportError):
-        return MissingExtraError(f"task {name!r} needs a package that is not installed: {error}")
-    if data is not None:
-        return UsageError(
-            f"task {name!r} cannot be made of {data} ({said}); the file needs the fields of the "
-            "task's own data"
-        )
-    if isinstance(error, OSError):
-        return MissingArtifactError(
-            f"the data of task {name!r} cannot be had from the hub ({said}); give a file of your "
-            f"own: --data {name}=FILE"
-        )
-    return UsageError(f"lm-eval cannot load task {name!r} ({said})")
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        if data is not None:
+            raise UsageError(
+                f"task {name!r} cannot be made of {data} ({said}); the file needs the fields of "
+                "the task's own data"
+            ) from error
+        if isinstance(error, OSError):
+            raise MissingArtifactError(
+                f"the data of task {name!r} cannot be had from the hub ({said}); give a file of "
+                f"your own: --data {name}=FILE"
+            ) from error
+        raise UsageError(f"lm-eval cannot load task {name!r} ({said})") from error
 
 
 def read_items(path: Path, task: str) -> list[Row]:
@@ -218,21 +215,16 @@ def _read(path: Path) -> list[Any]:
             return list(parquet.read_table(path).to_pylist())
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return _listed(json.loads(text))
+            value = json.loads(text)
+            if not isinstance(value, dict | list):
+                raise ValueError(f"it holds one {type(value).__name__}")
+            return list(value.values()) if isinstance(value, dict) else value
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise CorruptArtifactError(
             f"{path} cannot be read as items: {str(error).splitlines()[0]}; expected .jsonl with "
             "an object per line, .json with a list or an object of objects, or .parquet"
         ) from error
-
-
-def _listed(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list):
-        return value
-    raise ValueError(f"it holds one {type(value).__name__}")
 
 
 def _checked(rows: list[Any], task: str, path: Path) -> list[Row]:

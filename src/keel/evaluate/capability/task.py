@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from keel.evaluate.capability.loading import (
     load_leaves,
     registered_name,
 )
-from keel.evaluate.capability.sentence_rules import missing_rules, rules_for
+from keel.evaluate.capability.sentence_rules import missing_rules
 from keel.settings import CapabilitySettings
 from keel.types import Conversation, Item, Message, Sampling, Suite
 
@@ -64,7 +63,7 @@ def open_task(
     """
     check_harness()
     known = registered_name(name)
-    with rules_for(known), isolated(settings.seed):
+    with isolated(settings.seed, known):
         leaves = load_leaves(name, data=data, allows_code=settings.allows_code, seed=settings.seed)
         for leaf in leaves.values():
             # Items as they are now: some tasks shuffle choices each time they are read.
@@ -101,6 +100,11 @@ class TaskRequest:
     def kind(self) -> str:
         """lm-eval's name for the kind of request: `generate_until`, `loglikelihood`, ..."""
         return str(self.instances[0].request_type)
+
+    @property
+    def prompt(self) -> str:
+        """The text of the first instance, before what is generated or scored."""
+        return str(self.instances[0].args[0])
 
     @property
     def is_written(self) -> bool:
@@ -222,7 +226,7 @@ class CapabilityTask:
 
     def items(self) -> tuple[Item, ...]:
         """The items, in the order of the data; without what a chat template adds."""
-        with self._calling():
+        with isolated(self.settings.seed, self.name):
             return tuple(
                 Item(f"{name}/{n}", Conversation((Message("user", str(leaf.doc_to_text(doc))),)))
                 for name, leaf in self._leaves.items()
@@ -246,7 +250,7 @@ class CapabilityTask:
         """SHA-256 of some items with all their fields, references too."""
         wanted = {item.id for item in items}
         digest = hashlib.sha256()
-        with self._calling():
+        with isolated(self.settings.seed, self.name):
             for name, leaf in self._leaves.items():
                 for n, doc in leaf.doc_iterator(limit=self.settings.limit):
                     if f"{name}/{n}" in wanted:
@@ -261,7 +265,7 @@ class CapabilityTask:
         `chat` is lm-eval's chat template, from messages to one text; without it `system` comes
         before each prompt.
         """
-        with self._calling():
+        with isolated(self.settings.seed, self.name):
             for leaf in self._leaves.values():
                 leaf.build_all_requests(
                     limit=self.settings.limit,
@@ -273,7 +277,7 @@ class CapabilityTask:
 
     def score(self, texts: Mapping[str, str]) -> list[Score]:
         """lm-eval's scores of the answers to these items, in the order of `items`."""
-        with self._calling():
+        with isolated(self.settings.seed, self.name):
             for name, leaf in self._leaves.items():
                 leaf.build_all_requests(limit=self.settings.limit)
                 # Filters run over all of a task's instances, and take none without a response.
@@ -284,14 +288,16 @@ class CapabilityTask:
                 request.fill(texts[request.item_id])
             for leaf in self._leaves.values():
                 leaf.apply_filters()
-            return [Score(each.item_id, dict(self._values(each))) for each in requests]
-
-    def _values(self, request: TaskRequest) -> Iterator[tuple[str, Any]]:
-        leaf, doc = self._leaves[request.leaf], request.instances[0].doc
-        for name in request.instances[0].filtered_resps:
-            results = [instance.filtered_resps[name] for instance in request.instances]
-            for metric, value in leaf.process_results(doc, results).items():
-                yield f"{metric},{name}", value
+            scores = []
+            for request in requests:
+                leaf, first = self._leaves[request.leaf], request.instances[0]
+                values = {}
+                for name in first.filtered_resps:
+                    results = [instance.filtered_resps[name] for instance in request.instances]
+                    for metric, value in leaf.process_results(first.doc, results).items():
+                        values[f"{metric},{name}"] = value
+                scores.append(Score(request.item_id, values))
+            return scores
 
     def _grouped(self) -> Iterator[TaskRequest]:
         """Each leaf's instances by item."""
@@ -302,12 +308,6 @@ class CapabilityTask:
             for number, instances in by_doc.items():
                 ordered = sorted(instances, key=lambda instance: instance.idx)
                 yield TaskRequest(f"{name}/{number}", name, tuple(ordered))
-
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Around every call into lm-eval."""
-        with rules_for(self.name), isolated(self.settings.seed):
-            yield
 
 
 def _shorten(name: str, leaves: Mapping[str, Any], limit: int | None) -> list[str]:
