@@ -97,10 +97,13 @@ def make_arms(
     something, and how to make it.
     """
     made = [_made(spec, sources, seed) for spec in specs]
-    controls = [each.control for each in made if isinstance(each, _UnmatchedControl)]
+    controls = [each for each in made if isinstance(each, Control)]
     answers = sources.answers() if controls else ()
     matches = iter(match_floors(engine, controls, answers, on_progress) if controls else ())
-    return tuple(each if isinstance(each, Arm) else each.arm(next(matches)) for each in made)
+    return tuple(
+        each if isinstance(each, Arm) else _matched(spec, each, next(matches), sources.axis)
+        for spec, each in zip(specs, made, strict=True)
+    )
 
 
 def spoken_arms(specs: Sequence[ArmSpec]) -> tuple[Arm, ...]:
@@ -117,34 +120,8 @@ def spoken_arms(specs: Sequence[ArmSpec]) -> tuple[Arm, ...]:
     return tuple(map(_spoken, specs))
 
 
-@dataclass(frozen=True)
-class _UnmatchedControl:
-    """A control of a cap whose floors are not matched with it yet."""
-
-    spec: ArmSpec
-    control: Control
-    cosine_F: Float[Tensor, " floor"]
-    """Of its directions with the axis."""
-
-    def arm(self, match: MatchedFloors) -> Arm:
-        """The arm with its floors; warns about layers where no floor fires: none controls there."""
-        cap, name = self.control.cap, self.spec.name
-        note = (
-            f"floors on {_DIRECTIONS[self.spec.kind]} at {_listed(cap.layers)}, under which "
-            f"{match.nominal_firing:.1%} of calibration slots lie (under {cap.name}: "
-            f"{match.cap_firing:.1%}); mean lift {match.mean_lift:.3g} raw (cap "
-            f"{match.cap_lift:.3g}); cosine with the axis {_range(self.cosine_F)}"
-        )
-        warnings: tuple[str, ...] = ()
-        if match.silent_layers:
-            warnings = (
-                f"arm {name!r}: on the calibration answers neither {cap.name} nor its control "
-                f"ever fires at {_listed(match.silent_layers)}, so it shows nothing there",
-            )
-        return Arm(name, match.floors, note=note, warnings=warnings)
-
-
-def _made(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm | _UnmatchedControl:
+def _made(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm | Control:
+    """The arm; of a control of a cap, what its floors are to be matched with."""
     try:
         if spec.is_step:
             return _stepped(spec, sources, seed)
@@ -157,11 +134,28 @@ def _made(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm | _UnmatchedCont
             note = f"floors {floors.name} on the axis at {_listed(floors.layers)}"
             return Arm(spec.name, tuple(floors), note=note)
         layers = [floor.layer for floor in floors]
-        directions_FD = sources.directions(spec, layers, seed)
-        cosine_F = cosine(directions_FD, sources.axis.direction[layers])
-        return _UnmatchedControl(spec, Control(floors, directions_FD), cosine_F)
+        return Control(floors, sources.directions(spec, layers, seed))
     except KeelError as error:
         raise type(error)(f"arm {spec.name!r}: {error}") from error
+
+
+def _matched(spec: ArmSpec, control: Control, match: MatchedFloors, axis: AssistantAxis) -> Arm:
+    """A control's arm; warns about layers where no floor fires: none controls there."""
+    cap = control.cap
+    cosine_F = cosine(control.directions_FD, axis.direction[[floor.layer for floor in cap]])
+    note = (
+        f"floors on {_DIRECTIONS[spec.kind]} at {_listed(cap.layers)}, under which "
+        f"{match.nominal_firing:.1%} of calibration slots lie (under {cap.name}: "
+        f"{match.cap_firing:.1%}); mean lift {match.mean_lift:.3g} raw (cap "
+        f"{match.cap_lift:.3g}); cosine with the axis {_range(cosine_F)}"
+    )
+    warnings: tuple[str, ...] = ()
+    if match.silent_layers:
+        warnings = (
+            f"arm {spec.name!r}: on the calibration answers neither {cap.name} nor its control "
+            f"ever fires at {_listed(match.silent_layers)}, so it shows nothing there",
+        )
+    return Arm(spec.name, match.floors, note=note, warnings=warnings)
 
 
 def _spoken(spec: ArmSpec) -> Arm:

@@ -40,7 +40,7 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
             amount = _amount(result.baseline.rate, is_share)
             sentences.append(f"Of the bare requests it is {amount}.")
         sentences.extend(
-            " ".join(_arm_sentences(arm, arm.difference, plain, result, contrasts))
+            " ".join(_arm_sentences(arm, plain, result, contrasts))
             for arm in result.arms
             if arm.difference is not None and not _is_control(arm.arm)
         )
@@ -58,14 +58,14 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
 
 def _arm_sentences(
     arm: ArmResult,
-    change: Interval,
     plain: ArmResult,
     result: EvalResult,
     contrasts: Mapping[tuple[str, str], Interval],
 ) -> Iterator[str]:
-    is_share = result.is_share
-    points, bounds = _change(change, is_share)
+    change, is_share = arm.difference, result.is_share
+    assert change is not None
     assert arm.p_value is not None
+    points, bounds = _change(change, is_share)
     p = arm.p_value if arm.p_holm is None else arm.p_holm
     p_words = "<0.001" if arm.p_value < 0.001 else f"{arm.p_value:.2g}"
     if p != arm.p_value:

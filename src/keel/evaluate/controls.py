@@ -143,20 +143,17 @@ def match_floors(
 
     Raises TooFewSamplesError where no answer has a token.
     """
-    probes = [probe for control in controls for probe in _probes(control)]
+    probes: list[Probe] = []
+    for control in controls:  # the cap's own directions, then the control's
+        floors = list(control.cap)
+        directions = [*(floor.direction for floor in floors), *control.directions_FD]
+        pairs = zip(2 * floors, directions, strict=True)
+        probes += [Probe(floor.layer, direction) for floor, direction in pairs]
     projections_NK = _projections(engine, probes, answers, on_progress)
     widths = [2 * len(control.cap) for control in controls]
     columns = torch.split(projections_NK, widths, dim=1)
-    pairs = zip(controls, columns, strict=True)
-    return [_matched(control, *column_NF.chunk(2, 1)) for control, column_NF in pairs]
-
-
-def _probes(control: Control) -> list[Probe]:
-    """The cap's own directions, then the control's."""
-    floors = list(control.cap)
-    own = [Probe(floor.layer, floor.direction) for floor in floors]
-    pairs = zip(floors, control.directions_FD, strict=True)
-    return own + [Probe(floor.layer, direction) for floor, direction in pairs]
+    parts = zip(controls, columns, strict=True)
+    return [_matched(control, *column_NF.chunk(2, 1)) for control, column_NF in parts]
 
 
 def _projections(

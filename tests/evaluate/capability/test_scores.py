@@ -22,7 +22,7 @@ def given(task, texts, arm="none"):
 def values_of(task, told):
     """What each item counts for."""
     scores = task.score({answer.item_id: answer.text for answer in told.answers})
-    return item_values(task, [score.values[task.key] for score in scores])
+    return item_values(task, [values[task.key] for values in scores.values()])
 
 
 def test_the_last_number_of_an_answer_counts(files):

@@ -7,6 +7,10 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
 
 from keel.evaluate.capability.sentence_rules import rules_for
 
@@ -50,28 +54,18 @@ def seeded(seed: int) -> Iterator[None]:
     import numpy as np
     import torch
 
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]), _seeded_langdetect(seed):
+    guesses: Any = SimpleNamespace(seed=None)
+    if find_spec("langdetect") is not None:  # a task that needs it says so
+        guesses = import_module("langdetect").DetectorFactory
+    python, arrays, guessing = random.getstate(), np.random.get_state(), guesses.seed
+    with torch.random.fork_rng(devices=[]):
         try:
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
+            guesses.seed = seed
             yield
         finally:
             random.setstate(python)
             np.random.set_state(arrays)
-
-
-@contextmanager
-def _seeded_langdetect(seed: int) -> Iterator[None]:
-    try:
-        from langdetect import DetectorFactory
-    except ImportError:
-        yield  # a task that needs it says so
-        return
-    before = DetectorFactory.seed
-    DetectorFactory.seed = seed
-    try:
-        yield
-    finally:
-        DetectorFactory.seed = before
+            guesses.seed = guessing

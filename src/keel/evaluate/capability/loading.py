@@ -92,19 +92,13 @@ def _manager_with(name: str) -> Any:
         near = [root / name] if name.isidentifier() and (root / name).is_dir() else []
     if near:
         small = TaskManager(include_defaults=False, include_path=[str(folder) for folder in near])
-        if _holds_all_of(small, registered):
-            return small
+        with suppress(KeyError, UsageError):
+            if all(leaf in small.task_index for leaf in _leaf_names(small, registered)):
+                return small
     full = TaskManager()
     if registered not in full.all_tasks:
         raise UsageError(_unknown(name, full.all_tasks))
     return full
-
-
-def _holds_all_of(manager: Any, name: str) -> bool:
-    try:
-        return all(leaf in manager.task_index for leaf in _leaf_names(manager, name))
-    except (KeyError, UsageError):
-        return False
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from keel.engines import Engine
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.isolation import without_logs
-from keel.steering import Firing, PassTokens, Steering, check_reached, steered
+from keel.steering import Firing, PassTokens, check_reached, steered
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,13 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> Any:
         sampled_BT = super()._model_generate(context, max_length, stop, **generation_kwargs)
-        self.lengths += _lengths(sampled_BT[:, context.shape[1] :], self._ends())
-        return sampled_BT
-
-    def _ends(self) -> set[int]:
         given = getattr(self.model.generation_config, "eos_token_id", None)
         listed = given if isinstance(given, list) else [given]
-        return {*listed, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None}
+        ends = {*listed, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None}
+        for row in sampled_BT[:, context.shape[1] :].tolist():
+            tokens = next((n for n, token in enumerate(row) if token in ends), len(row))
+            self.lengths.append(Length(tokens, is_ended=tokens < len(row)))
+        return sampled_BT
 
     @contextmanager
     def _steered(self) -> Iterator[None]:
@@ -93,18 +92,22 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         if not self.arm.interventions:
             yield
             return
+        interventions = self.arm.interventions
+
+        def mark(_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            pad = self.tokenizer.pad_token_id
+            steering.marked = None if ids is None else _tokens_of_pass(ids, kwargs, pad)
+
         with ExitStack() as stack:
-            marker = _Marker(self.tokenizer.pad_token_id)
             # Before steering's own hooks, which read the mark.
-            hook = self.model.register_forward_pre_hook(marker, with_kwargs=True)
+            hook = self.model.register_forward_pre_hook(mark, with_kwargs=True)
             stack.callback(hook.remove)
-            marker.steering = stack.enter_context(
-                steered(self.model, self.arm.interventions, blocks=self.blocks)
-            )
+            steering = stack.enter_context(steered(self.model, interventions, blocks=self.blocks))
             yield
-            now = marker.steering.firing()
-        check_reached(now, [each.layer for each in self.arm.interventions])
-        self.firing = now
+            firing = steering.firing()
+        check_reached(firing, [each.layer for each in interventions])
+        self.firing = firing
 
     def _refuse_generated_only(self) -> None:
         if any(each.tokens == "generated" for each in self.arm.interventions):
@@ -114,37 +117,17 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             )
 
 
-class _Marker:
-    """Tells steering which tokens are padding, where the model's arguments do not say.
+def _tokens_of_pass(ids: Tensor, kwargs: dict[str, Any], pad: int) -> PassTokens | None:
+    """Which tokens of a forward pass are padding, where the model's arguments do not say.
 
     Only the count of moved tokens hangs on it, never an answer. lm-eval pads texts to be scored
     with zeros at the right and passes no mask; rows that have ended stay in a batch that
     generates, as padding tokens.
     """
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-        self.steering: Steering | None = None
-
-    def __call__(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert self.steering is not None
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        self.steering.marked = None if ids is None else self._step(ids, kwargs)
-
-    def _step(self, ids: Tensor, kwargs: dict[str, Any]) -> PassTokens | None:
-        if kwargs.get("attention_mask") is None:
-            filled = (ids != 0).flip(-1).cumsum(-1).flip(-1) > 0
-            return PassTokens(ids.numel(), filled)
-        cache = kwargs.get("past_key_values")
-        if ids.shape[1] == 1 and cache is not None and cache.get_seq_length():
-            return PassTokens(ids.numel(), ids != self.pad, is_generated=True)
-        return None
-
-
-def _lengths(sampled_BT: Tensor, ends: set[int]) -> list[Length]:
-    is_end_BT = torch.isin(sampled_BT, torch.tensor(sorted(ends), device=sampled_BT.device))
-    lengths = []
-    for row in is_end_BT.tolist():
-        tokens = row.index(True) if True in row else len(row)
-        lengths.append(Length(tokens, tokens < len(row)))
-    return lengths
+    if kwargs.get("attention_mask") is None:
+        filled = (ids != 0).flip(-1).cumsum(-1).flip(-1) > 0
+        return PassTokens(ids.numel(), filled)
+    cache = kwargs.get("past_key_values")
+    if ids.shape[1] == 1 and cache is not None and cache.get_seq_length():
+        return PassTokens(ids.numel(), ids != pad, is_generated=True)
+    return None

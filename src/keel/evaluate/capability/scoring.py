@@ -113,12 +113,12 @@ class TaskGrader(Grader):
                 batch.setdefault(case.conversation.id, case)
             waiting = [case for case in waiting if batch[case.conversation.id] is not case]
             texts = {item: case.conversation.messages[-1].content for item, case in batch.items()}
-            for score in self.task.score(texts):
-                case, value = batch[score.item_id], score.values[self.task.key]
+            for item_id, values in self.task.score(texts).items():
+                case, value = batch[item_id], values[self.task.key]
                 self._values[case.id] = value
                 parts = value if isinstance(value, list | tuple) else [value]
                 number = float(np.mean([float(part) for part in parts]))
-                metrics = "; ".join(f"{name} {_plain(v)}" for name, v in score.values.items())
+                metrics = "; ".join(f"{name} {_plain(v)}" for name, v in values.items())
                 yield Verdict(case.id, f"{number:g}", number, reason=metrics)
 
     def scoring(self, suite: Suite, rubric: Rubric) -> Scoring:

@@ -168,14 +168,6 @@ class TaskRequest:
             instance.resps = [tuple(r) if isinstance(r, list) else r for r in response]
 
 
-@dataclass(frozen=True)
-class Score:
-    """lm-eval's numbers for one answer, by metric and answer filter: `exact_match,none`."""
-
-    item_id: str
-    values: Mapping[str, Any]
-
-
 class CapabilityTask:
     """One task, or a group of tasks that are scored alike."""
 
@@ -192,33 +184,18 @@ class CapabilityTask:
         self.metric, self.filter = _metric_of(name, leaves)
         self.warnings = tuple(warnings)
         """What has to be known of the scores, for display."""
+        self.measure = self.metric if self.filter == "none" else f"{self.metric} ({self.filter})"
+        """What is reported, in words."""
+        self.key = f"{self.metric},{self.filter}"
+        """The measure as lm-eval writes it; a key of `score`'s values."""
         self._leaves = leaves
         self._first = next(iter(leaves.values()))
-
-    @property
-    def measure(self) -> str:
-        """What is reported, in words."""
-        return self.metric if self.filter == "none" else f"{self.metric} ({self.filter})"
-
-    @property
-    def key(self) -> str:
-        """The measure as lm-eval writes it; a key of `Score.values`."""
-        return f"{self.metric},{self.filter}"
-
-    @property
-    def is_higher_better(self) -> bool:
+        self.is_higher_better = bool(self._first.higher_is_better().get(self.metric, True))
         """Whether a higher score is a better one."""
-        return bool(self._first.higher_is_better().get(self.metric, True))
-
-    @property
-    def is_written(self) -> bool:
+        self.is_written = all(leaf.OUTPUT_TYPE == _GENERATES for leaf in leaves.values())
         """Whether all answers are texts that the model writes."""
-        return all(leaf.OUTPUT_TYPE == _GENERATES for leaf in self._leaves.values())
-
-    @property
-    def versions(self) -> str:
+        self.versions = ", ".join(sorted({str(leaf.VERSION) for leaf in leaves.values()}))
         """Of the task, or of each task of the group."""
-        return ", ".join(sorted({str(leaf.VERSION) for leaf in self._leaves.values()}))
 
     def aggregate(self, values: Sequence[Any]) -> float:
         """The task's one number from its items' values."""
@@ -275,8 +252,9 @@ class CapabilityTask:
                 )
             return list(self._grouped())
 
-    def score(self, texts: Mapping[str, str]) -> list[Score]:
-        """lm-eval's scores of the answers to these items, in the order of `items`."""
+    def score(self, texts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """lm-eval's numbers for the answers to these items, by item in the order of `items`, and by
+        metric and answer filter: `exact_match,none`."""
         with isolated(self.settings.seed, self.name):
             for name, leaf in self._leaves.items():
                 leaf.build_all_requests(limit=self.settings.limit)
@@ -288,15 +266,14 @@ class CapabilityTask:
                 request.fill(texts[request.item_id])
             for leaf in self._leaves.values():
                 leaf.apply_filters()
-            scores = []
+            scores: dict[str, dict[str, Any]] = {}
             for request in requests:
                 leaf, first = self._leaves[request.leaf], request.instances[0]
-                values = {}
+                values = scores[request.item_id] = {}
                 for name in first.filtered_resps:
                     results = [instance.filtered_resps[name] for instance in request.instances]
                     for metric, value in leaf.process_results(first.doc, results).items():
                         values[f"{metric},{name}"] = value
-                scores.append(Score(request.item_id, values))
             return scores
 
     def _grouped(self) -> Iterator[TaskRequest]:
