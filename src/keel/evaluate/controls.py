@@ -149,34 +149,24 @@ def match_floors(
         directions = [*(floor.direction for floor in floors), *control.directions_FD]
         pairs = zip(2 * floors, directions, strict=True)
         probes += [Probe(floor.layer, direction) for floor, direction in pairs]
-    projections_NK = _projections(engine, probes, answers, on_progress)
-    widths = [2 * len(control.cap) for control in controls]
-    columns = torch.split(projections_NK, widths, dim=1)
-    parts = zip(controls, columns, strict=True)
-    return [_matched(control, *column_NF.chunk(2, 1)) for control, column_NF in parts]
-
-
-def _projections(
-    engine: Engine,
-    probes: Sequence[Probe],
-    answers: Sequence[Rollout],
-    on_progress: Callable[[int, int], None],
-) -> Float[Tensor, "token probe"]:
     conversations = [answer.conversation for answer in answers if answer.token_ids]
     if not conversations:
         raise TooFewSamplesError(
             "the run has no answer on which a control could be matched with the cap; "
             "extract with more questions"
         )
-    recording = Recording(probes=tuple(probes))
     projections: list[Tensor] = []
+    recording = Recording(probes=tuple(probes))
     for done, reading in enumerate(engine.read(conversations, recording=recording), 1):
         projections_TK = reading.turns[-1].projections_TK
         if projections_TK is None:
             raise NotAppliedError("the engine did not record the projections of its probes")
         projections.append(projections_TK.float())
         on_progress(done, len(conversations))
-    return torch.cat(projections)
+    widths = [2 * len(control.cap) for control in controls]
+    columns = torch.split(torch.cat(projections), widths, dim=1)
+    parts = zip(controls, columns, strict=True)
+    return [_matched(control, *column_NF.chunk(2, 1)) for control, column_NF in parts]
 
 
 def _matched(control: Control, cap_NF: Tensor, other_NF: Tensor) -> MatchedFloors:

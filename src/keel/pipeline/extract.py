@@ -69,7 +69,8 @@ def extract(
     with folder.lock():
         recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
         recorded["sampling"] = settings.sampling.settings
-        for part in ("keep", "mapping", "traits"):  # maps can be made again of the same rollouts
+        recorded.pop("keep")
+        for part in ("mapping", "traits"):  # maps can be made again of the same rollouts
             recorded.pop(part)
         batches = tuple(batch.indices for batch in engine.plan(prompts, settings.sampling))
         plan = folder.begin(_plan(engine, recorded, settings.seed, batches, command), prompts)
@@ -97,8 +98,9 @@ def reread(
     """
     # As they were planned, so that roles and traits keep their order.
     batches = source.plan.batches
-    indexed = zip(chain.from_iterable(batches), source.rollouts(), strict=True)
-    prompts = [rollout.prompt for _, rollout in sorted(indexed, key=itemgetter(0))]
+    answered = (rollout.prompt for rollout in source.rollouts())
+    indexed = zip(chain.from_iterable(batches), answered, strict=True)
+    prompts = [prompt for _, prompt in sorted(indexed, key=itemgetter(0))]
     files = source.manifest.files
     rollouts_from = {
         "settings": source.manifest.settings,

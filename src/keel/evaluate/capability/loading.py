@@ -177,7 +177,18 @@ def read_items(path: Path, task: str) -> list[Row]:
     JSON lines, a JSON list, a JSON object of items by id (as EQ-Bench publishes its own), or
     parquet (as the hub does). Raises an error that names the file and what it lacks.
     """
-    rows = _checked(_read(path), task, path)
+    rows = _read(path)
+    if not rows:
+        raise UsageError(f"{path} holds no items; expected at least one")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UsageError(f"item {number} of {path} is {str(row)[:40]!r}, expected an object")
+        missing = [name for name in _NEEDED.get(task, ()) if name not in row]
+        if missing:
+            raise UsageError(
+                f"item {number} of {path} lacks {', '.join(missing)}, which {task} needs; it has "
+                f"{', '.join(sorted(row)) or 'nothing'}"
+            )
     if task != "eq_bench":
         return rows
     key = "reference_answer_fullscale"
@@ -219,20 +230,3 @@ def _read(path: Path) -> list[Any]:
             f"{path} cannot be read as items: {str(error).splitlines()[0]}; expected .jsonl with "
             "an object per line, .json with a list or an object of objects, or .parquet"
         ) from error
-
-
-def _checked(rows: list[Any], task: str, path: Path) -> list[Row]:
-    """The items, if there are some and each has what the task needs."""
-    if not rows:
-        raise UsageError(f"{path} holds no items; expected at least one")
-    needed = _NEEDED.get(task, ())
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise UsageError(f"item {number} of {path} is {str(row)[:40]!r}, expected an object")
-        missing = [name for name in needed if name not in row]
-        if missing:
-            raise UsageError(
-                f"item {number} of {path} lacks {', '.join(missing)}, which {task} needs; it has "
-                f"{', '.join(sorted(row)) or 'nothing'}"
-            )
-    return rows
