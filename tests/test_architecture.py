@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.house import is_private
+from benchmarks.house import is_private, uses_of
 
 SOURCE = Path(__file__).parents[1] / "src" / "keel"
 
@@ -140,6 +140,19 @@ def test_names_say_what_they_stand_for(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     fillers = [f"{line}: {name}" for line, name in names_in(tree) if words_of(name) & FILLERS]
     assert not fillers, f"{path}: {fillers}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_helper_is_a_detour(path):
+    """A private function that is called once, has fewer than four lines and no docstring says no
+    more than its lines would where they are needed."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    uses = uses_of(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and is_private(node.name) and uses[node.name] == 1:
+            lines = node.body[-1].end_lineno - node.body[0].lineno + 1
+            is_detour = lines < 4 and not ast.get_docstring(node) and not node.decorator_list
+            assert not is_detour, f"{path}:{node.lineno}: {node.name}"
 
 
 CLASSES = Counter(

@@ -115,6 +115,7 @@ def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwa
 
 
 def _start_core(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> None:
+    """Wraps `EngineCore.__init__`: Keel starts once vLLM's own start is done."""
     original(self, *args, **kwargs)
     _start_keel(self)
 
