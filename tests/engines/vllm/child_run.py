@@ -43,10 +43,10 @@ def measured(engine: Engine, layer: int) -> dict[str, list[Any]]:
     made = engine.generate(
         PROMPTS, GREEDY, seed=0, recording=Recording(means=True), interventions=under
     )
+    answers = by_index(made)  # all of them, before the next call breaks this one off
     (read,) = engine.read(
         [TALK], recording=Recording(means=True, log_likelihood=True), interventions=under
     )
-    answers = by_index(made)
     return {
         "generated": [answers[n].activations.means_LD.tolist() for n in range(len(PROMPTS))],
         "read": [turn.activations.means_LD.tolist() for turn in read.turns],
@@ -82,7 +82,7 @@ def run(folder: Path, layer: int, environment: dict[str, str], **settings: Any) 
     ended = subprocess.run(
         [*command, json.dumps(settings)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), **environment},
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", **environment},
         capture_output=True,
         text=True,
         timeout=400,

@@ -227,7 +227,7 @@ class TestV2:
         changed = (found != ToyModel()(told.streams)).any(-1).tolist()
         assert changed == [False] * 2 + [True] * 4
         assert held.firing("band")[2][0] == 4
-        assert held.book.by_key["k"].turns[0].tokens == 1
+        assert held.book.by_key["k"].spans[0].tokens == 1
         assert not held.shared.phase_T.any()
 
     def test_a_step_that_broke_off_leaves_idle_maps(self):
