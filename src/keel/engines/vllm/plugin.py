@@ -125,6 +125,7 @@ _starting: list[Any] = []
 
 
 def _remember_core(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wraps `_initialize_kv_caches`: remembers the core whose `__init__` runs it."""
     _starting[:] = [self]
     return original(self, *args, **kwargs)
 
@@ -146,7 +147,10 @@ def _start_after_init(original: Wrapper) -> Wrapper:
 
 
 def _start_before_loop(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
-    # Should the last call of `__init__` change in a later vLLM: no request was served yet.
+    """Wraps `run_busy_loop`: starts Keel if nothing has yet, before any request is served.
+
+    The last call of `__init__` may be another in a later vLLM.
+    """
     _start_keel(self)
     return original(self, *args, **kwargs)
 

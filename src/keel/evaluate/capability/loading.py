@@ -102,6 +102,7 @@ def _manager_with(name: str) -> Any:
 
 
 def _unknown(name: str, known: list[str]) -> str:
+    """What is wrong with a name that lm-eval does not know, with the nearest that it does."""
     near = difflib.get_close_matches(name, known, n=5)
     hint = f"near names: {', '.join(near)}" if near else "list them with: lm-eval ls tasks"
     return f"lm-eval has no task {name!r}; {hint}"
