@@ -159,7 +159,7 @@ def _effect_table(result: EvalResult) -> Table:
             "nonsense": lambda row: known(row[1].nonsensical_rate, _tenths),
             "perplexity": lambda row: known(row[1].perplexity, number),
             "tokens": lambda row: known(row[1].mean_tokens, partial(fixed, decimals=0)),
-            "place (gaps)": lambda row: known(row[1].projection_gaps, fixed),
+            "projection (gaps)": lambda row: known(row[1].projection_gaps, fixed),
         },
         bars=lambda row: row[1].rate,
         bar_header="rate" if result.is_share else "score",
