@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from keel.engines.vllm.deployment import Deployment
-from keel.engines.vllm.layers import find_layers, wrap
+from keel.engines.vllm.finding import find_layers
+from keel.engines.vllm.layers import wrap
 from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelLayoutError
 from keel.steering import Addition

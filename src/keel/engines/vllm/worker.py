@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
-from keel.engines.vllm.layers import SteeredLayer, TokenMaps, find_layers, wrap
+from keel.engines.vllm.finding import find_layers
+from keel.engines.vllm.layers import SteeredLayer, TokenMaps, wrap
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.recordings import Recordings
 from keel.engines.vllm.token_book import StepMaps, TokenBook
