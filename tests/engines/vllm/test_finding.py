@@ -47,6 +47,31 @@ def test_two_lists_of_the_same_length_are_refused():
         find_layers(model, 3)
 
 
+def test_a_tower_as_deep_as_the_language_model_is_not_taken_for_it():
+    model = nn.Module()
+    model.language, model.tower = ToyModel(3), ToyModel(3)
+    model.get_language_model = lambda: model.language
+    assert list(find_layers(model, 3).values()) == list(model.language.layers)
+
+
+def test_a_model_that_marks_no_language_model_is_searched_as_a_whole():
+    def unmarked():
+        raise NotImplementedError
+
+    model = ToyModel(3)
+    model.get_language_model = unmarked
+    assert list(find_layers(model, 3).values()) == list(model.layers)
+
+
+def test_a_second_list_of_the_same_layers_is_the_same_list():
+    """Gemma 4 without shared keys: its self-decoder is all of it, its cross-decoder empty."""
+    model = ToyModel(3)
+    model.self_decoder, model.cross_decoder = nn.Module(), nn.Module()
+    model.self_decoder.decoder_layers = model.layers[:3]
+    model.cross_decoder.decoder_layers = model.layers[3:]
+    assert list(find_layers(model, 3).values()) == list(model.layers)
+
+
 def test_a_model_without_such_a_list_is_refused():
     with pytest.raises(ModelLayoutError, match=r"one list of 4 decoder layers.*found none"):
         find_layers(ToyModel(3), 4)

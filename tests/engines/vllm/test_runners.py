@@ -27,9 +27,7 @@ needs_vllm = [
 
 
 def vllm_config(tokens=16, graphs=None):
-    model = SimpleNamespace(
-        hf_text_config=SimpleNamespace(num_hidden_layers=3), get_hidden_size=lambda: HIDDEN
-    )
+    model = SimpleNamespace(get_total_num_hidden_layers=lambda: 3, get_hidden_size=lambda: HIDDEN)
     return SimpleNamespace(
         model_config=model,
         scheduler_config=SimpleNamespace(max_num_batched_tokens=tokens),

@@ -117,7 +117,8 @@ def config(model=".", layers=6, hidden=HIDDEN, connector=None, **more):
     return SimpleNamespace(
         model_config=SimpleNamespace(
             model=model,
-            hf_text_config=SimpleNamespace(num_hidden_layers=layers, hidden_size=hidden),
+            get_total_num_hidden_layers=lambda: layers,
+            get_hidden_size=lambda: hidden,
         ),
         parallel_config=SimpleNamespace(**parallel),
         scheduler_config=SimpleNamespace(async_scheduling=more.get("async_scheduling", False)),

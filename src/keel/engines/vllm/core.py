@@ -142,7 +142,7 @@ class CoreState:
         hidden = int(config.get_hidden_size())
         layers = self.deployment.layers
         if layers is None:
-            layers = tuple(range(int(config.hf_text_config.num_hidden_layers)))
+            layers = tuple(range(int(config.get_total_num_hidden_layers())))
         return PackedInterventions.of(
             SCRATCH,
             [Floor(n, unit(torch.randn(hidden, generator=draws)), _HUGE) for n in layers],

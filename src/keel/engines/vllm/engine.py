@@ -119,7 +119,7 @@ class VllmEngine:
         self.template = ChatTemplate(self.tokenizer)
         self.engine_calls = Calls()
         config = llm.llm_engine.vllm_config.model_config
-        self.layers = int(config.hf_text_config.num_hidden_layers)
+        self.layers = int(config.get_total_num_hidden_layers())
         self.identity = ModelIdentity(
             model_id=str(config.model),
             layers=self.layers,

@@ -20,21 +20,11 @@ _REFUSED: Mapping[str, str] = {
 def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
     """Decoder layers of a vLLM model that this process has, by number.
 
+    Of a model that also sees or hears, those of its language model.
     Raises ModelLayoutError where there is not exactly one list of `expected` layers, and for
     families whose layers return something else than their stream.
     """
-    lists = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == expected
-        and all(_is_missing(layer) or any(True for _ in layer.parameters()) for layer in module)
-    }
-    lists = {  # a layer may hold as many experts as there are layers
-        name: module
-        for name, module in lists.items()
-        if not any(name.startswith(f"{other}.") for other in lists)
-    }
+    lists = _layer_lists(_language_model(model), expected)
     if len(lists) != 1:
         names = ", ".join(lists) or "none"
         raise ModelLayoutError(
@@ -48,6 +38,39 @@ def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
             if kind.startswith(prefix):
                 raise ModelLayoutError(f"{kind} cannot be held under vLLM: {reason}")
     return kept
+
+
+def _layer_lists(model: nn.Module, expected: int) -> dict[str, nn.ModuleList]:
+    """Lists of `expected` modules with weights that lie in no other such list, by name.
+
+    Of lists that hold the same layers (Gemma 4 cuts its own in two for shared keys, and one of the
+    two can be empty), the first.
+    """
+    lists: dict[str, nn.ModuleList] = {}
+    held = set[tuple[int, ...]]()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) != expected:
+            continue
+        layers = tuple(id(layer) for layer in module)
+        is_inner = any(name.startswith(f"{outer}.") for outer in lists)  # experts of a layer
+        has_weights = all(
+            _is_missing(layer) or any(True for _ in layer.parameters()) for layer in module
+        )
+        if has_weights and not is_inner and layers not in held:
+            lists[name] = module
+            held.add(layers)
+    return lists
+
+
+def _language_model(model: nn.Module) -> nn.Module:
+    """The part of a model that reads text; the whole of one that does nothing else."""
+    part = getattr(model, "get_language_model", None)
+    if part is None:
+        return model
+    try:
+        return part()  # type: ignore[no-any-return]
+    except NotImplementedError:
+        return model
 
 
 def _is_missing(layer: nn.Module) -> bool:

@@ -116,23 +116,23 @@ def _check_model(settings: Mapping[str, Floors], model: Any) -> None:
 
     Floors that name no model must at least fit this one.
     """
-    text = model.hf_text_config
+    layers, hidden = int(model.get_total_num_hidden_layers()), int(model.get_hidden_size())
     folder = Path(model.model)
     weights = weights_fingerprint(folder) if folder.is_dir() else ""
     for floors in settings.values():
         width, deepest = len(next(iter(floors)).direction), max(floors.layers)
-        if width != text.hidden_size or deepest >= text.num_hidden_layers:
+        if width != hidden or deepest >= layers:
             raise ModelMismatchError(
                 f"setting {floors.name!r} holds layer {deepest} of a model of width {width}; this "
-                f"one has layers 0 to {text.num_hidden_layers - 1} of width {text.hidden_size}"
+                f"one has layers 0 to {layers - 1} of width {hidden}"
             )
         made = floors.identity
         if made is None:
             continue
-        if (made.layers, made.hidden_size) != (text.num_hidden_layers, text.hidden_size):
+        if (made.layers, made.hidden_size) != (layers, hidden):
             raise ModelMismatchError(
                 f"setting {floors.name!r} was made on {made.model_id}, {made.layers} layers × "
-                f"{made.hidden_size}; this model has {text.num_hidden_layers} × {text.hidden_size}"
+                f"{made.hidden_size}; this model has {layers} × {hidden}"
             )
         if made.weights_hash and weights and made.weights_hash != weights:
             raise ModelMismatchError(

@@ -233,7 +233,7 @@ def steer_runner(runner: Any, deployment: Deployment) -> WorkerState:
     worker = WorkerState(
         model,
         deployment,
-        layers=int(config.hf_text_config.num_hidden_layers),
+        layers=int(config.get_total_num_hidden_layers()),
         hidden=int(config.get_hidden_size()),
         max_tokens=_max_rows(runner.vllm_config),
         device=torch.device(runner.device),
