@@ -32,7 +32,8 @@ from tests.reference.steering import capped
 
 PLAIN = Deployment(None, settings=3, steps=2)
 RECORDINGS = 2
-FORMS = ["pair", "lone pair", "tensor"]
+FORMS = ["pair", "lone pair", "tensor", "batch", "batch in a tuple"]
+"""The last two as layers of transformers give it, which vLLM runs if it has no class of its own."""
 BAND = {
     "floor": [Floor(0, direction(1), 2.0)],
     "ceiling": [Ceiling(0, direction(1), -1.0)],
@@ -46,18 +47,25 @@ def in_form(form, hidden, residual):
     """What a layer returns, and the stream that it means."""
     if form == "pair":
         return (hidden, residual), hidden.float() + residual.float()
-    return (hidden if form == "tensor" else (hidden, None)), hidden.float()
+    outputs = {
+        "tensor": hidden,
+        "lone pair": (hidden, None),
+        "batch": hidden[None],
+        "batch in a tuple": (hidden[None], residual[None]),  # which is not added: routers' logits
+    }
+    return outputs[form], hidden.float()
 
 
 def stream_of(output):
-    if isinstance(output, torch.Tensor):
-        return output.float()
-    hidden, residual = output
+    hidden, residual = (output, None) if isinstance(output, torch.Tensor) else output
+    if hidden.ndim == 3:
+        return hidden[0].float()
     return hidden.float() if residual is None else hidden.float() + residual.float()
 
 
 def hidden_of(output):
-    return output if isinstance(output, torch.Tensor) else output[0]
+    hidden = output if isinstance(output, torch.Tensor) else output[0]
+    return hidden[0] if hidden.ndim == 3 else hidden
 
 
 def holding(deployment=PLAIN, **settings):
@@ -123,7 +131,8 @@ def test_the_output_keeps_its_form_and_its_residual(form):
     held.shared.fill(rows([2] * 4))
     found = held(output)
     assert type(found) is type(output)
-    if form != "tensor":
+    assert hidden_of(found).shape == (4, HIDDEN)
+    if isinstance(output, tuple):
         assert found[1] is output[1]
 
 
@@ -310,7 +319,7 @@ def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
         ([torch.zeros(2, HIDDEN)], "returned list, expected a tensor or"),
         ((torch.zeros(2, HIDDEN),) * 3, "returned tuple, expected a tensor or"),
         (torch.zeros(2, 8), r"last width 8, expected \[token, 16\]"),
-        (torch.zeros(1, 2, HIDDEN), "returned 3 axes"),
+        (torch.zeros(2, 2, HIDDEN), "returned 3 axes"),
     ],
 )
 def test_an_output_of_unknown_form_is_refused(output, message):

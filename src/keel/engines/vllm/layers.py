@@ -126,6 +126,10 @@ class SteeredLayer(nn.Module):
 
     def forward(self, output: Any) -> Any:
         """The layer's output with the stream steered, in the form it came in."""
+        if _is_batch(output):
+            stream_1TD, *rest = (output,) if isinstance(output, Tensor) else output
+            steered_1TD = self(stream_1TD[0])[None]
+            return steered_1TD if isinstance(output, Tensor) else (steered_1TD, *rest)
         hidden, residual, form = _parts(output, self.hidden)
         if self.is_steered:
             hidden = self._steer(hidden, residual)
@@ -217,6 +221,15 @@ def wrap(layer: nn.Module, steered: SteeredLayer) -> None:
         return self.keel_layer(kind.forward(self, *args, **kwargs))
 
     layer.__class__ = type(f"Steered{kind.__name__}", (kind,), {"forward": forward})
+
+
+def _is_batch(output: Any) -> bool:
+    """Whether the output is that of a layer of transformers, which vLLM runs on a batch of one.
+
+    It is the stream alone, [1, token, hidden]; what stands behind it in a tuple is not added to it.
+    """
+    first = output[0] if isinstance(output, tuple) and output else output
+    return isinstance(first, Tensor) and first.ndim == 3 and first.shape[0] == 1
 
 
 def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:
