@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import psutil
 import torch
 
 from keel.engines.protocol import Budget
+from keel.engines.transformers.trial import Trial
 from keel.errors import UsageError
 
 _MEMORY_SHARE = 0.5
@@ -21,19 +21,21 @@ _WIDTH_STEP = 8
 _READ_TOKENS_GPU = 32768
 
 
-def budget_for(model: Any, device: torch.device) -> Budget:
-    """What fits in the memory that is free now."""
-    config = model.config.get_text_config()
+def budget_for(trial: Trial, hidden_size: int, device: torch.device) -> Budget:
+    """What fits in the memory that is free now, going by the cache that a trial run made."""
     is_gpu = device.type != "cpu"
     free = (
         torch.cuda.mem_get_info(device)[0]
         if device.type == "cuda"
         else psutil.virtual_memory().available
-    )
-    rows = _ROWS_GPU if is_gpu else _ROWS_CPU
-    # Scores of one step in float32, with the copies that sampling makes.
-    scores = rows * config.vocab_size * 4 * 4
-    tokens = int((free * _MEMORY_SHARE - scores) / _bytes_per_token(model, config))
+    ) * _MEMORY_SHARE
+    # A row's states that do not grow, and its scores of one step in float32, with the copies that
+    # sampling makes. Half of the memory is left for what grows with the tokens.
+    row_bytes = trial.cache_bytes_per_row + trial.vocabulary_size * 4 * 4
+    rows = min(_ROWS_GPU if is_gpu else _ROWS_CPU, max(int(free / 2 / row_bytes), 1))
+    # The residual stream of one token, with some copies.
+    token_bytes = trial.cache_bytes_per_token + 8 * hidden_size * 4
+    tokens = int((free - rows * row_bytes) / token_bytes)
     return Budget(max(tokens, 1), rows, _READ_TOKENS_GPU if is_gpu else _READ_TOKENS_CPU)
 
 
@@ -68,11 +70,3 @@ def by_length(lengths: Sequence[int], *, new_tokens: int, budget: Budget) -> lis
         batches.append(tuple(order[:rows]))
         order = order[rows:]
     return batches
-
-
-def _bytes_per_token(model: Any, config: Any) -> int:
-    """Keys and values of one token at all layers, and its residual stream with some copies."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = model.dtype.itemsize
-    return int(2 * config.num_hidden_layers * heads * width * size + 8 * config.hidden_size * 4)

@@ -19,6 +19,7 @@ from keel.engines.transformers.batching import budget_for, by_length, padded_wid
 from keel.engines.transformers.generation import Finished, GenerationJob, run_batch
 from keel.engines.transformers.reading import PaddedBatch, divergences, read_batch
 from keel.engines.transformers.recorder import ResponseRecorder
+from keel.engines.transformers.trial import try_model
 from keel.errors import ModelMismatchError, UsageError
 from keel.steering import Firing, Intervention, find_decoder, steered
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
@@ -46,7 +47,8 @@ class TransformersEngine:
         self.decoder = find_decoder(model, blocks)
         if self.decoder.hidden_size is None:
             raise UsageError("the model's config names no hidden size; give a config that does")
-        self.budget: Budget = budget_for(model, self.device)
+        self.trial = try_model(model, self.decoder, tokenizer, self.device)
+        self.budget: Budget = budget_for(self.trial, self.decoder.hidden_size, self.device)
         self.identity = self._checked_identity(identity)
         self.engine_calls = Calls()
 
