@@ -143,6 +143,22 @@ def test_a_date_put_first_is_seen_and_fixed():
     assert template(CHATML).preamble == ""
 
 
+CLOCKED = "Today is {{ strftime_now('%A, %Y-%m-%d %H:%M') }}.\n" + CHATML
+
+
+def test_a_template_that_asks_the_clock_is_given_the_same_minute_every_day():
+    """Once, the same command on two days agreed in 0 of 27 answers; a resumed run mixed them."""
+    made = template(CLOCKED)
+    assert spelled(made, talk("hi")).startswith("Today is Friday, 2024-07-26 00:00.\n")
+    assert made.facts()["clock"] == "stands at 26 Jul 2024"
+    assert "clock" not in template(CHATML).facts()
+
+
+def test_what_a_template_is_told_is_only_what_it_asks():
+    assert template(CLOCKED).arguments["strftime_now"]("%Y") == "2024"
+    assert template(CHATML).arguments == {}
+
+
 def test_a_template_that_changes_the_text_is_refused():
     with pytest.raises(ChatTemplateError, match="changes the messages' text"):
         template(SHOUTING).transcript(talk("hello", "good"))

@@ -65,6 +65,23 @@ def test_other_inputs_are_refused_saying_what_differs(
     assert "choose another folder with -o, or start it over with --overwrite" in str(raised.value)
 
 
+def test_a_run_begun_by_another_clock_is_not_gone_on_with(
+    folder: RunFolder, plan: RunPlan, prompts: list[Prompt]
+):
+    """Runs of before Keel stopped the clock have days of their own; once, two were mixed."""
+    folder.begin(replace(plan, template={"kind": "chat"}), prompts)
+    stopped = replace(plan, template={"kind": "chat", "clock": "stands at 26 Jul 2024"})
+    with pytest.raises(StaleArtifactError, match="template.clock unset → stands at"):
+        folder.begin(stopped, prompts)
+
+
+def test_other_words_about_the_same_template_are_no_other_inputs(
+    folder: RunFolder, plan: RunPlan, prompts: list[Prompt]
+):
+    folder.begin(replace(plan, template={"always put first": "[INST]"}), prompts)
+    assert folder.begin(replace(plan, template={"kind": "chat"}), prompts)
+
+
 def test_one_other_word_in_a_prompt_is_other_inputs(
     folder: RunFolder, plan: RunPlan, prompts: list[Prompt]
 ):

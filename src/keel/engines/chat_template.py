@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,9 @@ PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}
 """For base models, which have no chat template: texts with an empty line between them."""
 
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-_DATE = "26 Jul 2024"
+_CLOCK = datetime(2024, 7, 26)
+"""What every template is given as now, so that the same messages are the same tokens every day."""
+_DATE = f"{_CLOCK:%d %b %Y}"
 _SPEAKERS: tuple[Speaker, ...] = ("system", "user", "assistant")
 _TRIMMED = [trimmed for n in (0, 3, 1, 2) for trimmed in itertools.combinations(_SPEAKERS, n)]
 """Speakers whose text a template may trim: templates that trim mostly trim all."""
@@ -133,9 +136,26 @@ class ChatTemplate:
             facts["system prompt put in when none is given"] = self.injected_system
         if self.preamble:
             facts["always put first"] = self.preamble
+        if self.asks_clock:
+            facts["clock"] = f"stands at {_DATE}"
         if "enable_thinking" in self.source:
             facts["thinking"] = "off"
         return facts
+
+    @property
+    def asks_clock(self) -> bool:
+        """Whether the template asks what day it is."""
+        return "strftime_now" in self.source
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What the template is rendered with, beside messages: a fixed date, thinking off."""
+        known = {
+            "date_string": _DATE,
+            "strftime_now": _CLOCK.strftime,
+            "enable_thinking": False,
+        }
+        return {name: value for name, value in known.items() if name in self.source}
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Tokens up to where the assistant's answer begins.
@@ -229,16 +249,13 @@ class ChatTemplate:
         )
 
     def _apply(self, messages: Sequence[tuple[str, str]], answer: bool) -> str:
-        arguments: dict[str, Any] = {"date_string": _DATE}
-        if "enable_thinking" in self.source:
-            arguments["enable_thinking"] = False
         return str(
             self.tokenizer.apply_chat_template(
                 [{"role": speaker, "content": content} for speaker, content in messages],
                 chat_template=self.source,
                 tokenize=False,
                 add_generation_prompt=answer,
-                **arguments,
+                **self.arguments,
             )
         )
 

@@ -22,6 +22,9 @@ from keel.types import ModelIdentity, Prompt
 
 Kept = Literal["means", "sample", "none"]
 
+_DECIDING_FACTS = ("clock", "thinking")
+"""Facts of the chat template that its source does not fix, and that answers depend on."""
+
 
 @dataclass(frozen=True)
 class RunPlan:
@@ -129,6 +132,12 @@ def check_same(written: WrittenPlan, plan: RunPlan, prompts: Sequence[Prompt], r
     plan that was written first holds.
     """
     differences = plan_differences(written.plan, plan)
+    if not (root / MANIFEST).exists():  # a finished run is not answered any further
+        old, new = (
+            {f"template.{name}": made.template.get(name, "unset") for name in _DECIDING_FACTS}
+            for made in (written.plan, plan)
+        )
+        differences += _changes(old, new)
     if written.prompts_sha256 != prompts_hash(prompts):
         differences.append(f"prompts ({written.prompts_count} → {len(prompts)}, or other words)")
     refuse_changed(

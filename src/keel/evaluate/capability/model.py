@@ -39,8 +39,6 @@ class SteeredLM(HFLM):  # type: ignore[misc]
 
     def __init__(self, engine: Engine, arm: Arm, *, batch_size: int) -> None:
         local = engine.local_model
-        # Thinking off, where the template knows it: as everywhere in Keel.
-        knows_thinking = "enable_thinking" in engine.template.source
         assert local is not None, "lm-eval runs a model of this process"
         with without_logs():  # lm-eval warns that a model may not be launched in several processes
             super().__init__(
@@ -48,7 +46,8 @@ class SteeredLM(HFLM):  # type: ignore[misc]
                 backend="causal",
                 tokenizer=copy.deepcopy(local.tokenizer),
                 batch_size=batch_size,
-                chat_template_args={"enable_thinking": False} if knows_thinking else {},
+                # The same day and no thinking, as everywhere in Keel.
+                chat_template_args=engine.template.arguments,
             )
         self.arm, self.blocks = arm, local.blocks
         self.firing: Firing | None = None
