@@ -17,6 +17,7 @@ KeelError
 ├── ClusterError         machines could not be reached, or were lost: look at them, run again
 ├── MissingExtraError    an optional dependency is not installed: install the extra
 ├── ChatTemplateError    the chat template cannot be followed: pass another template
+├── ContextLengthError   a text is longer than the model's context: shorten it
 ├── TooFewSamplesError   too few samples for the requested number: sample more, or lower the minimum
 ├── NotFiniteError       NaN or Inf entered a calculation: look at the model or its dtype
 └── NotAppliedError      an intervention did not reach the model: do not trust the output
@@ -89,6 +90,10 @@ class MissingExtraError(KeelError, ImportError):
 
 class ChatTemplateError(KeelError, ValueError):
     """The model's chat template cannot be followed."""
+
+
+class ContextLengthError(KeelError, ValueError):
+    """A text, with what is to be added to it, is longer than the model's context."""
 
 
 class TooFewSamplesError(KeelError, ValueError):

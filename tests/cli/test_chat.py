@@ -165,3 +165,13 @@ def test_a_chat_leaves_the_run_as_it_is(chat, held):
     before = sorted(p.name for p in held.rglob("*"))
     chat(held, "Hi", options=("--capped",))
     assert sorted(p.name for p in held.rglob("*")) == before
+
+
+def test_what_the_context_cannot_hold_is_refused_and_the_talk_goes_on(chat, held):
+    """Answers from past the context came without a word."""
+    found = chat(held, "x" * 5000, "Hi", options=("--json",))
+    said = " ".join(found.err.split())
+    assert "chat/0 has 5,008 tokens" in said
+    assert "the model's context holds 4,096" in said
+    assert "; /reset starts over" in said
+    assert [json.loads(line)["turn"] for line in found.out.splitlines()] == [0]

@@ -82,7 +82,7 @@ class Session:
 
     def talk(self) -> None:
         """Reads and answers lines until the input ends; errors are printed and the chat goes on."""
-        from keel.errors import KeelError
+        from keel.errors import ContextLengthError, KeelError
 
         while True:
             prompt = "capped> " if self.is_capped else "> "
@@ -97,7 +97,8 @@ class Session:
                 elif said:
                     self.answer(said)
             except KeelError as error:
-                console.stderr.print(f"keel: {error}", style="red", markup=False)
+                hint = "; /reset starts over" if isinstance(error, ContextLengthError) else ""
+                console.stderr.print(f"keel: {error}{hint}", style="red", markup=False)
 
     def obey(self, said: str) -> bool:
         """Runs a slash command; returns False to leave the chat."""

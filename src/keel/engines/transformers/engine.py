@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from keel.engines.chat_template import ChatTemplate
+from keel.engines.context import check_context, context_tokens
 from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
 from keel.engines.results import Calls, Completion, Divergence, Reading, Results, engine_call
@@ -49,6 +50,7 @@ class TransformersEngine:
             raise UsageError("the model's config names no hidden size; give a config that does")
         self.trial = try_model(model, self.decoder, tokenizer, self.device)
         self.budget: Budget = budget_for(self.trial, self.decoder.hidden_size, self.device)
+        self.context_tokens = context_tokens(model)
         self.identity = self._checked_identity(identity)
         self.engine_calls = Calls()
 
@@ -79,7 +81,7 @@ class TransformersEngine:
 
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Sort prompts by length into batches that fit in memory. The same call plans the same."""
-        lengths = [len(self.template.prompt_ids(p.conversation)) for p in prompts]
+        lengths = [len(row) for row in self._prompt_rows(prompts, sampling)]
         batches = by_length(lengths, new_tokens=sampling.max_new_tokens + 1, budget=self.budget)
         return [Batch(number, indices) for number, indices in enumerate(batches)]
 
@@ -100,7 +102,7 @@ class TransformersEngine:
             return None
         check_recordable(sampling, means=recording.means)
         recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
-        ids_BT, mask_BT = self._left_padded(prompts)
+        ids_BT, mask_BT = self._left_padded(self._prompt_rows(prompts, sampling))
         with self._steering(interventions) as steering:
             on_token = TextStream(self.tokenizer, on_text) if on_text is not None else None
             stops = sampling.stop
@@ -175,6 +177,9 @@ class TransformersEngine:
     ) -> Iterator[tuple[PaddedBatch, tuple[int, ...]]]:
         transcripts = [self.template.transcript(c) for c in conversations]
         lengths = [len(t.token_ids) for t in transcripts]
+        check_context(
+            [(c.id, n) for c, n in zip(conversations, lengths, strict=True)], self.context_tokens
+        )
         # One conversation is read whole, however long.
         tokens = max([self.budget.read_tokens, *map(padded_width, lengths)])
         budget = replace(self.budget, tokens=tokens, rows=tokens)
@@ -182,8 +187,14 @@ class TransformersEngine:
             rows = [transcripts[index] for index in indices]
             yield PaddedBatch.of(rows, self._pad(), self.device), indices
 
-    def _left_padded(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prompt_rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
+        """Each prompt's tokens. Raises ContextLengthError where no full answer would fit."""
         rows = [self.template.prompt_ids(p.conversation) for p in prompts]
+        lengths = [(p.id, len(row)) for p, row in zip(prompts, rows, strict=True)]
+        check_context(lengths, self.context_tokens, new_tokens=sampling.max_new_tokens)
+        return rows
+
+    def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         width = padded_width(max(len(row) for row in rows))
         ids_BT = torch.full((len(rows), width), self._pad())
         mask_BT = torch.zeros(len(rows), width, dtype=torch.long)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from keel.engines.catalogue import locate, weights_fingerprint
 from keel.engines.chat_template import ChatTemplate, Transcript
+from keel.engines.context import check_context
 from keel.engines.decoding import check_recordable, cut_at_stop
 from keel.engines.protocol import Batch, Recording
 from keel.engines.results import Calls, Completion, Divergence, Reading, TurnRecord, engine_call
@@ -120,6 +121,8 @@ class VllmEngine:
         self.engine_calls = Calls()
         config = llm.llm_engine.vllm_config.model_config
         self.layers = int(config.get_total_num_hidden_layers())
+        # The last token of an answer runs, too, and vLLM ends an answer where no token more fits.
+        self.context_tokens = int(config.max_model_len) - 1
         self.identity = ModelIdentity(
             model_id=str(config.model),
             layers=self.layers,
@@ -178,6 +181,8 @@ class VllmEngine:
 
         def request_for(index: int, prompt: Prompt) -> RecordedRequest:
             ids = self.template.prompt_ids(prompt.conversation)
+            lengths = [(prompt.id, len(ids))]
+            check_context(lengths, self.context_tokens, new_tokens=sampling.max_new_tokens)
             # vLLM ends an answer before its last token has passed through the model: what is
             # recorded runs on instead, and is cut afterwards.
             stop = () if records else sampling.stop
@@ -202,7 +207,7 @@ class VllmEngine:
         interventions: Sequence[Intervention] = (),
     ) -> Generator[Reading, None, Firing | None]:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
-        transcripts = [self.template.transcript(c) for c in conversations]
+        transcripts = [self._transcript(c) for c in conversations]
         requests = [
             _reading_request(
                 index, transcript, is_summed=recording.means, is_scored=recording.log_likelihood
@@ -229,7 +234,7 @@ class VllmEngine:
         """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
         self.engine_calls.close()
         for index, conversation in enumerate(conversations):
-            transcript = self.template.transcript(conversation)
+            transcript = self._transcript(conversation)
             if not transcript.turns:
                 continue
             with self._scored(_reading_request(index, transcript, is_scored=True), ()) as plain:
@@ -244,6 +249,12 @@ class VllmEngine:
         """Break off the call that is open, stop vLLM and give its memory back."""
         self.engine_calls.close()
         self.llm.llm_engine.engine_core.shutdown()
+
+    def _transcript(self, conversation: Conversation) -> Transcript:
+        """A conversation's tokens. Raises ContextLengthError where they do not fit."""
+        transcript = self.template.transcript(conversation)
+        check_context([(conversation.id, len(transcript.token_ids))], self.context_tokens)
+        return transcript
 
     @contextmanager
     def _scored(
