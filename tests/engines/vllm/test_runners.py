@@ -40,7 +40,8 @@ class RunnerV1:
 
     def __init__(self, model, **config):
         self.model, self.device, self.vllm_config = model, "cpu", vllm_config(**config)
-        self.input_batch = SimpleNamespace(req_ids=[], num_reqs=0)
+        self.input_batch = SimpleNamespace(req_ids=[], num_reqs=0, generators={})
+        self.discard_request_mask = SimpleNamespace(np=np.zeros(8, dtype=bool))
         self.fails = False
 
     def execute_model(self, scheduler_output):
@@ -57,6 +58,14 @@ class RunnerV1:
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         return "laid out"
+
+    def sample_tokens(self, grammar_output):
+        """Draws for every row, as vLLM does, and turns back where no token was due."""
+        for row, generator in self.input_batch.generators.items():
+            torch.rand(1, generator=generator)
+            if self.discard_request_mask.np[row]:
+                generator.set_offset(generator.get_offset() - 4)
+        return grammar_output
 
     def _model_forward(self, inputs_embeds):
         if self.fails:
@@ -126,6 +135,19 @@ def test_a_step_after_one_that_broke_off_is_not_held_by_its_maps():
     assert torch.equal(found, ToyModel()(torch.cat([tokens(2), torch.ones(4, HIDDEN)])))
     with pytest.raises(NotAppliedError, match="saw 0 of 5 tokens"):
         held.firing("band")
+
+
+def test_a_prompt_of_which_only_a_part_was_read_draws_nothing_from_its_seed():
+    """vLLM draws for it, and dies of a generator of the CPU that it cannot turn back."""
+    runner, _ = runner_v1()
+    generators = {row: torch.Generator().manual_seed(row) for row in (0, 2)}
+    runner.input_batch.num_reqs, runner.input_batch.generators = 3, dict(generators)
+    runner.discard_request_mask.np[2] = True
+    assert runner.sample_tokens("drawn") == "drawn"
+    assert runner.input_batch.generators == generators
+    fresh = [torch.Generator().manual_seed(row).get_state() for row in (0, 2)]
+    assert not torch.equal(generators[0].get_state(), fresh[0])
+    assert torch.equal(generators[2].get_state(), fresh[1])
 
 
 def test_the_map_has_room_for_a_graph_that_is_larger_than_any_batch():

@@ -92,9 +92,6 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
         "disable_log_stats": True,
         # Scheduling ahead runs a token past each answer's end, which must not be recorded.
         **({"async_scheduling": False} if deployment.recordings else {}),
-        # On a CPU, vLLM 0.32 dies of a prompt read in parts whose answer is drawn with a seed: it
-        # turns the seed's generator back by an offset that generators of the CPU do not have.
-        **({"enable_chunked_prefill": False} if is_on_cpu else {}),
         **settings.arguments,
         "additional_config": {
             **settings.arguments.get("additional_config", {}),

@@ -274,6 +274,28 @@ def follow_v1(runner: Any, worker: WorkerState) -> None:
     runner.execute_model = execute_model
     runner._prepare_inputs = prepare_inputs
     runner._model_forward = model_forward
+    if worker.device.type == "cpu":
+        keep_generators(runner)
+
+
+def keep_generators(runner: Any) -> None:
+    """Draw nothing from the seeds of prompts of which a step reads but a part.
+
+    vLLM 0.32 draws a token for them, too, and then turns their generators back by an offset, which
+    generators of the CPU do not have: it dies. Without one, such a row draws from the common one.
+    """
+    sample = runner.sample_tokens
+
+    def sample_tokens(*args: Any, **kwargs: Any) -> Any:
+        batch = runner.input_batch
+        is_partial = runner.discard_request_mask.np[: batch.num_reqs]
+        kept = {row: batch.generators.pop(row) for row in [*batch.generators] if is_partial[row]}
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            batch.generators.update(kept)
+
+    runner.sample_tokens = sample_tokens
 
 
 def follow_v2(runner: Any, worker: WorkerState, deployment: Deployment) -> None:
