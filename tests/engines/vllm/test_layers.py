@@ -32,7 +32,7 @@ from tests.reference.steering import capped
 
 PLAIN = Deployment(None, settings=3, steps=2)
 RECORDINGS = 2
-FORMS = ["pair", "lone pair", "tensor", "batch", "batch in a tuple"]
+FORMS = ["pair", "added already", "lone pair", "tensor", "batch", "batch in a tuple"]
 """The last two as layers of transformers give it, which vLLM runs if it has no class of its own."""
 BAND = {
     "floor": [Floor(0, direction(1), 2.0)],
@@ -50,17 +50,19 @@ def in_form(form, hidden, residual):
     outputs = {
         "tensor": hidden,
         "lone pair": (hidden, None),
+        "added already": (hidden, residual),
         "batch": hidden[None],
         "batch in a tuple": (hidden[None], residual[None]),  # which is not added: routers' logits
     }
     return outputs[form], hidden.float()
 
 
-def stream_of(output):
+def stream_of(output, form="pair"):
     hidden, residual = (output, None) if isinstance(output, torch.Tensor) else output
     if hidden.ndim == 3:
         return hidden[0].float()
-    return hidden.float() if residual is None else hidden.float() + residual.float()
+    is_sum = form == "pair" and residual is not None
+    return hidden.float() + residual.float() if is_sum else hidden.float()
 
 
 def hidden_of(output):
@@ -68,9 +70,9 @@ def hidden_of(output):
     return hidden[0] if hidden.ndim == 3 else hidden
 
 
-def holding(deployment=PLAIN, **settings):
+def holding(deployment=PLAIN, *, form="pair", **settings):
     """A held layer with these settings in slots 1, 2, ..."""
-    held = held_layer(deployment)
+    held = held_layer(deployment, is_sum=form != "added already")
     for slot, interventions in enumerate(settings.values(), start=1):
         held.write(slot, PackedInterventions.of("x", interventions))
     return held
@@ -103,9 +105,9 @@ def by_steering(interventions, stream):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_floor_is_equation_1_of_the_paper(form):
     output, stream = in_form(form, tokens(20), tokens(20, seed=4))
-    held = holding(one=BAND["floor"])
+    held = holding(form=form, one=BAND["floor"])
     held.shared.fill(rows([2] * 20))
-    found = stream_of(held(output))
+    found = stream_of(held(output), form)
     wanted = [capped(h.tolist(), direction(1).tolist(), 2.0) for h in stream]
     torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-5, atol=1e-5)
     assert not torch.equal(found, stream)
@@ -116,18 +118,18 @@ def test_a_floor_is_equation_1_of_the_paper(form):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_engines_do_the_same_to_a_stream(name, form, dtype):
     output, stream = in_form(form, tokens(20).to(dtype), tokens(20, seed=4).to(dtype))
-    held = holding(one=BAND[name])
+    held = holding(form=form, one=BAND[name])
     held.shared.fill(rows([2] * 20))
     found = held(output)
     assert hidden_of(found).dtype == dtype
     slack = 1e-5 if dtype == torch.float32 else one_rounding(found) + 1e-5
-    assert bool(((stream_of(found) - by_steering(BAND[name], stream)).abs() <= slack).all())
+    assert bool(((stream_of(found, form) - by_steering(BAND[name], stream)).abs() <= slack).all())
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_output_keeps_its_form_and_its_residual(form):
     output, _ = in_form(form, tokens(4), tokens(4, seed=4))
-    held = holding(one=BAND["floor"])
+    held = holding(form=form, one=BAND["floor"])
     held.shared.fill(rows([2] * 4))
     found = held(output)
     assert type(found) is type(output)
@@ -140,7 +142,9 @@ def test_the_output_keeps_its_form_and_its_residual(form):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_token_of_row_0_is_unchanged_bit_for_bit(form, dtype):
     output, _ = in_form(form, tokens(6).to(dtype), tokens(6, seed=4).to(dtype))
-    held = holding(replace(PLAIN, recordings=1, probes=1), a=BAND["two"], b=BAND["ablation"])
+    held = holding(
+        replace(PLAIN, recordings=1, probes=1), form=form, a=BAND["two"], b=BAND["ablation"]
+    )
     held.shared.fill(rows([2, 0, 4, 0, 0, 2], recordings=1))
     before = hidden_of(output).clone()
     after = hidden_of(held(output))
@@ -272,11 +276,11 @@ def test_a_token_moved_by_two_floors_is_counted_once():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_sums_and_norms_are_those_of_the_steered_stream_and_of_recorded_tokens_only(form):
-    held = holding(replace(PLAIN, recordings=2), one=[Addition(0, direction(1), 2.0)])
+    held = holding(replace(PLAIN, recordings=2), form=form, one=[Addition(0, direction(1), 2.0)])
     output, _ = in_form(form, tokens(5), tokens(5, seed=4))
     spare = 2  # the first row that nobody collects
     held.shared.fill(rows([2, 2, 2, 0, 0], sums=[0, spare, 0, 1, spare]))
-    stream = stream_of(held(output))
+    stream = stream_of(held(output), form)
     for row, mine in enumerate([[0, 2], [3]]):
         torch.testing.assert_close(held.sums_RD[row], stream[mine].sum(0))
         torch.testing.assert_close(held.norms_R[row], stream[mine].norm(dim=-1).sum())
@@ -304,7 +308,9 @@ def test_heights_are_the_projections_after_steering():
 
 def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
     shared = checked_layers.TokenMaps(replace(PLAIN, recordings=1), 8, CPU)
-    held = checked_layers.SteeredLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
+    held = checked_layers.SteeredLayer(
+        shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False, is_sum=True
+    )
     held.write(1, PackedInterventions.of("x", BAND["two"]))  # acts elsewhere
     shared.fill(rows([2] * 3, sums=[0] * 3))
     output = (tokens(3), tokens(3, seed=4))
@@ -364,7 +370,13 @@ def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is
     layers, recorded = unchecked(), {} if is_global else {"recordings": RECORDINGS, "probes": 1}
     deployment = Deployment(None, settings=2, is_global=is_global, **recorded)
     shared = [layers.TokenMaps(deployment, 32, CPU) for _ in range(2)]
-    more = {"layer": 0, "hidden": HIDDEN, "device": CPU, "is_steered": True}
+    more = {
+        "layer": 0,
+        "hidden": HIDDEN,
+        "device": CPU,
+        "is_steered": True,
+        "is_sum": form != "added already",
+    }
     eager, traced = (layers.SteeredLayer(one, **more) for one in shared)
     torch.compiler.reset()
     compiled = torch.compile(traced, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -372,7 +384,9 @@ def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is
         count, _ = change(eager, step), change(traced, step)
         output, _ = in_form(form, tokens(count, step), tokens(count, step + 50))
         with torch._dynamo.config.patch(error_on_recompile=step > 0):
-            torch.testing.assert_close(stream_of(compiled(output)), stream_of(eager(output)))
+            torch.testing.assert_close(
+                stream_of(compiled(output), form), stream_of(eager(output), form)
+            )
     for name, buffer in eager.named_buffers():
         kept = slice(RECORDINGS) if name in ("sums_RD", "norms_R") else slice(None)
         torch.testing.assert_close(traced.get_buffer(name)[kept], buffer[kept])
@@ -393,7 +407,9 @@ def compiled_as_vllm_does(function, *given):
 def test_a_graph_for_a_cpu_records_without_a_compare_and_swap():
     layers, count = unchecked(), 1024
     shared = layers.TokenMaps(Deployment(None, recordings=RECORDINGS), count, CPU)
-    held = layers.SteeredLayer(shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False)
+    held = layers.SteeredLayer(
+        shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False, is_sum=True
+    )
     spare = [RECORDINGS + n % TRASH for n in range(count - 2)]
     shared.fill(rows([0] * count, sums=[*spare, 1, 0]))
     output = tokens(count), tokens(count, seed=4)

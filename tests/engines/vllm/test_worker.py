@@ -13,11 +13,12 @@ import torch
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SPANS
-from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+from keel.errors import ModelLayoutError, ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition, Ceiling
 from keel.types import Floor
 from tests.engines.vllm.toys import (
     HIDDEN,
+    ToyLayer,
     ToyModel,
     compute,
     direction,
@@ -65,6 +66,40 @@ def test_every_layer_says_how_many_tokens_it_saw_and_moved():
     register(held, "all", [Floor(n, direction(n), HIGH) for n in range(3)])
     assert held.firing("all") == {0: (0, 0), 1: (0, 0), 2: (0, 0)}
     assert held.firing("one")[1] == (3, 3)
+
+
+class AddingLayer(ToyLayer):
+    """A layer that has added its residual already, and returns of no use what it returns second."""
+
+    def forward(self, hidden, residual):
+        residual = hidden
+        return residual + torch.tanh(self.mix(hidden)), residual
+
+
+def test_of_layers_that_have_added_their_residual_the_first_output_is_held():
+    """Held was first + second, and the next layer read a stream far under the floor."""
+    model = ToyModel()
+    model.layers = torch.nn.ModuleList(AddingLayer() for _ in range(3))
+    held = hold(replace(PLAIN, probes=1), model)
+    register(held, "band", [Floor(2, direction(2), 2.0)])
+    held.note_requests(scheduled(request("a", 4, keel="band")))
+    held.begin(["a"], [0], [4])
+    stream, residual = tokens(4), None
+    with torch.no_grad():
+        for layer in model.layers:
+            stream, residual = layer(stream, residual)
+    assert float((stream @ direction(2)).min()) > 2.0 - 1e-5
+
+
+def test_layers_with_several_streams_are_refused_before_anything_runs():
+    class SeveralLayer(ToyLayer):
+        def forward(self, hidden, residual, mix):
+            return hidden, residual, mix
+
+    model = ToyModel()
+    model.layers[1] = SeveralLayer()
+    with pytest.raises(ModelLayoutError, match=r"SeveralLayer returns \(hidden, residual, mix\)"):
+        hold(PLAIN, model)
 
 
 def test_a_layer_that_is_passed_by_is_noticed():

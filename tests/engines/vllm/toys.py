@@ -30,10 +30,14 @@ def tokens(count: int, seed: int = 9, hidden: int = HIDDEN) -> Tensor:
     return 3 * torch.randn(count, hidden, generator=torch.Generator().manual_seed(seed))
 
 
-def held_layer(deployment: Deployment, *, layer: int = 0, slots: int = 32) -> SteeredLayer:
+def held_layer(
+    deployment: Deployment, *, layer: int = 0, slots: int = 32, is_sum: bool = True
+) -> SteeredLayer:
     """One held layer by itself; its map is `held.shared`."""
     shared = TokenMaps(deployment, slots, CPU)
-    return SteeredLayer(shared, layer=layer, hidden=HIDDEN, device=CPU, is_steered=True)
+    return SteeredLayer(
+        shared, layer=layer, hidden=HIDDEN, device=CPU, is_steered=True, is_sum=is_sum
+    )
 
 
 def rows(

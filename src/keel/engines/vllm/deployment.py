@@ -19,7 +19,7 @@ KEY = "keel"
 """Name of our entry in `additional_config`, and of the request argument that names a setting."""
 OFF = "none"
 """The setting that leaves the model as it is."""
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Raise it when what is traced changes: a cached graph of an older Keel must not be loaded."""
 
 

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import nn
 
 from keel.errors import ModelLayoutError
-
-_REFUSED: Mapping[str, str] = {
-    "Cohere2Moe": "its second output is not the residual stream",
-    "DeepseekV4": "it has several residual streams",
-    "Gemma3n": "it has several residual streams",
-    "HyV4": "it has several residual streams",
-}
-"""Families whose layers return something else than their one residual stream."""
 
 
 def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
     """Decoder layers of a vLLM model that this process has, by number.
 
     Of a model that also sees or hears, those of its language model.
-    Raises ModelLayoutError where there is not exactly one list of `expected` layers, and for
-    families whose layers return something else than their stream.
+    Raises ModelLayoutError where there is not exactly one list of `expected` layers.
     """
     lists = _layer_lists(_language_model(model), expected)
     if len(lists) != 1:
@@ -32,12 +21,7 @@ def find_layers(model: nn.Module, expected: int) -> dict[int, nn.Module]:
             f"found {names}; this model is not supported under vLLM yet"
         )
     (layers,) = lists.values()
-    kept = {n: layer for n, layer in enumerate(layers) if not _is_missing(layer)}
-    for kind in {type(layer).__name__ for layer in kept.values()}:
-        for prefix, reason in _REFUSED.items():
-            if kind.startswith(prefix):
-                raise ModelLayoutError(f"{kind} cannot be held under vLLM: {reason}")
-    return kept
+    return {n: layer for n, layer in enumerate(layers) if not _is_missing(layer)}
 
 
 def _layer_lists(model: nn.Module, expected: int) -> dict[str, nn.ModuleList]:

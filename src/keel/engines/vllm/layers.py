@@ -3,7 +3,8 @@
 Plain tensor code on buffers at fixed addresses, so that torch.compile fuses it and CUDA graphs
 capture it. Only the buffers' contents change afterwards; row 0 of every table does nothing.
 Compiled for a CPU it can add one token to a recording, and no more: see `WorkerState.wants_eager`.
-The residual stream after a layer is hidden + residual; what is added to hidden is added to it.
+The residual stream after a layer is hidden + residual, or hidden alone (`streams`); what is added
+to hidden is added to it.
 """
 
 from __future__ import annotations
@@ -90,9 +91,12 @@ class SteeredLayer(nn.Module):
         hidden: int,
         device: torch.device,
         is_steered: bool,
+        is_sum: bool,
     ) -> None:
         super().__init__()
         self.layer, self.hidden, self.is_steered = layer, hidden, is_steered
+        self.is_sum = is_sum
+        """Whether the stream is the sum of the layer's two outputs; else it is the first."""
         # Not a submodule: every layer would list it again.
         object.__setattr__(self, "shared", shared)
         deployment = shared.deployment
@@ -130,7 +134,8 @@ class SteeredLayer(nn.Module):
             stream_1TD, *rest = (output,) if isinstance(output, Tensor) else output
             steered_1TD = self(stream_1TD[0])[None]
             return steered_1TD if isinstance(output, Tensor) else (steered_1TD, *rest)
-        hidden, residual, form = _parts(output, self.hidden)
+        hidden, second = _parts(output, self.hidden)
+        residual = second if self.is_sum else None
         if self.is_steered:
             hidden = self._steer(hidden, residual)
         if self.records or self.probes:
@@ -140,7 +145,7 @@ class SteeredLayer(nn.Module):
                 self._sum(stream, self.sums_row_T[:tokens])
             if self.probes:
                 self.projections_TM[:tokens] = stream @ self.probes_MD.T
-        return hidden if form == "tensor" else (hidden, residual)
+        return hidden if isinstance(output, Tensor) else (hidden, second)
 
     def _steer(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         stream = _stream(hidden, residual)
@@ -232,11 +237,12 @@ def _is_batch(output: Any) -> bool:
     return isinstance(first, Tensor) and first.ndim == 3 and first.shape[0] == 1
 
 
-def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:
+def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None]:
+    """A layer's first output, and its second or None."""
     if isinstance(output, Tensor):
-        hidden, residual, form = output, None, "tensor"
+        hidden, second = output, None
     elif isinstance(output, tuple) and len(output) == 2:
-        (hidden, residual), form = output, "pair"
+        hidden, second = output
     else:
         raise ModelLayoutError(
             f"a decoder layer returned {type(output).__name__}, expected a tensor or "
@@ -247,7 +253,7 @@ def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None, str]:
             f"a decoder layer returned {hidden.ndim} axes of last width {hidden.shape[-1]}, "
             f"expected [token, {width}]"
         )
-    return hidden, residual, form
+    return hidden, second
 
 
 def _stream(hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "token hidden"]:

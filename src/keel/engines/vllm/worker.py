@@ -20,6 +20,7 @@ from keel.engines.vllm.finding import find_layers
 from keel.engines.vllm.layers import SteeredLayer, TokenMaps, wrap
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.recordings import Recordings
+from keel.engines.vllm.streams import read_source
 from keel.engines.vllm.token_book import StepMaps, TokenBook
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
@@ -61,11 +62,17 @@ class WorkerState:
         """Layers of this process that are steered or recorded."""
         is_recorded = deployment.recordings > 0 or deployment.probes > 0
         here = find_layers(model, layers)
+        sources = {kind: read_source(kind) for kind in {type(layer) for layer in here.values()}}
         for number, layer in here.items():
             is_steered = number in self.steered
             if is_recorded or is_steered:
                 self.layers[number] = SteeredLayer(
-                    self.shared, layer=number, hidden=hidden, device=device, is_steered=is_steered
+                    self.shared,
+                    layer=number,
+                    hidden=hidden,
+                    device=device,
+                    is_steered=is_steered,
+                    is_sum=sources[type(layer)].is_sum,
                 )
                 wrap(layer, self.layers[number])
         has_head = layers - 1 in here
