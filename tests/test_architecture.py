@@ -27,6 +27,7 @@ FLOORS = [
         "personas",
         "calibrate",
         "compare",
+        "doctor",
         "drift",
         "evaluate",
         "report",

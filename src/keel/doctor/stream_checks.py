@@ -1,0 +1,134 @@
+"""Checks of one forward pass: the blocks, their stream, equation 1 on it, what is left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from keel.doctor.findings import CheckFailedError, CheckSkippedError, check_close
+from keel.doctor.subject import REPLY, TEXTS, Subject, asking
+from keel.engines import Recording
+from keel.steering import steered
+
+
+def check_plain_pass(subject: Subject) -> str:
+    """The model predicts from text alone, without Keel."""
+    ids_BT = subject.ids_BT
+    try:
+        logits_TV = subject.plain_logits(ids_BT)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CheckFailedError(
+            f"on text alone, without Keel, the model raises {type(error).__name__}: {first}"
+        ) from error
+    if len(logits_TV) != ids_BT.shape[1]:
+        raise CheckFailedError(
+            f"on {ids_BT.shape[1]} tokens the model gives {len(logits_TV)} predictions, "
+            "expected one for each"
+        )
+    if not bool(torch.isfinite(logits_TV).all()):
+        raise CheckFailedError("without Keel, the model predicts NaN or Inf; try float32")
+    return f"{logits_TV.shape[-1]:,} finite logits for each of {len(logits_TV)} tokens"
+
+
+def check_opening(subject: Subject) -> str:
+    """Keel's engine takes the model."""
+    engine, dtype = subject.engine, str(subject.model.dtype).removeprefix("torch.")
+    return f"{type(engine.model).__name__} in {dtype}"
+
+
+def check_blocks(subject: Subject) -> str:
+    """Which list of blocks is the decoder, and how wide the stream between them is."""
+    decoder = subject.engine.decoder
+    ran = subject.streams(subject.ids_BT)
+    text = (
+        f"{decoder.path}: {len(decoder.blocks)} blocks, a stream of {decoder.hidden_size} numbers"
+    )
+    idle = sorted(set(range(len(decoder.blocks))) - set(ran))
+    return f"{text}; without an image, blocks {idle} do not run" if idle else text
+
+
+def check_stream(subject: Subject) -> str:
+    """Each block's output is what the model itself gives as hidden states."""
+    with torch.inference_mode():
+        output = subject.model(input_ids=subject.ids_BT, use_cache=False, output_hidden_states=True)
+    states = getattr(output, "hidden_states", None)
+    if states is None:
+        raise CheckSkippedError("the model gives no hidden states to compare with")
+    streams = subject.streams(subject.ids_BT)
+    # The last entry of hidden_states is taken after the final norm.
+    layers = [layer for layer in sorted(streams) if layer + 1 < len(states) - 1]
+    if len(states) != len(subject.engine.decoder.blocks) + 1:
+        raise CheckSkippedError(
+            f"the model gives {len(states)} hidden states, in an order of its own"
+        )
+    for layer in layers:
+        check_close(
+            streams[layer],
+            states[layer + 1][0].float(),
+            f"outputs of block {layer} and hidden states",
+        )
+    return "blocks return what the model gives as hidden states"
+
+
+def check_cap(subject: Subject) -> str:
+    """A steered pass equals equation 1 written by hand, and differs from an unsteered one."""
+    expected = subject.capped_logits(subject.ids_BT)
+    with steered(subject.model, subject.floors, blocks=subject.blocks) as steering:
+        actual = subject.plain_logits(subject.ids_BT)
+        rate = steering.firing().rate
+    off = check_close(actual, expected, "logits under floors and under equation 1 by hand")
+    if torch.equal(actual, subject.plain_logits(subject.ids_BT)):
+        raise CheckFailedError("floors above most tokens change no logit; the blocks lead nowhere")
+    return f"equal to equation 1 by hand (off by {off:.0e}); {rate:.0%} of slots moved"
+
+
+def check_restored(subject: Subject) -> str:
+    """What steered and recorded leaves no hook and no changed bit behind."""
+    hooks, before = _hooks(subject.model), subject.plain_logits(subject.ids_BT)
+    with steered(subject.model, subject.floors, blocks=subject.blocks):
+        subject.plain_logits(subject.ids_BT)
+    subject.answers(subject.prompts[:1], subject.floors)
+    if _hooks(subject.model) != hooks:
+        raise CheckFailedError("hooks are left on the model")
+    if not torch.equal(subject.plain_logits(subject.ids_BT), before):
+        raise CheckFailedError("the model predicts otherwise than before")
+    return "the model is itself again, bit for bit"
+
+
+def check_reading(subject: Subject) -> str:
+    """Means, likelihoods and the price of floors on a given conversation, against plain passes."""
+    conversation = asking(TEXTS[0]).with_reply(REPLY)
+    transcript = subject.template.transcript(conversation)
+    turn, ids_BT = transcript.turns[-1], subject.row(transcript.token_ids)
+    dtype = subject.model.dtype
+    recording = Recording(means=True, log_likelihood=True)
+    (reading,) = subject.engine.read([conversation], recording=recording)
+    record = reading.turns[-1]
+    assert record.activations is not None
+    assert record.log_likelihood_T is not None
+    streams = subject.streams(ids_BT)
+    for layer, mean_D in enumerate(record.activations.means_LD):
+        if layer not in streams:
+            raise CheckFailedError(f"block {layer} did not run, yet a mean is recorded of it")
+        expected_D = streams[layer][turn.start : turn.stop].mean(0).cpu()
+        check_close(mean_D, expected_D, f"means read at layer {layer} and plain", dtype=dtype)
+    predicting = slice(turn.start - 1, turn.stop - 1)
+    plain_TV = torch.log_softmax(subject.plain_logits(ids_BT)[predicting], -1)
+    capped_TV = torch.log_softmax(subject.capped_logits(ids_BT)[predicting], -1)
+    actual_T = torch.tensor(transcript.token_ids[turn.start : turn.stop])
+    expected_T = plain_TV.gather(-1, actual_T[:, None])[:, 0]
+    check_close(record.log_likelihood_T, expected_T, "log-likelihoods read and plain", dtype=dtype)
+    (price,) = subject.engine.divergence([conversation], [subject.floors])
+    expected_kl = (plain_TV.exp() * (plain_TV - capped_TV)).sum(-1).mean()
+    check_close(torch.tensor(price.kl), expected_kl, "prices measured and by hand", dtype=dtype)
+    return f"means, likelihoods and price equal plain passes ({price.kl:.2f} nats under the floors)"
+
+
+def _hooks(model: Any) -> dict[str, tuple[list[int], list[int]]]:
+    """The hooks that are on each module."""
+    return {
+        name: (list(module._forward_hooks), list(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }

@@ -1,0 +1,124 @@
+"""The doctor sees what is wrong: each test breaks a model, or Keel on it, and reads the check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from keel.doctor import Check, examine
+from keel.engines.transformers import TransformersEngine
+from keel.steering import Firing, Steering
+from keel.testing import tiny_model, tiny_tokenizer
+
+
+def checks_of(model: Any) -> dict[str, Check]:
+    """The checks of an examination by name."""
+    return {check.name: check for check in examine(model, tiny_tokenizer()).checks}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_a_model_that_keel_works_on_passes_every_check(family):
+    checks = checks_of(tiny_model(family))
+    unsound = [c for c in checks.values() if c.status not in ("passed", "skipped")]
+    assert [c for c in unsound if c.name != "token masks"] == []  # waits for use_cache=False
+    assert "model.layers: 4 blocks" in checks["blocks"].text or family == "gpt2"
+
+
+def test_checks_are_reported_as_they_end():
+    seen: list[str] = []
+    examination = examine(
+        tiny_model("llama"), tiny_tokenizer(), on_check=lambda c: seen.append(c.name)
+    )
+    assert seen == [check.name for check in examination.checks]
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_model("llama")
+    ends, ids = model.generation_config.eos_token_id, torch.arange(3, 9)[None]
+    before = model(ids, output_hidden_states=True).logits  # transformers' own hooks stay
+    hooks = [len(block._forward_hooks) for block in model.model.layers]
+    examine(model, tiny_tokenizer())
+    assert model.generation_config.eos_token_id == ends
+    assert torch.equal(model(ids).logits, before)
+    assert [len(block._forward_hooks) for block in model.model.layers] == hooks
+
+
+def test_a_model_that_cannot_run_on_text_is_the_models_own_fault_and_ends_the_examination():
+    model = tiny_model("llama")
+
+    def forward(**_: Any) -> None:
+        raise ValueError("You have to specify pixel_values")
+
+    model.forward = forward
+    (check,) = checks_of(model).values()
+    assert (check.name, check.status) == ("runs by itself", "failed")
+    assert "without Keel" in check.text
+    assert "pixel_values" in check.text
+
+
+def test_a_model_without_a_list_of_blocks_is_refused_with_its_remedy():
+    model = tiny_model("llama")
+    model.config.num_hidden_layers = 7
+    checks = checks_of(model)
+    assert list(checks) == ["runs by itself", "opens"]
+    assert checks["opens"].status == "refused"
+    assert "--blocks" in checks["opens"].text
+
+
+def test_a_floor_that_is_held_too_low_fails(monkeypatch):
+    def lower(self: Any, layer: Any, hidden_size: Any) -> Any:
+        return lambda _block, _args, output: output + 0 * self.step.tokens
+
+    monkeypatch.setattr(Steering, "block_hook", lower)
+    monkeypatch.setattr(Steering, "firing", lambda self: Firing({}, {}))
+    check = checks_of(tiny_model("llama"))["cap holds"]
+    assert check.status == "failed"
+    assert "equation 1 by hand" in check.text
+
+
+def test_a_model_that_ignores_padding_fails_where_rows_are_padded_and_nowhere_else():
+    model = tiny_model("gpt2")
+    forward = model.forward
+
+    def blind(*args: Any, attention_mask: Any = None, position_ids: Any = None, **kwargs: Any):
+        return forward(*args, **kwargs)
+
+    model.forward = blind
+    checks = checks_of(model)
+    assert checks["padded equals alone"].status == "failed"
+    assert checks["cap holds"].status == "passed"
+
+
+def test_a_cache_that_forgets_fails():
+    model = tiny_model("llama")
+    prepare = model.prepare_inputs_for_generation
+
+    def forgetful(input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        prepared = prepare(input_ids, past_key_values=past_key_values, **kwargs)
+        if prepared["input_ids"].shape[1] == 1:
+            for layer in past_key_values.layers:
+                layer.values[:, :, 0].zero_()
+        return prepared
+
+    model.prepare_inputs_for_generation = forgetful
+    assert checks_of(model)["cached equals uncached"].status == "failed"
+
+
+def test_an_error_that_nobody_foresaw_is_a_crash_with_its_name(monkeypatch):
+    def fail(self: Any, *_args: Any, **_options: Any) -> None:
+        raise KeyError("num_attention_heads")
+
+    monkeypatch.setattr(TransformersEngine, "read", fail)
+    check = checks_of(tiny_model("llama"))["generated equals read"]
+    assert check.status == "crashed"
+    assert check.text == "KeyError: 'num_attention_heads'"
+
+
+def test_a_template_that_changes_what_is_said_is_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "'Hm.'")
+    (check,) = examine(tiny_model("llama"), tokenizer).checks
+    assert check.status == "refused"
+    assert "chat template changes" in check.text
