@@ -131,10 +131,11 @@ def test_an_addition_moves_what_is_read_by_its_amount():
     assert reading.turns[0].projection == pytest.approx(3 - 1.25)
 
 
-def test_an_empty_turn_is_left_out_and_the_others_keep_their_numbers_and_texts():
+def test_an_empty_turn_is_said_and_the_others_keep_their_numbers_and_texts():
     given = talk(("help", "first"), ("help", "  "), ("help", "third one"))
-    turns = only(read_drift(engine(), [given], engine().axis)).turns
-    assert [(turn.turn, turn.text) for turn in turns] == [(0, "first"), (2, "third one")]
+    reading = only(read_drift(engine(), [given], engine().axis))
+    assert [(turn.turn, turn.text) for turn in reading.turns] == [(0, "first"), (2, "third one")]
+    assert reading.unread == (1,)
 
 
 def test_a_conversation_of_empty_answers_has_a_path_without_turns():

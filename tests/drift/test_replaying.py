@@ -162,12 +162,13 @@ def test_each_turn_is_handed_on_before_the_next_is_asked():
     assert [calls for _, calls in seen] == [2, 4, 6]
 
 
-def test_an_empty_answer_is_left_out_and_the_replay_goes_on():
+def test_an_empty_answer_is_said_and_the_replay_goes_on():
     seen = []
     engine = Watched(reply=scripted("one", "", "three"))
     found = played(engine, on_turn=seen.append)
     assert [turn.uncapped.turn for turn in found.turns] == [0, 2]
     assert [turn.user for turn in found.turns] == ["please help me now", "what then is left"]
+    assert found.unread == (1,)
     assert len(seen) == 2
     last, _ = engine.arm(capped=False)[-1]
     assert [m.content for m in last.messages if m.speaker == "assistant"] == ["one", ""]

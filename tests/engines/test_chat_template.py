@@ -115,7 +115,7 @@ def test_a_template_that_is_broken_is_not_taken_for_one_without_a_system_role(mi
     source = CHATML.replace(
         "<|im_start|>{{", f"{{% if m['role'] == 'system' %}}{mistake}{{% endif %}}<|im_start|>{{{{"
     )
-    with pytest.raises(ChatTemplateError, match="fails on a system message"):
+    with pytest.raises(ChatTemplateError, match="fails on (a system|any) message"):
         _ = template(source).supports_system
 
 
@@ -160,7 +160,7 @@ def test_what_a_template_is_told_is_only_what_it_asks():
 
 
 def test_a_template_that_changes_the_text_is_refused():
-    with pytest.raises(ChatTemplateError, match="changes the messages' text"):
+    with pytest.raises(ChatTemplateError, match=r"changes the text of message 1 \(user\).*'HELLO"):
         template(SHOUTING).transcript(talk("hello", "good"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,13 @@ def test_a_path_names_its_scale_and_numbers_its_turns_from_one():
 
 def test_without_a_floor_none_is_drawn():
     assert "╋" not in draw_drift(path(turn(0, 1.0)), AXIS).plain
+
+
+def test_a_turn_that_was_not_read_stands_where_it_was():
+    reading = replace(path(turn(0, 1.0), turn(2, 0.0)), unread=(1,))
+    lines = draw_drift(reading, AXIS, width=60).plain.split("\n")
+    assert [line[:4] for line in lines[2:5]] == ["  1 ", "  2 ", "  3 "]
+    assert lines[3] == "  2 no token of its own: not read"
 
 
 def test_a_path_without_turns_says_so():

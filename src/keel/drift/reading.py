@@ -23,9 +23,9 @@ def read_drift(
     """Projections of each conversation's assistant turns onto the axis, in the order given.
 
     A turn's projection is the mean over its content tokens at `layer` (by default the axis' own);
-    a turn without content tokens is left out, the others keep their numbers. `floors` only marks
-    turns below them; `interventions` act on the model. All conversations are read in one call.
-    Raises UsageError for a conversation without an assistant turn, before the model runs.
+    a turn without content tokens is listed as `unread`, the others keep their numbers. `floors`
+    only marks turns below them; `interventions` act on the model. All conversations are read in
+    one call. Raises UsageError for a conversation without an assistant turn, before the model runs.
     """
     gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
     for conversation in conversations:
@@ -63,4 +63,5 @@ def _drift_of(reading: Reading, conversation: Conversation, gauge: Gauge) -> Dri
         turn = gauge.reading(record.turn, record.projections_TK, texts[record.turn])
         if turn is not None:
             turns.append(turn)
-    return DriftReading(conversation.id, gauge.layer, tuple(turns), gauge.floor)
+    unread = tuple(sorted(set(range(len(texts))) - {turn.turn for turn in turns}))
+    return DriftReading(conversation.id, gauge.layer, tuple(turns), gauge.floor, unread)

@@ -37,8 +37,8 @@ def replay(
 
     Only the user messages and the system message of the conversation are used; its answers are
     generated anew, and each arm continues its own history. Both arms draw with the same seed at
-    the same turn. A turn to which an arm gives an empty answer has no projection: it is left out
-    of `turns`, the others keep their numbers, and the replay continues.
+    the same turn. A turn to which an arm gives an empty answer has no projection: it is listed as
+    `unread`, the others keep their numbers, and the replay continues.
     Raises UsageError for a conversation without a user message, NotAppliedError where the floors
     did not reach the model.
     """
@@ -48,14 +48,17 @@ def replay(
     uncapped = _Arm(engine, gauge, system, None)
     capped = _Arm(engine, gauge, system, floors)
     turns: list[ReplayTurn] = []
+    unread: list[int] = []
     for number, message in enumerate(m for m in script.messages if m.speaker == "user"):
         turn_seed = _turn_seed(seed, number)
         without_floors = uncapped.answer(message.content, sampling, turn_seed)
         with_floors = capped.answer(message.content, sampling, turn_seed)
-        if without_floors is not None and with_floors is not None:
-            turns.append(ReplayTurn(message.content, without_floors, with_floors))
-            if on_turn is not None:
-                on_turn(turns[-1])
+        if without_floors is None or with_floors is None:
+            unread.append(number)
+            continue
+        turns.append(ReplayTurn(message.content, without_floors, with_floors))
+        if on_turn is not None:
+            on_turn(turns[-1])
     return Replay(
         conversation_id=script.id,
         layer=gauge.layer,
@@ -63,6 +66,7 @@ def replay(
         setting=floors.name,
         turns=tuple(turns),
         firing_rate=capped.firing.rate,
+        unread=tuple(unread),
     )
 
 

@@ -8,9 +8,9 @@ no thinking block.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from keel.engines.rendering import Rendered, before_marks, locate, mark, marked
 from keel.errors import ChatTemplateError
 from keel.types import Conversation, Message, Speaker
 
@@ -28,9 +29,7 @@ _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _CLOCK = datetime(2024, 7, 26)
 """What every template is given as now, so that the same messages are the same tokens every day."""
 _DATE = f"{_CLOCK:%d %b %Y}"
-_SPEAKERS: tuple[Speaker, ...] = ("system", "user", "assistant")
-_TRIMMED = [trimmed for n in (0, 3, 1, 2) for trimmed in itertools.combinations(_SPEAKERS, n)]
-"""Speakers whose text a template may trim: templates that trim mostly trim all."""
+_SPEAKERS = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,6 @@ class Turn:
     """0-based number among the assistant turns."""
     start: int
     stop: int
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    text: str
-    contents: tuple[tuple[int, int], ...]
-    """Character span of each message's text."""
-
-    @property
-    def unended(self) -> _Rendered:
-        """This text up to the end of the last message's text."""
-        return _Rendered(self.text[: self.contents[-1][1]], self.contents)
 
 
 class ChatTemplate:
@@ -95,22 +82,28 @@ class ChatTemplate:
         Raises ChatTemplateError where the template fails on one instead of refusing it.
         """
         try:
-            text = self._apply(_marked(("system", "user")), False)
-        except Exception as error:
-            if type(error) is TemplateError:  # raised by `raise_exception`, and by no mistake
+            text = self._apply(marked(("system", "user")), False)
+        except ChatTemplateError as error:
+            cause = error.__cause__
+            if type(cause) is TemplateError:  # raised by `raise_exception`, and by no mistake
                 return False
+            failing = "a system message"
+            try:
+                self._apply(marked(("user",)), False)
+            except ChatTemplateError:
+                failing = "any message"
             raise ChatTemplateError(
-                f"the chat template fails on a system message: {error}; mend the template"
-            ) from error
-        return _mark(0) in text and _mark(1) in text
+                f"the chat template fails on {failing}: {cause}; mend the template"
+            ) from cause
+        return mark(0) in text and mark(1) in text
 
     @cached_property
     def injected_system(self) -> str:
         """The system prompt that the template inserts when none is given; empty if it does not."""
         if not self.supports_system:
             return ""
-        before, after = self._apply(_marked(("system", "user")), False).split(_mark(0))
-        bare = self._apply(_marked(("user",)), False).replace(_mark(0), _mark(1))
+        before, after = self._apply(marked(("system", "user")), False).split(mark(0))
+        bare = self._apply(marked(("user",)), False).replace(mark(0), mark(1))
         if bare.startswith(before) and bare.endswith(after):
             return bare[len(before) : len(bare) - len(after)].strip()
         return ""
@@ -118,19 +111,19 @@ class ChatTemplate:
     @cached_property
     def preamble(self) -> str:
         """Words that the template puts before every conversation, such as a date."""
-        first = "system" if self.supports_system else "user"
-        text = self._apply(_marked((first, "user") if first == "system" else (first,)), False)
-        words = text.split(_mark(0))[0]
+        speakers: tuple[Speaker, ...] = ("system", "user") if self.supports_system else ("user",)
+        text = self._apply(marked(speakers), False)
+        words = before_marks(text)
         for special in self.tokenizer.all_special_tokens:
             words = words.replace(special, " ")
-        words = re.sub(r"<[^>]*>", " ", words)
+        words = re.sub(r"<[^>]*>|\[/?[A-Z_]+\]", " ", words)
         return " ".join(w for w in words.split() if w.strip(":") not in _SPEAKERS)
 
     def facts(self) -> dict[str, str]:
         """What the template adds by itself (system prompt, date), in words for display."""
         facts = {
             "kind": "plain text (the model has no chat template)" if self.is_plain else "chat",
-            "system prompts": "supported" if self.supports_system else "put before the user's text",
+            "system prompts": self._system_fact,
         }
         if self.injected_system:
             facts["system prompt put in when none is given"] = self.injected_system
@@ -141,6 +134,16 @@ class ChatTemplate:
         if "enable_thinking" in self.source:
             facts["thinking"] = "off"
         return facts
+
+    @property
+    def _system_fact(self) -> str:
+        if not self.supports_system:
+            return "put before the user's text"
+        with suppress(ChatTemplateError):
+            text = self._apply(marked(("system", "user", "assistant", "user")), True)
+            if mark(0) in text and text.index(mark(0)) > text.index(mark(1)):
+                return "moved to the last user's text by the template"
+        return "supported"
 
     @property
     def asks_clock(self) -> bool:
@@ -179,8 +182,8 @@ class ChatTemplate:
     def end_tokens(self, configured: Iterable[int] = ()) -> frozenset[int]:
         """Tokens that end an answer: those configured, the tokenizer's, and the template's own."""
         ends = {*configured, self.tokenizer.eos_token_id} - {None}
-        text = self._apply(_marked(("user", "assistant")), False)
-        tail = text.split(_mark(1))[-1]
+        text = self._apply(marked(("user", "assistant")), False)
+        tail = text.split(mark(1))[-1]
         first = self.tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
         return frozenset(ends | (set(first) & set(self.tokenizer.all_special_ids)))
 
@@ -189,6 +192,8 @@ class ChatTemplate:
         if not messages or messages[-1].speaker != "assistant":
             return self._spans(self._render(messages, answer=True), messages)
         last = messages[-1]
+        if last.token_ids is None and not last.content.strip():
+            return self._head(messages[:-1])  # nothing was said yet
         if last.token_ids is None:
             return self._spans(self._render(messages, answer=False).unended, messages)
         before = self._head(messages[:-1])
@@ -198,7 +203,7 @@ class ChatTemplate:
         turns = (*before.turns, turn) if last.token_ids else before.turns
         return Transcript(before.token_ids + last.token_ids, turns)
 
-    def _spans(self, rendered: _Rendered, messages: Sequence[Message]) -> Transcript:
+    def _spans(self, rendered: Rendered, messages: Sequence[Message]) -> Transcript:
         # The template has put the beginning-of-text token; the tokenizer must not put another.
         encoded = self.tokenizer(
             rendered.text, add_special_tokens=False, return_offsets_mapping=True
@@ -209,7 +214,11 @@ class ChatTemplate:
             if message.speaker == "assistant"
         ]
         offsets = encoded["offset_mapping"]
-        turns = [_turn(number, span, offsets) for number, span in enumerate(spans)]
+        turns = [
+            _turn(number, span, rendered.text, offsets)
+            for number, span in enumerate(spans)
+            if span is not None
+        ]
         return Transcript(tuple(encoded["input_ids"]), tuple(t for t in turns if t.stop > t.start))
 
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
@@ -228,30 +237,81 @@ class ChatTemplate:
             )
         return [Message("user", f"{plain[0].content}\n\n{plain[1].content}"), *plain[2:]]
 
-    def _render(self, messages: Sequence[Message], *, answer: bool) -> _Rendered:
+    def _render(self, messages: Sequence[Message], *, answer: bool) -> Rendered:
         """The text of a conversation, with each message's span in it."""
         adapted = self._adapted(messages)
         try:
-            true = self._apply([(m.speaker, m.content) for m in adapted], answer)
-            marked = self._apply(_marked([m.speaker for m in adapted]), answer)
+            return self._located(adapted, answer)
+        except ChatTemplateError:
+            if not (adapted[0].speaker == "system" and adapted[-1].speaker == "assistant"):
+                raise
+            rendered = self._answering_last_user(adapted)
+            if rendered is None:
+                raise
+            return rendered
+
+    def _located(self, messages: Sequence[Message], answer: bool) -> Rendered:
+        true = self._apply(messages, answer)
+        marks = marked([message.speaker for message in messages])
+        try:
+            return locate(true, self._apply(marks, answer), messages)
+        except ChatTemplateError:
+            if all(message.content.strip() for message in messages):
+                raise
+        # Many templates leave out a turn that says nothing, but not one that holds a mark.
+        marks = [
+            m if message.content.strip() else message
+            for m, message in zip(marks, messages, strict=True)
+        ]
+        return locate(true, self._apply(marks, answer), messages)
+
+    def _answering_last_user(self, messages: Sequence[Message]) -> Rendered | None:
+        """A conversation whose system prompt the template shows only while a user speaks last.
+
+        The last answer is put behind what the model was asked when it gave it. None where the
+        template shows no system prompt there either.
+        """
+        *before, _ = messages
+        try:
+            head, bare_head = self._located(before, True), self._located(before[1:], True)
+            bare = self._located(messages[1:], False)
+        except ChatTemplateError:
+            return None
+        if not bare.text.startswith(bare_head.text):
+            return None
+        moved, span = len(head.text) - len(bare_head.text), bare.contents[-1]
+        shifted = None if span is None else (span[0] + moved, span[1] + moved)
+        return Rendered(head.text + bare.text[len(bare_head.text) :], (*head.contents, shifted))
+
+    def _apply(self, messages: Sequence[Message], answer: bool) -> str:
+        try:
+            return self._write(messages, answer, in_parts=self._takes_parts)
         except Exception as error:
             raise ChatTemplateError(
                 f"the chat template refuses this conversation: {error}"
             ) from error
-        for trimmed in _TRIMMED:
-            contents = [m.content.strip() if m.speaker in trimmed else m.content for m in adapted]
-            rendered = _fill(marked, contents)
-            if rendered is not None and rendered.text == true:
-                return rendered
-        raise ChatTemplateError(
-            "the chat template changes the messages' text, so their tokens cannot be told from "
-            "its own; give a template that passes content through"
-        )
 
-    def _apply(self, messages: Sequence[tuple[str, str]], answer: bool) -> str:
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template wants a message as a list of parts, as many do that take images."""
+        probe = marked(("user", "assistant"))
+        for in_parts in (False, True):
+            with suppress(Exception):
+                text = self._write(probe, False, in_parts=in_parts)
+                if mark(0) in text and mark(1) in text:
+                    return in_parts
+        return False
+
+    def _write(self, messages: Sequence[Message], answer: bool, *, in_parts: bool) -> str:
+        contents: list[Any] = [message.content for message in messages]
+        if in_parts:
+            contents = [[{"type": "text", "text": content}] for content in contents]
         return str(
             self.tokenizer.apply_chat_template(
-                [{"role": speaker, "content": content} for speaker, content in messages],
+                [
+                    {"role": message.speaker, "content": content}
+                    for message, content in zip(messages, contents, strict=True)
+                ],
                 chat_template=self.source,
                 tokenize=False,
                 add_generation_prompt=answer,
@@ -260,29 +320,22 @@ class ChatTemplate:
         )
 
 
-def _mark(index: int) -> str:
-    return f"KEELMARK{index}KRAMLEEK"
+def _turn(
+    number: int, span: tuple[int, int], text: str, offsets: Sequence[tuple[int, int]]
+) -> Turn:
+    """The tokens of a message's text, those included that hold white space around it as well.
 
+    Where a header ends with a space, as in `ASSISTANT: `, many tokenizers make one token of it and
+    the first word: the very token that a model samples after `ASSISTANT:`.
+    """
+    start, stop = span
 
-def _marked(speakers: Sequence[str]) -> list[tuple[str, str]]:
-    return [(speaker, _mark(index)) for index, speaker in enumerate(speakers)]
+    def is_content(token: tuple[int, int]) -> bool:
+        first, last = max(token[0], start), min(token[1], stop)
+        if first >= last:
+            return False
+        around = text[token[0] : first] + text[last : token[1]]
+        return not around or (not around.strip() and bool(text[first:last].strip()))
 
-
-def _fill(marked: str, contents: Sequence[str]) -> _Rendered | None:
-    """The marks replaced by texts; None where a mark got lost, doubled or moved."""
-    pieces, spans, rest = "", [], marked
-    for index, content in enumerate(contents):
-        before, mark, rest = rest.partition(_mark(index))
-        if not mark or _mark(index) in rest:
-            return None
-        pieces += before
-        spans.append((len(pieces), len(pieces) + len(content)))
-        pieces += content
-    return _Rendered(pieces + rest, tuple(spans))
-
-
-def _turn(number: int, span: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> Turn:
-    inside = [
-        index for index, (start, stop) in enumerate(offsets) if span[0] <= start < stop <= span[1]
-    ]
+    inside = [index for index, token in enumerate(offsets) if is_content(token)]
     return Turn(number, inside[0], inside[-1] + 1) if inside else Turn(number, 0, 0)

@@ -23,6 +23,7 @@ LOWEST, HIGHEST = -0.5, 1.5
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _BELOW_FLOOR = "▼ below floor"
+_UNREAD = "no token of its own: not read"
 _MOST_ROWS = 24
 """Rows of a ranking; of more both ends are shown."""
 _WIDEST_NAME = 22
@@ -32,10 +33,12 @@ def draw_drift(reading: DriftReading, axis: AssistantAxis, *, width: int = 80) -
     """Draws a conversation's path: a line per turn, and a sparkline over all turns."""
     lines = _heading(reading.conversation_id or "conversation", reading, axis, width)
     floor_gaps = floor_in_gaps(axis, reading.floor, reading.layer)
-    lines += [
-        draw_turn(turn, floor_gaps=floor_gaps, width=width, label=f"{turn.turn + 1:>3}")
+    drawn = {
+        turn.turn: draw_turn(turn, floor_gaps=floor_gaps, width=width, label=f"{turn.turn + 1:>3}")
         for turn in reading.turns
-    ]
+    }
+    drawn |= {turn: _cut(Text(f"{turn + 1:>3} {_UNREAD}"), width) for turn in reading.unread}
+    lines += [drawn[turn] for turn in sorted(drawn)]
     if not reading.turns:
         lines.append(_cut(Text("    no turn has any text to read"), width))
     else:
@@ -53,6 +56,8 @@ def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text
         lines.append(_cut(question, width))
         for label, arm in (("    uncapped", turn.uncapped), ("    capped  ", turn.capped)):
             lines.append(draw_turn(arm, floor_gaps=floor_gaps, width=width, label=label))
+    for unread in replay.unread:
+        lines.append(_cut(Text(f"{unread + 1:>3} not answered in both arms"), width))
     if not replay.turns:
         lines.append(_cut(Text("    no turn was answered in both arms"), width))
     for label, gaps in (

@@ -178,6 +178,8 @@ class DriftReading:
     turns: tuple[TurnReading, ...]
     floor: float | None = None
     """Raw floor at `layer`, where the run has one."""
+    unread: tuple[int, ...] = ()
+    """Turns without a content token, which have no projection; counted as `TurnReading.turn`."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,8 @@ class Replay:
     turns: tuple[ReplayTurn, ...]
     firing_rate: float
     """Share (0 to 1) of (token, layer) slots moved in the capped arm."""
+    unread: tuple[int, ...] = ()
+    """Turns to which an arm gave no content token; counted as `TurnReading.turn`."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
             "conversation": lambda reading: reading.conversation_id,
             "layer": lambda reading: str(reading.layer),
             "turns": lambda reading: str(len(reading.turns)),
+            "not read": lambda reading: str(len(reading.unread)),
             "first": lambda reading: fixed(reading.turns[0].gaps),
             "last": lambda reading: fixed(reading.turns[-1].gaps),
             "lowest": lambda reading: fixed(min(turn.gaps for turn in reading.turns)),
