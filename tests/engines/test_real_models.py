@@ -10,7 +10,6 @@ from keel.engines import EMBEDDED, Recording
 from keel.engines.catalogue import locate
 from keel.engines.transformers import TransformersEngine
 from keel.geometry import unit
-from keel.steering import stream_of
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
 
 pytestmark = pytest.mark.real
@@ -108,7 +107,7 @@ def projections(engine: TransformersEngine, floors: list[Floor], run) -> dict[in
     for floor in floors:
 
         def keep(_block, _args, output, floor=floor):
-            stream_TD = stream_of(output, engine.decoder.hidden_size)[0]
+            stream_TD = engine.decoder.layout.stream_in(output)[0]
             seen[floor.layer].append(stream_TD.double() @ floor.direction.double())
 
         handles.append(engine.decoder.blocks[floor.layer].register_forward_hook(keep))

@@ -18,6 +18,7 @@ def test_blocks_are_found_in_every_family(family):
         "gpt2": "transformer.h",
         "gpt_neox": "gpt_neox.layers",
         "gemma3_vision": "model.language_model.layers",
+        "glm5_next": "model.language_model.layers",
     }.get(family, "model.layers")
 
 

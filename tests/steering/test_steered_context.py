@@ -158,13 +158,16 @@ def test_tokens_that_pass_a_layer_unseen_are_reported(model):
         logits(model)
 
 
-def test_a_model_with_several_streams_is_refused(model):
+def test_streams_that_the_config_does_not_name_are_refused(model):
     class Streams(torch.nn.Module):
         def forward(self, hidden, **_):
             return torch.stack([hidden, hidden])
 
     model.model.layers[1] = Streams()
-    with pytest.raises(ModelLayoutError, match="several streams"), steered(model, FLOORS):
+    with (
+        pytest.raises(ModelLayoutError, match="as many as the config names"),
+        steered(model, FLOORS),
+    ):
         logits(model)
 
 

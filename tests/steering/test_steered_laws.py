@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from keel.geometry import unit
-from keel.steering import Ablation, Addition, Ceiling, find_decoder, steered, stream_of
+from keel.steering import Ablation, Addition, Ceiling, find_decoder, steered
 from keel.testing import TINY_FAMILIES, tiny_model
 from keel.types import Floor
 
@@ -22,12 +22,14 @@ def band(value: float, **more):
 
 def streams(model, run):
     """The output of each block at each forward pass while `run` runs."""
-    seen, handles = {}, []
-    for layer, block in enumerate(find_decoder(model).blocks):
+    seen, handles, decoder = {}, [], find_decoder(model)
+    for layer, block in enumerate(decoder.blocks):
         kept = seen.setdefault(layer, [])
         handles.append(
             block.register_forward_hook(
-                lambda _m, _a, out, kept=kept: kept.append(stream_of(out, HIDDEN).detach().clone())
+                lambda _m, _a, out, kept=kept: kept.append(
+                    decoder.layout.stream_in(out).detach().clone()
+                )
             )
         )
     with torch.no_grad():

@@ -1,10 +1,11 @@
 """Interventions as values, and the contexts that apply them to a torch model and record it."""
 
 from keel.steering.apply import Firing, Steering, check_reached, steered
-from keel.steering.blocks import Decoder, find_decoder, stream_of
+from keel.steering.blocks import Decoder, find_decoder
 from keel.steering.interventions import Ablation, Addition, Ceiling, in_order
 from keel.steering.passes import PassTokens
 from keel.steering.recording import Probe, StreamRecord, StreamSums, recorded
+from keel.steering.streams import StreamLayout
 from keel.types import Intervention
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PassTokens",
     "Probe",
     "Steering",
+    "StreamLayout",
     "StreamRecord",
     "StreamSums",
     "check_reached",
@@ -24,5 +26,4 @@ __all__ = [
     "in_order",
     "recorded",
     "steered",
-    "stream_of",
 ]

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from keel.errors import NotAppliedError
 from keel.geometry import shift
-from keel.steering.blocks import Decoder, check_fits, find_decoder, stream_of
+from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.interventions import in_order
 from keel.steering.passes import PassTokens, follow_passes, pass_tokens
+from keel.steering.streams import StreamLayout
 from keel.types import Intervention
 
 
@@ -48,7 +49,7 @@ def steered(
             stack.callback(model.register_forward_pre_hook(steering.note_compiled_call).remove)
         follow_passes(model, decoder, steering, stack)
         for number, layer in steering.layers.items():
-            hook = steering.block_hook(layer, decoder.hidden_size)
+            hook = steering.block_hook(layer, decoder.layout)
             stack.callback(decoder.blocks[number].register_forward_hook(hook).remove)
         _forget_compiled()
         yield steering
@@ -160,17 +161,16 @@ class Steering:
         """A compiled model was called, through its hooks or past them."""
         self.compiled_calls += 1
 
-    def block_hook(self, layer: _LayerSteering, hidden_size: int | None) -> Any:
+    def block_hook(self, layer: _LayerSteering, layout: StreamLayout) -> Any:
         """The forward hook that replaces a block's output by the steered stream."""
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
-            hidden = stream_of(output, hidden_size)
+            hidden = layout.stream_in(output)
             if self.step is None:
                 raise NotAppliedError(
                     f"block {layer.number} ran outside a forward pass of its model"
                 )
-            moved = layer(hidden, self.step)
-            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+            return layout.put_back(output, layer(hidden, self.step))
 
         return hook
 

@@ -1,5 +1,4 @@
-"""Finds the decoder blocks of a transformer, and the residual stream in what they return, by
-structure. Knows no model by name."""
+"""Finds the decoder blocks of a transformer by structure. Knows no model by name."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError, UsageError
+from keel.steering.streams import StreamLayout
 
 _REMEDY = "Pass the list's path: blocks='model.layers' (in a command: --blocks model.layers)."
 _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech", "encoder")
@@ -24,8 +24,13 @@ class Decoder:
     """The module whose forward calls the blocks."""
     path: str
     """Where the list of blocks hangs, e.g. `model.layers`."""
-    hidden_size: int | None
-    """Width of the residual stream; None where the model does not say."""
+    layout: StreamLayout
+    """Where the residual stream lies in what a block returns."""
+
+    @property
+    def hidden_size(self) -> int | None:
+        """Width of the residual stream; None where the model does not say."""
+        return self.layout.hidden_size
 
 
 def find_decoder(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None) -> Decoder:
@@ -36,7 +41,7 @@ def find_decoder(model: nn.Module, blocks: str | Sequence[nn.Module] | None = No
     """
     model = getattr(model, "_orig_mod", model)
     if blocks is not None and not isinstance(blocks, str):
-        return Decoder(tuple(blocks), model, "(given)", _hidden_size(model))
+        return Decoder(tuple(blocks), model, "(given)", _layout(model))
     if blocks is not None:
         return _decoder_at(model, blocks)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
@@ -45,21 +50,6 @@ def find_decoder(model: nn.Module, blocks: str | Sequence[nn.Module] | None = No
             "models. " + _REMEDY
         )
     return _decoder_at(model, _only_candidate(model))
-
-
-def stream_of(output: Any, hidden_size: int | None) -> Tensor:
-    """The residual stream in what a decoder block returns: a tensor, or the first of a tuple.
-
-    Raises ModelLayoutError for anything else, such as several streams in one tensor.
-    """
-    hidden = output if isinstance(output, Tensor) else output[0]
-    if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden_size != hidden.shape[-1]:
-        shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-        raise ModelLayoutError(
-            f"a decoder block returned {shape}, expected one residual stream [batch, token, "
-            f"{hidden_size}]; models with several streams are not supported"
-        )
-    return hidden
 
 
 def check_fits(decoder: Decoder, layer: int, direction: Tensor, kind: str) -> None:
@@ -124,11 +114,13 @@ def _decoder_at(model: nn.Module, path: str) -> Decoder:
             f"{path!r} is a {type(blocks).__name__}, expected a non-empty ModuleList. {_REMEDY}"
         )
     stack = model.get_submodule(path.rpartition(".")[0])
-    return Decoder(tuple(blocks), stack, path, _hidden_size(model))
+    return Decoder(tuple(blocks), stack, path, _layout(model))
 
 
-def _hidden_size(model: nn.Module) -> int | None:
-    return _from_config(model, "hidden_size", "n_embd", "d_model")
+def _layout(model: nn.Module) -> StreamLayout:
+    streams = _from_config(model, "hc_mult", "hc_count")
+    active = _from_config(model, "altup_active_idx")
+    return StreamLayout(_from_config(model, "hidden_size", "n_embd", "d_model"), streams, active)
 
 
 def _from_config(model: nn.Module, *names: str) -> int | None:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError, NotAppliedError, TooFewSamplesError, UsageError
-from keel.steering.blocks import Decoder, check_fits, find_decoder, stream_of
+from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.passes import PassTokens, follow_passes, pass_shape, pass_tokens
 from keel.types import Activations, TokenMask, check_direction
 
@@ -198,7 +198,7 @@ class StreamRecord:
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
             if self._running is None:
                 raise NotAppliedError(f"block {layer} ran outside a forward pass of its model")
-            hidden_BTD = stream_of(output, self._decoder.hidden_size).detach()
+            hidden_BTD = self._decoder.layout.stream_in(output).detach()
             self._running.take(layer, hidden_BTD)
             for column, direction in zip(columns, directions_KD, strict=True):
                 self._running.project(column, hidden_BTD.float() @ direction.to(hidden_BTD.device))

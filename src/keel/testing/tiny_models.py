@@ -22,10 +22,18 @@ TINY_FAMILIES = (
     "gpt2",
     "gpt_neox",
     "qwen3_moe",
+    "deepseek_v4",
+    "hy_v4",
+    "glm5_next",
+    "qwen4_exp",
+    "gemma3n",
 )
 
 _WINDOW = 16
 """Tokens that a sliding layer sees: few, so that short tests reach past it."""
+
+_STREAMS = 3
+"""Parallel residual streams, where a family has several."""
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 """The special tokens, ids 0, 1 and 2. There is no beginning-of-sequence token."""
@@ -221,6 +229,67 @@ def _gpt_neox(layers: int, hidden: int) -> Any:
     return GPTNeoXForCausalLM(config)
 
 
+# Few experts, low ranks, and an indexer that reads all tokens of a short text.
+_SPARSE: dict[str, Callable[[int, int], Any]] = {
+    "moe_intermediate_size": lambda _, hidden: hidden,
+    "n_routed_experts": lambda *_: 4,
+    "num_experts_per_tok": lambda *_: 2,
+    "q_lora_rank": lambda *_: 16,
+    "index_n_heads": lambda *_: 2,
+    "index_head_dim": lambda *_: 16,
+    "index_topk": lambda *_: 64,
+    "hc_mult": lambda *_: _STREAMS,
+}
+
+# Latent attention: keys and values from a low rank, heads with and without rotary positions.
+_LATENT: dict[str, Callable[[int, int], Any]] = {
+    "num_key_value_heads": lambda *_: 4,
+    "kv_lora_rank": lambda *_: 16,
+    "qk_nope_head_dim": lambda _, hidden: hidden // 4,
+    "qk_rope_head_dim": lambda _, hidden: hidden // 4,
+    "v_head_dim": lambda _, hidden: hidden // 4,
+}
+
+
+def _linear_and_full(layers: int, _hidden: int) -> list[str]:
+    return [("linear_attention", "full_attention")[n % 2] for n in range(layers)]
+
+
+def _glm5_next(layers: int, hidden: int) -> Any:
+    """Three streams under the language model's part of a vision model."""
+    from transformers import (
+        Glm5NextConfig,
+        Glm5NextForConditionalGeneration,
+        Glm5NextTextConfig,
+        Glm5NextVisionConfig,
+    )
+
+    sizes = {name: of_shape(layers, hidden) for name, of_shape in {**_SPARSE, **_LATENT}.items()}
+    text = {
+        **_shape(layers, hidden),
+        **sizes,
+        "head_dim": 0,
+        "qk_rope_head_dim": 0,
+        "linear_head_dim": hidden // 4,
+        "linear_num_heads": 4,
+        "index_kpool": 2,
+        "layer_types": _linear_and_full(layers, hidden),
+    }
+    vision = Glm5NextVisionConfig(
+        depth=1,
+        hidden_size=16,
+        num_heads=2,
+        intermediate_size=32,
+        image_size=28,
+        out_hidden_size=hidden,
+        projection_intermediate_size=32,
+    )
+    kinds = ("video_end", "video_start", "image_end", "image_start", "video", "image")
+    ids = {f"{kind}_token_id": VOCABULARY_SIZE - 1 - n for n, kind in enumerate(kinds)}
+    config = Glm5NextConfig(text_config=Glm5NextTextConfig(**text), vision_config=vision, **ids)
+    return Glm5NextForConditionalGeneration(config)
+
+
 _BUILDERS: dict[str, Callable[[int, int], Any]] = {
     "llama": _language_model("LlamaConfig", "LlamaForCausalLM"),
     "qwen3": _language_model("Qwen3Config", "Qwen3ForCausalLM"),
@@ -238,5 +307,51 @@ _BUILDERS: dict[str, Callable[[int, int], Any]] = {
         num_experts=lambda *_: 4,
         num_experts_per_tok=lambda *_: 2,
         moe_intermediate_size=lambda _, hidden: hidden,
+    ),
+    "deepseek_v4": _language_model(
+        "DeepseekV4Config",
+        "DeepseekV4ForCausalLM",
+        **_SPARSE,
+        num_key_value_heads=lambda *_: 1,
+        head_dim=lambda *_: 16,
+        o_lora_rank=lambda *_: 16,
+        o_groups=lambda *_: 2,
+        sliding_window=lambda *_: _WINDOW,
+        # Its compressing layers count padding, so that a padded row gives other logits than alone.
+        layer_types=lambda layers, _: ["sliding_attention"] * layers,
+    ),
+    "hy_v4": _language_model("HYV4Config", "HYV4ForCausalLM", **_SPARSE, **_LATENT),
+    "glm5_next": _glm5_next,
+    "qwen4_exp": _language_model(
+        "Qwen4ExpTextConfig",
+        "Qwen4ExpForCausalLM",
+        layer_types=_linear_and_full,
+        moe_intermediate_size=lambda _, hidden: hidden,
+        shared_expert_intermediate_size=lambda _, hidden: hidden,
+        num_experts=lambda *_: 4,
+        num_experts_per_tok=lambda *_: 2,
+        hc_count=lambda *_: _STREAMS,
+        hc_lowrank=lambda *_: 8,
+        linear_key_head_dim=lambda *_: 8,
+        linear_value_head_dim=lambda *_: 8,
+        linear_num_key_heads=lambda *_: 2,
+        linear_num_value_heads=lambda *_: 4,
+        indexer_n_heads=lambda *_: 2,
+        indexer_kv_heads=lambda *_: 1,
+        indexer_head_dim=lambda *_: 8,
+        indexer_budget=lambda *_: 16,
+        indexer_compress_ratio=lambda *_: 4,
+    ),
+    "gemma3n": _language_model(
+        "Gemma3nTextConfig",
+        "Gemma3nForCausalLM",
+        layer_types=_GEMMA["layer_types"],
+        sliding_window=_GEMMA["sliding_window"],
+        vocab_size_per_layer_input=lambda *_: VOCABULARY_SIZE,
+        hidden_size_per_layer_input=lambda *_: 8,
+        laurel_rank=lambda *_: 4,
+        num_kv_shared_layers=lambda *_: 1,
+        altup_num_inputs=lambda *_: _STREAMS,
+        activation_sparsity_pattern=lambda layers, _: [0.0] * layers,
     ),
 }

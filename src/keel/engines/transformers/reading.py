@@ -24,7 +24,6 @@ from keel.steering import (
     PassTokens,
     Steering,
     check_reached,
-    stream_of,
 )
 from keel.types import Activations
 
@@ -214,7 +213,7 @@ class _Reader:
         columns = [k for k, p in enumerate(self.recording.probes) if p.layer == layer]
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-            hidden_BTD = stream_of(output, self.decoder.hidden_size).float()
+            hidden_BTD = self.decoder.layout.stream_in(output).float()
             if self.recording.means:
                 self._average(layer, hidden_BTD)
             for column in columns:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from keel.engines.protocol import Recording
-from keel.steering import Decoder, Probe, StreamSums, stream_of
+from keel.steering import Decoder, Probe, StreamSums
 from keel.types import Activations
 
 
@@ -85,7 +85,7 @@ class ResponseRecorder:
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
             if not self.is_on:
                 return
-            hidden_BD = stream_of(output, self.decoder.hidden_size)[:, -1]
+            hidden_BD = self.decoder.layout.stream_in(output)[:, -1]
             if self.recording.means:
                 self.sums.put(layer, hidden_BD)
             if directions_DK is not None:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from keel.errors import KeelError, ModelLayoutError
-from keel.steering import Decoder, stream_of
+from keel.steering import Decoder
 
 _TEXT = "The sea is wide and the sky is high, and who are you that walks here?"
-_SHORT, _LONG = 4, 12
-"""Tokens of the short row, and of the long one beside which it is padded."""
+_SHORT, _LONG = 6, 13
+"""Tokens of the short row, and of the long one beside which it is padded, by a number that windows
+of 2, 4 or 8 tokens do not divide."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _counting(layer: int, decoder: Decoder, runs: Counter[int]) -> Any:
     """A hook that counts a block's runs and refuses what is no residual stream."""
 
     def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-        stream_of(output, decoder.hidden_size)
+        decoder.layout.stream_in(output)
         runs[layer] += 1
         if runs[layer] > 1:
             raise ModelLayoutError(
