@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 
+_LETTERS = ["▁", "\n", *map(chr, range(33, 127))]
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
     "hello there good day and you very well yes no ASSISTANT: USER: [INST] hello [/INST] good </s>",
@@ -37,7 +38,7 @@ def _bpe_trainer() -> Any:
     return BpeTrainer(
         vocab_size=400,
         special_tokens=SPECIAL,
-        initial_alphabet=["▁", "\n", *map(chr, range(33, 127))],
+        initial_alphabet=_LETTERS,
         show_progress=False,
     )
 
@@ -71,7 +72,11 @@ def llama() -> Any:
 def unigram() -> Any:
     """T5's and Baichuan's kind."""
     trainer = UnigramTrainer(
-        vocab_size=200, special_tokens=[*SPECIAL, "<unk>"], unk_token="<unk>", show_progress=False
+        vocab_size=200,
+        special_tokens=[*SPECIAL, "<unk>"],
+        unk_token="<unk>",
+        initial_alphabet=_LETTERS,
+        show_progress=False,
     )
     return _tokenizer(
         models.Unigram(),

@@ -204,22 +204,72 @@ class ChatTemplate:
         return Transcript(before.token_ids + last.token_ids, turns)
 
     def _spans(self, rendered: Rendered, messages: Sequence[Message]) -> Transcript:
-        # The template has put the beginning-of-text token; the tokenizer must not put another.
-        encoded = self.tokenizer(
-            rendered.text, add_special_tokens=False, return_offsets_mapping=True
-        )
+        token_ids, offsets = self._tokens(rendered)
         spans = [
             span
             for span, message in zip(rendered.contents, self._adapted(messages), strict=True)
             if message.speaker == "assistant"
         ]
-        offsets = encoded["offset_mapping"]
         turns = [
             _turn(number, span, rendered.text, offsets)
             for number, span in enumerate(spans)
             if span is not None
         ]
-        return Transcript(tuple(encoded["input_ids"]), tuple(t for t in turns if t.stop > t.start))
+        return Transcript(tuple(token_ids), tuple(t for t in turns if t.stop > t.start))
+
+    def _tokens(self, rendered: Rendered) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens, and the characters that each stands for.
+
+        Control tokens are the template's to set. Where a message spells one, `<|im_end|>` say, it
+        is read as the characters that it is: else anybody could end a turn and begin another's.
+        """
+        # The template has put the beginning-of-text token; the tokenizer must not put another.
+        encoded = self.tokenizer(
+            rendered.text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        added = [n for n, token in enumerate(ids) if token in self._added]
+        forged = {n for n in added if _is_within(offsets[n], rendered)}
+        set_by_template = {ids[n] for n in added if n not in forged}
+        forged = {n for n in forged if self._added[ids[n]] or ids[n] in set_by_template}
+        for n in sorted(forged, reverse=True):
+            start, stop = offsets[n]
+            spelled = self._spelled(rendered.text[start:stop], ids[n])
+            ids[n : n + 1], offsets[n : n + 1] = spelled, [offsets[n]] * len(spelled)
+        return ids, offsets
+
+    @cached_property
+    def _added(self) -> dict[int, bool]:
+        """Tokens that text is cut at before all else, and whether they are marked as special."""
+        special = set(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder
+        return {n: bool(token.special) or n in special for n, token in added.items()}
+
+    def _spelled(self, text: str, token: int) -> list[int]:
+        """The text of a control token as ordinary tokens."""
+        for pieces in ([text], [text[:1], text[1:]]):  # what is not marked as special must be cut
+            ids = [n for piece in pieces for n in self._plain_ids(piece)]
+            if token not in ids:
+                return ids
+        raise ChatTemplateError(
+            f"a message holds the control token {text!r}, which cannot be spelled by other tokens; "
+            "take it out of the message"
+        )
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """Tokens of a text inside another, special ones spelled."""
+        # Some tokenizers put a space before whatever comes first: here, before the new line.
+        first, both = (
+            list(
+                self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
+            )
+            for piece in ("\n", "\n" + text)
+        )
+        if both[: len(first)] == first:
+            return both[len(first) :]
+        return list(
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        )
 
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages in the form that the template accepts."""
@@ -318,6 +368,14 @@ class ChatTemplate:
                 **self.arguments,
             )
         )
+
+
+def _is_within(token: tuple[int, int], rendered: Rendered) -> bool:
+    """Whether a token's characters, but for white space around them, belong to a message."""
+    start, stop = token
+    written = rendered.text[start:stop]
+    start, stop = stop - len(written.lstrip()), start + len(written.rstrip())
+    return any(span and span[0] <= start < stop <= span[1] for span in rendered.contents)
 
 
 def _turn(
