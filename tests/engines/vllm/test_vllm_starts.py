@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from keel.engines import Recording, open_engine
-from keel.errors import MissingExtraError, NotAppliedError, UsageError
+from keel.errors import MissingExtraError, ModelLoadError, NotAppliedError, UsageError
 from keel.types import Sampling
 from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, started, tiny
 
@@ -230,6 +230,13 @@ def test_a_version_of_vllm_that_was_not_tested_is_refused(folder, monkeypatch):
         pytest.raises(MissingExtraError, match=r"was not tested, expected 9\.9\."),
         started(folder),
     ):
+        pass
+
+
+def test_what_vllm_says_against_a_config_is_passed_on(folder):
+    """Its errors begin with how many they are, and only that was shown."""
+    longer = pytest.raises(ModelLoadError, match=r"vLLM cannot load .*max_model_len \(1000000\)")
+    with longer, started(folder, max_model_len=10**6):
         pass
 
 

@@ -61,10 +61,10 @@ def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngi
         llm = LLM(model=where, **_arguments(settings, deployment))
     except KeelError:
         raise
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"vLLM cannot load {model!r}: {_first_line(error)}") from error
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise ModelLoadError(f"vLLM cannot load {model!r}: {_reason(error)}") from error
     except RuntimeError as error:
-        raise NotAppliedError(f"vLLM did not start with {model!r}: {_first_line(error)}") from error
+        raise NotAppliedError(f"vLLM did not start with {model!r}: {_reason(error)}") from error
     engine, folder = VllmEngine(llm, deployment), Path(where)
     engine.identity = replace(
         engine.identity,
@@ -100,8 +100,12 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
     }
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _reason(error: Exception) -> str:
+    """The line of an error that says why; its class, where it says nothing."""
+    headline, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    if "validation error" in headline and rest:  # pydantic counts first, and says what behind it
+        headline = rest[0].partition(" [type=")[0].strip()
+    return headline[:300]
 
 
 class VllmEngine:
