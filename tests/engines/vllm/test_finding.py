@@ -54,6 +54,21 @@ def test_a_tower_as_deep_as_the_language_model_is_not_taken_for_it():
     assert list(find_layers(model, 3).values()) == list(model.language.layers)
 
 
+def test_a_tower_is_told_from_the_language_model_where_vllm_runs_a_class_of_transformers():
+    """vLLM then gives the whole model as its language model, which calls the true one `model`."""
+
+    class Whole(nn.Module):
+        pass
+
+    whole = Whole()
+    whole.tower, whole.language = ToyModel(3), ToyModel(3)
+    shown = Whole()
+    shown.__dict__.update(whole.__dict__)
+    Whole.model = whole.language
+    whole.get_language_model = lambda: shown
+    assert list(find_layers(whole, 3).values()) == list(whole.language.layers)
+
+
 def test_a_model_that_marks_no_language_model_is_searched_as_a_whole():
     def unmarked():
         raise NotImplementedError

@@ -48,13 +48,15 @@ def _layer_lists(model: nn.Module, expected: int) -> dict[str, nn.ModuleList]:
 
 def _language_model(model: nn.Module) -> nn.Module:
     """The part of a model that reads text; the whole of one that does nothing else."""
-    part = getattr(model, "get_language_model", None)
-    if part is None:
+    if not hasattr(model, "get_language_model"):
         return model
     try:
-        return part()  # type: ignore[no-any-return]
+        part: nn.Module = model.get_language_model()  # type: ignore[operator]
     except NotImplementedError:
         return model
+    # A model of transformers' own is given back whole; what it calls `model` is the part.
+    inner = getattr(part, "model", None)
+    return inner if isinstance(inner, nn.Module) else part
 
 
 def _is_missing(layer: nn.Module) -> bool:
