@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import BertConfig, BertLMHeadModel
 
 from keel.errors import ModelLayoutError
 from keel.steering import find_decoder
@@ -35,11 +36,35 @@ def test_experts_of_the_same_number_are_not_taken():
     assert find_decoder(model).path == "model.layers"
 
 
-def test_two_lists_side_by_side_are_refused_with_their_names():
+def test_of_two_lists_the_one_that_runs_is_taken():
     model = tiny_model("llama")
     model.draft = torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(4)])
-    with pytest.raises(ModelLayoutError, match=r"found 2.*model.layers \(4\).*draft \(4\)"):
+    assert find_decoder(model).path == "model.layers"
+
+
+def test_two_lists_that_both_run_are_refused_with_their_names():
+    model = tiny_model("llama")
+    model.model.more = torch.nn.ModuleList(list(model.model.layers))
+    with pytest.raises(ModelLayoutError, match=r"found 2.*model.layers \(4\).*model.more \(4\)"):
         find_decoder(model)
+
+
+def test_blocks_are_found_by_running_where_the_config_does_not_count_them():
+    model = tiny_model("gpt2")
+    del model.config.n_layer
+    assert find_decoder(model).path == "transformer.h"
+
+
+def test_a_decoder_that_is_called_an_encoder_is_found():
+    config = BertConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        is_decoder=True,
+    )
+    assert find_decoder(BertLMHeadModel(config)).path == "bert.encoder.layer"
 
 
 def test_a_model_with_an_encoder_is_refused():
@@ -55,7 +80,9 @@ def test_a_compiled_model_is_looked_into():
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_how_to_go_on():
-    with pytest.raises(ModelLayoutError, match=r"names no number of layers.*blocks='model.layers'"):
+    with pytest.raises(
+        ModelLayoutError, match=r"expected one ModuleList that carries.*blocks='model.layers'"
+    ):
         find_decoder(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError, UsageError
 from keel.steering.streams import StreamLayout
+from keel.steering.tracing import carrying_lists, outermost
 
 _REMEDY = "Pass the list's path: blocks='model.layers' (in a command: --blocks model.layers)."
 _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech", "encoder")
@@ -49,7 +51,7 @@ def find_decoder(model: nn.Module, blocks: str | Sequence[nn.Module] | None = No
             f"{type(model).__name__} has an encoder and a decoder; Keel steers decoder-only "
             "models. " + _REMEDY
         )
-    return _decoder_at(model, _only_candidate(model))
+    return _decoder_at(model, _decoder_path(model))
 
 
 def check_fits(decoder: Decoder, layer: int, direction: Tensor, kind: str) -> None:
@@ -69,38 +71,39 @@ def check_fits(decoder: Decoder, layer: int, direction: Tensor, kind: str) -> No
         )
 
 
-def _only_candidate(model: nn.Module) -> str:
+def _decoder_path(model: nn.Module) -> str:
     """Path of the list as long as the config's number of layers, outermost, outside other towers.
 
+    Where that leaves none or several, the only list that carries the stream when the model runs.
     Raises ModelLayoutError where there is none, or more than one.
     """
-    expected = _from_config(model, "num_hidden_layers", "n_layer", "num_layers")
     lists = {
         str(name): module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
     }
-    fitting = [
-        name
-        for name, module in lists.items()
-        if len(module) == expected
-        and not any(word in part for part in name.split(".") for word in _OTHER_TOWERS)
-    ]
-    outermost = [
-        name
-        for name in fitting
-        if not any(name != other and name.startswith(f"{other}.") for other in fitting)
-    ]
-    if len(outermost) == 1:
-        return outermost[0]
-    if expected is None:
-        looked = "its config names no number of layers"
-    else:
-        looked = f"looked for one ModuleList of {expected} decoder blocks, found {len(outermost)}"
-    lengths = [f"{name} ({len(module)})" for name, module in lists.items()][:8]
+    lengths = _numbers(model, "num_hidden_layers", "n_layer", "num_layers")
+    # Towers of other kinds first; then those of an encoder's name, as a decoder's is in BERT.
+    for length, towers in itertools.product(lengths, (_OTHER_TOWERS, _OTHER_TOWERS[:-1])):
+        fitting = [
+            name
+            for name, module in lists.items()
+            if len(module) == length
+            and not any(word in part for part in name.split(".") for word in towers)
+        ]
+        if len(outermost(fitting)) == 1:
+            return outermost(fitting)[0]
+        if fitting:
+            lists = {name: lists[name] for name in outermost(fitting)}
+            break
+    running = carrying_lists(model, lists, _layout(model))
+    if len(running) == 1:
+        return running[0]
     raise ModelLayoutError(
-        f"cannot find the decoder blocks of {type(model).__name__}: {looked}; lists there are: "
-        f"{', '.join(lengths) or 'none'}. {_REMEDY}"
+        f"cannot find the decoder blocks of {type(model).__name__}: expected one ModuleList "
+        f"{f'of {lengths[0]} blocks ' if lengths else ''}that carries the residual stream, found "
+        f"{len(running)}; lists there are: "
+        f"{', '.join(f'{name} ({len(each)})' for name, each in lists.items()) or 'none'}. {_REMEDY}"
     )
 
 
@@ -125,7 +128,12 @@ def _layout(model: nn.Module) -> StreamLayout:
 
 def _from_config(model: nn.Module, *names: str) -> int | None:
     """The first of these numbers that the text model's config has."""
+    return next(iter(_numbers(model, *names)), None)
+
+
+def _numbers(model: nn.Module, *names: str) -> list[int]:
+    """Those of these numbers that the text model's config has."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     numbers = (getattr(text, name, None) for name in names)
-    return next((int(number) for number in numbers if number is not None), None)
+    return [int(number) for number in numbers if number is not None]

@@ -86,7 +86,7 @@ def read_batch(
             likelihoods = _log_likelihoods(model, batch)
         else:
             with suppress(_PassDone):
-                decoder.stack(input_ids=batch.ids_BT, use_cache=False)
+                model(input_ids=batch.ids_BT, use_cache=False)
     if steering is not None:
         steering.end()
     return reader.readings(likelihoods)
@@ -96,20 +96,26 @@ def content_logits(model: Any, batch: PaddedBatch) -> Float[Tensor, "token vocab
     """Logits that predict each content token, all rows' one after another.
 
     The head sees only the positions that matter: its input is picked out by a hook, so that
-    whatever a model does after its head (soft caps, scales) still happens.
+    whatever a model does after its head (soft caps, scales) still happens. Where the model does not
+    name its head, or goes past it, logits are picked out of all.
     """
     predicting_BT = torch.zeros_like(batch.content_BT)
     predicting_BT[:, :-1] = batch.content_BT[:, 1:]
 
-    def pick(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][predicting_BT.to(args[0].device)][None], *args[1:])
+    def picked(values_BTX: Tensor) -> Tensor:
+        # A trained prompt stands before the batch's own tokens.
+        return values_BTX[:, -predicting_BT.shape[1] :][predicting_BT.to(values_BTX.device)]
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
-        logits: Tensor = model(input_ids=batch.ids_BT, use_cache=False).logits[0]
-    finally:
-        handle.remove()
-    return logits
+    def pick(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (picked(args[0])[None], *args[1:])
+
+    head = model.get_output_embeddings()
+    with ExitStack() as stack:
+        if head is not None:
+            stack.callback(head.register_forward_pre_hook(pick).remove)
+        logits_BTV: Tensor = model(input_ids=batch.ids_BT, use_cache=False).logits
+    is_picked = logits_BTV.shape[:2] == (1, int(predicting_BT.sum()))
+    return logits_BTV[0] if is_picked else picked(logits_BTV)
 
 
 def divergences(

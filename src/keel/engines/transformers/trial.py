@@ -47,6 +47,11 @@ def try_model(model: Any, decoder: Decoder, tokenizer: Any, device: torch.device
     long = (text * _LONG)[:_LONG]
     alone = _first_pass(model, decoder, [long[:_SHORT]], device)
     beside = _first_pass(model, decoder, [long, long[:_SHORT]], device)
+    if not alone.runs:
+        raise ModelLayoutError(
+            f"no block of {decoder.path} runs on text; pass the path of the list that does, as in "
+            "blocks='model.layers' (in a command: --blocks model.layers)"
+        )
     # Two equations: a row holds its own bytes, and so many more for each token.
     growth = (beside.cache_bytes / 2 - alone.cache_bytes) / (_LONG - _SHORT)
     per_token = max(round(growth), 0)
