@@ -77,3 +77,8 @@ def listed(names: Sequence[str]) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, cut at 200 characters; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from transformers import AutoTokenizer
 
 import keel
 from keel.engines import catalogue, spoken_name
-from keel.engines.catalogue import Embedded, cache_folder, locate, weights_fingerprint
-from keel.errors import ModelLoadError
-from keel.testing import tiny_model
+from keel.engines.catalogue import (
+    Embedded,
+    adapted_fingerprint,
+    cache_folder,
+    locate,
+    weights_fingerprint,
+)
+from keel.errors import MissingExtraError, ModelLoadError
+from keel.testing import save_tiny_model, tiny_model
 from tests.engines.tiny_gguf import write_tiny_gguf
 
+_find_spec = importlib.util.find_spec
 IDS = torch.arange(10, 30)[None]
 
 
@@ -73,6 +84,161 @@ def test_a_file_in_pieces_is_put_together_in_their_order(cache, gguf, monkeypatc
     offer(monkeypatch, "cut_weights", pieces=3)
     assert torch.allclose(logits("tiny"), as_stored(), atol=0.01)
     assert not list(cache.rglob("*.gguf"))
+
+
+def test_a_gguf_file_is_a_model_by_its_path_or_by_its_folder(cache, gguf):
+    """ "not a valid JSON file", transformers said, though the converter was there."""
+    (cache.parent / "mine").mkdir()
+    file = cache.parent / "mine" / "Tiny-1B.gguf"
+    file.write_bytes(gguf)
+    assert torch.allclose(logits(str(file)), as_stored(), atol=0.01)
+    assert locate(str(file)) == locate(str(file.parent))
+    assert spoken_name(str(file)) == "Tiny"
+
+
+def test_the_same_file_elsewhere_is_the_same_model_and_another_file_is_not(cache, gguf):
+    first, second, other = (cache.parent / f"{name}.gguf" for name in "abc")
+    first.write_bytes(gguf)
+    second.write_bytes(gguf)
+    write_tiny_gguf(other, begins=True)
+    assert locate(str(first)) == locate(str(second)) != locate(str(other))
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "said"),
+    [
+        (("a.gguf", "b.gguf"), "", "holds 2 GGUF files .a.gguf, b.gguf.; give one of them"),
+        (("big-00001-of-00003.gguf",), "big-00001-of-00003.gguf", "llama-gguf-split --merge"),
+        ((), "none.gguf", "there is no file .*none.gguf"),
+        (
+            ("torn.gguf",),
+            "torn.gguf",
+            "cannot read torn.gguf: .*; give the original model's folder",
+        ),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_taken_is_refused_with_what_to_do(cache, files, name, said):
+    folder = cache.parent / "files"
+    folder.mkdir()
+    for file in files:
+        (folder / file).write_bytes(b"no such model")
+    with pytest.raises(ModelLoadError, match=said):
+        locate(str(folder / name) if name else str(folder))
+
+
+def test_a_cache_of_an_earlier_version_is_made_again(cache, gguf, monkeypatch):
+    """Its tokenizer depended on the transformers that had made it."""
+    package(cache.parent, "aged_weights", {"tiny.gguf": gguf})
+    offer(monkeypatch, "aged_weights")
+    folder = Path(locate("tiny"))
+    (folder / "keel-conversion.json").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    assert Path(locate("tiny")) == folder
+    assert (folder / "tokenizer.json").read_text() != "{}"
+    assert {p.name for p in folder.parent.iterdir()} <= {"tiny", "tiny.lock"}
+
+
+def test_splitting_that_keel_does_not_know_is_warned_of_each_time(cache):
+    file = write_tiny_gguf(cache.parent / "odd.gguf", pre="deepseek-llm")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"odd\.gguf is a GGUF file: .*'deepseek-llm'"):
+            locate(str(file))
+
+
+def encoded(file: Path, text: str) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(locate(str(file)))
+    return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+
+
+def test_digits_are_split_as_the_file_says(cache):
+    """By SmolLM's rule each stands alone, without a space; by GPT-2's they stay together."""
+    smollm = write_tiny_gguf(cache.parent / "smollm.gguf", pre="smollm")
+    splits = {
+        name: pre_tokenizer(file).pre_tokenize_str("a 12")
+        for name, file in {
+            "smollm": smollm,
+            "gpt-2": write_tiny_gguf(cache.parent / "gpt2.gguf", pre="gpt-2"),
+        }.items()
+    }
+    words = {name: [word for word, _ in split] for name, split in splits.items()}
+    assert words == {"smollm": ["a", "Ġ", "1", "2"], "gpt-2": ["a", "Ġ12"]}
+
+
+def pre_tokenizer(file: Path):
+    return AutoTokenizer.from_pretrained(locate(str(file))).backend_tokenizer.pre_tokenizer
+
+
+def test_a_text_begins_with_the_token_that_the_file_puts_there(cache):
+    """Gemma 3 was read without its first token: "Hello" as [9259]."""
+    file = write_tiny_gguf(cache.parent / "begins.gguf", begins=True)
+    bare = write_tiny_gguf(cache.parent / "bare.gguf")
+    assert encoded(file, "a") == ["<|im_start|>", "a"]
+    assert encoded(bare, "a") == ["a"]
+
+
+def adapter(folder: Path, base: str | None, scale: int = 1) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": base, "peft_type": "LORA", "lora_alpha": scale})
+    )
+    (folder / "adapter_model.safetensors").write_bytes(bytes(99))
+    return folder
+
+
+def test_an_adapter_without_peft_is_refused_with_what_to_install(cache, monkeypatch):
+    folder = adapter(cache.parent / "lora", "org/base")
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *_: None if name == "peft" else _find_spec(name)
+    )
+    with pytest.raises(
+        MissingExtraError, match="adapter of org/base, which needs peft: pip install"
+    ):
+        keel.open_engine(str(folder))
+
+
+def test_an_adapter_that_names_no_base_is_refused(cache):
+    folder = adapter(cache.parent / "lora", None)
+    with pytest.raises(ModelLoadError, match="names no base model; write its folder or hub id"):
+        keel.open_engine(str(folder))
+
+
+def test_an_adapters_fingerprint_covers_its_base_and_its_scale(tmp_path):
+    """The same adapter on another base "matched", with logits 7.9 apart."""
+    bases = [tmp_path / name for name in ("one", "other")]
+    for number, base in enumerate(bases):
+        base.mkdir()
+        (base / "model.safetensors").write_bytes(bytes([number]) * 99)
+    adapters = [adapter(tmp_path / f"lora{scale}", "base", scale) for scale in (1, 2)]
+    prints = {adapted_fingerprint(a, b) for a in adapters for b in bases}
+    assert len(prints) == 4
+    assert adapted_fingerprint(adapters[0], tmp_path) == ""  # nothing is known of the base
+
+
+def test_a_model_without_a_tokenizer_is_refused_by_what_is_missing(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelLoadError, match=r"loads, but no tokenizer with it: .*; copy tokenizer"
+    ):
+        keel.open_engine(str(tmp_path), device="cpu")
+
+
+def test_an_adapter_on_its_base_is_loaded_with_the_bases_tokenizer(tmp_path):
+    peft = pytest.importorskip("peft")
+    base = save_tiny_model(tmp_path / "base", "llama")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    lora = peft.get_peft_model(
+        model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    )
+    lora.save_pretrained(tmp_path / "lora")
+    with torch.no_grad():
+        expected = lora(IDS).logits
+    engine = keel.open_engine(str(tmp_path / "lora"), device="cpu", dtype="float32")
+    with torch.no_grad():
+        assert torch.allclose(engine.model(IDS).logits, expected, atol=1e-5)
+    assert engine.template.source == keel.open_engine(str(base), device="cpu").template.source
+    (tmp_path / "base" / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError, match="it is an adapter of .*base', which must be at hand"):
+        keel.open_engine(str(tmp_path / "lora"), device="cpu")
 
 
 def test_it_is_written_once(cache, gguf, monkeypatch):

