@@ -8,8 +8,8 @@ import torch
 
 from keel.errors import ModelLayoutError, NotAppliedError, NotFiniteError, UsageError
 from keel.geometry import unit
-from keel.steering import Addition, steered
-from keel.testing import tiny_model
+from keel.steering import Addition, Probe, find_decoder, recorded, steered
+from keel.testing import TINY_FAMILIES, tiny_model
 from keel.types import AssistantAxis, Floor, ModelIdentity
 
 IDS = torch.arange(10, 19)[None]
@@ -255,3 +255,50 @@ def test_a_device_mapped_model_is_capped(model):
     mapped = accelerate.dispatch_model(model, places, force_hooks=True)
     with steered(mapped, FLOORS):
         assert torch.equal(logits(mapped), capped)
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_an_offloaded_model_is_capped_and_recorded(model, where, tmp_path):
+    """Once, directions were put where an offloaded block's parameters are: on no device."""
+    accelerate = pytest.importorskip("accelerate")
+    with steered(model, FLOORS) as steering, recorded(model, probes=[Probe(1, V)]) as record:
+        capped = logits(model)
+    if where == "cpu":
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    assert next(model.model.layers[1].parameters()).device.type == "meta"
+    with steered(model, FLOORS) as again, recorded(model, probes=[Probe(1, V)]) as ours:
+        assert torch.equal(logits(model), capped)
+    assert again.firing() == steering.firing()
+    assert torch.equal(ours.means, record.means)
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_hidden_states_show_the_floor_though_they_were_used_before(family):
+    """transformers hooks the blocks at the first use, so that ours stood behind."""
+    model = tiny_model(family)
+
+    def projections(layer):
+        with torch.no_grad():
+            hidden = model(IDS, output_hidden_states=True).hidden_states[layer + 1]
+        return find_decoder(model).layout.stream_in(hidden) @ V
+
+    plain = projections(1)
+    order = [list(block._forward_hooks) for block in find_decoder(model).blocks]
+    with steered(model, FLOORS):
+        with steered(model, [Floor(2, V, 6.0)]):
+            assert float(projections(2).min()) == pytest.approx(6.0, rel=1e-4)
+        assert float(projections(1).min()) == pytest.approx(5.0, rel=1e-4)
+    assert torch.equal(projections(1), plain)
+    assert [list(block._forward_hooks) for block in find_decoder(model).blocks] == order
+
+
+def test_a_floor_holds_behind_what_others_had_hooked_before(model):
+    push = model.model.layers[1].register_forward_hook(lambda _m, _a, output: output - 9 * V)
+    logits(model)
+    model(IDS, output_hidden_states=True)
+    with steered(model, FLOORS), torch.no_grad():
+        shown = model(IDS, output_hidden_states=True).hidden_states[2] @ V
+    push.remove()
+    assert float(shown.min()) == pytest.approx(5.0, rel=1e-4)

@@ -7,19 +7,30 @@ traces them and no step synchronises with the device. Thresholds meet float32 nu
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from keel.errors import NotAppliedError
+from keel.errors import NotAppliedError, UsageError
 from keel.geometry import shift
 from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.interventions import in_order
-from keel.steering.passes import PassTokens, follow_passes, pass_tokens
+from keel.steering.passes import (
+    PassTokens,
+    follow_passes,
+    is_computed_again,
+    observers_last,
+    pass_inputs,
+    pass_shape,
+    pass_tokens,
+)
+from keel.steering.sequences import SequenceFollower, cache_given
 from keel.steering.streams import StreamLayout
 from keel.types import Intervention
 
@@ -51,6 +62,7 @@ def steered(
         for number, layer in steering.layers.items():
             hook = steering.block_hook(layer, decoder.layout)
             stack.callback(decoder.blocks[number].register_forward_hook(hook).remove)
+            observers_last(decoder.blocks[number], stack)
         _forget_compiled()
         yield steering
         steering.firing()  # refuses to end quietly if tokens went past
@@ -106,56 +118,63 @@ class Steering:
             check_fits(decoder, each.layer, each.direction, type(each).__name__)
             by_layer.setdefault(each.layer, []).append(each)
         self.layers = {
-            layer: _LayerSteering(layer, decoder.blocks[layer], group)
+            layer: _LayerSteering(layer, _device_of(decoder.blocks[layer]), group)
             for layer, group in by_layer.items()
         }
-        self.step: PassTokens | None = None
-        self.running: PassTokens | None = None
-        """The pass that has reached the blocks and has not come to its end."""
         self.marked: PassTokens | None = None
         """Overrides what the model's own arguments say of the tokens of a pass; None does not."""
-        first = next(iter(self.layers.values())).seen.device if self.layers else "cpu"
-        self.passed = torch.zeros((), dtype=torch.int64, device=first)
+        self.has_marked_gradients = False
+        """Whether a pass was marked of which backward may compute blocks again."""
         self.compiled_calls = 0
+        self._tallies: list[_Tally] = []
+        devices = {number: layer.device for number, layer in self.layers.items()}
+        self._here = _ThreadState(decoder.stack, devices, self._tallies)
 
     def firing(self) -> Firing:
         """Tokens seen and moved so far, per layer; synchronises with the device.
 
-        A pass that was broken off, by an error or Ctrl-C, counts as far as it came.
-        Raises NotAppliedError when a layer saw fewer tokens than the model did.
+        A pass that was broken off, by an error or Ctrl-C, counts as far as it came; so does a pass
+        that another thread is running. Raises NotAppliedError when a layer saw fewer tokens than
+        the model did.
         """
         self._take_back()
-        expected = int(self.passed)
-        if self.compiled_calls and not expected:
+        if self.compiled_calls and not any(int(tally.passed) for tally in self._tallies):
             raise NotAppliedError("the compiled model ran, but not through its hooks; recompile it")
-        for number, layer in self.layers.items():
-            if int(layer.seen) != expected:
-                raise NotAppliedError(
-                    f"interventions at layer {number} saw {int(layer.seen)} of {expected} tokens; "
-                    "something runs the model past its hooks: do not trust these outputs"
-                )
+        for tally in self._tallies:
+            tally.check_seen()
         return Firing(
-            {n: int(layer.fired) for n, layer in self.layers.items()},
-            {n: int(layer.slots) for n, layer in self.layers.items()},
+            {n: sum(int(tally.layers[n].fired) for tally in self._tallies) for n in self.layers},
+            {n: sum(int(tally.layers[n].slots) for tally in self._tallies) for n in self.layers},
         )
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the tokens of the pass that starts."""
         self._take_back()
-        self.step = self.marked if self.marked is not None else pass_tokens(args, kwargs)
+        if self.marked is not None:
+            self.has_marked_gradients |= torch.is_grad_enabled()
+            self._here.step = self.marked
+        else:
+            self._here.step = pass_tokens(args, kwargs, self._is_generated(args, kwargs))
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pass reaches the blocks: from here on every layer must see its tokens."""
+        tally = self._here.tally
         # The outermost call knows the padding; the stack inside may get only a derived mask.
-        if self.step is None or self.running is not None:
+        if self._here.step is None or tally.running is not None:
             self.begin(args, kwargs)
-        assert self.step is not None
-        self.passed.add_(self.step.tokens)
-        self.running = self.step
+        if is_computed_again():
+            return
+        # From the shapes, not the step: a graph would be compiled anew for every number in it.
+        rows, length = pass_shape(args, kwargs)
+        tally.passed.add_(rows * length)
+        if not torch.compiler.is_compiling():
+            tally.running = rows * length
 
     def end(self, output: Any = None) -> None:
         """The pass has left the blocks, behind the last or on purpose before it."""
-        self.step = self.running = None
+        self._here.step = None
+        if not torch.compiler.is_compiling():
+            self._here.tally.running = None
 
     def note_compiled_call(self, _module: nn.Module, _args: Any) -> None:
         """A compiled model was called, through its hooks or past them."""
@@ -166,62 +185,156 @@ class Steering:
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
             hidden = layout.stream_in(output)
-            if self.step is None:
+            if is_computed_again():
+                moved = layer(hidden, self._step_again(layer), None)
+            elif self._here.step is None:
                 raise NotAppliedError(
                     f"block {layer.number} ran outside a forward pass of its model"
                 )
-            return layout.put_back(output, layer(hidden, self.step))
+            else:
+                moved = layer(hidden, self._here.step, self._here.tally.layers[layer.number])
+            return layout.put_back(output, moved)
 
         return hook
 
+    def _is_generated(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool | Bool[Tensor, "1 token"]:
+        """Which tokens of a pass were sampled, where some intervention asks for it."""
+        if not any(layer.is_partial for layer in self.layers.values()) or is_computed_again():
+            return False
+        if torch.compiler.is_compiling():  # graphs have no callers; a lone token was sampled
+            return pass_shape(args, kwargs)[1] == 1 and cache_given(kwargs) is not None
+        inputs = pass_inputs(args, kwargs)
+        device = torch.device("cpu") if inputs is None else inputs.device
+        return self._here.sequences.follow(args, kwargs).is_generated(device)
+
+    def _step_again(self, layer: _LayerSteering) -> PassTokens:
+        """The tokens of a pass that backward computes again, which had no cache: all are prompt."""
+        if self.has_marked_gradients and layer.is_partial:
+            raise UsageError(
+                f"interventions at layer {layer.number} act on some tokens only, and backward "
+                "computes the block again without knowing which: turn gradient checkpointing off, "
+                "or use interventions on all tokens"
+            )
+        return PassTokens(0)
+
     def _take_back(self) -> None:
-        """Uncount a pass that was broken off: no output came of it."""
-        if self.running is None:
+        """Uncount a pass of this thread that was broken off: no output came of it."""
+        if torch.compiler.is_compiling() or self._here.tally.running is None:
             return
-        tokens = self.running.tokens
+        tokens = self._here.tally.running
         self.end()
         self.compiled_calls = 0
+        self._here.tally.take_back(tokens)
+
+
+class _ThreadState(threading.local):
+    """What one thread runs and counts: threads may generate at once, each in a pass of its own."""
+
+    def __init__(
+        self, stack: nn.Module, devices: dict[int, torch.device], tallies: list[_Tally]
+    ) -> None:
+        """Called anew in every thread that looks."""
+        self.step: PassTokens | None = None
+        self.sequences = SequenceFollower(stack)
+        self.tally = _Tally(devices)
+        tallies.append(self.tally)
+
+
+class _Tally:
+    """Tokens that one thread's passes held, and that each layer saw of them."""
+
+    def __init__(self, devices: dict[int, torch.device]) -> None:
+        first = next(iter(devices.values()), torch.device("cpu"))
+        self.passed = torch.zeros((), dtype=torch.int64, device=first)
+        self.running: int | None = None
+        """Tokens of the pass that has reached the blocks and has not come to its end."""
+        self.layers = {layer: _LayerTally(device) for layer, device in devices.items()}
+
+    def take_back(self, tokens: int) -> None:
+        """Uncount a pass of so many tokens, at those layers that it came to."""
         self.passed.sub_(tokens)
         for layer in self.layers.values():
             if int(layer.seen) > int(self.passed):
                 layer.seen.sub_(tokens)
 
+    def check_seen(self) -> None:
+        """Raise NotAppliedError for a layer that saw fewer tokens than passed the model."""
+        passed = int(self.passed)
+        least = passed - (self.running or 0)
+        for number, layer in self.layers.items():
+            if not least <= int(layer.seen) <= passed:
+                raise NotAppliedError(
+                    f"interventions at layer {number} saw {int(layer.seen)} of {passed} tokens; "
+                    "something runs the model past its hooks: do not trust these outputs"
+                )
+
+
+class _LayerTally:
+    """Tokens that one layer saw, could move and moved, counted on that layer's device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seen, self.slots, self.fired = torch.zeros(3, dtype=torch.int64, device=device)
+
+    def add(
+        self,
+        hidden_BTD: Tensor,
+        valid_BT: Bool[Tensor, "batch token"] | None,
+        fired_BT: Bool[Tensor, "batch token"] | None,
+    ) -> None:
+        """Count a pass's tokens at the layer, without padding where it is known."""
+        if self.seen.device != hidden_BTD.device:  # offloaded blocks run where they are not stored
+            self.seen, self.slots, self.fired = (
+                count.to(hidden_BTD.device) for count in (self.seen, self.slots, self.fired)
+            )
+        seen = hidden_BTD.shape[0] * hidden_BTD.shape[1]
+        self.seen.add_(seen)
+        self.slots.add_(seen if valid_BT is None else valid_BT.sum())
+        if fired_BT is not None:
+            self.fired.add_((fired_BT if valid_BT is None else fired_BT & valid_BT).sum())
+
 
 class _LayerSteering:
-    """The interventions of one layer with their buffers on that layer's device."""
+    """The interventions of one layer, their directions on the device where its block runs."""
 
-    def __init__(self, number: int, block: nn.Module, group: Sequence[Intervention]) -> None:
-        self.number = number
-        tensor = next(block.parameters(), None)
-        device = torch.device("cpu") if tensor is None else tensor.device
-        self.moves = [
+    def __init__(self, number: int, device: torch.device, group: Sequence[Intervention]) -> None:
+        self.number, self.device = number, device
+        self.is_partial = any(each.tokens != "all" for each in group)
+        self._moves = [
             (each.tokens, each.numbers, each.is_bound, each.direction.to(device, torch.float32))
             for each in group
         ]
-        self.seen, self.slots, self.fired = torch.zeros(3, dtype=torch.int64, device=device)
 
-    def __call__(self, hidden_BTD: Tensor, step: PassTokens) -> Tensor:
-        """The steered residual stream, in the dtype it came in."""
+    def __call__(self, hidden_BTD: Tensor, step: PassTokens, tally: _LayerTally | None) -> Tensor:
+        """The steered residual stream, in the dtype it came in; counted where there is a tally."""
+        device, moves = hidden_BTD.device, self._moves
+        if device != self.device:  # an offloaded block runs where it is not stored
+            moves = [(*move[:3], move[3].to(device)) for move in moves]
         stream = hidden_BTD.float()
-        moved_BT: Tensor | None = None
-        for tokens, numbers, is_bound, direction in self.moves:
+        fired_BT: Tensor | None = None
+        for tokens, numbers, is_bound, direction in moves:
             acting = step.acting(tokens)
             if acting is False:
                 continue
             amount_BT = shift(stream @ direction, *numbers)
             if acting is not True:
-                amount_BT = amount_BT * acting
+                amount_BT = amount_BT * acting.to(device)
             stream = stream + amount_BT[..., None] * direction
             if is_bound:
                 fired = amount_BT != 0
-                moved_BT = fired if moved_BT is None else moved_BT | fired
-        seen = hidden_BTD.shape[0] * hidden_BTD.shape[1]
-        self.seen.add_(seen)
-        valid_BT = None if step.valid_BT is None else step.valid_BT.to(hidden_BTD.device)
-        self.slots.add_(seen if valid_BT is None else valid_BT.sum())
-        if moved_BT is not None:
-            self.fired.add_((moved_BT if valid_BT is None else moved_BT & valid_BT).sum())
+                fired_BT = fired if fired_BT is None else fired_BT | fired
+        if tally is not None:
+            valid_BT = None if step.valid_BT is None else step.valid_BT.to(device)
+            tally.add(hidden_BTD, valid_BT, fired_BT)
         return stream.to(hidden_BTD.dtype)
+
+
+def _device_of(block: nn.Module) -> torch.device:
+    """Where a block's parameters are; the CPU for offloaded ones, until it runs somewhere."""
+    tensor = next(block.parameters(), None)
+    stored = torch.device("cpu") if tensor is None else tensor.device
+    return torch.device("cpu") if stored.type == "meta" else stored
 
 
 def _forget_compiled() -> None:

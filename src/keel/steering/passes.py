@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from keel.steering.blocks import Decoder
+from keel.steering.nest import in_nest
 from keel.types import TokenMask
 
 
@@ -36,7 +38,10 @@ class PassListener(Protocol):
 def follow_passes(
     model: nn.Module, decoder: Decoder, listener: PassListener, stack: ExitStack
 ) -> None:
-    """Call the listener at every pass from now on; the stack removes exactly these hooks."""
+    """Call the listener at every pass from now on; the stack removes exactly these hooks.
+
+    Raises UsageError where another thread or task has a context open on the model.
+    """
 
     def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         listener.begin(args, kwargs)
@@ -47,11 +52,33 @@ def follow_passes(
     def end(_module: nn.Module, _args: Any, output: Any) -> None:
         listener.end(output)
 
+    for hook in (begin, enter, end):
+        _compile_only_within(hook.__code__)
+    stack.enter_context(in_nest(decoder.stack, listener, enter))
     inner = getattr(model, "_orig_mod", model)
     if inner is not decoder.stack:
         stack.callback(inner.register_forward_pre_hook(begin, with_kwargs=True).remove)
-    stack.callback(decoder.stack.register_forward_pre_hook(enter, with_kwargs=True).remove)
     stack.callback(decoder.stack.register_forward_hook(end).remove)
+
+
+def observers_last(block: nn.Module, stack: ExitStack) -> None:
+    """Let hooks of transformers' own run behind all others until the stack is left.
+
+    They observe (`output_hidden_states`) and stay on a model from their first use on, in front of
+    whatever is hooked later; they would show a stream that nothing has steered.
+    """
+    hooks = block._forward_hooks
+    order = list(hooks)
+
+    def restore() -> None:
+        for key in [*order, *(key for key in hooks if key not in order)]:
+            if key in hooks:
+                hooks[key] = hooks.pop(key)
+
+    for key in order:
+        if str(getattr(hooks[key], "__module__", "")).startswith("transformers."):
+            hooks[key] = hooks.pop(key)
+    stack.callback(restore)
 
 
 @dataclass(frozen=True)
@@ -62,10 +89,10 @@ class PassTokens:
     """How many it holds, padding included."""
     valid_BT: Bool[Tensor, "batch token"] | None = None
     """False where there is padding; None where all are real."""
-    is_generated: bool | Bool[Tensor, "batch token"] = False
+    is_generated: bool | Bool[Tensor, "#batch token"] = False
     """Whether the tokens were sampled by the model; a tensor where a step holds both kinds."""
 
-    def acting(self, tokens: TokenMask) -> bool | Bool[Tensor, "batch token"]:
+    def acting(self, tokens: TokenMask) -> bool | Bool[Tensor, "#batch token"]:
         """Where an intervention with this token mask acts."""
         if tokens == "all":
             return True
@@ -74,41 +101,64 @@ class PassTokens:
         return self.is_generated if tokens == "generated" else ~self.is_generated
 
 
-def pass_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassTokens:
-    """The tokens that a transformer's forward was called with.
-
-    A pass over several tokens is prompt; a single token after others in a cache is generated.
-    """
+def pass_tokens(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_generated: bool | Bool[Tensor, "#batch token"] = False,
+) -> PassTokens:
+    """The tokens that a transformer's forward was called with, of one kind or of given kinds."""
     rows, length = pass_shape(args, kwargs)
-    cache = kwargs.get("past_key_values")
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-    is_generated = length == 1 and cache is not None and not _is_empty(cache)
-    return PassTokens(rows * length, _valid(mask, length, cache), is_generated)
+    if is_packed(kwargs):  # its mask parts requests, and there is no padding
+        mask = None
+    valid_BT = _valid(mask, rows, length, kwargs.get("past_key_values"))
+    return PassTokens(rows * length, valid_BT, is_generated)
 
 
 def pass_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
     """Rows and tokens of the batch that a transformer's forward was called with."""
-    inputs = args[0] if args else None
-    for name in ("input_ids", "inputs_embeds", "hidden_states"):
-        inputs = kwargs.get(name) if inputs is None else inputs
+    inputs = pass_inputs(args, kwargs)
     return (0, 0) if inputs is None else (inputs.shape[0], inputs.shape[1])
 
 
-def _valid(mask: Any, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:
+def pass_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Token ids, or embeddings, that a transformer's forward was called with."""
+    inputs = args[0] if args else None
+    for name in ("input_ids", "inputs_embeds", "hidden_states"):
+        inputs = kwargs.get(name) if inputs is None else inputs
+    return inputs if isinstance(inputs, Tensor) else None
+
+
+def is_packed(kwargs: dict[str, Any]) -> bool:
+    """Whether a pass holds several requests in one row, as continuous batching makes them."""
+    return kwargs.get("cu_seq_lens_q") is not None
+
+
+def is_computed_again() -> bool:
+    """Whether backward is running: what checkpointing dropped is then computed once more."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def _compile_only_within(code: CodeType) -> None:
+    """Trace a hook where a graph runs through it, and otherwise run it and what it calls as is.
+
+    The compiler would make graphs of their own of hooks on a compiled model, which lie outside of
+    its graph, and guard each by all that they look at.
+    """
+    frames: Any = torch._C._dynamo.eval_frame
+    skip = frames._FrameAction.SKIP
+    frames.set_code_exec_strategy(code, frames._FrameExecStrategy(skip, skip))
+
+
+def _valid(mask: Any, rows: int, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:
     if isinstance(mask, dict):  # one mask per kind of attention, e.g. Gemma's sliding windows
         mask = mask.get("full_attention")
-    if not isinstance(mask, Tensor) or length == 1:
+    if not isinstance(mask, Tensor) or length == 1 or mask.shape[0] != rows:
         return None
     if mask.ndim == 2:
         return mask[:, -length:].bool()
     # A 4-D mask [B, 1, query, key]: a padded token may not even attend to itself.
-    start = 0 if cache is None or _is_empty(cache) else int(cache.get_seq_length())
+    start = 0 if cache is None else cache.get_seq_length()
     own = torch.arange(length, device=mask.device)
     allowed = mask[:, 0, own, start + own]
     return allowed if allowed.dtype == torch.bool else allowed == 0
-
-
-def _is_empty(cache: Any) -> bool:
-    if torch.compiler.is_compiling():
-        return False  # the length would be traced into the graph; a lone token is a sampled one
-    return int(cache.get_seq_length()) == 0

@@ -6,7 +6,7 @@ Sums are formed in float32 while the model runs. Memory is [layer, row, hidden] 
 
 from __future__ import annotations
 
-import sys
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError, NotAppliedError, TooFewSamplesError, UsageError
 from keel.steering.blocks import Decoder, check_fits, find_decoder
-from keel.steering.passes import PassTokens, follow_passes, pass_shape, pass_tokens
+from keel.steering.passes import (
+    PassTokens,
+    follow_passes,
+    is_computed_again,
+    pass_inputs,
+    pass_shape,
+    pass_tokens,
+)
+from keel.steering.sequences import GenerateCall, PassSpan, SequenceFollower, cache_given
 from keel.types import Activations, TokenMask, check_direction
 
 
@@ -100,9 +108,7 @@ class StreamRecord:
         self._layers = range(len(decoder.blocks)) if means else sorted({p.layer for p in probes})
         self._handles: list[tuple[nn.Module, int]] = []
         self._batches: list[_BatchRecord] = []
-        self._begun: _Pass | None = None
-        self._running: _BatchRecord | None = None
-        """The batch whose pass has reached the blocks and has not come to its end."""
+        self._here = _ThreadState(decoder.stack)
 
     @property
     def counts(self) -> list[int]:
@@ -152,58 +158,89 @@ class StreamRecord:
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the tokens of the pass that starts."""
+        if is_computed_again():
+            return
         self._drop_broken_pass()
-        self._begun = _Pass.of(args, kwargs)
+        span = self._here.sequences.follow(args, kwargs)
+        self._here.begun = _Pass.of(args, kwargs, span, is_any_kind=self._tokens == "all")
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pass reaches the blocks: from here on every layer must see its tokens."""
+        if is_computed_again():
+            return
         self._drop_broken_pass()
-        here = self._begun or _Pass.of(args, kwargs)
-        for block, hook in self._handles:  # behind hooks that came later, such as those that steer
-            block._forward_hooks[hook] = block._forward_hooks.pop(hook)
+        if self._here.begun is None:
+            self.begin(args, kwargs)
+        here = self._here.begun
+        assert here is not None
+        self._move_hooks_last()
         batch = next((b for b in reversed(self._batches) if b.goes_on(here)), None)
         if batch is None:
-            _refuse_moving_rows()
-            if self._batches:
-                self._batches[-1].sums.to(torch.device("cpu"))
+            here.check_begins_rows()
+            if self._here.latest is not None:
+                self._here.latest.sums.to(torch.device("cpu"))
             layers = len(self._decoder.blocks) if self._has_means else 0
-            batch = _BatchRecord(here, layers, self._decoder, len(self._probes))
-            self._batches.append(batch)
+            batch = _BatchRecord(here, layers, self._decoder.hidden_size or 0, len(self._probes))
         batch.open(here, here.counted(self._tokens, self._mask), self._end_tokens)
-        self._running = batch
+        self._here.running = self._here.latest = batch
 
     def end(self, output: Any) -> None:
         """The pass has left the blocks: what it gave is counted."""
-        if self._running is not None:
-            missed = sorted(set(self._layers) - self._running.seen)
+        running = self._here.running
+        if running is not None:
+            missed = sorted(set(self._layers) - running.seen)
             if missed:
                 raise NotAppliedError(
                     f"a forward pass went past layers {missed}; something runs the model past its "
                     "hooks: do not trust this record"
                 )
-            self._running.commit(_cache_in(output))
-        self._begun = self._running = None
+            if not running.passes:
+                self._batches.append(running)
+            running.commit(_cache_in(output))
+        self._here.begun = self._here.running = None
+
+    def _move_hooks_last(self) -> None:
+        """Run behind hooks that came later, such as those that steer."""
+        for block, hook in self._handles:
+            if next(reversed(block._forward_hooks)) != hook:
+                block._forward_hooks[hook] = block._forward_hooks.pop(hook)
 
     def _drop_broken_pass(self) -> None:
         """Forget a pass that was broken off, and rows that it summed at some layers only."""
-        if self._running is not None:
-            if self._running.is_spoilt:
-                self._batches.remove(self._running)
-            self._begun = self._running = None
+        running = self._here.running
+        if running is not None:
+            if running.is_spoilt and running in self._batches:
+                self._batches.remove(running)
+            self._here.begun = self._here.running = None
 
     def _hook(self, layer: int) -> Any:
         columns = [k for k, probe in enumerate(self._probes) if probe.layer == layer]
         directions_KD = [self._probes[k].direction.float() for k in columns]
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-            if self._running is None:
+            if is_computed_again():
+                return
+            running = self._here.running
+            if running is None:
                 raise NotAppliedError(f"block {layer} ran outside a forward pass of its model")
             hidden_BTD = self._decoder.layout.stream_in(output).detach()
-            self._running.take(layer, hidden_BTD)
+            running.take(layer, hidden_BTD)
             for column, direction in zip(columns, directions_KD, strict=True):
-                self._running.project(column, hidden_BTD.float() @ direction.to(hidden_BTD.device))
+                running.project(column, hidden_BTD.float() @ direction.to(hidden_BTD.device))
 
         return hook
+
+
+class _ThreadState(threading.local):
+    """What one thread records: threads may run the model at once, each in a pass of its own."""
+
+    def __init__(self, stack: nn.Module) -> None:
+        """Called anew in every thread that looks."""
+        self.sequences = SequenceFollower(stack)
+        self.begun: _Pass | None = None
+        self.running: _BatchRecord | None = None
+        """The batch whose pass has reached the blocks and has not come to its end."""
+        self.latest: _BatchRecord | None = None
 
 
 class StreamSums:
@@ -269,24 +306,46 @@ class StreamSums:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One forward pass: its batch, where in the cache it starts, and which tokens it holds."""
+    """One forward pass: its batch, where in its sequences it starts, and which tokens it holds."""
 
     tokens: PassTokens
     rows: int
     length: int
     ids_BT: Tensor | None
     cache: Any
-    start: int
-    """Tokens in the cache before it."""
+    call: GenerateCall | None
+    start: int | None
+    """Tokens of its rows before it; None where only the record of those rows tells."""
 
     @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Pass:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        is_ids = isinstance(ids, Tensor) and not ids.is_floating_point()
-        cache = kwargs.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
-        rows, length = pass_shape(args, kwargs)
-        return cls(pass_tokens(args, kwargs), rows, length, ids if is_ids else None, cache, start)
+    def of(
+        cls, args: tuple[Any, ...], kwargs: dict[str, Any], span: PassSpan, *, is_any_kind: bool
+    ) -> _Pass:
+        """The pass with these arguments; raises UsageError where its kinds of tokens matter only.
+
+        `is_any_kind` is for a record of all tokens.
+        """
+        inputs, (rows, length) = pass_inputs(args, kwargs), pass_shape(args, kwargs)
+        is_ids = inputs is not None and not inputs.is_floating_point()
+        is_generated: bool | Tensor = False
+        if span.is_known or not is_any_kind:
+            is_generated = span.is_generated(torch.device("cpu"))
+        tokens = pass_tokens(args, kwargs, is_generated)
+        ids_BT, cache = inputs if is_ids else None, cache_given(kwargs)
+        return cls(tokens, rows, length, ids_BT, cache, span.call, span.start)
+
+    def check_begins_rows(self) -> None:
+        """Raise UsageError where rows of a record cannot begin with this pass, or not go on."""
+        if self.call is not None and not self.call.is_steady:
+            raise UsageError(
+                f"generate() decodes by {self.call.mode}, which moves a batch's rows or takes "
+                "tokens back; record greedy search or sampling (num_beams=1, no assistant)"
+            )
+        if self.start is None:
+            raise UsageError(
+                "a pass goes on from earlier ones that were not recorded, and nothing tells how "
+                "long they were; run the whole conversation inside `recorded`"
+            )
 
     def counted(
         self, tokens: TokenMask, mask: Bool[Tensor, "row position"] | None
@@ -299,7 +358,8 @@ class _Pass:
         if mask is not None:
             if len(mask) != self.rows:
                 raise UsageError(f"mask has {len(mask)} rows, but the batch has {self.rows}")
-            here_BT = mask[:, self.start : self.start + self.length].cpu().bool()
+            start = self.start or 0
+            here_BT = mask[:, start : start + self.length].cpu().bool()
             counted_BT[:, : here_BT.shape[1]] &= here_BT
             counted_BT[:, here_BT.shape[1] :] = False
         return counted_BT
@@ -308,11 +368,13 @@ class _Pass:
 class _BatchRecord:
     """The rows of one batch, from the pass over its prompt to the last token generated."""
 
-    def __init__(self, first: _Pass, layers: int, decoder: Decoder, probes: int) -> None:
-        self.rows, self.length = first.rows, first.start
+    def __init__(self, first: _Pass, layers: int, hidden_size: int, probes: int) -> None:
+        self.rows, self.length = first.rows, first.start or 0
+        self.call = first.call
         self.cache: weakref.ref[Any] | None = None
-        self.device = next(decoder.blocks[0].parameters()).device
-        self.sums = StreamSums(layers, self.rows, decoder.hidden_size or 0, self.device)
+        self.sums = StreamSums(layers, self.rows, hidden_size, torch.device("cpu"))
+        self.device: torch.device | None = None
+        """Where the first layer that is recorded runs; None before it has."""
         self.has_means, self.probes = layers > 0, probes
         self.counts_B = torch.zeros(self.rows, dtype=torch.int64)
         self.is_over_B = torch.zeros(self.rows, dtype=torch.bool)
@@ -320,31 +382,52 @@ class _BatchRecord:
         """(projections [row, token, probe], counted [row, token]) of each pass."""
 
     def goes_on(self, here: _Pass) -> bool:
-        """Whether a pass continues these rows, with their cache."""
-        return here.start > 0 and self.cache is not None and self.cache() is here.cache
+        """Whether a pass continues these rows: by the same call of `generate`, or their cache."""
+        if here.call is not None and here.call is self.call:
+            return True
+        return here.start != 0 and self.cache is not None and self.cache() is here.cache
 
     def open(
         self, here: _Pass, counted_BT: Bool[Tensor, "row token"], end_tokens: frozenset[int]
     ) -> None:
         """Begin a pass over these rows, of whose tokens those are counted.
 
-        No generated token is counted from a row's first end token on: what follows is filling.
+        What a call without a cache runs again is not counted again. No generated token is counted
+        from a row's first end token on: what follows is filling.
         Raises UsageError for a pass that does not go on where the last one stopped.
         """
-        if here.start != self.length or here.rows != self.rows:
+        start = self.length if here.start is None else here.start
+        is_run_again = start == 0 and here.call is not None and here.length > self.length
+        if here.rows != self.rows or (start != self.length and not is_run_again):
             raise UsageError(
-                f"a pass of {here.rows} rows starts at token {here.start} of its cache, expected "
+                f"a pass of {here.rows} rows starts at token {start} of its cache, expected "
                 f"{self.rows} rows at token {self.length}: a cache was rewound or its rows "
                 "changed; give the rows of a call a cache of their own"
             )
-        if here.tokens.is_generated is True and here.ids_BT is not None:
-            ends = torch.tensor(sorted(end_tokens), device=here.ids_BT.device)
-            self.is_over_B |= torch.isin(here.ids_BT[:, 0], ends).cpu()
-            counted_BT = counted_BT & ~self.is_over_B[:, None]
-        self.here, self.counted_BT = here, counted_BT
+        counted_BT[:, : self.length - start] = False
+        counted_BT &= ~self._is_filling(here, self.length - start, end_tokens)
+        self.here, self.counted_BT, self.stop = here, counted_BT, start + here.length
         self.seen: set[int] = set()
         self.latest_BTK = torch.zeros(*counted_BT.shape, self.probes)
-        self.sums.to(self.device)
+        if self.device is not None:
+            self.sums.to(self.device)
+
+    def _is_filling(
+        self, here: _Pass, first: int, end_tokens: frozenset[int]
+    ) -> Bool[Tensor, "row token"]:
+        """Generated tokens from a row's first end token on, among the new ones, from `first` on."""
+        shape, is_generated = (here.rows, here.length), here.tokens.is_generated
+        generated_BT = torch.as_tensor(is_generated, dtype=torch.bool).cpu().expand(shape).clone()
+        generated_BT[:, :first] = False
+        if here.ids_BT is None or not bool(generated_BT.any()):
+            return torch.zeros_like(generated_BT)
+        ends_BT = (
+            torch.isin(here.ids_BT.cpu(), torch.tensor(sorted(end_tokens), dtype=torch.long))
+            & generated_BT
+        )
+        is_over_BT = (ends_BT.cumsum(1) > 0) | self.is_over_B[:, None]
+        self.is_over_B = self.is_over_B | ends_BT.any(1)
+        return generated_BT & is_over_BT
 
     def take(self, layer: int, hidden_BTD: Tensor) -> None:
         """Add what a layer gives in the pass under way."""
@@ -353,6 +436,9 @@ class _BatchRecord:
                 f"block {layer} ran twice in a forward pass; it cannot be recorded"
             )
         self.seen.add(layer)
+        if self.device is None:
+            self.device = hidden_BTD.device
+            self.sums.to(self.device)
         if self.has_means and self.here.length == 1:
             self.sums.put(layer, hidden_BTD[:, 0])
         elif self.has_means:
@@ -366,10 +452,10 @@ class _BatchRecord:
         """Count the pass, at whose end every layer was seen, and know its rows by their cache."""
         cache = cache if cache is not None else self.here.cache
         self.cache = None if cache is None else weakref.ref(cache)
-        self.length += self.here.length
+        self.length = self.stop
         self.counts_B += self.counted_BT.sum(1)
         if self.here.length == 1:
-            self.sums.add_latest(self.counted_BT[:, 0].float().to(self.device))
+            self.sums.add_latest(self.counted_BT[:, 0].float().to(self.sums.sums_LBD.device))
         self.passes.append((self.latest_BTK, self.counted_BT))
 
     @property
@@ -386,17 +472,3 @@ def _cache_in(output: Any) -> Any:
     """The cache that a stack of blocks returned, in an output object or a tuple."""
     parts = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
     return next((part for part in parts if hasattr(part, "get_seq_length")), None)
-
-
-def _refuse_moving_rows() -> None:
-    """Refuse beam search and assisted decoding, which a pass's arguments do not reveal.
-
-    They move rows, or take tokens back, between passes. Raises UsageError.
-    """
-    frame = sys._getframe()
-    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
-        if frame.f_code.co_name in ("_beam_search", "_assisted_decoding"):
-            raise UsageError(
-                f"generate() uses {frame.f_code.co_name.strip('_')}, which moves a batch's rows or "
-                "takes tokens back; record greedy search or sampling (num_beams=1)"
-            )
