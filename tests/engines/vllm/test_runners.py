@@ -27,7 +27,9 @@ needs_vllm = [
 
 
 def vllm_config(tokens=16, graphs=None):
-    model = SimpleNamespace(get_total_num_hidden_layers=lambda: 3, get_hidden_size=lambda: HIDDEN)
+    model = SimpleNamespace(
+        get_total_num_hidden_layers=lambda: 3, get_hidden_size=lambda: HIDDEN, dtype=torch.float32
+    )
     return SimpleNamespace(
         model_config=model,
         scheduler_config=SimpleNamespace(max_num_batched_tokens=tokens),

@@ -126,8 +126,8 @@ def test_outputs_that_another_method_returns_are_looked_at_there():
 
 def test_a_layer_that_computes_otherwise_in_float16_says_so():
     body = "if hidden.dtype == torch.float16:\n    hidden *= self.scale\nreturn hidden"
-    assert stream_in(layer(body), "Layer") == StreamSource(False, True)
-    assert read_source(ToyLayer) == StreamSource(True, False)
+    assert stream_in(layer(body), "Layer") == StreamSource("Layer", False, True)
+    assert read_source(ToyLayer) == StreamSource("ToyLayer", True, False)
 
 
 def test_a_layer_without_source_is_refused():

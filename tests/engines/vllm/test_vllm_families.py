@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
 
 from keel.engines import Recording, open_engine
+from keel.errors import ModelLayoutError
 from keel.testing import tiny_tokenizer
 from keel.testing.tiny_models import VOCABULARY_SIZE
 from tests.engines.vllm.serving_vllm import GREEDY, HIDDEN, LAYERS, band, by_index, prompt, started
@@ -84,3 +86,19 @@ def test_layers_that_have_added_their_residual_are_held_as_the_next_layer_reads_
                 apart = (ours[index].activations.means_LD - means).norm(dim=-1)
                 assert float((apart / means.norm(dim=-1)).max()) < 2e-5
     assert made.firing.by_layer == pytest.approx(expected.firing.by_layer)
+
+
+def test_layers_whose_stream_is_taken_for_another_are_noticed_by_the_self_test(
+    tmp_path, monkeypatch
+):
+    """As if the source had not said that Cohere's layers have added their residual."""
+    from keel.engines.vllm import worker
+
+    read = worker.read_source
+    monkeypatch.setattr(worker, "read_source", lambda kind: replace(read(kind), is_sum=True))
+    folder = random_model(tmp_path, "Cohere2")
+    with (
+        pytest.raises(ModelLayoutError, match="of CohereDecoderLayer's two outputs"),
+        started(folder),
+    ):
+        pass

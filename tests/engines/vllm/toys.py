@@ -117,6 +117,7 @@ def hold(deployment: Deployment, model: ToyModel | None = None, slots: int = 64)
         hidden=HIDDEN,
         max_tokens=slots,
         device=CPU,
+        dtype=torch.float32,
     )
 
 

@@ -14,13 +14,18 @@ import torch
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.packing import PackedInterventions
-from keel.errors import NotAppliedError, UsageError
+from keel.errors import ModelLayoutError, NotAppliedError, NotFiniteError, UsageError
 from keel.geometry import unit
 from keel.types import Floor
 
 SCRATCH = "keel-self-test"
-_HUGE = 1e4
-"""Floor of the self-test in raw units; a token above it would make a sound engine refuse."""
+_HUGE = 10.0
+"""Floor of the self-test, in lengths of the model's longest stream: no token may be above it."""
+_APART = 0.05
+"""Relative distance from which two streams that must be the same are not."""
+_SHOWN = 0.25
+"""Share of a plain push from which a change that must not show does: sound models stay under 1e-4
+in float32 and 0.02 in bfloat16, others come to 1."""
 _PROMPT_TOKENS, _NEW_TOKENS = 24, 4
 
 
@@ -34,12 +39,21 @@ class CoreState:
         self.next_canary = float("inf")
         self.tests = 0
         self.is_testing = False
+        self.height = 0.0
+        """Floor that the self-test holds every token to; known once the streams were looked at."""
 
     def start(self, environment: ServeEnvironment | None) -> None:
         """Test the engine, then register the settings that the environment names.
 
-        Raises NotAppliedError where the test fails: the engine does not start.
+        Raises NotAppliedError where the test fails, ModelLayoutError for layers whose streams are
+        not what Keel takes them for, and NotFiniteError for a model that gives NaN: the engine
+        does not start.
         """
+        self.is_testing = True
+        try:
+            self.check_streams()
+        finally:
+            self.is_testing = False
         self.self_test()
         if environment is not None:
             from keel.engines.vllm.serving import default_of, settings_of
@@ -97,6 +111,63 @@ class CoreState:
         if not self.deployment.is_global and not self.core.scheduler.has_unfinished_requests():
             self.self_test()
 
+    def check_streams(self) -> None:
+        """Try out whether the model reads its layers' outputs as Keel does.
+
+        Each layer's stream must be whole in every process, the last one's must be what is read
+        after it, and moving a layer's two outputs against each other must not show.
+        """
+        looks = self._tried("looked", "look")
+        if not all(look.is_finite for look in looks):
+            raise NotFiniteError(
+                "self-test: the model predicts NaN or Inf, with no setting at work; look at its "
+                "weights and its dtype (float16 overflows where bfloat16 does not)"
+            )
+        self._check_whole([look.marks for look in looks])
+        for gap in (look.reader_gap for look in looks if look.reader_gap is not None):
+            if not gap <= _APART:
+                raise ModelLayoutError(
+                    f"self-test: what is read after the last layer is {gap:.2g} of its length away "
+                    "from the stream that the layer returns; this model is not supported under vLLM"
+                )
+        for kind in sorted(set().union(*(look.pairs for look in looks))):
+            self._check_pair(kind)
+        self.height = _HUGE * max(norm for look in looks for norm in look.norms.values())
+
+    def _check_whole(self, marks: Sequence[Mapping[int, Sequence[float]]]) -> None:
+        """Refuse layers that are not the same in all processes that hold them."""
+        for layer in set().union(*marks):
+            seen = torch.tensor([mark[layer] for mark in marks if layer in mark])
+            if not (seen - seen[0]).norm(dim=-1).max() <= _APART * seen[0].norm():
+                raise ModelLayoutError(
+                    f"self-test: {len(seen)} processes hold parts of layer {layer}'s stream, which "
+                    "this model adds up in the next layer; run it with tensor_parallel_size=1, or "
+                    "over several GPUs with pipeline_parallel_size"
+                )
+
+    def _check_pair(self, kind: str) -> None:
+        """Refuse layers of which the model reads another part than Keel takes for the stream."""
+        pushed = self._tried("moved", "push", kind)
+        gauged = self._tried("moved", "gauge", kind)
+        if not max(pushed) > 0:
+            raise NotAppliedError(
+                f"self-test: what was added to the output of all {kind}s changed nothing that the "
+                "model predicts; this engine would serve uncapped, and does not start"
+            )
+        shown = max(gauge / push for gauge, push in zip(gauged, pushed, strict=True) if push)
+        if not shown <= _SHOWN:
+            raise ModelLayoutError(
+                f"self-test: of {kind}'s two outputs the model reads another part than Keel takes "
+                f"for the residual stream (what must not show does, {shown:.2g} of a plain push); "
+                "this model is not supported under vLLM: use the transformers engine"
+            )
+
+    def _tried(self, result: str, *trial: str) -> list[Any]:
+        """What each worker says of one prompt that is read under a trial: see `StreamTrials`."""
+        self._call_workers(*trial)
+        self._answer(OFF, new_tokens=1)
+        return self._call_workers(result)
+
     def self_test(self) -> None:
         """Run a request unsteered, under a huge floor at every steered layer, and unsteered again.
 
@@ -145,10 +216,10 @@ class CoreState:
             layers = tuple(range(int(config.get_total_num_hidden_layers())))
         return PackedInterventions.of(
             SCRATCH,
-            [Floor(n, unit(torch.randn(hidden, generator=draws)), _HUGE) for n in layers],
+            [Floor(n, unit(torch.randn(hidden, generator=draws)), self.height) for n in layers],
         )
 
-    def _answer(self, name: str) -> list[Any]:
+    def _answer(self, name: str, *, new_tokens: int = _NEW_TOKENS) -> list[Any]:
         """Greedy tokens with their log-probabilities, of one request through the engine's steps."""
         from vllm import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
@@ -157,7 +228,7 @@ class CoreState:
         prompt = [3 + (7 * n) % max(vocabulary - 3, 1) for n in range(_PROMPT_TOKENS)]
         parameters = SamplingParams(
             temperature=0.0,
-            max_tokens=_NEW_TOKENS,
+            max_tokens=new_tokens,
             ignore_eos=True,
             logprobs=1,
             skip_reading_prefix_cache=True,

@@ -9,6 +9,7 @@ to hidden is added to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ from keel.types import ShiftNumbers, TokenMask
 
 _PHASES: tuple[TokenMask, ...] = ("prompt", "generated")
 """Token kinds, in the order of a setting's two rows of numbers."""
+
+
+Trial = Callable[["SteeredLayer", Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""Takes a layer and its two outputs, and gives those that are to be returned instead."""
 
 
 class TokenMaps(nn.Module):
@@ -46,6 +51,8 @@ class TokenMaps(nn.Module):
         self.filled = 0
         self.ran_eagerly = False
         """Whether a layer ran outside a compiled graph since this was last set to False."""
+        self.trial: Trial | None = None
+        """Looks at, or changes, all layers' outputs in the self-test's passes outside graphs."""
         idle_3T = torch.from_numpy(idle_maps(max_tokens, deployment.recordings)).to(device)
         self.register_buffer("idle_3T", idle_3T, persistent=False)
         self.register_buffer("maps_3T", idle_3T.clone(), persistent=False)
@@ -139,16 +146,18 @@ class SteeredLayer(nn.Module):
         if self.is_steered:
             hidden = self._steer(hidden, residual)
         if self.records or self.probes:
-            stream = _stream(hidden, residual)
+            stream = stream_of(hidden, residual)
             tokens = stream.shape[0]
             if self.records:
                 self._sum(stream, self.sums_row_T[:tokens])
             if self.probes:
                 self.projections_TM[:tokens] = stream @ self.probes_MD.T
+        if self.shared.trial is not None:
+            hidden, second = self.shared.trial(self, hidden, second)
         return hidden if isinstance(output, Tensor) else (hidden, second)
 
     def _steer(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
-        stream = _stream(hidden, residual)
+        stream = stream_of(hidden, residual)
         tokens = stream.shape[0]
         total: Tensor | None = None
         fired: Tensor | None = None
@@ -256,7 +265,8 @@ def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None]:
     return hidden, second
 
 
-def _stream(hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "token hidden"]:
+def stream_of(hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "token hidden"]:
+    """The residual stream in float32; `residual` is None where hidden has it already."""
     return hidden.float() if residual is None else hidden.float() + residual.float()
 
 

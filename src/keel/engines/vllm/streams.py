@@ -22,6 +22,8 @@ from keel.errors import ModelLayoutError
 class StreamSource:
     """What a decoder layer's source says about its residual stream."""
 
+    kind: str
+    """Name of the layer's class."""
     is_sum: bool
     """Whether the stream is the sum of two outputs; else it is the first alone."""
     is_scaled_in_float16: bool
@@ -68,6 +70,7 @@ def stream_in(methods: Mapping[str, ast.FunctionDef], kind: str) -> StreamSource
     seconds = {second.id for _, second in pairs if isinstance(second, ast.Name)}
     residuals = (seconds & given) or ({"residual"} & given)
     return StreamSource(
+        kind=kind,
         is_sum=any(_fate(forward.body, name) is _Fate.READ for name in residuals),
         is_scaled_in_float16=any(
             isinstance(node, ast.Attribute) and node.attr in ("float16", "half")

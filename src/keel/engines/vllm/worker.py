@@ -8,7 +8,8 @@ refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -20,11 +21,13 @@ from keel.engines.vllm.finding import find_layers
 from keel.engines.vllm.layers import SteeredLayer, TokenMaps, wrap
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.recordings import Recordings
-from keel.engines.vllm.streams import read_source
+from keel.engines.vllm.streams import StreamSource, read_source
 from keel.engines.vllm.token_book import StepMaps, TokenBook
-from keel.errors import ModelMismatchError, NotAppliedError, UsageError
+from keel.engines.vllm.trials import StreamTrials
+from keel.errors import ModelLayoutError, ModelMismatchError, NotAppliedError, UsageError
 
 _OWN_METHODS = ("register", "firing", "status")
+_TRIAL_METHODS = ("look", "looked", "push", "gauge", "moved")
 _RECORDING_METHODS = ("set_probes", "collect", "discard", "likelihood", "divergence")
 
 
@@ -40,6 +43,7 @@ class WorkerState:
         hidden: int,
         max_tokens: int,
         device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.model, self.deployment, self.hidden = model, deployment, hidden
         self.device = device
@@ -62,7 +66,10 @@ class WorkerState:
         """Layers of this process that are steered or recorded."""
         is_recorded = deployment.recordings > 0 or deployment.probes > 0
         here = find_layers(model, layers)
-        sources = {kind: read_source(kind) for kind in {type(layer) for layer in here.values()}}
+        kinds = {kind: read_source(kind) for kind in {type(layer) for layer in here.values()}}
+        sources = {number: kinds[type(layer)] for number, layer in here.items()}
+        if dtype == torch.float16:
+            _refuse_float16(sources.values())
         for number, layer in here.items():
             is_steered = number in self.steered
             if is_recorded or is_steered:
@@ -72,10 +79,11 @@ class WorkerState:
                     hidden=hidden,
                     device=device,
                     is_steered=is_steered,
-                    is_sum=sources[type(layer)].is_sum,
+                    is_sum=sources[number].is_sum,
                 )
                 wrap(layer, self.layers[number])
         has_head = layers - 1 in here
+        self.trials = StreamTrials(model, self.shared, here, sources, has_head=has_head)
         self.recordings = Recordings(
             self.layers,
             self.book,
@@ -86,7 +94,7 @@ class WorkerState:
         )
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method for the engine: one of this class's, or one of `Recordings`'.
+        """Call a method for the engine: of this class, of `StreamTrials` or of `Recordings`.
 
         Raises ValueError for any other.
         """
@@ -94,7 +102,9 @@ class WorkerState:
             return getattr(self, method)(*arguments)
         if method in _RECORDING_METHODS:
             return getattr(self.recordings, method)(*arguments)
-        known = ", ".join(sorted(_OWN_METHODS + _RECORDING_METHODS))
+        if method in _TRIAL_METHODS:
+            return getattr(self.trials, method)(*arguments)
+        known = ", ".join(sorted(_OWN_METHODS + _TRIAL_METHODS + _RECORDING_METHODS))
         raise ValueError(f"unknown request {method!r}, expected one of {known}")
 
     def register(self, name: str, packed: bytes) -> None:
@@ -142,8 +152,13 @@ class WorkerState:
         """Whether the coming pass must not run as a compiled graph.
 
         Compiled for a CPU, a step adds one token to a recording and no more: enough for answers in
-        the making, not for given turns, which are read many tokens at once.
+        the making, not for given turns, which are read many tokens at once. No graph has trials.
         """
+        return self.shared.trial is not None or self._is_crowded
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether the pass adds several tokens to a recording, on a CPU."""
         on_cpu = self.device.type == "cpu"
         return on_cpu and self.current is not None and self.current.is_crowded
 
@@ -153,7 +168,7 @@ class WorkerState:
         Raises NotAppliedError where it ran as a graph that cannot record it.
         """
         if self.current is not None:
-            if self.wants_eager and not self.shared.ran_eagerly:
+            if self._is_crowded and not self.shared.ran_eagerly:
                 raise NotAppliedError(
                     "vLLM read recorded turns in its compiled graph, which on a CPU can add one "
                     "token at a time; start the engine with eager=true"
@@ -233,6 +248,17 @@ class WorkerState:
             raise UsageError("a global deployment holds all tokens; token masks need per-request")
 
 
+def _refuse_float16(sources: Iterable[StreamSource]) -> None:
+    """Refuse layers that divide their stream in float16. Raises ModelLayoutError."""
+    for source in sources:
+        if source.is_scaled_in_float16:
+            raise ModelLayoutError(
+                f"{source.kind} computes otherwise in float16, where it may divide its residual "
+                "stream: floors and means would be off by that factor; start with dtype bfloat16 "
+                "or float32"
+            )
+
+
 def steer_runner(runner: Any, deployment: Deployment) -> WorkerState:
     """Steer a loaded runner's model, and follow its steps."""
     model = runner.get_model() if hasattr(runner, "get_model") else runner.model
@@ -244,6 +270,7 @@ def steer_runner(runner: Any, deployment: Deployment) -> WorkerState:
         hidden=int(config.get_hidden_size()),
         max_tokens=_max_rows(runner.vllm_config),
         device=torch.device(runner.device),
+        dtype=config.dtype,
     )
     if hasattr(runner, "_prepare_inputs"):
         follow_v1(runner, worker)
@@ -270,10 +297,7 @@ def follow_v1(runner: Any, worker: WorkerState) -> None:
 
     def model_forward(*args: Any, **kwargs: Any) -> Any:
         if worker.wants_eager:
-            # Let this pass run as plain code, as vLLM itself does with encoders.
-            from vllm.forward_context import get_forward_context
-
-            get_forward_context().skip_compiled = True
+            _run_plainly()
         output = forward(*args, **kwargs)
         worker.end(output)
         return output
@@ -283,6 +307,16 @@ def follow_v1(runner: Any, worker: WorkerState) -> None:
     runner._model_forward = model_forward
     if worker.device.type == "cpu":
         keep_generators(runner)
+
+
+def _run_plainly(*_: Any) -> None:
+    """Let the pass that is about to run do so as plain code, as vLLM itself does with encoders."""
+    from vllm.config import CUDAGraphMode
+    from vllm.forward_context import get_forward_context
+
+    context = get_forward_context()
+    context.skip_compiled = True
+    context.cudagraph_runtime_mode = CUDAGraphMode.NONE
 
 
 def keep_generators(runner: Any) -> None:
@@ -320,7 +354,8 @@ def follow_v2(runner: Any, worker: WorkerState, deployment: Deployment) -> None:
     def execute_model(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         worker.note_requests(scheduler_output)
         try:
-            return execute(scheduler_output, *args, **kwargs)
+            with plain_v2(worker.model) if worker.wants_eager else nullcontext():
+                return execute(scheduler_output, *args, **kwargs)
         finally:
             worker.end(None)
 
@@ -331,6 +366,25 @@ def follow_v2(runner: Any, worker: WorkerState, deployment: Deployment) -> None:
 
     runner.execute_model = execute_model
     runner.prepare_inputs = prepare_inputs
+
+
+@contextmanager
+def plain_v2(model: nn.Module) -> Iterator[None]:
+    """Let V2's steps in this context run the model as plain code, in no graph."""
+    from vllm.v1.worker.gpu import model_runner
+
+    dispatch = model_runner.dispatch_cg_and_sync_dp
+
+    def eager(*args: Any, **kwargs: Any) -> Any:
+        return dispatch(*args, **{**kwargs, "need_eager": True})
+
+    hook = model.register_forward_pre_hook(_run_plainly)
+    model_runner.dispatch_cg_and_sync_dp = eager
+    try:
+        yield
+    finally:
+        model_runner.dispatch_cg_and_sync_dp = dispatch
+        hook.remove()
 
 
 def begin_v2(worker: WorkerState, batch: Any) -> None:
