@@ -173,3 +173,33 @@ def test_a_missing_file_a_folder_and_bytes_are_told_apart(tmp_path):
     path.write_bytes(b'[{"role": "\xff"}]')
     with pytest.raises(UsageError, match="not UTF-8 at byte 11"):
         read_conversations(path)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thinking_in_a_field_of_its_own_is_kept_apart(tmp_path, name):
+    """Once, it was dropped without a word."""
+    answer = {"role": "assistant", "content": "good day", name: "well, well"}
+    path = tmp_path / "talk.json"
+    path.write_text(json.dumps([{"role": "user", "content": "hi"}, answer]))
+    (talk,) = read_conversations(path)
+    assert talk.messages[-1] == Message("assistant", "good day", thinking="well, well")
+
+
+def test_thinking_in_a_part_of_its_own_is_kept_apart(tmp_path):
+    parts = [
+        {"type": "thinking", "thinking": "well, well", "signature": "x"},
+        {"type": "text", "text": "good day"},
+    ]
+    nested = [{"type": "thinking", "thinking": [{"type": "text", "text": "well, well"}]}, parts[1]]
+    for content in (parts, nested):
+        path = tmp_path / "talk.json"
+        path.write_text(json.dumps([{"role": "assistant", "content": content}]))
+        (talk,) = read_conversations(path)
+        assert talk.messages[-1] == Message("assistant", "good day", thinking="well, well")
+
+
+def test_thinking_without_an_answer_is_a_turn_that_was_cut_off(tmp_path):
+    path = tmp_path / "talk.json"
+    path.write_text(json.dumps([{"role": "assistant", "content": None, "reasoning": "well"}]))
+    (talk,) = read_conversations(path)
+    assert talk.messages[-1] == Message("assistant", "", thinking="well")

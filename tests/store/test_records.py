@@ -147,3 +147,12 @@ def _conversation() -> type:
     from keel.types import Conversation
 
     return Conversation
+
+
+def test_a_field_added_later_leaves_hashes_of_before_as_they_were():
+    plain = to_record(Message("user", "hi"))
+    assert plain == {"speaker": "user", "content": "hi", "token_ids": None}
+    thought = Message("assistant", "hi", thinking="well")
+    assert to_record(thought)["thinking"] == "well"
+    assert from_record(Message, to_record(thought)) == thought
+    assert from_record(Message, plain) == Message("user", "hi")

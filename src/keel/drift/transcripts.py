@@ -2,7 +2,8 @@
 
 Understood are the reference's transcripts, `{"conversation": [{"role", "content"}, ...]}`, and
 OpenAI's `{"messages": [...]}`; as one JSON object, a list of them, a bare list of messages, or
-JSON Lines. Only text is read: what cannot be read as text is refused, never left out.
+JSON Lines. Only text is read: what cannot be read as text is refused, never left out. Thinking in
+a field or a part of its own is kept apart from the answer.
 """
 
 from __future__ import annotations
@@ -135,7 +136,25 @@ def _message(value: Any, number: int, location: str) -> Message:
         )
     if value.get("tool_calls") or value.get("function_call"):
         raise UsageError(f"{location} calls tools, expected text alone; remove the calls")
-    return Message(speaker, _content(value.get("content"), location))
+    content, thinking = value.get("content"), ""
+    if speaker == "assistant":
+        thinking = _thinking(value, location)
+        if isinstance(content, list):  # as in Mistral's and Anthropic's messages
+            blocks = [_object(part).get("thinking") for part in content]
+            content = [part for part, block in zip(content, blocks, strict=True) if block is None]
+            thoughts = [_content(block, location) for block in blocks if block is not None]
+            thinking = "\n\n".join([*filter(None, [thinking]), *thoughts])
+        if content is None and thinking:  # cut off before an answer began
+            content = ""
+    return Message(speaker, _content(content, location), thinking=thinking)
+
+
+def _thinking(value: dict[str, Any], location: str) -> str:
+    """What stands in a field of its own: vLLM, DeepSeek, Ollama and gpt-oss have three names."""
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        if value.get(name):
+            return _content(value[name], f"{location} field {name}")
+    return ""
 
 
 def _content(content: Any, location: str) -> str:

@@ -11,25 +11,35 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from keel.engines.rendered_tokens import RenderedTokens, content_tokens
 from keel.engines.rendering import Rendered, before_marks, locate, mark, marked
+from keel.engines.thinking import Delimiters, Said, ends_open, part, written_in
 from keel.errors import ChatTemplateError
 from keel.types import Conversation, Message, Speaker
+
+Spans = Literal["answer", "thinking", "both"]
+"""Which of an assistant's tokens are read."""
 
 PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
 """For base models, which have no chat template: texts with an empty line between them."""
 
-_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _CLOCK = datetime(2024, 7, 26)
 """What every template is given as now, so that the same messages are the same tokens every day."""
 _DATE = f"{_CLOCK:%d %b %Y}"
 _SPEAKERS = ("system", "user", "assistant")
+_SWITCH = re.compile(r"\b(?:if|if not) thinking\b|\bthinking is (?:not |un)?defined")
+"""How templates ask whether to think, beside `enable_thinking`."""
+_LAST_OF_SPLIT = re.compile(r"split\(\s*['\"]([<\[]/[^'\"]+[>\]])['\"][^()]*\)\s*\[-?1\]")
+"""How templates take what stands behind a closing tag."""
+_TAG = re.compile(r"<[^<>/]+>|\[[^\[\]/]+\]")
+_ANSWERING = re.compile("response|answer|final|text|content|message|output", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class ChatTemplate:
                 "save the model with its tokenizer.json"
             )
         self.tokenizer = tokenizer
+        self._tokens = RenderedTokens(tokenizer)
         self.is_plain = not getattr(tokenizer, "chat_template", None)
         self.source = PLAIN_TEMPLATE
         if not self.is_plain:
@@ -131,9 +142,95 @@ class ChatTemplate:
             facts["always put first"] = self.preamble
         if self.asks_clock:
             facts["clock"] = f"stands at {_DATE}"
-        if "enable_thinking" in self.source:
+        if self.opens_thinking:
+            facts["thinking"] = "on: the generation prompt opens it"
+        elif {"enable_thinking", "thinking"} & self.arguments.keys():
             facts["thinking"] = "off"
+        elif self._thinking_frame:
+            facts["thinking"] = "left to the model"
         return facts
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether every answer begins with thinking because the generation prompt opens it."""
+        with suppress(ChatTemplateError):
+            return ends_open(self._apply(marked(("user",)), True), self._delimiters)
+        return False
+
+    def said(self, message: Message) -> Said:
+        """What the assistant thought and what it answered, in whatever form the message has it.
+
+        Known are the delimiters of open models' templates and this template's own. Of a message
+        with its sampled tokens, these count: decoding may have left the delimiters out.
+        """
+        if message.token_ids is not None:
+            start = self.answer_start(message.token_ids)
+            if start:
+                thought, answer = message.token_ids[:start], message.token_ids[start:]
+                thinking = part(self._decoded(thought), self._delimiters, is_open=True).thinking
+                return Said(thinking, self.tokenizer.decode(answer, skip_special_tokens=True))
+        said = part(message.content, self._delimiters)
+        return Said(message.thinking.strip(), said.answer) if message.thinking.strip() else said
+
+    def answer_start(self, token_ids: Sequence[int]) -> int:
+        """How many of the tokens that were sampled are thinking, its delimiters included.
+
+        They are the first. All are, where thinking was begun and not ended.
+        """
+        text = self._decoded(token_ids)
+        start = part(text, self._delimiters, is_open=self.opens_thinking).answer_start
+        if start in (0, len(text)):
+            return len(token_ids) if start else 0
+        low, high = 0, len(token_ids)
+        while low < high:  # the fewest tokens that hold all of it
+            middle = (low + high) // 2
+            is_short = len(self._decoded(token_ids[:middle])) < start
+            low, high = (middle + 1, high) if is_short else (low, middle)
+        return low
+
+    def _decoded(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, control tokens included."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    @cached_property
+    def _delimiters(self) -> tuple[Delimiters, ...]:
+        """The template's own delimiters of thinking, beside those that are known anyway."""
+        frames = [*filter(None, [self._thinking_frame, self._opened_frame])]
+        frames += [(_mirrored(tag), tag) for tag in _LAST_OF_SPLIT.findall(self.source)]
+        return tuple(Delimiters.literal(*frame) for frame in dict.fromkeys(frames))
+
+    @cached_property
+    def _thinking_frame(self) -> tuple[str, str] | None:
+        """What the template writes before and behind a turn's thinking; None if it shows none."""
+        before_thinking = Message("user", mark(0))
+        thought = Message("assistant", mark(2), thinking=mark(1))
+        for in_parts in (self._takes_parts, True):
+            with suppress(Exception):
+                head = self._write([before_thinking], True, in_parts=in_parts, thinks=True)
+                text = self._write(
+                    [before_thinking, thought], False, in_parts=in_parts, thinks=True
+                )
+                before, behind = text.split(mark(1))
+                closing, _ = behind.split(mark(2))
+                if closing.strip() and "type" not in closing:  # parts may be printed as they are
+                    opening = before.removeprefix(head) if before.startswith(head) else ""
+                    mirrored = _mirrored(closing.strip())
+                    if not opening.strip() and before.rstrip().endswith(mirrored):
+                        opening = mirrored  # the generation prompt ends with it
+                    return opening, closing
+        return None
+
+    @cached_property
+    def _opened_frame(self) -> tuple[str, str] | None:
+        """A tag that the generation prompt opens and an answer that is given does not have."""
+        with suppress(ChatTemplateError):
+            given = self._apply(marked(("user", "assistant")), False).split(mark(1))[0]
+            opened = _TAG.fullmatch(
+                self._apply(marked(("user",)), True).removeprefix(given).strip()
+            )
+            if opened and not _ANSWERING.search(opened[0]):
+                return opened[0], opened[0][0] + "/" + opened[0][1:]
+        return None
 
     @property
     def _system_fact(self) -> str:
@@ -158,7 +255,8 @@ class ChatTemplate:
             "strftime_now": _CLOCK.strftime,
             "enable_thinking": False,
         }
-        return {name: value for name, value in known.items() if name in self.source}
+        arguments = {name: value for name, value in known.items() if name in self.source}
+        return arguments | ({"thinking": False} if _SWITCH.search(self.source) else {})
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Tokens up to where the assistant's answer begins.
@@ -168,16 +266,27 @@ class ChatTemplate:
         """
         return list(self._head(conversation.messages).token_ids)
 
-    def transcript(self, conversation: Conversation) -> Transcript:
+    def transcript(self, conversation: Conversation, spans: Spans = "answer") -> Transcript:
         """Tokens of a whole conversation; an answer with known tokens keeps those very tokens.
 
         Such an answer follows the `prompt_ids` of the messages before it. It may so continue an
         assistant's message, which is then a turn of its own.
+
+        What is a turn's content, `spans` says: its answer, its thinking, or both as one. Thinking
+        that is given as text is left out of the tokens, as templates leave out what was thought in
+        earlier turns; but for `thinking` and `both` the last turn's stands where the model put it,
+        and the last turn is then the only one.
         """
-        last = conversation.messages[-1]
+        *before, last = conversation.messages
         if last.speaker == "assistant" and last.token_ids is not None:
-            return self._head(conversation.messages)
-        return self._spans(self._render(conversation.messages, answer=False), conversation.messages)
+            return self._head(conversation.messages, spans)
+        if spans == "answer":
+            rendered = self._render(conversation.messages, answer=False)
+            return self._spans(rendered, conversation.messages)
+        said = self.said(last) if last.speaker == "assistant" else Said("", "")
+        if not said.thinking:
+            return replace(self.transcript(conversation), turns=())
+        return self._thinking_aloud(before, said, spans)
 
     def end_tokens(self, configured: Iterable[int] = ()) -> frozenset[int]:
         """Tokens that end an answer: those configured, the tokenizer's, and the template's own."""
@@ -187,7 +296,23 @@ class ChatTemplate:
         first = self.tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
         return frozenset(ends | (set(first) & set(self.tokenizer.all_special_ids)))
 
-    def _head(self, messages: Sequence[Message]) -> Transcript:
+    def _thinking_aloud(self, before: Sequence[Message], said: Said, spans: Spans) -> Transcript:
+        """A turn with its thinking, behind the generation prompt, as the model would sample it."""
+        head = self._render(before, answer=True, thinks=True)
+        usual = ("<think>\n", "\n</think>\n\n")
+        opening, closing = self._thinking_frame or written_in(self.source) or usual
+        begun = head.text + ("" if ends_open(head.text, self._delimiters) else opening)
+        thought = begun + said.thinking
+        text = thought + closing + said.answer
+        parts = (len(begun), len(thought)), (len(text) - len(said.answer), len(text))
+        ids, offsets = self._tokens.tokens(Rendered(text, (*head.contents, *parts)))
+        (start, stop), (_, end) = (content_tokens(span, text, offsets) for span in parts)
+        if spans == "both":
+            stop = max(stop, end)
+        number = sum(message.speaker == "assistant" for message in before)
+        return Transcript(tuple(ids), (Turn(number, start, stop),) if stop > start else ())
+
+    def _head(self, messages: Sequence[Message], spans: Spans = "answer") -> Transcript:
         """Tokens before an answer that is to be sampled, a given beginning of it included."""
         if not messages or messages[-1].speaker != "assistant":
             return self._spans(self._render(messages, answer=True), messages)
@@ -197,86 +322,35 @@ class ChatTemplate:
         if last.token_ids is None:
             return self._spans(self._render(messages, answer=False).unended, messages)
         before = self._head(messages[:-1])
+        thought = 0 if spans == "both" else self.answer_start(last.token_ids)
         start = len(before.token_ids)
-        number = sum(m.speaker == "assistant" for m in messages[:-1])
-        turn = Turn(number, start, start + len(last.token_ids))
-        turns = (*before.turns, turn) if last.token_ids else before.turns
+        parts = {
+            "answer": (start + thought, start + len(last.token_ids)),
+            "thinking": (start, start + thought),
+            "both": (start, start + len(last.token_ids)),
+        }
+        turn = Turn(sum(m.speaker == "assistant" for m in messages[:-1]), *parts[spans])
+        turns = (*before.turns, turn) if turn.stop > turn.start else before.turns
         return Transcript(before.token_ids + last.token_ids, turns)
 
     def _spans(self, rendered: Rendered, messages: Sequence[Message]) -> Transcript:
-        token_ids, offsets = self._tokens(rendered)
+        token_ids, offsets = self._tokens.tokens(rendered)
         spans = [
             span
             for span, message in zip(rendered.contents, self._adapted(messages), strict=True)
             if message.speaker == "assistant"
         ]
         turns = [
-            _turn(number, span, rendered.text, offsets)
+            Turn(number, *content_tokens(span, rendered.text, offsets))
             for number, span in enumerate(spans)
             if span is not None
         ]
         return Transcript(tuple(token_ids), tuple(t for t in turns if t.stop > t.start))
 
-    def _tokens(self, rendered: Rendered) -> tuple[list[int], list[tuple[int, int]]]:
-        """The tokens, and the characters that each stands for.
-
-        Control tokens are the template's to set. Where a message spells one, `<|im_end|>` say, it
-        is read as the characters that it is: else anybody could end a turn and begin another's.
-        """
-        # The template has put the beginning-of-text token; the tokenizer must not put another.
-        encoded = self.tokenizer(
-            rendered.text, add_special_tokens=False, return_offsets_mapping=True
-        )
-        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
-        added = [n for n, token in enumerate(ids) if token in self._added]
-        forged = {n for n in added if _is_within(offsets[n], rendered)}
-        set_by_template = {ids[n] for n in added if n not in forged}
-        forged = {n for n in forged if self._added[ids[n]] or ids[n] in set_by_template}
-        for n in sorted(forged, reverse=True):
-            start, stop = offsets[n]
-            spelled = self._spelled(rendered.text[start:stop], ids[n])
-            ids[n : n + 1], offsets[n : n + 1] = spelled, [offsets[n]] * len(spelled)
-        return ids, offsets
-
-    @cached_property
-    def _added(self) -> dict[int, bool]:
-        """Tokens that text is cut at before all else, and whether they are marked as special."""
-        special = set(self.tokenizer.all_special_ids)
-        added = self.tokenizer.added_tokens_decoder
-        return {n: bool(token.special) or n in special for n, token in added.items()}
-
-    def _spelled(self, text: str, token: int) -> list[int]:
-        """The text of a control token as ordinary tokens."""
-        for pieces in ([text], [text[:1], text[1:]]):  # what is not marked as special must be cut
-            ids = [n for piece in pieces for n in self._plain_ids(piece)]
-            if token not in ids:
-                return ids
-        raise ChatTemplateError(
-            f"a message holds the control token {text!r}, which cannot be spelled by other tokens; "
-            "take it out of the message"
-        )
-
-    def _plain_ids(self, text: str) -> list[int]:
-        """Tokens of a text inside another, special ones spelled."""
-        # Some tokenizers put a space before whatever comes first: here, before the new line.
-        first, both = (
-            list(
-                self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
-            )
-            for piece in ("\n", "\n" + text)
-        )
-        if both[: len(first)] == first:
-            return both[len(first) :]
-        return list(
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        )
-
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages in the form that the template accepts."""
         plain = [
-            Message(
-                m.speaker, _THINKING.sub("", m.content) if m.speaker == "assistant" else m.content
-            )
+            Message(m.speaker, self.said(m).answer if m.speaker == "assistant" else m.content)
             for m in messages
         ]
         if not plain or plain[0].speaker != "system" or self.supports_system:
@@ -287,11 +361,13 @@ class ChatTemplate:
             )
         return [Message("user", f"{plain[0].content}\n\n{plain[1].content}"), *plain[2:]]
 
-    def _render(self, messages: Sequence[Message], *, answer: bool) -> Rendered:
+    def _render(
+        self, messages: Sequence[Message], *, answer: bool, thinks: bool = False
+    ) -> Rendered:
         """The text of a conversation, with each message's span in it."""
         adapted = self._adapted(messages)
         try:
-            return self._located(adapted, answer)
+            return self._located(adapted, answer, thinks=thinks)
         except ChatTemplateError:
             if not (adapted[0].speaker == "system" and adapted[-1].speaker == "assistant"):
                 raise
@@ -300,11 +376,13 @@ class ChatTemplate:
                 raise
             return rendered
 
-    def _located(self, messages: Sequence[Message], answer: bool) -> Rendered:
-        true = self._apply(messages, answer)
+    def _located(
+        self, messages: Sequence[Message], answer: bool, *, thinks: bool = False
+    ) -> Rendered:
+        true = self._apply(messages, answer, thinks=thinks)
         marks = marked([message.speaker for message in messages])
         try:
-            return locate(true, self._apply(marks, answer), messages)
+            return locate(true, self._apply(marks, answer, thinks=thinks), messages)
         except ChatTemplateError:
             if all(message.content.strip() for message in messages):
                 raise
@@ -313,7 +391,7 @@ class ChatTemplate:
             m if message.content.strip() else message
             for m, message in zip(marks, messages, strict=True)
         ]
-        return locate(true, self._apply(marks, answer), messages)
+        return locate(true, self._apply(marks, answer, thinks=thinks), messages)
 
     def _answering_last_user(self, messages: Sequence[Message]) -> Rendered | None:
         """A conversation whose system prompt the template shows only while a user speaks last.
@@ -333,9 +411,9 @@ class ChatTemplate:
         shifted = None if span is None else (span[0] + moved, span[1] + moved)
         return Rendered(head.text + bare.text[len(bare_head.text) :], (*head.contents, shifted))
 
-    def _apply(self, messages: Sequence[Message], answer: bool) -> str:
+    def _apply(self, messages: Sequence[Message], answer: bool, *, thinks: bool = False) -> str:
         try:
-            return self._write(messages, answer, in_parts=self._takes_parts)
+            return self._write(messages, answer, in_parts=self._takes_parts, thinks=thinks)
         except Exception as error:
             raise ChatTemplateError(
                 f"the chat template refuses this conversation: {error}"
@@ -352,48 +430,36 @@ class ChatTemplate:
                     return in_parts
         return False
 
-    def _write(self, messages: Sequence[Message], answer: bool, *, in_parts: bool) -> str:
-        contents: list[Any] = [message.content for message in messages]
-        if in_parts:
-            contents = [[{"type": "text", "text": content}] for content in contents]
+    def _write(
+        self, messages: Sequence[Message], answer: bool, *, in_parts: bool, thinks: bool = False
+    ) -> str:
+        """The template's text. Thinking of messages is given to it in every form that is usual."""
+        arguments = self.arguments
+        if thinks:
+            arguments = {**arguments, "enable_thinking": True, "thinking": True}
         return str(
             self.tokenizer.apply_chat_template(
-                [
-                    {"role": message.speaker, "content": content}
-                    for message, content in zip(messages, contents, strict=True)
-                ],
+                [_as_template_takes(message, in_parts) for message in messages],
                 chat_template=self.source,
                 tokenize=False,
                 add_generation_prompt=answer,
-                **self.arguments,
+                **arguments,
             )
         )
 
 
-def _is_within(token: tuple[int, int], rendered: Rendered) -> bool:
-    """Whether a token's characters, but for white space around them, belong to a message."""
-    start, stop = token
-    written = rendered.text[start:stop]
-    start, stop = stop - len(written.lstrip()), start + len(written.rstrip())
-    return any(span and span[0] <= start < stop <= span[1] for span in rendered.contents)
+def _mirrored(closing: str) -> str:
+    """The opening tag that belongs to a closing one."""
+    return closing.replace("/", "", 1)
 
 
-def _turn(
-    number: int, span: tuple[int, int], text: str, offsets: Sequence[tuple[int, int]]
-) -> Turn:
-    """The tokens of a message's text, those included that hold white space around it as well.
-
-    Where a header ends with a space, as in `ASSISTANT: `, many tokenizers make one token of it and
-    the first word: the very token that a model samples after `ASSISTANT:`.
-    """
-    start, stop = span
-
-    def is_content(token: tuple[int, int]) -> bool:
-        first, last = max(token[0], start), min(token[1], stop)
-        if first >= last:
-            return False
-        around = text[token[0] : first] + text[last : token[1]]
-        return not around or (not around.strip() and bool(text[first:last].strip()))
-
-    inside = [index for index, token in enumerate(offsets) if is_content(token)]
-    return Turn(number, inside[0], inside[-1] + 1) if inside else Turn(number, 0, 0)
+def _as_template_takes(message: Message, in_parts: bool) -> dict[str, Any]:
+    content: Any = message.content
+    if in_parts:
+        content = [{"type": "text", "text": content}]
+        if message.thinking:
+            content.insert(0, {"type": "thinking", "thinking": message.thinking})
+    thinking = {}
+    if message.thinking:
+        thinking = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.thinking)
+    return {"role": message.speaker, "content": content, **thinking}

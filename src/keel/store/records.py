@@ -3,7 +3,8 @@
 NaN and Inf, which JSON does not know, are the strings `nan`, `inf` and `-inf`. Records are read by
 pydantic, strictly: an unknown key or a value of another type is an error. The dataclasses know
 nothing of it. A field that was renamed keeps its key on disk by `field(metadata={"key": "old"})`;
-that is all there is to do.
+that is all there is to do. A field that was added to what is hashed says `{"sparse": True}`: at its
+default it is left out, so that hashes of before hold.
 """
 
 from __future__ import annotations
@@ -110,8 +111,22 @@ def record_keys(kind: type) -> dict[str, str]:
 
 def _parts(value: Any) -> dict[str, Any]:
     """The fields of a dataclass by key."""
-    names = record_keys(type(value))  # type: ignore[arg-type]
-    return {key: getattr(value, name) for key, name in names.items()}
+    names, sparse = record_keys(type(value)), _sparse(type(value))  # type: ignore[arg-type]
+    parts = {key: getattr(value, name) for key, name in names.items()}
+    for key, default in sparse.items():
+        if parts[key] == default:
+            del parts[key]
+    return parts
+
+
+@cache
+def _sparse(kind: type) -> dict[str, Any]:
+    """Keys that are left out where the value is the default, with it."""
+    return {
+        field.metadata.get("key", field.name): field.default
+        for field in fields(kind)
+        if field.metadata.get("sparse")
+    }
 
 
 def _make(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from keel.errors import UsageError
@@ -23,6 +23,8 @@ class Message:
     content: str
     token_ids: tuple[int, ...] | None = None
     """The tokens as sampled, where they are known: re-tokenising text can differ."""
+    thinking: str = field(default="", metadata={"sparse": True})
+    """What the assistant thought before it answered, where that was kept apart."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""Makes tokens of a rendered conversation, and says which are a message's. Knows no templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from keel.engines.rendering import Rendered
+from keel.errors import ChatTemplateError
+
+
+class RenderedTokens:
+    """A tokenizer for which control tokens are such only where the template set them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def tokens(self, rendered: Rendered) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens, and the characters that each stands for.
+
+        Control tokens are the template's to set. Where a message spells one, `<|im_end|>` say, it
+        is read as the characters that it is: else anybody could end a turn and begin another's.
+        """
+        # The template has put the beginning-of-text token; the tokenizer must not put another.
+        encoded = self._tokenizer(
+            rendered.text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        added = [n for n, token in enumerate(ids) if token in self._added]
+        forged = {n for n in added if _is_within(offsets[n], rendered)}
+        set_by_template = {ids[n] for n in added if n not in forged}
+        forged = {n for n in forged if self._added[ids[n]] or ids[n] in set_by_template}
+        for n in sorted(forged, reverse=True):
+            start, stop = offsets[n]
+            spelled = self._spelled(rendered.text[start:stop], ids[n])
+            ids[n : n + 1], offsets[n : n + 1] = spelled, [offsets[n]] * len(spelled)
+        return ids, offsets
+
+    @cached_property
+    def _added(self) -> dict[int, bool]:
+        """Tokens that text is cut at before all else, and whether they are marked as special."""
+        special = set(self._tokenizer.all_special_ids)
+        added = self._tokenizer.added_tokens_decoder
+        return {n: bool(token.special) or n in special for n, token in added.items()}
+
+    def _spelled(self, text: str, token: int) -> list[int]:
+        """The text of a control token as ordinary tokens."""
+        for pieces in ([text], [text[:1], text[1:]]):  # what is not marked as special must be cut
+            ids = [n for piece in pieces for n in self._plain_ids(piece)]
+            if token not in ids:
+                return ids
+        raise ChatTemplateError(
+            f"a message holds the control token {text!r}, which cannot be spelled by other tokens; "
+            "take it out of the message"
+        )
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """Tokens of a text inside another, special ones spelled."""
+        # Some tokenizers put a space before whatever comes first: here, before the new line.
+        first, both = (
+            list(
+                self._tokenizer(
+                    piece, add_special_tokens=False, split_special_tokens=True
+                ).input_ids
+            )
+            for piece in ("\n", "\n" + text)
+        )
+        if both[: len(first)] == first:
+            return both[len(first) :]
+        return list(
+            self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        )
+
+
+def _is_within(token: tuple[int, int], rendered: Rendered) -> bool:
+    """Whether a token's characters, but for white space around them, belong to a message."""
+    start, stop = token
+    written = rendered.text[start:stop]
+    start, stop = stop - len(written.lstrip()), start + len(written.rstrip())
+    return any(span and span[0] <= start < stop <= span[1] for span in rendered.contents)
+
+
+def content_tokens(
+    span: tuple[int, int], text: str, offsets: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """From which token to which (not included) a message's text goes; (0, 0) where it has none.
+
+    Included are tokens that hold white space around the text as well. Where a header ends with a
+    space, as in `ASSISTANT: `, many tokenizers make one token of it and the first word: the very
+    token that a model samples after `ASSISTANT:`.
+    """
+    start, stop = span
+
+    def is_content(token: tuple[int, int]) -> bool:
+        first, last = max(token[0], start), min(token[1], stop)
+        if first >= last:
+            return False
+        around = text[token[0] : first] + text[last : token[1]]
+        return not around or (not around.strip() and bool(text[first:last].strip()))
+
+    inside = [index for index, token in enumerate(offsets) if is_content(token)]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
