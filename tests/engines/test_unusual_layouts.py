@@ -1,14 +1,17 @@
 """Models whose parts hang together in another way than in most are read all the same."""
 
+import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel
 
-from keel.engines import Recording
+from keel.engines import Probe, Recording
 from keel.engines.transformers import TransformersEngine
+from keel.errors import ModelLayoutError
 from keel.geometry import unit
+from keel.steering import StreamSums
 from keel.testing import tiny_model, tiny_tokenizer
 from keel.types import Floor
-from tests.engines.small import V, prompts
+from tests.engines.small import V, answers, prompts
 
 CONVERSATION = prompts()[1].conversation.with_reply("the sea is wide")
 
@@ -68,3 +71,43 @@ def test_a_divergence_needs_no_name_of_the_head():
     ]
     assert divergences[0] > 0.001
     assert abs(divergences[0] - divergences[1]) < 1e-6
+
+
+class Skipped(torch.nn.Module):
+    """A block that the model goes past, as past attention to an image where there is none."""
+
+    def __call__(self, hidden, **_more):
+        return hidden
+
+
+RECORDINGS = {"means": Recording(means=True), "a probe there": Recording(probes=(Probe(2, V),))}
+
+
+def engine_past_a_block() -> TransformersEngine:
+    model = tiny_model("llama")
+    model.model.layers[2] = Skipped()
+    return TransformersEngine(model, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("recording", RECORDINGS.values(), ids=RECORDINGS)
+def test_nothing_is_recorded_of_a_block_that_did_not_run(recording):
+    """Uninitialised memory was: Mllama has blocks that attend to an image only."""
+    made = engine_past_a_block()
+    with pytest.raises(ModelLayoutError, match=r"blocks \[2\] did not run"):
+        answers(made, recording=recording)
+    with pytest.raises(ModelLayoutError, match=r"blocks \[2\] did not run"):
+        list(made.read([CONVERSATION], recording=recording))
+
+
+def test_blocks_that_did_run_are_recorded_beside_those_that_did_not():
+    made, recording = engine_past_a_block(), Recording(probes=(Probe(1, V),))
+    assert all(c.projections_TK.abs().min() > 0 for c in answers(made, recording=recording))
+    (reading,) = made.read([CONVERSATION], recording=recording)
+    assert reading.turns[0].projections_TK.abs().min() > 0
+
+
+def test_sums_of_a_layer_that_was_not_put_are_no_numbers():
+    sums = StreamSums(2, 1, 4, torch.device("cpu"))
+    sums.put(0, torch.ones(1, 4))
+    sums.add_latest(torch.ones(1))
+    assert sums.sums_LBD.isnan().any(-1).tolist() == [[False], [True]]

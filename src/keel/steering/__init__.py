@@ -1,7 +1,7 @@
 """Interventions as values, and the contexts that apply them to a torch model and record it."""
 
 from keel.steering.apply import Firing, Steering, check_reached, steered
-from keel.steering.blocks import Decoder, find_decoder
+from keel.steering.blocks import Decoder, check_ran, find_decoder
 from keel.steering.interventions import Ablation, Addition, Ceiling, in_order
 from keel.steering.passes import PassTokens
 from keel.steering.recording import Probe, StreamRecord, StreamSums, recorded
@@ -21,6 +21,7 @@ __all__ = [
     "StreamLayout",
     "StreamRecord",
     "StreamSums",
+    "check_ran",
     "check_reached",
     "find_decoder",
     "in_order",

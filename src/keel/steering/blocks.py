@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,20 @@ def check_fits(decoder: Decoder, layer: int, direction: Tensor, kind: str) -> No
         raise UsageError(
             f"{kind} at layer {layer} has a direction of {width} numbers, but the model's residual "
             f"stream has {decoder.hidden_size}: another model's?"
+        )
+
+
+def check_ran(silent: Iterable[int]) -> None:
+    """Refuse to record where blocks gave nothing; `silent` are the layers that did not run.
+
+    Raises ModelLayoutError, since what stands there in memory is no activation.
+    """
+    layers = sorted(silent)
+    if layers:
+        raise ModelLayoutError(
+            f"blocks {layers} did not run in a forward pass on text (attention to an image?), so "
+            "nothing can be recorded there; record probes at other layers, or pass the blocks that "
+            "do run as blocks=[...]"
         )
 
 

@@ -262,7 +262,8 @@ class StreamSums:
         """
         if self.latest_LBD is None:
             shape = (len(self.sums_LBD), *hidden_BD.shape)
-            self.latest_LBD = torch.empty(shape, dtype=hidden_BD.dtype, device=self.sums_LBD.device)
+            device = self.sums_LBD.device
+            self.latest_LBD = torch.full(shape, torch.nan, dtype=hidden_BD.dtype, device=device)
         self.latest_LBD[layer].copy_(hidden_BD)
 
     def add_latest(self, weight_B: Float[Tensor, " row"]) -> None:

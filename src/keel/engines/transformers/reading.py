@@ -23,6 +23,7 @@ from keel.steering import (
     Intervention,
     PassTokens,
     Steering,
+    check_ran,
     check_reached,
 )
 from keel.types import Activations
@@ -172,6 +173,8 @@ class _Reader:
         kept = len(self.spans) if recording.means else 0
         self.means_NLD = torch.zeros(kept, layers, hidden)
         self.norms_NL = torch.zeros(kept, layers)
+        self.silent: set[int] = set()
+        """Layers to record that have not run yet."""
         self.projections_BTK = torch.zeros(*batch.ids_BT.shape, len(recording.probes))
 
     def attach(self, stack: ExitStack) -> None:
@@ -183,11 +186,13 @@ class _Reader:
         for layer in needed:
             block = self.decoder.blocks[layer]
             stack.callback(block.register_forward_hook(self._hook(layer)).remove)
+            self.silent.add(layer)
         if needed and not self.recording.log_likelihood:
             last = self.decoder.blocks[max(needed)]
             stack.callback(last.register_forward_hook(_end_pass).remove)
 
     def readings(self, likelihoods: Sequence[Tensor]) -> list[Reading]:
+        check_ran(self.silent)
         by_row: list[list[TurnRecord]] = [[] for _ in self.batch.transcripts]
         for number, (row, turn, start, stop) in enumerate(self.spans):
             activations = None
@@ -219,6 +224,7 @@ class _Reader:
         columns = [k for k, p in enumerate(self.recording.probes) if p.layer == layer]
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
+            self.silent.discard(layer)
             hidden_BTD = self.decoder.layout.stream_in(output).float()
             if self.recording.means:
                 self._average(layer, hidden_BTD)

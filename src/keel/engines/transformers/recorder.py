@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from keel.engines.protocol import Recording
-from keel.steering import Decoder, Probe, StreamSums
+from keel.steering import Decoder, Probe, StreamSums, check_ran
 from keel.types import Activations
 
 
@@ -41,6 +41,8 @@ class ResponseRecorder:
         self.counts = [0] * rows
         self.projections_BTK = torch.zeros(rows, max_tokens, len(recording.probes), device=device)
         self.steps = 0
+        self.silent: set[int] = set()
+        """Layers to record that have not run yet."""
 
     @property
     def records(self) -> bool:
@@ -54,9 +56,14 @@ class ResponseRecorder:
             if self.recording.means or probes:
                 hook = self._hook(layer, probes)
                 stack.callback(block.register_forward_hook(hook).remove)
+                self.silent.add(layer)
 
     def commit(self, content: Sequence[bool]) -> None:
-        """Count the step just run for those current rows whose token was content."""
+        """Count the step just run for those current rows whose token was content.
+
+        Raises ModelLayoutError where a layer that is recorded did not run.
+        """
+        check_ran(self.silent)
         for row, is_content in zip(self.rows, content, strict=True):
             self.counts[row] += is_content
         self.steps += 1
@@ -85,6 +92,7 @@ class ResponseRecorder:
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
             if not self.is_on:
                 return
+            self.silent.discard(layer)
             hidden_BD = self.decoder.layout.stream_in(output)[:, -1]
             if self.recording.means:
                 self.sums.put(layer, hidden_BD)
