@@ -324,6 +324,11 @@ def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
     [
         ([torch.zeros(2, HIDDEN)], "returned list, expected a tensor or"),
         ((torch.zeros(2, HIDDEN),) * 3, "returned tuple, expected a tensor or"),
+        (
+            torch.zeros(4, 2, HIDDEN),
+            "returned 3 axes .*several are held by the transformers engine",
+        ),
+        ((torch.zeros(2, HIDDEN), (None,)), "returned a tuple as its second output"),
         (torch.zeros(2, 8), r"last width 8, expected \[token, 16\]"),
         (torch.zeros(2, 2, HIDDEN), "returned 3 axes"),
     ],

@@ -260,7 +260,13 @@ def _parts(output: Any, width: int) -> tuple[Tensor, Tensor | None]:
     if hidden.shape[-1] != width or hidden.ndim != 2:
         raise ModelLayoutError(
             f"a decoder layer returned {hidden.ndim} axes of last width {hidden.shape[-1]}, "
-            f"expected [token, {width}]"
+            f"expected [token, {width}]: one residual stream; models with several are held by the "
+            "transformers engine, not under vLLM"
+        )
+    if second is not None and not isinstance(second, Tensor):
+        raise ModelLayoutError(
+            f"a decoder layer returned a {type(second).__name__} as its second output, expected "
+            "the residual: a tensor or None"
         )
     return hidden, second
 
