@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from keel.drift import read_drift, replay
+from keel.drift import read_drift, read_thinking, replay
 from keel.engines.transformers import TransformersEngine
 from keel.testing import tiny_model, tiny_tokenizer
 from keel.types import AssistantAxis, Conversation, Floor, Floors, Message, Sampling
@@ -73,3 +73,26 @@ def test_a_padded_batch_reads_as_each_conversation_does_alone(engine, axis):
         assert one.turns[0].token_projections == pytest.approx(
             other.turns[0].token_projections, abs=1e-4
         )
+
+
+def test_thinking_is_a_path_of_its_own_beside_the_answers(engine, axis):
+    """Answers project as if nothing had been thought; thinking is read where it stood."""
+    thoughts = ("well, well", "", "so so")
+    answers = ("good day", "yes", "very well")
+    asked = [Message("user", "hello") for _ in answers]
+    plain = [Message("assistant", a) for a in answers]
+    written = [
+        Message("assistant", f"{t}</think>{a}" if t else a)
+        for t, a in zip(thoughts, answers, strict=True)
+    ]
+    bare, thinking = (
+        Conversation(tuple(m for pair in zip(asked, given, strict=True) for m in pair), "talk")
+        for given in (plain, written)
+    )
+    (answered,), (expected,) = (list(read_drift(engine, [t], axis)) for t in (thinking, bare))
+    for turn, other in zip(answered.turns, expected.turns, strict=True):
+        assert turn.projection == pytest.approx(other.projection)
+    (path,) = read_thinking(engine, [thinking], axis)
+    assert path.conversation_id == "talk (thinking)"
+    assert [(turn.turn, turn.text) for turn in path.turns] == [(0, "well, well"), (2, "so so")]
+    assert path.unread == (1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from keel.drift.gauge import Gauge
 from keel.engines import Engine, Reading
@@ -39,6 +40,44 @@ def read_drift(
         conversations, recording=gauge.recording, interventions=tuple(interventions)
     )
     return _in_order(readings, conversations, gauge)
+
+
+def read_thinking(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    axis: AssistantAxis,
+    *,
+    layer: int | None = None,
+    floors: Floors | None = None,
+) -> Iterator[DriftReading]:
+    """Projections of what was thought in each conversation's turns, as paths of their own.
+
+    Each turn's thinking is read behind the messages before it, without the thinking of earlier
+    turns, as templates show it. Turns without thinking are `unread`; a path's id ends with
+    `(thinking)`.
+    """
+    gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
+    recording = replace(gauge.recording, spans="thinking")
+    for conversation in conversations:
+        until = [n for n, m in enumerate(conversation.messages) if m.speaker == "assistant"]
+        begun = [Conversation(conversation.messages[: n + 1], conversation.id) for n in until]
+        thoughts = [engine.template.said(part.messages[-1]).thinking for part in begun]
+        turns = [number for number, thought in enumerate(thoughts) if thought]
+        readings: dict[int, TurnReading] = {}
+        for reading in engine.read([begun[turn] for turn in turns], recording=recording):
+            turn = turns[reading.index]
+            for record in reading.turns:
+                assert record.projections_TK is not None, "the engine recorded no projections"
+                read = gauge.reading(turn, record.projections_TK, thoughts[turn])
+                if read is not None:
+                    readings[turn] = read
+        yield DriftReading(
+            f"{conversation.id} (thinking)",
+            gauge.layer,
+            tuple(readings[turn] for turn in sorted(readings)),
+            gauge.floor,
+            tuple(turn for turn in range(len(begun)) if turn not in readings),
+        )
 
 
 def _in_order(

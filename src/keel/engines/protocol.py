@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from keel.engines.chat_template import ChatTemplate
+from keel.engines.chat_template import ChatTemplate, Spans
 from keel.engines.results import Completion, Divergence, Reading, Results
 from keel.steering import Intervention, Probe
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
@@ -30,6 +30,8 @@ class Recording:
     """Per-token projections, one column each."""
     log_likelihood: bool = False
     """Log-likelihood of each content token given what stands before it (`read` only)."""
+    spans: Spans = "answer"
+    """Which of a turn's tokens count (`read` only): see `ChatTemplate.transcript`."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from keel.calibrate import calibrate_floors, choose_rollouts
-from keel.drift import read_drift, replay
+from keel.drift import read_drift, read_thinking, replay
 from keel.engines import Engine
 from keel.errors import MissingArtifactError, ModelMismatchError
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
@@ -85,10 +85,16 @@ def drift(
     floors = floors_of(run, settings.setting)
     layer = drift_layer(run.axis, floors) if settings.layer is None else settings.layer
     readings = []
-    for reading in read_drift(engine, conversations, run.axis, layer=layer, floors=floors):
-        folder.save_drift(reading)
-        readings.append(reading)
-        on_progress("reading conversations", len(readings), len(conversations))
+    chosen: list[Callable[..., Iterator[DriftReading]]] = []
+    if settings.spans != "thinking":
+        chosen.append(read_drift)
+    if settings.spans != "answer":
+        chosen.append(read_thinking)
+    for read in chosen:
+        for reading in read(engine, conversations, run.axis, layer=layer, floors=floors):
+            folder.save_drift(reading)
+            readings.append(reading)
+            on_progress("reading conversations", len(readings), len(chosen) * len(conversations))
     return readings
 
 

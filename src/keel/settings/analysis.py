@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from keel.errors import UsageError
 from keel.settings.extract import Sampling
@@ -33,6 +33,9 @@ class DriftSettings:
     """Which of the run's settings is shown, and caps in a replay; else its default."""
     layer: Annotated[int | None, Flag("--layer", least=0)] = None
     """Layer to read at; else the axis' own, or the capped layer nearest to it."""
+    spans: Annotated[Literal["answer", "thinking", "both"], Flag("--spans")] = "answer"
+    """What is read of given turns: the answers, as if nothing had been thought before them; the
+    thinking, each turn's where it stood; or both, as two paths."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
     """Of a replay's answers."""
     seed: Annotated[int, Flag("--seed")] = 0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from keel.engines.chat_template import ChatTemplate
+from keel.engines.chat_template import ChatTemplate, Spans
 from keel.engines.context import check_context, context_tokens
 from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
@@ -157,7 +157,7 @@ class TransformersEngine:
         interventions: Sequence[Intervention],
     ) -> Generator[Reading, None, Firing | None]:
         firing: Firing | None = None
-        for batch, indices in self._padded_batches(conversations):
+        for batch, indices in self._padded_batches(conversations, recording.spans):
             with self._steering(interventions) as steering:
                 readings = read_batch(self.model, self.decoder, batch, recording, steering)
                 if steering is not None:
@@ -173,9 +173,9 @@ class TransformersEngine:
         return steered(self.model, interventions, blocks=self.blocks)
 
     def _padded_batches(
-        self, conversations: Sequence[Conversation]
+        self, conversations: Sequence[Conversation], spans: Spans = "answer"
     ) -> Iterator[tuple[PaddedBatch, tuple[int, ...]]]:
-        transcripts = [self.template.transcript(c) for c in conversations]
+        transcripts = [self.template.transcript(c, spans) for c in conversations]
         lengths = [len(t.token_ids) for t in transcripts]
         check_context(
             [(c.id, n) for c, n in zip(conversations, lengths, strict=True)], self.context_tokens

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.engines.catalogue import adapter_base, locate, weights_fingerprint
-from keel.engines.chat_template import ChatTemplate, Transcript
+from keel.engines.chat_template import ChatTemplate, Spans, Transcript
 from keel.engines.context import check_context
 from keel.engines.decoding import check_recordable, cut_at_stop
 from keel.engines.protocol import Batch, Recording
@@ -213,7 +213,7 @@ class VllmEngine:
         interventions: Sequence[Intervention] = (),
     ) -> Generator[Reading, None, Firing | None]:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
-        transcripts = [self._transcript(c) for c in conversations]
+        transcripts = [self._transcript(c, recording.spans) for c in conversations]
         requests = [
             _reading_request(
                 index, transcript, is_summed=recording.means, is_scored=recording.log_likelihood
@@ -256,9 +256,9 @@ class VllmEngine:
         self.engine_calls.close()
         self.llm.llm_engine.engine_core.shutdown()
 
-    def _transcript(self, conversation: Conversation) -> Transcript:
+    def _transcript(self, conversation: Conversation, spans: Spans = "answer") -> Transcript:
         """A conversation's tokens. Raises ContextLengthError where they do not fit."""
-        transcript = self.template.transcript(conversation)
+        transcript = self.template.transcript(conversation, spans)
         check_context([(conversation.id, len(transcript.token_ids))], self.context_tokens)
         return transcript
 
