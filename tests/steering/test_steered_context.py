@@ -158,6 +158,14 @@ def test_tokens_that_pass_a_layer_unseen_are_reported(model):
         logits(model)
 
 
+def test_a_block_that_runs_twice_in_a_pass_is_named_a_loop(model):
+    block = model.model.layers[1]
+    model.model.layers[2].forward = lambda hidden, **more: block(hidden, **more)
+    message = "saw 18 of 9 tokens; the block runs more than once"
+    with pytest.raises(NotAppliedError, match=message), steered(model, FLOORS[:1]):
+        logits(model)
+
+
 def test_streams_that_the_config_does_not_name_are_refused(model):
     class Streams(torch.nn.Module):
         def forward(self, hidden, **_):

@@ -265,9 +265,14 @@ class _Tally:
         least = passed - (self.running or 0)
         for number, layer in self.layers.items():
             if not least <= int(layer.seen) <= passed:
+                cause = (
+                    "the block runs more than once in a pass (a looped model?)"
+                    if int(layer.seen) > passed
+                    else "something runs the model past its hooks"
+                )
                 raise NotAppliedError(
                     f"interventions at layer {number} saw {int(layer.seen)} of {passed} tokens; "
-                    "something runs the model past its hooks: do not trust these outputs"
+                    f"{cause}: do not trust these outputs"
                 )
 
 
