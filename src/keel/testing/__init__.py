@@ -2,6 +2,7 @@
 
 from keel.testing.fake_engine import FakeEngine, Reply, echo, scripted
 from keel.testing.planted import PlantedStream
+from keel.testing.shrinking import model_types, shrunken_config, shrunken_model
 from keel.testing.tiny_models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 
 __all__ = [
@@ -10,8 +11,11 @@ __all__ = [
     "PlantedStream",
     "Reply",
     "echo",
+    "model_types",
     "save_tiny_model",
     "scripted",
+    "shrunken_config",
+    "shrunken_model",
     "tiny_model",
     "tiny_tokenizer",
 ]
