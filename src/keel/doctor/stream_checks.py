@@ -57,12 +57,14 @@ def check_stream(subject: Subject) -> str:
     if states is None:
         raise CheckSkippedError("the model gives no hidden states to compare with")
     streams = subject.streams(subject.ids_BT)
-    # The last entry of hidden_states is taken after the final norm.
-    layers = [layer for layer in sorted(streams) if layer + 1 < len(states) - 1]
     if len(states) != len(subject.engine.decoder.blocks) + 1:
         raise CheckSkippedError(
             f"the model gives {len(states)} hidden states, in an order of its own"
         )
+    # The last entry of hidden_states is taken after the final norm.
+    layers = [layer for layer in sorted(streams) if layer + 1 < len(states) - 1]
+    if any(states[layer + 1][0].shape != streams[layer].shape for layer in layers):
+        raise CheckSkippedError("the model gives hidden states of another shape than its stream")
     for layer in layers:
         check_close(
             streams[layer],

@@ -1,7 +1,8 @@
 """A model under examination: the engine on it, and plain passes that everything is held against.
 
-A plain pass has no cache, no padding and no code of Keel's in it: equation 1 is written out here
-once more, in a hook of its own, so that the two cannot be wrong together.
+A plain pass has no cache, no padding and no hook of Keel's in it: equation 1 is written out here
+once more, in a hook of its own, so that the two cannot be wrong together. Shared is only where the
+stream lies in what a block returns.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keel.doctor.findings import CheckFailedError
 from keel.engines import ChatTemplate, Completion, Recording
 from keel.engines.transformers import TransformersEngine
 from keel.steering import Intervention
@@ -101,10 +101,11 @@ class Subject:
     def streams(self, ids_BT: Tensor) -> dict[int, Tensor]:
         """The residual stream [token, hidden] behind each block that a plain pass runs."""
         streams: dict[int, Tensor] = {}
+        layout = self.engine.decoder.layout
 
         def keep(layer: int) -> Callable[..., None]:
             def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-                streams[layer] = _first(output)[0].detach().float()
+                streams[layer] = layout.stream_in(output)[0].detach().float()
 
             return hook
 
@@ -117,16 +118,17 @@ class Subject:
     @contextmanager
     def held_by_hand(self, where: Positions | None = None) -> Iterator[None]:
         """Equation 1, h + max(τ − ⟨h, v⟩, 0)·v, written plainly at each floor's block."""
+        layout = self.engine.decoder.layout
 
         def hold(floor: Floor) -> Callable[..., Any]:
             def hook(_block: nn.Module, _args: Any, output: Any) -> Any:
-                hidden = _first(output)
+                hidden = layout.stream_in(output)
                 direction = floor.direction.to(hidden.device)
                 lacking = (floor.value - hidden.float() @ direction).clamp_min(0)
                 if where is not None:
                     lacking = lacking * where(hidden.shape[1]).to(hidden.device)
                 held = (hidden.float() + lacking[..., None] * direction).to(hidden.dtype)
-                return held if isinstance(output, Tensor) else (held, *output[1:])
+                return layout.put_back(output, held)
 
             return hook
 
@@ -171,11 +173,3 @@ class Subject:
 def asking(text: str) -> Conversation:
     """A conversation of one user message."""
     return Conversation((Message("user", text),))
-
-
-def _first(output: Any) -> Tensor:
-    """The stream in what a block returns: the tensor, or the first of a tuple."""
-    hidden = output if isinstance(output, Tensor) else output[0]
-    if hidden.ndim != 3:
-        raise CheckFailedError(f"a block returned {tuple(hidden.shape)}, expected 3 axes")
-    return hidden
