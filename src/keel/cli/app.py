@@ -13,6 +13,7 @@ from keel.cli import (
     chat,
     compare,
     demo,
+    doctor,
     drift,
     evaluate,
     exchange,
@@ -36,6 +37,7 @@ Examples:
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
     "demo": (demo.demo, demo.EXAMPLES),
+    "doctor": (doctor.doctor, doctor.EXAMPLES),
     "extract": (extract.extract, extract.EXAMPLES),
     "judge": (judge.app, judge.EXAMPLES),
     "calibrate": (calibrate.calibrate, calibrate.EXAMPLES),

@@ -93,6 +93,8 @@ _CHECKS: dict[str, Callable[[Subject], str]] = {
     "answers' borders": template_checks.check_borders,
     "context": template_checks.check_context,
 }
+CHECK_NAMES = tuple(_CHECKS)
+"""Every check by its name, in order."""
 _NEEDED = ("runs by itself", "opens")
 """Where these do not pass, there is nothing to run the others on."""
 

@@ -37,9 +37,7 @@ def check_borders(subject: Subject) -> str:
 
 def check_context(subject: Subject) -> str:
     """How many tokens the model can read."""
-    config = subject.model.config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_seq_len")
-    lengths = [value for name in names if (value := getattr(config, name, None)) is not None]
-    if not lengths:
-        return "the config names no longest conversation"
-    return f"conversations of up to {lengths[0]:,} tokens"
+    context = subject.engine.context_tokens
+    if context is None:
+        return "conversations of any length: nothing bounds its positions"
+    return f"conversations of up to {context:,} tokens; longer ones are refused"

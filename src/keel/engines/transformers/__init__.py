@@ -1,7 +1,7 @@
 """The engine that runs on transformers."""
 
 from keel.engines.transformers.engine import TransformersEngine
-from keel.engines.transformers.loading import load_engine
+from keel.engines.transformers.loading import LoadedModel, load_engine, load_model
 from keel.settings import LoadSettings
 
-__all__ = ["LoadSettings", "TransformersEngine", "load_engine"]
+__all__ = ["LoadSettings", "LoadedModel", "TransformersEngine", "load_engine", "load_model"]

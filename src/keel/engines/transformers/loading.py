@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,34 @@ from keel.settings import LoadSettings
 from keel.words import first_line
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as transformers loads it, with its tokenizer; not yet looked at by Keel."""
+
+    model: Any
+    tokenizer: Any
+    weights_hash: str
+    """Fingerprint of its weight files, an adapter's and its base's together."""
+
+
 def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> TransformersEngine:
     """Load an alias (`smollm2`), a hub id, a local folder or a GGUF file into an engine.
+
+    Raises what `load_model` does, and ModelLayoutError where the engine cannot take the model.
+    """
+    loaded = load_model(model, settings)
+    engine = TransformersEngine(loaded.model, loaded.tokenizer, blocks=settings.blocks)
+    engine.identity = replace(
+        engine.identity,
+        model_id=model,
+        revision=getattr(loaded.model.config, "_commit_hash", None) or "",
+        weights_hash=loaded.weights_hash,
+    )
+    return engine
+
+
+def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedModel:
+    """Load a model and its tokenizer through transformers, on the device that was chosen.
 
     A folder with a LoRA adapter loads its base model, too, and takes the base's tokenizer where it
     has none of its own.
@@ -45,18 +71,12 @@ def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> Transfor
     tokenizer = _load_tokenizer(where, base, arguments)
     if not placing:
         loaded.to(device)
-    engine = TransformersEngine(loaded, tokenizer, blocks=settings.blocks)
-    engine.identity = replace(
-        engine.identity,
-        model_id=model,
-        revision=getattr(loaded.config, "_commit_hash", None) or "",
-        weights_hash=(
-            weights_fingerprint(_folder_of(where, loaded))
-            if base is None
-            else adapted_fingerprint(Path(where), _folder_of(base, loaded))
-        ),
+    weights_hash = (
+        weights_fingerprint(_folder_of(where, loaded))
+        if base is None
+        else adapted_fingerprint(Path(where), _folder_of(base, loaded))
     )
-    return engine
+    return LoadedModel(loaded, tokenizer, weights_hash)
 
 
 def _base_of(model: str, where: str) -> str | None:

@@ -1,0 +1,87 @@
+"""A model's owner reads on one page whether Keel works on it, and scripts read it as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from keel.cli import doctor
+from keel.doctor import CHECK_NAMES
+from keel.testing import save_tiny_model, tiny_model, tiny_tokenizer
+from tests.cli.commands import CPU
+from tests.engines.tiny_gguf import write_tiny_gguf
+
+
+def test_every_check_has_a_sentence_of_its_own():
+    assert tuple(doctor._MEANINGS) == CHECK_NAMES
+
+
+def test_a_sound_model_gets_a_page_that_ends_with_what_to_type_next(keel, model):
+    page = keel("doctor", model, *CPU)
+    assert page.code == 0, page.out
+    assert "LlamaForCausalLM" in page.out
+    assert "model.layers: 4 blocks, a stream of 32 numbers" in page.out
+    assert "conversations of up to 4,096 tokens" in page.out
+    assert "Keel works on this model." in page.out
+    assert f"keel extract {model}" in page.out
+    assert "checking: 1/" in page.err
+
+
+def test_in_json_every_check_stands_with_what_it_means(keel, model):
+    record = keel("doctor", model, *CPU, "--json").json
+    assert record["is_sound"] is True
+    assert [check["name"] for check in record["checks"]] == list(CHECK_NAMES)
+    assert {check["status"] for check in record["checks"]} <= {"passed", "skipped"}
+    assert all(check["text"] and check["meaning"] for check in record["checks"])
+
+
+def test_a_model_on_which_a_check_fails_ends_with_3_and_says_which(keel, tmp_path):
+    """A template that keeps only the last message drops the first answer."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    tokenizer.save_pretrained(tmp_path)
+    page = keel("doctor", tmp_path, *CPU)
+    assert page.code == 3
+    assert "Keel does not work on this model as it is" in page.out
+    record = json.loads(keel("doctor", tmp_path, *CPU, "--json").out)
+    assert record["is_sound"] is False
+
+
+def test_a_model_that_cannot_be_opened_is_told_with_the_remedy(keel, model):
+    page = keel("doctor", model, *CPU, "--blocks", "model.nothing")
+    assert page.code == 3
+    assert "✗ opens" in page.out
+    assert "Not supported; the line says what to do" in page.out
+
+
+def test_what_is_no_model_is_refused_in_one_line(keel, tmp_path):
+    page = keel("doctor", tmp_path / "none.gguf")
+    assert (page.code, page.out) == (3, "")
+    assert "there is no file" in page.err
+
+
+def test_a_gguf_file_is_examined(keel, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEEL_CACHE", str(tmp_path / "cache"))
+    page = keel("doctor", write_tiny_gguf(tmp_path / "tiny.gguf"), *CPU)
+    assert page.code == 0, page.out
+
+
+def test_an_adapters_folder_is_examined_on_its_base(keel, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = save_tiny_model(tmp_path / "base", "llama")
+    model = peft.get_peft_model(
+        tiny_model("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    )
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    model.save_pretrained(tmp_path / "lora")
+    page = keel("doctor", tmp_path / "lora", *CPU)
+    assert page.code == 0, page.out
+
+
+@pytest.mark.real
+def test_the_embedded_model_is_sound(keel):
+    page = keel("doctor", "smollm2", *CPU)
+    assert page.code == 0, page.out
+    assert "conversations of up to 8,192 tokens" in page.out
