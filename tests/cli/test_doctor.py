@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import transformers
 
 from keel.cli import doctor
 from keel.doctor import CHECK_NAMES
@@ -78,6 +79,18 @@ def test_an_adapters_folder_is_examined_on_its_base(keel, tmp_path):
     model.save_pretrained(tmp_path / "lora")
     page = keel("doctor", tmp_path / "lora", *CPU)
     assert page.code == 0, page.out
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma3_text", "mamba", "deepseek_v3", "gpt2"])
+def test_a_folder_without_weights_is_examined_by_its_shape(keel, tmp_path, model_type):
+    """As published: full widths and a vocabulary that only the tokenizer's ids reach into."""
+    transformers.AutoConfig.for_model(model_type, vocab_size=5000).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    page = keel("doctor", tmp_path, "--shape-only")
+    assert page.code == 0, page.out
+    assert "small and with random weights" in page.out
+    assert "5,000 finite logits" in page.out
+    assert "4 blocks, a stream of 64 numbers" in page.out
 
 
 @pytest.mark.real

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from keel.doctor import Check, examine
+from keel.doctor import Check, examine, shrunken_model
 from keel.engines.transformers import TransformersEngine
 from keel.steering import Firing, Steering
 from keel.testing import tiny_model, tiny_tokenizer
@@ -119,3 +119,12 @@ def test_a_template_that_changes_what_is_said_is_refused():
     (check,) = examine(tiny_model("llama"), tokenizer).checks
     assert check.status == "refused"
     assert "chat template" in check.text
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "mamba2", "falcon_mamba"])
+def test_hidden_states_without_an_embedding_are_compared_block_by_block(model_type):
+    """Mamba's first is the output of its first block; sound models failed by it."""
+    check = {c.name: c for c in examine(shrunken_model(model_type), tiny_tokenizer()).checks}[
+        "stream is the model's own"
+    ]
+    assert check.status == "passed", check.text

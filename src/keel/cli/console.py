@@ -16,11 +16,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from keel.settings import OUTPUT, LoadSettings, OpeningSettings
+from keel.settings import OUTPUT, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.engines.transformers import LoadedModel
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -120,14 +119,6 @@ def waiting(message: str) -> Iterator[None]:
 def open_model(model: str, opening: OpeningSettings | None = None) -> Engine:
     """The engine for a model, with a spinner while it loads."""
     return load_engine(model, engine_arguments(opening or OpeningSettings()))
-
-
-def load_unopened(model: str, settings: LoadSettings) -> LoadedModel:
-    """A model of transformers with its tokenizer, with a spinner while they load."""
-    with waiting(f"loading {model}"):
-        from keel.engines.transformers import load_model
-
-        return load_model(model, settings)
 
 
 def load_engine(model: str, arguments: Mapping[str, Any]) -> Engine:

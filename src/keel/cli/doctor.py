@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from keel.cli import console
 from keel.cli.options import Given, takes
-from keel.settings import LoadSettings
+from keel.settings import DoctorSettings
 
 if TYPE_CHECKING:
     from keel.doctor import Check, Examination
@@ -22,6 +22,8 @@ Examples:
     keel doctor ./my-model --blocks model.decoder.layers
 
     keel doctor ./my-model.gguf --json
+
+    keel doctor ./config-and-tokenizer --shape-only
 """
 
 _MEANINGS = {
@@ -58,7 +60,7 @@ _ADVICE = {
 }
 
 
-@takes(LoadSettings())
+@takes(DoctorSettings())
 def doctor(
     model: Annotated[
         str,
@@ -80,22 +82,36 @@ def doctor(
     """
     from keel.doctor import CHECK_NAMES, examine
 
-    settings = given.over(LoadSettings())
-    loaded = console.load_unopened(model, settings)
+    settings = given.over(DoctorSettings())
+    with console.waiting(f"loading {model}"):
+        subject, tokenizer = _loaded(model, settings)
     with console.progress() as progress:
         total, ended = len(CHECK_NAMES), iter(range(1, len(CHECK_NAMES) + 1))
         examination = examine(
-            loaded.model,
-            loaded.tokenizer,
-            blocks=settings.blocks,
+            subject,
+            tokenizer,
+            blocks=settings.load.blocks,
             on_check=lambda _: progress("checking", next(ended), total),
         )
     if json:
         console.print_json(_record(model, examination))
     else:
-        _print_page(model, examination)
+        _print_page(model, examination, settings)
     if not examination.is_sound:
         raise typer.Exit(3)
+
+
+def _loaded(model: str, settings: DoctorSettings) -> tuple[Any, Any]:
+    """The model that is examined, or a small random one of its architecture, and its tokenizer."""
+    from keel.doctor import shrunken_like
+    from keel.engines.transformers import load_config, load_model
+
+    if not settings.is_shape_only:
+        loaded = load_model(model, settings.load)
+        return loaded.model, loaded.tokenizer
+    shape = load_config(model, settings.load)
+    trusted = settings.load.trust_remote_code
+    return shrunken_like(shape.config, trust_remote_code=trusted), shape.tokenizer
 
 
 def _record(model: str, examination: Examination) -> dict[str, object]:
@@ -108,10 +124,11 @@ def _record(model: str, examination: Examination) -> dict[str, object]:
     }
 
 
-def _print_page(model: str, examination: Examination) -> None:
+def _print_page(model: str, examination: Examination, settings: DoctorSettings) -> None:
     """Every check with its meaning and what was seen; last, what follows from them."""
     out = console.stdout
-    out.print(f"[b]{escape(model)}[/b], {examination.model}\n")
+    shape = ", small and with random weights" if settings.is_shape_only else ""
+    out.print(f"[b]{escape(model)}[/b], {examination.model}{shape}\n")
     for check in examination.checks:
         line = f"{_MARKS[check.status]} [b]{check.name}[/b]: {_MEANINGS[check.name]}"
         out.print(line, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from keel.doctor.findings import CheckFailedError, CheckSkippedError, check_close
 from keel.doctor.subject import REPLY, TEXTS, Subject, asking
@@ -61,17 +62,24 @@ def check_stream(subject: Subject) -> str:
         raise CheckSkippedError(
             f"the model gives {len(states)} hidden states, in an order of its own"
         )
-    # The last entry of hidden_states is taken after the final norm.
-    layers = [layer for layer in sorted(streams) if layer + 1 < len(states) - 1]
-    if any(states[layer + 1][0].shape != streams[layer].shape for layer in layers):
+    # The first entry is the embedding, but in Mamba and its kin; the last is after the final norm.
+    has_embedding = 0 not in streams or not _is_close(states[0][0], streams[0])
+    states = states[1:] if has_embedding else states
+    layers = [layer for layer in sorted(streams) if layer < len(states) - 1]
+    if any(states[layer][0].shape != streams[layer].shape for layer in layers):
         raise CheckSkippedError("the model gives hidden states of another shape than its stream")
     for layer in layers:
         check_close(
             streams[layer],
-            states[layer + 1][0].float(),
+            states[layer][0].float(),
             f"outputs of block {layer} and hidden states",
         )
     return "blocks return what the model gives as hidden states"
+
+
+def _is_close(state: Tensor, stream: Tensor) -> bool:
+    """Whether a hidden state is this stream, up to rounding."""
+    return state.shape == stream.shape and torch.allclose(state.float(), stream, atol=1e-5)
 
 
 def check_cap(subject: Subject) -> str:

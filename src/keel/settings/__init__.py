@@ -13,7 +13,13 @@ from keel.settings.calibrate import (
     SweepSettings,
     SweepSources,
 )
-from keel.settings.engines import ClusterSettings, LoadSettings, OpeningSettings, VllmSettings
+from keel.settings.engines import (
+    ClusterSettings,
+    DoctorSettings,
+    LoadSettings,
+    OpeningSettings,
+    VllmSettings,
+)
 from keel.settings.evaluate import CapabilitySettings, EvaluateSettings
 from keel.settings.extract import (
     PROMPTS_PER_ROLE,
@@ -58,6 +64,7 @@ __all__ = [
     "ClusterSettings",
     "CompareSettings",
     "Counting",
+    "DoctorSettings",
     "DriftSettings",
     "EndpointLimits",
     "EvaluateSettings",

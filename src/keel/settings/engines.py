@@ -29,6 +29,16 @@ class LoadSettings:
 
 
 @dataclass(frozen=True)
+class DoctorSettings:
+    """How a model is examined."""
+
+    is_shape_only: Annotated[bool, Flag("--shape-only")] = False
+    """Needs config and tokenizer, no weights: examines a small random model of the same
+    architecture."""
+    load: LoadSettings = field(default_factory=LoadSettings)
+
+
+@dataclass(frozen=True)
 class OpeningSettings:
     """Which engine runs a model, and how it loads it."""
 

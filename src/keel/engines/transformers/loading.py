@@ -79,6 +79,31 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
     return LoadedModel(loaded, tokenizer, weights_hash)
 
 
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A model's config, with its tokenizer and without its weights."""
+
+    config: Any
+    tokenizer: Any
+
+
+def load_config(model: str, settings: LoadSettings = LoadSettings()) -> LoadedConfig:
+    """Load what a model's folder says of its architecture; of an adapter, what its base's says.
+
+    Raises ModelLoadError as `load_model` does.
+    """
+    where = locate(model)
+    base = adapter_base(where)
+    arguments: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.revision is not None:
+        arguments["revision"] = settings.revision
+    try:
+        config = _auto("AutoConfig").from_pretrained(base or where, **arguments)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelLoadError(_error_text(model, base, error)) from error
+    return LoadedConfig(config, _load_tokenizer(where, base, arguments))
+
+
 def _base_of(model: str, where: str) -> str | None:
     """The base model of an adapter; None where the folder is no adapter's.
 

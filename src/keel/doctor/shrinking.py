@@ -9,18 +9,21 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from keel.errors import UsageError
-from keel.testing.tiny_models import VOCABULARY_SIZE
+from keel.errors import ModelLoadError, UsageError
+from keel.words import first_line
 
 LAYERS, HIDDEN, HEADS, HEAD_SIZE = 4, 64, 4, 16
+VOCABULARY_SIZE = 320
+"""That of `keel.testing.tiny_tokenizer`."""
+_VOCABULARY = r".*vocab_size.*"
 _WINDOW = 16
 """Tokens that a sliding layer sees, or a chunk has: few, so that short tests reach past them."""
 
 _SIZES: tuple[tuple[str, int], ...] = (
-    (r".*vocab_size.*|encoder_hash_byte_group_vocab|codebook_size|num_centroids", VOCABULARY_SIZE),
+    (_VOCABULARY + r"|encoder_hash_byte_group_vocab|codebook_size|num_centroids", VOCABULARY_SIZE),
     (r"num_embeddings", VOCABULARY_SIZE),
     (r"num_hidden_layers|n_layers?|num_layers|num_(de|en)coder_layers", LAYERS),
     (r"(de|en)coder_layers|num_blocks", LAYERS),
@@ -183,8 +186,6 @@ def shrunken_model(model_type: str, *, seed: int = 0) -> Any:
     stays constant, lest a mechanism that starts at zero is never seen at work. Raises UsageError
     for an unknown type, and whatever transformers raises where it cannot build the model.
     """
-    import torch
-
     if model_type not in model_types():
         raise UsageError(f"transformers has no type {model_type!r} that generates text")
     config = shrunken_config(model_type)
@@ -195,16 +196,66 @@ def shrunken_model(model_type: str, *, seed: int = 0) -> Any:
         config = config.get_text_config()
     if getattr(config, "is_decoder", None) is False:
         config.is_decoder = True
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_class(config).float().eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                _vary(parameter)
+    model = _random_model(lambda: model_class(config), seed)
     if model.can_generate():
         model.generation_config.eos_token_id = 2
         model.generation_config.pad_token_id = 0
     return model
+
+
+def shrunken_like(config: Any, *, trust_remote_code: bool = False, seed: int = 0) -> Any:
+    """A random model of a config's own architecture, small, but for its vocabulary.
+
+    As `shrunken_model`; layers keep their kinds, and special tokens their ids, so that the model's
+    own tokenizer fits. Raises ModelLoadError where transformers cannot build it.
+    """
+    import transformers
+
+    settings = _merged(_shrunk(config), _PARTICULARS.get(config.model_type, {}))
+    text = settings.get("text_config") or settings
+    if "mrope_section" in str(text.get("rope_parameters")):
+        _set_sections(text)
+    try:
+        small = _rebuilt(config, _with_tokens_of(config, settings))
+        auto: Any = transformers.AutoModelForCausalLM
+        beside_images = transformers.AutoModelForImageTextToText
+        if type(small) not in auto._model_mapping and type(small) in beside_images._model_mapping:
+            auto = beside_images
+        return _random_model(
+            lambda: auto.from_config(small, trust_remote_code=trust_remote_code), seed
+        )
+    except Exception as error:
+        raise ModelLoadError(
+            f"no small model can be made of this {config.model_type} config: {first_line(error)}; "
+            "examine the model itself, without --shape-only"
+        ) from error
+
+
+def _random_model(build: Callable[[], Any], seed: int) -> Any:
+    """The model with every parameter random, whatever the caller drew before."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build().float().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                _vary(parameter)
+    return model
+
+
+def _with_tokens_of(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the vocabulary and the special tokens of a config, nested ones too."""
+    own = vars(config)
+    kept = rf"{_VOCABULARY}|{_IDS}|{_IDS}s"
+    return {
+        name: _with_tokens_of(own[name], value)
+        if isinstance(value, dict) and hasattr(own.get(name), "model_type")
+        else own[name]
+        if re.fullmatch(kept, name) and name in own
+        else value
+        for name, value in settings.items()
+    }
 
 
 def shrunken_config(model_type: str) -> Any:

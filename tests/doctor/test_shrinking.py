@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from keel.doctor import model_types, shrunken_config, shrunken_model
 from keel.errors import UsageError
-from keel.testing import model_types, shrunken_config, shrunken_model, tiny_tokenizer
+from keel.testing import tiny_tokenizer
 
 KINDS = [
     "llama",  # attention
