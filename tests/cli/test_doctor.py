@@ -93,6 +93,14 @@ def test_a_folder_without_weights_is_examined_by_its_shape(keel, tmp_path, model
     assert "4 blocks, a stream of 64 numbers" in page.out
 
 
+def test_positions_on_three_axes_are_divided_anew_in_the_small_model(keel, tmp_path):
+    """Qwen 2.5-VL's 16, 24 and 24 pairs of dimensions do not fit into 8."""
+    transformers.AutoConfig.for_model("qwen2_5_vl").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    record = json.loads(keel("doctor", tmp_path, "--shape-only", "--json").out)
+    assert record["checks"][0]["status"] == "passed", record["checks"][0]["text"]
+
+
 @pytest.mark.real
 def test_the_embedded_model_is_sound(keel):
     page = keel("doctor", "smollm2", *CPU)

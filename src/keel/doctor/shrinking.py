@@ -213,7 +213,8 @@ def shrunken_like(config: Any, *, trust_remote_code: bool = False, seed: int = 0
 
     settings = _merged(_shrunk(config), _PARTICULARS.get(config.model_type, {}))
     text = settings.get("text_config") or settings
-    if "mrope_section" in str(text.get("rope_parameters")):
+    source = _source_of(config.model_type) if config.model_type in model_types() else ""
+    if "mrope_section" in source + str(text.get("rope_parameters")):
         _set_sections(text)
     try:
         small = _rebuilt(config, _with_tokens_of(config, settings))
