@@ -22,17 +22,12 @@ from keel.types import Interval
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-DRAWS = 2000
-FEWEST_LEVELS = 8
-"""A factor with fewer levels is taken as it is: resampling five questions says nothing of a sixth,
-and the result holds for those five."""
+FEWEST_LEVELS = 5
+"""A factor with fewer levels is taken as it is: four questions say next to nothing of a fifth, and
+the result holds for those four."""
 _LEVEL = 0.95
 _ENDS = (2.5, 97.5)
-_EXACT_LEVELS = 16
-"""Up to so many levels that differ, all 2^n signs are tried."""
-_FLIPS = 20_000
-_CELLS_AT_ONCE = 4_000_000
-"""Weights held in memory at a time, draws × items."""
+_LEAST_P = 1e-12
 
 
 # --- bootstrap of independent units ---
@@ -67,163 +62,220 @@ def percentile_interval(value: float, resampled_S: Floats) -> Interval:
     return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
-# --- bootstrap of items that share factors ---
-
-
-def binding_factors(factors: Sequence[Mapping[str, str]]) -> dict[str, Codes]:
-    """Factor -> level of each item, of the factors that make items depend on each other.
-
-    Left out are factors with fewer than `FEWEST_LEVELS` levels, and those of which no two items
-    share a level. An item that lacks a factor has a level of its own there.
-    """
-    binding = {}
-    for name in sorted({name for item in factors for name in item}):
-        named = [item.get(name, f"\0{index}") for index, item in enumerate(factors)]
-        levels, codes = np.unique(np.array(named, dtype=object), return_inverse=True)
-        if FEWEST_LEVELS <= len(levels) < len(factors):
-            binding[name] = codes.reshape(-1)
-    return binding
+# --- items that share factors ---
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """Weights of items in many draws: the same draws for every number of one evaluation.
+class Variance:
+    """The estimated variance of a number, and how well it is known itself."""
 
-    In each draw the levels of every factor are drawn with replacement, and an item counts as
-    often as the product of its levels' counts: the pigeonhole bootstrap (Owen 2007, Annals of
-    Applied Statistics 1:386). Without factors, items are drawn.
-    """
+    value: float
+    freedom: float
+    """Degrees of freedom of Student's t; infinite where items are independent."""
+
+    def quantile(self, level: float) -> float:
+        """How many standard errors an interval of this level reaches to either side."""
+        from scipy.stats import t
+
+        return float(t.ppf((1 + level) / 2, self.freedom))
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which items belong together: those that share a level of a factor are not independent."""
 
     codes: Mapping[str, Codes]
-    """Factor -> level of each item."""
-    counts: tuple[NDArray[np.int64], ...]
-    """Per factor: draw × level, how often it was drawn."""
+    """Factor -> level of each item, of the factors that bind items; empty: all are independent."""
+    fixed: Mapping[str, int]
+    """Factor -> its levels, where there are too few: results hold for just these levels."""
     items: int
 
     @classmethod
-    def of(
-        cls, factors: Sequence[Mapping[str, str]], *, draws: int = DRAWS, seed: int = 0
-    ) -> Resampling:
-        """Draws for items with these factors; the same arguments draw the same."""
-        codes = binding_factors(factors) or {"item": np.arange(len(factors))}
-        generator = np.random.default_rng(seed)
-        counts = []
-        for codes_N in codes.values():
-            levels = int(codes_N.max()) + 1
-            counts.append(generator.multinomial(levels, np.full(levels, 1 / levels), size=draws))
-        return cls(codes, tuple(counts), len(factors))
+    def of(cls, factors: Sequence[Mapping[str, str]]) -> Clusters:
+        """The clusters of items with these factors: factor -> level, for each item.
 
-    def means(self, columns: Sequence[Floats]) -> Floats:
-        """Weighted mean of each column (one number per item) in every draw: [draw, column].
-
-        NaN where a draw holds none of the items.
+        A factor of which no two items share a level binds nothing. Factors with fewer than
+        `FEWEST_LEVELS` levels are fixed. An item that lacks a factor has a level of its own there.
         """
-        values_NK = np.stack([np.ones(self.items), *columns], 1)
-        sums_SK = np.concatenate([weights_SN @ values_NK for weights_SN in self._weights()])
-        with np.errstate(invalid="ignore"):
-            return np.asarray(sums_SK[:, 1:] / sums_SK[:, :1], dtype=np.float64)
+        codes, fixed = {}, {}
+        for name in sorted({name for item in factors for name in item}):
+            named = [item.get(name, f"\0{index}") for index, item in enumerate(factors)]
+            levels, codes_N = np.unique(np.array(named, dtype=object), return_inverse=True)
+            if FEWEST_LEVELS <= len(levels) < len(factors):
+                codes[name] = codes_N.reshape(-1)
+            elif 1 < len(levels) < len(factors):
+                fixed[name] = len(levels)
+        return cls(codes, fixed, len(factors))
 
-    def only(self, kept_N: NDArray[np.bool_]) -> Resampling:
-        """The same draws for some of the items."""
-        codes = {name: codes_N[kept_N] for name, codes_N in self.codes.items()}
-        return Resampling(codes, self.counts, int(kept_N.sum()))
+    @property
+    def levels(self) -> dict[str, int]:
+        """Number of levels of each factor that binds items."""
+        return {name: int(codes_N.max()) + 1 for name, codes_N in self.codes.items()}
 
-    def interval(self, value: float, drawn_S: Floats, influence_N: Floats) -> Interval:
-        """The value with the middle 95 % of its draws, shrunk to the variance that it has.
+    def only(self, kept_N: NDArray[np.bool_]) -> Clusters:
+        """The clusters of some of the items."""
+        kept = int(kept_N.sum())
+        codes = {
+            name: np.unique(codes_N[kept_N], return_inverse=True)[1].reshape(-1)
+            for name, codes_N in self.codes.items()
+        }
+        binding = {
+            name: codes_N
+            for name, codes_N in codes.items()
+            if 1 < codes_N.max(initial=0) + 1 < kept
+        }
+        return Clusters(binding, self.fixed, kept)
 
-        With crossed factors the draws spread too far: noise that belongs to single items counts
-        once per factor and once more (three times, with two). So they are drawn together until
-        their variance is that of Cameron, Gelbach and Miller (2011, J. Business & Economic
-        Statistics 29:238): the sum over factors, less what they share. Never apart.
-        `influence_N` is how much each item moves the value, times the number of items.
+    def variance(self, influence_N: Floats) -> Variance:
+        """Variance of a number that each item moves by influence / items.
+
+        That of Cameron, Gelbach and Miller (2011, J. Business & Economic Statistics 29:238): the
+        sum over factors less what they share, each corrected for its number of levels, and never
+        less than the largest factor's own. Degrees of freedom after Satterthwaite (1946, Biometrics
+        2:110), at least the fewest levels less one.
         """
-        drawn_S = drawn_S[np.isfinite(drawn_S)]
-        spread = float(drawn_S.std()) if len(drawn_S) else 0.0
-        if spread == 0:
-            return Interval(value, value, value)
-        share = min(1.0, self._variance(influence_N) ** 0.5 / spread)
-        low, high = value + share * (np.percentile(drawn_S, _ENDS) - value)
-        return Interval(value, min(value, float(low)), max(value, float(high)))
+        parts = list(self._parts(influence_N, influence_N))
+        alone = [part for part in parts if part.order == 1]
+        value = max(sum(part.signed for part in parts), *(part.value for part in alone))
+        fewest = min(part.levels for part in alone) - 1
+        spread = sum(part.value**2 / max(1, part.levels - 1) for part in parts)
+        freedom = max(fewest, value**2 / spread) if spread > 0 else fewest
+        return Variance(max(0.0, value), float(freedom))
 
-    def _weights(self) -> Iterator[Floats]:
-        """Weights of items, draw × item, some draws at a time."""
-        rows = max(1, _CELLS_AT_ONCE // max(1, self.items))
-        for start in range(0, len(self.counts[0]), rows):
-            product = np.ones((1, self.items))
-            for codes_N, counts_SL in zip(self.codes.values(), self.counts, strict=True):
-                product = product * counts_SL[start : start + rows][:, codes_N]
-            yield product
+    def covariance(self, first_N: Floats, second_N: Floats) -> float:
+        """Covariance of two numbers with these influences; see `variance`."""
+        return sum(part.signed for part in self._parts(first_N, second_N))
 
-    def _variance(self, influence_N: Floats) -> float:
-        """Variance of a number with these influences; at least that of its worst factor alone."""
-        alone = [self._clustered_variance([name], influence_N) for name in self.codes]
-        together = sum(
-            (-1) ** (size + 1) * self._clustered_variance(names, influence_N)
-            for size in range(1, len(self.codes) + 1)
-            for names in combinations(self.codes, size)
-        )
-        fewest = min(counts_SL.shape[1] for counts_SL in self.counts)
-        return max(*alone, together) * fewest / (fewest - 1) if fewest > 1 else 0.0
+    def _parts(self, first_N: Floats, second_N: Floats) -> Iterator[_ClusterPart]:
+        """The (co)variance where items that share a level of all of some factors move together."""
+        codes = self.codes or {"item": np.arange(self.items)}
+        for order in range(1, len(codes) + 1):
+            for names in combinations(codes, order):
+                key_N = np.zeros(self.items, dtype=np.intp)
+                for name in names:
+                    key_N = key_N * (int(codes[name].max()) + 1) + codes[name]
+                _, cells_N = np.unique(key_N, return_inverse=True)
+                first_C, second_C = (
+                    np.bincount(cells_N.reshape(-1), weights=each) for each in (first_N, second_N)
+                )
+                levels = len(first_C)
+                correction = levels / (levels - 1) if levels > 1 else 1.0
+                value = correction * float(first_C @ second_C) / self.items**2
+                yield _ClusterPart(order, levels, value)
 
-    def _clustered_variance(self, names: Sequence[str], influence_N: Floats) -> float:
-        """Variance where items that share a level of all these factors move together."""
-        key_N = np.zeros(self.items, dtype=np.intp)
-        for name in names:
-            key_N = key_N * (int(self.codes[name].max()) + 1) + self.codes[name]
-        _, cells_N = np.unique(key_N, return_inverse=True)
-        sums_C = np.bincount(cells_N.reshape(-1), weights=influence_N)
-        return float((sums_C**2).sum()) / self.items**2
+
+@dataclass(frozen=True)
+class _ClusterPart:
+    """One term of a variance over crossed factors."""
+
+    order: int
+    """How many factors' levels its items share."""
+    levels: int
+    value: float
+
+    @property
+    def signed(self) -> float:
+        """As it enters the sum: what two factors share was counted twice."""
+        return self.value if self.order % 2 else -self.value
 
 
 # --- rates and differences ---
 
 
-def rate_interval(values_N: Floats, draws: Resampling) -> Interval:
+def rate_interval(values_N: Floats, clusters: Clusters, *, level: float = _LEVEL) -> Interval:
     """Mean of the values, 0 or 1 or scores, with its 95 % interval.
 
-    Of shares the interval is never narrower than Wilson's for as many independent answers: where
-    all are equal, resampling shows no spread at all. It is the smallest that holds both.
+    Of shares it is Wilson's for as many independent answers as would be as uncertain (Korn and
+    Graubard 1998, Survey Methodology 24:193, with Wilson's in place of the exact interval); where
+    all are equal, items of one level count once. Of scores it is Student's t.
     Raises TooFewSamplesError where there is no value.
     """
     _check_some(values_N)
     value = float(values_N.mean())
-    interval = draws.interval(value, draws.means([values_N])[:, 0], values_N - value)
-    return _hull(interval, wilson(values_N)) if _are_shares(values_N) else interval
+    if _are_shares(values_N):
+        return _share_interval(value, clusters, values_N - value, level)
+    return _t_interval(value, clusters.variance(values_N - value), level)
 
 
-def difference_interval(values_N: Floats, baseline_N: Floats, draws: Resampling) -> Interval:
+def difference_interval(
+    values_N: Floats, baseline_N: Floats, clusters: Clusters, *, level: float = _LEVEL
+) -> Interval:
     """Mean of value minus baseline, item by item, with its 95 % interval.
 
-    Of shares never narrower than Newcombe's for as many independent pairs; see `rate_interval`.
+    Of shares it is Newcombe's (1998, Statistics in Medicine 17:2635, method 10) from the intervals
+    and the covariance that both arms have over the items' clusters. Of scores it is Student's t.
     """
     _check_some(values_N)
+    if _are_shares(values_N) and _are_shares(baseline_N):
+        return _share_difference(values_N, baseline_N, clusters, level)
     differences_N = values_N - baseline_N
     value = float(differences_N.mean())
-    drawn_S = draws.means([differences_N])[:, 0]
-    interval = draws.interval(value, drawn_S, differences_N - value)
-    if not (_are_shares(values_N) and _are_shares(baseline_N)):
-        return interval
-    return _hull(interval, newcombe(values_N, baseline_N))
+    return _t_interval(value, clusters.variance(differences_N - value), level)
 
 
-def wilson(values_N: NDArray[np.generic]) -> Interval:
-    """Share of ones with Wilson's score interval, as if the values (0 or 1) were independent."""
-    from scipy.stats import binomtest
+def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
+    """Two-sided p of no difference between two answers to the same items.
 
-    ones, count = round(float(values_N.sum())), len(values_N)
-    ends = binomtest(ones, count).proportion_ci(_LEVEL, method="wilson")
-    return Interval(ones / count, float(ends.low), float(ends.high))
-
-
-def newcombe(first_N: Floats, second_N: Floats) -> Interval:
-    """Difference of two paired shares, as if pairs were independent.
-
-    Method 10 of Newcombe (1998, Statistics in Medicine 17:2635): Wilson's intervals of both, put
-    together with their correlation.
+    The level at which `difference_interval` begins to hold 0, so that the two never contradict
+    each other: 1 where nothing differs, and never less than 1e-12.
     """
-    first, second = wilson(first_N), wilson(second_N)
-    phi = _phi(first_N, second_N)
-    difference = first.value - second.value
+    from scipy.optimize import brentq
+
+    def nearer_end(p: float) -> float:
+        """The end of the interval that lies towards 0, in the direction of the difference."""
+        interval = difference_interval(values_N, baseline_N, clusters, level=1 - p)
+        return interval.low if interval.value > 0 else -interval.high
+
+    if abs(float((values_N - baseline_N).mean())) < 1e-12:
+        return 1.0
+    if nearer_end(_LEAST_P) > 0:
+        return _LEAST_P
+    return float(brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12))
+
+
+def _t_interval(value: float, variance: Variance, level: float) -> Interval:
+    reach = variance.quantile(level) * variance.value**0.5 if variance.value > 0 else 0.0
+    return Interval(value, value - reach, value + reach)
+
+
+def _share_interval(
+    share: float, clusters: Clusters, influence_N: Floats, level: float
+) -> Interval:
+    """Wilson's interval of a share, at the number of independent items that it is worth."""
+    count = _effective_items(share, clusters, influence_N)
+    z = (
+        clusters.variance(influence_N).quantile(level)
+        if clusters.codes
+        else Variance(0.0, np.inf).quantile(level)
+    )
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    # An end at 0 or 1 is exact: rounding may not push the share out of its own interval.
+    return Interval(
+        share, max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
+    )
+
+
+def _effective_items(share: float, clusters: Clusters, influence_N: Floats) -> float:
+    """How many independent items would leave a share as uncertain as these leave it."""
+    count = len(influence_N)
+    if not clusters.codes:
+        return count
+    if not 0 < share < 1:
+        return min(clusters.levels.values())
+    independent = share * (1 - share) / max(1, count - 1)
+    return count / max(1.0, clusters.variance(influence_N).value / independent)
+
+
+def _share_difference(
+    first_N: Floats, second_N: Floats, clusters: Clusters, level: float
+) -> Interval:
+    shares = float(first_N.mean()), float(second_N.mean())
+    first_I, second_I = first_N - shares[0], second_N - shares[1]
+    first = _share_interval(shares[0], clusters, first_I, level)
+    second = _share_interval(shares[1], clusters, second_I, level)
+    phi = _phi(clusters, first_I, second_I, shares)
+    difference = shares[0] - shares[1]
     down, up = first.value - first.low, second.high - second.value
     low = difference - max(0.0, down**2 - 2 * phi * down * up + up**2) ** 0.5
     down, up = second.value - second.low, first.high - first.value
@@ -231,22 +283,22 @@ def newcombe(first_N: Floats, second_N: Floats) -> Interval:
     return Interval(difference, low, high)
 
 
-def _phi(first_N: Floats, second_N: Floats) -> float:
+def _phi(
+    clusters: Clusters, first_I: Floats, second_I: Floats, shares: tuple[float, float]
+) -> float:
     """Correlation of two paired shares, as Newcombe corrects it; 0 where either does not vary."""
-    count = len(first_N)
-    both = float((first_N * second_N).sum())
-    first, second = float(first_N.sum()), float(second_N.sum())
-    product = first * (count - first) * second * (count - second)
-    if product == 0:
+    variances = [clusters.variance(each).value for each in (first_I, second_I)]
+    product = shares[0] * (1 - shares[0]) * shares[1] * (1 - shares[1])
+    if min(variances) <= 0 or product <= 0:
         return 0.0
-    excess = both * (count - first - second + both) - (first - both) * (second - both)
-    if excess > 0:
-        excess = max(0.0, excess - count / 2)
-    return float(excess / product**0.5)
-
-
-def _hull(interval: Interval, other: Interval) -> Interval:
-    return Interval(interval.value, min(interval.low, other.low), max(interval.high, other.high))
+    phi = clusters.covariance(first_I, second_I) / (variances[0] * variances[1]) ** 0.5
+    if phi > 0:
+        items = min(
+            _effective_items(share, clusters, influence_N)
+            for share, influence_N in zip(shares, (first_I, second_I), strict=True)
+        )
+        phi = max(0.0, phi - 1 / (2 * items * product**0.5))
+    return min(1.0, max(-1.0, phi))
 
 
 def _are_shares(values_N: Floats) -> bool:
@@ -260,29 +312,7 @@ def _check_some(values_N: Floats) -> None:
         )
 
 
-# --- tests ---
-
-
-def paired_p_value(
-    values_N: Floats,
-    baseline_N: Floats,
-    factors: Sequence[Mapping[str, str]],
-    *,
-    seed: int = 0,
-) -> float:
-    """Two-sided p of no difference between two answers to the same items.
-
-    Signs are flipped level by level, since under the null a level's differences are as likely
-    the other way round: all flips where up to 16 levels differ, else 20,000 by chance. Factors
-    that cross are tried one after the other and the largest p counts. Without factors that bind
-    items it is McNemar's exact test.
-    """
-    differences_N = values_N - baseline_N
-    binding = binding_factors(factors)
-    if not binding and set(np.unique(differences_N)) <= {-1.0, 0.0, 1.0}:
-        return _mcnemar(differences_N)
-    levels = binding or {"item": np.arange(len(differences_N))}
-    return max(_sign_flip_p(differences_N, codes_N, seed) for codes_N in levels.values())
+# --- many tests ---
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -295,43 +325,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def _sign_flip_p(differences_N: Floats, codes_N: Codes, seed: int) -> float:
-    sums_L = np.bincount(codes_N, weights=differences_N)
-    sums_L = sums_L[np.abs(sums_L) > 1e-12]
-    observed = abs(float(sums_L.sum())) - 1e-9
-    if len(sums_L) <= _EXACT_LEVELS:
-        bits = np.arange(2 ** len(sums_L))[:, None] >> np.arange(len(sums_L))
-        reached = np.abs((1 - 2 * (bits & 1)) @ sums_L) >= observed
-        return float(reached.mean())
-    generator = np.random.default_rng(seed)
-    hits = 0
-    for _ in range(10):  # ten parts, for memory's sake
-        signs = 1 - 2 * generator.integers(0, 2, size=(_FLIPS // 10, len(sums_L)), dtype=np.int8)
-        hits += int((np.abs(signs @ sums_L) >= observed).sum())
-    return (1 + hits) / (1 + _FLIPS)
-
-
-def _mcnemar(differences_N: Floats) -> float:
-    """McNemar's test, exact: of the pairs that differ, half should differ either way."""
-    from scipy.stats import binomtest
-
-    up, down = int((differences_N > 0).sum()), int((differences_N < 0).sum())
-    return float(binomtest(up, up + down).pvalue) if up + down else 1.0
-
-
 # --- correlation and agreement ---
 
 
-def clustered_correlation(
-    x_N: Floats,
-    y_N: Floats,
-    factors: Sequence[Mapping[str, str]],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Interval:
-    """Pearson's r of two numbers per item, with a 95 % interval over the items' factors.
+def clustered_correlation(x_N: Floats, y_N: Floats, clusters: Clusters) -> Interval:
+    """Pearson's r of two numbers per item, with a 95 % interval over the items' clusters.
 
+    Fisher's z with Student's t, its variance from how much each item moves r.
     Raises TooFewSamplesError where one of the two is the same for all items.
     """
     x_N, y_N = np.asarray(x_N, np.float64), np.asarray(y_N, np.float64)
@@ -342,13 +342,12 @@ def clustered_correlation(
         )
     x_N, y_N = (x_N - x_N.mean()) / x_N.std(), (y_N - y_N.mean()) / y_N.std()
     r = float((x_N * y_N).mean())
-    resampling = Resampling.of(factors, draws=draws, seed=seed)
-    means_SK = resampling.means([x_N, y_N, x_N**2, y_N**2, x_N * y_N])
-    mean_x, mean_y, square_x, square_y, product = means_SK.T
-    spread = (square_x - mean_x**2) * (square_y - mean_y**2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn_S = (product - mean_x * mean_y) / np.sqrt(np.where(spread > 1e-12, spread, np.nan))
-    return resampling.interval(r, drawn_S, x_N * y_N - r * (x_N**2 + y_N**2) / 2)
+    if abs(r) >= 1 - 1e-12:
+        return Interval(r, r, r)
+    variance = clusters.variance(x_N * y_N - r * (x_N**2 + y_N**2) / 2)
+    reach = variance.quantile(_LEVEL) * variance.value**0.5 / (1 - r**2)
+    low, high = np.tanh(np.arctanh(r) + np.array([-reach, reach]))
+    return Interval(r, float(low), float(high))
 
 
 def contingency_table(rows_N: Codes, columns_N: Codes, labels: int) -> NDArray[np.int64]:
@@ -366,20 +365,26 @@ def cohens_kappa(table: NDArray[np.int64]) -> float | None:
 
 
 def kappa_interval(
-    rows_N: Codes, columns_N: Codes, labels: int, *, resamples: int, seed: int
+    rows_N: Codes, columns_N: Codes, labels: int, clusters: Clusters
 ) -> Interval | None:
-    """Cohen's κ of two labels per case, with the interval of resampled cases.
+    """Cohen's κ of two labels per case, with its 95 % interval over the cases' clusters.
 
-    None where both gave the same label throughout, since κ is then undefined.
+    Wilson's interval of the share that agrees, at the number of cases that makes it as uncertain
+    as κ is by its influence function (Fleiss, Cohen and Everitt 1969, Psychological Bulletin
+    72:323), chance agreement taken as it is. None where both gave the same label throughout, since
+    κ is then undefined.
     """
-    value = cohens_kappa(contingency_table(rows_N, columns_N, labels))
-    if value is None:
+    table = contingency_table(rows_N, columns_N, labels)
+    kappa = cohens_kappa(table)
+    if kappa is None:
         return None
-    generator = np.random.default_rng(seed)
-    resampled = []
-    for _ in range(resamples):
-        drawn_N = generator.integers(len(rows_N), size=len(rows_N))
-        kappa = cohens_kappa(contingency_table(rows_N[drawn_N], columns_N[drawn_N], labels))
-        # A resample of a single label says nothing against agreement: all of it is the same.
-        resampled.append(1.0 if kappa is None else kappa)
-    return percentile_interval(value, np.array(resampled))
+    rows_K, columns_K = table.sum(1) / table.sum(), table.sum(0) / table.sum()
+    chance = float(rows_K @ columns_K)
+    same_N = (rows_N == columns_N).astype(np.float64)
+    agreed = float(same_N.mean())
+    chance_N = columns_K[rows_N] + rows_K[columns_N] - 2 * chance
+    # As much as κ, on the scale of agreement: what chance adds is taken off.
+    influence_N = same_N - agreed - (1 - kappa) * chance_N
+    ends = _share_interval(agreed, clusters, influence_N, _LEVEL)
+    low, high = ((end - chance) / (1 - chance) for end in (ends.low, ends.high))
+    return Interval(kappa, low, high)

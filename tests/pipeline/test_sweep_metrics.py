@@ -40,7 +40,7 @@ def test_a_change_is_what_is_there_after_less_what_was_there_before():
     """Three of four items fall from 1 to 0: −3/4."""
     before = {item.id: 1.0 for item in SUITE.items[:4]}
     after = {item.id: float(n == 0) for n, item in enumerate(SUITE.items[:4])}
-    found = paired_change(0)(SUITE.items[:4], before, after)
+    found = paired_change(SUITE.items[:4], before, after)
     assert found.value == -0.75
     assert found.low < -0.75 < found.high < 0.5
 

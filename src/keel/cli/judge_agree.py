@@ -34,7 +34,6 @@ def agree(
             show_default=False,
         ),
     ],
-    seed: console.Seed = 0,
     json: console.Json = False,
 ) -> None:
     """Compare two judges, or a judge and a person: agreement, Cohen's kappa, confusion table."""
@@ -52,7 +51,6 @@ def agree(
         labels_b,
         confidences_a=a.confidences,
         confidences_b=b.confidences,
-        seed=seed,
     )
     if json:
         console.print_json({"a": a.name, "b": b.name, **console.plain(agreement)})

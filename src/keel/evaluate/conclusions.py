@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from keel.evaluate.arms import CONTROLS
 from keel.types import UNSTEERED, ArmResult, EvalResult, Interval
+from keel.words import counted, listed
 
 _ALPHA = 0.05
 _MORE_NONSENSE = 0.1
 """Rise of the nonsensical share from which a change may be mere breakage."""
+_MANY_CUT = 0.5
+"""Share of answers cut off from which what is measured is mostly beginnings."""
 _ODDER = 1.5
 """Factor of the perplexity from which answers are unlike the model's own."""
 
@@ -28,7 +31,8 @@ def control_of(control: str, arm: str) -> bool:
 def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) -> tuple[str, ...]:
     """One or a few sentences per arm; `contrasts` hold an arm against its control.
 
-    A change is called shown where p, corrected for all arms, is below 0.05.
+    A change is called shown where p, corrected for all arms, is below 0.05, unless a factor of the
+    items has too few levels to speak of others.
     """
     plain = next((arm for arm in result.arms if arm.arm == UNSTEERED), None)
     is_share = result.is_share
@@ -71,7 +75,13 @@ def _arm_sentences(
     if p != arm.p_value:
         p_words += f", {p:.2g} corrected for all arms"
     amount = f"{points} ({bounds}, p = {p_words})"
-    if p < _ALPHA:
+    if result.fixed:
+        these = listed([counted(count, name) for name, count in result.fixed.items()])
+        yield (
+            f"{arm.arm}: {amount} in {result.measure}, for these {these} alone; with so few, "
+            "nothing is shown about others."
+        )
+    elif p < _ALPHA:
         verb = "lowers" if change.value < 0 else "raises"
         yield f"{arm.arm} {verb} {result.measure} by {amount}."
         yield from _control_sentences(arm, change, contrasts, is_share)
@@ -86,6 +96,8 @@ def _arm_sentences(
             f"But {broken:.0%} of its answers make no sense ({before:.0%} unsteered): what it "
             "changes may be breakage."
         )
+    if arm.cut_share is not None and arm.cut_share > _MANY_CUT:
+        yield f"{arm.cut_share:.0%} of its answers are cut off at the token limit."
     if arm.perplexity and plain.perplexity and arm.perplexity > _ODDER * plain.perplexity:
         yield (
             f"Its answers are unlike the model's own: perplexity {arm.perplexity:.3g} against "

@@ -16,9 +16,8 @@ from keel.errors import TooFewSamplesError
 from keel.evaluate.conclusions import conclude, control_of
 from keel.evaluate.evaluation import case_of
 from keel.statistics import (
-    DRAWS,
+    Clusters,
     Floats,
-    Resampling,
     clustered_correlation,
     difference_interval,
     holm,
@@ -58,8 +57,6 @@ class ArmAnswers:
 class SummarySettings:
     """How a result is computed, and what it says of how it was made."""
 
-    draws: int = DRAWS
-    seed: int = 0
     in_gaps: Callable[[float], float] | None = None
     """A raw projection in gap units; None where the axis does not know them."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -103,9 +100,8 @@ class ScoreTable:
         self.items = tuple(items)
         self.rows = {arm.name: self._row(arm, verdicts) for arm in arms}
         """By arm."""
-        factors = [item.factors for item in items]
-        self.draws = Resampling.of(factors, draws=settings.draws, seed=settings.seed)
-        """The same draws of the items' factors for every number."""
+        self.clusters = Clusters.of([item.factors for item in items])
+        """Which items share a persona, a request or another factor."""
         rubric = scoring.rubric
         self.labels = [] if rubric is None else [label.name for label in rubric.labels]
 
@@ -125,16 +121,12 @@ class ScoreTable:
         column = self.scoring.column(judged)
         return ArmRow(arm, answers, labels, np.array(column.values, dtype=np.float64), column)
 
-    def factors(self, kept_N: np.ndarray) -> list[Mapping[str, str]]:
-        """Factors of some of the items."""
-        return [item.factors for item, is_kept in zip(self.items, kept_N, strict=True) if is_kept]
-
     def difference(self, row: ArmRow, other: ArmRow) -> Interval | None:
         """The row's rate minus the other's over items judged in both; None where there is none."""
         both_N = _in_both(row, other)
         if not both_N.any():
             return None
-        kept = self.draws.only(both_N)
+        kept = self.clusters.only(both_N)
         return difference_interval(row.values_N[both_N], other.values_N[both_N], kept)
 
 
@@ -163,7 +155,7 @@ def summarise_arms(
             baseline = replace(bare_result, arm="baseline")
         correlation = _correlation(plain, table)
         by_projection = rates_by_projection(
-            plain.first_projections_N, plain.values_N, table.draws, in_gaps=settings.in_gaps
+            plain.first_projections_N, plain.values_N, table.clusters, in_gaps=settings.in_gaps
         )
     result = EvalResult(
         suite=suite.name,
@@ -177,6 +169,8 @@ def summarise_arms(
         is_higher_better=suite.is_higher_better,
         settings=dict(settings.facts),
         warnings=(*settings.warnings, *_unchanged_arms(arms)),
+        levels=table.clusters.levels,
+        fixed=table.clusters.fixed,
     )
     contrasts = {
         (name, control): contrast
@@ -191,7 +185,7 @@ def label_shifts(
     labels: Sequence[str | None],
     plain: Sequence[str | None],
     names: Sequence[str],
-    draws: Resampling,
+    clusters: Clusters,
 ) -> dict[str, Interval]:
     """Share of each label minus its share unsteered, over the items judged under both.
 
@@ -201,7 +195,7 @@ def label_shifts(
     both_N = np.array([None not in pair for pair in zip(labels, plain, strict=True)], dtype=bool)
     if not both_N.any():
         return {}
-    kept = draws.only(both_N)
+    kept = clusters.only(both_N)
 
     def is_label_N(name: str, given: Sequence[str | None]) -> Floats:
         return np.array([float(given[n] == name) for n in np.flatnonzero(both_N).tolist()])
@@ -216,7 +210,7 @@ def label_shifts(
 def rates_by_projection(
     projections_N: Floats,
     values_N: Floats,
-    draws: Resampling,
+    clusters: Clusters,
     *,
     in_gaps: Callable[[float], float] | None = None,
     bins: int = _BINS,
@@ -239,7 +233,7 @@ def rates_by_projection(
     for number in range(len(edges) - 1):
         mask_N = known_N & (bin_N == number)
         if mask_N.any():
-            rate = rate_interval(values_N[mask_N], draws.only(mask_N))
+            rate = rate_interval(values_N[mask_N], clusters.only(mask_N))
             count = int(mask_N.sum())
             rates.append(RateInRange(ends[number], ends[number + 1], count, rate, unit))
     return tuple(rates)
@@ -249,7 +243,7 @@ def _arm_result(row: ArmRow, table: ScoreTable) -> ArmResult:
     """One arm's numbers by itself."""
     values_N, answers, scoring, settings = row.values_N, row.answers, table.scoring, table.settings
     judged_N = np.isfinite(values_N)
-    rate = rate_interval(values_N[judged_N], table.draws.only(judged_N))
+    rate = rate_interval(values_N[judged_N], table.clusters.only(judged_N))
     if row.column.rate is not None:
         rate = replace(rate, value=row.column.rate)
     if row.column.is_share:
@@ -272,6 +266,9 @@ def _arm_result(row: ArmRow, table: ScoreTable) -> ArmResult:
         perplexity=_over(np.median, [a.perplexity for a in answers]),
         mean_tokens=_over(np.mean, [float(a.tokens) for a in answers]) if has_written else None,
         projection_gaps=gaps,
+        cut_share=_over(np.mean, [float(a.finish == "length") for a in answers])
+        if has_written
+        else None,
         note=row.arm.note,
     )
 
@@ -287,10 +284,11 @@ def _compared(
         both_N, p_value = _in_both(row, plain), None
         if both_N.any():
             values = row.values_N[both_N], plain.values_N[both_N]
-            p_value = paired_p_value(*values, table.factors(both_N))
+            p_value = paired_p_value(*values, table.clusters.only(both_N))
         compared[name] = replace(
             compared[name],
-            label_shifts=label_shifts(row.labels, plain.labels, table.labels, table.draws),
+            worse=_worse_share(row, plain, table),
+            label_shifts=label_shifts(row.labels, plain.labels, table.labels, table.clusters),
             difference=table.difference(row, plain),
             p_value=p_value,
         )
@@ -298,6 +296,16 @@ def _compared(
     for name, p_holm in holm(p_values).items():
         compared[name] = replace(compared[name], p_holm=p_holm)
     return compared
+
+
+def _worse_share(row: ArmRow, plain: ArmRow, table: ScoreTable) -> Interval | None:
+    """Share of the items judged under both arms that the row's arm makes worse."""
+    both_N = _in_both(row, plain)
+    if not both_N.any():
+        return None
+    change_N = row.values_N[both_N] - plain.values_N[both_N]
+    is_worse_N = change_N < 0 if table.scoring.suite.is_higher_better else change_N > 0
+    return rate_interval(is_worse_N.astype(np.float64), table.clusters.only(both_N))
 
 
 def _in_both(row: ArmRow, other: ArmRow) -> np.ndarray:
@@ -311,13 +319,7 @@ def _correlation(row: ArmRow, table: ScoreTable) -> Interval | None:
     x_N, values_N = row.first_projections_N, row.values_N
     known_N = np.isfinite(x_N) & np.isfinite(values_N)
     try:
-        return clustered_correlation(
-            x_N[known_N],
-            values_N[known_N],
-            table.factors(known_N),
-            draws=table.settings.draws,
-            seed=table.settings.seed,
-        )
+        return clustered_correlation(x_N[known_N], values_N[known_N], table.clusters.only(known_N))
     except TooFewSamplesError:
         return None  # one turn only, or an answer that never changes: there is no correlation
 

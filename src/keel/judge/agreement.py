@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.errors import TooFewSamplesError
-from keel.statistics import contingency_table, kappa_interval, wilson
+from keel.statistics import Clusters, contingency_table, kappa_interval, rate_interval
 from keel.types import Interval
 
 _BINS = 10
@@ -26,10 +26,10 @@ class Agreement:
     """Cases that the first labelled and the second did not."""
     only_b: int
     agreement: Interval
-    """Share (0 to 1) of cases with the same label; Wilson's interval."""
+    """Share (0 to 1) of cases with the same label."""
     kappa: Interval | None
-    """Cohen's κ: 0 is what chance would give, 1 is perfect; the interval from drawing cases anew.
-    None where both judges gave one and the same label throughout: nothing is left to chance."""
+    """Cohen's κ: 0 is what chance would give, 1 is perfect. None where both judges
+    gave one and the same label throughout: nothing is left to chance."""
     labels: tuple[str, ...]
     """Every label that either gave: rows and columns of the table."""
     table: tuple[tuple[int, ...], ...]
@@ -46,10 +46,11 @@ def agree(
     *,
     confidences_a: Mapping[str, float] | None = None,
     confidences_b: Mapping[str, float] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Agreement:
     """Compare two maps of case id -> label over the cases that both hold.
+
+    Answers to one item under several arms are not independent cases: what stands before the `#` of
+    an id is the item. Intervals are of 95 %, over items.
 
     Raises TooFewSamplesError where fewer than two cases are in both.
     """
@@ -62,13 +63,14 @@ def agree(
     labels = sorted({a[id] for id in ids} | {b[id] for id in ids}, key=_in_order)
     rows_N, columns_N = (np.array([labels.index(m[id]) for id in ids]) for m in (a, b))
     same_N = rows_N == columns_N
+    clusters = Clusters.of([{"item": id.partition("#")[0]} for id in ids])
     table = contingency_table(rows_N, columns_N, len(labels))
     return Agreement(
         n=len(ids),
         only_a=len(a) - len(ids),
         only_b=len(b) - len(ids),
-        agreement=wilson(same_N),
-        kappa=kappa_interval(rows_N, columns_N, len(labels), resamples=resamples, seed=seed),
+        agreement=rate_interval(same_N.astype(np.float64), clusters),
+        kappa=kappa_interval(rows_N, columns_N, len(labels), clusters),
         labels=tuple(labels),
         table=tuple(tuple(int(n) for n in row) for row in table),
         calibration_error_a=_calibration_error(ids, same_N, confidences_a),

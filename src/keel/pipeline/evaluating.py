@@ -268,7 +268,6 @@ class _EvaluationJob:
         if run.has_map and float(run.axis.gap[run.axis.layer]) > 0:
             in_gaps = partial(run.axis.in_gaps, layer=run.axis.layer)
         return SummarySettings(
-            seed=evaluation.seed,
             in_gaps=in_gaps,
             facts=facts,
             warnings=(*warnings, *scoring.warnings),

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from keel.calibrate import (
-    CompareScores,
     GridPoint,
     Metric,
     Projections,
@@ -46,7 +45,7 @@ from keel.pipeline.axis import (
 from keel.pipeline.evaluating import evaluate, price_evaluation
 from keel.pipeline.progress import OnProgress, silent
 from keel.settings import SweepSettings
-from keel.statistics import Resampling, difference_interval
+from keel.statistics import Clusters, difference_interval
 from keel.store import EvaluationFolder, RunFolder, SweepWork
 from keel.types import (
     UNSTEERED,
@@ -117,7 +116,7 @@ def sweep(
             screened,
             harm=job.harm(),
             capability=job.capability(),
-            compare=paired_change(settings.seed),
+            compare=paired_change,
             tolerance=job.tolerance,
             seed=settings.seed,
             on_progress=on_progress,
@@ -331,15 +330,10 @@ class SweepJob:
                 yield answer.item_id, verdict.score
 
 
-def paired_change(seed: int) -> CompareScores:
+def paired_change(items: Sequence[Item], before: Scores, after: Scores) -> Interval:
     """Mean difference of scores, item by item, with the interval that evaluations have."""
-
-    def compare(items: Sequence[Item], before: Scores, after: Scores) -> Interval:
-        draws = Resampling.of([item.factors for item in items], seed=seed)
-        values = [np.array([scores[item.id] for item in items]) for scores in (after, before)]
-        return difference_interval(values[0], values[1], draws)
-
-    return compare
+    values = [np.array([scores[item.id] for item in items]) for scores in (after, before)]
+    return difference_interval(*values, Clusters.of([item.factors for item in items]))
 
 
 def arm_of(floors: Floors | None) -> Arm:

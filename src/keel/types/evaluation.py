@@ -143,6 +143,11 @@ class ArmResult:
     """Description of the arm."""
     label_shifts: Mapping[str, Interval] = field(default_factory=dict)
     """Share of each label minus the unsteered arm's, item by item; empty for that arm itself."""
+    worse: Interval | None = None
+    """Share (0 to 1) of items that this arm makes worse than they are unsteered: counted where they
+    were not, or scored on the wrong side. None for the unsteered arm."""
+    cut_share: float | None = None
+    """Share (0 to 1) of answers cut off at the token limit; None where none was written."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,10 @@ class EvalResult:
     reading: tuple[str, ...] = ()
     """Conclusions, and what cannot be concluded, in plain sentences."""
     warnings: tuple[str, ...] = ()
+    levels: Mapping[str, int] = field(default_factory=dict)
+    """Factor -> levels that items share: intervals speak of other levels, too."""
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    """Factor -> levels, too few to speak of others: the result holds for these alone."""
 
     @property
     def is_share(self) -> bool:

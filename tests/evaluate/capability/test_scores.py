@@ -182,18 +182,6 @@ def test_what_is_to_be_known_of_task_and_arms_is_said_of_the_result(files):
     assert found.warnings[1].startswith("answers were cut at 12 tokens")
 
 
-def test_another_seed_draws_other_intervals(files, monkeypatch):
-    """Of a number that seven items move by unlike amounts, so that draws seldom tie."""
-    task = opened(files, "gsm8k")
-    monkeypatch.setattr(
-        task, "aggregate", lambda values: sum(n**2 * v for n, v in enumerate(values))
-    )
-    told = given(task, ["1", "0", "5", "7", "0", "11", "13"])
-    one, two = (task_result(task, [told], seed=n).arm("none").rate for n in (0, 1))
-    assert one.value == two.value
-    assert one != two
-
-
 def test_of_a_task_where_less_is_better_that_is_said(files, tmp_path):
     yaml = tmp_path / "errors.yaml"
     yaml.write_text(CHOICES_YAML.replace("higher_is_better: true", "higher_is_better: false"))

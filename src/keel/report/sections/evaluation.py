@@ -17,7 +17,7 @@ from keel.report.figures.evaluation import (
 )
 from keel.report.inputs import ReportInputs
 from keel.types import UNSTEERED, EvalResult
-from keel.words import NOT_A_NUMBER, counted, fixed, known, number, p_value, percent, points
+from keel.words import NOT_A_NUMBER, counted, fixed, known, listed, number, p_value, percent, points
 
 _three_decimals = partial(fixed, decimals=3)
 _tenths = partial(percent, decimals=1)
@@ -51,9 +51,7 @@ def _section(name: str, result: EvalResult) -> Section:
     measured = (
         f"Measured: {result.measure}, judged by `{result.judge}`{rubric}. The same items under "
         f"{counted(len(result.arms), 'arm')}, drawn with the same seeds, so that each is held "
-        "against the unsteered one item by item. Intervals are of 95 %, by drawing anew the levels "
-        "that items share, and never narrower than for independent answers. "
-        f"{better} ({settings})."
+        f"against the unsteered one item by item. {_reach(result)} {better} ({settings})."
     )
     title = "Evaluation" if name == result.suite else f"Evaluation “{name}”"
     arm_table = Table.of(
@@ -83,6 +81,18 @@ def _section(name: str, result: EvalResult) -> Section:
         tuple(table for table in tables if table.rows),
         warnings=result.warnings,
     )
+
+
+def _reach(result: EvalResult) -> str:
+    """What the intervals are about: factors that they speak beyond, and those that are too few."""
+    beyond = [counted(count, name) for name, count in result.levels.items()]
+    these = [counted(count, name) for name, count in result.fixed.items()]
+    words = "Intervals are of 95 %"
+    if beyond:
+        words += f", over {listed(beyond)} that items share"
+    if these:
+        words += f"; they hold for these {listed(these)} alone, too few to speak of others"
+    return f"{words}."
 
 
 def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
@@ -153,11 +163,15 @@ def _effect_table(result: EvalResult) -> Table:
                 if row[1].difference is None
                 else row[1].difference.text(_three_decimals)
             ),
+            "items made worse": lambda row: (
+                NOT_A_NUMBER if row[1].worse is None else row[1].worse.text(percent)
+            ),
             "p": lambda row: p_value(row[1].p_value),
             "p, all arms": lambda row: p_value(row[1].p_holm),
             "slots moved": lambda row: known(row[1].firing_rate, _tenths),
             "nonsense": lambda row: known(row[1].nonsensical_rate, _tenths),
             "perplexity": lambda row: known(row[1].perplexity, number),
+            "cut off": lambda row: known(row[1].cut_share, _tenths),
             "tokens": lambda row: known(row[1].mean_tokens, partial(fixed, decimals=0)),
             "projection (gaps)": lambda row: known(row[1].projection_gaps, fixed),
         },
