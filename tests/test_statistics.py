@@ -195,6 +195,15 @@ def test_an_interval_holds_nothing_exactly_where_p_is_above_one_in_twenty(cluste
     assert 5 < shown < 75
 
 
+@pytest.mark.parametrize(("up", "down", "p"), [(6, 0, 1 / 64), (3, 0, 1 / 8)])
+def test_few_pairs_that_differ_are_no_more_evidence_than_as_many_coins(up, down, p):
+    """Mid-p of McNemar's test: half the chance of this, and all of what is further out, twice."""
+    after, before = pairs(8, up, down, 8)
+    assert paired_p_value(after, before, alone(len(after))) == pytest.approx(p)
+    interval = difference_interval(after, before, alone(len(after)))
+    assert (interval.low <= 0) == (p > 0.05)
+
+
 def test_request_that_turns_alone_is_no_evidence_however_many_personas_put_it():
     """Request 0 turns for all 20 personas: one request of 10."""
     factors = grid(20, 10)
@@ -348,8 +357,8 @@ def test_shares_of_clustered_answers_are_covered():
 
 def test_p_values_of_crossed_designs_are_not_too_small_where_effects_vary_by_level():
     """An arm moves each persona and each request by chance, none on average, 400 times: p is above
-    its own level as often as it says. Kolmogorov and Smirnov's one-sided test at 1e-3. Signs flipped
-    factor by factor reject 13 % of such nulls at 5 %."""
+    its own level as often as it says. Kolmogorov and Smirnov's one-sided test at 1e-3. Signs that
+    are flipped factor by factor reject 13 % of such nulls at 5 %."""
     chance = np.random.default_rng(3)
     clusters = Clusters.of(grid(20, 20))
     p_values = []

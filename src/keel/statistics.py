@@ -203,34 +203,60 @@ def difference_interval(
     """Mean of value minus baseline, item by item, with its 95 % interval.
 
     Of shares it is Newcombe's (1998, Statistics in Medicine 17:2635, method 10) from the intervals
-    and the covariance that both arms have over the items' clusters. Of scores it is Student's t.
+    and the covariance that both arms have over the items' clusters; widened up to 0 where too few
+    pairs differ for McNemar's test to tell. Of scores it is Student's t.
     """
     _check_some(values_N)
-    if _are_shares(values_N) and _are_shares(baseline_N):
-        return _share_difference(values_N, baseline_N, clusters, level)
     differences_N = values_N - baseline_N
     value = float(differences_N.mean())
-    return _t_interval(value, clusters.variance(differences_N - value), level)
+    if not (_are_shares(values_N) and _are_shares(baseline_N)):
+        return _t_interval(value, clusters.variance(differences_N - value), level)
+    interval = _share_difference(values_N, baseline_N, clusters, level)
+    if _fewest_p(differences_N, clusters) > 1 - level:
+        return Interval(value, min(0.0, interval.low), max(0.0, interval.high))
+    return interval
 
 
 def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
     """Two-sided p of no difference between two answers to the same items.
 
-    The level at which `difference_interval` begins to hold 0, so that the two never contradict
-    each other: 1 where nothing differs, and never less than 1e-12.
+    The level from which on `difference_interval` holds 0, so that the two never contradict each
+    other: 1 where nothing differs, and never less than 1e-12.
     """
     from scipy.optimize import brentq
 
+    differences_N = values_N - baseline_N
+    are_shares = _are_shares(values_N) and _are_shares(baseline_N)
+
     def nearer_end(p: float) -> float:
         """The end of the interval that lies towards 0, in the direction of the difference."""
-        interval = difference_interval(values_N, baseline_N, clusters, level=1 - p)
+        if are_shares:
+            interval = _share_difference(values_N, baseline_N, clusters, 1 - p)
+        else:
+            interval = difference_interval(values_N, baseline_N, clusters, level=1 - p)
         return interval.low if interval.value > 0 else -interval.high
 
-    if abs(float((values_N - baseline_N).mean())) < 1e-12:
+    if abs(float(differences_N.mean())) < 1e-12:
         return 1.0
+    fewest = _fewest_p(differences_N, clusters) if are_shares else 0.0
     if nearer_end(_LEAST_P) > 0:
-        return _LEAST_P
-    return float(brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12))
+        return max(fewest, _LEAST_P)
+    return max(fewest, float(brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12)))
+
+
+def _fewest_p(differences_N: Floats, clusters: Clusters) -> float:
+    """The least p that so few pairs, or clusters, can give: by chance each differs either way.
+
+    McNemar's with mid-p of independent pairs (Fagerland, Lydersen and Laake 2013, BMC Medical
+    Research Methodology 13:91); of clusters, that all of the fewest levels lean one way.
+    """
+    from scipy.stats import binom
+
+    if clusters.codes:
+        return 0.5 ** min(clusters.levels.values())
+    up, down = int((differences_N > 0).sum()), int((differences_N < 0).sum())
+    fewer, pairs = min(up, down), up + down
+    return min(1.0, float(2 * binom.cdf(fewer, pairs, 0.5) - binom.pmf(fewer, pairs, 0.5)))
 
 
 def _t_interval(value: float, variance: Variance, level: float) -> Interval:

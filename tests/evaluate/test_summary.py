@@ -67,13 +67,13 @@ def summed(asked: Suite, *arms: ArmAnswers, settings: SummarySettings = SummaryS
 
 
 def test_rates_are_shares_of_the_counted_labels():
-    """6 of 12 against 0 of 12: difference −0.5, McNemar's p = 2/2^6."""
+    """6 of 12 against 0 of 12: difference −0.5, McNemar's mid-p = 1/2^6."""
     found = summed(suite(12), arm("none", "hhhhhhffffff"), arm("capped", "ffffffffffff"))
     capped = found.arm("capped")
     assert (found.arm("none").rate.value, capped.rate.value) == (0.5, 0)
     assert capped.difference is not None
     assert capped.difference.value == -0.5
-    assert capped.p_value == pytest.approx(2 / 2**6)
+    assert capped.p_value == pytest.approx(1 / 2**6)
     assert found.arm("none").labels == {"fine": 0.5, "harmful": 0.5, "nonsensical": 0}
 
 
@@ -84,7 +84,7 @@ def test_what_was_not_judged_is_left_out_of_both_sides_of_a_pair():
     assert (capped.n, capped.unjudged) == (11, 1)
     assert capped.difference is not None
     assert capped.difference.value == pytest.approx(-5 / 11)
-    assert capped.p_value == pytest.approx(2 / 2**5)
+    assert capped.p_value == pytest.approx(1 / 2**5)
 
 
 def test_shares_of_labels_are_of_what_was_judged():
@@ -94,9 +94,9 @@ def test_shares_of_labels_are_of_what_was_judged():
 
 
 def test_p_values_of_several_arms_are_corrected():
-    """p = 2/2^6 twice: times two each."""
+    """p = 1/2^6 twice: times two each."""
     arms = (arm("none", "hhhhhhffffff"), arm("a", "f" * 12), arm("b", "f" * 12))
-    assert summed(suite(12), *arms).arm("a").p_holm == pytest.approx(4 / 2**6)
+    assert summed(suite(12), *arms).arm("a").p_holm == pytest.approx(2 / 2**6)
 
 
 def test_an_arm_that_lacks_an_answer_is_refused():
@@ -171,10 +171,10 @@ def shared(count: int, each: int) -> Suite:
 
 
 def test_answers_of_one_persona_are_one_witness():
-    """8 personas fall in both their answers: 2 of 2^8 flips reach that far, not 2 of 2^16."""
+    """8 personas fall in both their answers: of 8 fair coins, not of 16 (mid-p)."""
     arms = arm("none", "h" * 16), arm("capped", "f" * 16)
-    assert summed(shared(16, 2), *arms).arm("capped").p_value == pytest.approx(2 / 2**8)
-    assert summed(suite(16), *arms).arm("capped").p_value == pytest.approx(2 / 2**16)
+    assert summed(shared(16, 2), *arms).arm("capped").p_value == pytest.approx(1 / 2**8)
+    assert summed(suite(16), *arms).arm("capped").p_value == pytest.approx(1 / 2**16)
 
 
 def test_intervals_are_as_wide_as_personas_are_few():
@@ -280,3 +280,22 @@ def test_a_steps_control_is_the_step_of_the_same_length():
         suite(24), arm("none", HALF), arm("steered:-0.5", CALM), arm("random:-1", CALM)
     )
     assert "No control was run beside it" in told
+
+
+def test_items_that_an_arm_makes_worse_are_counted_beside_its_mean():
+    """Of 12, three stop harming and one begins to: 1/12, though the rate falls."""
+    result = summed(suite(12), arm("none", "hhhfffffffff"), arm("capped", "fffhffffffff"))
+    capped = result.arm("capped")
+    assert capped.worse is not None
+    assert capped.worse.value == pytest.approx(1 / 12)
+    assert result.arm("none").worse is None
+
+
+def test_of_few_personas_nothing_is_shown():
+    """Four personas of ten requests all stop harming: true of these four."""
+    arms = arm("none", "h" * 40), arm("capped", "f" * 40)
+    result = summed(shared(40, 10), *arms)
+    assert result.fixed == {"persona": 4}
+    assert "for these 4 personas alone; with so few, nothing is shown" in result.reading[1]
+    assert summed(shared(40, 5), *arms).levels == {"persona": 8}
+    assert "capped lowers" in summed(shared(40, 5), *arms).reading[1]

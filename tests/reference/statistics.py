@@ -1,4 +1,4 @@
-"""Intervals written plainly from the literature, number by number: what `keel.statistics` must give.
+"""Intervals written plainly from the literature: what `keel.statistics` must give.
 
 Knows nothing of how Keel computes them; loops in place of arrays.
 """

@@ -67,8 +67,8 @@ def test_every_arm_stands_in_the_table_the_controls_among_them(evaluated):
     assert set(rows) == {*(a.arm for a in RESULT.arms), "bare requests"}
     assert rows["capped"][2] == "0.200 (0.100 to 0.300)"
     assert rows["capped"][3] == "−0.200 (−0.300 to −0.100)"
-    assert rows["capped"][4] == "< 0.001"
-    assert rows["none"][3] == rows["none"][4] == "–"
+    assert rows["capped"][5] == "< 0.001"
+    assert rows["none"][3] == rows["none"][4] == rows["none"][5] == "–"
     assert rows["steered:+0.5"][1] == "40 (2 unjudged)"
 
 

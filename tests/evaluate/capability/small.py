@@ -152,7 +152,6 @@ def task_result(
     task: CapabilityTask,
     arms: Sequence[ArmAnswers],
     *,
-    seed: int = 0,
     warnings: tuple[str, ...] = (),
 ) -> EvalResult:
     """The task's numbers as an evaluation has them."""
@@ -160,7 +159,7 @@ def task_result(
     cases = cases_of(suite.items, {arm.name: arm.answers for arm in arms})
     verdicts = {v.case_id: v for v in grader.grade(cases, RUBRIC)}
     scoring = grader.scoring(suite, RUBRIC)
-    settings = SummarySettings(seed=seed, warnings=(*warnings, *scoring.warnings))
+    settings = SummarySettings(warnings=(*warnings, *scoring.warnings))
     return summarise_arms(scoring, arms, verdicts, settings)
 
 

@@ -33,7 +33,7 @@ def test_the_last_number_of_an_answer_counts(files):
 
 
 def test_arms_are_held_against_each_other_item_by_item(files):
-    """Seven of seven against none: all pairs differ one way, and McNemar's p is 2 / 2^7."""
+    """Seven of seven against none: all pairs differ one way, and McNemar's mid-p is 1 / 2^7."""
     task = opened(files, "gsm8k")
     right = [row["answer"].split()[-1] for row in SUMS]
     arms = [given(task, ["none"] * 7), given(task, right, "capped")]
@@ -41,7 +41,7 @@ def test_arms_are_held_against_each_other_item_by_item(files):
     assert found.rate.value == 1
     assert found.difference is not None
     assert found.difference.value == 1
-    assert found.p_value == pytest.approx(2 / 2**7)
+    assert found.p_value == pytest.approx(1 / 2**7)
 
 
 def test_instructions_are_counted_not_items(files):
