@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from keel.errors import TooFewSamplesError, UsageError
 from keel.personas.axis import assistant_axis, axis_of, fit_space, role_vectors
+from keel.personas.default_answers import HeldOutDefaults
 from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
 from keel.personas.quality import held_out_separations, measure_quality, recommended_layer
 from keel.settings import MapSettings
@@ -36,13 +37,15 @@ def map_personas(
     *,
     identity: ModelIdentity,
     judgements: Mapping[str, Judgement] | None = None,
+    tokens: Mapping[str, int] | None = None,
     settings: MapSettings = MapSettings(),
 ) -> PersonaMap:
     """Vectors, axis and persona space of rollouts whose activations stream from `batches`.
 
     `batches` is called twice, and must start anew each time; what is kept does not grow with the
     rollouts, but for one number per layer of a sample. Rollouts' ids are those of their prompts.
-    Without judgements every rollout of these prompts counts.
+    Without judgements every rollout of these prompts counts. `tokens` has the number of content
+    tokens of each default rollout; without it the map cannot tell which turns are unusually low.
 
     Raises TooFewSamplesError with fewer than three roles left, or where a half of the questions
     lacks the default or every role; NotFiniteError on NaN or Inf; ModelMismatchError on activations
@@ -63,8 +66,9 @@ def map_personas(
     gathered = gather_cells(index, batches(), settings.folds_bytes)
     check_shape(gathered, identity)
     cells, dropped = _with_enough_rollouts(gathered, settings.min_count)
+    defaults = HeldOutDefaults(cells, index)
     separated = held_out_separations(
-        batches(),
+        defaults.watching(batches()),
         index.keeping(cells.roles),
         (axis_of(cells.means(0)), axis_of(cells.means(1))),
         resamples=settings.bootstrap,
@@ -82,6 +86,7 @@ def map_personas(
         space=fit_space(cells.roles, means_NLD[1:], means_NLD[0], settings.components),
         quality=quality,
         warnings=tuple(map_warnings(cells, quality[layer], dropped)),
+        default_answers=None if tokens is None else defaults.answers(tokens),
     )
 
 

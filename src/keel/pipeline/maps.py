@@ -183,6 +183,7 @@ def _persona_map(
         run.activation_batches,
         identity=run.plan.identity,
         judgements=None if judge is None else run.judgements(judge.name),
+        tokens={r.prompt.id: len(r.token_ids) for r in run.rollouts() if r.prompt.is_default},
         settings=settings,
     )
     provenance = {**made.axis.provenance, "judge": _name(judge)}

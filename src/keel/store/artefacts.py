@@ -20,6 +20,7 @@ from keel.store.records import from_record, tensors_of, to_record
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
+    DefaultAnswers,
     PersonaSpace,
     PersonaVector,
     TraitAxis,
@@ -56,7 +57,7 @@ def read_axis(path: Path) -> AssistantAxis:
     return axis
 
 
-def save_value(value: AssistantAxis | PersonaSpace, path: Path, kind: str) -> None:
+def save_value(value: AssistantAxis | PersonaSpace | DefaultAnswers, path: Path, kind: str) -> None:
     """Write a dataclass of tensors and plain fields."""
     write_artefact(path, kind, tensors_of(value), to_record(value))
 

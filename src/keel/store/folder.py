@@ -180,6 +180,8 @@ class RunFolder:
             save_vectors(vectors, default_LD, self.path / layout.VECTORS)
             save_value(persona_map.space, self.path / layout.SPACE, "space")
             save_axis(persona_map.axis, self.path / layout.AXIS)
+            if persona_map.default_answers is not None:
+                save_value(persona_map.default_answers, self.path / layout.DEFAULTS, "defaults")
             # What is no tensor, and has no file of its own.
             names = ("default_count", "dropped", "quality", "warnings")
             facts = {name: to_record(getattr(persona_map, name)) for name in names}

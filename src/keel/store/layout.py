@@ -14,6 +14,7 @@ MAP = "map.json"
 VECTORS = "vectors.safetensors"
 SPACE = "space.safetensors"
 AXIS = "axis.safetensors"
+DEFAULTS = "defaults.safetensors"
 TRAITS = "traits.safetensors"
 FLOORS = "floors.safetensors"
 CALIBRATION = "calibration.json"
@@ -30,7 +31,7 @@ EVALUATIONS = "evaluations"
 RESULT = "result.json"
 """Of an evaluation, in a folder of its own."""
 
-MAP_FILES = (VECTORS, SPACE, AXIS, MAP, TRAITS)
+MAP_FILES = (VECTORS, SPACE, AXIS, MAP, DEFAULTS, TRAITS)
 """Made together, so that traits are never measured against an axis that was replaced; a run of
 roles or of traits alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)

@@ -19,6 +19,7 @@ from keel.store.records import from_record
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
+    DefaultAnswers,
     Calibration,
     DriftReading,
     EvalResult,
@@ -100,8 +101,16 @@ class Run:
         space = read_value(PersonaSpace, self._checked(layout.SPACE), "space")
         path = self._checked(layout.MAP)
         parts = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
+        parts["default_answers"] = self.default_answers
         with reading(path, "a map"):
             return from_record(PersonaMap, read_json(path), parts)
+
+    @cached_property
+    def default_answers(self) -> DefaultAnswers | None:
+        """What a turn is judged against; None in runs that were mapped before it was kept."""
+        if layout.DEFAULTS not in self.manifest.files:
+            return None
+        return read_value(DefaultAnswers, self._checked(layout.DEFAULTS), "defaults")
 
     @cached_property
     def trait_map(self) -> TraitMap:

@@ -43,6 +43,7 @@ from keel.types.floors import Floor, Floors, Intervention, ShiftNumbers, TokenMa
 from keel.types.results import (
     Calibration,
     Change,
+    DefaultAnswers,
     DefaultShift,
     DriftReading,
     Fate,
@@ -89,6 +90,7 @@ __all__ = [
     "Case",
     "Change",
     "Conversation",
+    "DefaultAnswers",
     "DefaultShift",
     "DriftReading",
     "EvalResult",

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from keel.errors import UsageError
@@ -65,6 +65,19 @@ class LayerQuality:
 
 
 @dataclass(frozen=True)
+class DefaultAnswers:
+    """Mean projections of the model's own default answers, each on an axis made without it.
+
+    They answer single questions without a history: of a later turn they say how it stands to those.
+    """
+
+    gaps_NL: Float[Tensor, "answer layer"]
+    """In gap units: 0 role mean, 1 default mean."""
+    tokens_N: Int[Tensor, " answer"]
+    """Number of content tokens of each."""
+
+
+@dataclass(frozen=True)
 class PersonaMap:
     """The result of one extraction: role vectors, persona space, axis and its quality."""
 
@@ -79,6 +92,8 @@ class PersonaMap:
     quality: tuple[LayerQuality, ...]
     """One per layer."""
     warnings: tuple[str, ...] = ()
+    default_answers: DefaultAnswers | None = None
+    """What a turn is judged against; None where the answers' lengths were not known."""
 
 
 @dataclass(frozen=True)
