@@ -345,9 +345,9 @@ def lowest_usual(means_N: Floats, sizes_N: Floats, size: int, *, share: float) -
     """The value that at most `share` (0 to 1) of means of this size lie below, by those at hand.
 
     `means_N` are means over `sizes_N` observations. The mean of few varies more: its variance is a
-    constant and a part that falls as 1 / size, fitted to them. For another mean drawn like these the
-    share holds exactly, as in split conformal prediction (Vovk, Gammerman and Shafer 2005). None
-    where there are too few to tell: fewer than 1 / share − 1.
+    constant and a part that falls as 1 / size, fitted to them. For another mean drawn like these
+    the share holds, as in split conformal prediction (Vovk, Gammerman and Shafer 2005). None where
+    there are too few to tell: fewer than 1 / share − 1.
     """
     from scipy.optimize import nnls
 

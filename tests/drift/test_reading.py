@@ -12,7 +12,7 @@ from keel.errors import ModelMismatchError, NotFiniteError, UsageError
 from keel.geometry import unit
 from keel.steering import Addition
 from keel.testing import FakeEngine
-from keel.types import Conversation, Floor, Floors, Message, ModelIdentity
+from keel.types import Conversation, DefaultAnswers, Floor, Floors, Message, ModelIdentity
 
 LAYER = 2
 """The axis' own layer with four layers; personas 1, 0.5 and 0 project to 3, 1.5 and 0 there."""
@@ -89,6 +89,30 @@ def test_turns_below_the_floor_are_marked_and_those_above_are_not():
     reading = only(read_drift(engine(noise=0), [DRIFTING], engine().axis, floors=band(1.0)))
     assert [turn.is_below_floor for turn in reading.turns] == [False, False, True]
     assert reading.floor == 1.0
+
+
+def test_a_turn_is_marked_where_default_answers_of_its_length_hardly_ever_are():
+    """Default answers at 0.80, 0.81, ... 1.19 gaps, one layer each alike: of 40, rank 2 is 0.81.
+    Turns 0 and 1 are spoken as the default, the last in a role, at 0."""
+    gaps = (0.8 + 0.01 * torch.arange(40.0))[:, None].expand(-1, engine().layers)
+    known = DefaultAnswers(gaps, torch.full((40,), 12))
+    reading = only(read_drift(engine(noise=0), [DRIFTING], engine().axis, default_answers=known))
+    assert [turn.is_low for turn in reading.turns] == [False, False, True]
+    assert reading.false_alarms == 0.05
+    assert reading.turns[0].lowest_usual_gaps == pytest.approx(0.81)
+
+
+@pytest.mark.parametrize("known", [None, DefaultAnswers(torch.ones(9, 4), torch.ones(9).long())])
+def test_where_default_answers_are_unknown_or_few_no_turn_is_marked(known):
+    reading = only(read_drift(engine(noise=0), [DRIFTING], engine().axis, default_answers=known))
+    assert not any(turn.is_low for turn in reading.turns)
+    assert reading.false_alarms is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_a_share_of_false_alarms_lies_between_none_and_all(share):
+    with pytest.raises(UsageError, match="false alarms are"):
+        read_drift(engine(), [DRIFTING], engine().axis, false_alarms=share)
 
 
 def test_a_turn_held_at_its_floor_is_not_below_it_for_rounding():

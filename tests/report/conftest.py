@@ -238,6 +238,7 @@ def _turn(
         token_projections=tuple(tokens_T.tolist()),
         text=f"{ATTACK} spoken in turn {place}. " + _answer("the sky") * (place % 3 + 1),
         is_below_floor=mean < floor,
+        lowest_usual_gaps=axis.in_gaps(floor, AXIS_LAYER),
     )
 
 

@@ -215,15 +215,15 @@ def test_a_price_of_nothing_keeps_the_scale_linear(calibration: Calibration) -> 
     assert draw_prices(replace(calibration, settings=others)).layout.xaxis.type == "linear"
 
 
-def test_turns_under_the_floor_are_rings_and_the_floor_a_line(
+def test_turns_that_are_low_are_rings_and_the_floor_a_line(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:
     reading = inputs.drift[1]
     figure = draw_trajectories([reading], found.axis)
     symbols = figure.data[0].marker.symbol
-    under = [turn.is_below_floor for turn in reading.turns]
-    assert True in under
-    assert [symbol == "circle-open" for symbol in symbols] == under
+    low = [turn.is_low for turn in reading.turns]
+    assert True in low
+    assert [symbol == "circle-open" for symbol in symbols] == low
     assert list(figure.data[0].x) == list(range(1, 13))
     # The floor of the synthetic run lies at 0.3 gap units.
     assert [shape.y0 for shape in figure.layout.shapes] == pytest.approx([1, 0, 0.3], abs=1e-4)

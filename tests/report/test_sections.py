@@ -180,20 +180,25 @@ def test_every_setting_has_a_row_and_its_price(inputs: ReportInputs) -> None:
         assert f"| {setting.name} | {number(setting.kl_default)} |" in told
 
 
-def test_turns_under_the_floor_are_counted(inputs: ReportInputs) -> None:
+def test_turns_that_are_unusually_low_are_counted_beside_the_rate_by_chance(
+    inputs: ReportInputs,
+) -> None:
     first = inputs.drift[0]
-    turns = tuple(replace(turn, is_below_floor=turn.turn < 5) for turn in first.turns)
-    told = section(replace(inputs, drift=(replace(first, turns=turns),)), "Drift of conv.*?")
-    assert "5 of 12 turns lie under the floor" in told
-
-
-def test_without_a_floor_no_turn_is_judged(inputs: ReportInputs) -> None:
-    first = inputs.drift[0]
-    turns = tuple(replace(turn, is_below_floor=None) for turn in first.turns)
-    told = section(
-        replace(inputs, drift=(replace(first, turns=turns, floor=None),)), "Drift of conv.*?"
+    lowest = [9.0 if turn.turn < 5 else -9.0 for turn in first.turns]
+    turns = tuple(
+        replace(turn, lowest_usual_gaps=gaps)
+        for turn, gaps in zip(first.turns, lowest, strict=True)
     )
-    assert "under the floor." not in told
+    reading = replace(first, turns=turns, false_alarms=0.05)
+    told = section(replace(inputs, drift=(reading,)), "Drift of conv.*?")
+    assert "5 of 12 turns are marked as unusually low" in told
+    assert "lower than all but 5\u00a0%" in told
+
+
+def test_a_run_that_cannot_tell_what_is_unusual_says_so(inputs: ReportInputs) -> None:
+    first = replace(inputs.drift[0], false_alarms=None)
+    told = section(replace(inputs, drift=(first,)), "Drift of conv.*?")
+    assert "No turn is marked as low" in told
 
 
 def test_the_rise_of_a_replay_is_the_mean_over_turns(inputs: ReportInputs) -> None:

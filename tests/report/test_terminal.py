@@ -111,7 +111,7 @@ def test_folded_tables_and_what_is_no_result_are_left_out(inputs):
 def test_conversations_are_drawn_with_their_needles_and_the_farthest_answers_quoted(inputs):
     text = shown(report_account(inputs), 100)
     assert "╋ floor" in text
-    assert "▼ below floor" in text
+    assert "▼ unusually low" in text
     assert "Where the two arms lie farthest apart" in text
 
 

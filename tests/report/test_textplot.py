@@ -23,8 +23,10 @@ SIZES = st.integers(5, 60)
 PLACES = st.floats(-10, 10)
 
 
-def turn(number: int, gaps: float, text: str = "words", *, is_below: bool | None = None):
-    return TurnReading(number, 3 * gaps, gaps, (3 * gaps,), text, is_below)
+def turn(number: int, gaps: float, text: str = "words", *, is_low: bool = False):
+    return TurnReading(
+        number, 3 * gaps, gaps, (3 * gaps,), text, lowest_usual_gaps=gaps + (1 if is_low else -1)
+    )
 
 
 def path(*turns: TurnReading, floor: float | None = None) -> DriftReading:
@@ -105,16 +107,16 @@ def test_a_sparkline_fits(gaps, width):
 
 
 def test_a_turns_line_holds_needle_units_raw_value_mark_and_words():
-    line = draw_turn(turn(0, -0.25, "Boo, I say", is_below=True), floor_gaps=0.5, width=80)
-    assert line.plain == "──●──┊────╋────┊──── -0.25 (-0.75)   ▼ below floor Boo, I say"
-    above = draw_turn(turn(0, 1.0, "Well", is_below=False), floor_gaps=0.5, width=80)
+    line = draw_turn(turn(0, -0.25, "Boo, I say", is_low=True), floor_gaps=0.5, width=80)
+    assert line.plain == "──●──┊────╋────┊──── -0.25 (-0.75)   ▼ unusually low Boo, I say"
+    above = draw_turn(turn(0, 1.0, "Well", is_low=False), floor_gaps=0.5, width=80)
     assert "▼" not in above.plain
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_every_line_fits_the_terminal(width):
     wide = "你好 🤞 " * 60
-    turns = [turn(n, n / 10 - 0.3, wide, is_below=n < 4) for n in range(12)]
+    turns = [turn(n, n / 10 - 0.3, wide, is_low=n < 4) for n in range(12)]
     replay = Replay(
         "a talk with quite a long name " * 5,
         2,
@@ -133,10 +135,10 @@ def test_every_line_fits_the_terminal(width):
 
 
 def test_without_colour_no_escape_is_written_and_every_mark_is_there():
-    drawing = draw_drift(path(turn(0, -0.2, is_below=True), floor=1.2), AXIS, width=60)
+    drawing = draw_drift(path(turn(0, -0.2, is_low=True), floor=1.2), AXIS, width=60)
     text = shown(drawing, 60)
     assert "\x1b" not in text
-    for mark in ("●", "┊", "╋", "▼ below floor", "-0.20", "(-0.6)"):
+    for mark in ("●", "┊", "╋", "▼ unusually low", "-0.20", "(-0.6)"):
         assert mark in text
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from keel.engines import Engine, Probe, Recording
 from keel.errors import ModelMismatchError, NotFiniteError, UsageError
 from keel.geometry import cosine
-from keel.types import AssistantAxis, Floors, TurnReading
+from keel.statistics import lowest_usual
+from keel.types import AssistantAxis, DefaultAnswers, Floors, TurnReading
 
 _SAME_DIRECTION = 0.999
 """Cosine from which a floor's direction is taken for the axis' own."""
@@ -28,8 +29,14 @@ class Gauge:
     layer: int
     floor: float | None = None
     """Raw; None if there is no floor at this layer along the axis."""
+    default_answers: DefaultAnswers | None = None
+    """What a turn is judged against; without them no turn is marked."""
+    false_alarms: float = 0.05
+    """Share (0 to 1) of default answers that may be marked as low."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.false_alarms < 1:
+            raise UsageError(f"false alarms are {self.false_alarms:g}, expected between 0 and 1")
         last = self.axis.vector.shape[0] - 1
         if not 0 <= self.layer <= last:
             raise UsageError(f"layer is {self.layer}, expected 0 to {last}; choose one of these")
@@ -48,6 +55,8 @@ class Gauge:
         *,
         layer: int | None = None,
         floors: Floors | None = None,
+        default_answers: DefaultAnswers | None = None,
+        false_alarms: float = 0.05,
     ) -> Gauge:
         """The gauge for an engine, by default at the axis' recommended layer.
 
@@ -56,7 +65,12 @@ class Gauge:
         _check_same_model("axis", axis, engine)
         if floors is not None:
             _check_same_model("floors", floors, engine)
-        gauge = cls(axis, axis.layer if layer is None else layer)
+        gauge = cls(
+            axis,
+            axis.layer if layer is None else layer,
+            default_answers=default_answers,
+            false_alarms=false_alarms,
+        )
         return gauge if floors is None else replace(gauge, floor=gauge._floor_of(floors))
 
     @property
@@ -68,6 +82,11 @@ class Gauge:
     def floor_gaps(self) -> float | None:
         """The floor in gap units."""
         return None if self.floor is None else self.in_gaps(self.floor)
+
+    @property
+    def stated_false_alarms(self) -> float | None:
+        """Share (0 to 1) of default answers that are marked; None where too few are known."""
+        return None if self._lowest_usual(1) is None else self.false_alarms
 
     def in_gaps(self, projection: float) -> float:
         """A raw projection in gap units: 0 is the role mean, 1 the default mean."""
@@ -98,7 +117,16 @@ class Gauge:
             is_below_floor=None
             if self.floor is None
             else mean < self.floor - _SLACK_GAPS * float(self.axis.gap[self.layer]),
+            lowest_usual_gaps=self._lowest_usual(len(projections_T)),
         )
+
+    def _lowest_usual(self, tokens: int) -> float | None:
+        """Gap units that all but the stated share of default answers of this length reach."""
+        known = self.default_answers
+        if known is None:
+            return None
+        gaps_N, tokens_N = known.gaps_NL[:, self.layer].double().numpy(), known.tokens_N.numpy()
+        return lowest_usual(gaps_N, tokens_N, tokens, share=self.false_alarms)
 
     def _floor_of(self, floors: Floors) -> float | None:
         """The highest floor at this layer along the axis."""

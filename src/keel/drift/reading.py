@@ -9,7 +9,14 @@ from keel.drift.gauge import Gauge
 from keel.engines import Engine, Reading
 from keel.errors import UsageError
 from keel.steering import Intervention
-from keel.types import AssistantAxis, Conversation, DriftReading, Floors, TurnReading
+from keel.types import (
+    AssistantAxis,
+    Conversation,
+    DefaultAnswers,
+    DriftReading,
+    Floors,
+    TurnReading,
+)
 
 
 def read_drift(
@@ -19,16 +26,27 @@ def read_drift(
     *,
     layer: int | None = None,
     floors: Floors | None = None,
+    default_answers: DefaultAnswers | None = None,
+    false_alarms: float = 0.05,
     interventions: Sequence[Intervention] = (),
 ) -> Iterator[DriftReading]:
     """Projections of each conversation's assistant turns onto the axis, in the order given.
 
     A turn's projection is the mean over its content tokens at `layer` (by default the axis' own);
-    a turn without content tokens is listed as `unread`, the others keep their numbers. `floors`
-    only marks turns below them; `interventions` act on the model. All conversations are read in
-    one call. Raises UsageError for a conversation without an assistant turn, before the model runs.
+    a turn without content tokens is listed as `unread`, the others keep their numbers. A turn is
+    marked that lies lower than all but the share `false_alarms` (0 to 1) of `default_answers` of
+    its length; `floors` are only shown; `interventions` act on the model. All conversations are
+    read in one call. Raises UsageError for a conversation without an assistant turn, before the
+    model runs.
     """
-    gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
+    gauge = Gauge.of(
+        engine,
+        axis,
+        layer=layer,
+        floors=floors,
+        default_answers=default_answers,
+        false_alarms=false_alarms,
+    )
     for conversation in conversations:
         if not any(message.speaker == "assistant" for message in conversation.messages):
             raise UsageError(
@@ -103,4 +121,6 @@ def _drift_of(reading: Reading, conversation: Conversation, gauge: Gauge) -> Dri
         if turn is not None:
             turns.append(turn)
     unread = tuple(sorted(set(range(len(texts))) - {turn.turn for turn in turns}))
-    return DriftReading(conversation.id, gauge.layer, tuple(turns), gauge.floor, unread)
+    return DriftReading(
+        conversation.id, gauge.layer, tuple(turns), gauge.floor, unread, gauge.stated_false_alarms
+    )

@@ -12,6 +12,7 @@ from keel.steering import Firing
 from keel.types import (
     AssistantAxis,
     Conversation,
+    DefaultAnswers,
     Floors,
     Message,
     Prompt,
@@ -31,6 +32,8 @@ def replay(
     sampling: Sampling,
     seed: int,
     layer: int | None = None,
+    default_answers: DefaultAnswers | None = None,
+    false_alarms: float = 0.05,
     on_turn: Callable[[ReplayTurn], None] | None = None,
 ) -> Replay:
     """Answer the same user messages uncapped and capped; both arms' turn-by-turn projections.
@@ -42,7 +45,14 @@ def replay(
     Raises UsageError for a conversation without a user message, NotAppliedError where the floors
     did not reach the model.
     """
-    gauge = Gauge.of(engine, axis, layer=layer, floors=floors)
+    gauge = Gauge.of(
+        engine,
+        axis,
+        layer=layer,
+        floors=floors,
+        default_answers=default_answers,
+        false_alarms=false_alarms,
+    )
     script = _user_messages(conversation)
     system = tuple(m for m in script.messages if m.speaker == "system")
     uncapped = _Arm(engine, gauge, system, None)
@@ -66,6 +76,7 @@ def replay(
         setting=floors.name,
         turns=tuple(turns),
         firing_rate=capped.firing.rate,
+        false_alarms=gauge.stated_false_alarms,
         unread=tuple(unread),
     )
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from keel.errors import TooFewSamplesError, UsageError
 from keel.personas.axis import assistant_axis, axis_of, fit_space, role_vectors
-from keel.personas.default_answers import HeldOutDefaults
 from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
+from keel.personas.default_answers import HeldOutDefaults
 from keel.personas.quality import held_out_separations, measure_quality, recommended_layer
 from keel.settings import MapSettings
 from keel.types import (

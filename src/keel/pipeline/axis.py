@@ -87,7 +87,11 @@ def drift(
     readings = []
     chosen: list[Callable[..., Iterator[DriftReading]]] = []
     if settings.spans != "thinking":
-        chosen.append(read_drift)
+        # Thinking is not marked: what is known to be usual is of answers.
+        marking = partial(
+            read_drift, default_answers=run.default_answers, false_alarms=settings.false_alarms
+        )
+        chosen.append(marking)
     if settings.spans != "answer":
         chosen.append(read_thinking)
     for read in chosen:
@@ -124,6 +128,8 @@ def replay_conversation(
         sampling=settings.sampling,
         seed=settings.seed,
         layer=drift_layer(run.axis, floors) if settings.layer is None else settings.layer,
+        default_answers=run.default_answers,
+        false_alarms=settings.false_alarms,
         on_turn=lambda turn: on_progress("answering, uncapped and capped", next(turns), total),
     )
     folder.save_drift(replayed)

@@ -22,7 +22,7 @@ LOWEST, HIGHEST = -0.5, 1.5
 """Gap units at the ends of a needle's bar; what lies beyond is drawn as an arrow at the end."""
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_BELOW_FLOOR = "▼ below floor"
+_LOW = "▼ unusually low"
 _UNREAD = "no token of its own: not read"
 _MOST_ROWS = 24
 """Rows of a ranking; of more both ends are shown."""
@@ -73,13 +73,13 @@ def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text
 def draw_turn(
     turn: TurnReading, *, floor_gaps: float | None = None, width: int = 80, label: str = ""
 ) -> Text:
-    """Draws a turn on one line: needle, gap units, raw projection, a mark below the floor, text."""
+    """Draws a turn on one line: needle, gap units, raw projection, a mark if it is low, text."""
     line = Text(f"{label} " if label else "", no_wrap=True)
     line += draw_needle(turn.gaps, floor_gaps=floor_gaps, width=max(8, min(40, width // 4)))
     line.append(f" {turn.gaps:+.2f}")
     line.append(f" {f'({turn.projection:+.4g})':<9}", style="dim")
-    if turn.is_below_floor:
-        line.append(f" {_BELOW_FLOOR}", style="red")
+    if turn.is_low:
+        line.append(f" {_LOW}", style="red")
     line.append(f" {plain_line(turn.text)}")
     return _cut(line, width)
 

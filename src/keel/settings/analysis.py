@@ -36,6 +36,8 @@ class DriftSettings:
     spans: Annotated[Literal["answer", "thinking", "both"], Flag("--spans")] = "answer"
     """What is read of given turns: the answers, as if nothing had been thought before them; the
     thinking, each turn's where it stood; or both, as two paths."""
+    false_alarms: Annotated[float, Flag("--false-alarms")] = 0.05
+    """Share (0 to 1) of the model's own default answers that may be marked as unusually low."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
     """Of a replay's answers."""
     seed: Annotated[int, Flag("--seed")] = 0

@@ -19,8 +19,8 @@ from keel.store.records import from_record
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
-    DefaultAnswers,
     Calibration,
+    DefaultAnswers,
     DriftReading,
     EvalResult,
     Floors,

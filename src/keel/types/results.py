@@ -181,7 +181,16 @@ class TurnReading:
     """Per content token, raw."""
     text: str
     is_below_floor: bool | None = None
-    """Whether the turn's mean lies below the floor; None where there is no floor at this layer."""
+    """Whether the turn's mean lies below the floor; None where there is no floor at this layer. A
+    floor is for single tokens: most means of default answers may lie below it."""
+    lowest_usual_gaps: float | None = None
+    """Gap units that all but a stated share of default answers of this length reach; None where the
+    run cannot tell."""
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the turn is marked: lower than the model's own default answers usually are."""
+        return self.lowest_usual_gaps is not None and self.gaps < self.lowest_usual_gaps
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,9 @@ class DriftReading:
     """Raw floor at `layer`, where the run has one."""
     unread: tuple[int, ...] = ()
     """Turns without a content token, which have no projection; counted as `TurnReading.turn`."""
+    false_alarms: float | None = None
+    """Share (0 to 1) of default answers to single questions that would be marked as low; None where
+    the run cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +235,9 @@ class Replay:
     """Share (0 to 1) of (token, layer) slots moved in the capped arm."""
     unread: tuple[int, ...] = ()
     """Turns to which an arm gave no content token; counted as `TurnReading.turn`."""
+    false_alarms: float | None = None
+    """Share (0 to 1) of default answers to single questions that would be marked as low; None where
+    the run cannot tell."""
 
 
 @dataclass(frozen=True)

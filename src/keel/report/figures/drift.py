@@ -31,7 +31,7 @@ _MENU_STYLE = {
 
 
 def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> go.Figure:
-    """One line per conversation over its assistant turns; turns under the floor in vermillion."""
+    """One line per conversation over its assistant turns; unusually low turns in vermillion."""
     figure = theme.new_figure(430, margin={"r": 110, "t": 40, "b": 52})
     for index, reading in enumerate(readings):
         line = theme.line_style(index)
@@ -55,8 +55,8 @@ def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | No
 
 
 def _path(turns: Sequence[TurnReading], *, name: str, line: dict[str, Any]) -> go.Scatter:
-    """Turns as a line; those below the floor are rings in vermillion."""
-    below = [turn.is_below_floor is True for turn in turns]
+    """Turns as a line; those that are unusually low are rings in vermillion."""
+    low = [turn.is_low for turn in turns]
     return theme.line(
         [turn.turn + 1 for turn in turns],
         [turn.gaps for turn in turns],
@@ -65,17 +65,17 @@ def _path(turns: Sequence[TurnReading], *, name: str, line: dict[str, Any]) -> g
         line=line,
         marker={
             "opacity": 1,
-            "size": [10 if is_below else 7 for is_below in below],
-            "symbol": ["circle-open" if is_below else "circle" for is_below in below],
-            "color": [theme.FLOOR_COLOUR if is_below else line["color"] for is_below in below],
-            "line": {"width": [2.5 if is_below else 0 for is_below in below]},
+            "size": [10 if is_low else 7 for is_low in low],
+            "symbol": ["circle-open" if is_low else "circle" for is_low in low],
+            "color": [theme.FLOOR_COLOUR if is_low else line["color"] for is_low in low],
+            "line": {"width": [2.5 if is_low else 0 for is_low in low]},
         },
         hovertext=[_describe(turn, name) for turn in turns],
     )
 
 
 def _describe(turn: TurnReading, name: str) -> str:
-    state = "under the floor" if turn.is_below_floor else ""
+    state = "unusually low" if turn.is_low else ""
     detail = f"{fixed(turn.gaps)} gap units ({number(turn.projection)} raw)"
     return hover_box(f"{name}, turn {turn.turn + 1}", detail, state, quote=turn.text)
 

@@ -13,7 +13,7 @@ from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectori
 from keel.report.inputs import ReportInputs
 from keel.report.textplot import draw_drift, draw_replay
 from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
-from keel.words import counted, fixed, percent
+from keel.words import NOT_A_NUMBER, counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
 _LONGEST_QUOTE = 320
@@ -46,22 +46,20 @@ def drift_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> Section:
     turns = [(reading, turn) for reading in readings for turn in reading.turns]
     lowest, at = min(turns, key=lambda pair: pair[1].gaps)
-    under = _count_under(turn for _, turn in turns)
-    judged = sum(turn.is_below_floor is not None for _, turn in turns)
-    floor = f" {under} of {judged} turns lie under the floor." if judged else ""
+    low = _low_words([turn for _, turn in turns], readings[0].false_alarms)
     conversations = counted(len(readings), "conversation")
     sentence = (
         f"{conversations} with {counted(len(turns), 'assistant turn')}: "
         "each point is one turn's mean projection, 1 where the default's answers lie on average "
         f"and 0 where the roles' do. The lowest point is {fixed(at.gaps)} gap units, turn "
-        f"{at.turn + 1} of `{lowest.conversation_id}`.{floor} A path that falls and stays low has "
+        f"{at.turn + 1} of `{lowest.conversation_id}`. {low} A path that falls and stays low has "
         "left the Assistant; one dip has not."
     )
     paths = Picture(
         "trajectories",
         partial(draw_trajectories, readings, axis),
-        "Mean projection of each assistant turn, counted from 1. Rings in vermillion: turns under "
-        "the floor. Hover for the beginning of what was said.",
+        "Mean projection of each assistant turn, counted from 1. Rings in vermillion: turns "
+        "that are unusually low. Hover for the beginning of what was said.",
         f"Lines of {conversations} along the axis, turn by turn.",
         None if axis is None else partial(_stack, draw_drift, readings, axis),
     )
@@ -82,7 +80,7 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
             "first": lambda reading: fixed(reading.turns[0].gaps),
             "last": lambda reading: fixed(reading.turns[-1].gaps),
             "lowest": lambda reading: fixed(min(turn.gaps for turn in reading.turns)),
-            "under the floor": lambda reading: str(_count_under(reading.turns)),
+            "unusually low": lambda reading: _count_low(reading.turns, reading.false_alarms),
         },
     )
     return Section("drift", _TITLES["drift"], (sentence,), (paths, tokens), (table,))
@@ -102,23 +100,22 @@ def _stack(
 def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> Section:
     turns = [turn for replay in replays for turn in replay.turns]
     rise = fmean(turn.capped.gaps - turn.uncapped.gaps for turn in turns)
-    uncapped = _count_under(turn.uncapped for turn in turns)
-    capped = _count_under(turn.capped for turn in turns)
-    is_judged = any(turn.uncapped.is_below_floor is not None for turn in turns)
-    floor = f" Under the floor lie {uncapped} turns uncapped and {capped} capped."
+    uncapped = sum(turn.uncapped.is_low for turn in turns)
+    capped = sum(turn.capped.is_low for turn in turns)
+    low = f" Unusually low are {uncapped} turns uncapped and {capped} capped."
     sentence = (
         f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
         "by the model as it is, and with the floors on. Capped, a turn projects "
         f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
-        f"{counted(len(turns), 'turn')}.{floor if is_judged else ''} Whether the capped answers "
-        "are also the better ones only reading them can show."
+        f"{counted(len(turns), 'turn')}.{low if replays[0].false_alarms else ''} Whether "
+        "the capped answers are also the better ones only reading them can show."
     )
     picture = Picture(
         "replay-paths",
         partial(draw_replays, replays, axis),
         "Projection of each turn, uncapped in grey and capped in blue. Each arm goes on from its "
-        "own answers. Rings in vermillion: turns under the floor. Dotted: the means of default and "
-        "roles.",
+        "own answers. Rings in vermillion: turns that are unusually low. Dotted: the means of "
+        "default and roles.",
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
         None if axis is None else partial(_stack, draw_replay, replays, axis),
     )
@@ -139,8 +136,8 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
             "turns": lambda row: str(len(row[1])),
             "mean uncapped": lambda row: fixed(fmean(turn.gaps for turn in row[1])),
             "mean capped": lambda row: fixed(fmean(turn.gaps for turn in row[2])),
-            "under the floor, uncapped": lambda row: str(_count_under(row[1])),
-            "under the floor, capped": lambda row: str(_count_under(row[2])),
+            "unusually low, uncapped": lambda row: _count_low(row[1], row[0].false_alarms),
+            "unusually low, capped": lambda row: _count_low(row[2], row[0].false_alarms),
             "slots moved": lambda row: percent(row[0].firing_rate, 1),
         },
     )
@@ -175,7 +172,7 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
 
 
 def _describe_answer(turn: TurnReading) -> str:
-    state = ", under the floor" if turn.is_below_floor else ""
+    state = ", unusually low" if turn.is_low else ""
     return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
 
 
@@ -186,6 +183,20 @@ def _quote(text: str) -> str:
     return words[: _LONGEST_QUOTE - 1].rsplit(" ", 1)[0] + " …"
 
 
-def _count_under(turns: Iterable[TurnReading]) -> int:
-    """How many turns lie below the floor."""
-    return sum(turn.is_below_floor is True for turn in turns)
+def _low_words(turns: Sequence[TurnReading], false_alarms: float | None) -> str:
+    """How many turns are marked, and how many would be by chance."""
+    if false_alarms is None:
+        return (
+            "No turn is marked as low: the run does not know how far its default answers spread; "
+            "extract it again, or with more questions."
+        )
+    return (
+        f"{sum(turn.is_low for turn in turns)} of {counted(len(turns), 'turn')} are marked as "
+        f"unusually low: lower than all but {percent(false_alarms)} of the model's own default "
+        "answers of their length, to single questions. A history alone moves later turns, so that "
+        "a mark there is less than an alarm."
+    )
+
+
+def _count_low(turns: Iterable[TurnReading], false_alarms: float | None) -> str:
+    return NOT_A_NUMBER if false_alarms is None else str(sum(turn.is_low for turn in turns))

@@ -1,0 +1,62 @@
+"""Default answers are projected on axes made without them, so that they can say what is unusual."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from keel.statistics import lowest_usual
+from tests.personas.synthetic import QUICK, SPREAD, Planted, mapped
+
+
+def tokens_of(planted: Planted) -> dict[str, int]:
+    return {prompt.id: 48 for prompt in planted.prompts}
+
+
+def test_default_answers_come_with_their_lengths_one_row_each():
+    planted = Planted(SPREAD)
+    answers = mapped(planted, QUICK, tokens=tokens_of(planted)).default_answers
+    assert answers.gaps_NL.shape == (8 * 3, 3)
+    assert answers.tokens_N.tolist() == [48] * 24
+
+
+def test_without_lengths_a_map_knows_no_default_answers():
+    assert mapped(Planted(SPREAD), QUICK).default_answers is None
+
+
+def test_default_answers_are_not_flattered_by_the_axis_that_they_made():
+    """Noise alone in 512 dimensions, no truth at all: each answer stands far out on the axis that
+    it helped to make, at 1 on average; on one made without it, at 0 within its own noise."""
+    planted = Planted(dict.fromkeys(SPREAD, 1.0), hidden=512, noise=1.0, questions=20, seed=3)
+    answers = mapped(planted, QUICK, tokens=tokens_of(planted)).default_answers
+    assert answers.gaps_NL.mean(0).abs().max() < 0.5
+
+
+def test_new_default_answers_are_marked_at_the_stated_rate():
+    """200 default answers to 40 questions in 256 dimensions, and 2,000 others to other questions:
+    5 % of them are marked, within 2 points."""
+    known = Planted(SPREAD, questions=40, hidden=256, defaults=5, noise=0.6, seed=1)
+    persona_map = mapped(known, QUICK, tokens=tokens_of(known))
+    others = Planted(SPREAD, questions=400, hidden=256, defaults=5, noise=0.6, seed=2)
+    axis, answers = persona_map.axis, persona_map.default_answers
+    direction = axis.direction[0].double().numpy()
+    # The others have another truth: put this one's in place of it.
+    shift = (common_of(known) - common_of(others)).numpy()
+    planted = known.direction.double().numpy() - others.direction.double().numpy()
+    gaps = [
+        axis.in_gaps(float((mean + shift + planted) @ direction), 0)
+        for mean in others.of("default")
+    ]
+    lowest = lowest_usual(
+        answers.gaps_NL[:, 0].double().numpy(), answers.tokens_N.numpy(), 48, share=0.05
+    )
+    assert np.mean(np.array(gaps) < lowest) == pytest.approx(0.05, abs=0.02)
+
+
+def common_of(planted: Planted) -> torch.Tensor:
+    """What all activations of a synthetic run share at layer 0, its first draws but two."""
+    draw = torch.Generator().manual_seed(planted.seed)
+    torch.randn(planted.hidden, generator=draw)
+    torch.randn(planted.questions, planted.layers, planted.hidden, generator=draw)
+    return (5 * torch.randn(planted.layers, planted.hidden, generator=draw))[0].double()
