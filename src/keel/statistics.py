@@ -341,7 +341,9 @@ def _check_some(values_N: Floats) -> None:
 # --- what is unusual ---
 
 
-def lowest_usual(means_N: Floats, sizes_N: Floats, size: int, *, share: float) -> float | None:
+def lowest_usual(
+    means_N: Floats, sizes_N: NDArray[np.int64], size: int, *, share: float
+) -> float | None:
     """The value that at most `share` (0 to 1) of means of this size lie below, by those at hand.
 
     `means_N` are means over `sizes_N` observations. The mean of few varies more: its variance is a
@@ -354,6 +356,7 @@ def lowest_usual(means_N: Floats, sizes_N: Floats, size: int, *, share: float) -
     rank = int(share * (len(means_N) + 1) + 1e-9)
     if rank < 1:
         return None
+    size = min(size, int(sizes_N.max()))  # a longer mean may vary less, but none at hand shows it
     centre = float(np.median(means_N))
     columns_NK = np.stack([np.ones(len(means_N)), 1 / np.maximum(sizes_N, 1)], 1)
     parts_K, _ = nnls(columns_NK, (means_N - centre) ** 2)
