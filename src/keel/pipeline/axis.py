@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from keel.calibrate import calibrate_floors, choose_rollouts
 from keel.drift import read_drift, read_thinking, replay
