@@ -34,8 +34,8 @@ def test_default_answers_are_not_flattered_by_the_axis_that_they_made():
 
 
 def test_new_default_answers_are_marked_at_the_stated_rate():
-    """1,000 default answers to 200 questions in 256 dimensions, and 2,000 others to other questions:
-    5 % of them are marked, within 2 points."""
+    """1,000 default answers to 200 questions in 256 dimensions, and 2,000 others to other
+    questions: 5 % of them are marked, within 2 points."""
     known = Planted(SPREAD, questions=200, hidden=256, defaults=5, noise=0.6, seed=1)
     persona_map = mapped(known, QUICK, tokens=tokens_of(known))
     others = Planted(SPREAD, questions=400, hidden=256, defaults=5, noise=0.6, seed=2)
