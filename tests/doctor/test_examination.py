@@ -9,6 +9,8 @@ import torch
 
 from keel.doctor import Check, examine, shrunken_model
 from keel.engines.transformers import TransformersEngine
+from keel.engines.transformers.running import Passes
+from keel.engines.transformers.traits import BatchTraits
 from keel.steering import Firing, Steering
 from keel.testing import tiny_model, tiny_tokenizer
 
@@ -75,7 +77,10 @@ def test_a_floor_that_is_held_too_low_fails(monkeypatch):
     assert "equation 1 by hand" in check.text
 
 
-def test_a_model_that_ignores_padding_fails_where_rows_are_padded_and_nowhere_else():
+TRUSTING = BatchTraits(Passes(), has_company=True, pads_left=True, pads_right=True, row_axes=None)
+
+
+def blind_to_padding():
     model = tiny_model("gpt2")
     forward = model.forward
 
@@ -83,24 +88,42 @@ def test_a_model_that_ignores_padding_fails_where_rows_are_padded_and_nowhere_el
         return forward(*args, **kwargs)
 
     model.forward = blind
-    checks = checks_of(model)
-    assert checks["padded equals alone"].status == "failed"
-    assert checks["cap holds"].status == "passed"
+    return model
 
 
-def test_a_cache_that_forgets_fails():
+def with_a_cache_that_forgets():
     model = tiny_model("llama")
     prepare = model.prepare_inputs_for_generation
 
     def forgetful(input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
         prepared = prepare(input_ids, past_key_values=past_key_values, **kwargs)
-        if prepared["input_ids"].shape[1] == 1:
+        if past_key_values is not None and prepared["input_ids"].shape[1] == 1:
             for layer in past_key_values.layers:
                 layer.values[:, :, 0].zero_()
         return prepared
 
     model.prepare_inputs_for_generation = forgetful
-    assert checks_of(model)["cached equals uncached"].status == "failed"
+    return model
+
+
+def test_a_model_that_ignores_padding_fails_where_rows_are_padded_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr("keel.engines.transformers.engine.traits_of", lambda *_: TRUSTING)
+    checks = checks_of(blind_to_padding())
+    assert checks["padded equals alone"].status == "failed"
+    assert checks["cap holds"].status == "passed"
+
+
+def test_a_cache_that_forgets_fails(monkeypatch):
+    monkeypatch.setattr("keel.engines.transformers.engine.traits_of", lambda *_: TRUSTING)
+    assert checks_of(with_a_cache_that_forgets())["cached equals uncached"].status == "failed"
+
+
+def test_a_short_cut_that_misleads_the_model_is_not_taken_and_said():
+    padding = checks_of(blind_to_padding())["padded equals alone"]
+    cache = checks_of(with_a_cache_that_forgets())["cached equals uncached"]
+    assert (padding.status, cache.status) == ("passed", "passed")
+    assert "never padded" in padding.text
+    assert "not used" in cache.text
 
 
 def test_an_error_that_nobody_foresaw_is_a_crash_with_its_name(monkeypatch):

@@ -27,14 +27,16 @@ def check_cache(subject: Subject) -> str:
     (answer,) = subject.answers([prompt], subject.floors)
     with subject.held_by_hand():
         off = max(off, _check_recorded(subject, [prompt], [answer], "a capped answer"))
-    return f"recorded while generating and in a pass without cache: off by {off:.0e}"
+    how = "" if subject.engine.traits.passes.reuses_state else "the cache misleads it: not used; "
+    return f"{how}recorded while generating and in a pass without cache: off by {off:.0e}"
 
 
 def check_padding(subject: Subject) -> str:
     """Rows of a padded batch see what each sees alone."""
     prompts = subject.prompts
     off = _check_recorded(subject, prompts, subject.answers(prompts), "a padded row")
-    return f"{len(prompts)} prompts of unequal length and each alone: off by {off:.0e}"
+    how = "" if subject.engine.traits.pads_left else "padding misleads it: never padded; "
+    return f"{how}{len(prompts)} prompts of unequal length and each alone: off by {off:.0e}"
 
 
 def check_early_ends(subject: Subject) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psutil
 import torch
 
 from keel.engines.protocol import Budget
+from keel.engines.transformers.traits import BatchTraits
 from keel.engines.transformers.trial import Trial
 from keel.errors import UsageError
 
@@ -47,26 +49,51 @@ def padded_width(length: int) -> int:
     return -(-length // _WIDTH_STEP) * _WIDTH_STEP
 
 
-def by_length(lengths: Sequence[int], *, new_tokens: int, budget: Budget) -> list[tuple[int, ...]]:
+def by_length(
+    lengths: Sequence[int], *, new_tokens: int, budget: Budget, pads: bool = True
+) -> list[tuple[int, ...]]:
     """Indices grouped into batches of like length and about equal size.
 
     The longest come first, so that what cannot fit fails at once. The same arguments give the same
-    batches.
+    batches. Without `pads`, a batch holds one length only.
 
     Raises UsageError when one prompt alone does not fit.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[tuple[int, ...]] = []
     while order:
-        width = padded_width(lengths[order[0]]) + new_tokens
+        width = (padded_width(lengths[order[0]]) if pads else lengths[order[0]]) + new_tokens
         if width > budget.tokens:
             raise UsageError(
                 f"a prompt of {lengths[order[0]]} tokens with {new_tokens} new ones needs "
                 f"{width} tokens of memory, but {budget.tokens} fit; free memory or sample less"
             )
         fitting = min(budget.rows, budget.tokens // width)
-        left = -(-len(order) // fitting)  # batches still to come, if all were this long
-        rows = -(-len(order) // left)
+        fitting_lengths = [n for n in order if pads or lengths[n] == lengths[order[0]]]
+        left = -(-len(fitting_lengths) // fitting)  # batches to come, if all were this long
+        rows = -(-len(fitting_lengths) // left)
         batches.append(tuple(order[:rows]))
         order = order[rows:]
     return batches
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows of a batch that a model can run together."""
+
+    indices: list[int]
+    width: int
+    """Columns, padding included."""
+
+
+def groups_that_run(lengths: Sequence[int], traits: BatchTraits) -> list[RowGroup]:
+    """The rows as one group where padding does the model no harm, else by length, longest first;
+    each row alone where company does it harm."""
+    if traits.pads_left:
+        return [RowGroup(list(range(len(lengths))), padded_width(max(lengths)))]
+    by_width: dict[int, list[int]] = {}
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        by_width.setdefault(lengths[index], []).append(index)
+    if traits.has_company:
+        return [RowGroup(indices, width) for width, indices in by_width.items()]
+    return [RowGroup([index], width) for width, indices in by_width.items() for index in indices]

@@ -16,10 +16,21 @@ from keel.engines.context import check_context, context_tokens
 from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
 from keel.engines.results import Calls, Completion, Divergence, Reading, Results, engine_call
-from keel.engines.transformers.batching import budget_for, by_length, padded_width
-from keel.engines.transformers.generation import Finished, GenerationJob, run_batch
+from keel.engines.transformers.batching import (
+    budget_for,
+    by_length,
+    groups_that_run,
+    padded_width,
+)
+from keel.engines.transformers.generation import (
+    Finished,
+    GenerationJob,
+    run_batch,
+    uniform_numbers,
+)
 from keel.engines.transformers.reading import PaddedBatch, divergences, read_batch
 from keel.engines.transformers.recorder import ResponseRecorder
+from keel.engines.transformers.traits import traits_of
 from keel.engines.transformers.trial import try_model
 from keel.errors import ModelMismatchError, UsageError
 from keel.steering import Firing, Intervention, find_decoder, steered
@@ -51,6 +62,9 @@ class TransformersEngine:
         self.trial = try_model(model, self.decoder, tokenizer, self.device)
         self.budget: Budget = budget_for(self.trial, self.decoder.hidden_size, self.device)
         self.context_tokens = context_tokens(model)
+        self.traits = traits_of(model, self.device, self._pad())
+        self.steps_ahead = int(self.device.type == "cuda")
+        """Steps of generation that are begun before the tokens of one are known on the host."""
         self.identity = self._checked_identity(identity)
         self.engine_calls = Calls()
 
@@ -82,7 +96,8 @@ class TransformersEngine:
     def plan(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Batch]:
         """Sort prompts by length into batches that fit in memory. The same call plans the same."""
         lengths = [len(row) for row in self._prompt_rows(prompts, sampling)]
-        batches = by_length(lengths, new_tokens=sampling.max_new_tokens + 1, budget=self.budget)
+        new_tokens, pads = sampling.max_new_tokens + 1, self.traits.pads_left
+        batches = by_length(lengths, new_tokens=new_tokens, budget=self.budget, pads=pads)
         return [Batch(number, indices) for number, indices in enumerate(batches)]
 
     @engine_call
@@ -101,24 +116,31 @@ class TransformersEngine:
         if not prompts:
             return None
         check_recordable(sampling, means=recording.means)
-        recorder = ResponseRecorder(recording, self.decoder, len(prompts), sampling.max_new_tokens)
-        ids_BT, mask_BT = self._left_padded(self._prompt_rows(prompts, sampling))
+        rows = self._prompt_rows(prompts, sampling)
+        uniform_TB = uniform_numbers(seed, len(rows), sampling.max_new_tokens)
+        stream = TextStream(self.tokenizer, on_text) if on_text is not None else None
+        stops = sampling.stop
+        is_stopped = partial(has_just_stopped, self.tokenizer, stop=stops) if stops else None
         with self._steering(interventions) as steering:
-            on_token = TextStream(self.tokenizer, on_text) if on_text is not None else None
-            stops = sampling.stop
-            is_stopped = partial(has_just_stopped, self.tokenizer, stop=stops) if stops else None
-            job = GenerationJob(
-                sampling=sampling,
-                end_tokens=self._end_tokens(),
-                seed=seed,
-                recorder=recorder,
-                steering=steering,
-                on_token=on_token,
-                on_step=on_step,
-                is_stopped=is_stopped,
-            )
-            for finished in run_batch(self.model, ids_BT, mask_BT, job):
-                yield self._completion(finished, recorder, sampling.stop)
+            for group in groups_that_run([len(row) for row in rows], self.traits):
+                indices = group.indices
+                job = GenerationJob(
+                    sampling=sampling,
+                    end_tokens=self._end_tokens(),
+                    uniform_TB=uniform_TB[:, indices],
+                    recorder=ResponseRecorder(
+                        recording, self.decoder, len(indices), sampling.max_new_tokens
+                    ),
+                    traits=self.traits,
+                    steering=steering,
+                    steps_ahead=self.steps_ahead,
+                    on_token=None if stream is None else _renumbered(stream, indices),
+                    on_step=on_step,
+                    is_stopped=is_stopped,
+                )
+                ids_BT, mask_BT = self._left_padded([rows[n] for n in indices], group.width)
+                for finished in run_batch(self.model, ids_BT, mask_BT, job):
+                    yield self._completion(finished, indices, job)
             return steering.firing() if steering is not None else None
 
     def read(
@@ -183,7 +205,8 @@ class TransformersEngine:
         # One conversation is read whole, however long.
         tokens = max([self.budget.read_tokens, *map(padded_width, lengths)])
         budget = replace(self.budget, tokens=tokens, rows=tokens)
-        for indices in by_length(lengths, new_tokens=0, budget=budget):
+        pads = self.traits.pads_right
+        for indices in by_length(lengths, new_tokens=0, budget=budget, pads=pads):
             rows = [transcripts[index] for index in indices]
             yield PaddedBatch.of(rows, self._pad(), self.device), indices
 
@@ -194,8 +217,9 @@ class TransformersEngine:
         check_context(lengths, self.context_tokens, new_tokens=sampling.max_new_tokens)
         return rows
 
-    def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = padded_width(max(len(row) for row in rows))
+    def _left_padded(
+        self, rows: Sequence[Sequence[int]], width: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ids_BT = torch.full((len(rows), width), self._pad())
         mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
         for index, row in enumerate(rows):
@@ -204,13 +228,13 @@ class TransformersEngine:
         return ids_BT.to(self.device), mask_BT.to(self.device)
 
     def _completion(
-        self, finished: Finished, recorder: ResponseRecorder, stop: Sequence[str]
+        self, finished: Finished, indices: Sequence[int], job: GenerationJob
     ) -> Completion:
-        record = recorder.record_of(finished.index)
-        answer = cut_at_stop(self.tokenizer, finished.token_ids, stop)
+        record = job.recorder.record_of(finished.index, len(finished.token_ids))
+        answer = cut_at_stop(self.tokenizer, finished.token_ids, job.sampling.stop)
         projections_TK = record.projections_TK
         return Completion(
-            finished.row,
+            indices[finished.row],
             answer.text,
             answer.token_ids,
             finished.finish,
@@ -251,3 +275,10 @@ class TransformersEngine:
         if problem is not None:
             raise ModelMismatchError(f"the loaded model is not the one named: {problem}")
         return replace(identity, template_hash=own.template_hash, dtype=own.dtype)
+
+
+def _renumbered(
+    stream: Callable[[int, int], None], indices: Sequence[int]
+) -> Callable[[int, int], None]:
+    """The callback for tokens of a group's rows, whose prompts have these indices."""
+    return lambda row, token: stream(indices[row], token)

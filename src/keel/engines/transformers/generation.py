@@ -1,22 +1,25 @@
 """Generates one batch and records it in the same pass, completions as they finish.
 
-transformers prepares everything (cache, masks, positions) and hands over to the loop below, so
-that each model's own rules hold. The loop drops rows that have finished, and runs every content
-token through the model, the last one too: what `read` sees of the same tokens is the same.
+The loop drops rows that have finished, and runs every content token through the model, the last one
+too: what `read` sees of the same tokens is the same. Nothing in a step waits for the device.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from keel.engines.decoding import draw
 from keel.engines.transformers.recorder import ResponseRecorder
+from keel.engines.transformers.running import RunningRows, begin
+from keel.engines.transformers.traits import BatchTraits
 from keel.errors import UsageError
 from keel.steering import PassTokens, Steering
 from keel.types import Sampling
@@ -43,11 +46,14 @@ class GenerationJob:
 
     sampling: Sampling
     end_tokens: frozenset[int]
-    seed: int | Sequence[int]
-    """Of the batch; or one per row, whose draws are then its own."""
+    uniform_TB: Float[Tensor, "step row"]
+    """In [0, 1): the number that decides each row's draw at each step."""
     recorder: ResponseRecorder
+    traits: BatchTraits
     steering: Steering | None = None
     """Is given the rows that still run, so that firings on finished rows are not counted."""
+    steps_ahead: int = 0
+    """Steps that may begin before the tokens of one are read from the device."""
     on_token: Callable[[int, int], None] | None = None
     """Called with (row, token) as content is sampled."""
     on_step: Callable[[], None] | None = None
@@ -56,153 +62,177 @@ class GenerationJob:
     """Whether content tokens end with a stop string; None where there are none."""
 
 
+def uniform_numbers(seed: int | Sequence[int], rows: int, steps: int) -> Float[Tensor, "step row"]:
+    """Random numbers in [0, 1) for every row and step, from a seed for all rows or one for each.
+
+    With a seed for each, a row's numbers are its own, whatever other rows there are.
+    """
+    if isinstance(seed, int):
+        return torch.rand(steps, rows, generator=torch.Generator("cpu").manual_seed(seed))
+    if len(seed) != rows:
+        raise UsageError(f"{len(seed)} seeds for {rows} prompts; give one for all, or one each")
+    own = [torch.Generator("cpu").manual_seed(row_seed) for row_seed in seed]
+    return torch.stack([torch.rand(steps, generator=generator) for generator in own], 1)
+
+
 def run_batch(
     model: Any, ids_BT: Tensor, mask_BT: Tensor, job: GenerationJob
 ) -> Iterator[Finished]:
     """Rows of a left-padded batch as they finish; each is yielded before its record is dropped."""
-
-    def loop(model: Any, input_ids: Tensor, **prepared: Any) -> Iterator[Finished]:
-        for name in ("logits_processor", "stopping_criteria", "generation_config", "streamer"):
-            prepared.pop(name, None)
-        prepared.pop("synced_gpus", None)
-        return _Loop(model, input_ids, prepared, job).run()
-
     with ExitStack() as stack:
         job.recorder.attach(stack)
         # One token more than wanted, so that the cache has room for the last one's own pass.
         length = job.sampling.max_new_tokens + 1
-        arguments = {"max_new_tokens": length, "do_sample": False, "custom_generate": loop}
-        with torch.inference_mode():
-            finished = model.generate(input_ids=ids_BT, attention_mask=mask_BT, **arguments)
-        yield from finished
+        passes = job.traits.passes
+        running = begin(model, ids_BT, mask_BT, new_tokens=length, passes=passes)
+        yield from _Loop(running, mask_BT, job).run()
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The tokens of one step on their way from the device to the host."""
+
+    rows: Sequence[int]
+    tokens_B: Int[Tensor, " row"]
+    is_there: Any
+    """A CUDA event behind the copy; None where there was nothing to wait for."""
+
+    @classmethod
+    def of(cls, rows: Sequence[int], tokens_B: Tensor) -> _Drawn:
+        if tokens_B.device.type != "cuda":
+            return cls(rows, tokens_B, None)
+        copy_B = tokens_B.to("cpu", non_blocking=True)
+        is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        is_there.record()
+        return cls(rows, copy_B, is_there)
+
+    def read(self) -> list[tuple[int, int]]:
+        """(row, token) of each row."""
+        if self.is_there is not None:
+            self.is_there.synchronize()
+        return list(zip(self.rows, self.tokens_B.tolist(), strict=True))
 
 
 class _Loop:
-    """The state of one batch while it generates."""
+    """The state of one batch while it generates.
 
-    def __init__(
-        self, model: Any, ids_BT: Tensor, prepared: dict[str, Any], job: GenerationJob
-    ) -> None:
-        self.model, self.ids_BT, self.prepared, self.job = model, ids_BT, prepared, job
-        rows = ids_BT.shape[0]
+    The device knows at once which rows have ended, and counts nothing of them; the host knows it
+    when it has read their tokens, up to `steps_ahead` steps later, and drops them then.
+    """
+
+    def __init__(self, running: RunningRows, mask_BT: Tensor, job: GenerationJob) -> None:
+        self.running, self.mask_BT, self.job = running, mask_BT, job
+        rows, self.prompt_width = mask_BT.shape
         self.rows = list(range(rows))
         self.sampled: list[list[int]] = [[] for _ in range(rows)]
         self.ended: list[bool] = [False] * rows
         self.stopped: list[bool] = [False] * rows
         self.handed_out: set[int] = set()
-        self.draws = _draws(job.seed, rows)
+        device = mask_BT.device
+        self.ends = torch.tensor(sorted(job.end_tokens), device=device)
+        self.uniform_TB = job.uniform_TB.to(device)
+        self.is_content_B = torch.ones(rows, dtype=torch.bool, device=device)
+        self.unread: deque[_Drawn] = deque()
 
     def run(self) -> Iterator[Finished]:
         with torch.inference_mode():
-            logits_BV = self._forward(is_first=True)
-        while self.rows:
+            logits_BV = self._pass()
+        for step in range(self.job.sampling.max_new_tokens):
+            is_last = step == self.job.sampling.max_new_tokens - 1
             with torch.inference_mode():
                 # Every row has its own number at every step, whatever rows have left the batch.
-                uniform_B = self.draws()[self.rows].to(logits_BV.device)
-                tokens_B = draw(logits_BV, self.job.sampling, uniform_B)
-                content = self._take(tokens_B.tolist())
-                if self._goes_on(content):
-                    logits_BV = self._step(tokens_B, content)
-            yield from self._leave()
+                uniform_B = self.uniform_TB[step]
+                tokens_B = draw(logits_BV, self.job.sampling, uniform_B.to(logits_BV.device))
+                tokens_B = tokens_B.to(self.ends.device)
+                self.is_content_B &= ~(tokens_B[:, None] == self.ends).any(1)
+                self.unread.append(_Drawn.of(self.rows, tokens_B))
+                self._take(all_but=self.job.steps_ahead)
+                if self._goes_on(is_last=is_last):
+                    logits_BV = self._step(tokens_B)
+                if is_last:
+                    self._take(all_but=0)
+            yield from self._leave(is_last=is_last)
             with torch.inference_mode():
                 logits_BV = self._compact(logits_BV)
+            if not self.rows:
+                return
 
-    def _forward(self, *, is_first: bool) -> Tensor:
+    def _pass(self) -> Tensor:
         if self.job.on_step is not None:
             self.job.on_step()
-        inputs = self.model.prepare_inputs_for_generation(
-            self.ids_BT,
-            next_sequence_length=None if is_first else 1,
-            is_first_iteration=is_first,
-            **self.prepared,
-        )
-        outputs = self.model(**inputs, return_dict=True)
-        update = self.model._update_model_kwargs_for_generation
-        self.prepared = update(outputs, self.prepared, is_encoder_decoder=False)
-        logits: Tensor = outputs.logits[:, -1]
-        return logits
+        width = self.running.prepare()
+        if self.job.steering is not None:
+            self.job.steering.marked = self._tokens(width)
+        return self.running.run()
 
-    def _take(self, tokens: list[int]) -> list[bool]:
-        """Which current rows sampled content just now; others have ended, now or before."""
-        content = []
-        for row, token in zip(self.rows, tokens, strict=True):
-            is_content = not self.ended[row] and token not in self.job.end_tokens
-            content.append(is_content)
-            if is_content:
+    def _tokens(self, width: int) -> PassTokens:
+        """What a pass of so many columns holds: the prompts, a new token of each row, or both."""
+        ids_BT = self.running.ids_BT
+        if ids_BT.shape[1] == self.prompt_width:
+            return PassTokens(self.mask_BT.numel(), self.mask_BT.bool(), is_generated=False)
+        is_content_B1 = self.is_content_B[:, None]
+        if width == 1:
+            return PassTokens(len(ids_BT), is_content_B1, is_generated=True)
+        # Counted are the new tokens only; those before were, in passes of their own.
+        column_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)[-width:]
+        is_counted_BT = is_content_B1 & (column_T == ids_BT.shape[1] - 1)
+        is_generated_BT = (column_T >= self.prompt_width).expand(len(ids_BT), -1)
+        return PassTokens(is_counted_BT.numel(), is_counted_BT, is_generated_BT)
+
+    def _take(self, *, all_but: int) -> None:
+        """Read the tokens of steps that lie far enough back."""
+        while len(self.unread) > all_but:
+            for row, token in self.unread.popleft().read():
+                if self.ended[row] or token in self.job.end_tokens:
+                    self.ended[row] = True
+                    continue
                 self.sampled[row].append(token)
                 if self.job.is_stopped is not None:
                     self.stopped[row] = self.job.is_stopped(self.sampled[row])
                 if self.job.on_token is not None:
                     self.job.on_token(row, token)
-            self.ended[row] |= not is_content
-        return content
 
-    def _goes_on(self, content: list[bool]) -> bool:
+    def _goes_on(self, *, is_last: bool) -> bool:
         """Whether another pass is needed: for a next token, or to record the last one."""
         return any(
-            is_content
-            and (self.job.recorder.records or not (self.stopped[row] or self._is_full(row)))
-            for is_content, row in zip(content, self.rows, strict=True)
+            not self.ended[row]
+            and (self.job.recorder.records or not (is_last or self.stopped[row]))
+            for row in self.rows
         )
 
-    def _is_full(self, row: int) -> bool:
-        return len(self.sampled[row]) >= self.job.sampling.max_new_tokens
-
-    def _step(self, tokens_B: Tensor, content: list[bool]) -> Tensor:
-        self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
-        if self.job.steering is not None:
-            running_B = torch.tensor(content, device=self.ids_BT.device)
-            self.job.steering.marked = PassTokens(
-                len(content), running_B[:, None], is_generated=True
-            )
+    def _step(self, tokens_B: Tensor) -> Tensor:
+        self.running.append(tokens_B)
         self.job.recorder.is_on = True
-        logits_BV = self._forward(is_first=False)
+        logits_BV = self._pass()
         self.job.recorder.is_on = False
-        self.job.recorder.commit(content)
+        self.job.recorder.commit(self.is_content_B)
         return logits_BV
 
-    def _leave(self) -> Iterator[Finished]:
+    def _leave(self, *, is_last: bool) -> Iterator[Finished]:
         """Rows that have just ended or are full, while their records are at their indices."""
         for index, row in enumerate(self.rows):
             has_stopped = self.ended[row] or self.stopped[row]
-            if (has_stopped or self._is_full(row)) and row not in self.handed_out:
+            if (has_stopped or is_last) and row not in self.handed_out:
                 tokens = tuple(self.sampled[row])
                 yield Finished(index, row, tokens, "stop" if has_stopped else "length")
                 self.handed_out.add(row)
                 self.ended[row] = True
 
     def _compact(self, logits_BV: Tensor) -> Tensor:
+        """Drop rows that have ended, if they are many and the model's state lets them go."""
+        for index, row in enumerate(self.rows):
+            if self.stopped[row]:  # which the device does not know by itself
+                self.is_content_B[index] = False
         indices = [index for index, row in enumerate(self.rows) if not self.ended[row]]
-        cache: Any = self.prepared.get("past_key_values")
+        axes = self.job.traits.row_axes
         if not indices:
             self.rows = []
-        elif len(indices) <= _COMPACT_AT * len(self.rows) and hasattr(
-            cache, "batch_select_indices"
-        ):
-            keep = torch.tensor(indices, device=self.ids_BT.device)
-            rows = len(self.rows)
-            self.rows = [self.rows[index] for index in indices]
-            self.prepared = {k: _select(v, keep, rows) for k, v in self.prepared.items()}
-            cache.batch_select_indices(keep)
-            self.ids_BT = self.ids_BT[keep]
-            self.job.recorder.keep(keep, self.rows)
-            return logits_BV[keep.to(logits_BV.device)]
+        elif axes is not None and len(indices) <= _COMPACT_AT * len(self.rows):
+            keep = torch.tensor(indices, device=self.ends.device)
+            if self.running.keep(keep, axes):
+                self.rows = [self.rows[index] for index in indices]
+                self.is_content_B = self.is_content_B[keep]
+                self.uniform_TB = self.uniform_TB[:, keep]
+                self.job.recorder.keep(keep)
+                return logits_BV[keep.to(logits_BV.device)]
         return logits_BV
-
-
-def _draws(seed: int | Sequence[int], rows: int) -> Callable[[], Tensor]:
-    """A function that draws a number in [0, 1) for every row, once per step."""
-    if isinstance(seed, int):
-        shared = torch.Generator("cpu").manual_seed(seed)
-        return lambda: torch.rand(rows, generator=shared)
-    if len(seed) != rows:
-        raise UsageError(f"{len(seed)} seeds for {rows} prompts; give one for all, or one each")
-    own = [torch.Generator("cpu").manual_seed(row_seed) for row_seed in seed]
-    return lambda: torch.cat([torch.rand(1, generator=generator) for generator in own])
-
-
-def _select(value: Any, keep: Tensor, rows: int) -> Any:
-    """The rows to keep of a model input that has an entry per row; other inputs as they are."""
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
-        return value[keep.to(value.device)]
-    return value

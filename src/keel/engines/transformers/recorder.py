@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from keel.engines.protocol import Recording
@@ -36,10 +37,12 @@ class ResponseRecorder:
         device = next(decoder.blocks[0].parameters()).device
         layers, hidden = len(decoder.blocks), decoder.hidden_size or 0
         self.is_on = False
-        self.rows = list(range(rows))
+        probes = len(recording.probes)
         self.sums = StreamSums(layers if recording.means else 0, rows, hidden, device)
-        self.counts = [0] * rows
-        self.projections_BTK = torch.zeros(rows, max_tokens, len(recording.probes), device=device)
+        self.projections_BTK = torch.zeros(rows, max_tokens, probes, device=device)
+        self.latest_BK = torch.zeros(rows, probes, device=device)
+        self.rows_B = torch.arange(rows, device=device)
+        """Of each row in the batch now: its number in the batch as it began."""
         self.steps = 0
         self.silent: set[int] = set()
         """Layers to record that have not run yet."""
@@ -58,31 +61,28 @@ class ResponseRecorder:
                 stack.callback(block.register_forward_hook(hook).remove)
                 self.silent.add(layer)
 
-    def commit(self, content: Sequence[bool]) -> None:
-        """Count the step just run for those current rows whose token was content.
+    def commit(self, is_content_B: Bool[Tensor, " row"]) -> None:
+        """Count the step just run in those current rows whose token was content.
 
         Raises ModelLayoutError where a layer that is recorded did not run.
         """
         check_ran(self.silent)
-        for row, is_content in zip(self.rows, content, strict=True):
-            self.counts[row] += is_content
+        self.projections_BTK[self.rows_B, self.steps] = self.latest_BK
         self.steps += 1
-        weight_B = torch.tensor(content, dtype=torch.float32, device=self.sums.sums_LBD.device)
-        self.sums.add_latest(weight_B)
+        self.sums.add_latest(is_content_B.to(self.rows_B.device, torch.float32))
 
-    def keep(self, indices: Tensor, rows: list[int]) -> None:
+    def keep(self, indices: Int[Tensor, " index"]) -> None:
         """Continue with some of the current rows only."""
-        self.rows = rows
+        indices = indices.to(self.rows_B.device)
+        self.rows_B, self.latest_BK = self.rows_B[indices], self.latest_BK[indices]
         self.sums.keep(indices)
 
-    def record_of(self, index: int) -> RowRecord:
-        """What was recorded of the row now at this index of the batch."""
-        row = self.rows[index]
-        count = self.counts[row]
+    def record_of(self, index: int, count: int) -> RowRecord:
+        """What was recorded of the first `count` tokens of the row now at this index."""
         activations = None
         if self.recording.means and count:
             activations = self.sums.mean(index, count)
-        projections = self.projections_BTK[row, :count].cpu().clone()
+        projections = self.projections_BTK[self.rows_B[index], :count].cpu().clone()
         return RowRecord(activations, projections if self.recording.probes else None)
 
     def _hook(self, layer: int, probes: Sequence[tuple[int, Probe]]) -> Any:
@@ -99,7 +99,6 @@ class ResponseRecorder:
             if directions_DK is not None:
                 values_BK = hidden_BD.float() @ directions_DK.to(hidden_BD.device)
                 for index, column in enumerate(columns):
-                    values_B = values_BK[:, index].to(self.projections_BTK.device)
-                    self.projections_BTK[self.rows, self.steps, column] = values_B
+                    self.latest_BK[:, column].copy_(values_BK[:, index])
 
         return hook

@@ -1,0 +1,155 @@
+"""Runs a batch of rows through a model pass by pass, with whatever state the model keeps of them.
+
+transformers prepares the state (cache, mask, positions), so that each model's own rules hold.
+Knows nothing of sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Path = tuple[Hashable, ...]
+"""Where a tensor stands in nested objects: attribute names, keys and indices."""
+RowAxes = Mapping[Path, int | None]
+"""Which axis of each tensor of a model's state counts the rows; None where no axis does."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a model's passes are made while it generates."""
+
+    reuses_state: bool = True
+    """A pass runs new tokens only, given the state kept of those before; or all from the first."""
+    takes_positions: bool = True
+    """The model is given the positions that transformers counts; or it counts by itself."""
+
+
+class RunningRows:
+    """Rows of equal length, of which a model has seen all tokens or all but the last."""
+
+    def __init__(
+        self, model: Any, ids_BT: Tensor, state: dict[str, Any], *, reuses_state: bool
+    ) -> None:
+        self.model, self.ids_BT, self.state = model, ids_BT, state
+        self.reuses_state = reuses_state
+        self.is_begun = False
+        self.inputs: dict[str, Any] = {}
+
+    def prepare(self) -> int:
+        """Make the next pass ready; the number of tokens of each row that it runs."""
+        self.inputs = self.model.prepare_inputs_for_generation(
+            self.ids_BT,
+            next_sequence_length=1 if self.is_begun and self.reuses_state else None,
+            is_first_iteration=not self.is_begun,
+            **self.state,
+        )
+        return int(self.inputs["input_ids"].shape[1])
+
+    def run(self) -> Float[Tensor, "row vocabulary"]:
+        """Run the pass that is ready; logits of each row's next token."""
+        outputs = self.model(**self.inputs, return_dict=True)
+        update = self.model._update_model_kwargs_for_generation
+        self.state = update(outputs, self.state, is_encoder_decoder=False)
+        self.is_begun = True
+        logits: Tensor = outputs.logits[:, -1]
+        return logits
+
+    def append(self, tokens_B: Int[Tensor, " row"]) -> None:
+        """Give each row one more token."""
+        self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
+
+    def keep(self, indices: Int[Tensor, " index"], axes: RowAxes) -> bool:
+        """Go on with these rows only; False, and nothing is changed, where the state has a tensor
+        that `axes` does not explain."""
+        rows = len(self.ids_BT)
+        for path, tensor in tensors_in(self.state):
+            axis = axes.get(path, -1)
+            if axis is not None and (axis < 0 or tensor.shape[axis] != rows):
+                return False
+
+        def select(path: Path, tensor: Tensor) -> Tensor:
+            axis = axes[path]
+            return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
+
+        self.state = _changed(self.state, select, (), set())
+        self.ids_BT = self.ids_BT[indices.to(self.ids_BT.device)]
+        return True
+
+
+def begin(
+    model: Any, ids_BT: Tensor, mask_BT: Tensor, *, new_tokens: int, passes: Passes
+) -> RunningRows:
+    """A left-padded batch as transformers prepares it for generation; nothing has run yet."""
+
+    def prepared(model: Any, input_ids: Tensor, **state: Any) -> RunningRows:
+        for name in ("logits_processor", "stopping_criteria", "generation_config", "streamer"):
+            state.pop(name, None)
+        state.pop("synced_gpus", None)
+        if not passes.takes_positions:
+            state.pop("position_ids", None)
+        return RunningRows(model, input_ids, state, reuses_state=passes.reuses_state)
+
+    with torch.inference_mode():
+        running: RunningRows = model.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            use_cache=passes.reuses_state,
+            custom_generate=prepared,
+        )
+    return running
+
+
+def row_axes(few: Any, more: Any) -> RowAxes | None:
+    """Which axis counts the rows in each tensor of a state, from two states that differ in their
+    numbers of rows only; None where the two do not say it."""
+    shapes, axes = dict(tensors_in(more)), {}
+    for path, tensor in tensors_in(few):
+        other = shapes.pop(path, None)
+        if other is None or other.ndim != tensor.ndim:
+            return None
+        differing = [n for n, size in enumerate(tensor.shape) if size != other.shape[n]]
+        if len(differing) > 1:
+            return None
+        axes[path] = differing[0] if differing else None
+    return None if shapes else axes
+
+
+def tensors_in(state: Any) -> list[tuple[Path, Tensor]]:
+    """All tensors in nested objects, with their paths."""
+    tensors: list[tuple[Path, Tensor]] = []
+
+    def note(path: Path, tensor: Tensor) -> Tensor:
+        tensors.append((path, tensor))
+        return tensor
+
+    _changed(state, note, (), set())
+    return tensors
+
+
+def _changed(
+    value: Any, change: Callable[[Path, Tensor], Tensor], path: Path, seen: set[int]
+) -> Any:
+    """The value with every tensor in it changed: objects in place, tuples anew."""
+    if isinstance(value, Tensor):
+        return change(path, value)
+    if isinstance(value, tuple):
+        return tuple(_changed(v, change, (*path, n), seen) for n, v in enumerate(value))
+    if id(value) in seen or isinstance(value, nn.Module | type | FunctionType):
+        return value
+    seen.add(id(value))
+    if isinstance(value, list):
+        value[:] = [_changed(v, change, (*path, n), seen) for n, v in enumerate(value)]
+        return value
+    parts = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    for name, part in list(parts.items()):
+        parts[name] = _changed(part, change, (*path, name), seen)
+    return value
