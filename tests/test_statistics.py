@@ -205,6 +205,14 @@ def test_few_pairs_that_differ_are_no_more_evidence_than_as_many_coins(up, down,
     assert (interval.low <= 0) == (p > 0.05)
 
 
+def test_scores_that_all_rise_by_the_same_are_no_more_evidence_than_as_many_coins():
+    """Two items, each better by 0.5, vary by nothing; mid-p of two coins is 1/4."""
+    after, before = np.array([1.5, 2.5]), np.array([1.0, 2.0])
+    assert paired_p_value(after, before, alone(2)) == pytest.approx(1 / 4)
+    interval = difference_interval(after, before, alone(2))
+    assert (interval.low, interval.value, interval.high) == (0, 0.5, 0.5)
+
+
 def test_request_that_turns_alone_is_no_evidence_however_many_personas_put_it():
     """Request 0 turns for all 20 personas: one request of 10."""
     factors = grid(20, 10)

@@ -204,16 +204,12 @@ def difference_interval(
 
     Of shares it is Newcombe's (1998, Statistics in Medicine 17:2635, method 10) from the intervals
     and the covariance that both arms have over the items' clusters; widened up to 0 where too few
-    pairs differ for McNemar's test to tell. Of scores it is Student's t.
+    pairs differ to tell. Of scores it is Student's t.
     """
     _check_some(values_N)
-    differences_N = values_N - baseline_N
-    value = float(differences_N.mean())
-    if not (_are_shares(values_N) and _are_shares(baseline_N)):
-        return _t_interval(value, clusters.variance(differences_N - value), level)
-    interval = _share_difference(values_N, baseline_N, clusters, level)
-    if _fewest_p(differences_N, clusters) > 1 - level:
-        return Interval(value, min(0.0, interval.low), max(0.0, interval.high))
+    interval = _difference(values_N, baseline_N, clusters, level)
+    if _fewest_p(values_N, baseline_N, clusters) > 1 - level:
+        return Interval(interval.value, min(0.0, interval.low), max(0.0, interval.high))
     return interval
 
 
@@ -225,35 +221,41 @@ def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> 
     """
     from scipy.optimize import brentq
 
-    differences_N = values_N - baseline_N
-    are_shares = _are_shares(values_N) and _are_shares(baseline_N)
-
     def nearer_end(p: float) -> float:
         """The end of the interval that lies towards 0, in the direction of the difference."""
-        if are_shares:
-            interval = _share_difference(values_N, baseline_N, clusters, 1 - p)
-        else:
-            interval = difference_interval(values_N, baseline_N, clusters, level=1 - p)
+        interval = _difference(values_N, baseline_N, clusters, 1 - p)
         return interval.low if interval.value > 0 else -interval.high
 
-    if abs(float(differences_N.mean())) < 1e-12:
+    if abs(float((values_N - baseline_N).mean())) < 1e-12:
         return 1.0
-    fewest = _fewest_p(differences_N, clusters) if are_shares else 0.0
-    if nearer_end(_LEAST_P) > 0:
-        return max(fewest, _LEAST_P)
-    return max(fewest, float(brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12)))
+    p = _LEAST_P
+    if nearer_end(p) <= 0:
+        p = brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12)
+    return max(float(p), _fewest_p(values_N, baseline_N, clusters))
 
 
-def _fewest_p(differences_N: Floats, clusters: Clusters) -> float:
+def _difference(values_N: Floats, baseline_N: Floats, clusters: Clusters, level: float) -> Interval:
+    if _are_shares(values_N) and _are_shares(baseline_N):
+        return _share_difference(values_N, baseline_N, clusters, level)
+    differences_N = values_N - baseline_N
+    value = float(differences_N.mean())
+    return _t_interval(value, clusters.variance(differences_N - value), level)
+
+
+def _fewest_p(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
     """The least p that so few pairs, or clusters, can give: by chance each differs either way.
 
     McNemar's with mid-p of independent pairs (Fagerland, Lydersen and Laake 2013, BMC Medical
-    Research Methodology 13:91); of clusters, that all of the fewest levels lean one way.
+    Research Methodology 13:91); of clusters, that all of the fewest levels lean one way. Scores
+    that differ are as good as their variance says, unless all differ by the same.
     """
     from scipy.stats import binom
 
+    differences_N = values_N - baseline_N
+    if not (_are_shares(values_N) and _are_shares(baseline_N)) and np.ptp(differences_N) > 0:
+        return 0.0
     if clusters.codes:
-        return 0.5 ** min(clusters.levels.values())
+        return float(0.5 ** min(clusters.levels.values()))
     up, down = int((differences_N > 0).sum()), int((differences_N < 0).sum())
     fewer, pairs = min(up, down), up + down
     return min(1.0, float(2 * binom.cdf(fewer, pairs, 0.5) - binom.pmf(fewer, pairs, 0.5)))
@@ -324,7 +326,7 @@ def _phi(
             for share, influence_N in zip(shares, (first_I, second_I), strict=True)
         )
         phi = max(0.0, phi - 1 / (2 * items * product**0.5))
-    return min(1.0, max(-1.0, phi))
+    return float(min(1.0, max(-1.0, phi)))
 
 
 def _are_shares(values_N: Floats) -> bool:

@@ -314,6 +314,12 @@ def test_a_chat_that_shall_be_capped_needs_floors(keel, bare):
     check_refused(keel("chat", bare, "--capped", *CPU), "no floors", "keel calibrate")
 
 
+def test_a_replay_reads_no_thinking_of_given_turns(keel, bare, tmp_path):
+    file = talk(tmp_path / "talk.json")
+    outcome = keel("drift", bare, file, "--replay", "--spans", "both", *CPU)
+    check_refused(outcome, "--spans both", "leave out --replay or --spans")
+
+
 def test_a_replay_needs_floors(keel, bare):
     file = talk(Path("t.json"), ("user", "Hi"))
     found = keel("drift", bare, file, "--replay", *CPU)

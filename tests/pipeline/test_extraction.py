@@ -190,3 +190,16 @@ def test_the_disk_is_priced_about_right(engine, whole: Path):
 def _header_bytes(path: Path) -> int:
     """A safetensors file begins with the length of its header, in 8 bytes."""
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_a_map_of_answers_that_think_says_what_it_covers(tmp_path, model_folder):
+    engine = open_small(model_folder)
+    facts = {**engine.template_facts(), "thinking": "on: the generation prompt opens it"}
+    engine.template_facts = lambda: facts
+    pipeline.extract(engine, RunFolder(tmp_path / "run"), SETTINGS, inputs=INPUTS)
+    warnings = keel.open_run(tmp_path / "run").persona_map.warnings
+    assert any("leaves thinking on" in warning for warning in warnings)
+
+
+def test_a_map_of_plain_answers_has_nothing_to_say_of_thinking(whole: Path):
+    assert not any("thinking" in warning for warning in keel.open_run(whole).persona_map.warnings)

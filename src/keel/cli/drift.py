@@ -45,9 +45,15 @@ def drift(
     """See how far conversations drift from the Assistant, turn by turn."""
     from keel import pipeline
     from keel.drift import read_conversations
+    from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
     settings = given.over(DriftSettings())
+    if replay and settings.spans != "answer":
+        raise UsageError(
+            f"--spans {settings.spans} reads what given turns thought, and a replay answers them "
+            "anew; leave out --replay or --spans"
+        )
     conversations = [talk for file in files for talk in read_conversations(file)]
     identity = open_run(run).identity
     folder = RunFolder(run)

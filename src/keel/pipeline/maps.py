@@ -21,6 +21,10 @@ from keel.settings import MapSettings, TraitSettings
 from keel.store import Run, RunFolder
 from keel.types import PersonaMap, Prompt, TraitMap
 
+_WITH_THINKING = (
+    "The chat template leaves thinking on: what an answer thinks counts in its mean here, while "
+    "floors and drift are read from the words after it. Levels of the two differ where it thought."
+)
 _GROUP = 256
 """Rollouts judged together."""
 
@@ -187,7 +191,10 @@ def _persona_map(
         settings=settings,
     )
     provenance = {**made.axis.provenance, "judge": _name(judge)}
-    return replace(made, axis=replace(made.axis, provenance=provenance))
+    warnings = made.warnings
+    if run.plan.template.get("thinking", "off") != "off":
+        warnings += (_WITH_THINKING,)
+    return replace(made, axis=replace(made.axis, provenance=provenance), warnings=warnings)
 
 
 def _trait_map(

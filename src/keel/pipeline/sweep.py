@@ -332,8 +332,10 @@ class SweepJob:
 
 def paired_change(items: Sequence[Item], before: Scores, after: Scores) -> Interval:
     """Mean difference of scores, item by item, with the interval that evaluations have."""
-    values = [np.array([scores[item.id] for item in items]) for scores in (after, before)]
-    return difference_interval(*values, Clusters.of([item.factors for item in items]))
+    after_N, before_N = (
+        np.array([scores[item.id] for item in items]) for scores in (after, before)
+    )
+    return difference_interval(after_N, before_N, Clusters.of([item.factors for item in items]))
 
 
 def arm_of(floors: Floors | None) -> Arm:

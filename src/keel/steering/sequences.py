@@ -61,7 +61,9 @@ class GenerateCall:
         if cache is None:  # some models keep their states in their blocks, and are given the rest
             return 0 if length > self.end or kwargs.get("use_cache") is False else self.end
         if self.is_steady and self.prompt is not None:
-            return self.end  # without looking: a static cache counts on the device
+            # Without looking: a static cache counts on the device. A pass longer than all before it
+            # is of a model that takes no notice of its cache, and begins anew.
+            return 0 if length > self.end else self.end
         known = cached_length(cache)
         if known is None and (self.is_steady or not self.end):
             return self.end

@@ -187,8 +187,8 @@ def _low_words(turns: Sequence[TurnReading], false_alarms: float | None) -> str:
     """How many turns are marked, and how many would be by chance."""
     if false_alarms is None:
         return (
-            "No turn is marked as low: the run does not know how far its default answers spread; "
-            "extract it again, or with more questions."
+            "No turn is marked as low: the run does not know how far its default answers spread. "
+            "Map it anew, keel extract MODEL -o NEW --rollouts-from RUN, or ask more questions."
         )
     return (
         f"{sum(turn.is_low for turn in turns)} of {counted(len(turns), 'turn')} are marked as "
