@@ -12,6 +12,7 @@ from keel.doctor import answer_checks, stream_checks, template_checks
 from keel.doctor.findings import CheckFailedError, CheckSkippedError
 from keel.doctor.subject import Subject
 from keel.errors import KeelError
+from keel.words import first_line
 
 CheckStatus = Literal["passed", "failed", "crashed", "refused", "skipped"]
 
@@ -110,5 +111,4 @@ def _run(name: str, subject: Subject, action: Callable[[Subject], str]) -> Check
     except KeelError as refusal:
         return Check(name, "refused", str(refusal))
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        return Check(name, "crashed", f"{type(error).__name__}: {first}")
+        return Check(name, "crashed", f"{type(error).__name__}: {first_line(error)}")

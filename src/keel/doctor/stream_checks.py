@@ -11,6 +11,7 @@ from keel.doctor.findings import CheckFailedError, CheckSkippedError, check_clos
 from keel.doctor.subject import REPLY, TEXTS, Subject, asking
 from keel.engines import Recording
 from keel.steering import steered
+from keel.words import first_line
 
 
 def check_plain_pass(subject: Subject) -> str:
@@ -19,9 +20,9 @@ def check_plain_pass(subject: Subject) -> str:
     try:
         logits_TV = subject.plain_logits(ids_BT)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise CheckFailedError(
-            f"on text alone, without Keel, the model raises {type(error).__name__}: {first}"
+            f"on text alone, without Keel, the model raises {type(error).__name__}: "
+            f"{first_line(error)}"
         ) from error
     if len(logits_TV) != ids_BT.shape[1]:
         raise CheckFailedError(

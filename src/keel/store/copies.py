@@ -22,10 +22,11 @@ from keel.errors import (
     StorageError,
     UsageError,
 )
-from keel.store.files import first_line, reading, sha256_of, write_bytes
+from keel.store.files import reading, sha256_of, write_bytes
 from keel.store.folder import RunFolder
 from keel.store.layout import MANIFEST, PLAN
 from keel.store.provenance import Manifest, parse_manifest, read_manifest
+from keel.words import first_line
 
 
 def push_run(run: str | Path, url: str) -> int:

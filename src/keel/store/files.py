@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from keel.errors import CorruptArtifactError, KeelError, MissingArtifactError, StorageError
+from keel.words import first_line
 
 _HALVES = "surrogatepass"
 """Text may hold half of a surrogate pair, from a prompt file's escapes; json reads it back."""
@@ -201,11 +202,6 @@ def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         remedy = "choose a folder that you may write to"
     return StorageError(f"could not write {path} ({size_bytes} bytes): {error}; {remedy}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type's name where it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _flush(path: Path) -> None:

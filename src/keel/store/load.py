@@ -13,7 +13,6 @@ from torch import Tensor
 
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.store.artefacts import read_axis
-from keel.store.files import first_line
 from keel.store.floors import FloorsFile, read_floors
 from keel.store.foreign import (
     Orientation,
@@ -24,6 +23,7 @@ from keel.store.foreign import (
 )
 from keel.store.run import open_run
 from keel.types import AssistantAxis, Floors, ModelIdentity
+from keel.words import first_line
 
 _AXIS_NAMES = ("axis.safetensors", "assistant_axis.pt", "axis.pt")
 _FLOORS_NAMES = ("floors.safetensors", "capping_config.pt")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from keel.errors import KeelError, ModelLayoutError
 from keel.steering import Decoder
+from keel.words import first_line
 
 _TEXT = "The sea is wide and the sky is high, and who are you that walks here?"
 _SHORT, _LONG = 6, 13
@@ -107,9 +108,8 @@ def _first_pass(
         except KeelError:
             raise
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
             raise ModelLayoutError(
-                f"{type(model).__name__} cannot run on text alone: {reason}; expected "
+                f"{type(model).__name__} cannot run on text alone: {first_line(error)}; expected "
                 "a decoder-only language model that answers to input_ids"
             ) from error
     return result
