@@ -350,8 +350,9 @@ def lowest_usual(
 
     `means_N` are means over `sizes_N` observations. The mean of few varies more: its variance is a
     constant and a part that falls as 1 / size, fitted to them. For another mean drawn like these
-    the share holds, as in split conformal prediction (Vovk, Gammerman and Shafer 2005). None where
-    there are too few to tell: fewer than 1 / share − 1.
+    the share holds, as in split conformal prediction (Vovk, Gammerman and Shafer 2005); means that
+    share questions tell less of other questions than as many strangers. None where there are too
+    few to tell: fewer than 1 / share − 1.
     """
     from scipy.optimize import nnls
 
