@@ -54,6 +54,10 @@ def traits_of(model: Any, device: torch.device, pad: int) -> BatchTraits:
     """
     with torch.inference_mode():
         trial = _Trial(model, device, pad)
+        if not bool(torch.isfinite(trial.alone_BNV).all()):
+            # Nothing can be compared. Who generates is told of NaN, with the remedy for it.
+            return BatchTraits(Passes(True, True), False, False, False, None)
+        trial.check_causal()
         passes = trial.passes()
         pads_left = trial.holds([0, 1, 2], lambda: trial.generated([0, 1, 2], _WIDTH, passes))
         has_company = pads_left or trial.holds(
@@ -75,10 +79,13 @@ class _Trial:
         bounds = vocabulary // 8, vocabulary // 2
         self.rows = [torch.randint(*bounds, (n + 1,), generator=draws) for n in _LENGTHS]
         self.alone_BNV = torch.stack([self._plain(row[None])[0, -2:] for row in self.rows])
+
+    def check_causal(self) -> None:
+        """Raise ModelLayoutError where a token's prediction hangs on the tokens behind it."""
         before_V = self._plain(self.rows[1][None, :-1])[0, -1]
         if not _are_close(before_V, self.alone_BNV[1, 0], times=_SURELY):
             raise ModelLayoutError(
-                f"in {type(model).__name__} a token sees those behind it, expected a causal model; "
+                f"in {type(self.model).__name__} a token sees those behind it, expected a causal model; "
                 "load it as a decoder (often `is_decoder=True` in its config)"
             )
 
