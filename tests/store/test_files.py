@@ -100,7 +100,8 @@ def test_a_folder_that_may_not_be_written_asks_for_another_one(tmp_path: Path):
 
 def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path):
     (tmp_path / "rollouts").mkdir()
-    for name in ("rollouts/.batch-00000.jsonl.1a2b3c4d.tmp", "mine.tmp", ".hidden"):
+    ours, safetensors = "rollouts/.batch-00000.jsonl.1a2b3c4d.tmp", ".tmp6VhKqk"
+    for name in (ours, safetensors, "mine.tmp", ".hidden"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert names_in(tmp_path) == [".hidden", "mine.tmp", "rollouts"]

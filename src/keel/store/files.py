@@ -185,9 +185,10 @@ def remove_leftovers(root: Path) -> None:
 
     Only for the one process that may write there: another's temporary file is not a leftover.
     """
-    for scratch in root.rglob(".*.tmp"):
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
+    for pattern in (".*.tmp", ".tmp??????"):  # safetensors writes under a name of its own first
+        for scratch in root.rglob(pattern):
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -85,8 +85,8 @@ class _Trial:
         before_V = self._plain(self.rows[1][None, :-1])[0, -1]
         if not _are_close(before_V, self.alone_BNV[1, 0], times=_SURELY):
             raise ModelLayoutError(
-                f"in {type(self.model).__name__} a token sees those behind it, expected a causal model; "
-                "load it as a decoder (often `is_decoder=True` in its config)"
+                f"in {type(self.model).__name__} a token sees those behind it, expected a causal "
+                "model; load it as a decoder (often `is_decoder=True` in its config)"
             )
 
     def holds(
