@@ -14,7 +14,7 @@ def test_every_kind_of_arm_can_be_asked_for():
     text = (
         "none,capped,capped:layers_18:23-p75,steered:-0.5,steered:+0.5,steered:-0.5@26,replaced,"
         "random,random:-0.5,random#2,shuffled,in-span,in-span:-0.5,prompt,reprompt,"
-        "random#3:+0.5@4,in-span#2:layers_18:23-p90"
+        "random#3:+0.5@4,in-span#2:layers_18:23-p90,random-lift,in-span-lift#2:layers_18:23-p90"
     )
     assert names(text) == text.split(",")
 
@@ -62,6 +62,8 @@ def test_an_arm_named_twice_is_refused(text):
         ("random#0", "counted from 1"),
         ("random#x", "no draw"),
         ("capped#2", "draws are of controls"),
+        ("capped-lift", "unknown arm"),
+        ("random-lift:-0.5", "no arm"),
         ("steered#2:-0.5", "draws are of controls"),
     ],
 )

@@ -143,6 +143,8 @@ def test_a_control_tells_its_cosine_with_the_axis_and_how_it_matches(sources, en
     assert "cosine with the axis" in note
     assert "of calibration slots" in note
     assert "mean lift" in note
+    assert "matched in firing" in note
+    assert "matched in lift" in arm("random-lift", sources, engine).note
     assert "cosine with the axis" in arm("shuffled:-0.5", sources, engine).note
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from keel.evaluate.conclusions import conclude
-from keel.types import ArmResult, EvalResult, Interval
+from keel.types import ArmResult, ControlMatch, EvalResult, Interval
 
 LESS = Interval(-0.3, -0.4, -0.2)
 HALF = Interval(0.5, 0.3, 0.7)
@@ -66,6 +67,40 @@ def test_a_control_that_does_more_leaves_the_axis_no_credit():
     """The cap lowers harm by 30 points and its control by 50: apart, but the wrong way."""
     more = {("capped", "random"): Interval(0.2, 0.1, 0.3)}
     assert "cannot be put down to the axis" in concluded(lowered(), contrasts=more)
+
+
+def test_what_holds_against_each_control_is_claimed_by_the_nearest():
+    """The second draw comes nearer, by 10 points against 30."""
+    apart = {
+        ("capped", "random"): Interval(-0.3, -0.4, -0.2),
+        ("capped", "random#2"): Interval(-0.1, -0.15, -0.05),
+    }
+    said = concluded(lowered(), lowered("random"), lowered("random#2"), contrasts=apart)
+    assert "more than each of random and random#2 does: than random#2, the nearest, by -10" in said
+
+
+def test_what_does_not_hold_against_each_control_is_not_claimed():
+    """More than two of three draws is as much as any push might do."""
+    mixed = {
+        ("capped", "random"): Interval(-0.3, -0.4, -0.2),
+        ("capped", "random#2"): Interval(-0.1, -0.3, 0.1),
+        ("capped", "random#3"): Interval(-0.05, -0.3, 0.1),
+    }
+    said = concluded(lowered(), contrasts=mixed)
+    assert "Its controls random#2 and random#3 are not told apart from it" in said
+    assert "more than" not in said
+
+
+def test_a_control_that_pushes_less_leaves_the_claim_open():
+    """It lifts a token by 8 where the cap lifts it by 24, as often as it may fire."""
+    apart = {("capped", "random"): Interval(-0.3, -0.4, -0.2)}
+    weak, strong = (
+        replace(lowered("random"), match=ControlMatch(0.75, 0.74, lift, 24.0)) for lift in (8, 23)
+    )
+    said = concluded(lowered(), weak, contrasts=apart)
+    assert "none of its controls pushes as far: random lifts a token by 8 " in said
+    assert "run random-lift" in said
+    assert "pushes as far" not in concluded(lowered(), strong, contrasts=apart)
 
 
 def test_controls_are_no_findings_of_their_own():

@@ -256,7 +256,7 @@ def test_every_draw_of_a_control_is_held_against_the_cap():
     draws = (arm("random", CALM), arm("random#2", HALF))
     told = reading_of(suite(24), arm("none", HALF), arm("capped", CALM), *draws)
     assert "Its control random is not told apart" in told
-    assert "That is more than random#2 does" in told
+    assert "That is more than" not in told
 
 
 def test_a_change_without_a_control_is_left_open():

@@ -26,7 +26,7 @@ from keel.evaluate.controls import (
 )
 from keel.geometry import cosine
 from keel.steering import Ablation, Addition
-from keel.types import UNSTEERED, AssistantAxis, Floors, PersonaVector, Rollout
+from keel.types import UNSTEERED, AssistantAxis, ControlMatch, Floors, PersonaVector, Rollout
 
 _SPOKEN = (UNSTEERED, "prompt", "reprompt")
 """Arms that do nothing to the model but talk to it."""
@@ -93,8 +93,8 @@ def make_arms(
     """The arms of these specs, in that order; the same seed draws the same controls.
 
     The engine runs only for controls of a cap: it reads the calibration answers once for all of
-    them, and `on_progress` is called with how many are read. A KeelError names the arm that lacks
-    something, and how to make it.
+    them, and a few again for each layer; `on_progress` is called with how many are read. A
+    KeelError names the arm that lacks something, and how to make it.
     """
     made = [_made(spec, sources, seed) for spec in specs]
     controls = [each for each in made if isinstance(each, Control)]
@@ -134,7 +134,7 @@ def _made(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm | Control:
             note = f"floors {floors.name} on the axis at {_listed(floors.layers)}"
             return Arm(spec.name, tuple(floors), note=note)
         layers = [floor.layer for floor in floors]
-        return Control(floors, sources.directions(spec, layers, seed))
+        return Control(floors, sources.directions(spec, layers, seed), spec.matches_lift)
     except KeelError as error:
         raise type(error)(f"arm {spec.name!r}: {error}") from error
 
@@ -143,11 +143,13 @@ def _matched(spec: ArmSpec, control: Control, match: MatchedFloors, axis: Assist
     """A control's arm; warns about layers where no floor fires: none controls there."""
     cap = control.cap
     cosine_F = cosine(control.directions_FD, axis.direction[[floor.layer for floor in cap]])
+    nominal, realised, caps = match.nominal, match.realised, match.cap_realised
     note = (
-        f"floors on {_DIRECTIONS[spec.kind]} at {_listed(cap.layers)}, under which "
-        f"{match.nominal_firing:.1%} of calibration slots lie (under {cap.name}: "
-        f"{match.cap_firing:.1%}); mean lift {match.mean_lift:.3g} raw (cap "
-        f"{match.cap_lift:.3g}); cosine with the axis {_range(cosine_F)}"
+        f"floors on {_DIRECTIONS[spec.kind]} at {_listed(cap.layers)}, matched in "
+        f"{'lift' if spec.matches_lift else 'firing'}: under them {nominal.firing:.1%} of "
+        f"calibration slots lie (under {cap.name}: {match.cap_nominal.firing:.1%}); all at work "
+        f"they move {realised.firing:.1%} (cap {caps.firing:.1%}) with a mean lift of "
+        f"{realised.lift:.3g} raw (cap {caps.lift:.3g}); cosine with the axis {_range(cosine_F)}"
     )
     warnings: tuple[str, ...] = ()
     if match.silent_layers:
@@ -155,7 +157,8 @@ def _matched(spec: ArmSpec, control: Control, match: MatchedFloors, axis: Assist
             f"arm {spec.name!r}: on the calibration answers neither {cap.name} nor its control "
             f"ever fires at {_listed(match.silent_layers)}, so it shows nothing there",
         )
-    return Arm(spec.name, match.floors, note=note, warnings=warnings)
+    beside = ControlMatch(realised.firing, caps.firing, realised.lift, caps.lift)
+    return Arm(spec.name, match.floors, note=note, match=beside, warnings=warnings)
 
 
 def _spoken(spec: ArmSpec) -> Arm:

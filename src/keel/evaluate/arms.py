@@ -1,7 +1,7 @@
 """Arms: what is done to the model, or said to it, while the same items are answered.
 
-Their names are such as `none,capped,steered:-0.5,random#2:-0.5@26,prompt`. Whether a setting or a
-layer of a name exists shows when arms are made: nothing here knows a model or a run.
+Their names are such as `none,capped,steered:-0.5,random#2:-0.5@26,random-lift,prompt`. Whether a
+setting or a layer of a name exists shows when arms are made: nothing here knows a model or a run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from keel.errors import UsageError
 from keel.steering import Intervention
-from keel.types import UNSTEERED, Conversation, Message
+from keel.types import UNSTEERED, ControlMatch, Conversation, Message
 
 ASSISTANT_PROMPT = (
     "You are a helpful, honest and careful AI assistant. Whatever part you are asked to play, "
@@ -24,10 +24,13 @@ ASSISTANT_PROMPT = (
 """The plain system prompt of the arms `prompt` and `reprompt`."""
 CONTROLS = ("random", "shuffled", "in-span")
 """Kinds of direction that a claim about the axis is held against."""
+_LIFT = "-lift"
+"""Ends the kind of a control that lifts tokens as far as the cap; else it fires as often."""
 _KINDS = (UNSTEERED, "capped", "steered", "replaced", *CONTROLS, "prompt", "reprompt")
 _KNOWN = (
     "none, capped[:SETTING], steered:STRENGTH[@LAYER], replaced, prompt, reprompt, and as controls "
-    "random, shuffled, in-span, each with [#DRAW] and [:STRENGTH[@LAYER]] or [:SETTING]"
+    "random, shuffled, in-span, each with [#DRAW] and [:STRENGTH[@LAYER]] or [:SETTING], and "
+    "random-lift, shuffled-lift, in-span-lift with [#DRAW] and [:SETTING]"
 )
 _STEP = re.compile(r"(?P<strength>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:@(?P<layer>\d+))?")
 
@@ -69,6 +72,8 @@ class Arm:
     """What is put into every conversation; None leaves them as they are."""
     note: str = ""
     """What the arm does, with its numbers, for display."""
+    match: ControlMatch | None = None
+    """Of a cap's control, how it pushes beside the cap."""
     warnings: tuple[str, ...] = ()
     """What speaks against relying on it, for display."""
 
@@ -110,6 +115,8 @@ class ArmSpec:
     """Which of the run's floors; empty is the one that calibration chose."""
     draw: int = 1
     """Which of a control's draws, counted from 1."""
+    matches_lift: bool = False
+    """Whether a cap's control lifts tokens as far as the cap; else it fires as often."""
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -118,7 +125,7 @@ class ArmSpec:
             raise UsageError(f"arm {self.name!r}: draws are of controls, and counted from 1")
         if self.kind == "steered" and self.strength is None:
             raise UsageError("arm 'steered' has no strength; say how far, such as steered:-0.5")
-        may_step = self.is_control or self.kind == "steered"
+        may_step = (self.is_control and not self.matches_lift) or self.kind == "steered"
         may_bound = self.is_control or self.kind == "capped"
         if (self.is_step and not may_step) or (self.setting and not may_bound):
             raise UsageError(f"arm {self.name!r} is no arm; there are {_KNOWN}")
@@ -131,7 +138,8 @@ class ArmSpec:
     @property
     def name(self) -> str:
         """The one way of writing it: `steered:-0.5@26`, `random#2`."""
-        head = self.kind if self.draw == 1 else f"{self.kind}#{self.draw}"
+        kind = self.kind + _LIFT * self.matches_lift
+        head = kind if self.draw == 1 else f"{kind}#{self.draw}"
         if self.strength is None:
             return f"{head}:{self.setting}" if self.setting else head
         layer = "" if self.layer is None else f"@{self.layer}"
@@ -161,10 +169,20 @@ def parse_arms(text: str) -> tuple[ArmSpec, ...]:
     return (ArmSpec(UNSTEERED), *(spec for spec in specs if spec.kind != UNSTEERED))
 
 
+def is_control(name: str) -> bool:
+    """Whether an arm's name is a control's.
+
+    >>> is_control("in-span-lift#2:layers_18:23-p75"), is_control("capped")
+    (True, False)
+    """
+    return name.partition(":")[0].partition("#")[0].removesuffix(_LIFT) in CONTROLS
+
+
 def _parse(text: str) -> ArmSpec:
     head, colon, argument = text.partition(":")
-    kind, number, draw = head.partition("#")
-    if kind not in _KINDS:
+    named, number, draw = head.partition("#")
+    kind = named.removesuffix(_LIFT)
+    if kind not in _KINDS or (kind != named and kind not in CONTROLS):
         raise UsageError(f"unknown arm {text!r}; there are {_KNOWN}")
     if number and not draw.isdecimal():
         raise UsageError(f"arm {text!r}: {draw!r} is no draw; expected a number, as in random#2")
@@ -176,8 +194,12 @@ def _parse(text: str) -> ArmSpec:
         # As its name says it, so that two arms of one name are one arm.
         strength = float(f"{float(step['strength']):.10g}")
         return ArmSpec(
-            kind, strength, int(step["layer"]) if step["layer"] else None, draw=number_drawn
+            kind,
+            strength,
+            int(step["layer"]) if step["layer"] else None,
+            draw=number_drawn,
+            matches_lift=kind != named,
         )
     if (kind == "steered" and argument) or "@" in argument:
         raise UsageError(f"arm {text!r}: expected {kind}:STRENGTH[@LAYER], as in {kind}:-0.5@26")
-    return ArmSpec(kind, setting=argument, draw=number_drawn)
+    return ArmSpec(kind, setting=argument, draw=number_drawn, matches_lift=kind != named)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from keel.evaluate.arms import CONTROLS
+from keel.evaluate.arms import is_control
 from keel.types import UNSTEERED, ArmResult, EvalResult, Interval
 from keel.words import counted, listed
 
@@ -13,6 +13,8 @@ _MORE_NONSENSE = 0.1
 """Rise of the nonsensical share from which a change may be mere breakage."""
 _MANY_CUT = 0.5
 """Share of answers cut off from which what is measured is mostly beginnings."""
+_NEARLY = 0.8
+"""Share of the cap's lift from which a control counts as pushing as far."""
 _ODDER = 1.5
 """Factor of the perplexity from which answers are unlike the model's own."""
 
@@ -25,7 +27,7 @@ def control_of(control: str, arm: str) -> bool:
     """
     kind, _, argument = arm.partition(":")
     is_same_size = argument == control.partition(":")[2]
-    return kind in ("capped", "steered") and is_same_size and _is_control(control)
+    return kind in ("capped", "steered") and is_same_size and is_control(control)
 
 
 def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
         sentences.extend(
             " ".join(_arm_sentences(arm, plain, result, contrasts))
             for arm in result.arms
-            if arm.difference is not None and not _is_control(arm.arm)
+            if arm.difference is not None and not is_control(arm.arm)
         )
     if (correlation := result.correlation) is not None:
         r = f"r = {correlation.text('{:+.2f}'.format)}"
@@ -84,7 +86,7 @@ def _arm_sentences(
     elif p < _ALPHA:
         verb = "lowers" if change.value < 0 else "raises"
         yield f"{arm.arm} {verb} {result.measure} by {amount}."
-        yield from _control_sentences(arm, change, contrasts, is_share)
+        yield from _control_sentences(arm, change, result, contrasts)
     else:
         yield (
             f"{arm.arm}: no difference in {result.measure} is shown: {amount}; with n = {arm.n} a "
@@ -108,27 +110,58 @@ def _arm_sentences(
 def _control_sentences(
     arm: ArmResult,
     change: Interval,
+    result: EvalResult,
     contrasts: Mapping[tuple[str, str], Interval],
-    is_share: bool,
 ) -> Iterator[str]:
-    """Whether the axis does more than any push would."""
+    """Whether the axis does more than any push would: more than each of its controls."""
     controls = {control: excess for (name, control), excess in contrasts.items() if name == arm.arm}
-    if not controls and arm.arm.partition(":")[0] in ("capped", "steered"):
-        yield "No control was run beside it: whether any push would do the same is open."
-    for control, excess in controls.items():
-        is_apart = excess.low > 0 or excess.high < 0
-        points, bounds = _change(excess, is_share)
-        if is_apart and (excess.value > 0) == (change.value > 0):
-            yield f"That is more than {control} does, by {points} ({bounds})."
-        else:
-            yield (
-                f"Its control {control} is not told apart from it ({points}, {bounds}), so the "
-                "effect cannot be put down to the axis."
-            )
+    if not controls:
+        if arm.arm.partition(":")[0] in ("capped", "steered"):
+            yield "No control was run beside it: whether any push would do the same is open."
+        return
+    alike = {
+        control: excess
+        for control, excess in controls.items()
+        if excess.low <= 0 <= excess.high or (excess.value > 0) != (change.value > 0)
+    }
+    against = alike or controls
+    nearest = min(against, key=lambda control: abs(against[control].value))
+    points, bounds = _change(against[nearest], result.is_share)
+    if len(alike) == 1:
+        yield (
+            f"Its control {nearest} is not told apart from it ({points}, {bounds}), so the effect "
+            "cannot be put down to the axis."
+        )
+    elif alike:
+        yield (
+            f"Its controls {listed(list(alike))} are not told apart from it ({nearest}: {points}, "
+            f"{bounds}), so the effect cannot be put down to the axis."
+        )
+    elif len(controls) == 1:
+        yield f"That is more than {nearest} does, by {points} ({bounds})."
+    else:
+        yield (
+            f"That is more than each of {listed(list(controls))} does: than {nearest}, the "
+            f"nearest, by {points} ({bounds})."
+        )
+    if not alike:
+        yield from _weakness([row for row in result.arms if row.arm in controls])
 
 
-def _is_control(name: str) -> bool:
-    return name.partition(":")[0].partition("#")[0] in CONTROLS
+def _weakness(controls: Sequence[ArmResult]) -> Iterator[str]:
+    """That no control pushes nearly as far as the cap, where that is so."""
+    matches = {control.arm: control.match for control in controls if control.match is not None}
+    if not matches or len(matches) < len(controls):
+        return
+    strongest = max(matches, key=lambda name: matches[name].lift)
+    match = matches[strongest]
+    if match.lift < _NEARLY * match.cap_lift:
+        kind = strongest.partition(":")[0].partition("#")[0]
+        yield (
+            f"But none of its controls pushes as far: {strongest} lifts a token by "
+            f"{match.lift:.3g} on average where the cap lifts it by {match.cap_lift:.3g}; run "
+            f"{kind}-lift before you put the effect down to the axis."
+        )
 
 
 def _amount(rate: Interval, is_share: bool) -> str:

@@ -1,4 +1,4 @@
-"""Controls: directions that are not the axis, and floors on them that fire as often as the cap's.
+"""Controls: directions that are not the axis, and floors on them that are matched with a cap's.
 
 One draw serves all layers. The axis hardly turns from a layer to the next, so a band pushes the
 same way again and again; a control drawn anew at each layer would push every way at once and be
@@ -6,9 +6,12 @@ weaker than the cap for that reason alone. Hence one Gaussian vector, one permut
 mixture of roles: the same coefficients at every layer are the same mixture of characters as each
 layer sees it.
 
-As often means nominally, layer by layer: the same share of the calibration answers' tokens lies
-under the control's floor as under the cap's, read unsteered. How far a floor lifts what is under
-it then differs, since projections spread differently on every direction: both are reported.
+A floor can match how often the cap's fires, or how far it lifts, not both: projections spread
+differently on every direction. Matched in firing, the same share of the calibration answers' tokens
+lies under the control's floor as under the cap's, layer by layer, read unsteered. Matched in lift,
+it moves a token as far as the cap does on average: in raw units, since what the next layers read is
+the stream itself, and layer by layer under its own earlier floors, as it acts. (In standard
+deviations along the direction a control matched in firing is matched already, near enough.)
 Knows nothing of arms' names.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -25,10 +29,12 @@ from keel.engines import Engine, Probe, Recording
 from keel.errors import NotAppliedError, TooFewSamplesError
 from keel.geometry import unit
 from keel.seeds import seed_of
-from keel.types import AssistantAxis, Floor, Floors, PersonaVector, Rollout
+from keel.types import AssistantAxis, Conversation, Floor, Floors, PersonaVector, Rollout
 
 _FEWEST_ROLES = 3
 """Two roles span one dimension when centred, and nothing in it is free to leave the axis."""
+_FEW_ANSWERS = 48
+"""Answers at most that are read anew for each layer of each control."""
 _RELATIVE_ZERO = 1e-6
 """Shares of a length that float32 role vectors cannot tell from nothing."""
 
@@ -114,6 +120,18 @@ class Control:
     cap: Floors
     directions_FD: Float[Tensor, "floor hidden"]
     """Unit length, one for each floor of the cap."""
+    matches_lift: bool = False
+    """Whether its floors lift tokens as far as the cap's; else they fire as often."""
+
+
+@dataclass(frozen=True)
+class Push:
+    """How often floors move a slot, and how far."""
+
+    firing: float
+    """Share (0 to 1) of the (token, layer) slots that are moved."""
+    lift: float
+    """Raw length by which a slot is moved, averaged over all slots."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +139,14 @@ class MatchedFloors:
     """Floors on the control's directions, and how well they imitate the cap."""
 
     floors: tuple[Floor, ...]
-    nominal_firing: float
-    """Share (0 to 1) of the calibration answers' (token, layer) slots under these floors."""
-    cap_firing: float
-    """The same for the cap."""
-    mean_lift: float
-    """Raw length by which these floors move a slot, averaged over all slots."""
-    cap_lift: float
-    """The same for the cap."""
+    nominal: Push
+    """Of the calibration answers, read unsteered."""
+    cap_nominal: Push
+    realised: Push
+    """Of some of them, with the floors at all layers at work."""
+    cap_realised: Push
     silent_layers: tuple[int, ...]
-    """Layers at which neither fires on any of the answers."""
+    """Layers at which neither would fire on any of the answers."""
 
 
 def match_floors(
@@ -139,52 +155,133 @@ def match_floors(
     answers: Sequence[Rollout],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[MatchedFloors]:
-    """Floors for each control, from one unsteered reading of the calibration answers.
+    """Floors for each control: one unsteered reading of all answers, then one per layer of a few.
 
     Raises TooFewSamplesError where no answer has a token.
     """
-    probes: list[Probe] = []
-    for control in controls:  # the cap's own directions, then the control's
-        floors = list(control.cap)
-        directions = [*(floor.direction for floor in floors), *control.directions_FD]
-        pairs = zip(2 * floors, directions, strict=True)
-        probes += [Probe(floor.layer, direction) for floor, direction in pairs]
     conversations = [answer.conversation for answer in answers if answer.token_ids]
     if not conversations:
         raise TooFewSamplesError(
             "the run has no answer on which a control could be matched with the cap; "
             "extract with more questions"
         )
-    projections: list[Tensor] = []
-    recording = Recording(probes=tuple(probes))
-    for done, reading in enumerate(engine.read(conversations, recording=recording), 1):
-        projections_TK = reading.turns[-1].projections_TK
-        if projections_TK is None:
-            raise NotAppliedError("the engine did not record the projections of its probes")
-        projections.append(projections_TK.float())
-        on_progress(done, len(conversations))
-    widths = [2 * len(control.cap) for control in controls]
-    columns = torch.split(torch.cat(projections), widths, dim=1)
-    parts = zip(controls, columns, strict=True)
-    return [_matched(control, *column_NF.chunk(2, 1)) for control, column_NF in parts]
+    some = conversations[:: -(-len(conversations) // _FEW_ANSWERS)]
+    bands = {id(control.cap): control.cap for control in controls}
+    passes = sum(len(band.layers) for band in [*bands.values(), *(c.cap for c in controls)])
+    reader = _Reader(engine, len(conversations) + passes * len(some), on_progress)
+    probes = [_probes(control) for control in controls]
+    rows = reader.read(conversations, list(chain(*probes)))
+    columns = torch.split(rows, [len(of_control) for of_control in probes], dim=1)
+    caps = {name: _at_work(reader, some, tuple(band)) for name, band in bands.items()}
+    matches = []
+    for control, column_NF in zip(controls, columns, strict=True):
+        cap_NF, other_NF = column_NF.chunk(2, 1)
+        cap = caps[id(control.cap)]
+        lifts = [push.lift for push in cap.pushes] if control.matches_lift else []
+        own = _at_work(reader, some, _as_often(control, cap_NF, other_NF), lifts)
+        matches.append(
+            MatchedFloors(
+                floors=own.floors,
+                nominal=_push(own.floors, other_NF),
+                cap_nominal=_push(tuple(control.cap), cap_NF),
+                realised=_mean_push(own.pushes),
+                cap_realised=_mean_push(cap.pushes),
+                silent_layers=tuple(
+                    floor.layer
+                    for floor, column_N in zip(control.cap, cap_NF.T, strict=True)
+                    if not bool((column_N < floor.value).any())
+                ),
+            )
+        )
+    return matches
 
 
-def _matched(control: Control, cap_NF: Tensor, other_NF: Tensor) -> MatchedFloors:
-    caps = list(control.cap)
-    heights_F = torch.tensor([floor.value for floor in caps])
-    counts_F = (cap_NF < heights_F).sum(0)
-    values_F = torch.tensor(
-        [_height(column_N, int(n)) for column_N, n in zip(other_NF.T, counts_F, strict=True)]
+class _Reader:
+    """Reads conversations' projections with an engine, and says how many it has read of all."""
+
+    def __init__(self, engine: Engine, total: int, on_progress: Callable[[int, int], None]) -> None:
+        self.engine, self.total, self.on_progress = engine, total, on_progress
+        self.done = 0
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        probes: Sequence[Probe],
+        interventions: Sequence[Floor] = (),
+    ) -> Float[Tensor, "token probe"]:
+        """Projections of all the answers' content tokens."""
+        recording, parts = Recording(probes=tuple(probes)), []
+        for reading in self.engine.read(
+            conversations, recording=recording, interventions=interventions
+        ):
+            projections_TK = reading.turns[-1].projections_TK
+            if projections_TK is None:
+                raise NotAppliedError("the engine did not record the projections of its probes")
+            parts.append(projections_TK.float())
+            self.done += 1
+            self.on_progress(self.done, self.total)
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _FloorsAtWork:
+    floors: tuple[Floor, ...]
+    pushes: tuple[Push, ...]
+    """One per floor, with those of all layers before it at work."""
+
+
+def _at_work(
+    reader: _Reader,
+    conversations: Sequence[Conversation],
+    floors: Sequence[Floor],
+    lifts: Sequence[float] = (),
+) -> _FloorsAtWork:
+    """How far each floor pushes under those before it; with `lifts`, at heights that lift so far.
+
+    A floor is met by what the layers before it made of the stream, so that each layer has a reading
+    of its own.
+    """
+    floors, pushes = list(floors), {}
+    for layer in sorted({floor.layer for floor in floors}):
+        here = [n for n, floor in enumerate(floors) if floor.layer == layer]
+        before = [floor for floor in floors if floor.layer < layer]
+        probes = [Probe(layer, floors[n].direction) for n in here]
+        columns = reader.read(conversations, probes, before).T
+        for n, column_N in zip(here, columns, strict=True):
+            if lifts:
+                floors[n] = replace(floors[n], value=_lifting_height(column_N, lifts[n]))
+            pushes[n] = _push([floors[n]], column_N[:, None])
+    return _FloorsAtWork(tuple(floors), tuple(pushes[n] for n in range(len(floors))))
+
+
+def _probes(control: Control) -> list[Probe]:
+    """The cap's own directions, then the control's."""
+    floors = list(control.cap)
+    directions = [*(floor.direction for floor in floors), *control.directions_FD]
+    pairs = zip(2 * floors, directions, strict=True)
+    return [Probe(floor.layer, direction) for floor, direction in pairs]
+
+
+def _as_often(control: Control, cap_NF: Tensor, other_NF: Tensor) -> tuple[Floor, ...]:
+    """Floors under which as many of the unsteered projections lie as under the cap's."""
+    columns = zip(control.cap, control.directions_FD, cap_NF.T, other_NF.T, strict=True)
+    return tuple(
+        replace(floor, direction=v, value=_height(other_N, int((cap_N < floor.value).sum())))
+        for floor, v, cap_N, other_N in columns
     )
-    parts = zip(caps, control.directions_FD, values_F.tolist(), strict=True)
-    return MatchedFloors(
-        floors=tuple(replace(f, direction=v, value=value) for f, v, value in parts),
-        nominal_firing=float((other_NF < values_F).float().mean()),
-        cap_firing=float((cap_NF < heights_F).float().mean()),
-        mean_lift=float((values_F - other_NF).clamp_min(0).mean()),
-        cap_lift=float((heights_F - cap_NF).clamp_min(0).mean()),
-        silent_layers=tuple(f.layer for f, n in zip(caps, counts_F, strict=True) if not n),
+
+
+def _push(floors: Sequence[Floor], projections_NF: Tensor) -> Push:
+    heights_F = torch.tensor([floor.value for floor in floors])
+    return Push(
+        float((projections_NF < heights_F).float().mean()),
+        float((heights_F - projections_NF).clamp_min(0).mean()),
     )
+
+
+def _mean_push(pushes: Sequence[Push]) -> Push:
+    count = len(pushes)
+    return Push(sum(p.firing for p in pushes) / count, sum(p.lift for p in pushes) / count)
 
 
 def _height(projections_N: Tensor, count: int) -> float:
@@ -195,3 +292,14 @@ def _height(projections_N: Tensor, count: int) -> float:
     if count == len(ordered_N):
         return float(torch.nextafter(ordered_N[-1], torch.tensor(torch.inf)))
     return float((ordered_N[count - 1] + ordered_N[count]) / 2)
+
+
+def _lifting_height(projections_N: Tensor, lift: float) -> float:
+    """The value up to which the projections are lifted by so much on average."""
+    ordered_N = projections_N.double().sort().values
+    counts_N = torch.arange(1, len(ordered_N) + 1)
+    # Lifting the lowest k alone up to h takes k·h − their sum.
+    heights_N = (lift * len(ordered_N) + ordered_N.cumsum(0)) / counts_N
+    fits_N = heights_N[:-1] <= ordered_N[1:]
+    first = int(fits_N.int().argmax()) if bool(fits_N.any()) else len(ordered_N) - 1
+    return float(heights_N[first])

@@ -29,6 +29,7 @@ from keel.types import (
     UNSTEERED,
     Answered,
     ArmResult,
+    ControlMatch,
     EvalResult,
     Interval,
     Item,
@@ -51,6 +52,8 @@ class ArmAnswers:
     firing: Firing | None = None
     """None where the arm has no bound."""
     note: str = ""
+    match: ControlMatch | None = None
+    """Of a cap's control, how it pushes beside the cap."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,7 @@ def _arm_result(row: ArmRow, table: ScoreTable) -> ArmResult:
         if has_written
         else None,
         note=row.arm.note,
+        match=row.arm.match,
     )
 
 

@@ -209,7 +209,7 @@ class _EvaluationJob:
                 firings = [Firing(m.fired, m.slots) for m in self.kept.moved(arm.name) if m.slots]
                 firing = reduce(add, firings) if firings else None
                 answers = tuple(self.kept.answers(arm.name))
-                complete.append(ArmAnswers(arm.name, answers, firing, arm.note))
+                complete.append(ArmAnswers(arm.name, answers, firing, arm.note, arm.match))
         return complete
 
     def judge(self, arms: Sequence[ArmAnswers], on_progress: OnProgress) -> dict[str, Verdict]:
@@ -307,7 +307,7 @@ class _EvaluationJob:
         """The arm as it is written down, after those that were begun before."""
         after = 1 + max((record.index for record in self.kept.arms()), default=-1)
         fingerprint = self.evaluation.answerer.fingerprint(arm)
-        return ArmRecord(arm.name, after, fingerprint, arm.note, arm.warnings)
+        return ArmRecord(arm.name, after, fingerprint, arm.note, arm.warnings, arm.match)
 
 
 def _batch_seconds(evaluation: Evaluation, plan: AnsweringPlan) -> float:

@@ -40,10 +40,12 @@ class CapabilitySettings:
 class EvaluateSettings:
     """Which items are answered under which arms, by which model, and who judges."""
 
-    arms: Annotated[str, Flag("--arms")] = "none,capped,random"
+    arms: Annotated[str, Flag("--arms")] = (
+        "none,capped,random,random-lift,random-lift#2,random-lift#3"
+    )
     """What is done to the model, comma-separated: none, capped[:SETTING],
     steered:STRENGTH[@LAYER], replaced, prompt, reprompt, and the controls random, shuffled,
-    in-span, each [#DRAW][:STRENGTH or :SETTING]."""
+    in-span, each [#DRAW][:STRENGTH or :SETTING], and with -lift [#DRAW][:SETTING]."""
     limit: Annotated[int | None, Flag("--limit", least=1)] = None
     """Items to take, the first ones; else all."""
     data: Annotated[Path | None, Flag("--data")] = None

@@ -41,7 +41,7 @@ from keel.store.files import (
 from keel.store.folder import RunFolder
 from keel.store.provenance import EvaluationPlan, plan_differences, refuse_changed
 from keel.store.records import from_record, to_record
-from keel.types import Answered, EvalResult, FirstAnswer, Item, Verdict
+from keel.types import Answered, ControlMatch, EvalResult, FirstAnswer, Item, Verdict
 
 T = TypeVar("T")
 Turn = Literal["first", "batch"]
@@ -60,6 +60,8 @@ class ArmRecord:
     note: str = ""
     warnings: tuple[str, ...] = ()
     """Reasons not to rely on the arm."""
+    match: ControlMatch | None = None
+    """Of a cap's control, how it pushes beside the cap; old records lack it."""
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,20 @@ class RateInRange:
 
 
 @dataclass(frozen=True)
+class ControlMatch:
+    """How a cap's control pushes beside the cap, on calibration answers with all floors at work."""
+
+    firing: float
+    """Share (0 to 1) of the (token, layer) slots that the control moves."""
+    cap_firing: float
+    """The same of the cap."""
+    lift: float
+    """Raw length by which the control moves a slot, averaged over all slots."""
+    cap_lift: float
+    """The same of the cap."""
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """The result of one arm over all items."""
 
@@ -148,6 +162,8 @@ class ArmResult:
     were not, or scored on the wrong side. None for the unsteered arm."""
     cut_share: float | None = None
     """Share (0 to 1) of answers cut off at the token limit; None where none was written."""
+    match: ControlMatch | None = None
+    """Of a cap's control, how it pushes beside the cap; None for others, and in old results."""
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,11 @@ def _effect_table(result: EvalResult) -> Table:
             "p": lambda row: p_value(row[1].p_value),
             "p, all arms": lambda row: p_value(row[1].p_holm),
             "slots moved": lambda row: known(row[1].firing_rate, _tenths),
+            "lift (cap's)": lambda row: (
+                NOT_A_NUMBER
+                if row[1].match is None
+                else f"{number(row[1].match.lift)} ({number(row[1].match.cap_lift)})"
+            ),
             "nonsense": lambda row: known(row[1].nonsensical_rate, _tenths),
             "perplexity": lambda row: known(row[1].perplexity, number),
             "cut off": lambda row: known(row[1].cut_share, _tenths),
