@@ -8,9 +8,10 @@ from safetensors.torch import load, save
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.packing import PackedInterventions
-from keel.engines.vllm.token_book import RECORD, SCORE, SPANS
+from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 from keel.steering import Addition
+from keel.types import Floor
 from tests.engines.vllm.toys import (
     HIDDEN,
     ToyModel,
@@ -53,6 +54,32 @@ def packed(*probes):
 
 def collected(held, *keys):
     return load(held.recordings.collect(list(keys)))
+
+
+@pytest.mark.parametrize("sums", [1, 0], ids=["means", "projections alone"])
+@pytest.mark.parametrize("ends", [[2], [0, 2]], ids=["the model's own", "one more"])
+def test_a_token_that_ended_its_answer_is_not_recorded_though_a_step_ran_it(ends, sums):
+    """Scheduled ahead. The prompt holds the same token, which ends nothing there."""
+    deployment = Deployment(None, settings=1, recordings=3, probes=2)
+    answers = []
+    for runs_ahead in (False, True):
+        held = hold(deployment, runs_ahead=runs_ahead)
+        held.register("s", PackedInterventions.of("s", [Floor(1, direction(), 1e4)]).to_bytes())
+        held.recordings.set_probes(packed((2, 1), (0, 2)))
+        new = request("a", 3, ends=ends, keel="s", **{RECORD: "k", SUMS: sums})
+        held.note_requests(scheduled(new))
+        stream = tokens(6)
+        compute(held, ("a", 0, stream[:3]), ids=[1, 2, 1])
+        for n, token in ((3, 4), (4, 5), (5, 2))[: 3 if runs_ahead else 2]:
+            compute(held, ("a", n, stream[n : n + 1]), ids=[token])
+        firing = held.firing("s")
+        answers.append((collected(held, "k"), firing))
+        assert not held.shared.left_out_R.any()
+    (plain, plain_firing), (ahead, firing) = answers
+    assert plain["k/0/tokens"].item() == 2
+    assert plain.keys() == ahead.keys()
+    assert all(torch.equal(plain[name], ahead[name]) for name in plain)
+    assert firing == plain_firing == dict.fromkeys(range(3), (5, 0)) | {1: (5, 5)}
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=7), st.integers(0, 8))

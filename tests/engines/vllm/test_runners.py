@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.packing import PackedInterventions
@@ -26,13 +27,15 @@ needs_vllm = [
 ]
 
 
-def vllm_config(tokens=16, graphs=None):
+def vllm_config(tokens=16, graphs=None, runs_ahead=False):
     model = SimpleNamespace(
         get_total_num_hidden_layers=lambda: 3, get_hidden_size=lambda: HIDDEN, dtype=torch.float32
     )
     return SimpleNamespace(
         model_config=model,
-        scheduler_config=SimpleNamespace(max_num_batched_tokens=tokens),
+        scheduler_config=SimpleNamespace(
+            max_num_batched_tokens=tokens, async_scheduling=runs_ahead
+        ),
         compilation_config=SimpleNamespace(cudagraph_capture_sizes=graphs),
     )
 
@@ -44,6 +47,7 @@ class RunnerV1:
         self.model, self.device, self.vllm_config = model, "cpu", vllm_config(**config)
         self.input_batch = SimpleNamespace(req_ids=[], num_reqs=0, generators={})
         self.discard_request_mask = SimpleNamespace(np=np.zeros(8, dtype=bool))
+        self.input_ids = SimpleNamespace(gpu=torch.zeros(32, dtype=torch.int32))
         self.fails = False
 
     def execute_model(self, scheduler_output):
@@ -158,11 +162,20 @@ def test_the_map_has_room_for_a_graph_that_is_larger_than_any_batch():
         assert held.shared.max_tokens >= room
 
 
+def test_a_step_of_v1_that_ran_ahead_counts_no_token_that_had_ended_its_answer():
+    runner, held = runner_v1(runs_ahead=True)
+    new = request("a", 2, ends=[7], keel="band"), request("b", 2, ends=[8], keel="band")
+    runner.execute_model(step({"a": (0, tokens(2)), "b": (0, tokens(2))}, *new))
+    runner.input_ids.gpu[:2] = torch.tensor([7, 7])
+    runner.execute_model(step({"a": (2, tokens(1)), "b": (2, tokens(1))}))
+    assert held.firing("band")[0] == (5, 5)
+
+
 class RunnerV2:
     """The seams of vLLM's V2 runner, whose batch says all by itself."""
 
-    def __init__(self, model):
-        self.model, self.device, self.vllm_config = model, "cpu", vllm_config()
+    def __init__(self, model, **config):
+        self.model, self.device, self.vllm_config = model, "cpu", vllm_config(**config)
         self.streams = None
 
     def get_model(self):
@@ -251,6 +264,21 @@ class TestV2:
         assert held.firing("band")[2][0] == 4
         assert held.book.by_key["k"].spans[0].tokens == 1
         assert not held.shared.phase_T.any()
+
+    def test_a_step_that_ran_ahead_counts_no_token_that_had_ended_its_answer(self, monkeypatch):
+        monkeypatch.setenv("KEEL_UNVERIFIED_V2", "1")
+        runner = RunnerV2(ToyModel(), runs_ahead=True)
+        held = steer_runner(runner, Deployment(None, settings=2, recordings=1))
+        held.register("band", BAND.to_bytes())
+        told = scheduled(request("a", 2, ends=[5], keel="band", **{RECORD: "k"}))
+        for ids, start in (([1, 2], 0), ([3], 2), ([5], 3)):
+            batch = in_v2("a", [len(ids)], [start])
+            batch.input_ids[:] = torch.tensor(ids)
+            told.batch, told.streams = batch, tokens(len(ids))
+            runner.execute_model(told)
+            told = scheduled()
+        assert held.firing("band")[2] == (3, 3)
+        assert load(held.recordings.collect(["k"]))["k/0/tokens"].item() == 1
 
     def test_a_step_that_broke_off_leaves_idle_maps(self):
         runner, held = RunnerV2(ToyModel()), hold(Deployment(None, is_global=True))

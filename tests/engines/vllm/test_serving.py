@@ -121,14 +121,13 @@ def config(model=".", layers=6, hidden=HIDDEN, connector=None, **more):
             get_hidden_size=lambda: hidden,
         ),
         parallel_config=SimpleNamespace(**parallel),
-        scheduler_config=SimpleNamespace(async_scheduling=more.get("async_scheduling", False)),
         speculative_config=more.get("speculative_config"),
         kv_transfer_config=connector and SimpleNamespace(kv_connector=connector),
     )
 
 
 def test_an_engine_for_the_floors_own_model_is_accepted(served):
-    refuse_unfit(config("not/a/folder", async_scheduling=True), served)
+    refuse_unfit(config("not/a/folder"), served)
 
 
 @pytest.mark.parametrize("shape", [{"layers": 5}, {"hidden": 8}])
@@ -172,13 +171,6 @@ def test_what_computes_other_tokens_than_the_batch_says_is_refused_per_request(m
     with pytest.raises(UsageError, match=f"cannot follow {named}.*KEEL_ENFORCE=1"):
         refuse_unfit(config(**more), per_request)
     refuse_unfit(config(**more), Deployment(None, is_global=True))
-
-
-def test_recording_under_async_scheduling_is_refused():
-    """It runs each answer one token past its end before it learns of the end."""
-    with pytest.raises(UsageError, match="runs a token past an answer's end"):
-        refuse_unfit(config(async_scheduling=True), Deployment(None, recordings=1))
-    refuse_unfit(config(async_scheduling=True), Deployment(None))
 
 
 def test_a_cache_that_ignores_the_salt_is_refused():

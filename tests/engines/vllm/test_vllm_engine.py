@@ -204,9 +204,10 @@ def _mixed(engine, settings, patch):
     submit = engine.queue.submit
     patch.setattr(engine.queue, "submit", lambda one, _name: submit(one, who[one.index]))
     found = {}
-    for one, output in engine.queue.run(asked, "none"):
-        tokens = engine._completion(one, output, Recording(), GREEDY).token_ids
-        found[one.index // 10, one.index % 10] = tokens
+    for finished in engine.queue.run(asked, "none"):
+        for one, output in finished:
+            tokens = engine._completion(one, output, {}, Recording(), GREEDY).token_ids
+            found[one.index // 10, one.index % 10] = tokens
     for name in names[1:]:
         engine.workers.call("register", name, b"")
     return found
@@ -227,7 +228,8 @@ def test_requests_of_one_setting_share_their_cached_prompt(engine):
     cached = []
     for name in ("shared", "shared", "none"):
         asked = [RecordedRequest(0, ids, engine._sampling(GREEDY, 0, ()), ())]
-        cached += [output.num_cached_tokens for _, output in engine.queue.run(asked, name)]
+        ((_, output),) = next(engine.queue.run(asked, name))
+        cached.append(output.num_cached_tokens)
     engine.workers.call("register", "shared", b"")
     assert cached[0] == 0
     assert cached[1] > len(ids) // 2

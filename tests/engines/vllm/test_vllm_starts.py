@@ -64,7 +64,8 @@ def _under_fixed_name(engine, name, interventions):
         )
     ids = engine.template.prompt_ids(LONG.conversation)
     asked = [RecordedRequest(0, ids, engine._sampling(GREEDY, 0, ()), ())]
-    return [tuple(output.outputs[0].token_ids) for _, output in engine.queue.run(asked, name)]
+    ((_, output),) = next(engine.queue.run(asked, name))
+    return [tuple(output.outputs[0].token_ids)]
 
 
 def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, plain):

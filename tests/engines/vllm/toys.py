@@ -54,6 +54,7 @@ def rows(
                 phases,
                 spare if sums is None else sums,
                 [0] * len(phases) if tally is None else tally,
+                [0] * len(phases),
             ],
             dtype=np.int64,
         ),
@@ -107,7 +108,13 @@ class ToyModel(nn.Module):
             return self.head(stream)
 
 
-def hold(deployment: Deployment, model: ToyModel | None = None, slots: int = 64) -> WorkerState:
+def hold(
+    deployment: Deployment,
+    model: ToyModel | None = None,
+    slots: int = 64,
+    *,
+    runs_ahead: bool = False,
+) -> WorkerState:
     """A worker's hold on a toy model."""
     model = ToyModel() if model is None else model
     return WorkerState(
@@ -118,16 +125,22 @@ def hold(deployment: Deployment, model: ToyModel | None = None, slots: int = 64)
         max_tokens=slots,
         device=CPU,
         dtype=torch.float32,
+        runs_ahead=runs_ahead,
     )
 
 
-def request(name: str, prompt: int | Sequence[int], **arguments: Any) -> SimpleNamespace:
-    """A request as vLLM's scheduler announces it to a worker."""
+def request(
+    name: str, prompt: int | Sequence[int], *, ends: Sequence[int] = (), **arguments: Any
+) -> SimpleNamespace:
+    """A request as vLLM's scheduler announces it to a worker; `ends` are tokens that end it."""
+    parameters = SimpleNamespace(
+        extra_args=arguments or None, stop_token_ids=list(ends[1:]), eos_token_id=(*ends, None)[0]
+    )
     ids = list(range(prompt)) if isinstance(prompt, int) else list(prompt)
     return SimpleNamespace(
         req_id=name,
         prompt_token_ids=ids,
-        sampling_params=SimpleNamespace(extra_args=arguments or None),
+        sampling_params=parameters,
     )
 
 
@@ -136,10 +149,13 @@ def scheduled(*new: SimpleNamespace, finished: Sequence[str] = ()) -> SimpleName
     return SimpleNamespace(finished_req_ids=set(finished), scheduled_new_reqs=list(new))
 
 
-def compute(held: WorkerState, *parts: tuple[str, int, Tensor]) -> Tensor:
+def compute(
+    held: WorkerState, *parts: tuple[str, int, Tensor], ids: Sequence[int] | None = None
+) -> Tensor:
     """One step: of each (request, first position, stream) the tokens pass through the model."""
     names, starts = [name for name, *_ in parts], [start for _, start, _ in parts]
-    held.begin(names, starts, [len(stream) for *_, stream in parts])
+    counts = [len(stream) for *_, stream in parts]
+    held.begin(names, starts, counts, None if ids is None else torch.tensor(ids))
     output: Tensor = held.model(torch.cat([stream for *_, stream in parts]))
     held.end(output)
     return output

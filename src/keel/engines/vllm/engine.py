@@ -95,8 +95,6 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
         "enforce_eager": settings.eager,
         "gpu_memory_utilization": settings.memory_share or (0.4 if is_on_cpu else 0.9),
         "disable_log_stats": True,
-        # Scheduling ahead runs a token past each answer's end, which must not be recorded.
-        **({"async_scheduling": False} if deployment.recordings else {}),
         **settings.arguments,
         "additional_config": {
             **settings.arguments.get("additional_config", {}),
@@ -200,8 +198,10 @@ class VllmEngine:
 
         with self._probing(recording), self._under(interventions) as setting:
             requests = map(request_for, itertools.count(), prompts)
-            for request, output in self.queue.run(requests, setting.name, on_text, on_step):
-                yield self._completion(request, output, recording, sampling)
+            for finished in self.queue.run(requests, setting.name, on_text, on_step):
+                recorded = self.workers.collect([r.key for r, _ in finished if r.key])
+                for request, output in finished:
+                    yield self._completion(request, output, recorded, recording, sampling)
             return self._firing(setting)
 
     @engine_call
@@ -223,13 +223,17 @@ class VllmEngine:
         yield from (Reading(request.index, ()) for request in requests if not request.spans)
         with self._probing(recording), self._under(interventions) as setting:
             spoken = [request for request in requests if request.spans]
-            for request, _ in self.queue.run(spoken, setting.name):
+            for finished in self.queue.run(spoken, setting.name):
+                keys = [request.key for request, _ in finished]
                 scores = (
-                    self.workers.call_last_stage("likelihood", request.key)
+                    [self.workers.call_last_stage("likelihood", key) for key in keys]
                     if recording.log_likelihood
-                    else None
+                    else [None] * len(keys)
                 )
-                yield self._reading(request, transcripts[request.index], recording, scores)
+                recorded = self.workers.collect(keys)
+                for (request, _), score in zip(finished, scores, strict=True):
+                    transcript = transcripts[request.index]
+                    yield _reading(request, transcript, recorded, recording, score)
             return self._firing(setting)
 
     def divergence(
@@ -307,7 +311,12 @@ class VllmEngine:
                 self.workers.call("set_probes", b"")
 
     def _completion(
-        self, request: RecordedRequest, output: Any, recording: Recording, sampling: Sampling
+        self,
+        request: RecordedRequest,
+        output: Any,
+        recorded: Mapping[str, Tensor],
+        recording: Recording,
+        sampling: Sampling,
     ) -> Completion:
         limit = sampling.max_new_tokens
         sampled = tuple(output.outputs[0].token_ids)
@@ -318,7 +327,6 @@ class VllmEngine:
         )
         activations = projections = None
         if request.spans:
-            recorded = self.workers.collect(request.key)
             activations, projections = _span_record(
                 recorded, f"{request.key}/0", len(content), recording
             )
@@ -329,32 +337,6 @@ class VllmEngine:
         return Completion(
             request.index, answer.text, answer.token_ids, finish, activations, projections
         )
-
-    def _reading(
-        self,
-        request: RecordedRequest,
-        transcript: Transcript,
-        recording: Recording,
-        scores: Mapping[str, Tensor] | None,
-    ) -> Reading:
-        recorded = self.workers.collect(request.key)
-        lengths = [turn.stop - turn.start for turn in transcript.turns]
-        likelihoods = torch.split(scores["log_likelihood"], lengths) if scores is not None else None
-        turns = []
-        for number, turn in enumerate(transcript.turns):
-            activations, projections = _span_record(
-                recorded, f"{request.key}/{number}", lengths[number], recording
-            )
-            turns.append(
-                TurnRecord(
-                    turn.turn,
-                    transcript.token_ids[turn.start : turn.stop],
-                    activations,
-                    projections,
-                    likelihoods[number] if likelihoods is not None else None,
-                )
-            )
-        return Reading(request.index, tuple(turns))
 
     @property
     def _ends(self) -> frozenset[int]:
@@ -397,6 +379,32 @@ def _reading_request(
         is_summed=is_summed,
         is_scored=is_scored,
     )
+
+
+def _reading(
+    request: RecordedRequest,
+    transcript: Transcript,
+    recorded: Mapping[str, Tensor],
+    recording: Recording,
+    scores: Mapping[str, Tensor] | None,
+) -> Reading:
+    lengths = [turn.stop - turn.start for turn in transcript.turns]
+    likelihoods = torch.split(scores["log_likelihood"], lengths) if scores is not None else None
+    turns = []
+    for number, turn in enumerate(transcript.turns):
+        activations, projections = _span_record(
+            recorded, f"{request.key}/{number}", lengths[number], recording
+        )
+        turns.append(
+            TurnRecord(
+                turn.turn,
+                transcript.token_ids[turn.start : turn.stop],
+                activations,
+                projections,
+                likelihoods[number] if likelihoods is not None else None,
+            )
+        )
+    return Reading(request.index, tuple(turns))
 
 
 def _span_record(

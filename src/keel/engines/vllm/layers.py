@@ -34,15 +34,21 @@ Trial = Callable[["SteeredLayer", Tensor, Tensor | None], tuple[Tensor, Tensor |
 class TokenMaps(nn.Module):
     """Per-token maps that all layers of one model read; filled before each forward pass."""
 
-    maps_3T: Int[Tensor, "map slot"]
-    """The three below, one after the other: filled in one transfer."""
-    idle_3T: Int[Tensor, "map slot"]
+    maps_4T: Int[Tensor, "map slot"]
+    """The four below, one after the other: filled in one transfer."""
+    idle_4T: Int[Tensor, "map slot"]
     phase_T: Int[Tensor, " slot"]
     """2·setting + (1 if the token was generated); 0 does nothing."""
     sums_row_T: Int[Tensor, " slot"]
     """Recording that the token counts towards; from `recordings` on, none."""
     tally_row_T: Int[Tensor, " slot"]
     """Setting in whose firing the token is counted; 0 for none."""
+    ends_T: Int[Tensor, " slot"]
+    """Set of tokens of which it must be none to be counted; 0 for the empty one."""
+    left_out_R: Int[Tensor, " row"]
+    """Tokens of each recording that were not counted after all."""
+    left_out_S: Int[Tensor, " setting"]
+    """The same for each setting's firing."""
 
     def __init__(self, deployment: Deployment, max_tokens: int, device: torch.device) -> None:
         super().__init__()
@@ -53,23 +59,44 @@ class TokenMaps(nn.Module):
         """Whether a layer ran outside a compiled graph since this was last set to False."""
         self.trial: Trial | None = None
         """Looks at, or changes, all layers' outputs in the self-test's passes outside graphs."""
-        idle_3T = torch.from_numpy(idle_maps(max_tokens, deployment.recordings)).to(device)
-        self.register_buffer("idle_3T", idle_3T, persistent=False)
-        self.register_buffer("maps_3T", idle_3T.clone(), persistent=False)
-        for name, map_T in zip(("phase_T", "sums_row_T", "tally_row_T"), self.maps_3T, strict=True):
+        idle_4T = torch.from_numpy(idle_maps(max_tokens, deployment.recordings)).to(device)
+        self.register_buffer("idle_4T", idle_4T, persistent=False)
+        self.register_buffer("maps_4T", idle_4T.clone(), persistent=False)
+        names = ("phase_T", "sums_row_T", "tally_row_T", "ends_T")
+        for name, map_T in zip(names, self.maps_4T, strict=True):
             self.register_buffer(name, map_T, persistent=False)
+        for name, rows in (
+            ("left_out_R", deployment.recordings + TRASH),
+            ("left_out_S", deployment.settings + 1),
+        ):
+            none = torch.zeros(rows, dtype=torch.int64, device=device)
+            self.register_buffer(name, none, persistent=False)
 
     def fill(self, maps: StepMaps) -> None:
         """Copy in the maps of the coming pass; those of the pass before are forgotten."""
-        total = maps.maps_3T.shape[1]
+        total = maps.maps_4T.shape[1]
         if total < self.filled:
             self.clear()
-        self.maps_3T[:, :total].copy_(torch.from_numpy(maps.maps_3T), non_blocking=True)
+        self.maps_4T[:, :total].copy_(torch.from_numpy(maps.maps_4T), non_blocking=True)
         self.filled = total
+
+    def leave_out_ends(self, ids_T: Int[Tensor, " slot"], sets_EN: Int[Tensor, "set end"]) -> None:
+        """Count no sampled token that has ended its answer, among the tokens of the coming pass.
+
+        Scheduled ahead, a step runs such a token before the host knows that it was drawn. Its id
+        is on the device by then: nothing waits for it. `sets_EN` holds the sets of ends, filled up
+        with numbers that are no token's.
+        """
+        rows_T, tally_T, set_T = (part[: self.filled] for part in self.maps_4T[1:])
+        is_end_T = (sets_EN[set_T] == ids_T[: self.filled, None]).any(-1)
+        self.left_out_R.index_add_(0, rows_T, is_end_T.long())
+        self.left_out_S.index_add_(0, tally_T, is_end_T.long())
+        rows_T.masked_fill_(is_end_T, self.deployment.recordings)
+        tally_T.masked_fill_(is_end_T, 0)
 
     def clear(self) -> None:
         """Steer, record and count no token until the maps are filled again."""
-        self.maps_3T[:, : self.filled] = self.idle_3T[:, : self.filled]
+        self.maps_4T[:, : self.filled] = self.idle_4T[:, : self.filled]
         self.filled = 0
 
 

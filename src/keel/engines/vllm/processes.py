@@ -36,9 +36,11 @@ class Workers:
         """The tensors that a method returns in the last pipeline stage, which has the head."""
         return dict(load(self.call(method, *keys)[-1]))
 
-    def collect(self, key: str) -> dict[str, Tensor]:
-        """What was recorded under a key; pipeline stages are added up."""
-        ranks = self.call("collect", [key])
+    def collect(self, keys: list[str]) -> dict[str, Tensor]:
+        """What was recorded under these keys; pipeline stages are added up."""
+        if not keys:
+            return {}
+        ranks = self.call("collect", keys)
         stages = self.llm.llm_engine.vllm_config.parallel_config.pipeline_parallel_size
         return merged(ranks[:: max(len(ranks) // stages, 1)])
 

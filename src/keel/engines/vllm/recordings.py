@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
 from keel.engines.vllm.layers import SteeredLayer
-from keel.engines.vllm.token_book import StepMaps, TokenBook
+from keel.engines.vllm.token_book import RecordedSpan, StepMaps, TokenBook
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
 _SCORED_AT_ONCE = 64
@@ -24,7 +24,8 @@ _SCORED_AT_ONCE = 64
 class Recordings:
     """Sums, projections and predictions of one worker's recorded requests, until collected.
 
-    `layers` and `hidden` are the whole model's, `room` is for so many probes at a layer, `logits`
+    `layers` and `hidden` are the whole model's, `room` is for so many probes at a layer,
+    `left_out_R` are tokens that the book counted and the step left out (`TokenMaps`), `logits`
     makes logits of the last stream; None where another pipeline stage has the head.
     """
 
@@ -36,10 +37,12 @@ class Recordings:
         layers: int,
         hidden: int,
         room: int,
+        left_out_R: Int[Tensor, " row"],
         logits: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.held, self.book, self.logits = held, book, logits
         self.layers, self.hidden, self.room = layers, hidden, room
+        self.left_out_R = left_out_R
         self.probes: list[tuple[int, int]] = []
         """(layer, column there) of each probe as given; column −1 at another pipeline stage."""
         self.projections: dict[str, list[tuple[int, Tensor]]] = {}
@@ -81,21 +84,24 @@ class Recordings:
         """
         recorded: dict[str, Tensor] = {}
         summed: list[tuple[str, int]] = []
-        for key in keys:
-            for number, span in enumerate(self.book.close(key).spans):
-                name = f"{key}/{number}"
-                recorded[f"{name}/tokens"] = torch.tensor([span.tokens])
-                if span.row >= 0:
-                    summed.append((name, span.row))
-                parts = [p for n, p in self.projections.get(key, []) if n == number]
-                if parts:
-                    recorded[f"{name}/projections"] = torch.cat(parts)
-            self.projections.pop(key, None)
+        closed = {key: self.book.close(key) for key in keys}
+        left_out = self._take_left_out(record.spans for record in closed.values())
+        for key, record in closed.items():
+            projections = self.projections.pop(key, [])
             self.scores.pop(key, None)
+            for number, span in enumerate(record.spans):
+                name, tokens = f"{key}/{number}", span.tokens - left_out.get(span.row, 0)
+                recorded[f"{name}/tokens"] = torch.tensor([tokens])
+                if record.sums:
+                    summed.append((name, span.row))
+                parts = [p for n, p in projections if n == number]
+                if parts:  # what was left out came last
+                    recorded[f"{name}/projections"] = torch.cat(parts)[:tokens].cpu()
         for kind, table in (("sums", "sums_RD"), ("norms", "norms_R")):
             gathered = self._gather(table, [row for _, row in summed])
             for (name, _), numbers in zip(summed, gathered, strict=True):
                 recorded[f"{name}/{kind}"] = numbers
+        self._clear(span.row for record in closed.values() for span in record.spans)
         return packed(recorded)
 
     def discard(self, keys: Sequence[str]) -> None:
@@ -153,19 +159,35 @@ class Recordings:
             self.held[layer].projections_TM[:, column] if column >= 0 else elsewhere
             for layer, column in self.probes
         ]
+        if not maps.taken:
+            return
+        # On the device until it is collected: to wait for a step would hold up the next one.
+        projections_TP = torch.stack([table[: maps.taken[-1][-1]] for table in tables], -1)
         for key, span, begin, end in maps.taken:
-            projections = torch.stack([table[begin:end] for table in tables], -1).cpu()
-            self.projections.setdefault(key, []).append((span, projections))
+            self.projections.setdefault(key, []).append((span, projections_TP[begin:end]))
+
+    def _take_left_out(self, spans: Iterable[Sequence[RecordedSpan]]) -> dict[int, int]:
+        """Tokens of each row that were left out."""
+        rows = [span.row for of_key in spans for span in of_key if span.row >= 0]
+        return dict(zip(rows, self.left_out_R[rows].tolist(), strict=True)) if rows else {}
+
+    def _clear(self, rows: Iterable[int]) -> None:
+        """Set rows to zero for the next recording."""
+        freed = torch.tensor([row for row in rows if row >= 0], device=self.left_out_R.device)
+        if len(freed):
+            self.left_out_R[freed] = 0
+            for held in self.held.values():
+                held.sums_RD[freed] = 0
+                held.norms_R[freed] = 0
 
     def _gather(self, name: str, rows: Sequence[int]) -> Sequence[Tensor]:
-        """Each row's sums at every layer of the model, set to zero for the next recording."""
+        """Each row's sums at every layer of the model."""
         if not rows:
             return []
         tables = [getattr(held, name) for held in self.held.values()]
-        views = [table[row] for row in rows for table in tables]
-        here = torch.stack(views).cpu()  # one transfer, not one for each layer
-        torch._foreach_zero_(views)
-        here = here.view(len(rows), len(tables), *here.shape[1:])
+        wanted = torch.tensor(rows, device=tables[0].device)
+        # One transfer, not one for each layer and row.
+        here = torch.stack([table[wanted] for table in tables], 1).cpu()
         if len(tables) < self.layers:  # other pipeline stages have the rest
             whole = torch.zeros(len(rows), max(self.held) + 1, *here.shape[2:])
             whole[:, list(self.held)] = here

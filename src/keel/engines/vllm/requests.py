@@ -47,10 +47,11 @@ class RequestQueue:
         setting: str,
         on_text: Callable[[int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[RecordedRequest, Any]]:
-        """Requests with their outputs, as they finish; when closed early, the others are aborted.
+    ) -> Iterator[list[tuple[RecordedRequest, Any]]]:
+        """Requests with their outputs, those that one step finishes together.
 
-        `requests` is consumed as rows come free: it may be long and made on the way.
+        When closed early, the others are aborted. `requests` is consumed as rows come free: it may
+        be long and made on the way.
         """
         waiting, running = iter(requests), dict[str, RecordedRequest]()
         following = next(waiting, None)
@@ -66,6 +67,7 @@ class RequestQueue:
                     on_step()
                 with reporting_death():
                     outputs = list(self.engine.step())
+                finished = []
                 for output in outputs:
                     request = running[output.request_id]
                     text, before = output.outputs[0].text, shown.get(output.request_id, 0)
@@ -75,7 +77,9 @@ class RequestQueue:
                     if output.finished:
                         del running[output.request_id]
                         rows -= request.rows
-                        yield request, output
+                        finished.append((request, output))
+                if finished:
+                    yield finished
         finally:
             if running:
                 with reporting_death():

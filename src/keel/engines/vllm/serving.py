@@ -87,10 +87,6 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
         _check_model(settings_of(environment), model)
     if not deployment.is_global:
         _refuse_reordered_tokens(config)
-    if deployment.recordings and config.scheduler_config.async_scheduling:
-        raise UsageError(
-            "async_scheduling runs a token past an answer's end and would record it; switch it off"
-        )
     connector = getattr(config.kv_transfer_config, "kv_connector", None)
     if connector == "ExampleConnector":
         raise UsageError(f"{connector} ignores the cache salt and would mix settings; leave it out")

@@ -72,6 +72,10 @@ class RequestRecord:
     scores: bool = False
     scored: int = 0
     """First position whose prediction is not yet kept."""
+    sums: bool = False
+    """Whether sums of the recorded tokens are wanted."""
+    ends: int = 0
+    """Which of the book's sets of tokens ends its answer."""
 
     @cached_property  # fixed once the spans are known, and needed at every step
     def is_given(self) -> bool:
@@ -88,8 +92,8 @@ class RequestRecord:
 class StepMaps:
     """The maps of one step, a number per token, and where recorded tokens lie in it."""
 
-    maps_3T: Int[ndarray, "map token"]
-    """Phase, row of the sums, row of the tally: see `layers.TokenMaps`."""
+    maps_4T: Int[ndarray, "map token"]
+    """Phase, row of the sums, row of the tally, set of ends: see `layers.TokenMaps`."""
     taken: list[tuple[str, int, int, int]]
     """(key, span, first and last row + 1 in the step) of recorded stretches."""
     predicting: list[tuple[str, int, int]]
@@ -103,9 +107,11 @@ class StepMaps:
     """Recording that the token counts towards."""
     tally_row_T: Int[ndarray, " token"] = field(init=False)
     """Setting in whose firing the token is counted."""
+    ends_T: Int[ndarray, " token"] = field(init=False)
+    """Set of tokens of which it must be none to be counted; 0 is the empty one."""
 
     def __post_init__(self) -> None:
-        self.phase_T, self.sums_row_T, self.tally_row_T = self.maps_3T
+        self.phase_T, self.sums_row_T, self.tally_row_T, self.ends_T = self.maps_4T
 
 
 class TokenBook:
@@ -118,17 +124,26 @@ class TokenBook:
         self.by_key: dict[str, RequestRecord] = {}
         self.tallied: dict[int, int] = {}
         """Tokens counted per setting: what every layer must have seen."""
+        self.ends: dict[frozenset[int], int] = {frozenset(): 0}
+        """Sets of tokens that end answers, numbered as they came."""
 
     def admit(
-        self, request: str, slot: int, prompt_ids: Sequence[int], arguments: Mapping[str, Any]
+        self,
+        request: str,
+        slot: int,
+        prompt_ids: Sequence[int],
+        arguments: Mapping[str, Any],
+        ends: Iterable[int] = (),
     ) -> None:
         """Note a new request; a known one was preempted and keeps its record.
 
-        Raises UsageError for a recording key in use, odd spans, or too few free rows.
+        `ends` are tokens that end its answer. Raises UsageError for a recording key in use, odd
+        spans, or too few free rows.
         """
         if request in self.requests:
             return
-        record = RequestRecord(slot, prompt_ids)
+        number = self.ends.setdefault(frozenset(ends), len(self.ends))
+        record = RequestRecord(slot, prompt_ids, ends=number)
         if arguments.get(RECORD) is not None:
             self._open(str(arguments[RECORD]), record, arguments)
         self.requests[request] = record
@@ -175,7 +190,9 @@ class TokenBook:
         if len(edges) % 2:
             raise UsageError(f"{SPANS} has {len(edges)} numbers, expected start, stop of each turn")
         record.key, record.scores = key, bool(arguments.get(SCORE, 0))
-        needs = self.recordings > 0 and bool(arguments.get(SUMS, 1))
+        record.sums = self.recordings > 0 and bool(arguments.get(SUMS, 1))
+        # An answer's tokens are counted in its row, too: see `TokenMaps.leave_out_ends`.
+        needs = record.sums or (self.recordings > 0 and -1 in edges[1::2])
         if needs and len(edges) // 2 > len(self.free):
             raise UsageError(
                 f"{len(edges) // 2} turns to record and {len(self.free)} of {self.recordings} "
@@ -191,6 +208,8 @@ class TokenBook:
     ) -> None:
         """Fill the maps' rows [row, row + count) for a request's positions from `start` on."""
         _mark_phases(maps.phase_T[row : row + count], record, start)
+        if not record.is_given:
+            maps.ends_T[row + max(0, record.prompt_tokens - start) : row + count] = record.ends
         # A collected recording's rows may belong to another by now.
         if record.key is None or self.by_key.get(record.key) is not record:
             self._tally(maps, record, row, row + count)
@@ -222,10 +241,10 @@ class TokenBook:
 
 
 def idle_maps(tokens: int, recordings: int) -> Int[ndarray, "map token"]:
-    """Maps that do nothing: no setting, sums in spare rows, no tally."""
-    maps_3T = np.zeros((3, tokens), dtype=np.int64)
-    maps_3T[1] = recordings + np.arange(tokens) % TRASH
-    return maps_3T
+    """Maps that do nothing: no setting, sums in spare rows, no tally, no ends."""
+    maps_4T = np.zeros((4, tokens), dtype=np.int64)
+    maps_4T[1] = recordings + np.arange(tokens) % TRASH
+    return maps_4T
 
 
 def _mark_phases(phase_T: ndarray, record: RequestRecord, start: int) -> None:

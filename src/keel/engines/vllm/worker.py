@@ -14,7 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import KEY, OFF, Deployment
 from keel.engines.vllm.finding import find_layers
@@ -44,9 +45,14 @@ class WorkerState:
         max_tokens: int,
         device: torch.device,
         dtype: torch.dtype,
+        runs_ahead: bool = False,
     ) -> None:
         self.model, self.deployment, self.hidden = model, deployment, hidden
         self.device = device
+        self.runs_ahead = runs_ahead
+        """Whether vLLM schedules a step before it knows what the one before has drawn."""
+        self.ends_EN = torch.full((1, 1), -1, device=device)
+        """The book's sets of tokens that end answers, for the device."""
         self.steered = set(range(layers) if deployment.layers is None else deployment.layers)
         """Layers that can be steered, those of other pipeline stages included."""
         beyond = sorted(layer for layer in self.steered if not 0 <= layer < layers)
@@ -90,6 +96,7 @@ class WorkerState:
             layers=layers,
             hidden=hidden,
             room=deployment.probes,
+            left_out_R=self.shared.left_out_R,
             logits=(lambda stream: model.compute_logits(stream)) if has_head else None,  # type: ignore[operator]
         )
 
@@ -139,12 +146,27 @@ class WorkerState:
             prompt_ids = new.prompt_token_ids
             if prompt_ids is None:  # given as embeddings: only their number is known
                 prompt_ids = (0,) * new.prompt_len
-            self.book.admit(new.req_id, self._slot(name), prompt_ids, arguments)
+            ends = _ends_of(parameters) if self.runs_ahead and parameters is not None else ()
+            self.book.admit(new.req_id, self._slot(name), prompt_ids, arguments, ends)
+        if len(self.book.ends) > len(self.ends_EN):
+            self.ends_EN = _table_of(self.book.ends).to(self.device)
 
-    def begin(self, requests: Sequence[str], starts: Sequence[int], counts: Sequence[int]) -> None:
-        """Fill the maps for a forward pass over these tokens."""
+    def begin(
+        self,
+        requests: Sequence[str],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        ids_T: Int[Tensor, " token"] | None = None,
+    ) -> None:
+        """Fill the maps for a forward pass over these tokens.
+
+        `ids_T` are the tokens, on the model's device; needed where vLLM schedules ahead.
+        """
         self.current = self.book.step_maps(requests, starts, counts)
         self.shared.fill(self.current)
+        if self.runs_ahead:
+            assert ids_T is not None
+            self.shared.leave_out_ends(ids_T, self.ends_EN)
         self.shared.ran_eagerly = False
 
     @property
@@ -184,7 +206,7 @@ class WorkerState:
         Raises NotAppliedError when a layer saw fewer tokens than were computed.
         """
         slot = self._slot(name)
-        expected = self.book.tallied.get(slot, 0)
+        expected = self.book.tallied.get(slot, 0) - int(self.shared.left_out_S[slot])
         firing = {}
         for number, layer in self.layers.items():
             if layer.is_steered:
@@ -220,6 +242,7 @@ class WorkerState:
         if not slot:
             return
         self.book.tallied.pop(slot, None)
+        self.shared.left_out_S[slot] = 0
         for layer in self.layers.values():
             layer.write(slot, setting)
             if layer.is_steered:
@@ -248,6 +271,18 @@ class WorkerState:
             raise UsageError("a global deployment holds all tokens; token masks need per-request")
 
 
+def _ends_of(parameters: Any) -> frozenset[int]:
+    """Tokens that end a request's answer, from its `vllm.SamplingParams`."""
+    own = parameters.eos_token_id  # None where it is to be ignored
+    return frozenset((*(parameters.stop_token_ids or ()), *(() if own is None else (own,))))
+
+
+def _table_of(sets: Iterable[frozenset[int]]) -> Int[Tensor, "set end"]:
+    """Sets of tokens as rows, filled up with −1."""
+    rows = [torch.tensor(sorted(ends), dtype=torch.int64) for ends in sets]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
 def _refuse_float16(sources: Iterable[StreamSource]) -> None:
     """Refuse layers that divide their stream in float16. Raises ModelLayoutError."""
     for source in sources:
@@ -271,6 +306,7 @@ def steer_runner(runner: Any, deployment: Deployment) -> WorkerState:
         max_tokens=_max_rows(runner.vllm_config),
         device=torch.device(runner.device),
         dtype=config.dtype,
+        runs_ahead=bool(runner.vllm_config.scheduler_config.async_scheduling),
     )
     if hasattr(runner, "_prepare_inputs"):
         follow_v1(runner, worker)
@@ -292,7 +328,7 @@ def follow_v1(runner: Any, worker: WorkerState) -> None:
         batch = runner.input_batch
         requests = batch.req_ids[: batch.num_reqs]
         starts = batch.num_computed_tokens_cpu[: batch.num_reqs]
-        worker.begin(requests, starts.tolist(), counts.tolist())
+        worker.begin(requests, starts.tolist(), counts.tolist(), runner.input_ids.gpu)
         return inputs
 
     def model_forward(*args: Any, **kwargs: Any) -> Any:
@@ -392,7 +428,8 @@ def begin_v2(worker: WorkerState, batch: Any) -> None:
     starts = batch.num_computed_tokens_np.tolist()
     # Not num_scheduled_tokens: with drafts that is an upper bound.
     edges = batch.query_start_loc_np[: batch.num_reqs + 1].tolist()
-    worker.begin(batch.req_ids, starts, [after - edge for edge, after in pairwise(edges)])
+    counts = [after - edge for edge, after in pairwise(edges)]
+    worker.begin(batch.req_ids, starts, counts, batch.input_ids)
 
 
 def _max_rows(vllm_config: Any) -> int:
