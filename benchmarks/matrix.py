@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -22,9 +21,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
+
+from benchmarks.children import Ended, ForkServer
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "architectures.md"
 _LIMIT_S = 240
@@ -78,12 +78,12 @@ def examined(only: Sequence[str] | None = None) -> Iterator[TypeOutcome]:
     kinds = model_types()
     wanted = sorted(only or kinds)
     # The server imports the libraries once; each type then starts from it, clean and quickly.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["keel.doctor", "keel.testing", "transformers.generation"])
+    server = ForkServer("keel.doctor", "keel.testing", "transformers.generation")
 
     def outcome_of(model_type: str) -> TypeOutcome:
         began = time.monotonic()
-        outcome, text = _in_process(context, model_type)
+        ended = server.run(_examine, model_type, limit_s=_LIMIT_S)
+        outcome, text = ("crashes", ended.reason) if isinstance(ended, Ended) else ended
         return TypeOutcome(
             model_type, kinds.get(model_type, ""), outcome, text, time.monotonic() - began
         )
@@ -131,29 +131,8 @@ def _row(each: TypeOutcome) -> str:
     return f"| {each.model_type} | {each.kind} | {each.outcome} | {text} |"
 
 
-def _in_process(
-    context: multiprocessing.context.ForkServerContext, model_type: str
-) -> tuple[Outcome, str]:
-    """What a process of its own says of the type, within the limits."""
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_examine, args=(model_type, sender))
-    process.start()
-    sender.close()
-    try:
-        if not receiver.poll(_LIMIT_S):
-            return "crashes", f"not done after {_LIMIT_S} s"
-        outcome, text = receiver.recv()
-        return outcome, text
-    except EOFError:
-        process.join()
-        return "crashes", f"its process ended with status {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
-
-
-def _examine(model_type: str, sender: Connection) -> None:
-    """Runs in the process of one type."""
+def _examine(model_type: str) -> tuple[Outcome, str]:
+    """Outcome and reason; runs in the process of one type."""
     from transformers.utils import logging
 
     from keel.doctor import examine
@@ -167,8 +146,7 @@ def _examine(model_type: str, sender: Connection) -> None:
             model = shrunken_model(model_type)
         except Exception as error:
             first = " ".join(str(error).split())[:160]
-            sender.send(("not built", f"{type(error).__name__}: {first}"))
-            return
+            return "not built", f"{type(error).__name__}: {first}"
         checks = examine(model, tiny_tokenizer()).checks
     unsound = [check for check in checks if check.status not in ("passed", "skipped")]
     statuses = {check.status for check in unsound}
@@ -181,7 +159,7 @@ def _examine(model_type: str, sender: Connection) -> None:
         )
     text = f"{unsound[0].text[:240]}" if unsound else ""
     names = ", ".join(check.name for check in unsound)
-    sender.send((outcome, f"{names}: {text}" if unsound else ""))
+    return outcome, f"{names}: {text}" if unsound else ""
 
 
 if __name__ == "__main__":

@@ -44,6 +44,21 @@ def test_every_kind_of_layer_stays():
     assert len(kinds) == 4
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "qwen3_next"])
+def test_a_wider_model_has_wider_heads_and_as_many(model_type):
+    """vLLM's attention on a CPU takes no heads of 16."""
+    narrow, wide = (shrunken_config(model_type, widening=n).get_text_config() for n in (1, 2))
+    assert (narrow.head_dim, wide.head_dim) == (16, 32)
+    assert wide.hidden_size == 2 * narrow.hidden_size
+    assert wide.num_attention_heads == narrow.num_attention_heads
+
+
+def test_a_setting_is_changed_where_the_config_has_it():
+    changes = {"kv_lora_rank": 512}
+    assert shrunken_config("deepseek_v3", changes=changes).kv_lora_rank == 512
+    assert not hasattr(shrunken_config("llama", changes=changes), "kv_lora_rank")
+
+
 def test_no_parameter_is_constant():
     for name, parameter in shrunken_model("qwen3_next").named_parameters():
         assert parameter.numel() == 1 or float(parameter.detach().std()) > 0, name

@@ -22,6 +22,15 @@ _VOCABULARY = r".*vocab_size.*"
 _WINDOW = 16
 """Tokens that a sliding layer sees, or a chunk has: few, so that short tests reach past them."""
 
+_WIDTHS: tuple[tuple[str, int], ...] = (
+    (r"qk_head_dim", 2 * HEAD_SIZE),
+    (r".*head_?dim|head_size|attention_head_size|dim_head|.*d_head|d_kv|kv_channels", HEAD_SIZE),
+    (r".*hidden_(size|dim).*|d_model|n_embd|.*(embed|embedding|emb|output|input)_dim", HIDDEN),
+    (r".*embedding_size|width|lru_width|word_embed_proj_dim|projection_dim", HIDDEN),
+    (r"output_channels", HIDDEN),
+    (r".*intermediate.*size.*|.*ffn.*|d_ff|dff|dim_ff|mlp_dim|d_inner", 2 * HIDDEN),
+    (r"share_expert_dim|feed_forward_size|mamba_d_ssm", 2 * HIDDEN),
+)
 _SIZES: tuple[tuple[str, int], ...] = (
     (_VOCABULARY + r"|encoder_hash_byte_group_vocab|codebook_size|num_centroids", VOCABULARY_SIZE),
     (r"num_embeddings", VOCABULARY_SIZE),
@@ -32,13 +41,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"num_linear_heads|linear_num_(value_)?heads|lightning_.*heads", HEADS),
     (r"(.*num_)?attention_heads|.*_attention_heads|n_heads?|num_heads|head_num", HEADS),
     (r"index_n_heads", 16),
-    (r"qk_head_dim", 2 * HEAD_SIZE),
-    (r".*head_?dim|head_size|attention_head_size|dim_head|.*d_head|d_kv|kv_channels", HEAD_SIZE),
-    (r".*hidden_(size|dim).*|d_model|n_embd|.*(embed|embedding|emb|output|input)_dim", HIDDEN),
-    (r".*embedding_size|width|lru_width|word_embed_proj_dim|projection_dim", HIDDEN),
-    (r"output_channels", HIDDEN),
-    (r".*intermediate.*size.*|.*ffn.*|d_ff|dff|dim_ff|mlp_dim|d_inner", 2 * HIDDEN),
-    (r"share_expert_dim|feed_forward_size|mamba_d_ssm", 2 * HIDDEN),
+    *_WIDTHS,
     (r"num_experts_per_tok(en)?|.*top_k_experts|moe_top_?k|moe_k", 2),
     (r"num_(local_|moe_)?experts|n_(routed_)?experts|moe_num_experts|zero_expert_num", 4),
     (r"n_group|topk_group|num_expert_group", 1),
@@ -179,16 +182,19 @@ def model_types() -> dict[str, str]:
     return {**dict.fromkeys(image_text, "image-text"), **dict.fromkeys(text, "text")}
 
 
-def shrunken_model(model_type: str, *, seed: int = 0) -> Any:
+def shrunken_model(
+    model_type: str, *, seed: int = 0, widening: int = 1, changes: Mapping[str, Any] | None = None
+) -> Any:
     """A random model of a type in `model_types`, with 4 layers of 64 numbers where it has layers.
 
     In float32, on the CPU, in eval mode; the vocabulary is that of `tiny_tokenizer`. No parameter
-    stays constant, lest a mechanism that starts at zero is never seen at work. Raises UsageError
-    for an unknown type, and whatever transformers raises where it cannot build the model.
+    stays constant, lest a mechanism that starts at zero is never seen at work. `widening` and
+    `changes` are those of `shrunken_config`. Raises UsageError for an unknown type, and whatever
+    transformers raises where it cannot build the model.
     """
     if model_type not in model_types():
         raise UsageError(f"transformers has no type {model_type!r} that generates text")
-    config = shrunken_config(model_type)
+    config = shrunken_config(model_type, widening=widening, changes=changes)
     model_class = _model_class(model_type)
     wanted = getattr(model_class, "config_class", None)
     # The text class of a composite type takes the config of the text part.
@@ -259,17 +265,45 @@ def _with_tokens_of(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shrunken_config(model_type: str) -> Any:
-    """The default config of a type with every size made small."""
+def shrunken_config(
+    model_type: str, *, widening: int = 1, changes: Mapping[str, Any] | None = None
+) -> Any:
+    """The default config of a type with every size made small.
+
+    Stream, heads and MLPs are then `widening` times as wide, for code that takes no smaller ones.
+    `changes` are settings that are put in where the config has them.
+    """
     from transformers import CONFIG_MAPPING
 
     default = CONFIG_MAPPING[model_type]()
     settings = _merged(_shrunk(default), _PARTICULARS.get(model_type, {}))
+    settings = _changed(_widened(settings, widening), changes or {})
     text = settings.get("text_config") or settings
     # Some models rotate in sections that only their code names.
     if "mrope_section" in _source_of(model_type) + str(text.get("rope_parameters")):
         _set_sections(text)
     return _rebuilt(default, settings)
+
+
+def _widened(settings: Mapping[str, Any], factor: int) -> dict[str, Any]:
+    """The settings with every width multiplied, those of nested configs too."""
+
+    def widened(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _widened(value, factor)
+        pattern = next((p for p, _ in _SIZES if re.fullmatch(p, name)), None)
+        is_width = pattern in dict(_WIDTHS) and type(value) is int and value > 0
+        return factor * value if is_width else value
+
+    return {name: widened(name, value) for name, value in settings.items()}
+
+
+def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with others in the stead of those that are there, in nested configs too."""
+    return {
+        name: _changed(value, changes) if isinstance(value, dict) else changes.get(name, value)
+        for name, value in settings.items()
+    }
 
 
 def _mappings() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -382,7 +416,7 @@ def _set_sections(settings: dict[str, Any]) -> None:
     first = next(iter(nested.values()), rope)
     share = first.get("partial_rotary_factor") or 1.0
     if share < 0.5:
-        settings["head_dim"] = 2 * HEAD_SIZE
+        settings["head_dim"] = max(2 * HEAD_SIZE, settings.get("head_dim") or 0)
     pairs = int(settings.get("head_dim", HEAD_SIZE) * share) // 2
     before = first.get("mrope_section") or _SECTIONS
     # Height and width stay as wide as each other: some models interleave them.
