@@ -11,9 +11,9 @@ from safetensors.torch import load
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.packing import PackedInterventions
-from keel.engines.vllm.token_book import RECORD
+from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.engines.vllm.worker import begin_v2, follow_v2, steer_runner
-from keel.errors import NotAppliedError, UsageError
+from keel.errors import NotAppliedError
 from keel.types import Floor
 from tests.engines.vllm.toys import HIDDEN, ToyModel, direction, hold, request, scheduled, tokens
 
@@ -176,23 +176,20 @@ class RunnerV2:
 
     def __init__(self, model, **config):
         self.model, self.device, self.vllm_config = model, "cpu", vllm_config(**config)
-        self.streams = None
+        self.execute_model_state = None
 
     def get_model(self):
         return self.model
 
     def execute_model(self, scheduler_output):
+        """Leaves the model's output to be sampled from, as V2 does, and returns none."""
+        self.execute_model_state = None
         self.prepare_inputs(scheduler_output)
-        return self.model(scheduler_output.streams)
+        output = self.model(scheduler_output.streams)
+        self.execute_model_state = SimpleNamespace(hidden_states=output)
 
     def prepare_inputs(self, scheduler_output):
         return scheduler_output.batch
-
-
-def test_settings_per_request_on_v2_are_refused_with_the_way_out(monkeypatch):
-    monkeypatch.delenv("KEEL_UNVERIFIED_V2", raising=False)
-    with pytest.raises(UsageError, match=r"VLLM_USE_V2_MODEL_RUNNER=0.*KEEL_ENFORCE=1"):
-        steer_runner(RunnerV2(ToyModel()), PLAIN)
 
 
 def in_v2(names, counts, starts, padded_reqs=0, padded_tokens=0):
@@ -250,23 +247,35 @@ class TestV2:
         begin_v2(held, replace(batch, num_scheduled_tokens=np.array([3, 3], dtype=np.int32)))
         assert held.shared.phase_T[:6].tolist() == [0, 0, 3, 3, 0, 0]
 
-    def test_a_runner_is_followed_through_its_batches(self, monkeypatch):
-        monkeypatch.setenv("KEEL_UNVERIFIED_V2", "1")
+    def test_a_runner_is_followed_through_its_batches(self):
         runner = RunnerV2(ToyModel())
         held = steer_runner(runner, Deployment(None, settings=2, recordings=1))
         held.register("band", BAND.to_bytes())
         a, b = tokens(4, seed=1), tokens(2, seed=2)
         told = scheduled(request("a", 3, keel="band", **{RECORD: "k"}), request("b", 2))
         told.batch, told.streams = in_v2("ba", [2, 4], [0, 0]), torch.cat([b, a])
-        found = runner.execute_model(told)
-        changed = (found != ToyModel()(told.streams)).any(-1).tolist()
+        assert runner.execute_model(told) is None
+        output = runner.execute_model_state.hidden_states
+        changed = (output != ToyModel()(told.streams)).any(-1).tolist()
         assert changed == [False] * 2 + [True] * 4
         assert held.firing("band")[2][0] == 4
         assert held.book.by_key["k"].spans[0].tokens == 1
         assert not held.shared.phase_T.any()
 
-    def test_a_step_that_ran_ahead_counts_no_token_that_had_ended_its_answer(self, monkeypatch):
-        monkeypatch.setenv("KEEL_UNVERIFIED_V2", "1")
+    def test_what_predicts_a_read_turn_is_kept(self):
+        """So that likelihoods and divergences can be made of it: of 34 predictions none was."""
+        runner = RunnerV2(ToyModel())
+        held = steer_runner(runner, Deployment(None, recordings=1))
+        spans = {RECORD: "k", SPANS: [2, 5], SCORE: 1, SUMS: 0}
+        told = scheduled(request("a", 6, **spans))
+        told.batch, told.streams = in_v2("a", [6], [0]), tokens(6)
+        runner.execute_model(told)
+        output = ToyModel()(tokens(6))
+        expected = torch.log_softmax(held.model.compute_logits(output[1:4]), -1)
+        read = load(held.recordings.likelihood("k"))["log_likelihood"]
+        torch.testing.assert_close(read, expected[range(3), [2, 3, 4]])
+
+    def test_a_step_that_ran_ahead_counts_no_token_that_had_ended_its_answer(self):
         runner = RunnerV2(ToyModel(), runs_ahead=True)
         held = steer_runner(runner, Deployment(None, settings=2, recordings=1))
         held.register("band", BAND.to_bytes())
@@ -283,7 +292,7 @@ class TestV2:
     def test_a_step_that_broke_off_leaves_idle_maps(self):
         runner, held = RunnerV2(ToyModel()), hold(Deployment(None, is_global=True))
         held.register("band", BAND.to_bytes())
-        follow_v2(runner, held, held.deployment)
+        follow_v2(runner, held)
         told = scheduled(request("a", 2, keel="band"))
         told.batch, told.streams = in_v2("a", [2], [0]), None
         with pytest.raises(TypeError):
@@ -302,5 +311,7 @@ class TestV2:
         told = SchedulerOutput.make_empty()
         told.scheduled_new_reqs = [new]
         told.batch, told.streams = in_v2(["_warmup_0"], [2], [0]), tokens(2)
-        assert torch.equal(runner.execute_model(told), ToyModel()(tokens(2)))
+        runner.execute_model(told)
+        output = runner.execute_model_state.hidden_states
+        assert torch.equal(output, ToyModel()(tokens(2)))
         assert held.status()["steps"] == 1

@@ -161,7 +161,6 @@ def test_floors_of_other_weights_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ({"speculative_config": object()}, "speculative decoding"),
         ({"use_ubatching": True}, "microbatches"),
         ({"prefill_context_parallel_size": 2}, "prefill context parallelism"),
     ],
@@ -171,6 +170,13 @@ def test_what_computes_other_tokens_than_the_batch_says_is_refused_per_request(m
     with pytest.raises(UsageError, match=f"cannot follow {named}.*KEEL_ENFORCE=1"):
         refuse_unfit(config(**more), per_request)
     refuse_unfit(config(**more), Deployment(None, is_global=True))
+
+
+def test_recording_of_drafted_tokens_is_refused_and_their_steering_is_not():
+    drafting = config(speculative_config=object())
+    with pytest.raises(UsageError, match="tokens that may be rejected"):
+        refuse_unfit(drafting, Deployment(None, recordings=1))
+    refuse_unfit(drafting, Deployment(None))
 
 
 def test_a_cache_that_ignores_the_salt_is_refused():

@@ -104,6 +104,38 @@ def test_prompts_that_no_step_holds_together_are_answered_with_their_seeds(folde
     assert [together[n].token_ids for n in range(len(prompts))] == [one.token_ids for one in alone]
 
 
+def test_drafted_tokens_are_held_under_the_setting_of_their_request(folder, plain):
+    """The model's pass over them is held like any other. A floor far above every token makes it
+    repeat itself, so that drafts are accepted."""
+    drafting = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    sampling = Sampling(max_new_tokens=40, temperature=0)
+    with started(
+        folder, recordings=0, probes=0, arguments={"speculative_config": drafting}
+    ) as engine:
+        accepted = _accepted_drafts(engine)
+        for interventions in ([], band(HIGH), band(1e3), []):
+            asked = {"seed": 0, "interventions": interventions}
+            ours = by_index(engine.generate(PROMPTS, sampling, **asked))
+            theirs = by_index(plain.generate(PROMPTS, sampling, **asked))
+            assert {n: c.token_ids for n, c in ours.items()} == {
+                n: c.token_ids for n, c in theirs.items()
+            }
+    assert sum(accepted) > 0
+
+
+def _accepted_drafts(engine):
+    """How many drafted tokens each answer's step accepts, from now on."""
+    scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
+    update, accepted = scheduler.update_from_output, []
+
+    def noted(scheduled, output):
+        accepted.extend(len(tokens) - 1 for tokens in output.sampled_token_ids if tokens)
+        return update(scheduled, output)
+
+    scheduler.update_from_output = noted
+    return accepted
+
+
 def _counted_preemptions(engine):
     """Requests as the scheduler puts them back, from now on."""
     scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler

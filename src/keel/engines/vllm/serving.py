@@ -87,6 +87,11 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
         _check_model(settings_of(environment), model)
     if not deployment.is_global:
         _refuse_reordered_tokens(config)
+    if deployment.recordings and config.speculative_config is not None:
+        raise UsageError(
+            "speculative decoding runs tokens that may be rejected, and recording would count "
+            "them; leave it out, or start without recording"
+        )
     connector = getattr(config.kv_transfer_config, "kv_connector", None)
     if connector == "ExampleConnector":
         raise UsageError(f"{connector} ignores the cache salt and would mix settings; leave it out")
@@ -96,7 +101,6 @@ def _refuse_reordered_tokens(config: Any) -> None:
     """Refuse features that compute tokens other than, or not in the order of, a step's batch."""
     parallel = config.parallel_config
     for name, is_on in (
-        ("speculative decoding", config.speculative_config is not None),
         ("microbatches (enable_dbo, ubatch_size)", parallel.use_ubatching),
         ("prefill context parallelism", parallel.prefill_context_parallel_size > 1),
     ):

@@ -1,13 +1,11 @@
 """Keel in one vLLM worker: the layers it steers and records, and whose tokens each step computes.
 
-vLLM has two model runners. V1 (CPU, and GPUs with VLLM_USE_V2_MODEL_RUNNER=0) is what the tests
-run. V2's seams are known from its source; its per-request map was not seen on a GPU yet, so it is
-refused.
+vLLM has two model runners: V1 (CPU, and GPUs with VLLM_USE_V2_MODEL_RUNNER=0), and V2, which runs
+on GPUs alone.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -311,7 +309,7 @@ def steer_runner(runner: Any, deployment: Deployment) -> WorkerState:
     if hasattr(runner, "_prepare_inputs"):
         follow_v1(runner, worker)
     else:
-        follow_v2(runner, worker, deployment)
+        follow_v2(runner, worker)
     return worker
 
 
@@ -375,25 +373,21 @@ def keep_generators(runner: Any) -> None:
     runner.sample_tokens = sample_tokens
 
 
-def follow_v2(runner: Any, worker: WorkerState, deployment: Deployment) -> None:
-    """Fill the maps from V2's own batch, and clear them after the step.
-
-    Raises UsageError for settings per request, which were not verified there.
-    """
-    if not deployment.is_global and os.environ.get("KEEL_UNVERIFIED_V2") != "1":
-        raise UsageError(
-            "settings per request were not verified on vLLM's V2 model runner; start with "
-            "VLLM_USE_V2_MODEL_RUNNER=0, or hold every request alike with KEEL_ENFORCE=1"
-        )
+def follow_v2(runner: Any, worker: WorkerState) -> None:
+    """Fill the maps from V2's own batch, and clear them after the step."""
     execute, prepare = runner.execute_model, runner.prepare_inputs
 
     def execute_model(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         worker.note_requests(scheduler_output)
+        output = None
         try:
             with plain_v2(worker.model) if worker.wants_eager else nullcontext():
-                return execute(scheduler_output, *args, **kwargs)
+                result = execute(scheduler_output, *args, **kwargs)
+            # The model's output waits here to be sampled from; None before the last stage.
+            output = getattr(runner.execute_model_state, "hidden_states", None)
+            return result
         finally:
-            worker.end(None)
+            worker.end(output)
 
     def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
         batch = prepare(*args, **kwargs)
