@@ -12,16 +12,12 @@ from keel.calibrate import (
     floors_at_percentile,
     read_projections,
 )
-from keel.calibrate.calibrate import choose_setting
 from keel.calibrate.projections import Projections, layer_calibration
 from keel.errors import TooFewSamplesError, UsageError
 from keel.testing import FakeEngine
 from keel.types import (
     Conversation,
-    Floor,
-    Floors,
     Message,
-    PricedSetting,
     Prompt,
     Rollout,
 )
@@ -123,33 +119,6 @@ def test_a_floor_above_everything_is_warned_of(engine):
     assert any("over 80%" in w for w in found.warnings)
 
 
-def priced(name: str, kl: float, shift: float) -> PricedSetting:
-    direction = torch.tensor([1.0, 0.0])
-    floors = Floors((Floor(0, direction, 0.0),), name)
-    return PricedSetting(floors, 75.0, {0: 0.5}, {0: 0.5}, kl, kl, shift)
-
-
-def test_the_strongest_setting_within_the_bound_is_chosen():
-    """By its effect, not by its price."""
-    tried = [
-        priced("weak", 0.01, 0.2),
-        priced("strong", 0.05, 0.8),
-        priced("no bargain", 0.09, 0.3),
-        priced("dear", 0.5, 2.0),
-    ]
-    assert choose_setting(tried, 0.1).name == "strong"
-
-
-def test_a_price_at_the_bound_is_accepted():
-    tried = [priced("weak", 0.01, 0.2), priced("at the bound", 0.1, 0.8)]
-    assert choose_setting(tried, 0.1).name == "at the bound"
-
-
-def test_the_cheapest_is_chosen_where_all_are_too_dear():
-    tried = [priced("dear", 0.5, 2.0), priced("dearer", 0.7, 3.0)]
-    assert choose_setting(tried, 0.1).name == "dear"
-
-
 def test_the_sample_does_not_depend_on_the_order_of_rollouts():
     some = choose_rollouts(DEFAULT, 5, seed=1)
     assert some == choose_rollouts(reversed(DEFAULT), 5, seed=1)
@@ -173,6 +142,29 @@ def test_of_a_long_conversation_the_last_answer_is_read():
     # One token, of the ghost that speaks at the end; four of the default would project to 1 to 4.
     assert torch.allclose(found.roles_NL, torch.zeros(1, 4), atol=1e-6)
     assert torch.allclose(found.roles_means_NL, torch.zeros(1, 4), atol=1e-6)
+
+
+def test_the_share_of_the_defaults_own_answers_under_each_floor_is_kept():
+    """Means of default answers at 1, 2, 3 and 4: a floor at 2.5 has half of them under it."""
+    means = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    one = Projections(means, means, means, means)
+    assert one.default_share_under(0, 2.5) == 0.5
+
+
+def test_price_effect_and_distance_have_intervals(engine):
+    settings = CalibrateSettings(bands=(Band(4, 8),), percentiles=(75.0,), priced_rollouts=12)
+    found = calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=settings)
+    setting = found.setting
+    for interval, value in (
+        (setting.price, setting.kl_default),
+        (setting.effect, setting.shift_gaps),
+        (setting.distance, setting.distance.value),
+    ):
+        assert interval.value == value
+        assert interval.low <= value <= interval.high
+    assert setting.distance.value < found.uncapped_distance
+    assert set(setting.default_under) == {4, 5, 6, 7}
+    assert len(setting.role_gaps) == len(found.role_gaps) == len(found.default_gaps) == 12
 
 
 def test_calibration_without_default_answers_is_refused(engine):

@@ -17,6 +17,7 @@ from keel.calibrate import (
     read_projections,
 )
 from keel.calibrate.floors import Candidate
+from keel.calibrate.price import _mean_interval
 from keel.errors import NotAppliedError
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, PricedSetting, Prompt, Rollout
@@ -25,7 +26,9 @@ from keel.types import Conversation, Floor, Floors, Message, PricedSetting, Prom
 def rollouts(role: str, count: int, system: str | None = None) -> list[Rollout]:
     head = [Message("system", system)] if system else []
     asked = [Conversation((*head, Message("user", f"say {n}"))) for n in range(count)]
-    prompts = [Prompt(f"{role}/p0/q{n}", talk, role) for n, talk in enumerate(asked)]
+    prompts = [
+        Prompt(f"{role}/p0/q{n}", talk, role, question_index=n) for n, talk in enumerate(asked)
+    ]
     return [Rollout(p, "one two", (n, n + 1), "stop") for n, p in enumerate(prompts)]
 
 
@@ -40,9 +43,10 @@ def floor(engine: FakeEngine, layer: int, value: float) -> Floor:
 def price(engine: FakeEngine, *settings: tuple[Floor, ...]) -> list[PricedSetting]:
     projections = read_projections(engine, engine.axis, DEFAULT, GHOSTS)
     candidates = [Candidate(Floors(one, f"s{n}"), 75.0) for n, one in enumerate(settings)]
-    return price_settings(
+    prices = price_settings(
         engine, engine.axis, projections, candidates, default=DEFAULT, roles=GHOSTS
     )
+    return list(prices.settings)
 
 
 @pytest.fixture
@@ -105,14 +109,14 @@ def calibrate(engine: FakeEngine, **settings: Any) -> tuple[str, ...]:
 def test_a_price_over_the_bound_is_summary():
     # With noise some of the default's tokens lie below the 90th percentile.
     warning, *_ = calibrate(FakeEngine(noise=0.5), percentiles=(90.0,), price_bound=1e-9)
-    assert warning.startswith("No setting costs less than 1e-09 nats per token; the cheapest")
+    assert warning.startswith("Of no setting is it shown that it costs less than 1e-09 nats")
 
 
 def test_floors_without_effect_are_told(engine):
     idle, useless = calibrate(engine, percentiles=(1.0,))
     # The 1st percentile is a ghost's own place: it raises nobody.
     assert "fires on 0%" in idle
-    assert useless == "layers_1:3-p1 does not bring role-playing answers nearer to the Assistant."
+    assert useless.startswith("layers_1:3-p1 is not shown to bring role-playing answers nearer")
 
 
 def test_floors_belong_to_the_model_of_their_axis(engine):
@@ -120,3 +124,12 @@ def test_floors_belong_to_the_model_of_their_axis(engine):
     floors = floors_at_percentile(projections, engine.axis, Band(1, 3), 75)
     assert floors.identity == engine.identity
     assert "75th assistant-ward" in floors.provenance["threshold"]
+
+
+def test_the_interval_of_a_price_is_students_over_answers_that_share_nothing():
+    """Of 0.02, 0.04, ... 0.18 the mean is 0.1, the standard error 0.0183, and t of 8 is 2.306."""
+    kls = [0.02 * n for n in range(1, 10)]
+    answers = [rollouts(f"role {n}", n + 1)[-1] for n in range(9)]
+    interval = _mean_interval(kls, answers)
+    assert interval.value == pytest.approx(0.1)
+    assert interval.high - 0.1 == pytest.approx(2.306 * 0.0183, rel=0.02)

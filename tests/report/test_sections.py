@@ -169,8 +169,8 @@ def test_layers_that_fire_too_seldom_or_always_are_named(inputs: ReportInputs) -
 def test_a_price_above_the_bound_is_called_out(inputs: ReportInputs) -> None:
     strict = replace(calibrated(inputs), price_bound=0.001)
     told = section(replace(inputs, calibration=strict), "Price against effect")
-    assert "12 cost more than the bound of 0.001" in told
-    assert "above the bound: look for a gentler setting" in told
+    assert "of 12 it is not shown that they cost less than the bound of 0.001" in told
+    assert "not shown to be within the bound: look for a gentler setting" in told
     assert "That stays within the bound" in section(inputs, "Price against effect")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
+from keel.calibrate.choosing import choose_setting, distance
 from keel.calibrate.floors import candidate_floors, default_bands
 from keel.calibrate.price import price_settings
 from keel.calibrate.projections import choose_rollouts, layer_calibration, read_projections
@@ -24,7 +25,7 @@ def calibrate_floors(
     settings: CalibrateSettings = CalibrateSettings(),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Distributions at every layer, priced settings, and the strongest within the price bound.
+    """Distributions at every layer, priced settings, and the one chosen under the price bound.
 
     `default` and `roles` stream answers of the model as itself and in a role. `on_progress` is
     called with per cent.
@@ -39,7 +40,7 @@ def calibrate_floors(
         *candidate_floors(projections, axis, bands, deviations=settings.deviations),
     ]
     on_progress(10, 100)
-    priced = price_settings(
+    prices = price_settings(
         engine,
         axis,
         projections,
@@ -48,37 +49,33 @@ def calibrate_floors(
         roles=chosen[1][: settings.priced_rollouts],
         on_progress=lambda share: on_progress(10 + round(90 * share), 100),
     )
-    best = choose_setting(priced, settings.price_bound)
+    best = choose_setting(
+        prices.settings, settings.price_bound, prices.default_gaps, seed=settings.seed
+    )
     tried = [round(p) for p in settings.percentiles if p == round(p)]
     layers = tuple(layer_calibration(projections, n, tried) for n in range(engine.layers))
     warnings = tuple(_warnings(best, settings.price_bound))
     return Calibration(
         layers,
-        tuple(priced),
+        prices.settings,
         best.name,
         settings.price_bound,
         warnings,
         answers=settings.rollouts,
         seed=settings.seed,
+        default_gaps=prices.default_gaps,
+        role_gaps=prices.role_gaps,
+        uncapped_distance=distance(prices.role_gaps, prices.default_gaps),
     )
 
 
-def choose_setting(priced: Sequence[PricedSetting], bound: float) -> PricedSetting:
-    """The setting with the greatest effect among those within the price bound.
-
-    Where none is, the cheapest.
-    """
-    affordable = [s for s in priced if s.kl_default <= bound]
-    if affordable:
-        return max(affordable, key=lambda s: s.shift_gaps)
-    return min(priced, key=lambda s: s.kl_default)
-
-
 def _warnings(best: PricedSetting, bound: float) -> Iterator[str]:
-    if best.kl_default > bound:
+    if not best.is_within(bound):
+        price = best.price.text("{:.3f}".format) if best.price else f"{best.kl_default:.3f}"
         yield (
-            f"No setting costs less than {bound:g} nats per token; the cheapest, {best.name}, "
-            f"costs {best.kl_default:.3f}. Try lower percentiles or narrower bands."
+            f"Of no setting is it shown that it costs less than {bound:g} nats per token; the "
+            f"cheapest, {best.name}, costs {price}. Price them on more answers, or try lower "
+            "percentiles or narrower bands."
         )
     if best.firing_rate < LOW_FIRING:
         yield (
@@ -90,5 +87,5 @@ def _warnings(best: PricedSetting, bound: float) -> Iterator[str]:
             f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
             f"over {HIGH_FIRING:.0%} it rewrites nearly every answer."
         )
-    if best.shift_gaps <= 0:
-        yield f"{best.name} does not bring role-playing answers nearer to the Assistant."
+    if best.effect is None or best.effect.low <= 0:
+        yield f"{best.name} is not shown to bring role-playing answers nearer to the Assistant."

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from keel.calibrate.choosing import distance_interval
 from keel.calibrate.floors import Candidate
 from keel.calibrate.projections import Projections
 from keel.engines import Engine, Probe, Recording
-from keel.types import AssistantAxis, Conversation, Floor, PricedSetting, Rollout
+from keel.statistics import Clusters, rate_interval
+from keel.types import AssistantAxis, Conversation, Floor, Interval, PricedSetting, Rollout
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Settings with what they cost and do, and where answers stand without them."""
+
+    settings: tuple[PricedSetting, ...]
+    default_gaps: tuple[float, ...]
+    """Mean projection of each default answer at the last layer, unsteered, gap units."""
+    role_gaps: tuple[float, ...]
 
 
 def price_settings(
@@ -20,21 +35,24 @@ def price_settings(
     default: Sequence[Rollout],
     roles: Sequence[Rollout],
     on_progress: Callable[[float], None] = lambda share: None,
-) -> list[PricedSetting]:
+) -> Prices:
     """Price and effect of each candidate, on given answers that are read again under it.
 
     Price: mean KL per token from the unsteered model on its own default answers. Effect: how far
-    role-playing answers rise at the last layer (all bands lie below it). `on_progress` is called
-    with the share done.
+    role-playing answers rise at the last layer (all bands lie below it), and how close that brings
+    them to the default's. `on_progress` is called with the share done.
     """
     conversations = [r.conversation for r in (*default, *roles)]
     settings = [list(c.floors) for c in candidates]
     kl = divergences(engine, conversations, settings, lambda share: on_progress(share / 2))
     before, _ = read_last_layer(engine, axis, conversations, ())
+    default_gaps, role_gaps = before[: len(default)], before[len(default) :]
     priced = []
     for number, (candidate, kl_N) in enumerate(zip(candidates, kl, strict=True), 1):
         after, firing = read_last_layer(engine, axis, conversations, tuple(candidate.floors))
-        rise = _mean(after[len(default) :]) - _mean(before[len(default) :])
+        capped = after[len(default) :]
+        price = _mean_interval(kl_N[: len(default)], default)
+        effect = _mean_interval([a - b for a, b in zip(capped, role_gaps, strict=True)], roles)
         priced.append(
             PricedSetting(
                 floors=candidate.floors,
@@ -43,13 +61,21 @@ def price_settings(
                     f.layer: projections.share_under(f.layer, f.value) for f in candidate.floors
                 },
                 realised_firing=firing,
-                kl_default=_mean(kl_N[: len(default)]),
-                kl_roles=_mean(kl_N[len(default) :]),
-                shift_gaps=rise / float(axis.gap[-1]),
+                kl_default=price.value,
+                kl_roles=math.fsum(kl_N[len(default) :]) / len(roles),
+                shift_gaps=effect.value,
+                price=price,
+                effect=effect,
+                distance=distance_interval(capped, default_gaps),
+                role_gaps=tuple(capped),
+                default_under={
+                    f.layer: projections.default_share_under(f.layer, f.value)
+                    for f in candidate.floors
+                },
             )
         )
         on_progress(0.5 + number / len(candidates) / 2)
-    return priced
+    return Prices(tuple(priced), tuple(default_gaps), tuple(role_gaps))
 
 
 def divergences(
@@ -72,7 +98,7 @@ def read_last_layer(
     conversations: Sequence[Conversation],
     interventions: Sequence[Floor],
 ) -> tuple[list[float], dict[int, float]]:
-    """Mean projection of each answer at the last layer, and the firing rate of each layer."""
+    """Mean projection of each answer at the last layer, in gap units, and each layer's firing."""
     last = len(axis.direction) - 1
     recording = Recording(probes=(Probe(last, axis.direction[last]),))
     projections = [0.0] * len(conversations)
@@ -80,9 +106,15 @@ def read_last_layer(
     for reading in readings:
         projections_TK = reading.turns[-1].projections_TK
         assert projections_TK is not None
-        projections[reading.index] = float(projections_TK.mean())
+        projections[reading.index] = axis.in_gaps(float(projections_TK.mean()), layer=last)
     return projections, readings.firing.by_layer if readings.firing is not None else {}
 
 
-def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers)
+def _mean_interval(values: Sequence[float], answers: Sequence[Rollout]) -> Interval:
+    """The mean over answers with its 95 % interval: answers share roles and questions."""
+    values_N = np.array(values)
+    if np.ptp(values_N) == 0:  # floors that move nothing cost exactly nothing
+        return Interval(values[0], values[0], values[0])
+    prompts = [answer.prompt for answer in answers]
+    factors = [{"role": p.role, "question": str(p.question_index)} for p in prompts]
+    return rate_interval(values_N, Clusters.of(factors))

@@ -42,6 +42,10 @@ class Projections:
         """Share (0 to 1) of pooled tokens that project below a value."""
         return float((self.pooled_NL[:, layer] < value).float().mean())
 
+    def default_share_under(self, layer: int, value: float) -> float:
+        """Share (0 to 1) of the default's answers whose mean projects below a value."""
+        return float((self.default_means_NL[:, layer] < value).float().mean())
+
 
 def choose_rollouts(rollouts: Iterable[Rollout], count: int, seed: int) -> list[Rollout]:
     """A seeded sample that does not depend on order; memory holds no more than the sample."""

@@ -99,7 +99,6 @@ def screen_settings(
         return
     conversations = [rollout.conversation for rollout in (*default, *roles)]
     before, _ = read_last_layer(engine, axis, conversations, ())
-    gap = float(axis.gap[-1])
     for start in range(0, len(settings), _TOGETHER):
         chunk = settings[start : start + _TOGETHER]
         kls = divergences(
@@ -112,7 +111,7 @@ def screen_settings(
                 name=floors.name,
                 realised_firing=sum(firing.values()) / len(firing),
                 kls=tuple(kl_N),
-                rises=tuple((high - low) / gap for high, low in pairs),
+                rises=tuple(high - low for high, low in pairs),
             )
 
 

@@ -124,8 +124,11 @@ def _setting_record(setting: PricedSetting) -> dict[str, Any]:
         "realised_firing": setting.realised_firing,
         "firing_rate": setting.firing_rate,
         "kl_default": setting.kl_default,
+        "price": setting.price,
         "kl_roles": setting.kl_roles,
         "shift_gaps": setting.shift_gaps,
+        "distance": setting.distance,
+        "default_under": setting.default_under,
     }
 
 

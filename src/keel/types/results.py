@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxtyping import Float, Int
@@ -133,6 +133,17 @@ class PricedSetting:
     """The same on role-playing answers."""
     shift_gaps: float
     """Effect: mean rise of role-playing answers' projection at the last layer, gap units."""
+    price: Interval | None = None
+    """`kl_default` with its 95 % interval over answers; None in old runs, like all below."""
+    effect: Interval | None = None
+    """`shift_gaps` with its 95 % interval over answers."""
+    distance: Interval | None = None
+    """How far role-playing answers stay from the default's: 1-Wasserstein distance of their mean
+    projections at the last layer from its own unsteered ones, gap units."""
+    role_gaps: tuple[float, ...] = ()
+    """Mean projection of each role-playing answer at the last layer, gap units."""
+    default_under: dict[int, float] = field(default_factory=dict)
+    """Layer -> share (0 to 1) of the default's own answers whose mean lies under the floor."""
 
     @property
     def name(self) -> str:
@@ -144,6 +155,10 @@ class PricedSetting:
         """Realised share of (token, layer) slots that were moved."""
         return sum(self.realised_firing.values()) / len(self.realised_firing)
 
+    def is_within(self, bound: float) -> bool:
+        """Whether the price is shown to be within a bound: by its interval's upper end."""
+        return (self.kl_default if self.price is None else self.price.high) <= bound
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -152,7 +167,7 @@ class Calibration:
     layers: tuple[LayerCalibration, ...]
     settings: tuple[PricedSetting, ...]
     chosen: str
-    """Name of the default setting: the strongest whose price stays under the bound."""
+    """Name of the default setting: the closest to the default whose price stays under the bound."""
     price_bound: float
     """Highest mean KL per token (nats) accepted on default answers."""
     warnings: tuple[str, ...] = ()
@@ -160,6 +175,12 @@ class Calibration:
     """Highest number of answers of each kind, default and role, that were read."""
     seed: int = 0
     """Decides which answers were read."""
+    default_gaps: tuple[float, ...] = ()
+    """Mean projection of each priced default answer at the last layer, unsteered, gap units."""
+    role_gaps: tuple[float, ...] = ()
+    """The same of each priced role-playing answer."""
+    uncapped_distance: float | None = None
+    """How far these two are apart without floors, as `PricedSetting.distance`."""
 
     @property
     def setting(self) -> PricedSetting:

@@ -123,26 +123,29 @@ def _prices_section(calibration: Calibration) -> Section:
         "Hover for the name where there was no room for it.",
         f"Scatter of {tried} by price and effect.",
     )
-    dear = sum(other.kl_default > bound for other in calibration.settings)
+    dear = sum(not other.is_within(bound) for other in calibration.settings)
     why = (
         "That stays within the bound"
-        if setting.kl_default <= bound
-        else "That is above the bound: look for a gentler setting before you rely on it"
+        if setting.is_within(bound)
+        else "That is not shown to be within the bound: look for a gentler setting before you rely "
+        "on it"
     )
+    price = number(setting.kl_default) if setting.price is None else setting.price.text(number)
+    effect = fixed(setting.shift_gaps) if setting.effect is None else setting.effect.text()
     sentence = (
         "The price of a setting is how much it changes the model's own default answers (mean KL "
         "per token); its effect is how far it raises answers in a role towards the default. The "
         f"best ones lie up and to the left. {tried} "
-        f"{'was' if len(calibration.settings) == 1 else 'were'} tried and {dear} cost more than "
-        f"the bound of {number(bound)} nats per token. Chosen: `{setting.name}`, which raises role "
-        f"answers by {fixed(setting.shift_gaps)} gap units for {number(setting.kl_default)} nats "
-        f"per token. {why}."
+        f"{'was' if len(calibration.settings) == 1 else 'were'} tried and of {dear} it is not "
+        f"shown that they cost less than the bound of {number(bound)} nats per token. Chosen: "
+        f"`{setting.name}`, which raises role answers by {effect} gap units for {price} nats per "
+        f"token. {why}."
     )
 
     def verdict(priced: PricedSetting) -> str:
         if priced.name == setting.name:
             return "chosen"
-        return "too dear" if priced.kl_default > bound else ""
+        return "" if priced.is_within(bound) else "too dear"
 
     table = Table.of(
         "Settings by price; the chosen one is marked",
@@ -150,7 +153,13 @@ def _prices_section(calibration: Calibration) -> Section:
         {
             "setting": lambda priced: priced.name,
             "price: KL default": lambda priced: number(priced.kl_default),
+            "price, 95 %": lambda priced: (
+                NOT_A_NUMBER if priced.price is None else priced.price.bounds(number)
+            ),
             "effect (gap units)": lambda priced: fixed(priced.shift_gaps),
+            "from the default": lambda priced: (
+                NOT_A_NUMBER if priced.distance is None else priced.distance.text()
+            ),
             "slots moved": lambda priced: percent(priced.firing_rate, 1),
             "verdict": verdict,
             "layers": lambda priced: str(len(priced.floors)),
@@ -163,7 +172,24 @@ def _prices_section(calibration: Calibration) -> Section:
         bars=lambda priced: priced.shift_gaps,
         bar_header="effect",
     )
-    return Section("prices", _TITLES["prices"], (sentence,), (picture,), (table,))
+    sentences = (sentence, *_closeness(calibration))
+    return Section("prices", _TITLES["prices"], sentences, (picture,), (table,))
+
+
+def _closeness(calibration: Calibration) -> Iterator[str]:
+    """How close the chosen setting brings answers to the default's; nothing of an old run."""
+    setting, uncapped = calibration.setting, calibration.uncapped_distance
+    if setting.distance is None or uncapped is None:
+        return
+    under = setting.default_under.values()
+    yield (
+        "The aim is the default itself, not beyond it. Answers in a role stand "
+        f"{fixed(uncapped)} gap units from the default's own, on average over their "
+        f"distributions, and with `{setting.name}` {setting.distance.text()}. Of settings shown "
+        "to be within the bound the closest is chosen, and the cheapest of those that cannot be "
+        f"told apart from it. Of the default's own answers {percent(min(under))} to "
+        f"{percent(max(under))} lie under its floors, by their means."
+    )
 
 
 def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
