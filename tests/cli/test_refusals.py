@@ -77,6 +77,10 @@ BAD_EXTRACTIONS: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]
         lambda place: [*SMALL, "--min-count", "5"],
         ("would answer 4 times", "expected 5 or more", "--question-count, --min-count"),
     ),
+    "labels that no judge gives": (
+        lambda place: [*SMALL, "--label", "fully"],
+        ("--label is 'fully'", "nothing is judged", "--judge"),
+    ),
     "number below its range": (
         lambda place: ["--question-count", "1"],
         ("--question-count", "greater than or equal to 2", "see keel extract --help"),

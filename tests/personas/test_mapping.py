@@ -249,6 +249,26 @@ def test_each_label_takes_its_own(label, counts):
     assert found.axis.provenance["label"] == label
 
 
+def test_separate_labels_make_a_vector_each_and_an_axis_of_the_fully_played_roles():
+    """As in the paper: persona space holds both, the axis those fully in role."""
+    planted = Planted(SPREAD)
+    labels = ("fully", "somewhat", "none", "unjudged")
+    judged = {p.id: Judgement(p.id, labels[p.question_index // 2]) for p in planted.prompts}
+    apart, fully, somewhat = (
+        mapped(planted, replace(QUICK, label=label), judgements=judged)
+        for label in ("separate", "fully", "somewhat")
+    )
+    assert torch.equal(apart.axis.vector, fully.axis.vector)
+    assert apart.quality == fully.quality
+    by_name = {vector.role: vector for vector in apart.vectors}
+    assert set(by_name) == set(apart.space.roles) == {*SPREAD, *(f"{r} (somewhat)" for r in SPREAD)}
+    for alone in (fully, somewhat):
+        for vector in alone.vectors:
+            kept = by_name[vector.role + " (somewhat)" * (alone is somewhat)]
+            assert kept.label == vector.label
+            assert torch.equal(kept.vector_LD, vector.vector_LD)
+
+
 def test_a_label_is_refused_where_nothing_was_judged():
     with pytest.raises(UsageError, match="'fully', and nothing was judged"):
         mapped(Planted(SPREAD), replace(QUICK, label="fully"))

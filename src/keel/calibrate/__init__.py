@@ -3,7 +3,12 @@
 from keel.calibrate.calibrate import calibrate_floors
 from keel.calibrate.floors import default_bands, floors_at_deviation, floors_at_percentile
 from keel.calibrate.price import price_settings
-from keel.calibrate.projections import Projections, choose_rollouts, read_projections
+from keel.calibrate.projections import (
+    Projections,
+    choose_calibration,
+    choose_rollouts,
+    read_projections,
+)
 from keel.calibrate.screening import (
     GridPoint,
     grid_settings,
@@ -35,6 +40,7 @@ __all__ = [
     "ScreenLimits",
     "SweepGrid",
     "calibrate_floors",
+    "choose_calibration",
     "choose_rollouts",
     "default_bands",
     "floors_at_deviation",

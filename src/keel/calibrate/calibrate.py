@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from keel.calibrate.choosing import choose_setting, distance
 from keel.calibrate.floors import candidate_floors, default_bands
 from keel.calibrate.price import price_settings
-from keel.calibrate.projections import choose_rollouts, layer_calibration, read_projections
+from keel.calibrate.projections import choose_calibration, layer_calibration, read_projections
 from keel.engines import Engine
 from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
@@ -22,18 +22,18 @@ def calibrate_floors(
     *,
     default: Iterable[Rollout],
     roles: Iterable[Rollout],
+    traits: Iterable[Rollout] = (),
     settings: CalibrateSettings = CalibrateSettings(),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Distributions at every layer, priced settings, and the one chosen under the price bound.
 
-    `default` and `roles` stream answers of the model as itself and in a role. `on_progress` is
-    called with per cent.
+    `default`, `roles` and `traits` stream answers of the model as itself, in a role, and of a
+    trait's sides, which count in the pool as in the paper only. `on_progress` is called with per
+    cent.
     """
-    chosen = [
-        choose_rollouts(group, settings.rollouts, settings.seed) for group in (default, roles)
-    ]
-    projections = read_projections(engine, axis, chosen[0], chosen[1])
+    sample = choose_calibration(default, roles, traits, settings)
+    projections = read_projections(engine, axis, sample.default, sample.roles, sample.pool)
     bands = settings.bands or default_bands(len(axis.direction))
     candidates = [
         *candidate_floors(projections, axis, bands, percentiles=settings.percentiles),
@@ -45,8 +45,8 @@ def calibrate_floors(
         axis,
         projections,
         candidates,
-        default=chosen[0][: settings.priced_rollouts],
-        roles=chosen[1][: settings.priced_rollouts],
+        default=sample.default[: settings.priced_rollouts],
+        roles=sample.roles[: settings.priced_rollouts],
         on_progress=lambda share: on_progress(10 + round(90 * share), 100),
     )
     best = choose_setting(
@@ -63,6 +63,7 @@ def calibrate_floors(
         warnings,
         answers=settings.rollouts,
         seed=settings.seed,
+        pool=settings.pool,
         default_gaps=prices.default_gaps,
         role_gaps=prices.role_gaps,
         uncapped_distance=distance(prices.role_gaps, prices.default_gaps),

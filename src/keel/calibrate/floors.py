@@ -55,7 +55,8 @@ def floors_at_percentile(
     The published `p0.25` counts role-ward: it is the 75th percentile here.
     """
     values = {layer: projections.percentile(layer, percentile) for layer in band.layers}
-    source = f"{percentile:g}th assistant-ward percentile of per-token projections"
+    pool = "" if projections.pool_NL is None else ", of roles, traits and default as they fall"
+    source = f"{percentile:g}th assistant-ward percentile of per-token projections{pool}"
     return _floors(axis, values, f"{band.name}-p{percentile:g}", source)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from keel.engines import Engine, Probe, Recording
 from keel.errors import TooFewSamplesError
 from keel.seeds import shuffle_key
+from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, LayerCalibration, Rollout
 
 _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
@@ -28,11 +30,13 @@ class Projections:
     roles_NL: Float[Tensor, "role_token layer"]
     default_means_NL: Float[Tensor, "default_response layer"]
     roles_means_NL: Float[Tensor, "role_response layer"]
+    pool_NL: Float[Tensor, "pooled_token layer"] | None = None
+    """Tokens of which percentiles are taken, where these are not the default's and the roles'."""
 
     @property
     def pooled_NL(self) -> Float[Tensor, "token layer"]:
-        """Default and roles together, in the proportion in which they were read."""
-        return torch.cat([self.default_NL, self.roles_NL])
+        """Tokens of which percentiles are taken: else default and roles, as they were read."""
+        return torch.cat([self.default_NL, self.roles_NL]) if self.pool_NL is None else self.pool_NL
 
     def percentile(self, layer: int, percentile: float) -> float:
         """Assistant-ward percentile of the pooled per-token projections, in float32."""
@@ -53,12 +57,51 @@ def choose_rollouts(rollouts: Iterable[Rollout], count: int, seed: int) -> list[
     return heapq.nsmallest(count, usable, key=lambda r: shuffle_key(seed, r.prompt.id))
 
 
+@dataclass(frozen=True)
+class CalibrationSample:
+    """Answers that a calibration reads."""
+
+    default: tuple[Rollout, ...]
+    roles: tuple[Rollout, ...]
+    pool: tuple[Rollout, ...] | None = None
+    """Those of which percentiles are taken; None: of default and roles."""
+
+
+def choose_calibration(
+    default: Iterable[Rollout],
+    roles: Iterable[Rollout],
+    traits: Iterable[Rollout],
+    settings: CalibrateSettings,
+) -> CalibrationSample:
+    """As many default as role answers; and, as in the paper, a sample of all as often as they fall.
+
+    Raises TooFewSamplesError for the paper's pool where there is no answer of a trait.
+    """
+    count, seed = settings.rollouts, settings.seed
+    # What is drawn of all is of the first to be drawn of its kind, so this holds both samples.
+    kinds = [choose_rollouts(kind, 2 * count, seed) for kind in (default, roles, traits)]
+    pool = None
+    if settings.pool == "paper":
+        if not kinds[2]:
+            raise TooFewSamplesError(
+                "the run has no answers of traits, which the paper's pool holds; extract them "
+                "(--what both), or calibrate with --pool balanced"
+            )
+        pool = tuple(choose_rollouts(chain(*kinds), 2 * count, seed))
+    return CalibrationSample(tuple(kinds[0][:count]), tuple(kinds[1][:count]), pool)
+
+
 def read_projections(
-    engine: Engine, axis: AssistantAxis, default: Sequence[Rollout], roles: Sequence[Rollout]
+    engine: Engine,
+    axis: AssistantAxis,
+    default: Sequence[Rollout],
+    roles: Sequence[Rollout],
+    pool: Sequence[Rollout] | None = None,
 ) -> Projections:
     """Per-token projections of rollouts at every layer, in one forward pass each.
 
-    Raises TooFewSamplesError when one of the groups is empty.
+    Percentiles are of the `pool`, or of default and roles together without one. Raises
+    TooFewSamplesError when default or roles are empty.
     """
     if not default or not roles:
         raise TooFewSamplesError(
@@ -66,14 +109,22 @@ def read_projections(
             "extract with more questions"
         )
     probes = tuple(Probe(layer, v) for layer, v in enumerate(axis.direction))
-    conversations = [r.conversation for r in (*default, *roles)]
+    rollouts = {r.prompt.id: r for r in (*default, *roles, *(pool or ()))}
+    conversations = [r.conversation for r in rollouts.values()]
     tokens: list[Tensor] = [torch.empty(0)] * len(conversations)
     for reading in engine.read(conversations, recording=Recording(probes=probes)):
         projections_TK = reading.turns[-1].projections_TK
         assert projections_TK is not None
         tokens[reading.index] = projections_TK.float()
-    first, rest = tokens[: len(default)], tokens[len(default) :]
-    return Projections(torch.cat(first), torch.cat(rest), _means(first), _means(rest))
+    by_id = dict(zip(rollouts, tokens, strict=True))
+    first, rest = ([by_id[r.prompt.id] for r in group] for group in (default, roles))
+    return Projections(
+        torch.cat(first),
+        torch.cat(rest),
+        _means(first),
+        _means(rest),
+        None if pool is None else torch.cat([by_id[r.prompt.id] for r in pool]),
+    )
 
 
 def layer_calibration(

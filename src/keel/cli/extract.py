@@ -114,12 +114,21 @@ def show_map(extraction: Extraction, out: Path, json: bool) -> None:
 
 
 def settings_at(scale: Scale, given: Given) -> ExtractSettings:
-    """The scale's settings with what was given in place of their own."""
+    """The scale's settings with what was given in place of their own.
+
+    Raises UsageError for a label that nobody gives.
+    """
+    from keel.errors import UsageError
     from keel.personas import TraitSettings
 
     base = ExtractSettings.at_scale(scale, given.seed)
     if given.values.get("--judge", "none") != "none":
         base = replace(base, mapping=replace(base.mapping, label="playing"))
+    elif given.values.get("--label", "all") != "all":
+        raise UsageError(
+            f"--label is {given.values['--label']!r}, and nothing is judged; name a judge with "
+            "--judge, or leave it out"
+        )
     # Where more pairs must differ than are judged by default, so many are judged.
     judged = max(TraitSettings().judged_pairs, given.values.get("--min-pairs", 0))
     return given.over(replace(base, traits=replace(base.traits, judged_pairs=judged)))

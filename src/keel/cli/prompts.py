@@ -73,7 +73,10 @@ Examples:
     keel prompts generate role clockmaker "Mends clocks, distrusts hurry." --kind professional \
 --model my-model --base-url http://localhost:8000/v1 -o roles/
 """
-UNPRICED = ("--seed", "--choice-seed", "--temperature", "--keep", "--min-count", "--min-pairs")
+UNPRICED = (
+    *("--seed", "--choice-seed", "--temperature", "--keep"),
+    *("--label", "--min-count", "--min-pairs"),
+)
 """Options of an extraction that change no price."""
 
 

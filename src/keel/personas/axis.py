@@ -7,6 +7,7 @@ rollouts, and nothing of how far the axis can be trusted: that is quality.py.
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from keel.personas.cells import Cells
 from keel.settings import MapSettings
-from keel.types import AssistantAxis, ModelIdentity, PersonaSpace, PersonaVector
+from keel.types import SOMEWHAT, AssistantAxis, ModelIdentity, PersonaSpace, PersonaVector
 
 
 def role_vectors(
@@ -27,7 +28,20 @@ def role_vectors(
     # `playing` mixes two labels, as `all` does; the axis' provenance says which it was.
     label = "all" if settings.label == "playing" else settings.label
     rows = zip(cells.counts.items(), means_NLD[1:], strict=True)
-    return tuple(PersonaVector(role, label, vector_LD, count) for (role, count), vector_LD in rows)
+    return tuple(
+        PersonaVector(role, _label_of(role) if label == "separate" else label, vector_LD, count)
+        for (role, count), vector_LD in rows
+    )
+
+
+def row_name(role: str, label: str) -> str:
+    """A role's name where its vectors are kept apart by label: `pirate`, `pirate (somewhat)`."""
+    return role + SOMEWHAT if label == "somewhat" else role
+
+
+def _label_of(name: str) -> Literal["fully", "somewhat"]:
+    """The label of a vector whose name is a `row_name`."""
+    return "somewhat" if name.endswith(SOMEWHAT) else "fully"
 
 
 def axis_of(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "layer hidden"]:

@@ -35,14 +35,27 @@ class RolloutIndex:
     questions: int
 
     @classmethod
-    def of(cls, prompts: Sequence[Prompt], is_counted: Callable[[Prompt], bool]) -> RolloutIndex:
-        """Index of the prompts' rollouts; the default's always count."""
-        roles = tuple(dict.fromkeys(p.role for p in prompts if not p.is_default))
+    def of(
+        cls,
+        prompts: Sequence[Prompt],
+        is_counted: Callable[[Prompt], bool],
+        row_name: Callable[[Prompt], str] = lambda prompt: prompt.role,
+    ) -> RolloutIndex:
+        """Index of the prompts' rollouts; the default's always count.
+
+        A role's row has its name, or those that `row_name` gives.
+        """
+        names = {p.id: row_name(p) for p in prompts if not p.is_default}
+        roles = tuple(dict.fromkeys(names.values()))
         rows = {role: 1 + n for n, role in enumerate(roles)}
         ranks = {q: n for n, q in enumerate(sorted({p.question_index for p in prompts}))}
         return cls(
             roles,
-            {p.id: rows.get(p.role, 0) for p in prompts if p.is_default or is_counted(p)},
+            {
+                p.id: 0 if p.is_default else rows[names[p.id]]
+                for p in prompts
+                if p.is_default or is_counted(p)
+            },
             {p.id: ranks[p.question_index] for p in prompts},
             len(ranks),
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from keel.errors import TooFewSamplesError, UsageError
-from keel.personas.axis import assistant_axis, axis_of, fit_space, role_vectors
+from keel.personas.axis import assistant_axis, axis_of, fit_space, role_vectors, row_name
 from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
 from keel.personas.default_answers import HeldOutDefaults
 from keel.personas.quality import held_out_separations, measure_quality, recommended_layer
 from keel.settings import MapSettings
 from keel.types import (
+    SOMEWHAT,
     ActivationBatch,
     Judgement,
     LayerQuality,
@@ -56,16 +57,23 @@ def map_personas(
             f"label is {settings.label!r}, and nothing was judged; judge first, or take 'all'"
         )
 
-    def is_counted(prompt: Prompt) -> bool:
-        if judgements is None:
-            return True
-        judgement = judgements.get(prompt.id)
-        return settings.counts("unjudged" if judgement is None else judgement.label)
+    def label_of(prompt: Prompt) -> str:
+        judgement = None if judgements is None else judgements.get(prompt.id)
+        return "unjudged" if judgement is None else judgement.label
 
-    index = RolloutIndex.of(prompts, is_counted)
+    def name_of(prompt: Prompt) -> str:
+        is_apart = settings.label == "separate"
+        return row_name(prompt.role, label_of(prompt)) if is_apart else prompt.role
+
+    index = RolloutIndex.of(
+        prompts, lambda p: judgements is None or settings.counts(label_of(p)), name_of
+    )
     gathered = gather_cells(index, batches(), settings.folds_bytes)
     check_shape(gathered, identity)
-    cells, dropped = _with_enough_rollouts(gathered, settings.min_count)
+    every, dropped = _with_enough_rollouts(gathered, settings.min_count)
+    # The paper's axis is of the fully played roles; its persona space holds the others, too.
+    played = [name for name in every.roles if not name.endswith(SOMEWHAT)]
+    cells, _ = _with_enough_rollouts(every.keeping(played), settings.min_count)
     defaults = HeldOutDefaults(cells, index)
     separated = held_out_separations(
         defaults.watching(batches()),
@@ -77,13 +85,14 @@ def map_personas(
     quality = measure_quality(cells, separated, settings)
     layer = recommended_layer(quality)
     means_NLD = cells.means()
+    every_NLD = means_NLD if every is cells else every.means()
     return PersonaMap(
-        vectors=role_vectors(cells, means_NLD, settings),
+        vectors=role_vectors(every, every_NLD, settings),
         default_LD=means_NLD[0],
         default_count=cells.default_count,
         dropped=dropped,
         axis=assistant_axis(cells, means_NLD, layer=layer, identity=identity, settings=settings),
-        space=fit_space(cells.roles, means_NLD[1:], means_NLD[0], settings.components),
+        space=fit_space(every.roles, every_NLD[1:], every_NLD[0], settings.components),
         quality=quality,
         warnings=tuple(map_warnings(cells, quality[layer], dropped)),
         default_answers=None if tokens is None else defaults.answers(tokens),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from keel.calibrate import calibrate_floors, choose_rollouts
+from keel.calibrate import calibrate_floors, choose_calibration, choose_rollouts
 from keel.drift import read_drift, read_thinking, replay
 from keel.engines import Engine
 from keel.errors import MissingArtifactError, ModelMismatchError
@@ -51,6 +51,7 @@ def calibrate(
         run.axis,
         default=(r for r in run.rollouts() if r.prompt.is_default),
         roles=(r for r in run.rollouts() if r.prompt.is_role),
+        traits=(r for r in run.rollouts() if r.prompt.side is not None),
         settings=settings,
         on_progress=lambda done, total: on_progress("pricing floors", done, total),
     )
@@ -178,6 +179,20 @@ def calibration_answers(run: Run, *, of_roles: bool = False) -> list[Rollout]:
         if (rollout.prompt.is_role if of_roles else rollout.prompt.is_default)
     )
     return choose_rollouts(of_kind, *calibration_sample(run))
+
+
+def calibration_pool(run: Run) -> tuple[Rollout, ...] | None:
+    """The answers of which calibration takes percentiles; None: of the default's and the roles'."""
+    if not run.has_calibration or run.calibration.pool == "balanced":
+        return None
+    answers, seed = calibration_sample(run)
+    settings = CalibrateSettings(rollouts=answers, seed=seed, pool=run.calibration.pool)
+    return choose_calibration(
+        (r for r in run.rollouts() if r.prompt.is_default),
+        (r for r in run.rollouts() if r.prompt.is_role),
+        (r for r in run.rollouts() if r.prompt.side is not None),
+        settings,
+    ).pool
 
 
 def calibration_sample(run: Run) -> tuple[int, int]:

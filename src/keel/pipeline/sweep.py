@@ -39,6 +39,7 @@ from keel.evaluate.capability import CapabilityTask, TaskSource, task_answerer, 
 from keel.pipeline.axis import (
     calibrate,
     calibration_answers,
+    calibration_pool,
     calibration_sample,
     check_same_model,
 )
@@ -250,16 +251,19 @@ class SweepJob:
     def _projections(self) -> Projections:
         """The calibration's own projections, read once and kept."""
         axis_hash = self.run.manifest.files.get("axis.safetensors")
-        key = _key(axis_hash, *calibration_sample(self.run))
+        pool = calibration_pool(self.run)
+        named = [] if pool is None else [rollout.prompt.id for rollout in pool]
+        key = _key(axis_hash, *calibration_sample(self.run), *named)
         kept = self.work.projections(key)
         if kept is not None:
             return Projections(**kept)
         self.on_progress("reading projections", 0, 1)
         projections = read_projections(
-            self.engine, self.run.axis, self._default_answers, self._role_answers
+            self.engine, self.run.axis, self._default_answers, self._role_answers, pool
         )
+        tensors = {f.name: getattr(projections, f.name) for f in fields(projections)}
         self.work.keep_projections(
-            key, {f.name: getattr(projections, f.name) for f in fields(projections)}
+            key, {name: tensor for name, tensor in tensors.items() if tensor is not None}
         )
         self.on_progress("reading projections", 1, 1)
         return projections

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from keel.errors import NotFiniteError, UsageError
 from keel.geometry import project
 from keel.types import (
+    SOMEWHAT,
     AssistantAxis,
     Calibration,
     DriftReading,
@@ -128,7 +129,7 @@ class RoleStanding:
     @property
     def name(self) -> str:
         """The role, with its label where that says more than the role."""
-        return f"{self.role} (somewhat)" if self.label == "somewhat" else self.role
+        return self.role.removesuffix(SOMEWHAT) + SOMEWHAT * (self.label == "somewhat")
 
 
 def rank_roles(persona_map: PersonaMap) -> tuple[RoleStanding, ...]:

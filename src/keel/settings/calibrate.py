@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from keel.errors import UsageError
 from keel.settings.flags import JUDGING, SWEEP, Flag
 from keel.settings.judging import GraderSettings
 
+Pool = Literal["balanced", "paper"]
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4)
 """Shares of the depth. The paper's chosen bands have 1/8 and 1/5; small models liked wide ones."""
 _STEP = 1 / 16
@@ -64,6 +65,9 @@ class CalibrateSettings:
     repeated."""
     deviations: Annotated[tuple[float, ...], Flag("--deviations")] = ()
     """Standard deviations below the default's mean to try as a floor; may be repeated."""
+    pool: Annotated[Pool, Flag("--pool")] = "balanced"
+    """Answers of which percentiles are taken: `balanced`, as many of the default as of roles; or
+    `paper`, of roles and traits, the default as often as it falls among them."""
     price_bound: Annotated[float, Flag("--price-bound")] = 0.1
     """Highest mean KL per token (nats) accepted on the model's own default answers."""
     rollouts: int = 200

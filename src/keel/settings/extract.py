@@ -12,7 +12,7 @@ from keel.settings.flags import JUDGING, OUTPUT, SOURCES, Flag
 
 Scale = Literal["smoke", "small", "paper"]
 What = Literal["roles", "traits", "both"]
-Counting = Literal["all", "fully", "somewhat", "playing"]
+Counting = Literal["all", "fully", "somewhat", "playing", "separate"]
 
 PROMPTS_PER_ROLE = 5
 """Each role has five system prompts, different in approach."""
@@ -98,9 +98,10 @@ def settings_for(scale: str) -> PromptSettings:
 class MapSettings:
     """How a persona map is made."""
 
-    label: Counting = "all"
+    label: Annotated[Counting, Flag("--label", JUDGING)] = "all"
     """Which rollouts make a role's vector: `all` but those judged to play nothing, those judged
-    `fully` or `somewhat` in role, or `playing`, which is both. The default's always count."""
+    `fully` or `somewhat` in role, `playing`, which is both in one, or `separate`: a vector of each,
+    as in the paper, and an axis of the `fully` ones. The default's always count."""
     min_count: Annotated[int, Flag("--min-count", JUDGING, least=1)] = 10
     """Rollouts that a role needs; roles with fewer are dropped and listed."""
     components: int = 10
@@ -127,7 +128,7 @@ class MapSettings:
         match self.label:
             case "all":
                 return label != "none"
-            case "playing":
+            case "playing" | "separate":
                 return label in ("fully", "somewhat")
             case chosen:
                 return label == chosen

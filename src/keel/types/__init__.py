@@ -68,6 +68,7 @@ from keel.types.results import (
     VectorComparison,
 )
 from keel.types.space import (
+    SOMEWHAT,
     ActivationBatch,
     Activations,
     AssistantAxis,
@@ -81,6 +82,7 @@ from keel.types.space import (
 
 __all__ = [
     "DEFAULT_ROLE",
+    "SOMEWHAT",
     "UNSTEERED",
     "ActivationBatch",
     "Activations",

@@ -175,6 +175,8 @@ class Calibration:
     """Highest number of answers of each kind, default and role, that were read."""
     seed: int = 0
     """Decides which answers were read."""
+    pool: Literal["balanced", "paper"] = "balanced"
+    """Answers of which percentiles were taken: see `CalibrateSettings.pool`."""
     default_gaps: tuple[float, ...] = ()
     """Mean projection of each priced default answer at the last layer, unsteered, gap units."""
     role_gaps: tuple[float, ...] = ()

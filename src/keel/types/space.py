@@ -63,11 +63,16 @@ class ModelIdentity:
         return None
 
 
+SOMEWHAT = " (somewhat)"
+"""Ends the name of a vector of answers somewhat in role, where it stands beside the `fully` one."""
+
+
 @dataclass(frozen=True)
 class PersonaVector:
     """Mean activation of one role's rollouts under one label."""
 
     role: str
+    """The role's name; where its labels are kept apart, with the label, so that it is unique."""
     label: Literal["fully", "somewhat", "all"]
     vector_LD: Float[Tensor, "layer hidden"]
     count: int
