@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keel.engines.vllm.engine import EAGER_ON_CPU
 from keel.errors import KeelError, ModelLoadError
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
 
@@ -33,17 +34,27 @@ _LENGTH = 256
 
 # vLLM's attention on a CPU takes heads of 32 or more, and latent attention of these sizes alone.
 _WIDENING = 2
-_CHANGES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
+_CHANGES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_head_dim": 96}
 _PARTICULARS: dict[str, dict[str, Any]] = {
     # Windows of Cohere's models are a token wider in vLLM than in transformers.
     "cohere2": {"sliding_window": _LENGTH},
     "cohere2_moe": {"sliding_window": _LENGTH},
+    "deepseek_v3": {"head_dim": 64},
+    "gemma4_text": {"enable_moe_block": True},
+    "lfm2": {"full_attn_idxs": [1, 3], "layer_types": ["conv", "full_attention"] * 2},
+    # The gate's norm goes over each group in vLLM, over all in transformers.
+    "mamba2": {"n_groups": 1},
+    # vLLM's experts without a gate need a GPU.
+    "nemotron_h": {"layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"]},
 }
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "afmoe": {"route_norm": True},
+    "glm4_moe": {"head_dim": 32},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
     "hy_v3": {"route_norm": True},
     "lfm2": {"block_dim": 128, "conv_dim": 128},
     "lfm2_moe": {"block_dim": 128, "conv_dim": 128},
+    "minimax_m2": {"rotary_dim": 16},
 }
 """Settings that vLLM reads, of published checkpoints, and transformers' configs do not have."""
 
@@ -184,6 +195,7 @@ def by_vllm_alone(folder: str, dtype: str) -> Measured:
         max_model_len=_LENGTH,
         gpu_memory_utilization=0.4,
         disable_log_stats=True,
+        **EAGER_ON_CPU,
     )
     template = ChatTemplate(llm.get_tokenizer())
     ends = template.end_tokens(llm.get_default_sampling_params().stop_token_ids or [])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -156,7 +157,7 @@ def examined(server: ForkServer, model_type: str) -> TypeOutcome:
             verdict = Verdict("transformers cannot", expected.text)
         else:
             verdict = _verdict(server, folder, expected, "float32", Tolerance())
-            if verdict.outcome == "vLLM cannot" and "bfloat16" in verdict.text:
+            if verdict.outcome == "vLLM cannot" and re.search("bf(loat)?16", verdict.text, re.I):
                 noise = _noise(server, folder, expected)
                 verdict = _verdict(server, folder, expected, "bfloat16", noise)
     return TypeOutcome(

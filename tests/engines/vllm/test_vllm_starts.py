@@ -273,6 +273,14 @@ def test_what_vllm_says_against_a_config_is_passed_on(folder):
         pass
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="it is installed")
+def test_a_class_that_needs_torchvision_is_refused_with_the_remedy(tmp_path):
+    """vLLM says that it failed to inspect the class, and to look at a log that has nothing."""
+    missing = pytest.raises(ModelLoadError, match="need torchvision, which is not installed: inst")
+    with missing, started(tiny(tmp_path, "gemma3_vision")):
+        pass
+
+
 def test_an_engine_that_dies_ends_the_command_with_one_line(folder, tmp_path):
     """As when memory runs out: the system ends vLLM's process without a word, and vLLM waited for
     it for ever."""

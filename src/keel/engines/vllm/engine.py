@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,9 @@ _BATCH = 512
 """Prompts that are committed together; vLLM schedules across them as it likes."""
 _AT_ONCE = 256
 """Requests handed to vLLM at once where nothing is recorded."""
+EAGER_ON_CPU = {"compilation_config": {"custom_ops": ["-rotary_embedding"]}}
+"""vLLM 0.32's own kernel for rotary positions on a CPU, which no compiled graph uses, turns queries
+of three axes by the wrong angles (LFM2, DeepSeek V2 and V3): its PyTorch code takes its stead."""
 
 
 def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngine:
@@ -95,6 +99,7 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
         "enforce_eager": settings.eager,
         "gpu_memory_utilization": settings.memory_share or (0.4 if is_on_cpu else 0.9),
         "disable_log_stats": True,
+        **(EAGER_ON_CPU if is_on_cpu and settings.eager else {}),
         **settings.arguments,
         "additional_config": {
             **settings.arguments.get("additional_config", {}),
@@ -107,7 +112,13 @@ def _reason(error: Exception) -> str:
     """The line of an error that says why; its class, where it says nothing."""
     headline, *rest = str(error).strip().splitlines() or [type(error).__name__]
     if "validation error" in headline and rest:  # pydantic counts first, and says what behind it
-        headline = rest[0].partition(" [type=")[0].strip()
+        headline = rest[0].partition(" [type=")[0].strip().removeprefix("Value error, ")
+    if "failed to be inspected" in headline and find_spec("torchvision") is None:
+        return (
+            f"{headline.partition(' Please')[0]} Classes that take images need torchvision, which "
+            f"is not installed: install its build for torch {torch.__version__}, or use the "
+            "transformers engine"
+        )
     return headline[:300]
 
 
