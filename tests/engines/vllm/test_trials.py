@@ -218,3 +218,19 @@ def test_a_float16_model_that_may_divide_its_stream_is_refused_in_float16_only()
     with pytest.raises(ModelLayoutError, match="ScaledLayer computes otherwise in float16"):
         WorkerState(NormedModel(ScaledLayer), PLAIN, dtype=torch.float16, **shape)
     WorkerState(NormedModel(ScaledLayer), PLAIN, dtype=torch.bfloat16, **shape)
+
+
+class CompiledWhole(NormedModel):
+    """Called as vLLM calls a class that it compiles as a whole: past torch's hooks."""
+
+    def __call__(self, stream):
+        return self.forward(stream)
+
+
+def test_a_model_that_runs_past_torchs_hooks_is_tried_out_all_the_same():
+    """ERNIE 4.5's: what it gave was not seen, and the engine did not start."""
+    held = hold(PLAIN, CompiledWhole())
+    assert passed(held, "look").is_finite
+    assert passed(held, "push", "ToyLayer") > WRONG
+    assert passed(held, "gauge", "ToyLayer") < SOUND
+    assert "forward" not in vars(held.model)

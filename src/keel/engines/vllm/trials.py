@@ -113,10 +113,19 @@ class StreamTrials:
     def _begin(self, trial: Trial) -> None:
         self.outputs, self.calls = [], 0
         self.shared.trial = trial
-        self.hooks.append(self.model.register_forward_hook(self._keep_output))
+        forward = self.model.forward
+
+        def keeping(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            self._keep_output(output)
+            return output
+
+        # Not a hook: vLLM runs a class that it compiles as a whole (ERNIE 4.5) past them.
+        self.model.forward = keeping
 
     def _end(self) -> Float[Tensor, "token output"]:
         self.shared.trial = None
+        vars(self.model).pop("forward", None)
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
@@ -127,7 +136,7 @@ class StreamTrials:
             )
         return torch.cat(self.outputs)
 
-    def _keep_output(self, _model: nn.Module, _given: Any, output: Any) -> None:
+    def _keep_output(self, output: Any) -> None:
         """Keep what the model returns: of a pipeline stage several tensors, else the first."""
         if hasattr(output, "tensors"):
             parts = list(output.tensors.values())
