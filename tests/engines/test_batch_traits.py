@@ -17,6 +17,7 @@ from keel.testing.tiny_models import VOCABULARY_SIZE
 from keel.types import Floor, Sampling
 from tests.engines.families import CONFIGS, model_of
 from tests.engines.small import SAMPLING, V, answered, answers, prompts
+from tests.releases import CACHE
 
 ENDS = list(range(3, VOCABULARY_SIZE, 7))
 BLOCKS = {"roberta": "roberta.encoder.layer"}
@@ -151,9 +152,7 @@ def test_a_model_without_a_usable_cache_runs_all_tokens_at_every_step():
     expected, usual = together(with_ends(tiny_model("llama")), interventions=[floor])
     model = tiny_model("llama")
     forward = model.model.forward
-    model.model.forward = lambda *a, past_key_values=None, use_cache=None, **more: forward(
-        *a, use_cache=False, **more
-    )
+    model.model.forward = lambda *a, **more: forward(*a, **more | {CACHE: None, "use_cache": False})
     made = with_ends(model)
     assert not made.traits.passes.reuses_state
     done, found = together(made, interventions=[floor])
@@ -161,9 +160,16 @@ def test_a_model_without_a_usable_cache_runs_all_tokens_at_every_step():
     assert found.firing == usual.firing
 
 
-@pytest.mark.parametrize("family", ["bart", "recurrent_gemma", "roberta"])
+def blind_to_padding():
+    model = tiny_model("gpt2")
+    forward = model.forward
+    model.forward = lambda *a, attention_mask=None, position_ids=None, **more: forward(*a, **more)
+    return model
+
+
+@pytest.mark.parametrize("family", ["bart", "roberta", "blind"])
 def test_a_model_that_reads_padding_is_never_padded(family):
-    made = opened(family)
+    made = opened(family) if family != "blind" else with_ends(blind_to_padding())
     widths = []
     made.model.register_forward_pre_hook(
         lambda _m, _a, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
@@ -222,14 +223,39 @@ def test_a_model_without_a_tokenizer_is_refused_by_what_is_missing(tmp_path):
         keel.open_engine(str(tmp_path), device="cpu")
 
 
-def test_an_adapter_on_its_base_is_loaded_with_the_bases_tokenizer(tmp_path):
-    peft = pytest.importorskip("peft")
-    base = save_tiny_model(tmp_path / "base", "llama")
+def trained_adapter(folder: Path, base: Path):
+    """A model with an adapter as training leaves it, and saved."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     lora = peft.get_peft_model(
         model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
     )
-    lora.save_pretrained(tmp_path / "lora")
+    lora.save_pretrained(folder)
+    return lora
+
+
+def test_the_identity_of_an_adapter_on_another_base_is_another(tmp_path):
+    """The same adapter on another base "matched", with logits 7.9 apart."""
+    for seed in (0, 1):
+        save_tiny_model(tmp_path / f"base{seed}", "llama", seed=seed)
+    trained_adapter(tmp_path / "lora", tmp_path / "base0")
+    settings = tmp_path / "lora" / "adapter_config.json"
+    engines = {}
+    for seed in (0, 1, 0):
+        text = json.loads(settings.read_text()) | {
+            "base_model_name_or_path": str(tmp_path / f"base{seed}")
+        }
+        settings.write_text(json.dumps(text))
+        made = keel.open_engine(str(tmp_path / "lora"), device="cpu", dtype="float32")
+        assert made.identity.weights_hash == engines.setdefault(seed, made).identity.weights_hash
+    assert engines[0].identity.mismatch(engines[1].identity)
+    with torch.no_grad():
+        apart = engines[0].model(IDS).logits - engines[1].model(IDS).logits
+    assert float(apart.abs().max()) > 0.1
+
+
+def test_an_adapter_on_its_base_is_loaded_with_the_bases_tokenizer(tmp_path):
+    base = save_tiny_model(tmp_path / "base", "llama")
+    lora = trained_adapter(tmp_path / "lora", base)
     with torch.no_grad():
         expected = lora(IDS).logits
     engine = keel.open_engine(str(tmp_path / "lora"), device="cpu", dtype="float32")

@@ -154,8 +154,26 @@ def test_a_template_that_asks_the_clock_is_given_the_same_minute_every_day():
     assert "clock" not in template(CHATML).facts()
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "{{ strftime_now('%-d.%m.%y, %I:%M %p, day %j, %% %A') }}",
+            "26.07.24, 12:00 AM, day 208, % Friday",
+        ),
+        ("{% set ask = '%Y' %}{{ strftime_now(ask) | int + 1 }}", "2025"),
+        ("{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}", "26"),
+        ("{{ strftime_now('%%d') if strftime_now is defined }}", "%d"),
+        ("\n  {{ strftime_now('%H') }}", "\n  00"),
+    ],
+)
+def test_the_clock_stands_however_a_template_asks_it(said, expected):
+    made = template(said + "\n" + CHATML)
+    assert spelled(made, talk("hi")).startswith(expected + "\n<|im_start|>")
+
+
 def test_what_a_template_is_told_is_only_what_it_asks():
-    assert template(CLOCKED).arguments["strftime_now"]("%Y") == "2024"
+    assert template(CLOCKED).arguments.keys() == {"chat_template"}
     assert template(CHATML).arguments == {}
 
 

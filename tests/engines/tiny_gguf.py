@@ -34,9 +34,8 @@ def write_tiny_gguf(path: Path, *, pre: str = "gpt-2", begins: bool = False) -> 
     writer = GGUFWriter(path, "llama")
     _write_shape(writer, model.config)
     _write_tokenizer(writer, pre)
-    if begins:
-        writer.add_bos_token_id(1)
-        writer.add_add_bos_token(True)
+    writer.add_bos_token_id(1)
+    writer.add_add_bos_token(begins)
     for name, numbers in _weights(model).items():
         writer.add_tensor(name, np.ascontiguousarray(numbers))
     writer.write_header_to_file()

@@ -8,6 +8,7 @@ from keel.geometry import unit
 from keel.steering import PassTokens, recorded, steered
 from keel.testing import tiny_model
 from keel.types import Floor
+from tests.releases import CACHE
 
 V = unit(torch.randn(32, generator=torch.Generator().manual_seed(0)))
 IDS = torch.randint(10, 90, (3, 9), generator=torch.Generator().manual_seed(1))
@@ -158,8 +159,8 @@ def test_a_prompt_that_goes_on_with_a_cache_is_prompt_where_that_ends():
     model = tiny_model("llama")
 
     def run(m, ids):
-        cache = m(ids[:, :5], use_cache=True).past_key_values
-        return m.generate(ids, past_key_values=cache, **LENGTH)
+        cache = m(ids[:, :5], use_cache=True)[CACHE]
+        return m.generate(ids, **{CACHE: cache}, **LENGTH)
 
     assert kinds_moved(model, lambda m: run(m, IDS[:1])) == {"all": 13, "prompt": 9, "generated": 4}
 
@@ -185,16 +186,16 @@ def test_by_hand_the_first_pass_is_the_prompt_and_single_tokens_are_generated():
     model = tiny_model("llama")
 
     def run(m):
-        cache = m(IDS, use_cache=True).past_key_values
+        cache = m(IDS, use_cache=True)[CACHE]
         for token in range(2):
-            m(IDS[:, token : token + 1], past_key_values=cache)
+            m(IDS[:, token : token + 1], **{CACHE: cache})
 
     assert kinds_moved(model, run) == {"all": 33, "prompt": 27, "generated": 6}
 
 
 def turns(model):
-    cache = model(IDS, use_cache=True).past_key_values
-    model(IDS, past_key_values=cache)
+    cache = model(IDS, use_cache=True)[CACHE]
+    model(IDS, **{CACHE: cache})
 
 
 def growing(model):

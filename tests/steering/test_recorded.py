@@ -13,6 +13,7 @@ from keel.geometry import unit
 from keel.steering import Addition, Probe, find_decoder, recorded, steered
 from keel.testing import TINY_FAMILIES, tiny_model
 from tests.reference.streams import residual_stream
+from tests.releases import CACHE
 
 HIDDEN, LAYERS = 32, 4
 IDS = torch.randint(10, 90, (3, 9), generator=torch.Generator().manual_seed(1))
@@ -155,7 +156,7 @@ def test_a_masks_positions_are_counted_from_the_start_of_the_cache():
         run(model)
     with recorded(model, mask=mask) as parts:
         first = run(model, IDS[:, :5], use_cache=True)
-        run(model, IDS[:, 5:], past_key_values=first.past_key_values)
+        run(model, IDS[:, 5:], **{CACHE: first[CACHE]})
     assert parts.counts == whole.counts == [4, 4, 4]
     torch.testing.assert_close(parts.means, whole.means, rtol=1e-4, atol=1e-5)
 
@@ -166,10 +167,10 @@ def test_two_conversations_taken_in_turns_stay_apart():
         run(model, IDS[:1])
         run(model, IDS[1:2])
     with recorded(model) as in_turns:
-        caches = [run(model, IDS[n : n + 1, :4], use_cache=True).past_key_values for n in (0, 1)]
+        caches = [run(model, IDS[n : n + 1, :4], use_cache=True)[CACHE] for n in (0, 1)]
         for start, stop in ((4, 6), (6, 9)):
             for n in (0, 1):
-                run(model, IDS[n : n + 1, start:stop], past_key_values=caches[n])
+                run(model, IDS[n : n + 1, start:stop], **{CACHE: caches[n]})
     assert in_turns.counts == [9, 9]
     torch.testing.assert_close(in_turns.means, apart.means, rtol=1e-4, atol=1e-5)
 
@@ -313,11 +314,11 @@ def test_beam_search_is_refused_not_recorded_wrongly():
 def test_a_cache_that_is_rewound_is_refused():
     model = tiny_model("llama")
     with recorded(model):
-        cache = run(model, use_cache=True).past_key_values
-        run(model, IDS[:, :1], past_key_values=cache)
-        cache.crop(5)
+        cache = run(model, use_cache=True)[CACHE]
+        run(model, IDS[:, :1], **{CACHE: cache})
+        cache.crop(-5)
         with pytest.raises(UsageError, match="token 5 of its cache, expected 3 rows at token 10"):
-            run(model, IDS[:, :1], past_key_values=cache)
+            run(model, IDS[:, :1], **{CACHE: cache})
 
 
 def test_a_layer_that_is_passed_by_is_reported():

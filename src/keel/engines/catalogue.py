@@ -231,7 +231,7 @@ def _write(pieces: Sequence[Path], target: Path) -> None:
 def _convert(source: Path, folder: Path) -> str:
     try:
         return gguf.convert(source, folder)
-    except (ValueError, KeyError, ImportError, NotImplementedError) as error:
+    except (ValueError, LookupError, AttributeError, ImportError, NotImplementedError) as error:
         raise ModelLoadError(
             f"transformers cannot read {source.name}: {first_line(error)}; give the original "
             "model's folder (config.json and safetensors)"

@@ -8,6 +8,7 @@ no thinking block.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -249,13 +250,11 @@ class ChatTemplate:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """What the template is rendered with, beside messages: a fixed date, thinking off."""
-        known = {
-            "date_string": _DATE,
-            "strftime_now": _CLOCK.strftime,
-            "enable_thinking": False,
-        }
-        arguments = {name: value for name, value in known.items() if name in self.source}
+        """Options of `apply_chat_template` beside messages: a fixed date, thinking off."""
+        known = {"date_string": _DATE, "enable_thinking": False}
+        arguments: dict[str, Any] = {n: value for n, value in known.items() if n in self.source}
+        if self.asks_clock:
+            arguments["chat_template"] = _standing_clock() + self.source
         return arguments | ({"thinking": False} if _SWITCH.search(self.source) else {})
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
@@ -434,18 +433,35 @@ class ChatTemplate:
         self, messages: Sequence[Message], answer: bool, *, in_parts: bool, thinks: bool = False
     ) -> str:
         """The template's text. Thinking of messages is given to it in every form that is usual."""
-        arguments = self.arguments
+        arguments = {"chat_template": self.source, **self.arguments}
         if thinks:
             arguments = {**arguments, "enable_thinking": True, "thinking": True}
         return str(
             self.tokenizer.apply_chat_template(
                 [_as_template_takes(message, in_parts) for message in messages],
-                chat_template=self.source,
                 tokenize=False,
                 add_generation_prompt=answer,
                 **arguments,
             )
         )
+
+
+def _standing_clock() -> str:
+    """A Jinja macro `strftime_now` that stands at one minute, to be put before a template.
+
+    Newer releases of transformers hand no function on to templates that is given as an argument.
+    """
+    changes = {"%%": "\ue000"}
+    for letter in "aAbBcdDefFgGhHIjmMprRSTuUVwWxXyYzZ":
+        value = _CLOCK.strftime(f"%{letter}")
+        changes |= {f"%{letter}": value, f"%-{letter}": value.lstrip("0") or "0"}
+    changes["\ue000"] = "%"
+    pairs = [f"{json.dumps(old)}, {json.dumps(new)}" for old, new in changes.items()]
+    clock = "".join(f" | replace({pair})" for pair in pairs)
+    # The empty expression at the end keeps a line break that the template may begin with.
+    return (
+        f"{{%- macro strftime_now(format) %}}{{{{ format{clock} }}}}{{%- endmacro %}}{{{{ '' }}}}"
+    )
 
 
 def _mirrored(closing: str) -> str:

@@ -52,6 +52,13 @@ _WHOLE_WORDS_FIRST = frozenset(
 """A word that is a token itself is taken as it is, without merging."""
 _BEGINS_BY_DEFAULT = _WHOLE_WORDS_FIRST - {"glm4", "glm5"}
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+"""A tokenizer's special tokens, and what llama.cpp calls their ids."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +167,20 @@ def read_tokenizer(source: Path, vocabulary: Vocabulary) -> Any:
         backend.model.ignore_merges = vocabulary.split_name in _WHOLE_WORDS_FIRST
     elif vocabulary.fields.get("model") == "llama":
         _mark_spaces(backend, is_prefixed=bool(vocabulary.fields.get("add_space_prefix", True)))
-    _begin(backend, read.bos_token if vocabulary.begins_texts else None)
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    # By the file: before transformers 5.18 the token that begins a text was read as its end, too.
+    special = {
+        name: backend.id_to_token(vocabulary.fields[key])
+        if key in vocabulary.fields
+        else getattr(read, name)
+        for name, key in _SPECIAL.items()
+    }
+    _begin(backend, special["bos_token"] if vocabulary.begins_texts else None)
     # Not as the class that transformers took it for, which would set it up anew when it is loaded.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         chat_template=read.chat_template,
         clean_up_tokenization_spaces=False,
-        **{name: getattr(read, name) for name in names},
+        **special,
     )
 
 

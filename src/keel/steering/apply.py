@@ -23,6 +23,7 @@ from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.interventions import in_order
 from keel.steering.passes import (
     PassTokens,
+    cache_given,
     follow_passes,
     is_computed_again,
     observers_last,
@@ -30,7 +31,7 @@ from keel.steering.passes import (
     pass_shape,
     pass_tokens,
 )
-from keel.steering.sequences import SequenceFollower, cache_given
+from keel.steering.sequences import SequenceFollower
 from keel.steering.streams import StreamLayout
 from keel.types import Intervention
 

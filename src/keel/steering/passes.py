@@ -20,6 +20,9 @@ from keel.steering.blocks import Decoder
 from keel.steering.nest import in_nest
 from keel.types import TokenMask
 
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
+"""Names by which models of transformers are given what earlier passes left them."""
+
 
 @runtime_checkable
 class PassListener(Protocol):
@@ -111,7 +114,7 @@ def pass_tokens(
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     if is_packed(kwargs):  # its mask parts requests, and there is no padding
         mask = None
-    valid_BT = _valid(mask, rows, length, kwargs.get("past_key_values"))
+    valid_BT = _valid(mask, rows, length, cache_given(kwargs))
     return PassTokens(rows * length, valid_BT, is_generated)
 
 
@@ -127,6 +130,11 @@ def pass_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     for name in ("input_ids", "inputs_embeds", "hidden_states"):
         inputs = kwargs.get(name) if inputs is None else inputs
     return inputs if isinstance(inputs, Tensor) else None
+
+
+def cache_given(kwargs: dict[str, Any]) -> Any:
+    """What a pass was given of earlier ones, by any of the names that models have for it."""
+    return next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
 
 
 def is_packed(kwargs: dict[str, Any]) -> bool:

@@ -21,13 +21,14 @@ from keel.errors import ModelLayoutError, NotAppliedError, TooFewSamplesError, U
 from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.passes import (
     PassTokens,
+    cache_given,
     follow_passes,
     is_computed_again,
     pass_inputs,
     pass_shape,
     pass_tokens,
 )
-from keel.steering.sequences import GenerateCall, PassSpan, SequenceFollower, cache_given
+from keel.steering.sequences import GenerateCall, PassSpan, SequenceFollower
 from keel.types import Activations, TokenMask, check_direction
 
 
@@ -471,5 +472,5 @@ class _BatchRecord:
 
 def _cache_in(output: Any) -> Any:
     """The cache that a stack of blocks returned, in an output object or a tuple."""
-    parts = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
+    parts = output if isinstance(output, tuple) else getattr(output, "values", tuple)()
     return next((part for part in parts if hasattr(part, "get_seq_length")), None)

@@ -17,10 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from keel.errors import UsageError
-from keel.steering.passes import is_packed, pass_inputs, pass_shape
-
-_CACHES = ("past_key_values", "cache_params", "state")
-"""Names by which models of transformers are given what earlier passes left them."""
+from keel.steering.passes import cache_given, is_packed, pass_inputs, pass_shape
 
 
 @dataclass
@@ -168,11 +165,6 @@ class SequenceFollower:
             modules = model.modules() if isinstance(model, nn.Module) else ()
             self._runs[id(model)] = any(module is self._stack for module in modules)
         return self._runs[id(model)]
-
-
-def cache_given(kwargs: dict[str, Any]) -> Any:
-    """What a pass was given of earlier ones, by any of the names that models have for it."""
-    return next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
 
 
 def cached_length(cache: Any) -> int | None:

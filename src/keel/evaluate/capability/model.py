@@ -123,10 +123,10 @@ def _tokens_of_pass(ids: Tensor, kwargs: dict[str, Any], pad: int) -> PassTokens
     with zeros at the right and passes no mask; rows that have ended stay in a batch that
     generates, as padding tokens.
     """
-    if kwargs.get("attention_mask") is None:
+    mask = kwargs.get("attention_mask")
+    if mask is None:
         filled = (ids != 0).flip(-1).cumsum(-1).flip(-1) > 0
         return PassTokens(ids.numel(), filled)
-    cache = kwargs.get("past_key_values")
-    if ids.shape[1] == 1 and cache is not None and cache.get_seq_length():
+    if ids.shape[1] == 1 < mask.shape[-1]:
         return PassTokens(ids.numel(), ids != pad, is_generated=True)
     return None
