@@ -70,7 +70,6 @@ def test_a_gguf_file_is_examined(keel, tmp_path, monkeypatch):
 
 
 def test_an_adapters_folder_is_examined_on_its_base(keel, tmp_path):
-    peft = pytest.importorskip("peft")
     base = save_tiny_model(tmp_path / "base", "llama")
     model = peft.get_peft_model(
         tiny_model("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
