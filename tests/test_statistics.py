@@ -16,7 +16,6 @@ from keel.statistics import (
     draw_counts,
     holm,
     kappa_interval,
-    lowest_usual,
     paired_p_value,
     percentile_interval,
     rate_interval,
@@ -298,40 +297,6 @@ def test_cases_of_a_single_item_count_once_for_kappa():
     assert free is not None
     assert bound.value == free.value
     assert bound.high - bound.low > 3 * (free.high - free.low)
-
-
-# --- what is unusual ---
-
-
-def test_the_lowest_usual_mean_is_the_twentieth_part_of_those_at_hand():
-    """Of 0 to 98, all of one length, rank 0.05 × 100 = 5 from below: 4, and 4 of 99 lie below."""
-    means = np.arange(99.0)
-    lowest = lowest_usual(means, np.full(99, 40), 40, share=0.05)
-    assert lowest == pytest.approx(4)
-
-
-def test_too_few_means_cannot_tell_what_is_unusual():
-    """At 5 % the 19th is the first that can."""
-    few = np.arange(18.0)
-    assert lowest_usual(few, np.full(18, 40), 40, share=0.05) is None
-    assert lowest_usual(np.arange(19.0), np.full(19, 40), 40, share=0.05) is not None
-
-
-def test_short_answers_may_lie_lower_before_they_are_unusual():
-    """Means of 4, 16 and 64 noisy tokens, 3,000 each to learn from and to test: marked are 5 % of
-    each length, within 1.5 points (3.7 standard errors); by one bound for all 11 % of the short."""
-    chance = np.random.default_rng(0)
-    sizes = np.repeat([4, 16, 64], 3000)
-
-    def means() -> np.ndarray:
-        return 0.2 * chance.normal(size=9000) + chance.normal(size=9000) / np.sqrt(sizes)
-
-    known, others = means(), means()
-    for size in (4, 16, 64):
-        lowest = lowest_usual(known, sizes, size, share=0.05)
-        assert lowest is not None
-        share = np.mean(others[sizes == size] < lowest)
-        assert share == pytest.approx(0.05, abs=0.015)
 
 
 # --- bootstrap of independent units ---

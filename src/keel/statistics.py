@@ -368,34 +368,6 @@ def _check_some(values_N: Floats) -> None:
         )
 
 
-# --- what is unusual ---
-
-
-def lowest_usual(
-    means_N: Floats, sizes_N: NDArray[np.int64], size: int, *, share: float
-) -> float | None:
-    """The value that at most `share` (0 to 1) of means of this size lie below, by those at hand.
-
-    `means_N` are means over `sizes_N` observations. The mean of few varies more: its variance is a
-    constant and a part that falls as 1 / size, fitted to them. For another mean drawn like these
-    the share holds, as in split conformal prediction (Vovk, Gammerman and Shafer 2005); means that
-    share questions tell less of other questions than as many strangers. None where there are too
-    few to tell: fewer than 1 / share − 1.
-    """
-    from scipy.optimize import nnls
-
-    rank = int(share * (len(means_N) + 1) + 1e-9)
-    if rank < 1:
-        return None
-    size = min(size, int(sizes_N.max()))  # a longer mean may vary less, but none at hand shows it
-    centre = float(np.median(means_N))
-    columns_NK = np.stack([np.ones(len(means_N)), 1 / np.maximum(sizes_N, 1)], 1)
-    parts_K, _ = nnls(columns_NK, (means_N - centre) ** 2)
-    spread_N = np.sqrt(np.maximum(columns_NK @ parts_K, 1e-24))
-    scaled = float(np.sort((means_N - centre) / spread_N)[rank - 1])
-    return centre + scaled * float(np.sqrt(max(parts_K[0] + parts_K[1] / max(size, 1), 1e-24)))
-
-
 # --- many tests ---
 
 

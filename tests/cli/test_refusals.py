@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -328,6 +329,23 @@ def test_a_replay_needs_floors(keel, bare):
     file = talk(Path("t.json"), ("user", "Hi"))
     found = keel("drift", bare, file, "--replay", *CPU)
     check_refused(found, "has no floors", f"keel calibrate {bare}")
+
+
+def test_what_drift_cannot_do_is_refused_before_a_model_is_loaded(keel, place):
+    """The model's folder is gone: to load it would be another error."""
+    model = save_tiny_model(place / "model", "llama")
+    assert keel("extract", model, "-o", "run", *SMALL).code == 0
+    shutil.rmtree(model)
+    answered = talk(place / "a.json", ("user", "Hi"), ("assistant", "Hello"))
+    unanswered = talk(place / "u.json", ("user", "Hi"))
+    for file, options, said in (
+        (answered, ["--false-alarms", "1.5"], "false alarms are 1.5"),
+        (answered, ["--layer", "9"], "layer is 9"),
+        (answered, ["--replay"], "has no floors"),
+        (answered, ["--setting", "p75"], "keel calibrate"),
+        (unanswered, [], "no assistant turn"),
+    ):
+        check_refused(keel("drift", "run", file, *options, *CPU), said)
 
 
 BAD_IMPORTS: dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]]] = {

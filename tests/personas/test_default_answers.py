@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from keel.statistics import lowest_usual
+from keel.drift.usual import UsualAnswers
 from tests.personas.synthetic import QUICK, SPREAD, Planted, mapped
 
 
@@ -19,6 +19,7 @@ def test_default_answers_come_with_their_lengths_one_row_each():
     answers = mapped(planted, QUICK, tokens=tokens_of(planted)).default_answers
     assert answers.gaps_NL.shape == (8 * 3, 3)
     assert answers.tokens_N.tolist() == [48] * 24
+    assert sorted(answers.questions_N.tolist()) == sorted([*range(8)] * 3)
 
 
 def test_without_lengths_a_map_knows_no_default_answers():
@@ -48,9 +49,12 @@ def test_new_default_answers_are_marked_at_the_stated_rate():
         axis.in_gaps(float((mean + shift + planted) @ direction), 0)
         for mean in others.of("default")
     ]
-    lowest = lowest_usual(
-        answers.gaps_NL[:, 0].double().numpy(), answers.tokens_N.numpy(), 48, share=0.05
+    known_answers = UsualAnswers(
+        answers.gaps_NL[:, 0].double().numpy(),
+        answers.tokens_N.numpy(),
+        answers.questions_N.numpy(),
     )
+    lowest = known_answers.lowest(48, 0.05)
     assert np.mean(np.array(gaps) < lowest) == pytest.approx(0.05, abs=0.02)
 
 

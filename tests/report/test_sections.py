@@ -189,10 +189,23 @@ def test_turns_that_are_unusually_low_are_counted_beside_the_rate_by_chance(
         replace(turn, lowest_usual_gaps=gaps)
         for turn, gaps in zip(first.turns, lowest, strict=True)
     )
-    reading = replace(first, turns=turns, false_alarms=0.05)
+    reading = replace(first, turns=turns, false_alarms=Interval(0.05, 0.02, 0.11))
     told = section(replace(inputs, drift=(reading,)), "Drift of conv.*?")
     assert "5 of 12 turns are marked as unusually low" in told
     assert "lower than all but 5" in told
+    assert "2 % to 11 % of them would be marked" in told
+
+
+def test_marks_of_later_turns_are_told_apart_since_their_rate_is_not_known(
+    inputs: ReportInputs,
+) -> None:
+    first = inputs.drift[0]
+    low = tuple(replace(turn, lowest_usual_gaps=9.0) for turn in first.turns[:3])
+    reading = replace(first, turns=low, false_alarms=Interval(0.05, 0.02, 0.11))
+    told = section(replace(inputs, drift=(reading,)), "Drift of conv.*?")
+    assert "2 of the marked come later than the first turn" in told
+    assert "3 (2 later than the first turn)" in told
+    assert [turn.mark for turn in low[:2]] == ["unusually low", "unusually low for a first turn"]
 
 
 def test_a_run_that_cannot_tell_what_is_unusual_says_so(inputs: ReportInputs) -> None:

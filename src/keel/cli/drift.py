@@ -55,9 +55,9 @@ def drift(
             "anew; leave out --replay or --spans"
         )
     conversations = [talk for file in files for talk in read_conversations(file)]
-    identity = open_run(run).identity
-    folder = RunFolder(run)
-    engine = console.open_model(identity.model_id, given.over(OpeningSettings()))
+    opened, folder = open_run(run), RunFolder(run)
+    pipeline.check_drift(opened, conversations, settings, is_replayed=replay)
+    engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     if replay:
         replays = _replay(engine, folder, conversations, settings)
         if json:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
 
+from keel.drift.usual import UsualAnswers
 from keel.engines import Engine, Probe, Recording
 from keel.errors import ModelMismatchError, NotFiniteError, UsageError
 from keel.geometry import cosine
-from keel.statistics import lowest_usual
-from keel.types import AssistantAxis, DefaultAnswers, Floors, TurnReading
+from keel.settings import check_false_alarms
+from keel.types import AssistantAxis, DefaultAnswers, Floors, Interval, TurnReading
 
 _SAME_DIRECTION = 0.999
 """Cosine from which a floor's direction is taken for the axis' own."""
@@ -32,11 +34,10 @@ class Gauge:
     default_answers: DefaultAnswers | None = None
     """What a turn is judged against; without them no turn is marked."""
     false_alarms: float = 0.05
-    """Share (0 to 1) of default answers that may be marked as low."""
+    """Share (0 to 0.5) of default answers that may be marked as low."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.false_alarms < 1:
-            raise UsageError(f"false alarms are {self.false_alarms:g}, expected between 0 and 1")
+        check_false_alarms(self.false_alarms)
         last = self.axis.vector.shape[0] - 1
         if not 0 <= self.layer <= last:
             raise UsageError(f"layer is {self.layer}, expected 0 to {last}; choose one of these")
@@ -84,9 +85,9 @@ class Gauge:
         return None if self.floor is None else self.in_gaps(self.floor)
 
     @property
-    def stated_false_alarms(self) -> float | None:
+    def stated_false_alarms(self) -> Interval | None:
         """Share (0 to 1) of default answers that are marked; None where too few are known."""
-        return None if self._lowest_usual(1) is None else self.false_alarms
+        return None if self._usual is None else self._usual.rate(self.false_alarms)
 
     def in_gaps(self, projection: float) -> float:
         """A raw projection in gap units: 0 is the role mean, 1 the default mean."""
@@ -117,16 +118,19 @@ class Gauge:
             is_below_floor=None
             if self.floor is None
             else mean < self.floor - _SLACK_GAPS * float(self.axis.gap[self.layer]),
-            lowest_usual_gaps=self._lowest_usual(len(projections_T)),
+            lowest_usual_gaps=None
+            if self._usual is None
+            else self._usual.lowest(len(projections_T), self.false_alarms),
         )
 
-    def _lowest_usual(self, tokens: int) -> float | None:
-        """Gap units that all but the stated share of default answers of this length reach."""
+    @cached_property
+    def _usual(self) -> UsualAnswers | None:
+        """What default answers are like at this layer."""
         known = self.default_answers
         if known is None:
             return None
-        gaps_N, tokens_N = known.gaps_NL[:, self.layer].double().numpy(), known.tokens_N.numpy()
-        return lowest_usual(gaps_N, tokens_N, tokens, share=self.false_alarms)
+        gaps_N = known.gaps_NL[:, self.layer].double().numpy()
+        return UsualAnswers(gaps_N, known.tokens_N.numpy(), known.questions_N.numpy())
 
     def _floor_of(self, floors: Floors) -> float | None:
         """The highest floor at this layer along the axis."""

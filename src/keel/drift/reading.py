@@ -34,7 +34,7 @@ def read_drift(
 
     A turn's projection is the mean over its content tokens at `layer` (by default the axis' own);
     a turn without content tokens is listed as `unread`, the others keep their numbers. A turn is
-    marked that lies lower than all but the share `false_alarms` (0 to 1) of `default_answers` of
+    marked that lies lower than all but the share `false_alarms` (0 to 0.5) of `default_answers` of
     its length; `floors` are only shown; `interventions` act on the model. All conversations are
     read in one call. Raises UsageError for a conversation without an assistant turn, before the
     model runs.
@@ -47,6 +47,15 @@ def read_drift(
         default_answers=default_answers,
         false_alarms=false_alarms,
     )
+    check_answered(conversations)
+    readings = engine.read(
+        conversations, recording=gauge.recording, interventions=tuple(interventions)
+    )
+    return _in_order(readings, conversations, gauge)
+
+
+def check_answered(conversations: Sequence[Conversation]) -> None:
+    """Raise UsageError for a conversation without an assistant turn to read."""
     for conversation in conversations:
         if not any(message.speaker == "assistant" for message in conversation.messages):
             raise UsageError(
@@ -54,10 +63,6 @@ def read_drift(
                 "and no assistant turn, expected at least one to read; add answers, or have it "
                 "answered anew"
             )
-    readings = engine.read(
-        conversations, recording=gauge.recording, interventions=tuple(interventions)
-    )
-    return _in_order(readings, conversations, gauge)
 
 
 def read_thinking(

@@ -55,4 +55,5 @@ class HeldOutDefaults:
         return DefaultAnswers(
             torch.stack(list(self._gaps.values())).float(),
             torch.tensor([tokens[id] for id in self._gaps]),
+            torch.tensor([self._index.question[id] for id in self._gaps]),
         )

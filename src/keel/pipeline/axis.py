@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from keel.calibrate import calibrate_floors, choose_calibration, choose_rollouts
-from keel.drift import read_drift, read_thinking, replay
+from keel.drift import Gauge, check_answered, read_drift, read_thinking, replay
 from keel.engines import Engine
 from keel.errors import MissingArtifactError, ModelMismatchError
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
@@ -73,6 +73,40 @@ def drift_layer(axis: AssistantAxis, floors: Floors | None) -> int:
     return min(floors.layers, key=lambda layer: (abs(layer - axis.layer), layer))
 
 
+def check_drift(
+    run: Run,
+    conversations: Sequence[Conversation],
+    settings: DriftSettings,
+    *,
+    is_replayed: bool = False,
+) -> None:
+    """Raise, before a model is loaded, where the run or the conversations lack what drift needs.
+
+    UsageError for a setting, a layer or a conversation that cannot be read, MissingArtifactError
+    for a replay without floors.
+    """
+    Gauge(run.axis, _layer(run, settings), false_alarms=settings.false_alarms)
+    if is_replayed:
+        _floors_to_cap_with(run, settings)
+    else:
+        check_answered(conversations)
+
+
+def _layer(run: Run, settings: DriftSettings) -> int:
+    if settings.layer is not None:
+        return settings.layer
+    return drift_layer(run.axis, floors_of(run, settings.setting))
+
+
+def _floors_to_cap_with(run: Run, settings: DriftSettings) -> Floors:
+    floors = floors_of(run, settings.setting)
+    if floors is None:
+        raise MissingArtifactError(
+            f"{run.path} has no floors to cap with; make them: keel calibrate {run.path}"
+        )
+    return floors
+
+
 def drift(
     engine: Engine,
     folder: RunFolder,
@@ -85,7 +119,7 @@ def drift(
     run = folder.read()
     check_same_model(engine, run.axis)
     floors = floors_of(run, settings.setting)
-    layer = drift_layer(run.axis, floors) if settings.layer is None else settings.layer
+    layer = _layer(run, settings)
     readings = []
     chosen: list[Callable[..., Iterator[DriftReading]]] = []
     if settings.spans != "thinking":
@@ -115,11 +149,7 @@ def replay_conversation(
     """The conversation's user turns answered anew, uncapped and capped, kept in the run."""
     run = folder.read()
     check_same_model(engine, run.axis)
-    floors = floors_of(run, settings.setting)
-    if floors is None:
-        raise MissingArtifactError(
-            f"{folder.path} has no floors to cap with; make them: keel calibrate {folder.path}"
-        )
+    floors = _floors_to_cap_with(run, settings)
     total = sum(m.speaker == "user" for m in conversation.messages)
     turns = iter(range(1, total + 1))
     replayed = replay(
@@ -129,7 +159,7 @@ def replay_conversation(
         floors=floors,
         sampling=settings.sampling,
         seed=settings.seed,
-        layer=drift_layer(run.axis, floors) if settings.layer is None else settings.layer,
+        layer=_layer(run, settings),
         default_answers=run.default_answers,
         false_alarms=settings.false_alarms,
         on_turn=lambda turn: on_progress("answering, uncapped and capped", next(turns), total),

@@ -22,7 +22,6 @@ LOWEST, HIGHEST = -0.5, 1.5
 """Gap units at the ends of a needle's bar; what lies beyond is drawn as an arrow at the end."""
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_LOW = "▼ unusually low"
 _UNREAD = "no token of its own: not read"
 _MOST_ROWS = 24
 """Rows of a ranking; of more both ends are shown."""
@@ -79,7 +78,7 @@ def draw_turn(
     line.append(f" {turn.gaps:+.2f}")
     line.append(f" {f'({turn.projection:+.4g})':<9}", style="dim")
     if turn.is_low:
-        line.append(f" {_LOW}", style="red")
+        line.append(f" ▼ {turn.mark}", style="red")
     line.append(f" {plain_line(turn.text)}")
     return _cut(line, width)
 

@@ -4,7 +4,12 @@ Each is a frozen dataclass that checks itself; under each field stands what it d
 their help, the docs and Python take names, defaults and sentences from here. Loads no torch.
 """
 
-from keel.settings.analysis import ChatSettings, CompareSettings, DriftSettings
+from keel.settings.analysis import (
+    ChatSettings,
+    CompareSettings,
+    DriftSettings,
+    check_false_alarms,
+)
 from keel.settings.calibrate import (
     Band,
     CalibrateSettings,
@@ -89,6 +94,7 @@ __all__ = [
     "TraitSettings",
     "VllmSettings",
     "What",
+    "check_false_alarms",
     "flagged_fields",
     "sentences",
     "settings_for",

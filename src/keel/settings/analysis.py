@@ -37,11 +37,23 @@ class DriftSettings:
     """What is read of given turns: the answers, as if nothing had been thought before them; the
     thinking, each turn's where it stood; or both, as two paths."""
     false_alarms: Annotated[float, Flag("--false-alarms")] = 0.05
-    """Share (0 to 1) of the model's own default answers that may be marked as unusually low."""
+    """Share (0 to 0.5) of the model's own default answers that may be marked as unusually low."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
     """Of a replay's answers."""
     seed: Annotated[int, Flag("--seed")] = 0
     """Decides every draw of a replay's answers."""
+
+    def __post_init__(self) -> None:
+        check_false_alarms(self.false_alarms)
+
+
+def check_false_alarms(share: float) -> None:
+    """Raise UsageError unless this is a share of answers that may be marked as unusual."""
+    if not 0 < share < 0.5:
+        raise UsageError(
+            f"false alarms are {share:g}, expected a share between 0 and 0.5, such as 0.05 for "
+            "every twentieth default answer"
+        )
 
 
 @dataclass(frozen=True)

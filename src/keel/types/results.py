@@ -75,6 +75,8 @@ class DefaultAnswers:
     """In gap units: 0 role mean, 1 default mean."""
     tokens_N: Int[Tensor, " answer"]
     """Number of content tokens of each."""
+    questions_N: Int[Tensor, " answer"]
+    """Code of the question of each: answers to one question are alike."""
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,18 @@ class TurnReading:
     """Whether the turn's mean lies below the floor; None where there is no floor at this layer. A
     floor is for single tokens: most means of default answers may lie below it."""
     lowest_usual_gaps: float | None = None
-    """Gap units that all but a stated share of default answers of this length reach; None where the
-    run cannot tell."""
+    """Gap units that all but a stated share of default answers of this length reach, as first
+    turns; None where the run cannot tell."""
 
     @property
     def is_low(self) -> bool:
         """Whether the turn is marked: lower than the model's own default answers usually are."""
         return self.lowest_usual_gaps is not None and self.gaps < self.lowest_usual_gaps
+
+    @property
+    def mark(self) -> str:
+        """What a low turn is called: later ones are judged by first turns, and that is said."""
+        return "unusually low" if self.turn == 0 else "unusually low for a first turn"
 
 
 @dataclass(frozen=True)
@@ -227,9 +234,9 @@ class DriftReading:
     """Raw floor at `layer`, where the run has one."""
     unread: tuple[int, ...] = ()
     """Turns without a content token, which have no projection; counted as `TurnReading.turn`."""
-    false_alarms: float | None = None
-    """Share (0 to 1) of default answers to single questions that would be marked as low; None where
-    the run cannot tell."""
+    false_alarms: Interval | None = None
+    """Share (0 to 1) of default answers to single questions that would be marked as low, and where
+    it may lie in truth; None where the run knows too few to mark any."""
 
 
 @dataclass(frozen=True)
@@ -258,9 +265,9 @@ class Replay:
     """Share (0 to 1) of (token, layer) slots moved in the capped arm."""
     unread: tuple[int, ...] = ()
     """Turns to which an arm gave no content token; counted as `TurnReading.turn`."""
-    false_alarms: float | None = None
-    """Share (0 to 1) of default answers to single questions that would be marked as low; None where
-    the run cannot tell."""
+    false_alarms: Interval | None = None
+    """Share (0 to 1) of default answers to single questions that would be marked as low, and where
+    it may lie in truth; None where the run knows too few to mark any."""
 
 
 @dataclass(frozen=True)

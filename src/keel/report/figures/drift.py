@@ -75,7 +75,7 @@ def _path(turns: Sequence[TurnReading], *, name: str, line: dict[str, Any]) -> g
 
 
 def _describe(turn: TurnReading, name: str) -> str:
-    state = "unusually low" if turn.is_low else ""
+    state = turn.mark if turn.is_low else ""
     detail = f"{fixed(turn.gaps)} gap units ({number(turn.projection)} raw)"
     return hover_box(f"{name}, turn {turn.turn + 1}", detail, state, quote=turn.text)
 

@@ -12,7 +12,7 @@ from keel.report.content import Picture, Section, Table, missing
 from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectories
 from keel.report.inputs import ReportInputs
 from keel.report.textplot import draw_drift, draw_replay
-from keel.types import AssistantAxis, DriftReading, Replay, TurnReading
+from keel.types import AssistantAxis, DriftReading, Interval, Replay, TurnReading
 from keel.words import NOT_A_NUMBER, counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
@@ -102,7 +102,10 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
     rise = fmean(turn.capped.gaps - turn.uncapped.gaps for turn in turns)
     uncapped = sum(turn.uncapped.is_low for turn in turns)
     capped = sum(turn.capped.is_low for turn in turns)
-    low = f" Unusually low are {uncapped} turns uncapped and {capped} capped."
+    low = (
+        f" Unusually low, by the standard of first turns, are {uncapped} turns uncapped and "
+        f"{capped} capped."
+    )
     sentence = (
         f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
         "by the model as it is, and with the floors on. Capped, a turn projects "
@@ -172,7 +175,7 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
 
 
 def _describe_answer(turn: TurnReading) -> str:
-    state = ", unusually low" if turn.is_low else ""
+    state = f", {turn.mark}" if turn.is_low else ""
     return f"{fixed(turn.gaps)} gap units{state}\n\n{turn.text}"
 
 
@@ -183,20 +186,28 @@ def _quote(text: str) -> str:
     return words[: _LONGEST_QUOTE - 1].rsplit(" ", 1)[0] + " …"
 
 
-def _low_words(turns: Sequence[TurnReading], false_alarms: float | None) -> str:
+def _low_words(turns: Sequence[TurnReading], false_alarms: Interval | None) -> str:
     """How many turns are marked, and how many would be by chance."""
     if false_alarms is None:
         return (
-            "No turn is marked as low: the run does not know how far its default answers spread. "
-            "Map it anew, keel extract MODEL -o NEW --rollouts-from RUN, or ask more questions."
+            "No turn is marked as low: the run knows too few default answers, or questions, to say "
+            "how low they usually lie. Extract again with more questions, or map an older run "
+            "anew: keel extract MODEL -o NEW --rollouts-from RUN."
         )
+    later = sum(turn.is_low and turn.turn > 0 for turn in turns)
     return (
         f"{sum(turn.is_low for turn in turns)} of {counted(len(turns), 'turn')} are marked as "
-        f"unusually low: lower than all but {percent(false_alarms)} of the model's own default "
-        "answers of their length, to single questions. A history alone moves later turns, so that "
-        "a mark there is less than an alarm."
+        f"unusually low: lower than all but {percent(false_alarms.value)} of the model's own "
+        "default answers of their length to single questions. By what the run knows of those, "
+        f"{false_alarms.bounds(percent)} of them would be marked. {later} of the marked come "
+        "later than the first turn: there the rate is not known, for a history alone moves turns."
     )
 
 
-def _count_low(turns: Iterable[TurnReading], false_alarms: float | None) -> str:
-    return NOT_A_NUMBER if false_alarms is None else str(sum(turn.is_low for turn in turns))
+def _count_low(turns: Iterable[TurnReading], false_alarms: Interval | None) -> str:
+    """Number of marked turns, with how many of them come later than the first."""
+    if false_alarms is None:
+        return NOT_A_NUMBER
+    low = [turn for turn in turns if turn.is_low]
+    later = sum(turn.turn > 0 for turn in low)
+    return f"{len(low)} ({later} later than the first turn)" if later else str(len(low))
