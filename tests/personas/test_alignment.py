@@ -1,88 +1,120 @@
-"""Alignment of axis and PC1 stands out from chance where it was planted, and only there."""
+"""Alignment of axis and PC1 stands out from roles' where it was planted, and only there."""
 
 import numpy as np
 import pytest
 import torch
 
-from keel.geometry import cosine
-from keel.personas.alignment import _resampled, _shuffled, pc1_alignments
-from keel.personas.cells import RolloutIndex, gather_cells
-from tests.personas.synthetic import SPREAD, Planted, mapped
-from tests.reference import persona_vectors as plain
-
-
-def test_alignment_with_pc1_beats_its_null_only_where_roles_lie_along_the_axis():
-    along = mapped(Planted(SPREAD, noise=0.1)).quality
-    assert all(q.cos_pc1.value > 0.9 and q.cos_pc1.value > q.cos_pc1_null for q in along)
-    # All roles at one place: PC1 is noise. |cos| in 16 dimensions is about 0.25 ± 0.2.
-    apart = mapped(Planted(dict.fromkeys(SPREAD, 0.0), noise=0.3)).quality
-    assert sum(q.cos_pc1.value > q.cos_pc1_null for q in apart) <= 2
-
-
-def test_alignment_agrees_with_the_space():
-    found = mapped(Planted(SPREAD))
-    for layer, quality in enumerate(found.quality):
-        pc1 = found.space.components_LKD[layer, 0]
-        expected = abs(float(cosine(found.axis.vector[layer], pc1)))
-        assert quality.cos_pc1.value == pytest.approx(expected, abs=1e-4)
+from keel.personas.alignment import pc1_alignments
+from keel.personas.cells import Cells, RolloutIndex, gather_cells
+from tests.personas.synthetic import SPREAD, Planted
+from tests.reference.alignment import corrected_cosine, rank_p
 
 
 def cells_of(planted):
     return gather_cells(RolloutIndex.of(planted.prompts, lambda _: True), planted.batches(), 2**20)
 
 
-def test_a_true_axis_stands_out():
-    """Here the axis is PC1 but for noise, and 0.55 to 0.65 is what shuffled labels reach."""
-    places = {f"role{n}": float(x) for n, x in enumerate(np.linspace(-2, 0.4, 16))}
-    for seed in range(3):
-        planted = Planted(places, own=0.05, hidden=64, layers=1, strengths=(1,), seed=seed)
-        found = pc1_alignments(cells_of(planted), resamples=2, shuffles=50, seed=seed)[0]
-        assert found.cos_pc1.value > 0.85
-        assert found.null < 0.75
+def drawn(
+    seed: int,
+    cosine: float | None,
+    *,
+    roles: int = 24,
+    folds: int = 14,
+    noise: float = 4.0,
+    hidden: int = 200,
+) -> np.ndarray:
+    """Cells of roles with a third of their variance along the first dimension, and of a default
+    whose axis has this cosine with it, 1.5 of their standard deviations long.
+
+    Without a cosine the default is one more role, as noisy as they.
+    """
+    chance = np.random.default_rng(seed)
+    spread = 1 / np.arange(1, hidden)
+    spread = np.sqrt(np.concatenate([[0.35], np.minimum(spread / spread.sum() * 0.65, 0.3)]))
+    rows = chance.normal(size=(1 + roles, hidden)) * spread
+    noises = np.full((1 + roles, 1, 1), noise / hidden**0.5)
+    if cosine is not None:
+        rows[0, 1:] *= 1.5 * (1 - cosine**2) ** 0.5 / np.linalg.norm(rows[0, 1:])
+        rows[0, 0] = 1.5 * cosine
+        noises[0] /= 5**0.5
+    return rows[:, None] + noises * chance.normal(size=(1 + roles, folds, hidden))
 
 
-def test_labels_that_mean_nothing_stand_out_by_chance_only():
-    """Every answer is drawn alike, so each shuffle is as likely as the truth: 3 in 51 pass the
-    95th percentile of 50 shuffles; more than 8 of 40 by a chance of 1 in 1,000."""
-    alarms = 0
-    for seed in range(40):
-        alike = Planted(dict.fromkeys(SPREAD, 1.0), layers=1, strengths=(1,), seed=seed, defaults=1)
-        found = pc1_alignments(cells_of(alike), resamples=2, shuffles=50, seed=seed)[0]
-        alarms += found.cos_pc1.value > found.null
-    assert alarms <= 8
+def alignment_of(cells: np.ndarray):
+    sums = torch.tensor(cells)[:, :, None]
+    names = tuple(f"role{n}" for n in range(1, len(cells)))
+    counts = torch.ones(cells.shape[:2], dtype=torch.int64)
+    return pc1_alignments(Cells(names, sums, counts, torch.ones(1)))[0]
 
 
-@pytest.mark.parametrize("mixing", [_resampled, _shuffled])
-def test_mixing_inner_products_is_mixing_the_vectors_themselves(mixing):
+@pytest.mark.parametrize("cosine", [0.3, 0.6, 0.8, 0.95])
+def test_the_interval_holds_the_cosine_of_the_population(cosine: float):
+    """At 95 %: fewer than 25 of 30 by a chance of 1 in 300. By resampled roles it was none to a
+    fifth, since noise and few roles make the cosine smaller, in every resample as well."""
+    held = 0
+    for seed in range(30):
+        interval = alignment_of(drawn(seed, cosine)).cos_pc1
+        held += interval.low <= cosine <= interval.high
+    assert held >= 25
+
+
+@pytest.mark.parametrize("cosine", [0.6, 0.95])
+def test_the_corrected_cosine_is_not_pulled_towards_zero(cosine: float):
+    """As computed it is 0.50 and 0.78 on average."""
+    values = [alignment_of(drawn(seed, cosine)).cos_pc1.value for seed in range(30)]
+    assert np.mean(values) == pytest.approx(cosine, abs=0.08)
+
+
+def test_an_axis_along_pc1_stands_out_from_roles_taken_as_the_default():
+    """A true cosine of 0.95 does in nearly all of 30 draws; 0.6, which many a role reaches, in
+    hardly any: so it should be."""
+    power = {
+        cosine: sum(alignment_of(drawn(seed, cosine)).p <= 0.05 for seed in range(30))
+        for cosine in (0.6, 0.95)
+    }
+    assert power[0.95] >= 25
+    assert power[0.6] <= 8
+
+
+def test_a_default_that_is_one_more_role_stands_out_by_chance_only():
+    """Its rank among 25 is any: 1 in 25 reaches p = 0.04. More than 7 of 60 by a chance of 1 in
+    500."""
+    assert sum(alignment_of(drawn(seed, None)).p <= 0.05 for seed in range(60)) <= 7
+
+
+def test_the_default_lies_above_the_null_just_where_p_says_so():
+    for seed in range(20):
+        found = alignment_of(drawn(seed, 0.8))
+        if found.p <= 0.04:
+            assert found.cos_pc1.value >= found.null
+        if found.p >= 0.16:
+            assert found.cos_pc1.value <= found.null
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_value_and_p_are_those_of_the_plain_formulas(seed: int):
+    cells = drawn(seed, 0.7)
+    found = alignment_of(cells)
+    assert found.cos_pc1.value == pytest.approx(corrected_cosine(cells), abs=1e-6)
+    assert found.p == pytest.approx(rank_p(cells.mean(1)))
+
+
+def test_with_few_roles_nothing_stands_out():
+    """Of 12 roles the default's rank is 1 in 13 at best."""
+    assert alignment_of(drawn(0, 0.95, roles=12)).p >= 1 / 13
+
+
+def test_where_roles_are_alike_nothing_is_known_of_the_cosine():
+    cells = np.random.default_rng(0).normal(size=(5, 4, 40))
+    interval = alignment_of(cells).cos_pc1
+    assert interval.low <= interval.value <= interval.high
+    assert interval.high - interval.low > 0.3
+
+
+def test_roles_without_an_answer_in_a_fold_are_aligned_as_well():
     planted = Planted(SPREAD, layers=1, strengths=(1,))
     cells = cells_of(planted)
-    mixes = mixing(cells.counts_NF, 3, torch.Generator().manual_seed(0))
-    means_MD = (cells.sums_NFLD[:, :, 0].double() / cells.counts_NF[..., None]).flatten(0, 1)
-    cosines = mixes.cosines(means_MD @ means_MD.T)
-    for number, cos in enumerate(cosines.tolist()):
-        weighed = means_MD[mixes.cell_SNF[number]] * mixes.share_SNF[number][..., None]
-        default, *roles = weighed.sum(1).numpy()
-        pc1 = plain.principal_components(np.stack(roles))[0][0]
-        axis = default - np.mean(roles, axis=0)
-        assert cos == pytest.approx(abs(axis @ pc1) / np.linalg.norm(axis), abs=1e-6)
-
-
-def test_a_shuffle_hands_every_cell_on_once_and_within_its_fold():
-    counts = torch.full((5, 4), 3)
-    mixes = _shuffled(counts, 6, torch.Generator().manual_seed(0))
-    # Cell = row · 4 folds + fold.
-    assert bool((mixes.cell_SNF % 4 == torch.arange(4)).all())
-    assert bool((mixes.cell_SNF.flatten(1).sort().values == torch.arange(20)).all())
-    moved = (mixes.cell_SNF[:, 0] != torch.arange(4)).float().mean()
-    assert moved > 0.3  # the default's, too; 24 cells stay with a chance of 1/5 each
-    assert bool((mixes.share_SNF == 0.25).all())
-
-
-def test_resampling_keeps_the_default_and_begins_with_the_data_as_they_are():
-    counts = torch.tensor([[4, 4], [1, 3], [2, 2]])
-    mixes = _resampled(counts, 20, torch.Generator().manual_seed(0))
-    assert mixes.cell_SNF[0].tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert mixes.share_SNF[0].tolist() == [[0.5, 0.5], [0.25, 0.75], [0.5, 0.5]]
-    assert bool((mixes.cell_SNF[:, 0] == torch.tensor([0, 1])).all())
-    assert bool((mixes.cell_SNF[:, 1:] >= 2).all())
-    assert torch.allclose(mixes.share_SNF.sum(-1), torch.ones(21, 3, dtype=torch.float64))
+    cells.sums_NFLD[2, 1] = 0
+    cells.counts_NF[2, 1] = 0
+    (found,) = pc1_alignments(cells)
+    assert 0 <= found.cos_pc1.low <= found.cos_pc1.value <= found.cos_pc1.high <= 1

@@ -27,6 +27,7 @@ GOOD = LayerQuality(
     split_half_roles=0.9,
     cos_pc1=Interval(0.8, 0.7, 0.9),
     cos_pc1_null=0.5,
+    cos_pc1_p=0.04,
     top_dims_share=0.1,
 )
 
@@ -48,7 +49,8 @@ def test_a_good_map_of_enough_data_is_not_warned_of(plenty):
         ({"auc": Interval(0.6, 0.55, 0.65)}, "hardly separates"),
         ({"split_half_questions": 0.79}, "halves of the questions agree only to a cosine of 0.79"),
         ({"split_half_roles": 0.79}, "halves of the roles agree"),
-        ({"cos_pc1_null": 0.81}, "chance reaches 0.81"),
+        ({"cos_pc1_p": 0.06}, "PC1 is no evidence"),
+        ({"cos_pc1_p": None}, "PC1 is no evidence"),
         ({"default_percentile": 0.85}, "above 85% of the roles"),
         ({"top_dims_share": 0.21}, "Ten dimensions carry 21%"),
     ],

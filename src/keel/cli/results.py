@@ -57,6 +57,7 @@ def map_record(persona_map: PersonaMap) -> dict[str, Any]:
         "d_prime": quality.d_prime,
         "cos_pc1": quality.cos_pc1,
         "cos_pc1_null": quality.cos_pc1_null,
+        "cos_pc1_p": quality.cos_pc1_p,
         "default_percentile": quality.default_percentile,
         "split_half_questions": quality.split_half_questions,
         "split_half_roles": quality.split_half_roles,

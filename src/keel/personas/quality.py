@@ -48,9 +48,7 @@ def measure_quality(
     cells: Cells, separated: Sequence[Separation], settings: MapSettings
 ) -> tuple[LayerQuality, ...]:
     """The quality of every layer's axis, from its cells and from how it separates."""
-    aligned = pc1_alignments(
-        cells, resamples=settings.bootstrap, shuffles=settings.null_shuffles, seed=settings.seed
-    )
+    aligned = pc1_alignments(cells)
     means_NLD, halves = cells.means(), (cells.means(0), cells.means(1))
     axis_LD = axis_of(means_NLD)
     projections_NL = torch.einsum("nld,ld->nl", means_NLD, axis_LD)
@@ -70,6 +68,7 @@ def measure_quality(
             auc=separated[n].auc,
             cos_pc1=aligned[n].cos_pc1,
             cos_pc1_null=aligned[n].null,
+            cos_pc1_p=aligned[n].p,
             **{name: float(curve_L[n]) for name, curve_L in curves.items()},
         )
         for n in range(len(axis_LD))

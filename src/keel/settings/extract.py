@@ -108,18 +108,16 @@ class MapSettings:
     """Principal components to keep, at most one fewer than roles."""
     bootstrap: int = 200
     """Resamples of roles and questions behind each interval."""
-    null_shuffles: int = 50
-    """Shuffles of labels behind the null of |cos(axis, PC1)|."""
     folds_bytes: int = 2 * 2**30
     """Memory for the sums of roles × question folds; fewer folds are made where they do not fit."""
     seed: int = 0
-    """Decides every resample, shuffle and split."""
+    """Decides every resample and split."""
 
     def __post_init__(self) -> None:
         if self.label not in get_args(Counting):
             expected = ", ".join(get_args(Counting))
             raise UsageError(f"label is {self.label!r}, expected one of {expected}")
-        for name in ("min_count", "components", "bootstrap", "null_shuffles", "folds_bytes"):
+        for name in ("min_count", "components", "bootstrap", "folds_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
 

@@ -57,11 +57,18 @@ class LayerQuality:
     split_half_roles: float
     """Cosine of the axes from the two halves of the roles."""
     cos_pc1: Interval
-    """|cosine| of axis and first principal component."""
+    """|cosine| of axis and first principal component, corrected for noise and for few roles."""
     cos_pc1_null: float
-    """95th percentile of the same with role labels shuffled."""
+    """What 95 % of the roles stay below, each in the default's stead, corrected alike."""
     top_dims_share: float
     """Share (0 to 1) of the axis' squared norm in its ten largest dimensions."""
+    cos_pc1_p: float | None = None
+    """p of the default's being one more role, by its rank; None in maps of earlier versions."""
+
+    @property
+    def is_along_pc1(self) -> bool:
+        """Whether the axis lies nearer to PC1 than roles do; report and warnings go by this."""
+        return self.cos_pc1_p is not None and self.cos_pc1_p <= 0.05
 
 
 @dataclass(frozen=True)

@@ -347,7 +347,7 @@ def _quality_traces(
         texts = [interval.text(number) for interval in intervals]
         yield row, col, _curve(layers, [interval.value for interval in intervals], texts)
     null = [at.cos_pc1_null for at in quality]
-    name = "95 % of shuffled labels lie below"
+    name = "95 % of roles, as the default, lie below"
     yield 2, 1, _curve(layers, null, colour=theme.FAINT, dash="dot", name=name, legend="legend2")
     for name, cosines, colour, dash in (
         ("questions", [at.split_half_questions for at in quality], _GREEN, "solid"),

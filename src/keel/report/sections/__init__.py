@@ -71,11 +71,15 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
     if (persona_map := inputs.persona_map) is not None:
         layer = persona_map.axis.layer
         at = quality_at(persona_map, layer)
-        chance, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
+        reached, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
         figures += [
             KeyFigure(f"Held-out AUC, layer {layer}", fixed(at.auc.value), at.auc.bounds()),
             KeyFigure("Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds()),
-            KeyFigure("|cos(axis, PC1)|", fixed(at.cos_pc1.value), f"chance {chance}"),
+            KeyFigure(
+                "|cos(axis, PC1)|",
+                fixed(at.cos_pc1.value),
+                f"{at.cos_pc1.bounds()}; of roles, 1 in 20 {reached}",
+            ),
             KeyFigure("Default's percentile", percent(at.default_percentile), f"among {roles}"),
         ]
     if (calibration := inputs.calibration) is not None:

@@ -178,7 +178,7 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         "quality",
         partial(draw_quality, quality, persona_map.axis, band=band),
         f"Dashed upright line: the recommended layer {layer}.{shaded} Pale bands are 95 % "
-        "bootstrap intervals.",
+        "intervals.",
         "Six line charts over the layers: AUC, d′, cosine with PC1, split-half cosines, length of "
         "the axis, percentile of the default.",
         partial(draw_curves, curves, layer),
@@ -197,7 +197,7 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             "AUC": lambda at: fixed(at.auc.value, 3),
             "d′": lambda at: fixed(at.d_prime.value),
             "|cos PC1|": lambda at: fixed(at.cos_pc1.value, 3),
-            "null": lambda at: fixed(at.cos_pc1_null, 3),
+            "of roles": lambda at: fixed(at.cos_pc1_null, 3),
             "halves: questions": lambda at: fixed(at.split_half_questions, 3),
             "halves: roles": lambda at: fixed(at.split_half_roles, 3),
             "axis length": lambda at: number(at.axis_norm),
@@ -229,17 +229,19 @@ def _say_separation(at: LayerQuality) -> str:
 
 def _say_stability(at: LayerQuality, residual_norm: float) -> str:
     main = (
-        "so the axis lies along the main direction of persona space more than chance allows"
-        if at.cos_pc1.low > at.cos_pc1_null
-        else "so its agreement with the main direction of persona space may be chance"
+        "so the axis lies along the main direction of persona space more than a role's would"
+        if at.is_along_pc1
+        else "so it lies no nearer to the main direction of persona space than a role's may"
     )
+    p = "" if at.cos_pc1_p is None else f" (p {fixed(at.cos_pc1_p)})"
     share = percent(at.axis_norm / residual_norm) if residual_norm > 0 else ""
     length = f"{share} of the residual stream's" if share else "unknown"
     return (
         f"Made from half of the questions, the axis agrees with the other half's at cosine "
         f"{fixed(at.split_half_questions)}; from half of the roles, at "
-        f"{fixed(at.split_half_roles)}. Its |cosine| with PC1 is {at.cos_pc1.text()} against "
-        f"{fixed(at.cos_pc1_null)} for shuffled labels, {main}. "
+        f"{fixed(at.split_half_roles)}. Its |cosine| with PC1, corrected for noise and for few "
+        f"roles, is {at.cos_pc1.text()}; of the roles, each taken as the default, one in twenty "
+        f"reaches {fixed(at.cos_pc1_null)}{p}, {main}. "
         f"Its length is {number(at.axis_norm)}, {length}; its ten largest dimensions hold "
         f"{percent(at.top_dims_share)} of its square."
     )
