@@ -33,7 +33,7 @@ from keel.types import (
 _HIDDEN = 48
 _WORDS = Conversation((Message("user", "?"),))
 _IDENTITY = ModelIdentity("planted", 1, _HIDDEN)
-_MAPPING = MapSettings(min_count=2, bootstrap=100, null_shuffles=2)
+_MAPPING = MapSettings(min_count=2, bootstrap=100)
 _TRAITS = TraitSettings(min_pairs=2, judged_pairs=2, bootstrap=100)
 _COSINES = {"a": 0.0, "b": 0.3, "c": 0.5, "d": 0.9}
 """Trait -> planted cosine with the axis."""

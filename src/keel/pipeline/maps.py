@@ -161,7 +161,10 @@ def is_mapped(
     if any(prompt.side for prompt in prompts):
         expected.append((run.trait_map.provenance, asdict(traits), judges.traits))
     return all(
-        made.get("settings") == settings and made.get("judge") == _name(judge)
+        # A setting that is gone since makes an older map no other.
+        {name: value for name, value in made.get("settings", {}).items() if name in settings}
+        == settings
+        and made.get("judge") == _name(judge)
         for made, settings, judge in expected
     )
 
