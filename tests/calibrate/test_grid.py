@@ -102,3 +102,10 @@ def test_a_name_that_the_run_has_keeps_its_floors():
 def test_a_grid_that_makes_no_sense_is_refused(bad, message):
     with pytest.raises(UsageError, match=message):
         SweepGrid(**bad)
+
+
+def test_a_sweeps_floors_hold_the_tokens_that_the_runs_own_hold():
+    grid = SweepGrid(widths=(1,), centres=(1,), percentiles=(50.0,))
+    axis = FakeEngine(layers=3).axis
+    (point,) = grid_settings(grid, projections(3), axis, tokens="not_first")
+    assert {floor.tokens for floor in point.floors} == {"not_first"}

@@ -7,6 +7,7 @@ at the last layer; what one layer is moved by, later layers keep. One gap at the
 from typing import Any
 
 import pytest
+import torch
 
 from keel.calibrate import (
     Band,
@@ -16,11 +17,13 @@ from keel.calibrate import (
     price_settings,
     read_projections,
 )
-from keel.calibrate.floors import Candidate
-from keel.calibrate.price import _mean_interval
+from keel.calibrate.floors import Candidate, holding
+from keel.calibrate.price import _mean_interval, first_token_shares
 from keel.errors import NotAppliedError
+from keel.geometry import unit
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, PricedSetting, Prompt, Rollout
+from tests.engines import small
 
 
 def rollouts(role: str, count: int, system: str | None = None) -> list[Rollout]:
@@ -133,3 +136,26 @@ def test_the_interval_of_a_price_is_students_over_answers_that_share_nothing():
     interval = _mean_interval(kls, answers)
     assert interval.value == pytest.approx(0.1)
     assert interval.high - 0.1 == pytest.approx(2.306 * 0.0183, rel=0.02)
+
+
+def test_floors_may_spare_the_first_token_and_say_so():
+    engine = FakeEngine(noise=0.0)
+    settings = CalibrateSettings(bands=(Band(1, 2),), percentiles=(75.0,), tokens="not_first")
+    made = calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=settings)
+    assert {floor.tokens for floor in made.setting.floors} == {"not_first"}
+    assert made.setting.floors.provenance["tokens"] == "not_first"
+
+
+def test_the_first_tokens_share_of_the_push_is_that_of_a_pass_by_hand():
+    """Of a floor above everything at one layer, over one conversation."""
+    made = small.engine()
+    talk = small.answered(small.answers(made))[0]
+    direction = unit(torch.randn(32, generator=torch.Generator().manual_seed(0)))
+    low, high = (Floors((Floor(1, direction, height),), "x") for height in (-1e6, 9.0))
+    spared = holding(high, "not_first")
+    ids = torch.tensor([made.template.transcript(talk).token_ids])
+    with torch.inference_mode():
+        states = made.model(input_ids=ids, output_hidden_states=True).hidden_states[2]
+    lifts_T = (9.0 - states[0].float() @ direction).clamp_min(0)
+    shares = first_token_shares(made, [low, high, spared], [talk])
+    assert shares == pytest.approx([0.0, float(lifts_T[0] / lifts_T.sum()), 0.0], rel=1e-3)

@@ -24,7 +24,7 @@ def test_a_floor_holds_in_what_generation_records():
     assert lowest == pytest.approx(2.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("tokens", ["all", "prompt", "generated"])
+@pytest.mark.parametrize("tokens", ["all", "prompt", "generated", "not_first"])
 def test_reading_steers_the_same_tokens_as_generating(tokens):
     made = engine()
     floors = [Floor(layer, V, 3.0, tokens=tokens) for layer in (1, 2)]
@@ -39,6 +39,14 @@ def test_reading_steers_the_same_tokens_as_generating(tokens):
         )
         assert torch.allclose(found, generated, rtol=1e-3, atol=1e-3)
         assert not torch.allclose(found, plain, rtol=1e-2, atol=1e-2)
+
+
+def test_the_first_token_of_every_prompt_is_spared_and_no_other():
+    made = engine()
+    floors = [Floor(1, V, 1e4, tokens="not_first")]
+    completions = made.generate(prompts(), SAMPLING, seed=1, recording=MEANS, interventions=floors)
+    list(completions)
+    assert completions.firing.fired[1] == completions.firing.slots[1] - len(prompts())
 
 
 def test_finished_rows_and_padding_are_not_counted_as_capped():

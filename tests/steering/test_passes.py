@@ -32,17 +32,34 @@ def moved(family: str, tokens: str, ids=IDS, padding: int = 0, **more) -> tuple[
 def test_a_prompt_is_prompt_and_its_padding_nothing(family, chunk, cache):
     seen = {
         tokens: moved(family, tokens, padding=4, **chunk, **cache)
-        for tokens in ("all", "prompt", "generated")
+        for tokens in ("all", "prompt", "generated", "not_first")
     }
     # 27 prompt tokens less 4 of padding; 2 of the 3 new tokens go back into the model, in 3 rows.
-    assert seen == {"all": (29, 29), "prompt": (29, 23), "generated": (29, 6)}
+    # In pieces of 3, the padded row's first token lies in another pass than the others'.
+    assert seen == {
+        "all": (29, 29),
+        "prompt": (29, 23),
+        "generated": (29, 6),
+        "not_first": (29, 29 - 3),
+    }
 
 
-@pytest.mark.parametrize("tokens", ["prompt", "generated"])
+@pytest.mark.parametrize("tokens", ["prompt", "generated", "not_first"])
 def test_a_prompt_of_one_token_is_prompt(tokens):
-    # 3 prompt tokens, and 2 passes of 3 generated ones.
-    expected = {"prompt": (9, 3), "generated": (9, 6)}
+    # 3 prompt tokens, each the first of its row, and 2 passes of 3 generated ones.
+    expected = {"prompt": (9, 3), "generated": (9, 6), "not_first": (9, 6)}
     assert moved("llama", tokens, IDS[:, :1]) == expected[tokens]
+
+
+def test_a_pass_that_goes_on_from_who_knows_where_is_refused():
+    """It might hold the first token of its sequences, and might not."""
+    model = tiny_model("llama")
+    with (
+        pytest.raises(UsageError, match="whether it holds the first token"),
+        steered(model, [Floor(1, V, 1.0, tokens="not_first")]),
+    ):
+        for length in (3, 4):  # a loop without a cache runs the text again, with a token more
+            model(input_ids=IDS[:, :length], use_cache=False)
 
 
 def test_one_pass_can_hold_both_kinds():
@@ -128,11 +145,12 @@ def test_every_kind_of_cache_has_its_prompt_and_its_answer(kind, cache):
 def test_without_a_cache_the_prompt_ends_where_it_did(padding):
     seen = {
         tokens: moved("llama", tokens, padding=padding, use_cache=False)
-        for tokens in ("all", "prompt", "generated")
+        for tokens in ("all", "prompt", "generated", "not_first")
     }
-    # 3 passes of 9, 10 and 11 tokens in 3 rows, less the padding of each; 0, 1 and 2 are new.
+    # 3 passes of 9, 10 and 11 tokens in 3 rows, less the padding of each; 0, 1 and 2 are new, and
+    # each pass begins its rows anew.
     slots = 90 - 3 * padding
-    wanted = {"all": slots, "prompt": 81 - 3 * padding, "generated": 9}
+    wanted = {"all": slots, "prompt": 81 - 3 * padding, "generated": 9, "not_first": slots - 9}
     assert seen == {tokens: (slots, fired) for tokens, fired in wanted.items()}
 
 

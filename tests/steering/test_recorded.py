@@ -100,6 +100,17 @@ def test_prompt_and_generated_tokens_make_up_all_tokens():
     torch.testing.assert_close(sums["prompt"] + sums["generated"], sums["all"])
 
 
+def test_all_tokens_but_the_first_of_each_row_are_recorded():
+    model = tiny_model("llama")
+    with recorded(model, tokens="not_first", probes=[Probe(1, V)]) as some:
+        run(model)
+    with recorded(model, probes=[Probe(1, V)]) as every:
+        run(model)
+    assert some.counts == [n - 1 for n in every.counts]
+    for kept, whole in zip(some.projections, every.projections, strict=True):
+        torch.testing.assert_close(kept, whole[1:])
+
+
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_left_padding_is_not_counted_in_a_pass(family):
     model = tiny_model(family)

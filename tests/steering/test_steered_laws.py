@@ -193,6 +193,16 @@ def test_prompt_only_and_generated_only_split_the_tokens():
     assert slots == {"all": 39, "prompt": 27, "generated": 12}
 
 
+def test_not_first_leaves_the_first_token_of_each_row_alone_and_holds_all_others():
+    model = tiny_model("llama")
+    plain = streams(model, lambda: logits(model))[1][0]
+    with steered(model, [Floor(1, direction(), 1e2, tokens="not_first")]):
+        held = streams(model, lambda: logits(model))[1][0]
+    assert torch.equal(held[:, 0], plain[:, 0])
+    heights = held[:, 1:] @ direction()
+    assert torch.allclose(heights, torch.full_like(heights, 1e2), rtol=1e-4)
+
+
 def test_a_ceiling_mirrors_a_floor():
     model = tiny_model("llama")
     with steered(model, [Floor(1, direction(), 2.0)]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from keel.calibrate.choosing import choose_setting, distance
-from keel.calibrate.floors import candidate_floors, default_bands
+from keel.calibrate.floors import candidate_floors, default_bands, holding
 from keel.calibrate.price import price_settings
 from keel.calibrate.projections import choose_calibration, layer_calibration, read_projections
 from keel.engines import Engine
@@ -36,8 +37,11 @@ def calibrate_floors(
     projections = read_projections(engine, axis, sample.default, sample.roles, sample.pool)
     bands = settings.bands or default_bands(len(axis.direction))
     candidates = [
-        *candidate_floors(projections, axis, bands, percentiles=settings.percentiles),
-        *candidate_floors(projections, axis, bands, deviations=settings.deviations),
+        replace(candidate, floors=holding(candidate.floors, settings.tokens))
+        for candidate in (
+            *candidate_floors(projections, axis, bands, percentiles=settings.percentiles),
+            *candidate_floors(projections, axis, bands, deviations=settings.deviations),
+        )
     ]
     on_progress(10, 100)
     prices = price_settings(

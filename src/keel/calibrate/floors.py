@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keel.calibrate.projections import Projections
 from keel.settings import Band
-from keel.types import AssistantAxis, Floor, Floors
+from keel.types import AssistantAxis, Floor, Floors, TokenMask
 
 _WIDTH = 0.16
 """Share of the layers in a band; the paper's two settings have 12.5 % and 20 %."""
@@ -73,6 +73,14 @@ def floors_at_deviation(
         values[layer] = float(default_N.mean() - deviations * default_N.std())
     source = f"default mean − {deviations:g} standard deviations, per token"
     return _floors(axis, values, f"{band.name}-k{deviations:g}", source)
+
+
+def holding(floors: Floors, tokens: TokenMask) -> Floors:
+    """The floors on those tokens alone."""
+    if tokens == "all":
+        return floors
+    held = tuple(replace(floor, tokens=tokens) for floor in floors)
+    return replace(floors, floors=held, provenance={**floors.provenance, "tokens": tokens})
 
 
 def _floors(axis: AssistantAxis, values: dict[int, float], name: str, source: str) -> Floors:

@@ -7,13 +7,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from keel.calibrate.choosing import distance_interval
 from keel.calibrate.floors import Candidate
 from keel.calibrate.projections import Projections
 from keel.engines import Engine, Probe, Recording
 from keel.statistics import Clusters, rate_interval
-from keel.types import AssistantAxis, Conversation, Floor, Interval, PricedSetting, Rollout
+from keel.steering import recorded
+from keel.types import (
+    AssistantAxis,
+    Conversation,
+    Floor,
+    Floors,
+    Interval,
+    PricedSetting,
+    Rollout,
+)
+
+_FEW = 4
+"""Answers of each kind whose tokens' pushes are measured one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,8 @@ def price_settings(
     kl = divergences(engine, conversations, settings, lambda share: on_progress(share / 2))
     before, _ = read_last_layer(engine, axis, conversations, ())
     default_gaps, role_gaps = before[: len(default)], before[len(default) :]
+    pushed = [r.conversation for group in (default, roles) for r in group[:_FEW]]
+    first_shares = first_token_shares(engine, [c.floors for c in candidates], pushed)
     priced = []
     for number, (candidate, kl_N) in enumerate(zip(candidates, kl, strict=True), 1):
         after, firing = read_last_layer(engine, axis, conversations, tuple(candidate.floors))
@@ -68,6 +83,7 @@ def price_settings(
                 effect=effect,
                 distance=distance_interval(capped, default_gaps),
                 role_gaps=tuple(capped),
+                first_share=first_shares[number - 1],
                 default_under={
                     f.layer: projections.default_share_under(f.layer, f.value)
                     for f in candidate.floors
@@ -76,6 +92,40 @@ def price_settings(
         )
         on_progress(0.5 + number / len(candidates) / 2)
     return Prices(tuple(priced), tuple(default_gaps), tuple(role_gaps))
+
+
+def first_token_shares(
+    engine: Engine, settings: Sequence[Floors], conversations: Sequence[Conversation]
+) -> list[float | None]:
+    """Share of each setting's whole push that falls on the conversations' first tokens.
+
+    Read unsteered over whole conversations, prompts too, which takes a model of this process.
+    """
+    local = engine.local_model
+    if local is None:
+        return [None] * len(settings)
+    floors = [floor for setting in settings for floor in setting]
+    probes = [Probe(floor.layer, floor.direction) for floor in floors]
+    heights_K = torch.tensor([floor.value for floor in floors])
+    is_held_K = torch.tensor([floor.tokens == "all" for floor in floors]).float()
+    first_K, all_K = torch.zeros(2, len(floors))
+    for conversation in conversations:
+        ids = torch.tensor([engine.template.transcript(conversation).token_ids])
+        with (
+            torch.inference_mode(),
+            recorded(local.model, means=False, probes=probes, blocks=local.blocks) as record,
+        ):
+            local.model(input_ids=ids.to(local.device))
+        lifts_TK = (heights_K - record.projections[0].float().cpu()).clamp_min(0)
+        lifts_TK[0] *= is_held_K
+        first_K += lifts_TK[0]
+        all_K += lifts_TK.sum(0)
+    shares, end = [], 0
+    for setting in settings:
+        start, end = end, end + len(setting)
+        whole = float(all_K[start:end].sum())
+        shares.append(float(first_K[start:end].sum()) / whole if whole else 0.0)
+    return list(shares)
 
 
 def divergences(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from keel.calibrate.floors import candidate_floors
+from keel.calibrate.floors import candidate_floors, holding
 from keel.calibrate.price import divergences, read_last_layer
 from keel.calibrate.projections import Projections
 from keel.engines import Engine
@@ -23,6 +23,7 @@ from keel.types import (
     Rollout,
     ScreenedSetting,
     ScreenReading,
+    TokenMask,
 )
 
 FEWEST_ANSWERS = 3
@@ -56,8 +57,10 @@ def grid_settings(
     projections: Projections,
     axis: AssistantAxis,
     known: Mapping[str, Floors] | None = None,
+    *,
+    tokens: TokenMask = "all",
 ) -> list[GridPoint]:
-    """Every setting of the grid, with its nominal firing; no model runs.
+    """Every setting of the grid, on these tokens, with its nominal firing; no model runs.
 
     `known` are floors by name that the run has already: a name means the same floors throughout a
     run, so they are taken as they are.
@@ -67,7 +70,7 @@ def grid_settings(
         for candidate in candidate_floors(
             projections, axis, [band], percentiles=grid.percentiles, deviations=grid.deviations
         ):
-            floors = (known or {}).get(candidate.floors.name, candidate.floors)
+            floors = (known or {}).get(candidate.floors.name, holding(candidate.floors, tokens))
             shares = [projections.share_under(floor.layer, floor.value) for floor in floors]
             points.append(GridPoint(floors, band, sum(shares) / len(shares)))
     return points

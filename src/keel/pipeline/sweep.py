@@ -195,6 +195,7 @@ class SweepJob:
             self._projections(),
             self.run.axis,
             {floors.name: floors for floors in self.run.floors_file.settings},
+            tokens=self.run.floors.floors[0].tokens,
         )
         limits = self.settings.limits
         alive = [point.floors for point in points if not is_inert_by_nominal(point, limits)]

@@ -10,6 +10,7 @@ from keel.errors import UsageError
 from keel.settings.flags import JUDGING, SWEEP, Flag
 from keel.settings.judging import GraderSettings
 
+CappedTokens = Literal["all", "not_first"]
 Pool = Literal["balanced", "paper"]
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4)
 """Shares of the depth. The paper's chosen bands have 1/8 and 1/5; small models liked wide ones."""
@@ -65,6 +66,9 @@ class CalibrateSettings:
     repeated."""
     deviations: Annotated[tuple[float, ...], Flag("--deviations")] = ()
     """Standard deviations below the default's mean to try as a floor; may be repeated."""
+    tokens: Annotated[CappedTokens, Flag("--tokens")] = "all"
+    """Tokens that the floors hold: `all`, or `not_first`, which leaves the first token of a
+    conversation alone, an attention sink in many models."""
     pool: Annotated[Pool, Flag("--pool")] = "balanced"
     """Answers of which percentiles are taken: `balanced`, as many of the default as of roles; or
     `paper`, of roles and traits, the default as often as it falls among them."""

@@ -3,7 +3,7 @@
 from keel.steering.apply import Firing, Steering, check_reached, steered
 from keel.steering.blocks import Decoder, check_ran, find_decoder
 from keel.steering.interventions import Ablation, Addition, Ceiling, in_order
-from keel.steering.passes import PassTokens
+from keel.steering.passes import PassTokens, first_of_rows
 from keel.steering.recording import Probe, StreamRecord, StreamSums, recorded
 from keel.steering.streams import StreamLayout
 from keel.types import Intervention
@@ -24,6 +24,7 @@ __all__ = [
     "check_ran",
     "check_reached",
     "find_decoder",
+    "first_of_rows",
     "in_order",
     "recorded",
     "steered",

@@ -155,7 +155,7 @@ class Steering:
             self.has_marked_gradients |= torch.is_grad_enabled()
             self._here.step = self.marked
         else:
-            self._here.step = pass_tokens(args, kwargs, self._is_generated(args, kwargs))
+            self._here.step = self._step(args, kwargs)
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pass reaches the blocks: from here on every layer must see its tokens."""
@@ -198,21 +198,25 @@ class Steering:
 
         return hook
 
-    def _is_generated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> bool | Bool[Tensor, "1 token"]:
-        """Which tokens of a pass were sampled, where some intervention asks for it."""
-        if not any(layer.is_partial for layer in self.layers.values()) or is_computed_again():
-            return False
+    def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassTokens:
+        """The tokens of a pass, with what their masks ask for: sampled or not, first or not."""
+        masks = {mask for layer in self.layers.values() for mask in layer.masks}
+        if masks <= {"all"} or is_computed_again():
+            return pass_tokens(args, kwargs)
         if torch.compiler.is_compiling():  # graphs have no callers; a lone token was sampled
-            return pass_shape(args, kwargs)[1] == 1 and cache_given(kwargs) is not None
+            is_alone = pass_shape(args, kwargs)[1] == 1 and cache_given(kwargs) is not None
+            return pass_tokens(args, kwargs, is_alone, None if is_alone else 0)
         inputs = pass_inputs(args, kwargs)
         device = torch.device("cpu") if inputs is None else inputs.device
-        return self._here.sequences.follow(args, kwargs).is_generated(device)
+        span = self._here.sequences.follow(args, kwargs)
+        is_generated = span.is_generated(device) if masks & {"prompt", "generated"} else False
+        start = span.first_position() if "not_first" in masks else None
+        return pass_tokens(args, kwargs, is_generated, start)
 
     def _step_again(self, layer: _LayerSteering) -> PassTokens:
         """The tokens of a pass that backward computes again, which had no cache: all are prompt."""
-        if self.has_marked_gradients and layer.is_partial:
+        # A pass computed again says nothing of its padding, so not where its rows begin.
+        if (self.has_marked_gradients and layer.is_partial) or "not_first" in layer.masks:
             raise UsageError(
                 f"interventions at layer {layer.number} act on some tokens only, and backward "
                 "computes the block again without knowing which: turn gradient checkpointing off, "
@@ -306,7 +310,8 @@ class _LayerSteering:
 
     def __init__(self, number: int, device: torch.device, group: Sequence[Intervention]) -> None:
         self.number, self.device = number, device
-        self.is_partial = any(each.tokens != "all" for each in group)
+        self.masks = {each.tokens for each in group}
+        self.is_partial = self.masks != {"all"}
         self._moves = [
             (each.tokens, each.numbers, each.is_bound, each.direction.to(device, torch.float32))
             for each in group

@@ -94,11 +94,15 @@ class PassTokens:
     """False where there is padding; None where all are real."""
     is_generated: bool | Bool[Tensor, "#batch token"] = False
     """Whether the tokens were sampled by the model; a tensor where a step holds both kinds."""
+    is_first: bool | Bool[Tensor, "#batch token"] = False
+    """Whether a token is the first of its conversation; a tensor where a pass holds such tokens."""
 
     def acting(self, tokens: TokenMask) -> bool | Bool[Tensor, "#batch token"]:
         """Where an intervention with this token mask acts."""
         if tokens == "all":
             return True
+        if tokens == "not_first":
+            return not self.is_first if isinstance(self.is_first, bool) else ~self.is_first
         if isinstance(self.is_generated, bool):
             return self.is_generated == (tokens == "generated")
         return self.is_generated if tokens == "generated" else ~self.is_generated
@@ -108,14 +112,27 @@ def pass_tokens(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     is_generated: bool | Bool[Tensor, "#batch token"] = False,
+    start: int | None = None,
 ) -> PassTokens:
-    """The tokens that a transformer's forward was called with, of one kind or of given kinds."""
+    """The tokens that a transformer's forward was called with, of one kind or of given kinds.
+
+    `start` is how many positions of its sequences lie before it, where that has to be known: it
+    tells the first tokens from the others.
+    """
     rows, length = pass_shape(args, kwargs)
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     if is_packed(kwargs):  # its mask parts requests, and there is no padding
         mask = None
     valid_BT = _valid(mask, rows, length, cache_given(kwargs))
-    return PassTokens(rows * length, valid_BT, is_generated)
+    is_first: bool | Tensor = False
+    if start is not None:
+        is_first = _first(mask, valid_BT, start, (rows, length), pass_inputs(args, kwargs))
+    return PassTokens(rows * length, valid_BT, is_generated, is_first)
+
+
+def first_of_rows(valid_BT: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+    """The first token of each row that is no padding."""
+    return valid_BT & (valid_BT.cumsum(1) == 1)
 
 
 def pass_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
@@ -156,6 +173,33 @@ def _compile_only_within(code: CodeType) -> None:
     frames: Any = torch._C._dynamo.eval_frame
     skip = frames._FrameAction.SKIP
     frames.set_code_exec_strategy(code, frames._FrameExecStrategy(skip, skip))
+
+
+def _first(
+    mask: Any,
+    valid_BT: Bool[Tensor, "batch token"] | None,
+    start: int,
+    shape: tuple[int, int],
+    inputs: Tensor | None,
+) -> bool | Bool[Tensor, "batch token"]:
+    """Which tokens of a pass that begins at `start` are the first of their rows."""
+    rows, length = shape
+    whole = mask.get("full_attention") if isinstance(mask, dict) else mask
+    if isinstance(whole, Tensor) and whole.ndim == 2 and whole.shape == (rows, start + length):
+        # A row's first token may lie in a later pass than others', where its padding is long.
+        first_BT: Tensor = first_of_rows(whole.bool())[:, start:]
+        return first_BT
+    if isinstance(whole, Tensor) and whole.ndim == 4 and valid_BT is not None:
+        # The first token of a row attends to itself alone.
+        allowed = whole[:, 0, :length]
+        allowed_BTK = allowed if allowed.dtype == torch.bool else allowed == 0
+        return valid_BT & (allowed_BTK.sum(-1) == 1)
+    if start > 0:
+        return False
+    if valid_BT is None:
+        device = None if inputs is None else inputs.device
+        valid_BT = torch.ones(rows, length, dtype=torch.bool, device=device)
+    return first_of_rows(valid_BT)
 
 
 def _valid(mask: Any, rows: int, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:

@@ -57,11 +57,11 @@ def recorded(
     Every row of every call that starts with an empty cache is a row of the record; calls that go
     on with a row's cache add to it. Inside `steered` or around it: what is recorded is steered.
 
-    Counted are `tokens`: "all", those of the "prompt", or "generated" ones. Never padding, never
-    from the first of `end_tokens` on that was generated (None: those of the model's generation
-    config). The last token that `generate` samples does not pass the model and is not counted.
-    `mask` narrows it to given positions, counted from the start of the cache as in
-    `attention_mask`; positions beyond it are not counted.
+    Counted are `tokens`: "all", those of the "prompt", "generated" ones, or all but the first
+    ("not_first"). Never padding, never from the first of `end_tokens` on that was generated (None:
+    those of the model's generation config). The last token that `generate` samples does not pass
+    the model and is not counted. `mask` narrows it to given positions, counted from the start of
+    the cache as in `attention_mask`; positions beyond it are not counted.
 
     `means` off records `probes` only, which costs nothing at other layers. `blocks` names the list
     of decoder blocks where the search for it fails. A compiled model runs uncompiled inside.
@@ -163,7 +163,7 @@ class StreamRecord:
             return
         self._drop_broken_pass()
         span = self._here.sequences.follow(args, kwargs)
-        self._here.begun = _Pass.of(args, kwargs, span, is_any_kind=self._tokens == "all")
+        self._here.begun = _Pass.of(args, kwargs, span, self._tokens)
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pass reaches the blocks: from here on every layer must see its tokens."""
@@ -321,18 +321,19 @@ class _Pass:
 
     @classmethod
     def of(
-        cls, args: tuple[Any, ...], kwargs: dict[str, Any], span: PassSpan, *, is_any_kind: bool
+        cls, args: tuple[Any, ...], kwargs: dict[str, Any], span: PassSpan, recorded: TokenMask
     ) -> _Pass:
         """The pass with these arguments; raises UsageError where its kinds of tokens matter only.
 
-        `is_any_kind` is for a record of all tokens.
+        `recorded` are the tokens that a record is of.
         """
         inputs, (rows, length) = pass_inputs(args, kwargs), pass_shape(args, kwargs)
         is_ids = inputs is not None and not inputs.is_floating_point()
         is_generated: bool | Tensor = False
-        if span.is_known or not is_any_kind:
+        if span.is_known or recorded in ("prompt", "generated"):
             is_generated = span.is_generated(torch.device("cpu"))
-        tokens = pass_tokens(args, kwargs, is_generated)
+        start = span.first_position() if recorded == "not_first" else None
+        tokens = pass_tokens(args, kwargs, is_generated, start)
         ids_BT, cache = inputs if is_ids else None, cache_given(kwargs)
         return cls(tokens, rows, length, ids_BT, cache, span.call, span.start)
 

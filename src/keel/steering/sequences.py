@@ -106,6 +106,16 @@ class PassSpan:
             return prompt <= 0
         return (torch.arange(self.length, device=device) >= prompt)[None]
 
+    def first_position(self) -> int:
+        """Where the pass begins in its sequences. Raises UsageError where nothing tells."""
+        if self.start is None or (self.call is None and self._repeats()):
+            raise UsageError(
+                f"a pass of {self.length} tokens goes on from earlier ones, and nothing tells "
+                "whether it holds the first token of its sequences; use model.generate(...), or "
+                "tokens='all'"
+            )
+        return self.start
+
     def _repeats(self) -> bool:
         """Whether it runs the text of the pass before it again, with a token more: a loop."""
         if self.ids_BT is None or self.before_BT is None:

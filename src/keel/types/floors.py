@@ -15,7 +15,9 @@ from torch import Tensor
 from keel.errors import NotFiniteError, UsageError
 from keel.types.space import ModelIdentity
 
-TokenMask = Literal["all", "prompt", "generated"]
+TokenMask = Literal["all", "prompt", "generated", "not_first"]
+"""Which tokens an intervention moves. The first of a conversation is an attention sink in many
+models: a hundred times as long as any other, and the same whatever follows."""
 
 
 class ShiftNumbers(NamedTuple):

@@ -151,6 +151,10 @@ class PricedSetting:
     projections at the last layer from its own unsteered ones, gap units."""
     role_gaps: tuple[float, ...] = ()
     """Mean projection of each role-playing answer at the last layer, gap units."""
+    first_share: float | None = None
+    """Share (0 to 1) of the whole push that the first token of a conversation takes: of the raw
+    lengths by which the floors would move its tokens, unsteered. None where the model runs out of
+    reach."""
     default_under: dict[int, float] = field(default_factory=dict)
     """Layer -> share (0 to 1) of the default's own answers whose mean lies under the floor."""
 

@@ -33,6 +33,17 @@ def test_rows_act_by_layer_then_additions_ablations_ceilings_floors():
     assert packed.most_per_layer == 4
 
 
+def test_the_first_token_is_spared_by_all_of_a_setting_or_by_none():
+    spared = replace(FLOOR, tokens="not_first")
+    assert PackedInterventions.of("x", [spared, replace(spared, layer=2)]).spares_first
+    assert PackedInterventions.of("x", [spared, replace(FLOOR, tokens="generated")]).spares_first
+    assert not PackedInterventions.of("x", [FLOOR]).spares_first
+    assert PackedInterventions.of("x", [spared]).acts_on("prompt").all()
+    assert PackedInterventions.of("x", [spared]).acts_on("generated").all()
+    with pytest.raises(UsageError, match="'x' leaves the first token alone with some"):
+        _ = PackedInterventions.of("x", [spared, replace(FLOOR, layer=2)]).spares_first
+
+
 def test_the_fingerprint_is_of_the_bytes_that_it_always_was_of():
     """Salts of a shared cache, and of engines in different processes, must agree."""
     v = direction()

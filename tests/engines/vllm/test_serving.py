@@ -1,5 +1,6 @@
 """What a served engine holds, and which requests and engines are refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,15 @@ def test_an_enforced_engine_holds_one_setting_globally(source):
     assert deployment == Deployment(
         (2, 3), is_global=True, settings=2, steps=1, default="low", is_enforced=True
     )
+
+
+def test_an_enforced_engine_knows_requests_where_the_setting_spares_first_tokens(tmp_path):
+    """Held globally, every token would be."""
+    spared = replace(LOW, floors=tuple(replace(floor, tokens="not_first") for floor in LOW))
+    save_floors([spared], tmp_path / "spared", default="low")
+    deployment = deployment_for(asked(str(tmp_path / "spared"), is_enforced=True))
+    assert not deployment.is_global
+    assert deployment.is_enforced
 
 
 def test_two_floors_at_one_layer_make_room_for_two_steps(tmp_path):

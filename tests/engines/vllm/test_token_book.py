@@ -121,6 +121,20 @@ def test_without_a_recording_every_token_of_a_setting_is_tallied_and_no_other():
     assert book.tallied == {1: 3}
 
 
+def test_the_first_token_of_a_request_is_spared_where_its_setting_says_so():
+    """It is seen and tallied all the same, so that no token can go past unnoticed."""
+    book = TokenBook(0)
+    book.sparing.add(1)
+    book.admit("a", 1, range(3), {})
+    book.admit("b", 2, range(3), {})
+    found = book.step_maps(["a", "b"], [0, 0], [3, 3])
+    assert found.phase_T.tolist() == [0, 2, 2, 4, 4, 4]
+    assert found.tally_row_T.tolist() == [1, 1, 1, 2, 2, 2]
+    # What goes on has no first token; a request that was thrown out begins again.
+    assert book.step_maps(["a"], [2], [2]).phase_T.tolist() == [2, 3]
+    assert book.step_maps(["a"], [0], [2]).phase_T.tolist() == [0, 2]
+
+
 def test_tokens_that_nobody_records_go_to_spare_rows():
     book = TokenBook(3)
     book.admit("a", 0, range(2), {RECORD: "k"})

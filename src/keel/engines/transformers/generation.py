@@ -21,7 +21,7 @@ from keel.engines.transformers.recorder import ResponseRecorder
 from keel.engines.transformers.running import RunningRows, begin
 from keel.engines.transformers.traits import BatchTraits
 from keel.errors import UsageError
-from keel.steering import PassTokens, Steering
+from keel.steering import PassTokens, Steering, first_of_rows
 from keel.types import Sampling
 
 _COMPACT_AT = 0.75
@@ -169,7 +169,8 @@ class _Loop:
         """What a pass of so many columns holds: the prompts, a new token of each row, or both."""
         ids_BT = self.running.ids_BT
         if ids_BT.shape[1] == self.prompt_width:
-            return PassTokens(self.mask_BT.numel(), self.mask_BT.bool(), is_generated=False)
+            valid_BT = self.mask_BT.bool()
+            return PassTokens(valid_BT.numel(), valid_BT, is_first=first_of_rows(valid_BT))
         is_content_B1 = self.is_content_B[:, None]
         if width == 1:
             return PassTokens(len(ids_BT), is_content_B1, is_generated=True)
@@ -177,7 +178,9 @@ class _Loop:
         column_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)[-width:]
         is_counted_BT = is_content_B1 & (column_T == ids_BT.shape[1] - 1)
         is_generated_BT = (column_T >= self.prompt_width).expand(len(ids_BT), -1)
-        return PassTokens(is_counted_BT.numel(), is_counted_BT, is_generated_BT)
+        first_B = self.mask_BT[self.rows].argmax(1).to(column_T.device)
+        is_first_BT = column_T == first_B[:, None]
+        return PassTokens(is_counted_BT.numel(), is_counted_BT, is_generated_BT, is_first_BT)
 
     def _take(self, *, all_but: int) -> None:
         """Read the tokens of steps that lie far enough back."""

@@ -57,7 +57,9 @@ class PaddedBatch:
     @property
     def step(self) -> PassTokens:
         """The tokens of this batch's pass, for steering, which counts content tokens."""
-        return PassTokens(self.ids_BT.numel(), self.content_BT, self.content_BT)
+        is_first_BT = torch.zeros_like(self.content_BT)
+        is_first_BT[:, 0] = True  # padding lies on the right
+        return PassTokens(self.ids_BT.numel(), self.content_BT, self.content_BT, is_first_BT)
 
     @property
     def spans(self) -> list[tuple[int, int, int, int]]:

@@ -23,7 +23,8 @@ from keel.types import Intervention, TokenMask
 
 _OURS = "keel:"
 """How the salts begin that Keel makes."""
-_MASKS: tuple[TokenMask, ...] = ("all", "prompt", "generated")
+_MASKS: tuple[TokenMask, ...] = ("all", "prompt", "generated", "not_first")
+_NOT_FIRST = _MASKS.index("not_first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class PackedInterventions:
     name: str
     layers_N: Int[Tensor, " intervention"]
     masks_N: Int[Tensor, " intervention"]
-    """Index of the token mask: 0 all tokens, 1 the prompt's, 2 generated ones."""
+    """Index of the token mask: 0 all tokens, 1 the prompt's, 2 generated ones, 3 not the first."""
     is_bound_N: Bool[Tensor, " intervention"]
     numbers_NK: Float[Tensor, "intervention number"]
     """Slope, offset, low, high of the shift, in float64 as given."""
@@ -83,8 +84,28 @@ class PackedInterventions:
         return max(Counter(self.layers_N.tolist()).values(), default=0)
 
     def acts_on(self, tokens: TokenMask) -> Bool[Tensor, " intervention"]:
-        """Which interventions act on tokens of this kind, `prompt` or `generated`."""
-        return (self.masks_N == 0) | (self.masks_N == _MASKS.index(tokens))
+        """Which interventions act on tokens of this kind, `prompt` or `generated`.
+
+        A request's first token is of its prompt, and whether it is spared is for `spares_first`.
+        """
+        of_both_N = (self.masks_N == 0) | (self.masks_N == _NOT_FIRST)
+        return of_both_N | (self.masks_N == _MASKS.index(tokens))
+
+    @property
+    def spares_first(self) -> bool:
+        """Whether a request's first token is left alone.
+
+        Raises UsageError where only some interventions spare it, which no map of tokens can say.
+        """
+        is_spared_N = (self.masks_N == _NOT_FIRST) | (self.masks_N == _MASKS.index("generated"))
+        if not bool((self.masks_N == _NOT_FIRST).any()):
+            return False
+        if not bool(is_spared_N.all()):
+            raise UsageError(
+                f"setting {self.name!r} leaves the first token alone with some interventions and "
+                "not with others, which vLLM cannot tell apart; give all the same tokens"
+            )
+        return True
 
     @property
     def fingerprint(self) -> str:

@@ -26,9 +26,11 @@ def deployment_for(environment: ServeEnvironment) -> Deployment:
         held = {default: held[default]}
     packed = [PackedInterventions.of(name, floors) for name, floors in held.items()]
     layers = sorted({layer for setting in packed for layer in setting.layers})
+    # Which tokens are held, where not all are, only a map of requests can say.
+    holds_all = not any(bool(setting.masks_N.any()) for setting in packed)
     return Deployment(
         layers=tuple(layers),
-        is_global=environment.is_enforced,
+        is_global=environment.is_enforced and holds_all,
         settings=len(packed) + 1,  # and one for the self-test
         steps=max(setting.most_per_layer for setting in packed),
         default=default,

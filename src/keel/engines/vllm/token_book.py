@@ -124,6 +124,8 @@ class TokenBook:
         self.by_key: dict[str, RequestRecord] = {}
         self.tallied: dict[int, int] = {}
         """Tokens counted per setting: what every layer must have seen."""
+        self.sparing: set[int] = set()
+        """Slots of settings that leave a request's first token alone."""
         self.ends: dict[frozenset[int], int] = {frozenset(): 0}
         """Sets of tokens that end answers, numbered as they came."""
 
@@ -208,6 +210,8 @@ class TokenBook:
     ) -> None:
         """Fill the maps' rows [row, row + count) for a request's positions from `start` on."""
         _mark_phases(maps.phase_T[row : row + count], record, start)
+        if start == 0 and record.slot in self.sparing:
+            maps.phase_T[row : row + 1] = 0
         if not record.is_given:
             maps.ends_T[row + max(0, record.prompt_tokens - start) : row + count] = record.ends
         # A collected recording's rows may belong to another by now.

@@ -240,6 +240,9 @@ class WorkerState:
         if not slot:
             return
         self.book.tallied.pop(slot, None)
+        self.book.sparing.discard(slot)
+        if setting is not None and setting.spares_first:
+            self.book.sparing.add(slot)
         self.shared.left_out_S[slot] = 0
         for layer in self.layers.values():
             layer.write(slot, setting)
@@ -265,6 +268,7 @@ class WorkerState:
                 f"setting {setting.name!r} has {most} interventions at one layer, but this engine "
                 f"was started for {self.deployment.steps}; give steps={most}"
             )
+        _ = setting.spares_first  # refused here, before anything is written
         if self.deployment.is_global and bool(setting.masks_N.any()):
             raise UsageError("a global deployment holds all tokens; token masks need per-request")
 

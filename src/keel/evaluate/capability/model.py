@@ -19,7 +19,7 @@ from keel.engines import Engine
 from keel.errors import UsageError
 from keel.evaluate.arms import Arm
 from keel.evaluate.capability.isolation import without_logs
-from keel.steering import Firing, PassTokens, check_reached, steered
+from keel.steering import Firing, PassTokens, check_reached, first_of_rows, steered
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,14 @@ class SteeredLM(HFLM):  # type: ignore[misc]
 def _tokens_of_pass(ids: Tensor, kwargs: dict[str, Any], pad: int) -> PassTokens | None:
     """Which tokens of a forward pass are padding, where the model's arguments do not say.
 
-    Only the count of moved tokens hangs on it, never an answer. lm-eval pads texts to be scored
+    Only the count of moved tokens hangs on that. lm-eval pads texts to be scored
     with zeros at the right and passes no mask; rows that have ended stay in a batch that
     generates, as padding tokens.
     """
     mask = kwargs.get("attention_mask")
     if mask is None:
         filled = (ids != 0).flip(-1).cumsum(-1).flip(-1) > 0
-        return PassTokens(ids.numel(), filled)
+        return PassTokens(ids.numel(), filled, is_first=first_of_rows(filled))
     if ids.shape[1] == 1 < mask.shape[-1]:
         return PassTokens(ids.numel(), ids != pad, is_generated=True)
     return None

@@ -127,8 +127,7 @@ def _prices_section(calibration: Calibration) -> Section:
     why = (
         "That stays within the bound"
         if setting.is_within(bound)
-        else "That is not shown to be within the bound: look for a gentler setting before you rely "
-        "on it"
+        else "That is not shown to be within the bound: look for a gentler setting first"
     )
     price = number(setting.kl_default) if setting.price is None else setting.price.text(number)
     effect = fixed(setting.shift_gaps) if setting.effect is None else setting.effect.text()
@@ -161,6 +160,7 @@ def _prices_section(calibration: Calibration) -> Section:
                 NOT_A_NUMBER if priced.distance is None else priced.distance.text()
             ),
             "slots moved": lambda priced: percent(priced.firing_rate, 1),
+            "first token's share": lambda priced: known(priced.first_share, percent),
             "verdict": verdict,
             "layers": lambda priced: str(len(priced.floors)),
             "percentile": lambda priced: (
