@@ -20,6 +20,7 @@ FLOORS = [
     {"geometry", "statistics"},
     {"store", "steering", "endpoint"},
     {"engines"},
+    {"plugin"},
     {
         "prompts",
         "rollouts",

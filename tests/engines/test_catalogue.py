@@ -331,3 +331,28 @@ def test_other_weights_have_another_fingerprint(tmp_path):
     assert weights_fingerprint(tmp_path) not in (zeros, "")
     file.write_bytes(bytes(100_000))
     assert weights_fingerprint(tmp_path) == zeros
+
+
+def test_a_file_beside_the_models_own_weights_makes_no_other_model(tmp_path):
+    """A trainer's state in the folder was taken for other weights."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    alone = weights_fingerprint(tmp_path)
+    for name in ("training_args.bin", "optimizer.bin", "old.safetensors", "model-q4.gguf"):
+        (tmp_path / name).write_bytes(b"other")
+    assert weights_fingerprint(tmp_path) == alone
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"adapter")
+    assert weights_fingerprint(tmp_path) != alone
+
+
+def test_of_weights_in_shards_those_of_the_index_count(tmp_path):
+    shards = {f"model-0000{n}-of-00002.safetensors": bytes([n]) for n in (1, 2)}
+    for name, content in shards.items():
+        (tmp_path / name).write_bytes(content)
+    unlisted = weights_fingerprint(tmp_path)
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weights_fingerprint(tmp_path) == unlisted
+    (tmp_path / "consolidated.safetensors").write_bytes(b"the same in another form")
+    assert weights_fingerprint(tmp_path) == unlisted
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"\3")
+    assert weights_fingerprint(tmp_path) != unlisted

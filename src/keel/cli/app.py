@@ -11,6 +11,7 @@ from keel import __version__
 from keel.cli import (
     calibrate,
     chat,
+    check,
     compare,
     demo,
     doctor,
@@ -21,6 +22,7 @@ from keel.cli import (
     judge,
     prompts,
     report,
+    serve,
 )
 
 EXAMPLES = """
@@ -44,6 +46,8 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
     "chat": (chat.chat, chat.EXAMPLES),
     "drift": (drift.drift, drift.EXAMPLES),
     "evaluate": (evaluate.evaluate, evaluate.EXAMPLES),
+    "serve": (serve.serve, serve.EXAMPLES),
+    "check": (check.check, check.EXAMPLES),
     "report": (report.report, report.EXAMPLES),
     "compare": (compare.compare, compare.EXAMPLES),
     "prompts": (prompts.app, prompts.EXAMPLES),

@@ -1,6 +1,6 @@
 """Where a model runs: one Protocol, one package per engine."""
 
-from keel.engines.catalogue import EMBEDDED, cache_folder, spoken_name
+from keel.engines.catalogue import EMBEDDED, cache_folder, locate, spoken_name
 from keel.engines.chat_template import ChatTemplate, Transcript, Turn
 from keel.engines.decoding import text_before
 from keel.engines.opening import open_engine, parse_engine, settings_class
@@ -35,6 +35,7 @@ __all__ = [
     "TurnRecord",
     "cache_folder",
     "engine_call",
+    "locate",
     "open_engine",
     "parse_engine",
     "settings_class",

@@ -120,10 +120,11 @@ def cache_folder() -> Path:
 def weights_fingerprint(folder: Path) -> str:
     """SHA-256 over names, sizes and samples of the weight files: cheap, new with new weights.
 
-    An adapter's settings count as weights: they scale it.
+    Files that lie beside the model's own, such as a trainer's state, do not count; an adapter's
+    settings do: they scale it.
     """
     digest = hashlib.sha256()
-    files = sorted(p for kind in ("*.safetensors", "*.bin", "*.gguf") for p in folder.glob(kind))
+    files = _weight_files(folder)
     for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
@@ -135,6 +136,45 @@ def weights_fingerprint(folder: Path) -> str:
     if files and settings.exists():
         digest.update(settings.read_bytes())
     return digest.hexdigest() if files else ""
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that a model is loaded from: those that its index lists, or the one that is whole.
+
+    In a folder with neither, all files of weights.
+    """
+    adapters = [*folder.glob("adapter_model.*")]
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{whole}.index.json"
+        if index.exists():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return sorted({*(folder / name for name in names), *adapters})
+        if (folder / whole).exists():
+            return sorted([folder / whole, *adapters])
+    return sorted(p for kind in ("*.safetensors", "*.bin", "*.gguf") for p in folder.glob(kind))
+
+
+def local_weights(model: str, revision: str | None = None) -> Path | None:
+    """The folder with a model's weight files: the one given, or the hub's snapshot.
+
+    What the snapshot lacks is downloaded. None where there is no such model on the hub, or no way
+    to it.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    folder = None
+    for kind in ("safetensors", "bin"):
+        wanted = [f"*.{kind}", f"*.{kind}.index.json"]
+        try:
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            return None
+        if weights_fingerprint(folder):
+            break
+    return folder
 
 
 def adapted_fingerprint(adapter: Path, base: Path) -> str:

@@ -1,4 +1,4 @@
-"""Serves a run's model capped and watched, as a model of Inspect's."""
+"""Serves a run's model capped and watched: by vLLM over HTTP, and as a model of Inspect's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from keel.serve.batching import RequestBatcher as RequestBatcher
     from keel.serve.model import ServedModel as ServedModel
     from keel.serve.model import open_served as open_served
+    from keel.serve.probe import ProbeResult as ProbeResult
+    from keel.serve.probe import check_server as check_server
+    from keel.serve.probe import probe_server as probe_server
+    from keel.serve.vllm_server import ServerPlan as ServerPlan
+    from keel.serve.vllm_server import plan_server as plan_server
+    from keel.serve.vllm_server import run_server as run_server
 
 _MODULES = {
     "BatchedAnswer": "batching",
@@ -17,9 +23,27 @@ _MODULES = {
     "RequestBatcher": "batching",
     "ServedModel": "model",
     "open_served": "model",
+    "ProbeResult": "probe",
+    "check_server": "probe",
+    "probe_server": "probe",
+    "ServerPlan": "vllm_server",
+    "plan_server": "vllm_server",
+    "run_server": "vllm_server",
 }
 
-__all__ = ["BatchedAnswer", "PendingRequest", "RequestBatcher", "ServedModel", "open_served"]
+__all__ = [
+    "BatchedAnswer",
+    "PendingRequest",
+    "ProbeResult",
+    "RequestBatcher",
+    "ServedModel",
+    "ServerPlan",
+    "check_server",
+    "open_served",
+    "plan_server",
+    "probe_server",
+    "run_server",
+]
 
 
 def __getattr__(name: str) -> Any:

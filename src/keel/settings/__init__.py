@@ -53,6 +53,7 @@ from keel.settings.flags import (
     sentences,
 )
 from keel.settings.judging import EndpointLimits, GraderSettings, JudgeSettings, LabelSettings
+from keel.settings.serve import CheckSettings, ServeSettings
 
 __all__ = [
     "JUDGING",
@@ -66,6 +67,7 @@ __all__ = [
     "CalibrateSettings",
     "CapabilitySettings",
     "ChatSettings",
+    "CheckSettings",
     "ClusterSettings",
     "CompareSettings",
     "Counting",
@@ -87,6 +89,7 @@ __all__ = [
     "Sampling",
     "Scale",
     "ScreenLimits",
+    "ServeSettings",
     "SweepGrid",
     "SweepSettings",
     "SweepSources",

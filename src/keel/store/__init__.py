@@ -4,7 +4,7 @@ from keel.store.artefacts import save_axis
 from keel.store.copies import pull_run, push_run
 from keel.store.evaluations import ArmRecord, EvaluationFolder, Moved, evaluations_in
 from keel.store.files import write_bytes
-from keel.store.floors import FloorsFile, read_floors, save_floors
+from keel.store.floors import FloorsFile, check_setting, read_floors, save_floors
 from keel.store.folder import RunFolder, SweepWork
 from keel.store.foreign import (
     Orientation,
@@ -31,6 +31,7 @@ __all__ = [
     "RunFolder",
     "RunPlan",
     "SweepWork",
+    "check_setting",
     "evaluations_in",
     "export_axis_pt",
     "export_capping_config_pt",

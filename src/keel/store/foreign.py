@@ -76,8 +76,7 @@ def read_capping_config(
     """One experiment of a `capping_config.pt`, as floors on assistant-ward directions."""
     config = read_pickled_tensors(path)
     with reading(path, "a capping configuration"):
-        experiments = {str(entry["id"]): entry["interventions"] for entry in config["experiments"]}
-        names = list(experiments)
+        names = [str(entry["id"]) for entry in config["experiments"]]
         if setting is None and len(names) != 1:
             raise UsageError(
                 f"the file has {len(names)} settings ({', '.join(names[:3])}, …); "
@@ -85,17 +84,45 @@ def read_capping_config(
             )
         name = names[0] if setting is None else setting
         check_setting(name, names)
-        floors = []
-        for intervention in experiments[name]:
-            if "cap" in intervention:
-                entry = config["vectors"][intervention["vector"]]
-                direction, cap = -unit(entry["vector"]), float(intervention["cap"])
-                floors.append(Floor(int(entry["layer"]), direction, -cap))
+        floors = _capping_floors(config, name)
     if not floors:
         raise UsageError(
             f"setting {name!r} in {path} caps nothing: its interventions add vectors, and have no "
             "`cap`; choose a setting that caps"
         )
+    return Floors(floors, name, identity, _capping_facts(path, name))
+
+
+def read_capping_configs(path: Path) -> dict[str, Floors]:
+    """All experiments of a `capping_config.pt` that cap, by name. Raises UsageError for none."""
+    config = read_pickled_tensors(path)
+    with reading(path, "a capping configuration"):
+        bands = {
+            (name := str(entry["id"])): _capping_floors(config, name)
+            for entry in config["experiments"]
+        }
+    if not any(bands.values()):
+        raise UsageError(f"no setting in {path} caps; its interventions add vectors")
+    return {
+        name: Floors(floors, name, provenance=_capping_facts(path, name))
+        for name, floors in bands.items()
+        if floors
+    }
+
+
+def _capping_floors(config: Mapping[str, Any], name: str) -> tuple[Floor, ...]:
+    """Floors of the experiment of that name; empty for one that only adds."""
+    floors = []
+    experiment = next(entry for entry in config["experiments"] if str(entry["id"]) == name)
+    for intervention in experiment["interventions"]:
+        if "cap" in intervention:
+            entry = config["vectors"][intervention["vector"]]
+            direction, cap = -unit(entry["vector"]), float(intervention["cap"])
+            floors.append(Floor(int(entry["layer"]), direction, -cap))
+    return tuple(floors)
+
+
+def _capping_facts(path: Path, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "source": path.name,
         "sign_in_file": "role-ward, turned round on reading",
@@ -105,7 +132,7 @@ def read_capping_config(
         # Their p0.25 is the 25th percentile of role-ward projections.
         facts["percentile"] = round(100 * (1 - float(quantile[1])), 6)
         facts["percentile_note"] = f"assistant-ward; {quantile[0][1:]} in the name is role-ward"
-    return Floors(tuple(floors), name, identity, facts)
+    return facts
 
 
 def check_sign(axis: AssistantAxis, contrast_LD: Tensor, source: str) -> None:

@@ -19,6 +19,7 @@ from keel.store.foreign import (
     check_along,
     check_sign,
     read_capping_config,
+    read_capping_configs,
     read_reference_axis,
 )
 from keel.store.run import open_run
@@ -99,14 +100,13 @@ def load_floors(
 
 
 def load_settings(source: str | Path) -> dict[str, Floors]:
-    """All bands of a file of ours or of a run folder, by name; of a `capping_config.pt` the one.
+    """All bands of a file of ours, of a run folder or of a `capping_config.pt`, by name.
 
     Raises as `load_floors`.
     """
     path = locate(source, _FLOORS_NAMES)
     if path.suffix == ".pt":
-        floors = read_capping_config(path)
-        return {floors.name: floors}
+        return read_capping_configs(path)
     return {floors.name: floors for floors in _floors_file(path).settings}
 
 

@@ -85,4 +85,34 @@ def test_a_typo_does_not_switch_enforcing_off():
 @pytest.mark.parametrize("name", ["KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"])
 def test_a_typo_in_the_floors_does_not_serve_uncapped(name):
     with pytest.raises(UsageError, match=f"{name} is '1', but KEEL_FLOORS does not say what"):
-        ServeEnvironment.of({"KEEL_FLORS": "run", name: "1"})
+        ServeEnvironment.of({name: "1"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["KEEL_FLOOR", "KEEL_FLORS", "keel_floors", "KEEEL_FLOORS", "KEL_FLOORS", "KEEL_ENFORCED"],
+)
+def test_a_variable_that_looks_like_ours_is_an_error(name):
+    """With `KEEL_FLOOR=run` the server came up uncapped, without a word."""
+    with pytest.raises(UsageError, match=f"{name} is no variable of Keel's, .*KEEL_"):
+        ServeEnvironment.of({name: "run"})
+
+
+def test_other_programs_variables_are_left_alone():
+    """Kubernetes sets the last three beside any service that is called keel."""
+    theirs = ("HOME", "VLLM_PLUGINS", "KEYS", "KEEL_PORT", "KEEL_SERVICE_HOST", "KEEL_PORT_80_TCP")
+    assert ServeEnvironment.of(dict.fromkeys(theirs, "1")) is None
+
+
+def test_settings_and_keys_are_lists():
+    environment = {"KEEL_FLOORS": "run", "KEEL_ALLOW": "low, none", "ALICE": "s3cret"}
+    served = ServeEnvironment.of({**environment, "KEEL_ALLOW_KEYS": "ALICE:none,high"})
+    assert served.allowed == ("low", "none")
+    assert served.key_grants == (("ALICE", ("none", "high")),)
+    assert ServeEnvironment.of({**environment, "KEEL_ALLOW": ""}).allowed == ()
+
+
+@pytest.mark.parametrize("grants", ["ALICE", "ALICE:", "BOB:none"])
+def test_a_grant_without_settings_or_without_a_key_is_refused(grants):
+    with pytest.raises(UsageError, match="KEEL_ALLOW_KEYS"):
+        ServeEnvironment.of({"KEEL_FLOORS": "run", "KEEL_ALLOW_KEYS": grants, "ALICE": "s3cret"})

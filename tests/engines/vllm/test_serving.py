@@ -5,17 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from keel.engines.vllm import serving
 from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.serving import (
     check_request,
     default_of,
     deployment_for,
+    fingerprint_of,
     refuse_unfit,
     settings_of,
 )
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, UsageError
-from keel.store import save_floors
+from keel.store import export_capping_config_pt, save_floors
 from keel.types import Floor, Floors, ModelIdentity
 from tests.engines.vllm.toys import HIDDEN, direction
 
@@ -120,7 +122,7 @@ def test_an_engine_without_keel_refuses_a_setting_and_nothing_else():
         check_request({KEY: "low"}, None)
 
 
-def config(model=".", layers=6, hidden=HIDDEN, connector=None, **more):
+def config(model=".", layers=6, hidden=HIDDEN, transfer=None, **more):
     """vLLM's config, as far as it is looked at."""
     parallel = {"use_ubatching": False, "prefill_context_parallel_size": 1}
     parallel |= {name: value for name, value in more.items() if name in parallel}
@@ -132,7 +134,7 @@ def config(model=".", layers=6, hidden=HIDDEN, connector=None, **more):
         ),
         parallel_config=SimpleNamespace(**parallel),
         speculative_config=more.get("speculative_config"),
-        kv_transfer_config=connector and SimpleNamespace(kv_connector=connector),
+        kv_transfer_config=transfer,
     )
 
 
@@ -156,16 +158,90 @@ def test_floors_that_name_no_model_must_fit_this_one(tmp_path, monkeypatch, shap
         refuse_unfit(config(**shape), deployment)
 
 
-def test_floors_of_other_weights_are_refused(tmp_path, monkeypatch):
+@pytest.fixture
+def other_weights(tmp_path, monkeypatch):
+    """Floors made on other weights than those of the folder `model`."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
     other = ModelIdentity("made/here", layers=6, hidden_size=HIDDEN, weights_hash="0" * 64)
     save_floors([Floors(LOW.floors, "low", other)], tmp_path / "floors", default="low")
     monkeypatch.setenv("KEEL_FLOORS", str(tmp_path / "floors"))
-    deployment = deployment_for(asked(str(tmp_path / "floors")))
+    return tmp_path
+
+
+def test_floors_of_other_weights_are_refused(other_weights):
+    deployment = deployment_for(asked(str(other_weights / "floors")))
+    with pytest.raises(ModelMismatchError, match=r"other weights.*--accept-other-weights"):
+        refuse_unfit(config(str(other_weights / "model")), deployment)
+
+
+def test_floors_of_other_weights_are_refused_by_hub_id_too(other_weights, monkeypatch):
+    """Only folders were looked at: a hub's other weights of the same shape were served."""
+    import huggingface_hub
+
+    def snapshot(model, **_):
+        assert model == "on/the/hub"
+        return str(other_weights / "model")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    deployment = deployment_for(asked(str(other_weights / "floors")))
     with pytest.raises(ModelMismatchError, match="made on other weights"):
-        refuse_unfit(config(str(tmp_path / "model")), deployment)
-    refuse_unfit(config("on/the/hub"), deployment)  # its weights are not known here
+        refuse_unfit(config("on/the/hub"), deployment)
+
+
+def test_weights_that_cannot_be_looked_at_are_refused(other_weights, monkeypatch):
+    monkeypatch.setattr(serving, "local_weights", lambda *_: None)
+    deployment = deployment_for(asked(str(other_weights / "floors")))
+    with pytest.raises(ModelMismatchError, match="cannot be looked at"):
+        refuse_unfit(config("on/the/hub"), deployment)
+
+
+def test_other_weights_are_served_where_that_is_asked_for(other_weights, monkeypatch):
+    monkeypatch.setenv("KEEL_ACCEPT_OTHER_WEIGHTS", "1")
+    deployment = deployment_for(asked(str(other_weights / "floors")))
+    refuse_unfit(config(str(other_weights / "model")), deployment)
+    with pytest.raises(ModelMismatchError, match="of width"):
+        refuse_unfit(config(str(other_weights / "model"), hidden=8), deployment)
+
+
+def test_capping_on_request_only_is_a_server_whose_default_is_none(source):
+    """`KEEL_SETTING=none` was refused."""
+    deployment = deployment_for(asked(source, OFF))
+    assert (deployment.default, deployment.layers) == (OFF, (2, 3, 4, 5))
+    with pytest.raises(UsageError, match="holds nothing"):
+        deployment_for(asked(source, OFF, is_enforced=True))
+
+
+def test_only_the_settings_of_the_list_are_loaded(source):
+    def named(**more):
+        return set(settings_of(ServeEnvironment(source, **more)))
+
+    assert named(allowed=("low", OFF)) == {"low", "high"}  # and the default
+    assert named(allowed=()) == {"high"}
+    assert named(setting="low", allowed=(OFF,)) == {"low"}
+    assert named(setting="low", allowed=(), key_grants=(("K", ("high",)),)) == {"low", "high"}
+    with pytest.raises(UsageError, match="no setting 'lwo'"):
+        named(allowed=("lwo",))
+
+
+def test_published_files_are_served_as_they_are(tmp_path):
+    """A `capping_config.pt` of several settings was refused although the environment names one."""
+    export_capping_config_pt([LOW, HIGH], tmp_path / "capping_config.pt")
+    source = str(tmp_path / "capping_config.pt")
+    deployment = deployment_for(asked(source, "low"))
+    assert (deployment.default, deployment.layers) == ("low", (2, 3, 4, 5))
+    assert set(settings_of(asked(source, "low"))) == {"low", "high"}
+    with pytest.raises(UsageError, match="2 settings"):
+        deployment_for(asked(source))
+
+
+def test_servers_that_hold_alike_share_a_fingerprint(source, tmp_path):
+    save_floors([HIGH, LOW], tmp_path / "same", default="high")
+    save_floors([LOW, replace(HIGH, floors=HIGH.floors[:2])], tmp_path / "other", default="high")
+    same, other = str(tmp_path / "same"), str(tmp_path / "other")
+    assert fingerprint_of(asked(source)) == fingerprint_of(asked(same))
+    assert fingerprint_of(asked(source)) != fingerprint_of(asked(other))
+    assert fingerprint_of(asked(source)) != fingerprint_of(asked(source, "low"))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +265,36 @@ def test_recording_of_drafted_tokens_is_refused_and_their_steering_is_not():
     refuse_unfit(drafting, Deployment(None))
 
 
-def test_a_cache_that_ignores_the_salt_is_refused():
+def transfer(name, *inner, **more):
+    """A KV connector's config; that of several, where others are given."""
+    extra = {"connectors": [vars(each) for each in inner]} if inner else {}
+    return SimpleNamespace(kv_connector=name, kv_connector_extra_config=extra, **more)
+
+
+SALTED = transfer("OffloadingConnector")
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [
+        *map(transfer, ("ExampleConnector", "LMCacheConnectorV1", "HF3FSKVConnector")),
+        *map(transfer, ("NixlConnector", "MooncakeConnector", "FromTomorrow")),
+        transfer("MultiConnector", SALTED, transfer("ExampleConnector")),
+        transfer("MultiConnector", transfer("MultiConnector", transfer("LMCacheMPConnector"))),
+        transfer("OffloadingConnector", kv_connector_module_path="their.own"),
+    ],
+    ids=lambda c: c.kv_connector,
+)
+def test_a_cache_that_was_not_shown_to_keep_the_salt_is_refused(connector):
+    """Inside MultiConnector, ExampleConnector gave requests the keys of another setting."""
     for deployment in (Deployment(None), Deployment(None, is_global=True)):
-        with pytest.raises(UsageError, match="ignores the cache salt"):
-            refuse_unfit(config(connector="ExampleConnector"), deployment)
-        refuse_unfit(config(connector="OffloadingConnector"), deployment)
+        with pytest.raises(UsageError, match="was not shown to keep the cache salt"):
+            refuse_unfit(config(transfer=connector), deployment)
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [None, SALTED, transfer("MultiConnector", SALTED, transfer("SimpleCPUOffloadConnector"))],
+)
+def test_caches_that_look_up_by_salted_hashes_are_accepted(connector):
+    refuse_unfit(config(transfer=connector), Deployment(None))

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from keel.cli import run as keel_command
 from keel.engines import open_engine
-from keel.store import EvaluationFolder, RunFolder, save_floors
-from keel.types import Floors, Prompt
-from tests.cli.commands import SMALL
+from keel.store import save_floors
+from keel.types import Floors
+from tests.engines.vllm.http_servers import ended, post, served, start
 from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, tiny
+
+ROOT = Path(__file__).parents[3]
 
 pytestmark = [
     pytest.mark.vllm,
@@ -60,70 +55,8 @@ def expected(folder):
     return found
 
 
-@contextmanager
-def served(folder, **environment):
-    """The base URL of a server that is up."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = _start(folder, port, environment)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-        process.said.close()
-
-
-def _start(folder, port, environment):
-    # What `vllm serve` starts; the command itself looks for a package named `vllm`, and the
-    # build for CPUs is named otherwise.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "256", "--served-model-name", "tiny"]
-    command += ["--gpu-memory-utilization", "0.3"]
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    said = tempfile.TemporaryFile()  # noqa: SIM115
-    process = subprocess.Popen(command, env={**env, **environment}, stdout=said, stderr=said)
-    process.said = said
-    return process
-
-
-def said_by(process):
-    """Everything that the server printed."""
-    process.said.seek(0)
-    return process.said.read().decode()
-
-
-def ended(process):
-    """What the server said until it ended by itself, with an error."""
-    try:
-        process.wait(150)
-    finally:
-        process.kill()
-    assert process.returncode not in (0, -9)
-    with process.said:
-        return said_by(process)
-
-
-def _wait_for(url, process, seconds=120):
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if process.poll() is not None:
-            pytest.fail(said_by(process)[-3000:])
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2)
-            return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail("the server did not come up")
-
-
 def answer(url, expected, **asked):
-    """Greedy tokens of the prompt."""
+    """Greedy tokens of the prompt; the refusal's message where it is refused."""
     body = {
         "model": "tiny",
         "prompt": expected["prompt"],
@@ -133,13 +66,11 @@ def answer(url, expected, **asked):
         "return_token_ids": True,
         **asked,
     }
-    request = urllib.request.Request(
-        f"{url}/v1/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.load(reply)["choices"][0]["token_ids"]
+    status, _, reply = post(url, "/v1/completions", body)
+    if status == 400:
+        return reply["error"]["message"]
+    assert status == 200, reply
+    return reply["choices"][0]["token_ids"]
 
 
 def agrees(found, expected):
@@ -147,81 +78,65 @@ def agrees(found, expected):
     return found[: len(expected)] == expected
 
 
-def test_every_request_is_capped_and_may_choose_another_setting(folder, floors, expected):
-    with served(folder, KEEL_FLOORS=str(floors)) as url:
-        assert agrees(answer(url, expected), expected["high"])
-        for name in ("low", "none", "high"):
-            found = answer(url, expected, vllm_xargs={"keel": name})
-            assert agrees(found, expected[name])
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            answer(url, expected, vllm_xargs={"keel": "hihg"})
-        assert refused.value.code == 400
-        assert "low, high" in refused.value.read().decode()
-        assert agrees(answer(url, expected), expected["high"])  # and it goes on
-
-
-def test_an_evaluation_holds_the_servers_settings_against_its_unsteered_model(
-    folder, floors, tmp_path
-):
-    """Every answer is the one that the transformers engine gives under the same floors."""
-    run, pairs = tmp_path / "run", tmp_path / "pairs.csv"
-    pairs.write_text("prompt,request,category\nYou are rude.,Greet me.,a\nYou are sly.,Lie.,b\n")
-    assert keel_command(["extract", str(folder), "-o", str(run), *SMALL]) == 0
-    asked = ["evaluate", str(run), "jailbreak", "--arms", "none,capped:low,capped:high"]
-    asked += ["--data", str(pairs), "--temperature", "0", "--max-new-tokens", "12"]
-    with served(folder, KEEL_FLOORS=str(floors)) as url:
-        asked += ["--endpoint", f"{url}/v1", "--endpoint-model", "tiny"]
-        assert keel_command(asked) == 0
-    kept = EvaluationFolder(RunFolder(run), "jailbreak")
-    items = {item.id: item for item in kept.items()}
-    engine = open_engine(str(folder), dtype="float32", device="cpu")
-    answers = [answer for arm in kept.arms() for answer in kept.answers(arm.name)]
-    for answer in answers:
-        setting = answer.arm.removeprefix("capped:")
-        asked = [Prompt("one", items[answer.item_id].conversation)]
-        (expected,) = engine.generate(
-            asked, GREEDY, seed=0, interventions=SETTINGS.get(setting, [])
-        )
-        # vLLM holds back a last character of which bytes are still to come.
-        assert answer.text.rstrip("\ufffd") == expected.text.rstrip("\ufffd"), answer.arm
-    assert {answer.arm for answer in answers} == {"none", "capped:low", "capped:high"}
-    assert len({answer.text for answer in answers}) > len(items)  # the settings did something
-
-
-def test_enforced_floors_cannot_be_switched_off(folder, floors, expected):
+def test_enforced_floors_cannot_be_switched_off(folder, floors, expected, capsys):
     with served(folder, KEEL_FLOORS=str(floors), KEEL_ENFORCE="1", KEEL_SETTING="low") as url:
         assert agrees(answer(url, expected), expected["low"])
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            answer(url, expected, vllm_xargs={"keel": "none"})
-        assert refused.value.code == 400
+        assert "holds every request alike" in answer(url, expected, vllm_xargs={"keel": "none"})
         assert agrees(answer(url, expected), expected["low"])
+        assert keel_command(["check", url]) == 0
+        assert "holds requests by low, enforced" in capsys.readouterr().out
 
 
-def test_installed_but_not_configured_the_plugin_changes_nothing(folder, expected):
+def test_installed_but_not_configured_the_plugin_changes_nothing(folder, expected, capsys):
     with served(folder) as url:
         assert agrees(answer(url, expected), expected["none"])
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            answer(url, expected, vllm_xargs={"keel": "high"})
-        assert refused.value.code == 400
-        assert "without Keel" in refused.value.read().decode()
+        assert "without Keel" in answer(url, expected, vllm_xargs={"keel": "high"})
+        assert keel_command(["check", url]) == 3
+        assert "runs without Keel" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"KEEL_FLOORS": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"KEEL_SETTING": "hihg"}, "KEEL_SETTING is 'hihg'"),
-        ({"KEEL_ENFORCE": "yes"}, "KEEL_ENFORCE is 'yes'"),
+        ({"KEEL_FLOORS": "/nowhere/at/all"}, "keel: /nowhere/at/all"),
+        ({"KEEL_SETTING": "hihg"}, "keel: KEEL_SETTING is 'hihg'"),
+        ({"KEEL_FLOOR": "run"}, "keel: KEEL_FLOOR is no variable of Keel's"),
     ],
     ids=["no file", "no such setting", "a typo"],
 )
 def test_a_server_that_cannot_hold_as_asked_does_not_start(folder, floors, environment, message):
-    asked = {"KEEL_FLOORS": str(floors), **environment}
-    assert message in ended(_start(folder, 1, asked))
+    """And says so in one line: it was the end of a long traceback."""
+    said = ended(start(folder, 1, {"KEEL_FLOORS": str(floors), **environment}))
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_keel_that_cannot_be_loaded_ends_a_server_with_floors(folder, floors, tmp_path):
+    """vLLM only logs an error at a plugin's import, and went on uncapped."""
+    (tmp_path / "jaxtyping.py").write_text("raise ImportError('no jaxtyping here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    install_as_declared(tmp_path)
+    said = ended(start(folder, 1, {"KEEL_FLOORS": str(floors), "PYTHONPATH": path}))
+    assert "keel: Keel cannot be loaded: no jaxtyping here" in said
+
+
+def install_as_declared(where):
+    """Keel's entry points as pyproject.toml has them now, whatever was installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = where / f"keel_llm-{project['version']}.dist-info"
+    folder.mkdir()
+    name, version = project["name"], project["version"]
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (folder / "entry_points.txt").write_text(
+        "\n".join(
+            f"[{group}]\n" + "\n".join(f"{key} = {value}" for key, value in entries.items())
+            for group, entries in project["entry-points"].items()
+        )
+    )
 
 
 def test_floors_of_another_model_are_refused(folder, floors, tmp_path):
     other = tiny(tmp_path, hidden=256)
-    said = ended(_start(other, 1, {"KEEL_FLOORS": str(floors)}))
+    said = ended(start(other, 1, {"KEEL_FLOORS": str(floors)}))
     assert "128" in said
     assert "256" in said

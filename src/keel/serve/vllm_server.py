@@ -1,0 +1,273 @@
+"""Starts vLLM's own server with a run's floors in place, and opens it once a probe has passed.
+
+What can be refused before a weight is loaded is refused here, in one line. While the server runs it
+is probed again; one that fails is closed and ended.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from keel.engines import locate
+from keel.engines.vllm import (
+    FRONT,
+    PROBE_HEADER,
+    Gate,
+    ServeEnvironment,
+    ServerAddress,
+    check_version,
+    check_weights,
+    deployment_for,
+    settings_of,
+    vllm_version,
+)
+from keel.errors import (
+    EndpointError,
+    EngineDiedError,
+    MissingExtraError,
+    NotAppliedError,
+    UsageError,
+)
+from keel.serve.probe import ProbeResult, probe_server
+from keel.settings import ServeSettings
+
+PLUGIN_GROUP, PLUGIN = "vllm.general_plugins", "keel"
+_TURN_S = 0.2
+_PATIENCE_S = 120.0
+"""How long one answer of the first probe may take: the server compiles on first use."""
+_END_S = 30.0
+_NOT_OURS = {
+    "--grpc": "its requests pass Keel's front by",
+    "--headless": "start that node with KEEL_FLOORS set and vllm serve itself",
+    "--additional-config": "Keel writes its own entry there",
+}
+"""Arguments of vLLM's that `keel serve` cannot follow, and why."""
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """A server that passed every check that needs no weights."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    notes: tuple[str, ...]
+    """What was set on the user's behalf."""
+
+
+def plan_server(
+    source: str | Path,
+    settings: ServeSettings,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> ServerPlan:
+    """The command of vLLM's server for a run's model, after all checks that need no weights.
+
+    Raises MissingExtraError without a vLLM that was tested or where vLLM would not load Keel,
+    UsageError for a setting or an argument that cannot be, ModelMismatchError for other weights.
+    """
+    given = dict(os.environ if environment is None else environment)
+    check_version()
+    notes = list[str]()
+    variables = {**given, **_variables(source, settings), **_plugins(given, notes)}
+    held = ServeEnvironment.of(variables)
+    assert held is not None
+    deployment_for(held)  # refuses settings that cannot be
+    for argument, reason in _NOT_OURS.items():
+        if _value_of(arguments, argument) is not None:
+            raise UsageError(f"keel serve cannot take {argument}: {reason}")
+    if _value_of(arguments, "--runner") == "pooling":
+        raise UsageError("--runner pooling answers nothing that a floor could hold; leave it out")
+    if given.get("VLLM_USE_RUST_FRONTEND") in ("1", "true"):
+        raise UsageError("VLLM_USE_RUST_FRONTEND passes Keel's front by; unset it")
+    made = next(iter(settings_of(held).values())).identity
+    name = settings.model or (made.model_id if made is not None else None)
+    if name is None:
+        raise UsageError(f"{source} does not say which model its floors are of; give --model")
+    where = locate(name)
+    if not held.accepts_other_weights:
+        check_weights(settings_of(held), where, _value_of(arguments, "--revision"))
+    own = list(_defaults(arguments, name, notes))
+    return ServerPlan(
+        (*_program(where), "--middleware", FRONT, *own, *arguments), variables, tuple(notes)
+    )
+
+
+def _variables(source: str | Path, settings: ServeSettings) -> dict[str, str]:
+    """What the settings say, as the variables that every process of the server reads."""
+    path = Path(source)
+    variables = {"KEEL_FLOORS": str(path.resolve() if path.exists() else source)}
+    if settings.setting is not None:
+        variables["KEEL_SETTING"] = settings.setting
+    if settings.allowed:
+        variables["KEEL_ALLOW"] = ",".join(settings.allowed)
+    if settings.key_grants:
+        variables["KEEL_ALLOW_KEYS"] = ";".join(settings.key_grants)
+    if settings.is_enforced:
+        variables["KEEL_ENFORCE"] = "1"
+    if settings.accepts_other_weights:
+        variables["KEEL_ACCEPT_OTHER_WEIGHTS"] = "1"
+    variables["KEEL_CANARY_MINUTES"] = f"{settings.canary_minutes:g}"
+    return variables
+
+
+def _plugins(given: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """Makes sure that vLLM will load Keel. Raises MissingExtraError where it cannot."""
+    entries = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    if PLUGIN not in {entry.name for entry in entries}:
+        raise MissingExtraError(
+            "vLLM would not see Keel: its plugin is not registered here; install Keel into vLLM's "
+            f"environment: {sys.executable} -m pip install keel-llm"
+        )
+    chosen = given.get("VLLM_PLUGINS")
+    if chosen is None or PLUGIN in chosen.split(","):
+        return {}
+    notes.append(f"VLLM_PLUGINS is {chosen!r} and left Keel out; it is added")
+    return {"VLLM_PLUGINS": ",".join([*filter(None, chosen.split(",")), PLUGIN])}
+
+
+def _program(model: str) -> list[str]:
+    """vLLM's own server; its command looks for a package of the name that builds for CPUs lack."""
+    if _is_on_cpu():
+        module = "vllm.entrypoints.launchers.api_server.entry"
+        return [sys.executable, "-m", module, "--model", model]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+
+
+def _defaults(arguments: Sequence[str], name: str, notes: list[str]) -> Iterator[str]:
+    """Arguments that the user did not give and that a server needs here."""
+    if _value_of(arguments, "--served-model-name") is None:
+        yield from ("--served-model-name", name)
+    if not _is_on_cpu():
+        return
+    if _value_of(arguments, "--gpu-memory-utilization") is None:
+        yield from ("--gpu-memory-utilization", "0.4")
+        notes.append("on a CPU vLLM takes 0.4 of the memory (--gpu-memory-utilization)")
+
+
+def _is_on_cpu() -> bool:
+    """Whether the vLLM installed here is the build for CPUs, a package of another name."""
+    installed = {dist.name for dist in importlib.metadata.distributions()}
+    return "vllm" not in installed or "cpu" in vllm_version()
+
+
+def _value_of(arguments: Sequence[str], name: str) -> str | None:
+    """What follows an argument of vLLM's, written with dashes or underscores; None if not given."""
+    for index, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag.startswith("--") and flag.replace("_", "-") == name:
+            after = arguments[index + 1] if index + 1 < len(arguments) else ""
+            return value or after
+    return None
+
+
+def run_server(
+    plan: ServerPlan, *, canary_s: float, on_open: Callable[[ProbeResult], None]
+) -> None:
+    """Start the planned server, open it once a probe has passed, and stay until it ends.
+
+    Calls `on_open` with what the probe showed. Raises NotAppliedError where a probe fails, and
+    EngineDiedError where the server ends by itself.
+    """
+    gate = Gate.make()
+    try:
+        environment = {**plan.environment, "KEEL_GATE": str(gate.folder)}
+        with _started(plan.command, environment) as process:
+            address = _listening(process, gate)
+            on_open(_probe(gate, address))
+            gate.open()
+            _watch(process, gate, address, canary_s)
+    finally:
+        shutil.rmtree(gate.folder, ignore_errors=True)
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The server's process; however this is left, it has ended afterwards."""
+    process = subprocess.Popen(command, env=dict(environment))
+    former = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+    try:
+        yield process
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listening(process: subprocess.Popen[bytes], gate: Gate) -> ServerAddress:
+    """Where the server listens, once it does. Raises NotAppliedError where Keel refused."""
+    while gate.address is None or not _is_reached(gate, gate.address):
+        if process.poll() is not None:
+            if gate.reason is not None:
+                raise NotAppliedError(gate.reason)
+            raise EngineDiedError(
+                f"vLLM's server ended with status {process.returncode} before it was up, for the "
+                "reason that it printed above"
+            )
+        time.sleep(_TURN_S)
+    return gate.address
+
+
+def _is_reached(gate: Gate, address: ServerAddress) -> bool:
+    """Whether the server takes connections: it says where it listens a little before it does."""
+    with _client(gate, address) as client:
+        try:
+            client.get(f"{address.url}/version")
+        except httpx.TransportError:
+            return False
+    return True
+
+
+def _probe(gate: Gate, address: ServerAddress) -> ProbeResult:
+    with _client(gate, address) as client:
+        return probe_server(client, address.url)
+
+
+def _client(gate: Gate, address: ServerAddress) -> httpx.Client:
+    # Its own certificate is for the name that others reach it by.
+    transport = httpx.HTTPTransport(uds=address.uds, verify=False)
+    return httpx.Client(transport=transport, headers={PROBE_HEADER: gate.key}, timeout=_PATIENCE_S)
+
+
+def _watch(
+    process: subprocess.Popen[bytes], gate: Gate, address: ServerAddress, canary_s: float
+) -> None:
+    """Wait for the server's end, and probe it now and then.
+
+    Raises NotAppliedError where a probe fails; the gate is closed then.
+    """
+    while True:
+        try:
+            status = process.wait(canary_s or None)
+        except subprocess.TimeoutExpired:
+            try:
+                _probe(gate, address)
+            except EndpointError as error:  # busy, or about to end; the next wait will tell
+                print(f"keel: {error}", file=sys.stderr)
+            except NotAppliedError:
+                gate.close()
+                raise
+            continue
+        if status not in (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM):
+            raise EngineDiedError(
+                f"vLLM's server ended with status {status}, for the reason that it printed above"
+            )
+        return

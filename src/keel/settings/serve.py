@@ -1,0 +1,42 @@
+"""How a run's model is served by vLLM, and how a server is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from keel.settings.flags import MODEL, Flag
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How `keel serve` holds a server."""
+
+    setting: Annotated[str | None, Flag("--setting")] = None
+    """Setting of requests that name none; the run's chosen one, unless given. `none`: only
+    requests that name a setting are held."""
+    allowed: Annotated[tuple[str, ...], Flag("--allow", metavar="SETTING")] = ()
+    """A setting that requests may name beside the default; repeat it. Else any, and `none`."""
+    key_grants: Annotated[tuple[str, ...], Flag("--allow-key", metavar="VARIABLE:SETTING,...")] = ()
+    """Further settings for requests that send the API key which the environment variable VARIABLE
+    holds; repeat it."""
+    is_enforced: Annotated[bool, Flag("--enforce")] = False
+    """Hold every token by the one setting, whatever requests say: the fastest and safest way."""
+    canary_minutes: Annotated[float, Flag("--canary-minutes", least=0)] = 10.0
+    """How often to test the server again while it runs; 0: never."""
+    model: Annotated[str | None, Flag("--model", MODEL)] = None
+    """Folder or hub id to serve, in place of the run's own model."""
+    accepts_other_weights: Annotated[bool, Flag("--accept-other-weights", MODEL)] = False
+    """Serve other weights than those that the floors were made on, such as a fine-tune's."""
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """How `keel check` reaches a server."""
+
+    key_variable: Annotated[str | None, Flag("--key-env", metavar="NAME")] = None
+    """Environment variable with the server's API key."""
+    timeout_s: Annotated[float, Flag("--timeout", least=0)] = 30.0
+    """Seconds to wait for each answer."""
+    accepts_any_certificate: Annotated[bool, Flag("--insecure")] = False
+    """Do not look at the server's certificate."""

@@ -1,0 +1,129 @@
+"""Starts real servers for the tests of this folder, and asks them over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+SMALL = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256")
+SMALL += ("--gpu-memory-utilization", "0.3", "--served-model-name", "tiny")
+
+
+@contextmanager
+def served(folder, *arguments, **environment):
+    """The base URL of vLLM's server, once it is up, with these environment variables."""
+    with _running(start(folder, port := free_port(), environment, *arguments), port) as url:
+        yield url
+
+
+@contextmanager
+def keel_served(floors, *options, arguments=(), **environment):
+    """The base URL of what `keel serve` started, once its health is green."""
+    process = start_keel(floors, port := free_port(), environment, *options, arguments=arguments)
+    with _running(process, port) as url:
+        yield url
+
+
+def start(folder, port, environment, *arguments):
+    """A process of vLLM's server."""
+    # What `vllm serve` starts; the command itself looks for a package named `vllm`, and the
+    # build for CPUs is named otherwise.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    return _process([*command, *_listening(port), *SMALL, *arguments], environment)
+
+
+def start_keel(floors, port, environment, *options, arguments=()):
+    """A process of `keel serve`."""
+    command = [sys.executable, "-m", "keel", "serve", str(floors), *options, "--"]
+    return _process([*command, *_listening(port), *SMALL, *arguments], environment)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _listening(port):
+    return ("--host", "127.0.0.1", "--port", str(port))
+
+
+def _process(command, environment):
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    said = tempfile.TemporaryFile()  # noqa: SIM115
+    process = subprocess.Popen(command, env={**env, **environment}, stdout=said, stderr=said)
+    process.said = said
+    return process
+
+
+@contextmanager
+def _running(process, port):
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url, process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.said.close()
+
+
+def said_by(process):
+    """Everything that a server printed."""
+    process.said.seek(0)
+    return process.said.read().decode()
+
+
+def ended(process):
+    """What a server said until it ended by itself, with an error."""
+    try:
+        process.wait(150)
+    finally:
+        process.kill()
+    assert process.returncode not in (0, -9)
+    with process.said:
+        return said_by(process)
+
+
+def _wait_for(url, process, seconds=300):
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            pytest.fail(said_by(process)[-3000:])
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2)
+            return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail("the server did not come up: " + said_by(process)[-3000:])
+
+
+def post(url, path, body, **headers):
+    """(status, headers, JSON) of a request."""
+    request = urllib.request.Request(
+        f"{url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            raw = reply.read().decode()
+            is_stream = reply.headers["content-type"].startswith("text/event-stream")
+            return reply.status, reply.headers, raw if is_stream else json.loads(raw)
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, json.loads(error.read() or b"{}")
+
+
+def get(url, path):
+    """The JSON at a path."""
+    with urllib.request.urlopen(f"{url}{path}", timeout=60) as reply:
+        return json.load(reply)

@@ -1,0 +1,191 @@
+"""`keel serve` as an operator starts it: one server, asked by every path that answers."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from keel.cli import run as keel_command
+from keel.engines import open_engine
+from keel.store import EvaluationFolder, RunFolder, save_floors
+from keel.types import Floors, Prompt
+from tests.cli.commands import SMALL
+from tests.engines.vllm.http_servers import get, keel_served, post
+from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, tiny
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.timeout(600),
+]
+
+PROMPT = prompt("what is the sea like")
+SETTINGS = {"low": band(2.0), "high": band(4.0, seed=5)}
+LOW = {"vllm_xargs": {"keel": "low"}}
+FREE = {"vllm_xargs": {"keel": "none"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def url(folder, tmp_path_factory):
+    """A server that holds by `high`, where vLLM was told to load another plugin only."""
+    path = tmp_path_factory.mktemp("floors") / "floors.safetensors"
+    bands = [Floors(tuple(floors), name) for name, floors in SETTINGS.items()]
+    save_floors(bands, path, default="high")
+    asked = {"arguments": ("--enable-scale-out",), "VLLM_PLUGINS": "lora_filesystem_resolver"}
+    with keel_served(path, "--model", str(folder), **asked) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """What the transformers engine answers: unsteered and under each setting."""
+    engine = open_engine(str(folder), dtype="float32", device="cpu")
+    answers = {}
+    for name, held in {"none": [], **SETTINGS}.items():
+        results = engine.generate([PROMPT], GREEDY, seed=0, interventions=held)
+        answers[name] = list(by_index(results)[0].token_ids)
+    assert len({tuple(tokens) for tokens in answers.values()}) == 3
+    answers["prompt"] = engine.template.prompt_ids(PROMPT.conversation)
+    return answers
+
+
+def completion(expected, **more):
+    """A body for greedy tokens of the prompt."""
+    return {
+        **{"model": "tiny", "prompt": expected["prompt"], "max_tokens": GREEDY.max_new_tokens},
+        **{"temperature": 0, "ignore_eos": True, "return_token_ids": True, **more},
+    }
+
+
+def agrees(tokens, expected):
+    """Whether an answer is the expected one as far as that goes (it may end earlier)."""
+    return tokens[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("name", [None, "low", "none", "high"])
+def test_every_request_is_held_by_the_default_or_the_setting_that_it_names(url, expected, name):
+    named = {} if name is None else {"vllm_xargs": {"keel": name}}
+    status, headers, reply = post(url, "/v1/completions", completion(expected, **named))
+    assert status == 200
+    assert headers["x-keel-setting"] == (name or "high")
+    assert agrees(reply["choices"][0]["token_ids"], expected[name or "high"])
+
+
+def test_a_stream_says_at_its_start_what_holds_it(url, expected):
+    status, headers, _ = post(url, "/v1/completions", completion(expected, stream=True, **LOW))
+    assert (status, headers["x-keel-setting"]) == (200, "low")
+
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "what is the sea like"}]}
+BEAMS = {"use_beam_search": True, "n": 2, "temperature": 0, "max_tokens": 6, "stream": False}
+
+
+def slots(url, name):
+    """Slots that a setting has seen so far."""
+    return sum(seen for seen, _ in get(url, f"/keel?firing={name}")["firing"].values())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "tiny", "prompt": "the sea is", **BEAMS}),
+        ("/v1/chat/completions", {**CHAT, **BEAMS}),
+        ("/v1/chat/completions", {**CHAT, "max_tokens": 4, "n": 2}),
+        (
+            "/v1/chat/completions/batch",
+            {**CHAT, "messages": [CHAT["messages"]] * 2, "max_tokens": 4},
+        ),
+        ("/v1/responses", {"model": "tiny", "input": "the sea is", "max_output_tokens": 4}),
+        ("/v1/messages", {**CHAT, "max_tokens": 4}),
+        (
+            "/generative_scoring",
+            {
+                "model": "tiny",
+                "query": "the sea is",
+                "items": [" a", " b"],
+                "label_token_ids": [5, 6],
+            },
+        ),
+        (
+            "/inference/v1/generate",
+            {"model": "tiny", "token_ids": [5, 6, 7, 8], "sampling_params": {"max_tokens": 4}},
+        ),
+        ("/invocations", {**CHAT, "max_tokens": 4}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_setting_that_is_named_holds_on_every_path(url, path, body):
+    """Beam search and scoring made parameters of their own, and answered under the default."""
+    before, default = slots(url, "low"), slots(url, "high")
+    status, headers, reply = post(url, path, {**body, **LOW})
+    assert status == 200, reply
+    assert headers["x-keel-setting"] == "low"
+    assert slots(url, "low") > before
+    assert slots(url, "high") == default
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "keel": "none"}),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "vllm_xargs": {"keel": "hihg"}}),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "vllm_xargs": {"Keel": "low"}}),
+        (
+            "/v1/completions",
+            {"model": "tiny", "prompt": "a", "vllm_xargs": {"keel_setting": "low"}},
+        ),
+        ("/v1/chat/completions", {**CHAT, "extra_body": LOW}),
+        (
+            "/inference/v1/generate",
+            {"model": "tiny", "token_ids": [5], "sampling_params": {"max_tokens": 1, **LOW}},
+        ),
+        ("/invocations", {**CHAT, "KEEL": "low"}),
+    ],
+    ids=["top", "unknown", "case", "longer", "extra_body", "tokens", "invocations"],
+)
+def test_a_setting_that_would_be_ignored_is_refused(url, path, body):
+    """Each was answered under the default, with status 200."""
+    status, _, reply = post(url, path, body)
+    assert status == 400
+    assert "keel" in reply["error"]["message"].lower()
+
+
+def test_keel_check_shows_that_the_server_is_capped(url, capsys):
+    assert keel_command(["check", url]) == 0
+    line = capsys.readouterr().out
+    assert "holds requests by high; layers 1 to 2" in line
+    assert "an unknown setting is refused" in line
+    assert "predictions changed by" in line
+
+
+def test_an_evaluation_holds_the_servers_settings_against_its_unsteered_model(
+    url, folder, tmp_path
+):
+    """Every answer is the one that the transformers engine gives under the same floors."""
+    run, pairs = tmp_path / "run", tmp_path / "pairs.csv"
+    pairs.write_text("prompt,request,category\nYou are rude.,Greet me.,a\nYou are sly.,Lie.,b\n")
+    assert keel_command(["extract", str(folder), "-o", str(run), *SMALL]) == 0
+    asked = ["evaluate", str(run), "jailbreak", "--arms", "none,capped:low,capped:high"]
+    asked += ["--data", str(pairs), "--temperature", "0", "--max-new-tokens", "12"]
+    assert keel_command([*asked, "--endpoint", f"{url}/v1", "--endpoint-model", "tiny"]) == 0
+    kept = EvaluationFolder(RunFolder(run), "jailbreak")
+    items = {item.id: item for item in kept.items()}
+    engine = open_engine(str(folder), dtype="float32", device="cpu")
+    answers = [answer for arm in kept.arms() for answer in kept.answers(arm.name)]
+    for answer in answers:
+        setting = answer.arm.removeprefix("capped:")
+        asked = [Prompt("one", items[answer.item_id].conversation)]
+        (expected,) = engine.generate(
+            asked, GREEDY, seed=0, interventions=SETTINGS.get(setting, [])
+        )
+        # vLLM holds back a last character of which bytes are still to come.
+        assert answer.text.rstrip("\ufffd") == expected.text.rstrip("\ufffd"), answer.arm
+    assert {answer.arm for answer in answers} == {"none", "capped:low", "capped:high"}
+    assert len({answer.text for answer in answers}) > len(items)  # the settings did something
