@@ -72,8 +72,18 @@ def test_it_keeps_the_protocol(engine):
         [Ablation(2, band(0.0)[0].direction, 1.5)],
         [Floor(2, band(0.0)[0].direction, HIGH, "prompt")],
         [Floor(2, band(0.0)[0].direction, HIGH, "generated")],
+        [Floor(2, band(0.0)[0].direction, HIGH, "not_first")],
     ],
-    ids=["plain", "floors", "ceiling", "addition+floors", "ablation", "prompt", "generated"],
+    ids=[
+        "plain",
+        "floors",
+        "ceiling",
+        "addition+floors",
+        "ablation",
+        "prompt",
+        "generated",
+        "not first",
+    ],
 )
 def test_both_engines_answer_alike_and_record_the_same(engine, plain, interventions):
     recording = Recording(means=True, probes=probes())
