@@ -13,14 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import capping, memory, one_pass, reading, recording
+from benchmarks import capping, generating, memory, one_pass, reading
 from benchmarks.machine import Machine
 from benchmarks.measuring import NotMeasuredError
 from benchmarks.outcomes import Dial, Outcome
 from benchmarks.tables import show_arms, show_summary
 
 BENCHMARKS: dict[str, Callable[[Dial], list[Outcome]]] = {
-    "recording": recording.run,
+    "generating": generating.run,
     "one_pass": one_pass.run,
     "reading": reading.run,
     "capping": capping.run,
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     machine, began = Machine.here(), time.monotonic()
     outcomes, failed = _run(
-        asked.only or list(BENCHMARKS), Dial(asked.quick, asked.repeats), console
+        asked.only or list(BENCHMARKS), Dial(asked.quick, asked.repeats, asked.device), console
     )
     show_summary(console, outcomes, machine)
     console.print(f"It took {(time.monotonic() - began) / 60:.1f} minutes.", highlight=False)
@@ -51,6 +51,9 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", action="append", choices=BENCHMARKS, help="one benchmark; may be repeated"
     )
     parser.add_argument("--repeats", type=_count, help="rounds of each benchmark")
+    parser.add_argument(
+        "--device", default="cpu", metavar="cuda", help="where `generating` runs (default: cpu)"
+    )
     parser.add_argument("--quick", action="store_true", help="two minutes, to see that all runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     return parser.parse_args(arguments)

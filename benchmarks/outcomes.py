@@ -17,6 +17,8 @@ class Dial:
     """Fewer rounds and smaller work, to see that everything runs."""
     repeats: int | None = None
     """Rounds of every benchmark; each one's own number where it is not set."""
+    device: str = "cpu"
+    """Where the benchmark of generation runs."""
 
     def rounds(self, usual: int, quick: int = 1) -> int:
         """Rounds of a benchmark that usually takes so many."""

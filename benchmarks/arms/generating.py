@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import keel
 from benchmarks.arms.texts import MODEL, prompts
 from benchmarks.measuring import Measurement, in_turn, measured, narrate, timed
 from keel.engines import Completion, Engine, Probe, Recording
+from keel.engines.transformers import TransformersEngine
 from keel.geometry import unit
 from keel.steering import Intervention
 from keel.types import Floor, Prompt, Sampling
@@ -26,15 +28,33 @@ _MEANS = Recording(means=True)
 _WARM_UP_TOKENS = 4
 
 
-def recording(*, repeats: int, rows: int, new_tokens: int) -> dict[str, Any]:
-    """Three arms in turn: with recording, without, and transformers' own `generate`."""
-    engine, asked = _engine(), prompts(rows)
-    arms: dict[str, Callable[[int], object]] = {
-        "recording": lambda count: answer(engine, asked, count, _MEANS),
-        "not recording": lambda count: answer(engine, asked, count),
-        "plain generate": lambda count: plain(engine, asked, count),
+def generating(
+    *, repeats: int, rows: int, new_tokens: int, band: list[int], device: str
+) -> dict[str, Any]:
+    """transformers' `generate` and Keel in turn: plain, recorded, capped, recorded and capped."""
+    engine, asked = _engine() if device == "cpu" else _engine_1b(device), prompts(rows)
+    floors = median_floors(engine, asked, band)
+    ways: dict[str, tuple[Recording, Sequence[Intervention]]] = {
+        "": (Recording(), ()),
+        ", recorded": (_MEANS, ()),
+        ", capped": (Recording(), floors),
+        ", recorded and capped": (_MEANS, floors),
     }
-    return _in_turn("recording", engine, arms, repeats, new_tokens)
+
+    def by_keel(way: str, *, is_static: bool) -> Callable[[int], object]:
+        def work(count: int) -> object:
+            engine.is_static = is_static
+            return answer(engine, asked, count, *ways[way])
+
+        return work
+
+    arms: dict[str, Callable[[int], object]] = {
+        "generate": lambda count: plain(engine, asked, count),
+        **{f"Keel{way}": by_keel(way, is_static=False) for way in ways},
+    }
+    if device != "cpu":
+        arms |= {f"static{way}": by_keel(way, is_static=True) for way in ways}
+    return _in_turn("generating", engine, arms, repeats, new_tokens)
 
 
 def one_pass(*, rows: int, new_tokens: int) -> dict[str, Any]:
@@ -92,9 +112,11 @@ def answer(
     asked: Sequence[Prompt],
     new_tokens: int,
     recording: Recording = Recording(),
+    interventions: Sequence[Intervention] = (),
 ) -> list[Completion]:
     """Keel's way: the engine's completions of one batch."""
-    return list(engine.generate(asked, Sampling(new_tokens), seed=0, recording=recording))
+    how: dict[str, Any] = {"recording": recording, "interventions": interventions}
+    return list(engine.generate(asked, Sampling(new_tokens), seed=0, **how))
 
 
 def plain(engine: Any, asked: Sequence[Prompt], new_tokens: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +130,7 @@ def plain(engine: Any, asked: Sequence[Prompt], new_tokens: int) -> tuple[Tensor
         for prompt in asked
     ]
     how = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-    given = engine.tokenizer.apply_chat_template(chats, padding=True, **how)
+    given = engine.tokenizer.apply_chat_template(chats, padding=True, **how).to(engine.device)
     ids_BT = engine.model.generate(
         **given,
         max_new_tokens=new_tokens,
@@ -154,7 +176,28 @@ def plain_caps(blocks: Sequence[nn.Module], floors: Sequence[Floor]) -> Iterator
 
 def _engine() -> Any:
     """The embedded model, set so that no token ends an answer, in no arm."""
-    engine: Any = keel.open_engine(MODEL)
+    return _endless(keel.open_engine(MODEL))
+
+
+def _engine_1b(device: str) -> Any:
+    """Random weights in the shape of a Llama of 1B parameters, with the embedded tokenizer."""
+    embedded: Any = keel.open_engine(MODEL, device="cpu")
+    shape = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+    with torch.device(device):
+        model: Any = LlamaForCausalLM(shape).to(torch.bfloat16)
+    return _endless(TransformersEngine(model, embedded.tokenizer))
+
+
+def _endless(engine: Any) -> Any:
     engine.tokenizer.padding_side = "left"
     config = engine.model.generation_config
     config.pad_token_id, config.eos_token_id = engine.tokenizer.pad_token_id, None

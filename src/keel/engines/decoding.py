@@ -19,6 +19,8 @@ from torch import Tensor
 from keel.errors import NotFiniteError, UsageError
 from keel.types import Sampling
 
+NO_TOKEN = -1
+"""Stands for the token of a row whose logits hold NaN or Inf."""
 _LIKELIEST = 256
 _MARGIN = 4
 """Extra tokens to decode: the first of a piece may decode without its space, or to no text."""
@@ -32,14 +34,53 @@ def draw(
     """One token per row: nucleus sampling at a temperature, decided by a number in [0, 1).
 
     The nucleus is the smallest set of likeliest tokens whose probability reaches top_p, at least
-    one token. Raises NotFiniteError when a row has no finite logit.
+    one token. Waits for the device. Raises NotFiniteError when a row has no finite logit.
     """
     if sampling.temperature == 0:
-        _check_finite(logits_BV.amax(-1))
-        return logits_BV.argmax(-1)
+        drawn_B = _likeliest(logits_BV)
+    else:
+        drawn_B = _draw_from_the_top(logits_BV.float() / sampling.temperature, sampling, uniform_B)
+    check_drawn(drawn_B.tolist())
+    return drawn_B
+
+
+def draw_by_sorting(
+    logits_BV: Float[Tensor, "row vocabulary"],
+    sampling: Sampling,
+    uniform_B: Float[Tensor, " row"],
+) -> Int[Tensor, " row"]:
+    """What `draw` gives, and NO_TOKEN in a row without finite logits, without a look at any number.
+
+    Nothing waits for the device, and a graph of its work can be captured; for that every row's
+    vocabulary is sorted.
+    """
+    if sampling.temperature == 0:
+        return _likeliest(logits_BV)
+    is_short = logits_BV.dtype.itemsize <= 2
+    if is_short:  # fewer bits to sort, and what is equal in them is equal afterwards
+        logits_BV, tokens_BV = logits_BV.sort(-1, descending=True)
     logits_BV = logits_BV.float() / sampling.temperature
     total_B = torch.logsumexp(logits_BV, -1, keepdim=True)
-    _check_finite(total_B)
+    if not is_short:
+        logits_BV, tokens_BV = logits_BV.sort(-1, descending=True)
+    share_BV = (logits_BV - total_B).exp()
+    drawn_B = _draw_sorted(share_BV, tokens_BV, sampling.top_p, uniform_B)
+    return drawn_B.where(torch.isfinite(total_B[:, 0]), NO_TOKEN)
+
+
+def check_drawn(tokens: Sequence[int]) -> None:
+    """Raise NotFiniteError where a row's logits let no token be drawn."""
+    if NO_TOKEN in tokens:
+        raise NotFiniteError("the model's logits hold NaN or Inf; try dtype float32")
+
+
+def _likeliest(logits_BV: Tensor) -> Tensor:
+    most_B, tokens_B = logits_BV.max(-1)  # NaN and Inf pass through a maximum
+    return tokens_B.where(torch.isfinite(most_B), NO_TOKEN)
+
+
+def _draw_from_the_top(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> Tensor:
+    total_B = torch.logsumexp(logits_BV, -1, keepdim=True)
     count = min(_LIKELIEST, logits_BV.shape[-1])
     top_BN, tokens_BN = logits_BV.topk(count, -1)
     share_BN = (top_BN - total_B).exp()
@@ -50,19 +91,14 @@ def draw(
         top_BN, tokens_BN = logits_BV[wide_B].sort(-1, descending=True)
         share_BN = (top_BN - total_B[wide_B]).exp()
         drawn_B[wide_B] = _draw_sorted(share_BN, tokens_BN, sampling.top_p, uniform_B[wide_B])
-    return drawn_B
-
-
-def _check_finite(numbers_B: Tensor) -> None:
-    """One number per row suffices: NaN and Inf pass through a maximum or a sum."""
-    if not bool(torch.isfinite(numbers_B).all()):
-        raise NotFiniteError("the model's logits hold NaN or Inf; try dtype float32")
+    return drawn_B.where(torch.isfinite(total_B[:, 0]), NO_TOKEN)
 
 
 def _draw_sorted(share_BN: Tensor, tokens_BN: Tensor, top_p: float, uniform_B: Tensor) -> Tensor:
     reached_BN = share_BN.cumsum(-1)
-    # A token belongs to the nucleus if those before it do not reach top_p yet.
-    last_B = ((reached_BN - share_BN) < top_p).sum(-1, keepdim=True) - 1
+    # A token belongs to the nucleus if those before it do not reach top_p yet. Of numbers that are
+    # none, no token does.
+    last_B = ((reached_BN - share_BN) < top_p).sum(-1, keepdim=True).sub_(1).clamp_(min=0)
     mass_B = reached_BN.gather(-1, last_B)
     rank_B = torch.searchsorted(reached_BN, uniform_B[:, None] * mass_B, right=True)
     return tokens_BN.gather(-1, torch.minimum(rank_B, last_B))[:, 0]

@@ -26,6 +26,9 @@ class LoadSettings:
     """Dotted path of the list of decoder blocks, where the search for it fails."""
     trust_remote_code: Annotated[bool, Flag("--trust-remote-code", MODEL)] = False
     """Run the Python code that comes with the model."""
+    static: bool = False
+    """Generate over a cache of fixed size, on CUDA with each step captured as a graph: the same
+    answers, sooner. Where a model does not allow it, it is not done, and a warning says why."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ from keel.engines.transformers.generation import (
 )
 from keel.engines.transformers.reading import PaddedBatch, divergences, read_batch
 from keel.engines.transformers.recorder import ResponseRecorder
-from keel.engines.transformers.traits import traits_of
+from keel.engines.transformers.static import Capture, capture_graph
+from keel.engines.transformers.traits import traits_of, why_not_static
 from keel.engines.transformers.trial import try_model
 from keel.errors import ModelMismatchError, UsageError
 from keel.steering import Firing, Intervention, find_decoder, steered
@@ -51,6 +53,7 @@ class TransformersEngine:
         *,
         identity: ModelIdentity | None = None,
         blocks: str | Sequence[nn.Module] | None = None,
+        is_static: bool = False,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -63,8 +66,15 @@ class TransformersEngine:
         self.budget: Budget = budget_for(self.trial, self.decoder.hidden_size, self.device)
         self.context_tokens = context_tokens(model)
         self.traits = traits_of(model, self.device, self._pad())
-        self.steps_ahead = int(self.device.type == "cuda")
+        is_cuda = self.device.type == "cuda"
+        self.steps_ahead = int(is_cuda)
         """Steps of generation that are begun before the tokens of one are known on the host."""
+        self.capture: Capture | None = capture_graph if is_cuda else None
+        """How steps over a cache of fixed size are captured."""
+        self.is_static = is_static
+        """Whether to generate over such a cache, where the model allows it."""
+        if is_static and self.why_not_static is not None:
+            warnings.warn(f"generating without static=true: {self.why_not_static}", stacklevel=2)
         self.identity = self._checked_identity(identity)
         self.engine_calls = Calls()
 
@@ -88,6 +98,11 @@ class TransformersEngine:
     def local_model(self) -> LocalModel:
         """The model itself, for code that calls it directly."""
         return LocalModel(self.model, self.tokenizer, self.blocks, self.budget)
+
+    @cached_property
+    def why_not_static(self) -> str | None:
+        """What speaks against generating over a cache of fixed size; None where nothing does."""
+        return why_not_static(self.model, self.device, self._pad(), self.traits, self.capture)
 
     def template_facts(self) -> dict[str, str]:
         """What the chat template adds by itself (system prompt, date), in words for display."""
@@ -121,6 +136,7 @@ class TransformersEngine:
         stream = TextStream(self.tokenizer, on_text) if on_text is not None else None
         stops = sampling.stop
         is_stopped = partial(has_just_stopped, self.tokenizer, stop=stops) if stops else None
+        is_static = self.is_static and self.why_not_static is None
         with self._steering(interventions) as steering:
             for group in groups_that_run([len(row) for row in rows], self.traits):
                 indices = group.indices
@@ -134,6 +150,8 @@ class TransformersEngine:
                     traits=self.traits,
                     steering=steering,
                     steps_ahead=self.steps_ahead,
+                    is_static=is_static,
+                    capture=self.capture if is_static else None,
                     on_token=None if stream is None else _renumbered(stream, indices),
                     on_step=on_step,
                     is_stopped=is_stopped,
@@ -230,9 +248,8 @@ class TransformersEngine:
     def _completion(
         self, finished: Finished, indices: Sequence[int], job: GenerationJob
     ) -> Completion:
-        record = job.recorder.record_of(finished.index, len(finished.token_ids))
         answer = cut_at_stop(self.tokenizer, finished.token_ids, job.sampling.stop)
-        projections_TK = record.projections_TK
+        record, projections_TK = finished.record, finished.record.projections_TK
         return Completion(
             indices[finished.row],
             answer.text,

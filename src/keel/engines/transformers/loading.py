@@ -38,7 +38,9 @@ def load_engine(model: str, settings: LoadSettings = LoadSettings()) -> Transfor
     Raises what `load_model` does, and ModelLayoutError where the engine cannot take the model.
     """
     loaded = load_model(model, settings)
-    engine = TransformersEngine(loaded.model, loaded.tokenizer, blocks=settings.blocks)
+    engine = TransformersEngine(
+        loaded.model, loaded.tokenizer, blocks=settings.blocks, is_static=settings.static
+    )
     engine.identity = replace(
         engine.identity,
         model_id=model,

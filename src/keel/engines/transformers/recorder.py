@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from keel.engines.protocol import Recording
+from keel.engines.transformers.transfer import Transfer, sent
 from keel.steering import Decoder, Probe, StreamSums, check_ran
 from keel.types import Activations
 
@@ -43,7 +44,8 @@ class ResponseRecorder:
         self.latest_BK = torch.zeros(rows, probes, device=device)
         self.rows_B = torch.arange(rows, device=device)
         """Of each row in the batch now: its number in the batch as it began."""
-        self.steps = 0
+        self.step_1 = torch.zeros(1, dtype=torch.long, device=device)
+        """Steps that were counted, as the device knows it."""
         self.silent: set[int] = set()
         """Layers to record that have not run yet."""
 
@@ -67,8 +69,8 @@ class ResponseRecorder:
         Raises ModelLayoutError where a layer that is recorded did not run.
         """
         check_ran(self.silent)
-        self.projections_BTK[self.rows_B, self.steps] = self.latest_BK
-        self.steps += 1
+        self.projections_BTK[self.rows_B, self.step_1] = self.latest_BK
+        self.step_1 += 1
         self.sums.add_latest(is_content_B.to(self.rows_B.device, torch.float32))
 
     def keep(self, indices: Int[Tensor, " index"]) -> None:
@@ -77,13 +79,28 @@ class ResponseRecorder:
         self.rows_B, self.latest_BK = self.rows_B[indices], self.latest_BK[indices]
         self.sums.keep(indices)
 
-    def record_of(self, index: int, count: int) -> RowRecord:
-        """What was recorded of the first `count` tokens of the row now at this index."""
+    def hand_over(self, indices: Sequence[int]) -> Transfer:
+        """Begin to bring what was recorded of the rows now at these indices to the host."""
+        if not self.records or not indices:
+            return Transfer.begin()
+        indices_R = sent(indices, self.rows_B.device)
+        rows_R = self.rows_B[indices_R]
+        sums_LRD = self.sums.sums_LBD.index_select(1, indices_R)
+        norms_LR = self.sums.norms_LB.index_select(1, indices_R)
+        return Transfer.begin(sums_LRD, norms_LR, self.projections_BTK[rows_R])
+
+    def record_of(self, transfer: Transfer, number: int, count: int) -> RowRecord:
+        """The record of the first `count` tokens of one of the rows that were handed over."""
+        if not self.records:
+            return RowRecord(None, None)
+        sums_LRD, norms_LR, projections_RTK = transfer.finish()
         activations = None
         if self.recording.means and count:
-            activations = self.sums.mean(index, count)
-        projections = self.projections_BTK[self.rows_B[index], :count].cpu().clone()
-        return RowRecord(activations, projections if self.recording.probes else None)
+            activations = Activations(
+                sums_LRD[:, number] / count, norms_LR[:, number] / count, count
+            )
+        projections_TK = projections_RTK[number, :count].clone() if self.recording.probes else None
+        return RowRecord(activations, projections_TK)
 
     def _hook(self, layer: int, probes: Sequence[tuple[int, Probe]]) -> Any:
         directions_DK = torch.stack([p.direction.float() for _, p in probes], 1) if probes else None

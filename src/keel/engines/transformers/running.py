@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.masking_utils import create_masks_for_generate
 
 Path = tuple[Hashable, ...]
 """Where a tensor stands in nested objects: attribute names, keys and indices."""
+Rows = TypeVar("Rows")
 RowAxes = Mapping[Path, int | None]
 """Which axis of each tensor of a model's state counts the rows; None where no axis does."""
 
@@ -29,27 +31,39 @@ class Passes:
     """A pass runs new tokens only, given the state kept of those before; or all from the first."""
     takes_positions: bool = True
     """The model is given the positions that transformers counts; or it counts by itself."""
+    is_mask_given: bool = False
+    """The model is given its attention masks of a step whole; or makes them of the padding mask,
+    for which transformers asks the device whether there is any padding."""
 
 
 class RunningRows:
     """Rows of equal length, of which a model has seen all tokens or all but the last."""
 
     def __init__(
-        self, model: Any, ids_BT: Tensor, state: dict[str, Any], *, reuses_state: bool
+        self,
+        model: Any,
+        ids_BT: Tensor,
+        state: dict[str, Any],
+        new_tokens: int,
+        passes: Passes,
     ) -> None:
-        self.model, self.ids_BT, self.state = model, ids_BT, state
-        self.reuses_state = reuses_state
+        self.model, self.state, self.passes = model, state, passes
+        self.width = ids_BT.shape[1]
+        """Tokens that each row has now."""
+        self.room_BT = torch.nn.functional.pad(ids_BT, (0, new_tokens))
         self.is_begun = False
         self.inputs: dict[str, Any] = {}
 
     def prepare(self) -> int:
         """Make the next pass ready; the number of tokens of each row that it runs."""
         self.inputs = self.model.prepare_inputs_for_generation(
-            self.ids_BT,
-            next_sequence_length=1 if self.is_begun and self.reuses_state else None,
+            self.room_BT[:, : self.width],
+            next_sequence_length=1 if self.is_begun and self.passes.reuses_state else None,
             is_first_iteration=not self.is_begun,
             **self.state,
         )
+        if self.is_begun and self.passes.is_mask_given:
+            self.inputs["attention_mask"] = _whole_masks(self.model, self.inputs)
         return int(self.inputs["input_ids"].shape[1])
 
     def run(self) -> Float[Tensor, "row vocabulary"]:
@@ -63,12 +77,13 @@ class RunningRows:
 
     def append(self, tokens_B: Int[Tensor, " row"]) -> None:
         """Give each row one more token."""
-        self.ids_BT = torch.cat([self.ids_BT, tokens_B[:, None].to(self.ids_BT)], 1)
+        self.room_BT[:, self.width].copy_(tokens_B)
+        self.width += 1
 
     def keep(self, indices: Int[Tensor, " index"], axes: RowAxes) -> bool:
         """Go on with these rows only; False, and nothing is changed, where the state has a tensor
         that `axes` does not explain."""
-        rows = len(self.ids_BT)
+        rows = len(self.room_BT)
         for path, tensor in tensors_in(self.state):
             axis = axes.get(path, -1)
             if axis is not None and (axis < 0 or tensor.shape[axis] != rows):
@@ -79,8 +94,33 @@ class RunningRows:
             return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
 
         self.state = _changed(self.state, select, (), set())
-        self.ids_BT = self.ids_BT[indices.to(self.ids_BT.device)]
+        self.room_BT = self.room_BT[indices.to(self.room_BT.device)]
         return True
+
+
+class _UnaskedCache:
+    """A cache by whose word transformers makes masks without a look at the padding."""
+
+    is_compileable = True
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+
+def _whole_masks(model: Any, inputs: dict[str, Any]) -> Any:
+    """The attention mask of a step by the model's own rules, or one for each kind of its layers."""
+    ids_BT, position_ids = inputs["input_ids"], inputs.get("position_ids")
+    make = getattr(model, "create_masks_for_generate", create_masks_for_generate)
+    return make(
+        config=model.config,
+        inputs_embeds=torch.empty((*ids_BT.shape, 0), dtype=model.dtype, device=ids_BT.device),
+        attention_mask=inputs["attention_mask"],
+        past_key_values=_UnaskedCache(inputs["past_key_values"]),
+        position_ids=position_ids,
+    )
 
 
 def begin(
@@ -88,24 +128,39 @@ def begin(
 ) -> RunningRows:
     """A left-padded batch as transformers prepares it for generation; nothing has run yet."""
 
-    def prepared(model: Any, input_ids: Tensor, **state: Any) -> RunningRows:
+    def running(ids_BT: Tensor, state: dict[str, Any]) -> RunningRows:
+        if not passes.takes_positions:
+            state.pop("position_ids", None)
+        return RunningRows(model, ids_BT, state, new_tokens, passes)
+
+    settings = {"max_new_tokens": new_tokens, "use_cache": passes.reuses_state}
+    return prepared(running, model, ids_BT, mask_BT, **settings)
+
+
+def prepared(
+    make: Callable[[Tensor, dict[str, Any]], Rows],
+    model: Any,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    **settings: Any,
+) -> Rows:
+    """What is made of the ids and the state that `generate` with these settings begins with."""
+
+    def take(_model: Any, input_ids: Tensor, **state: Any) -> Rows:
         for name in ("logits_processor", "stopping_criteria", "generation_config", "streamer"):
             state.pop(name, None)
         state.pop("synced_gpus", None)
-        if not passes.takes_positions:
-            state.pop("position_ids", None)
-        return RunningRows(model, input_ids, state, reuses_state=passes.reuses_state)
+        return make(input_ids, state)
 
     with torch.inference_mode():
-        running: RunningRows = model.generate(
+        rows: Rows = model.generate(
             input_ids=ids_BT,
             attention_mask=mask_BT,
-            max_new_tokens=new_tokens,
             do_sample=False,
-            use_cache=passes.reuses_state,
-            custom_generate=prepared,
+            custom_generate=take,
+            **settings,
         )
-    return running
+    return rows
 
 
 def row_axes(few: Any, more: Any) -> RowAxes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.engines.transformers.running import Passes, RowAxes, RunningRows, begin, row_axes
+from keel.engines.transformers.static import Capture, begin_static
 from keel.errors import ModelLayoutError
+from keel.words import first_line
 
 _LENGTHS = (3, 17, 3)
 """Tokens of the rows that are tried."""
@@ -60,12 +62,37 @@ def traits_of(model: Any, device: torch.device, pad: int) -> BatchTraits:
         trial.check_causal()
         passes = trial.passes()
         pads_left = trial.holds([0, 1, 2], lambda: trial.generated([0, 1, 2], _WIDTH, passes))
+        if device.type == "cuda" and pads_left:
+            passes = trial.unasked(passes)
         has_company = pads_left or trial.holds(
             [0, 2], lambda: trial.generated([0, 2], _LENGTHS[0], passes)
         )
         axes = trial.row_axes(passes, pads=pads_left) if has_company else None
         pads_right = trial.holds([0, 1, 2], trial.read)
     return BatchTraits(passes, has_company, pads_left, pads_right, axes)
+
+
+def why_not_static(
+    model: Any, device: torch.device, pad: int, traits: BatchTraits, capture: Capture | None
+) -> str | None:
+    """What speaks against steps over a cache of fixed size, captured once and replayed; None where
+    they give each row the logits that it has alone.
+
+    Only layers that keep all keys and values, on one device, can be replayed: the length of a
+    sliding window or of a linear state is counted in Python.
+    """
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if len(devices) > 1 or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        return f"its layers lie on {', '.join(sorted(devices))}, or are moved there when they run"
+    if not (replace(traits.passes, is_mask_given=False) == Passes() and traits.pads_left):
+        return "it is not run with a cache, positions and padding"
+    try:
+        with torch.inference_mode():
+            trial = _Trial(model, device, pad)
+            holds = _are_close(trial.stepped(capture), trial.alone_BNV)
+    except Exception as error:
+        return first_line(error)
+    return None if holds else "its logits are others than with a cache that grows"
 
 
 class _Trial:
@@ -112,6 +139,12 @@ class _Trial:
             "is right, and does not run it"
         )
 
+    def unasked(self, passes: Passes) -> Passes:
+        """These passes with masks given, so that transformers need not look, where that holds."""
+        given = replace(passes, is_mask_given=True)
+        rows = [0, 1, 2]
+        return given if self.holds(rows, lambda: self.generated(rows, _WIDTH, given)) else passes
+
     def generated(
         self, rows: Sequence[int], width: int, passes: Passes
     ) -> Float[Tensor, "row step vocabulary"]:
@@ -122,6 +155,26 @@ class _Trial:
         running.append(self._last(rows))
         running.prepare()
         return torch.stack([first_BV, running.run()], 1)
+
+    def stepped(self, capture: Capture | None) -> Float[Tensor, "row step vocabulary"]:
+        """The logits of two steps behind the prompts, over a cache of fixed size; the second is
+        replayed if a step can be captured."""
+        ids_BT, mask_BT = self._left_padded(range(len(self.rows)), _WIDTH, steps=2)
+        running = begin_static(self.model, ids_BT, mask_BT, new_tokens=3)
+        running.prepare()
+        logits_BV = torch.empty_like(running.run())
+        tokens_B = self._last(range(len(self.rows)), -2).to(self.device)
+
+        def step() -> None:
+            running.append(tokens_B)
+            running.prepare()
+            logits_BV.copy_(running.run())
+
+        step()
+        first_BV = logits_BV.clone()
+        tokens_B.copy_(self._last(range(len(self.rows))))
+        (step if capture is None else capture(step))()
+        return torch.stack([first_BV, logits_BV], 1)
 
     def read(self) -> Float[Tensor, "row step vocabulary"]:
         """The logits when all rows are read together, padded behind."""
@@ -156,17 +209,23 @@ class _Trial:
         return logits
 
     def _begin(self, rows: Sequence[int], width: int, passes: Passes) -> RunningRows:
+        ids_BT, mask_BT = self._left_padded(rows, width)
+        return begin(self.model, ids_BT, mask_BT, new_tokens=2, passes=passes)
+
+    def _left_padded(
+        self, rows: Sequence[int], width: int, *, steps: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and mask of the rows without the tokens of so many steps."""
         ids_BT = torch.full((len(rows), width), self.pad)
         mask_BT = torch.zeros_like(ids_BT)
         for index, row in enumerate(rows):
-            tokens = self.rows[row][:-1]
+            tokens = self.rows[row][:-steps]
             ids_BT[index, width - len(tokens) :] = tokens
             mask_BT[index, width - len(tokens) :] = 1
-        ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
-        return begin(self.model, ids_BT, mask_BT, new_tokens=2, passes=passes)
+        return ids_BT.to(self.device), mask_BT.to(self.device)
 
-    def _last(self, rows: Sequence[int]) -> Tensor:
-        return torch.stack([self.rows[row][-1] for row in rows])
+    def _last(self, rows: Sequence[int], position: int = -1) -> Tensor:
+        return torch.stack([self.rows[row][position] for row in rows])
 
 
 def _are_close(logits: Tensor, expected: Tensor, times: float = 1) -> bool:

@@ -1,0 +1,47 @@
+"""What Keel's generation costs beside `model.generate`: plain, recorded, capped, and both.
+
+On a CPU with the embedded model; on a GPU with random weights in the shape of a Llama of 1B
+parameters, where each arm of Keel's also runs over a static cache, its steps captured as a graph.
+"""
+
+from __future__ import annotations
+
+from benchmarks.children import in_child
+from benchmarks.outcomes import AtMost, Comparison, Dial, Outcome, ratio_of, rounds_of
+
+_TARGET = AtMost(1.0)
+_STATIC_TARGET = AtMost(round(1 / 1.5, 3))
+_BATCHES = (1, 16, 256)
+_BAND = list(range(8, 14))
+_NOTES = ("the ratio to Keel's plain arm is that of recording or capping alone",)
+
+
+def run(dial: Dial) -> list[Outcome]:
+    """An outcome for each batch."""
+    return [_at(rows, dial) for rows in _BATCHES]
+
+
+def _at(rows: int, dial: Dial) -> Outcome:
+    on_cpu = dial.device == "cpu"
+    new_tokens = (16 if dial.is_quick else 32) if on_cpu else (32 if dial.is_quick else 128)
+    found = in_child(
+        "benchmarks.arms.generating:generating",
+        repeats=dial.rounds(usual=5, quick=2),
+        rows=rows,
+        new_tokens=new_tokens,
+        band=_BAND,
+        device=dial.device,
+    )
+    rounds = rounds_of(found["rounds"])
+
+    def compared(arm: str, base: str, target: AtMost | None = None) -> Comparison:
+        return Comparison(f"{arm} / {base}", ratio_of(rounds, "wall_s", arm, base), target)
+
+    ours = [arm for arm in rounds if arm != "generate"]
+    comparisons = [
+        compared(arm, "generate", _STATIC_TARGET if arm.startswith("static") else _TARGET)
+        for arm in ours
+    ]
+    comparisons += [compared(arm, "Keel") for arm in ours if arm.startswith("Keel, ")]
+    setting = f"{found['dtype']}, {dial.device}, batch {rows} × {new_tokens} new tokens"
+    return Outcome("generating", setting, rounds, tuple(comparisons), rows * new_tokens, _NOTES)
