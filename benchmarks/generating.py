@@ -13,7 +13,6 @@ _TARGET = AtMost(1.0)
 _STATIC_TARGET = AtMost(round(1 / 1.5, 3))
 _BATCHES = (1, 16, 256)
 _BAND = list(range(8, 14))
-_NOTES = ("the ratio to Keel's plain arm is that of recording or capping alone",)
 
 
 def run(dial: Dial) -> list[Outcome]:
@@ -34,14 +33,13 @@ def _at(rows: int, dial: Dial) -> Outcome:
     )
     rounds = rounds_of(found["rounds"])
 
-    def compared(arm: str, base: str, target: AtMost | None = None) -> Comparison:
-        return Comparison(f"{arm} / {base}", ratio_of(rounds, "wall_s", arm, base), target)
-
     ours = [arm for arm in rounds if arm != "generate"]
-    comparisons = [
-        compared(arm, "generate", _STATIC_TARGET if arm.startswith("static") else _TARGET)
-        for arm in ours
-    ]
-    comparisons += [compared(arm, "Keel") for arm in ours if arm.startswith("Keel, ")]
+    comparisons = []
+    for quantity in ("wall_s", "cpu_s"):
+        named = quantity.removesuffix("_s")
+        for arm in ours:
+            target = _STATIC_TARGET if arm.startswith("static") else _TARGET
+            ratio = ratio_of(rounds, quantity, arm, "generate")
+            comparisons.append(Comparison(f"{arm} / generate, {named}", ratio, target))
     setting = f"{found['dtype']}, {dial.device}, batch {rows} × {new_tokens} new tokens"
-    return Outcome("generating", setting, rounds, tuple(comparisons), rows * new_tokens, _NOTES)
+    return Outcome("generating", setting, rounds, tuple(comparisons), rows * new_tokens)
