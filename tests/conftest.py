@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(lack))
 
 
+def pytest_runtest_setup(item):
+    """Where there is no CUDA device, what needs one is skipped."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def _own_random_state():
     """Each test draws from its own seeded stream."""

@@ -48,7 +48,8 @@ class OpeningSettings:
     engine: Annotated[str, Flag("--engine", MODEL, metavar="NAME[:SETTING=VALUE,...]")] = (
         "transformers"
     )
-    """`transformers`, or `vllm` for scale (see docs/vllm.md), as `vllm:eager=true`."""
+    """`transformers` (on a GPU sooner as `transformers:static=true`), or `vllm` for scale (see
+    docs/vllm.md), as `vllm:eager=true`."""
     load: LoadSettings = field(default_factory=LoadSettings)
 
 
