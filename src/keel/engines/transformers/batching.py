@@ -18,6 +18,8 @@ _MEMORY_SHARE = 0.5
 _ROWS_CPU = 64
 """Past this many rows a CPU generates no faster, and a batch is what a kill can cost."""
 _ROWS_GPU = 512
+_SCORE_BYTES_CPU, _SCORE_BYTES_GPU = 16, 48
+"""Of a word of the vocabulary while a token is drawn; on a GPU all words are sorted."""
 _READ_TOKENS_CPU = 640
 _WIDTH_STEP = 8
 _READ_TOKENS_GPU = 32768
@@ -31,9 +33,10 @@ def budget_for(trial: Trial, hidden_size: int, device: torch.device) -> Budget:
         if device.type == "cuda"
         else psutil.virtual_memory().available
     ) * _MEMORY_SHARE
-    # A row's states that do not grow, and its scores of one step in float32, with the copies that
-    # sampling makes. Half of the memory is left for what grows with the tokens.
-    row_bytes = trial.cache_bytes_per_row + trial.vocabulary_size * 4 * 4
+    # A row's states that do not grow, and its scores of one step with the copies that sampling
+    # makes. Half of the memory is left for what grows with the tokens.
+    score_bytes = _SCORE_BYTES_GPU if is_gpu else _SCORE_BYTES_CPU
+    row_bytes = trial.cache_bytes_per_row + trial.vocabulary_size * score_bytes
     rows = min(_ROWS_GPU if is_gpu else _ROWS_CPU, max(int(free / 2 / row_bytes), 1))
     # The residual stream of one token, with some copies.
     token_bytes = trial.cache_bytes_per_token + 8 * hidden_size * 4

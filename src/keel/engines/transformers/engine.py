@@ -69,7 +69,7 @@ class TransformersEngine:
         is_cuda = self.device.type == "cuda"
         self.steps_ahead = int(is_cuda)
         """Steps of generation that are begun before the tokens of one are known on the host."""
-        self.capture: Capture | None = capture_graph if is_cuda else None
+        self.capture: Capture | None = partial(capture_graph, self.device) if is_cuda else None
         """How steps over a cache of fixed size are captured."""
         self.is_static = is_static
         """Whether to generate over such a cache, where the model allows it."""

@@ -128,7 +128,7 @@ def begin(
 ) -> RunningRows:
     """A left-padded batch as transformers prepares it for generation; nothing has run yet."""
 
-    def running(ids_BT: Tensor, state: dict[str, Any]) -> RunningRows:
+    def running(model: Any, ids_BT: Tensor, state: dict[str, Any]) -> RunningRows:
         if not passes.takes_positions:
             state.pop("position_ids", None)
         return RunningRows(model, ids_BT, state, new_tokens, passes)
@@ -138,19 +138,22 @@ def begin(
 
 
 def prepared(
-    make: Callable[[Tensor, dict[str, Any]], Rows],
+    make: Callable[[Any, Tensor, dict[str, Any]], Rows],
     model: Any,
     ids_BT: Tensor,
     mask_BT: Tensor,
     **settings: Any,
 ) -> Rows:
-    """What is made of the ids and the state that `generate` with these settings begins with."""
+    """What is made of the model, ids and state that `generate` with these settings begins with.
 
-    def take(_model: Any, input_ids: Tensor, **state: Any) -> Rows:
+    The model is the one that generates: of an adapter's, the one inside.
+    """
+
+    def take(model: Any, input_ids: Tensor, **state: Any) -> Rows:
         for name in ("logits_processor", "stopping_criteria", "generation_config", "streamer"):
             state.pop(name, None)
         state.pop("synced_gpus", None)
-        return make(input_ids, state)
+        return make(model, input_ids, state)
 
     with torch.inference_mode():
         rows: Rows = model.generate(

@@ -22,10 +22,14 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Makes of a step a function that repeats its work on the device; the step need not have run."""
 
 
-def capture_graph(step: Callable[[], None]) -> Callable[[], None]:
+def capture_graph(device: torch.device, step: Callable[[], None]) -> Callable[[], None]:
     """The step as a CUDA graph; its kernels have run before, so that libraries are ready."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with (
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+    ):
         step()
     return graph.replay
 
@@ -101,7 +105,7 @@ def begin_static(model: Any, ids_BT: Tensor, mask_BT: Tensor, *, new_tokens: int
         max_cache_len=ids_BT.shape[1] + new_tokens,
     )
 
-    def rows(ids_BT: Tensor, state: dict[str, Any]) -> StaticRows:
+    def rows(model: Any, ids_BT: Tensor, state: dict[str, Any]) -> StaticRows:
         return StaticRows(model, ids_BT, state, new_tokens)
 
     settings = {"max_new_tokens": new_tokens, "use_cache": True, "past_key_values": cache}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transfer:
-    """Tensors on their way to the host, as they were when the transfer began."""
+    """Tensors of one device on their way to the host, as they were when the transfer began."""
 
     tensors: tuple[Tensor, ...]
     is_done: Any
@@ -22,10 +22,11 @@ class Transfer:
     def begin(cls, *tensors: Tensor) -> Transfer:
         """Queue the copies behind the work that the device has; nothing waits."""
         copies = tuple(t.to("cpu", non_blocking=t.is_cuda, copy=True) for t in tensors)
-        if not any(tensor.is_cuda for tensor in tensors):
+        if not tensors or not tensors[0].is_cuda:
             return cls(copies, None)
         is_done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        is_done.record()
+        # Not the current device's stream: the model may run on another GPU.
+        is_done.record(torch.cuda.current_stream(tensors[0].device))
         return cls(copies, is_done)
 
     def finish(self) -> tuple[Tensor, ...]:
