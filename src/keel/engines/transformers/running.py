@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import Cache
 from transformers.masking_utils import create_masks_for_generate
+
+from keel.errors import ModelLayoutError
 
 Path = tuple[Hashable, ...]
 """Where a tensor stands in nested objects: attribute names, keys and indices."""
@@ -112,15 +115,26 @@ class _UnaskedCache:
 
 def _whole_masks(model: Any, inputs: dict[str, Any]) -> Any:
     """The attention mask of a step by the model's own rules, or one for each kind of its layers."""
-    ids_BT, position_ids = inputs["input_ids"], inputs.get("position_ids")
+    ids_BT = inputs["input_ids"]
     make = getattr(model, "create_masks_for_generate", create_masks_for_generate)
     return make(
-        config=model.config,
-        inputs_embeds=torch.empty((*ids_BT.shape, 0), dtype=model.dtype, device=ids_BT.device),
-        attention_mask=inputs["attention_mask"],
-        past_key_values=_UnaskedCache(inputs["past_key_values"]),
-        position_ids=position_ids,
+        model.config,
+        torch.empty((*ids_BT.shape, 0), dtype=model.dtype, device=ids_BT.device),
+        inputs["attention_mask"],
+        _UnaskedCache(inputs[cache_name(inputs)]),
+        inputs.get("position_ids"),
     )
+
+
+def cache_name(state: Mapping[str, Any]) -> str:
+    """Under which name a model is given its cache: it differs between releases of transformers.
+
+    Raises ModelLayoutError where there is none.
+    """
+    for name, value in state.items():
+        if isinstance(value, Cache):
+            return name
+    raise ModelLayoutError(f"the model is given {', '.join(state)}, expected a transformers.Cache")
 
 
 def begin(

@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import StaticCache
-from transformers.cache_utils import StaticLayer
 
-from keel.engines.transformers.running import RowAxes, prepared, tensors_in
+from keel.engines.transformers.running import RowAxes, cache_name, prepared, tensors_in
 from keel.errors import ModelLayoutError
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -81,13 +80,14 @@ class StaticRows:
         """
         update = self.model._update_model_kwargs_for_generation
         state = update(outputs, self.state, is_encoder_decoder=False)
-        known = {"attention_mask", "position_ids", "past_key_values"}
-        strange = {str(path[0]) for path, _ in tensors_in(state)} - known
-        cache = state.get("past_key_values")
-        layers = getattr(cache, "layers", [])
-        if strange or not layers or any(type(layer) is not StaticLayer for layer in layers):
-            kinds = sorted({type(layer).__name__ for layer in layers} | strange)
-            raise ModelLayoutError(f"its state holds {', '.join(kinds)}, expected StaticLayer only")
+        name = cache_name(state)
+        kept = {part for part, value in state.items() if part != name and tensors_in(value)}
+        kinds = {type(layer).__name__ for layer in state[name].layers}
+        strange = sorted(kinds - {"StaticLayer"} | kept - {"attention_mask", "position_ids"})
+        if strange:
+            raise ModelLayoutError(
+                f"its state holds {', '.join(strange)}, expected StaticLayer only"
+            )
         # Tokens to come count as there: a query sees none behind itself in any case.
         mask_BT = torch.nn.functional.pad(
             state["attention_mask"], (0, self.new_tokens - 1), value=1
@@ -100,13 +100,10 @@ class StaticRows:
 
 def begin_static(model: Any, ids_BT: Tensor, mask_BT: Tensor, *, new_tokens: int) -> StaticRows:
     """A left-padded batch over a cache of fixed size, of which nothing has run yet."""
-    cache = StaticCache(
-        config=model.config.get_text_config(decoder=True),
-        max_cache_len=ids_BT.shape[1] + new_tokens,
-    )
 
     def rows(model: Any, ids_BT: Tensor, state: dict[str, Any]) -> StaticRows:
-        return StaticRows(model, ids_BT, state, new_tokens)
+        config, length = model.config.get_text_config(decoder=True), ids_BT.shape[1] + new_tokens
+        cache = StaticCache(config=config, max_cache_len=length)
+        return StaticRows(model, ids_BT, {**state, cache_name(state): cache}, new_tokens)
 
-    settings = {"max_new_tokens": new_tokens, "use_cache": True, "past_key_values": cache}
-    return prepared(rows, model, ids_BT, mask_BT, **settings)
+    return prepared(rows, model, ids_BT, mask_BT, max_new_tokens=new_tokens, use_cache=True)
