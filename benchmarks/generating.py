@@ -41,5 +41,8 @@ def _at(rows: int, dial: Dial) -> Outcome:
             target = _STATIC_TARGET if arm.startswith("static") else _TARGET
             ratio = ratio_of(rounds, quantity, arm, "generate")
             comparisons.append(Comparison(f"{arm} / generate, {named}", ratio, target))
+        for arm in (arm for arm in ours if arm.startswith("Keel, ")):
+            ratio = ratio_of(rounds, quantity, arm, "Keel")
+            comparisons.append(Comparison(f"{arm} / Keel, {named}", ratio))
     setting = f"{found['dtype']}, {dial.device}, batch {rows} × {new_tokens} new tokens"
     return Outcome("generating", setting, rounds, tuple(comparisons), rows * new_tokens)

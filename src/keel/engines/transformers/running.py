@@ -7,6 +7,7 @@ Knows nothing of sampling.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TypeVar
@@ -101,16 +102,13 @@ class RunningRows:
         return True
 
 
-class _UnaskedCache:
-    """A cache by whose word transformers makes masks without a look at the padding."""
-
-    is_compileable = True
-
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
+def _like_compiled(cache: Cache) -> Cache:
+    """The cache as transformers sees one of a compiled model, for which it makes masks without a
+    look at the padding."""
+    alike = copy(cache)
+    kind = type(cache)
+    alike.__class__ = type(kind.__name__, (kind,), {"is_compileable": True})
+    return alike
 
 
 def _whole_masks(model: Any, inputs: dict[str, Any]) -> Any:
@@ -121,7 +119,7 @@ def _whole_masks(model: Any, inputs: dict[str, Any]) -> Any:
         model.config,
         torch.empty((*ids_BT.shape, 0), dtype=model.dtype, device=ids_BT.device),
         inputs["attention_mask"],
-        _UnaskedCache(inputs[cache_name(inputs)]),
+        _like_compiled(inputs[cache_name(inputs)]),
         inputs.get("position_ids"),
     )
 
