@@ -23,7 +23,7 @@ from keel.statistics import Clusters, rate_interval
 from keel.store import Run, open_run
 from keel.types import ActivationBatch, Interval, Prompt
 
-_QUICK = MapSettings(min_count=1, bootstrap=1)
+_QUICK = MapSettings(min_count=1)
 
 
 class Answers:

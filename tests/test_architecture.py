@@ -18,6 +18,7 @@ FLOORS = [
     {"settings"},
     {"types"},
     {"geometry", "statistics"},
+    {"cosines"},
     {"store", "steering", "endpoint"},
     {"engines"},
     {"plugin"},

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import kstest, t, ttest_1samp
 
 from keel.errors import TooFewSamplesError
 from keel.statistics import (
     Clusters,
-    bootstrap_indices,
     clustered_correlation,
     difference_interval,
-    draw_counts,
     holm,
     kappa_interval,
     paired_p_value,
@@ -299,7 +296,7 @@ def test_cases_of_a_single_item_count_once_for_kappa():
     assert bound.high - bound.low > 3 * (free.high - free.low)
 
 
-# --- bootstrap of independent units ---
+# --- resamples ---
 
 
 def test_the_interval_is_the_middle_of_the_resamples():
@@ -319,17 +316,6 @@ def test_resamples_with_nothing_to_compare_are_left_out():
     assert (interval.low, interval.high) == (1, 1)
     with pytest.raises(TooFewSamplesError, match="none of 2 resamples"):
         percentile_interval(1.0, np.array([np.nan, np.nan]))
-
-
-def test_bootstrap_indices_begin_with_the_data_as_they_are():
-    drawn_SN = bootstrap_indices(5, 3, seed=0)
-    assert drawn_SN.shape == (4, 5)
-    assert drawn_SN[0].tolist() == [0, 1, 2, 3, 4]
-    assert drawn_SN.equal(bootstrap_indices(5, 3, seed=0))
-
-
-def test_draws_are_counted_unit_by_unit():
-    assert draw_counts(torch.tensor([[0, 1, 2], [2, 2, 0]])).tolist() == [[1, 1, 1], [1, 0, 2]]
 
 
 # --- coverage, small and seeded; all of it by `python -m benchmarks.coverage` ---

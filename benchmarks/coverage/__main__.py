@@ -1,7 +1,8 @@
 """How often Keel's intervals hold the truth, as `make coverage` writes it into docs/statistics.md.
 
-python -m benchmarks.coverage                 all studies, and the table
-python -m benchmarks.coverage --only compare  statistics with this in their name, on stdout
+python -m benchmarks.coverage              all studies, and their tables
+python -m benchmarks.coverage --only maps  the studies of one group, and its table alone
+python -m benchmarks.coverage --draws 50   a quick look, on stdout
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from benchmarks.coverage import items, maps
@@ -19,22 +19,23 @@ from docs.make import with_part
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 COMMAND = "python -m benchmarks.coverage"
+GROUPS = ("evaluations", "judges", "maps", "comparisons")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, whatever was measured."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--only", metavar="WORDS", help="statistics with this in their name")
+    parser.add_argument("--only", metavar="GROUP", help="of: " + ", ".join(GROUPS))
     parser.add_argument("--draws", type=int, help="draws of each study; else its own number")
     given = parser.parse_args(arguments)
-    rows = list(_measured([*items.studies(), *maps.studies()], given.draws))
-    if given.only is not None:
-        print(tables([row for row in rows if given.only in row.statistic]))
-    elif given.draws is None:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(with_part(page, "coverage", tables(rows), COMMAND), encoding="utf-8")
-    else:
-        print(tables(rows))
+    for group in GROUPS if given.only is None else [given.only]:
+        studies = [s for s in (*items.studies(), *maps.studies()) if s.group == group]
+        made = table(list(_measured(studies, given.draws)))
+        if given.draws is None:
+            page = PAGE.read_text(encoding="utf-8")
+            PAGE.write_text(with_part(page, group, made, COMMAND), encoding="utf-8")
+        else:
+            print(made)
     return 0
 
 
@@ -46,22 +47,16 @@ def _measured(studies: Sequence[Study], draws: int | None) -> Iterator[Row]:
         print(f"{number}/{len(studies)} {study.design}: {spent_s:.0f} s", file=sys.stderr)
 
 
-def tables(rows: Sequence[Row]) -> str:
-    """A table for each group of designs: a line for each statistic, a column for each design."""
-    lines = []
-    for group, of_group in groupby(rows, key=lambda row: row.group):
-        lines += [*_table(group, list(of_group)), ""]
-    met = sum(row.is_met for row in rows)
-    return "\n".join([*lines, f"{met} of {len(rows)} are as they should be."])
-
-
-def _table(group: str, rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[Row]) -> str:
+    """A line for each statistic, a column for each design, and how many rows are off."""
     designs = list(dict.fromkeys(row.design for row in rows))
-    yield f"| {group} | {' | '.join(designs)} |"
-    yield "|---" * (1 + len(designs)) + "|"
+    lines = [f"| | {' | '.join(designs)} |", "|---" * (1 + len(designs)) + "|"]
     for statistic in dict.fromkeys(row.statistic for row in rows):
         cells = {row.design: _cell(row) for row in rows if row.statistic == statistic}
-        yield f"| {statistic} | {' | '.join(cells.get(design, '') for design in designs)} |"
+        named = statistic.replace("|", "\\|")
+        lines.append(f"| {named} | {' | '.join(cells.get(design, '') for design in designs)} |")
+    met = sum(row.is_met for row in rows)
+    return "\n".join([*lines, "", f"{met} of {len(rows)} are as they should be."])
 
 
 def _cell(row: Row) -> str:

@@ -95,10 +95,10 @@ def studies() -> Iterator[Study]:
     for items in DESIGNS:
         draws = 1 if items.clusters.fixed else _DRAWS
         draw = partial(_arms, items)
-        yield Study("evaluations, sweeps", items.words, draw, draws, _arm_truths(items))
+        yield Study("evaluations", items.words, draw, draws, _arm_truths(items))
     for items in DESIGNS:
         if not items.is_crossed:
-            yield Study("two judges", items.words, partial(_judges, items), _DRAWS)
+            yield Study("judges", items.words, partial(_judges, items), _DRAWS)
 
 
 # --- arms ---

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from keel.errors import TooFewSamplesError
 from keel.types import Interval
@@ -30,20 +27,7 @@ _ENDS = (2.5, 97.5)
 _LEAST_P = 1e-12
 
 
-# --- bootstrap of independent units ---
-
-
-def bootstrap_indices(count: int, resamples: int, seed: int) -> Int[Tensor, "resample unit"]:
-    """Indices of units drawn with replacement; the first row is each unit once."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn_SN = torch.randint(count, (resamples, count), generator=generator)
-    return torch.cat([torch.arange(count)[None], drawn_SN])
-
-
-def draw_counts(drawn_SN: Int[Tensor, "resample unit"]) -> Float[Tensor, "resample unit"]:
-    """How often each unit is drawn, from the indices of as many units drawn."""
-    counts_SN = torch.zeros(drawn_SN.shape, dtype=torch.float64)
-    return counts_SN.scatter_add_(1, drawn_SN, torch.ones_like(counts_SN))
+# --- resamples ---
 
 
 def percentile_interval(value: float, resampled_S: Floats) -> Interval:
@@ -56,7 +40,7 @@ def percentile_interval(value: float, resampled_S: Floats) -> Interval:
     if not len(finite_S):
         raise TooFewSamplesError(
             f"none of {len(resampled_S)} resamples drew anything to compare; ask the same "
-            "questions of all (default and roles), or draw more resamples (bootstrap)"
+            "questions of all (default and roles)"
         )
     low, high = np.percentile(finite_S, _ENDS)
     return Interval(value, min(value, float(low)), max(value, float(high)))
@@ -222,6 +206,13 @@ def rate_interval(values_N: Floats, clusters: Clusters, *, level: float = _LEVEL
     value = float(values_N.mean())
     if _are_shares(values_N):
         return _share_interval(value, clusters, values_N - value, level)
+    return mean_interval(values_N, clusters, level=level)
+
+
+def mean_interval(values_N: Floats, clusters: Clusters, *, level: float = _LEVEL) -> Interval:
+    """Mean of numbers that are no shares, whatever their values, with Student's interval."""
+    _check_some(values_N)
+    value = float(values_N.mean())
     return _t_interval(value, clusters.variance(values_N - value), level)
 
 

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import pytest
 
 from benchmarks.coverage import items, maps
-from benchmarks.coverage.__main__ import tables
+from benchmarks.coverage.__main__ import table
 from benchmarks.coverage.studies import Known, Row, Study
 from keel.types import Interval
 
@@ -64,4 +64,4 @@ def test_the_table_marks_what_is_off():
     for hits, mark in ((2, ""), (20, "**")):
         p_values = iter([0.01] * hits + [0.5] * (40 - hits))
         rows = Study("judges", "forty", lambda rng, p=p_values: {"p": next(p)}, 40).run()
-        assert f"| p | {mark}{hits / 0.4:.1f} ± " in tables(list(rows))
+        assert f"| p | {mark}{hits / 0.4:.1f} ± " in table(list(rows))

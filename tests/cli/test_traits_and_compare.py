@@ -57,7 +57,7 @@ def test_runs_are_compared_in_words_in_json_and_on_a_page(
     assert "figure-layers-1" in html
     assert "figure-shift-roles-1" in html
     assert 'src="http' not in html
-    pair = keel("compare", *runs, "--bootstrap", "20", "--json").json["pairs"][0]
+    pair = keel("compare", *runs, "--json").json["pairs"][0]
     assert pair["first"] == str(runs[0])
     first = pair["roles"]["components"][0]
     assert first["low"] <= first["value"] <= first["high"]

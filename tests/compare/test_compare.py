@@ -10,6 +10,7 @@ from keel.errors import TooFewSamplesError, UsageError
 from keel.personas import fit_space
 from keel.types import (
     AssistantAxis,
+    AxisFolds,
     ModelIdentity,
     PersonaMap,
     PersonaVector,
@@ -20,7 +21,7 @@ from keel.types import (
 
 ROLES = tuple(f"role{n}" for n in range(8))
 TRAITS = ("calm", "loud", "kind", "odd", "dry")
-SETTINGS = CompareSettings(bootstrap=50, components=3)
+SETTINGS = CompareSettings(components=3)
 LAYERS, HIDDEN, LAYER = 2, 12, 1
 
 
@@ -190,10 +191,42 @@ def test_intervals_hold_their_value_and_know_chance():
     assert first.high - first.low > 0.4
 
 
-def test_the_same_seed_gives_the_same_intervals():
+def test_the_same_seed_gives_the_same_null():
     noise = torch.randn(8, LAYERS, HIDDEN, generator=torch.Generator().manual_seed(4))
     pair = mapped("a", noise, DEFAULT), mapped("b", roles_of(), DEFAULT)
-    assert compare_maps(*pair, SETTINGS).axes == compare_maps(*pair, SETTINGS).axes
+    assert compare_maps(*pair, SETTINGS).axes_null == compare_maps(*pair, SETTINGS).axes_null
+
+
+def test_the_null_says_what_the_default_alone_makes_of_two_axes():
+    """Roles that lie near to each other, the default far off: any axis points from them to it."""
+    near, default = 0.1 * roles_of(), 50 * DEFAULT
+    found = compare_maps(mapped("a", near, default), mapped("b", near, default), SETTINGS)
+    assert all(null > 0.99 for null in found.axes_null)
+
+
+def test_a_run_without_folds_of_its_axis_is_named():
+    """An older run says nothing of other questions and answers."""
+    found = compare_maps(mapped("a", roles_of(), DEFAULT), mapped("b", roles_of(), DEFAULT))
+    assert any("b was mapped by an older Keel" in warning for warning in found.warnings)
+
+
+def test_the_cosine_of_axes_is_about_other_answers_too():
+    """Two runs of one population, apart by noise alone: its cosine of 1 lies in the interval,
+    which is no point, and the plain cosine of what was measured is less."""
+    runs = []
+    for seed in (0, 1):
+        draw = torch.Generator().manual_seed(seed)
+        folds_FLD = (
+            DEFAULT - roles_of().mean(0) + 2.0 * torch.randn(16, LAYERS, HIDDEN, generator=draw)
+        )
+        run = mapped(str(seed), roles_of(), roles_of().mean(0) + folds_FLD.mean(0))
+        kept = AxisFolds(folds_FLD, torch.ones(16), torch.full((LAYERS,), 25.5))
+        runs.append(replace(run, roles=replace(run.roles, axis_folds=kept)))
+    for interval in compare_maps(*runs, SETTINGS).axes:
+        assert interval.low < 0.999
+        assert interval.high == pytest.approx(1)
+    plain = torch.nn.functional.cosine_similarity(*(run.roles.axis.vector for run in runs), dim=-1)
+    assert bool((plain < 0.99).all())
 
 
 def test_runs_with_too_few_roles_in_common_are_refused_by_name():

@@ -71,7 +71,7 @@ def finished_run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     settings = pipeline.ExtractSettings(
         prompts=PromptSettings(roles=5, questions=4, prompts_per_question=1),
         sampling=Sampling(max_new_tokens=8),
-        mapping=MapSettings(min_count=2, bootstrap=20),
+        mapping=MapSettings(min_count=2),
     )
     pipeline.extract(engine, folder, settings)
     pipeline.calibrate(engine, folder, CalibrateSettings(rollouts=10, priced_rollouts=2))

@@ -7,8 +7,8 @@ import torch
 from keel.personas import MapSettings, map_personas
 from keel.types import ActivationBatch, Conversation, Message, ModelIdentity, Prompt
 
-SETTINGS = MapSettings(min_count=2, bootstrap=60)
-QUICK = MapSettings(min_count=2, bootstrap=5)
+SETTINGS = MapSettings(min_count=2)
+QUICK = MapSettings(min_count=2)
 """For tests that look at no interval."""
 SPREAD = {f"role{n}": -1 + n / 8 for n in range(12)}
 """Roles at -1 to 0.375: all below the default."""

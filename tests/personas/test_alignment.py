@@ -44,7 +44,8 @@ def alignment_of(cells: np.ndarray):
     sums = torch.tensor(cells)[:, :, None]
     names = tuple(f"role{n}" for n in range(1, len(cells)))
     counts = torch.ones(cells.shape[:2], dtype=torch.int64)
-    return pc1_alignments(Cells(names, sums, counts, torch.ones(1)))[0]
+    cells = Cells(names, sums, counts, torch.ones(1), sums[:1], counts[:1])
+    return pc1_alignments(cells)[0]
 
 
 @pytest.mark.parametrize("cosine", [0.3, 0.6, 0.8, 0.95])

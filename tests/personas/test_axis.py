@@ -12,7 +12,7 @@ from tests.reference import persona_vectors as plain
 
 def test_the_space_agrees_with_sklearn():
     planted = Planted(SPREAD)
-    found = mapped(planted, MapSettings(min_count=2, components=4, bootstrap=2))
+    found = mapped(planted, MapSettings(min_count=2, components=4))
     vectors = torch.stack([v.vector_LD[2] for v in found.vectors]).double().numpy()
     pca = PCA(4).fit(vectors)
     space = found.space

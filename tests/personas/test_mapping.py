@@ -163,7 +163,7 @@ def test_fewer_folds_change_no_vector():
     )
 
 
-@pytest.mark.parametrize("name", ["min_count", "components", "bootstrap", "folds_bytes"])
+@pytest.mark.parametrize("name", ["min_count", "components", "folds_bytes"])
 def test_settings_that_make_no_sense_are_refused(name):
     with pytest.raises(UsageError, match=name):
         MapSettings(**{name: 0})

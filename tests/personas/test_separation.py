@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from keel.personas import map_personas
-from keel.personas.cells import RolloutIndex
-from keel.personas.quality import held_out_separations
+from keel.personas.cells import RolloutIndex, gather_cells
+from keel.personas.separation import held_out_separations
 from keel.types import ModelIdentity
 from tests.personas.synthetic import QUICK, SPREAD, Planted, handmade, mapped
 from tests.reference import persona_vectors as plain
@@ -29,6 +29,8 @@ def test_the_auc_is_held_out():
 
 
 def test_auc_and_d_prime_agree_with_their_definitions():
+    """A default answer is projected on the axis of the other half without its own prompt; what is
+    pooled is in units of the role answers on the same axis."""
     planted = Planted(SPREAD, noise=0.8)
     found = mapped(planted)
     aucs, d_primes = [], []
@@ -36,16 +38,46 @@ def test_auc_and_d_prime_agree_with_their_definitions():
         inside = [p for p in planted.prompts if p.question_index % 2 == 1 - half]
         outside = [p for p in planted.prompts if p.question_index % 2 == half]
         of = lambda role, some: [planted.means[p.id][1].numpy() for p in some if p.role == role]  # noqa: E731
-        axis = plain.assistant_axis(
-            of("default", inside), [plain.role_vector(of(r, inside)) for r in SPREAD]
-        )
-        values = np.array([planted.means[p.id][1].numpy() @ axis for p in outside])
-        is_default = np.array([p.is_default for p in outside])
-        aucs.append(roc_auc_score(is_default, values))
-        d, r = values[is_default], values[~is_default]
-        d_primes.append((d.mean() - r.mean()) / np.sqrt((d.var() + r.var()) / 2))
+        vectors = [plain.role_vector(of(role, inside)) for role in SPREAD]
+        won, scaled = [], []
+        for system in range(planted.defaults):
+            others = [p for p in inside if p.system_index != system]
+            axis = plain.assistant_axis(of("default", others), vectors)
+            own = [p for p in outside if p.is_default and p.system_index == system]
+            d = np.array([planted.means[p.id][1].numpy() @ axis for p in own])
+            r = np.array([x @ axis for role in SPREAD for x in of(role, outside)])
+            won.append(plain.area_under_curve(d, r))
+            scaled.append((d - r.mean()) / r.std())
+        aucs.append(np.mean(won))
+        pooled = np.concatenate(scaled)
+        d_primes.append(pooled.mean() / np.sqrt((pooled.var() + 1) / 2))
     assert found.quality[1].auc.value == pytest.approx(np.mean(aucs), abs=1e-6)
-    assert found.quality[1].d_prime.value == pytest.approx(np.mean(d_primes), abs=1e-4)
+    assert found.quality[1].d_prime.value == pytest.approx(np.mean(d_primes), abs=1e-3)
+
+
+def test_a_default_prompt_of_its_own_kind_is_named():
+    """The third of five prompts makes the model answer as the roles do, in another direction."""
+    planted = Planted(SPREAD, defaults=5, questions=12, hidden=32)
+    aside = torch.nn.functional.normalize(torch.ones(32), dim=0)
+    for prompt in planted.prompts:
+        if prompt.is_default and prompt.system_index == 2:
+            planted.means[prompt.id] += 2 * aside - 1.2 * planted.direction
+    found = mapped(planted, QUICK)
+    prompts = found.quality[found.axis.layer].default_prompts
+    assert len(prompts) == 5
+    assert all(prompts[2].cosine < other.cosine - 0.3 for other in prompts[:2] + prompts[3:])
+    assert prompts[2].auc < 0.8 < min(other.auc for other in prompts[:2] + prompts[3:])
+    assert any("default's system prompt 2" in text for text in found.warnings)
+    usual = mapped(Planted(SPREAD, defaults=5, questions=12, hidden=32), QUICK)
+    assert not any("system prompt" in text for text in usual.warnings)
+
+
+def test_perfect_separation_is_no_certainty():
+    """Of 12 questions without a miss Wilson's interval begins at 12 / (12 + 3.84) = 0.76."""
+    far = {role: [(n / 9,) for n in range(12)] for role in ("a", "b", "c")}
+    found = separations(*handmade({**far, "default": [(9 + n / 9,) for n in range(12)]}))[0]
+    assert found.auc.value == 1
+    assert (found.auc.low, found.auc.high) == (pytest.approx(0.76, abs=0.01), 1)
 
 
 def test_a_strong_axis_separates_and_no_axis_does_not():
@@ -71,30 +103,24 @@ def test_intervals_hold_their_value_and_narrow_with_more_data():
     assert width(many) < width(few)
 
 
-def separations(prompts, batches, axis, resamples=5):
-    places = RolloutIndex.of(prompts, lambda _: True)
-    axis_LD = torch.tensor([axis], dtype=torch.float32)
-    return held_out_separations(batches(), places, (axis_LD, axis_LD), resamples=resamples, seed=0)
+def separations(prompts, batches):
+    index = RolloutIndex.of(prompts, lambda _: True)
+    cells = gather_cells(index, batches(), 10**9)
+    return held_out_separations(batches(), index, cells, seed=0)
 
 
 def test_ties_count_half():
-    """Default at 1, roles at 1, 0 and 2, in both halves: (1/2 + 1 + 0) / 3 = 1/2, and d′ 0.
-
-    Roles at 1, 0 and 1 give (1/2 + 1 + 1/2) / 3 = 2/3.
-    """
-    even = {"default": [(1,), (1,)], "a": [(1,), (1,)], "b": [(0,), (0,)], "c": [(2,), (2,)]}
-    found = separations(*handmade(even), axis=[1.0])[0]
-    assert found.auc.value == pytest.approx(1 / 2)
-    assert found.d_prime.value == pytest.approx(0)
-    above = {**even, "c": [(1,), (1,)]}
-    assert separations(*handmade(above), axis=[1.0])[0].auc.value == pytest.approx(2 / 3)
+    """Default at 1, roles at 1, 0 and 1, in both halves: (1/2 + 1 + 1/2) / 3 = 2/3."""
+    even = {"default": [(1,)] * 2, "a": [(1,)] * 2, "b": [(0,)] * 2, "c": [(1,)] * 2}
+    assert separations(*handmade(even))[0].auc.value == pytest.approx(2 / 3)
 
 
 def test_auc_and_d_prime_are_those_of_the_plain_reference():
     draw = np.random.default_rng(0)
     # Rounded to tenths, so that some tie.
-    answers = {role: draw.normal(size=(6, 1)).round(1) for role in ("default", "a", "b", "c")}
-    found = separations(*handmade(answers), axis=[1.0])[0]
+    answers = {role: draw.normal(size=(6, 1)).round(1) for role in ("a", "b", "c")}
+    answers["default"] = 1 + draw.normal(size=(6, 1)).round(1)  # the axis points upwards
+    found = separations(*handmade(answers))[0]
     halves = [
         (answers["default"][n::2, 0], [x for r in "abc" for x in answers[r][n::2, 0]])
         for n in (0, 1)
@@ -119,8 +145,8 @@ def test_a_common_offset_does_not_drown_the_effect():
     """A thousand standard deviations on top of everything change d′ by no more than rounding."""
     near = {"default": [(3,), (4,)], "a": [(0,), (1,)], "b": [(1,), (2,)], "c": [(2,), (0,)]}
     far = {role: [(x + 4096,) for (x,) in rows] for role, rows in near.items()}
-    one, two = (separations(*handmade(a), axis=[1.0])[0] for a in (near, far))
-    assert two.d_prime.value == pytest.approx(one.d_prime.value, rel=1e-6)
+    one, two = (separations(*handmade(a))[0] for a in (near, far))
+    assert two.d_prime.value == pytest.approx(one.d_prime.value, rel=1e-4)
     assert two.auc.value == one.auc.value
 
 
@@ -137,7 +163,7 @@ def test_intervals_cover_the_truth():
     for _ in range(60):
         answers = {f"r{n}": draw.normal() + draw.normal(size=(12, 1)) for n in range(10)}
         answers["default"] = 1.5 + draw.normal(size=(12, 1))
-        auc = separations(*handmade(answers), axis=[1.0], resamples=100)[0].auc
+        auc = separations(*handmade(answers))[0].auc
         covered += auc.low <= truth <= auc.high
     assert covered >= 48
 

@@ -25,7 +25,7 @@ INPUTS = ExtractInputs(LIBRARY, "the tests")
 SETTINGS = ExtractSettings(
     prompts=PromptSettings(prompts_per_question=1),
     sampling=Sampling(max_new_tokens=6, temperature=1.0),
-    mapping=MapSettings(min_count=3, bootstrap=20),
+    mapping=MapSettings(min_count=3),
 )
 ROLLOUTS = 24
 """2 default prompts × 4 questions + 4 roles × 4 questions."""

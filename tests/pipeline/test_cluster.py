@@ -310,7 +310,7 @@ def test_the_embedded_model_on_two_machines_has_the_axis_of_one_process(two: Mac
         settings,
         prompts=replace(settings.prompts, roles=3, questions=3),
         sampling=replace(settings.sampling, max_new_tokens=12),
-        mapping=replace(settings.mapping, min_count=3, bootstrap=20),
+        mapping=replace(settings.mapping, min_count=3),
     )
     engine: Any = keel.open_engine("smollm2", device="cpu", dtype="float32")
     engine.budget = replace(engine.budget, rows=6)

@@ -55,10 +55,19 @@ def test_the_manifest_lists_every_file_and_counts_what_is_there(whole: Path):
         "rollouts": ROLLOUTS,
         "tokens": sum(tokens),
         "empty answers": tokens.count(0),
+        "cut at the token limit": sum(r.finish == "length" for r in run.rollouts()),
         "roles kept": 4,
         "roles dropped": 0,
     }
     assert run.manifest.settings["prompts_from"] == "the tests"
+
+
+def test_answers_cut_at_the_token_limit_are_counted_and_warned_of_above_a_half(whole: Path):
+    """Six tokens are too few for most answers of a random model."""
+    run = keel.open_run(whole)
+    cut = run.manifest.counts["cut at the token limit"]
+    assert cut > ROLLOUTS / 2
+    assert any(f"{cut} of {ROLLOUTS} answers are cut" in text for text in run.persona_map.warnings)
 
 
 def test_the_axis_is_the_default_mean_less_the_mean_of_role_means(whole: Path):

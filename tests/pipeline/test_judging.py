@@ -18,7 +18,7 @@ from keel.store import RunFolder
 from keel.types import Judgement, Rollout
 from tests.pipeline.small import INPUTS, NAMES, ROLLOUTS, SETTINGS, outcome
 
-PLAYING = MapSettings(label="playing", min_count=1, bootstrap=20)
+PLAYING = MapSettings(label="playing", min_count=1)
 THRESHOLD = 0.8
 """Nats per token: about half of the tiny model's answers in a role gain that much."""
 

@@ -34,9 +34,7 @@ BOTH = ExtractInputs(
     ),
     "the tests",
 )
-SETTINGS_BOTH = replace(
-    SETTINGS, what="both", traits=TraitSettings(min_pairs=1, judged_pairs=3, bootstrap=10)
-)
+SETTINGS_BOTH = replace(SETTINGS, what="both", traits=TraitSettings(min_pairs=1, judged_pairs=3))
 
 
 @pytest.fixture(scope="module")

@@ -56,3 +56,20 @@ def crossed_variance(values: list[list[float]]) -> float:
     by_column *= columns / (columns - 1) / count**2
     by_cell *= count / (count - 1) / count**2
     return max(by_row, by_column, by_row + by_column - by_cell)
+
+
+def disattenuated_cosine(first: list[list[float]], second: list[list[float]]) -> float:
+    """Spearman (1904), American Journal of Psychology 15:72: products between different halves of
+    the data over the geometric mean of products within, here of all pairs of different folds."""
+    folds = range(len(first))
+
+    def product(one: list[list[float]], other: list[list[float]]) -> float:
+        pairs = [
+            sum(x * y for x, y in zip(one[f], other[g], strict=True))
+            for f in folds
+            for g in folds
+            if f != g
+        ]
+        return sum(pairs) / len(pairs)
+
+    return product(first, second) / sqrt(product(first, first) * product(second, second))

@@ -55,6 +55,7 @@ def map_record(persona_map: PersonaMap) -> dict[str, Any]:
         "layers": len(persona_map.quality),
         "auc": quality.auc,
         "d_prime": quality.d_prime,
+        "default_prompts": quality.default_prompts,
         "cos_pc1": quality.cos_pc1,
         "cos_pc1_null": quality.cos_pc1_null,
         "cos_pc1_p": quality.cos_pc1_p,

@@ -18,10 +18,10 @@ from keel.compare.similarity import (
     default_shift,
     in_common,
     indices_of,
+    unrelated_axes,
 )
 from keel.errors import TooFewSamplesError, UsageError
 from keel.settings import CompareSettings
-from keel.statistics import bootstrap_indices
 from keel.types import ModelIdentity, PersonaMap, RunComparison, TraitMap
 
 _FEWEST = 4
@@ -94,7 +94,6 @@ def _compare_roles(
 ) -> dict[str, Any]:
     """What two runs' roles say: spaces, standings on the axes; with one shape vectors and axes."""
     names = _enough_in_common("roles", first, second, mine, theirs)
-    draws_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
     layers = (first.layer, first.layer if first.shape == second.shape else second.layer)
     stacked = [
         _stacked({vector.role: vector.vector_LD for vector in side.vectors}, names)
@@ -105,18 +104,17 @@ def _compare_roles(
         for vectors_NLD, side, layer in zip(stacked, (mine, theirs), layers, strict=True)
     ]
     parts: dict[str, Any] = {
-        "roles": compare_spaces(
-            mine.space, theirs.space, names, layers, draws_SN, most=settings.components
-        ),
-        "standings": correlation(projections[0], projections[1], draws_SN),
+        "roles": compare_spaces(mine.space, theirs.space, names, layers, most=settings.components),
+        "standings": correlation(projections[0], projections[1]),
     }
     if first.shape == second.shape:
-        parts["axes"] = compare_axes(
-            (mine.default_LD, stacked[0]), (theirs.default_LD, stacked[1]), draws_SN
-        )
+        common = (stacked[0], stacked[1])
+        parts["axes"] = compare_axes(mine, theirs, common)
+        defaults = (mine.default_LD, theirs.default_LD)
+        parts["axes_null"] = unrelated_axes(defaults, common, settings.seed)
         # Centred: what all answers share makes any two raw vectors parallel.
         centred = [vectors_NLD - vectors_NLD.mean(0) for vectors_NLD in stacked]
-        parts["role_vectors"] = compare_vectors(names, centred, mine.axis.layer, draws_SN)
+        parts["role_vectors"] = compare_vectors(names, centred, mine.axis.layer)
         parts["shift"] = default_shift(mine, first.traits, theirs.default_LD)
     return parts
 
@@ -126,25 +124,21 @@ def _compare_traits(
 ) -> dict[str, Any]:
     """What two runs' traits say: spaces, cosines with the axes; with one shape vectors, too."""
     names = _enough_in_common("traits", first, second, mine, theirs)
-    draws_SN = bootstrap_indices(len(names), settings.bootstrap, settings.seed)
     layers = (first.layer, first.layer if first.shape == second.shape else second.layer)
     parts: dict[str, Any] = {
-        "traits": compare_spaces(
-            mine.space, theirs.space, names, layers, draws_SN, most=settings.components
-        )
+        "traits": compare_spaces(mine.space, theirs.space, names, layers, most=settings.components)
     }
     if mine.axis is not None and theirs.axis is not None:
         parts["leanings"] = correlation(
             mine.axis.cosine_LN[layers[0], indices_of(names, mine.traits)],
             theirs.axis.cosine_LN[layers[1], indices_of(names, theirs.traits)],
-            draws_SN,
         )
     if first.shape == second.shape:
         stacked = [
             _stacked({vector.trait: vector.vector_LD for vector in side.vectors}, names)
             for side in (mine, theirs)
         ]
-        parts["trait_vectors"] = compare_vectors(names, stacked, first.layer, draws_SN)
+        parts["trait_vectors"] = compare_vectors(names, stacked, first.layer)
     return parts
 
 
@@ -176,6 +170,12 @@ def _warnings(first: RunMaps, second: RunMaps) -> Iterator[str]:
             f"{second.identity.model_id} {second.shape[0]} × {second.shape[1]}: vectors of the two "
             "cannot be laid on one another, so only the order of roles and traits is compared."
         )
+    for run in (first, second):
+        if run.roles is not None and run.roles.axis_folds is None:
+            yield (
+                f"{run.name} was mapped by an older Keel: its axis is taken as it is, so the "
+                "cosine of the axes is less sure than it looks; map it again."
+            )
     for kind, mine, theirs in (
         ("roles", first.roles, second.roles),
         ("traits", first.traits, second.traits),

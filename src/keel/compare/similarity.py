@@ -1,19 +1,22 @@
 """How alike two runs order the same names, and how near their vectors and axes lie.
 
-Loadings need no common width; cosines of vectors do. `draws_SN` holds indices of the names drawn in
-each resample, the first row each name once: all numbers of one comparison use the same draws.
+Loadings need no common width; cosines of vectors do. Correlations, and means over names, are about
+other names, with these answers; cosines of axes about other questions and answers as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from keel.cosines import FoldedVector, noise_free_cosine
+from keel.errors import TooFewSamplesError
 from keel.geometry import cosine
-from keel.statistics import draw_counts, percentile_interval
+from keel.statistics import Clusters, clustered_correlation, mean_interval
 from keel.types import (
     DefaultShift,
     Interval,
@@ -26,7 +29,8 @@ from keel.types import (
 )
 
 Stacked = Float[Tensor, "name layer hidden"]
-Draws = Int[Tensor, "resample name"]
+_SPLITS = 20
+"""Random halves of the roles behind the null of the axes' cosine."""
 
 
 def in_common(first: Sequence[str], second: Sequence[str]) -> list[str]:
@@ -49,7 +53,6 @@ def compare_spaces(
     second: PersonaSpace,
     names: Sequence[str],
     layers: tuple[int, int],
-    draws_SN: Draws,
     *,
     most: int,
 ) -> SpaceComparison:
@@ -64,7 +67,7 @@ def compare_spaces(
         for space, layer in zip((first, second), layers, strict=True)
     )
     pairs = zip(first_NK.T, second_NK.T, strict=False)  # as many as the smaller space has
-    r_KS = [_correlations(first_N, second_N, draws_SN) for first_N, second_N in pairs]
+    r_K = [correlation(first_N, second_N) for first_N, second_N in pairs]
     first_NK, second_NK = (
         torch.nn.functional.normalize(x_NK.double() - x_NK.double().mean(0), dim=0)
         for x_NK in (first_NK, second_NK)
@@ -72,68 +75,90 @@ def compare_spaces(
     return SpaceComparison(
         names=tuple(names),
         layers=layers,
-        components=tuple(_interval(r_S if k == 0 else r_S.abs()) for k, r_S in enumerate(r_KS)),
+        components=tuple(r if k == 0 else _amount(r) for k, r in enumerate(r_K)),
         correlations_KK=(first_NK.T @ second_NK).float(),
     )
 
 
-def correlation(first_N: Tensor, second_N: Tensor, draws_SN: Draws) -> Interval:
-    """Pearson's r of two numbers per name, with the interval of resampled names."""
-    return _interval(_correlations(first_N, second_N, draws_SN))
+def correlation(first_N: Tensor, second_N: Tensor) -> Interval:
+    """Pearson's r of two numbers per name, with its interval; NaN where one does not vary."""
+    values = first_N.double().numpy(), second_N.double().numpy()
+    try:
+        return clustered_correlation(*values, Clusters.of([{}] * len(values[0])))
+    except TooFewSamplesError:
+        return Interval(math.nan, math.nan, math.nan)
 
 
-def _correlations(first_N: Tensor, second_N: Tensor, draws_SN: Draws) -> Float[Tensor, " resample"]:
-    """Pearson's r of each draw; NaN where one of the two does not vary."""
-    first_SN, second_SN = first_N.double()[draws_SN], second_N.double()[draws_SN]
-    first_SN = first_SN - first_SN.mean(1, keepdim=True)
-    second_SN = second_SN - second_SN.mean(1, keepdim=True)
-    scale_S = first_SN.norm(dim=1) * second_SN.norm(dim=1)
-    return (first_SN * second_SN).sum(1) / torch.where(scale_S > 0, scale_S, torch.nan)
-
-
-def _interval(values_S: Float[Tensor, " resample"]) -> Interval:
-    """The first value with the interval of the others; the value alone where none is finite."""
-    value, resampled_S = float(values_S[0]), values_S[1:]
-    if not bool(torch.isfinite(resampled_S).any()):
-        return Interval(value, value, value)
-    return percentile_interval(value, resampled_S.numpy())
+def _amount(r: Interval) -> Interval:
+    """|r|: down to 0 where the interval of r holds it."""
+    ends = sorted(abs(end) for end in (r.low, r.high))
+    return Interval(abs(r.value), 0.0 if r.low <= 0 <= r.high else ends[0], ends[1])
 
 
 # --- vectors and axes: two models of one shape ---
 
 
 def compare_vectors(
-    names: Sequence[str], vectors: Sequence[Stacked], layer: int, draws_SN: Draws
+    names: Sequence[str], vectors: Sequence[Stacked], layer: int
 ) -> VectorComparison:
     """Cosine of each name's two vectors, as they are; `vectors` are those of either model."""
     first_NLD, second_NLD = vectors
-    cosines_NL = cosine(first_NLD, second_NLD)
-    means_SL = cosines_NL.double()[draws_SN].mean(1)
+    cosines_NL = cosine(first_NLD, second_NLD).double()
+    alone = Clusters.of([{}] * len(names))
     return VectorComparison(
         names=tuple(names),
         cosines=tuple(cosines_NL[:, layer].tolist()),
         layer=layer,
-        by_layer=tuple(_interval(means_S) for means_S in means_SL.T),
+        by_layer=tuple(mean_interval(layer_N.numpy(), alone) for layer_N in cosines_NL.T),
     )
 
 
 def compare_axes(
-    first: tuple[Tensor, Stacked], second: tuple[Tensor, Stacked], draws_SN: Draws
+    first: PersonaMap, second: PersonaMap, roles: tuple[Stacked, Stacked]
 ) -> tuple[Interval, ...]:
-    """Cosine of the two axes at every layer. Each of the two is (default mean, role vectors).
+    """Cosine of the two axes at every layer, noise taken out of both; see `noise_free_cosine`.
 
-    Both axes are made of the roles in common, the same ones drawn for both.
+    Both axes are made of the roles in common, whose vectors in either run `roles` holds. A run
+    that keeps no folds of its axis has it taken as it is.
     """
-    weights_SN = draw_counts(draws_SN) / draws_SN.shape[1]
-
-    def axes(model: tuple[Tensor, Stacked], layer: int) -> Float[Tensor, "resample hidden"]:
-        default_LD, roles_NLD = model
-        return default_LD[layer].double() - weights_SN @ roles_NLD[:, layer].double()
-
     return tuple(
-        _interval(cosine(axes(first, layer), axes(second, layer)).double())
-        for layer in range(first[1].shape[1])
+        noise_free_cosine(
+            _folded_axis(first, roles[0], layer), _folded_axis(second, roles[1], layer)
+        )
+        for layer in range(roles[0].shape[1])
     )
+
+
+def _folded_axis(of_run: PersonaMap, roles_NLD: Stacked, layer: int) -> FoldedVector:
+    """The axis of the roles in common, by folds of the questions."""
+    every_ND = torch.stack([vector.vector_LD[layer] for vector in of_run.vectors]).double()
+    roles_ND, kept = roles_NLD[:, layer].double(), of_run.axis_folds
+    spread = float(roles_ND.var(0).sum())
+    if kept is None:
+        axis_D = of_run.default_LD[layer].double() - roles_ND.mean(0)
+        return FoldedVector(axis_D.expand(2, -1), torch.ones(2), roles_ND, spread)
+    # The folds hold the axis of all roles of the run, and the noise of all.
+    moved_D = every_ND.mean(0) - roles_ND.mean(0)
+    noise = float(every_ND.var(0).sum()) - float(kept.role_spread_L[layer])
+    folds_FD = kept.contrast_FLD[:, layer].double() + moved_D
+    return FoldedVector(folds_FD, kept.weight_F, roles_ND, max(0.0, spread - noise))
+
+
+def unrelated_axes(
+    defaults: tuple[Tensor, Tensor], roles: tuple[Stacked, Stacked], seed: int
+) -> tuple[float, ...]:
+    """Cosine at every layer of axes that have no role in common, the mean over random halves.
+
+    What the default alone makes of any two axes: they share it whatever the roles are.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    cosines = []
+    for _ in range(_SPLITS):
+        halves = torch.randperm(len(roles[0]), generator=draw).tensor_split(2)
+        for one, other in (halves, halves[::-1]):
+            axes = (defaults[0] - roles[0][one].mean(0), defaults[1] - roles[1][other].mean(0))
+            cosines.append(cosine(*axes))
+    return tuple(torch.stack(cosines).mean(0).tolist())
 
 
 def default_shift(

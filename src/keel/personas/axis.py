@@ -15,7 +15,14 @@ from torch import Tensor
 
 from keel.personas.cells import Cells
 from keel.settings import MapSettings
-from keel.types import SOMEWHAT, AssistantAxis, ModelIdentity, PersonaSpace, PersonaVector
+from keel.types import (
+    SOMEWHAT,
+    AssistantAxis,
+    AxisFolds,
+    ModelIdentity,
+    PersonaSpace,
+    PersonaVector,
+)
 
 
 def role_vectors(
@@ -48,6 +55,26 @@ def axis_of(means_NLD: Float[Tensor, "row layer hidden"]) -> Float[Tensor, "laye
     """Mean of the default − unweighted mean of the role vectors (§3.1)."""
     # A role may have no rollout in a half of the questions; it has no mean there.
     return means_NLD[0] - means_NLD[1:].nanmean(0)
+
+
+def axis_folds(cells: Cells) -> AxisFolds:
+    """The axis from each fold of the questions, with the spread of roles that is no noise."""
+    sums_NFLD, counts_NF = cells.sums_NFLD, cells.counts_NF
+    folds, layers = sums_NFLD.shape[1:3]
+    contrasts, spreads = [], []
+    for layer in range(layers):  # all layers at once would be a copy of all sums
+        means_NFD = sums_NFLD[:, :, layer].double() / counts_NF[..., None]
+        contrasts.append(means_NFD[0] - means_NFD[1:].nanmean(0))
+        about_RFD = (means_NFD[1:] - means_NFD[1:].nanmean(0)).nan_to_num(0)
+        # Of pairs of folds, whose noise is independent.
+        pairs = about_RFD.sum(1).square().sum() - about_RFD.square().sum()
+        spreads.append(pairs / (folds * (folds - 1)) / (len(about_RFD) - 1))
+    is_known_F = (counts_NF[0] > 0) & (counts_NF[1:] > 0).any(0)
+    return AxisFolds(
+        torch.stack(contrasts, 1).nan_to_num(0).float(),
+        (counts_NF[0] * is_known_F).float(),
+        torch.stack(spreads).float(),
+    )
 
 
 def assistant_axis(

@@ -8,7 +8,7 @@ can be tested on questions that it never saw.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import torch
@@ -33,6 +33,8 @@ class RolloutIndex:
     question: Mapping[str, int]
     """Rollout id -> rank of its question, for every prompt. Its parity is the question's half."""
     questions: int
+    prompt: Mapping[str, int] = field(default_factory=dict)
+    """Default rollout id -> rank of its system prompt."""
 
     @classmethod
     def of(
@@ -49,6 +51,8 @@ class RolloutIndex:
         roles = tuple(dict.fromkeys(names.values()))
         rows = {role: 1 + n for n, role in enumerate(roles)}
         ranks = {q: n for n, q in enumerate(sorted({p.question_index for p in prompts}))}
+        of_default = sorted({p.system_index for p in prompts if p.is_default})
+        systems = {system: n for n, system in enumerate(of_default)}
         return cls(
             roles,
             {
@@ -58,6 +62,7 @@ class RolloutIndex:
             },
             {p.id: ranks[p.question_index] for p in prompts},
             len(ranks),
+            {p.id: systems[p.system_index] for p in prompts if p.is_default},
         )
 
     def keeping(self, roles: Sequence[str]) -> RolloutIndex:
@@ -85,6 +90,9 @@ class Cells:
     counts_NF: Int[Tensor, "row fold"]
     norm_sums_L: Float[Tensor, " layer"]
     """Sum of token norms over default responses."""
+    default_sums_PFLD: Float[Tensor, "prompt fold layer hidden"]
+    """Of the default's rows those under each of its system prompts."""
+    default_counts_PF: Int[Tensor, "prompt fold"]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,7 +124,8 @@ class Cells:
         if tuple(roles) == self.roles:
             return self  # the sums may fill gigabytes; no copy
         rows = [0, *(1 + self.roles.index(role) for role in roles)]
-        return Cells(tuple(roles), self.sums_NFLD[rows], self.counts_NF[rows], self.norm_sums_L)
+        sums_NFLD, counts_NF = self.sums_NFLD[rows], self.counts_NF[rows]
+        return replace(self, roles=tuple(roles), sums_NFLD=sums_NFLD, counts_NF=counts_NF)
 
 
 def gather_cells(
@@ -169,11 +178,14 @@ def _empty_cells(
     rows = 1 + len(index.roles)
     fitting = min(folds_bytes // (rows * shape.numel() * 4), most_cells // rows, _MOST_FOLDS)
     folds = max(2, min(index.questions, max(4, fitting)) // 2 * 2)
+    prompts = len(set(index.prompt.values()))
     return Cells(
         index.roles,
         torch.zeros(rows, folds, *shape),
         torch.zeros(rows, folds, dtype=torch.int64),
         torch.zeros(shape[0], dtype=torch.float64),
+        torch.zeros(prompts, folds, *shape),
+        torch.zeros(prompts, folds, dtype=torch.int64),
     )
 
 
@@ -189,3 +201,5 @@ def _add(batch: ActivationBatch, index: RolloutIndex, cells: Cells) -> None:
         cells.counts_NF[row, fold] += 1
         if row == 0:
             cells.norm_sums_L.add_(batch.norms_BL[b].double())
+            cells.default_sums_PFLD[index.prompt[id], fold] += batch.means_BLD[b].float()
+            cells.default_counts_PF[index.prompt[id], fold] += 1

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from keel.errors import TooFewSamplesError, UsageError
-from keel.personas.axis import assistant_axis, axis_of, fit_space, role_vectors, row_name
+from keel.personas.axis import assistant_axis, axis_folds, fit_space, role_vectors, row_name
 from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
 from keel.personas.default_answers import HeldOutDefaults
-from keel.personas.quality import held_out_separations, measure_quality, recommended_layer
+from keel.personas.quality import measure_quality, recommended_layer
+from keel.personas.separation import held_out_separations
 from keel.settings import MapSettings
+from keel.statistics import FEWEST_LEVELS
 from keel.types import (
     SOMEWHAT,
     ActivationBatch,
+    DefaultPromptQuality,
     Judgement,
     LayerQuality,
     ModelIdentity,
@@ -29,6 +32,8 @@ _FEW_ROLLOUTS = 10
 _UNSTABLE = 0.8
 _CONCENTRATED = 0.2
 _AT_THE_END = 0.9
+_APART = 0.1
+"""By how much the axis of one default prompt lies farther off than any other's."""
 _MOST_NAMED = 12
 
 
@@ -78,8 +83,7 @@ def map_personas(
     separated = held_out_separations(
         defaults.watching(batches()),
         index.keeping(cells.roles),
-        (axis_of(cells.means(0)), axis_of(cells.means(1))),
-        resamples=settings.bootstrap,
+        cells,
         seed=settings.seed,
     )
     quality = measure_quality(cells, separated, settings)
@@ -96,6 +100,7 @@ def map_personas(
         quality=quality,
         warnings=tuple(map_warnings(cells, quality[layer], dropped)),
         default_answers=None if tokens is None else defaults.answers(tokens),
+        axis_folds=axis_folds(cells),
     )
 
 
@@ -151,6 +156,7 @@ def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -
             f"Even at layer {layer} the axis hardly separates default from role answers (held-out "
             f"AUC {auc.value:.2f})."
         )
+    yield from _prompt_warnings(quality.default_prompts)
     if quality.default_percentile < _AT_THE_END:
         yield (
             f"The default stands above {quality.default_percentile:.0%} of the roles, not at the "
@@ -171,3 +177,26 @@ def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -
             f"Ten dimensions carry {quality.top_dims_share:.0%} of the axis' squared norm: massive "
             "activations may speak louder than the persona."
         )
+
+
+def _prompt_warnings(prompts: Sequence[DefaultPromptQuality]) -> Iterator[str]:
+    """A sentence for each of the default's system prompts that makes another default of it.
+
+    Where they are too few to say anything about others, that is said, too.
+    """
+    if 1 < len(prompts) < FEWEST_LEVELS:
+        yield (
+            f"AUC and d′ hold for the {len(prompts)} system prompts of the default alone: fewer "
+            f"than {FEWEST_LEVELS} tell next to nothing of others."
+        )
+    for number, own in enumerate(prompts):
+        others = [other for n, other in enumerate(prompts) if n != number]
+        aucs = [other.auc for other in others]
+        apart = [own.cosine < other.cosine - _APART for other in others]
+        if others and own.cosine < _UNSTABLE and all(apart) and own.auc < min(aucs):
+            yield (
+                f"The axis of the default's system prompt {number} alone has a cosine of "
+                f"{own.cosine:.2f} to that of its other prompts (AUC {own.auc:.2f}, theirs "
+                f"{min(aucs):.2f} to {max(aucs):.2f}): under it the model is another default. Look "
+                "at its answers, or leave that prompt out."
+            )

@@ -1,47 +1,32 @@
 """How good the axis of each layer is, and which layer to take.
 
-Three questions: does the axis separate default from role answers on questions that it never saw
-(d′ and AUC), do axes from halves of the data agree, and is it more than the first principal
+Three questions: does the axis separate default from role answers that it never saw
+(separation.py), do axes from halves of the data agree, and is it more than the first principal
 component of anything (alignment.py)?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
-from keel.errors import UsageError
 from keel.geometry import cosine
 from keel.personas.alignment import pc1_alignments
 from keel.personas.axis import axis_of
-from keel.personas.cells import Cells, RolloutIndex
+from keel.personas.cells import Cells
+from keel.personas.separation import Separation
 from keel.settings import MapSettings
-from keel.statistics import Floats, percentile_interval
-from keel.types import ActivationBatch, Interval, LayerQuality
+from keel.types import DefaultPromptQuality, LayerQuality
 
 _SHALLOWEST, _DEEPEST = 0.25, 0.9
 """Depths between which a layer is recommended: early layers encode the input tokens, the last ones
 the next token; both are left out."""
 _TOP_DIMENSIONS = 10
-_MOST_ROLLOUTS = 10_000
-"""Of the default and of the roles. Past it a sample will do: roles and questions, not rollouts,
-decide how wide the intervals are."""
 
 Halves = tuple[Float[Tensor, "row layer hidden"], Float[Tensor, "row layer hidden"]]
-
-
-@dataclass(frozen=True)
-class Separation:
-    """Held-out effect size and AUC at one layer."""
-
-    d_prime: Interval
-    auc: Interval
 
 
 def measure_quality(
@@ -52,6 +37,7 @@ def measure_quality(
     means_NLD, halves = cells.means(), (cells.means(0), cells.means(1))
     axis_LD = axis_of(means_NLD)
     projections_NL = torch.einsum("nld,ld->nl", means_NLD, axis_LD)
+    prompt_cosines_PL = _prompt_cosines(cells)
     squares_LD = axis_LD.square()
     top_LK = squares_LD.topk(min(_TOP_DIMENSIONS, squares_LD.shape[1]), dim=-1).values
     curves = {
@@ -69,6 +55,10 @@ def measure_quality(
             cos_pc1=aligned[n].cos_pc1,
             cos_pc1_null=aligned[n].null,
             cos_pc1_p=aligned[n].p,
+            default_prompts=tuple(
+                DefaultPromptQuality(auc, float(cosine_L[n]))
+                for auc, cosine_L in zip(separated[n].prompt_aucs, prompt_cosines_PL, strict=True)
+            ),
             **{name: float(curve_L[n]) for name, curve_L in curves.items()},
         )
         for n in range(len(axis_LD))
@@ -102,132 +92,26 @@ def _split_half_roles(halves: Halves, seed: int) -> Float[Tensor, " layer"]:
     return both_ways.nanmean(0).nan_to_num(0)
 
 
-# --- separation of default and role answers, held out ---
+def _prompt_cosines(cells: Cells) -> Float[Tensor, "prompt layer"]:
+    """Cosine of the axis that each default prompt gives alone with that of all others.
 
-
-def held_out_separations(
-    batches: Iterable[ActivationBatch],
-    index: RolloutIndex,
-    half_axes: tuple[Float[Tensor, "layer hidden"], Float[Tensor, "layer hidden"]],
-    *,
-    resamples: int,
-    seed: int,
-) -> list[Separation]:
-    """Effect size and AUC at every layer, averaged over the two halves of the questions.
-
-    Each half is projected on the axis of the other. The intervals come from resampling roles and
-    questions, with the axes as they are; they are wide rather than narrow, since the noise of
-    single answers enters with both. d′ = (mean default − mean roles) / sqrt((var default + var
-    roles) / 2). Keeps one number per layer and rollout, of a sample where there are many.
+    Noise is taken out of it: both products and squared lengths are of axes from different halves of
+    the questions. 1 where there is no other prompt, or where noise leaves nothing to compare.
     """
-    sample = index.sampled(_MOST_ROLLOUTS, seed)
-    projections = _project(batches, sample, half_axes)
-    weights_SN = _weights(projections, len(sample.roles), resamples, seed)
-    halves = [_Half.of(projections, half, weights_SN) for half in (0, 1)]
-    separations = []
-    for layer in range(projections.values_NL.shape[1]):
-        d_prime_S = np.mean([half.d_prime(layer) for half in halves], axis=0)
-        auc_S = np.mean([half.auc(layer) for half in halves], axis=0)
-        separations.append(
-            Separation(
-                percentile_interval(float(d_prime_S[0]), d_prime_S[1:]),
-                percentile_interval(float(auc_S[0]), auc_S[1:]),
-            )
+    alone, others = [], []
+    for half in (0, 1):
+        inside = slice(half, None, 2)
+        sums_PLD, counts_P = (
+            part[:, inside].sum(1) for part in (cells.default_sums_PFLD, cells.default_counts_PF)
         )
-    return separations
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """Each rollout's projection on the axis of the half of the questions that it is not in."""
-
-    values_NL: Floats
-    row_N: NDArray[np.int64]
-    """0 for the default, 1 + the index of the role."""
-    question_N: NDArray[np.int64]
-
-
-def _project(
-    batches: Iterable[ActivationBatch], index: RolloutIndex, half_axes: tuple[Tensor, Tensor]
-) -> _HeldOut:
-    directions = [torch.nn.functional.normalize(axis, dim=-1) for axis in half_axes]
-    values, ids = [], []
-    for batch in batches:
-        for b, id in enumerate(batch.rollout_ids):
-            if id in index.row:
-                other = directions[1 - index.question[id] % 2]
-                values.append((batch.means_BLD[b].float() * other).sum(-1))
-                ids.append(id)
-    if not values:
-        raise UsageError(
-            "the second call of batches() gave no rollout of the first; pass a function that "
-            "starts the stream anew on each call"
-        )
-    return _HeldOut(
-        torch.stack(values).double().numpy(),
-        np.array([index.row[id] for id in ids]),
-        np.array([index.question[id] for id in ids]),
-    )
-
-
-def _weights(held_out: _HeldOut, roles: int, resamples: int, seed: int) -> Floats:
-    """How often each rollout is drawn when roles and questions are; first row: once each."""
-    draw = np.random.default_rng(seed)
-    role_SR = draw.multinomial(roles, np.full(roles, 1 / roles), size=resamples)
-    role_SR = np.concatenate([np.ones((resamples, 1)), role_SR], axis=1)  # the default stays
-    question_SQ = np.zeros((resamples, held_out.question_N.max() + 1))
-    for half in (0, 1):  # each half draws from its own, or one may run empty
-        own = np.unique(held_out.question_N[held_out.question_N % 2 == half])
-        drawn_SQ = draw.multinomial(len(own), np.full(len(own), 1 / len(own)), size=resamples)
-        question_SQ[:, own] = drawn_SQ
-    drawn_SN = role_SR[:, held_out.row_N] * question_SQ[:, held_out.question_N]
-    return np.concatenate([np.ones((1, len(held_out.row_N))), drawn_SN])
-
-
-@dataclass(frozen=True)
-class _Half:
-    """The rollouts of one half, default and roles apart, with how often each is drawn."""
-
-    default_NL: Floats
-    roles_NL: Floats
-    default_weights_SN: Floats
-    role_weights_SN: Floats
-
-    @classmethod
-    def of(cls, held_out: _HeldOut, half: int, weights_SN: Floats) -> _Half:
-        inside = held_out.question_N % 2 == half
-        default, roles = inside & (held_out.row_N == 0), inside & (held_out.row_N > 0)
-        # Effects stand on a common offset that may be a thousand times as large.
-        values_NL = held_out.values_NL - held_out.values_NL[inside].mean(0)
-        return cls(
-            values_NL[default], values_NL[roles], weights_SN[:, default], weights_SN[:, roles]
-        )
-
-    def d_prime(self, layer: int) -> Floats:
-        mean_d, var_d = _moments(self.default_NL[:, layer], self.default_weights_SN)
-        mean_r, var_r = _moments(self.roles_NL[:, layer], self.role_weights_SN)
-        return (mean_d - mean_r) / np.sqrt(np.maximum((var_d + var_r) / 2, 1e-30))
-
-    def auc(self, layer: int) -> Floats:
-        """Share of (default, role) pairs in which the default stands higher; ties count half."""
-        values_N, own_N = self.roles_NL[:, layer], self.default_NL[:, layer]
-        order = np.argsort(values_N, kind="stable")
-        reached_SN = np.cumsum(self.role_weights_SN[:, order], axis=1)
-        reached_SN = np.pad(reached_SN, ((0, 0), (1, 0)))
-        left = np.searchsorted(values_N[order], own_N, side="left")
-        right = np.searchsorted(values_N[order], own_N, side="right")
-        below_SN = (reached_SN[:, left] + reached_SN[:, right]) / 2
-        pairs_S = reached_SN[:, -1] * self.default_weights_SN.sum(1)
-        won_S: Floats = (below_SN * self.default_weights_SN).sum(1) / _nan_where_zero(pairs_S)
-        return won_S
-
-
-def _moments(values_N: Floats, weights_SN: Floats) -> tuple[Floats, Floats]:
-    """Weighted mean and variance of each resample; NaN where nothing was drawn."""
-    total_S = _nan_where_zero(weights_SN.sum(1))
-    mean_S = weights_SN @ values_N / total_S
-    return mean_S, np.maximum(weights_SN @ values_N**2 / total_S - mean_S**2, 0)
-
-
-def _nan_where_zero(total_S: Floats) -> Floats:
-    return np.where(total_S > 0, total_S, np.nan)
+        if len(sums_PLD) == 1:
+            return torch.ones(sums_PLD.shape[:2])
+        counts_P11 = counts_P[:, None, None]
+        roles_LD = cells.means(half)[1:].nanmean(0)
+        alone.append(sums_PLD / counts_P11 - roles_LD)
+        others.append((sums_PLD.sum(0) - sums_PLD) / (counts_P11.sum() - counts_P11) - roles_LD)
+    products_PL = sum((alone[half] * others[1 - half]).sum(-1) for half in (0, 1)) / 2
+    squares_PL = (alone[0] * alone[1]).sum(-1) * (others[0] * others[1]).sum(-1)
+    is_known_PL = squares_PL > 0
+    cosines_PL = products_PL / torch.where(is_known_PL, squares_PL, 1.0).sqrt()
+    return torch.where(is_known_PL, cosines_PL.clamp(-1, 1), 1.0)

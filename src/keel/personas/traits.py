@@ -13,17 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from keel.cosines import FoldedVector, noise_free_cosine
 from keel.errors import TooFewSamplesError
 from keel.geometry import cosine
 from keel.personas.axis import fit_space
 from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape, gather_cells
 from keel.settings import TraitSettings
-from keel.statistics import bootstrap_indices, draw_counts, percentile_interval
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
     Judgement,
     ModelIdentity,
+    PersonaMap,
     Prompt,
     TraitAxis,
     TraitMap,
@@ -63,6 +64,7 @@ def map_traits(
     *,
     identity: ModelIdentity,
     axis: AssistantAxis | None = None,
+    roles: PersonaMap | None = None,
     judgements: Mapping[str, Judgement] | None = None,
     differs: PairTest | None = None,
     settings: TraitSettings = TraitSettings(),
@@ -71,6 +73,8 @@ def map_traits(
 
     A trait is kept when enough of its pairs of answers differ, by `differs`, in their judgements;
     without judgements every pair counts. `prompts` holds those of traits and of the default.
+    `roles` is the map that the axis was made with: with it, the intervals of cosines with the axis
+    are about other roles, too, and without it the axis is taken as it is.
 
     Raises TooFewSamplesError with fewer than three traits left, or without a default rollout;
     NotFiniteError on NaN or Inf; ModelMismatchError on activations of another shape.
@@ -113,7 +117,7 @@ def map_traits(
         default_position_LN=_default_positions(means_NLD),
         split_half_LN=split_LN,
         layer=layer,
-        axis=None if axis is None else trait_axis_cosines(cells, axis.vector, settings),
+        axis=None if axis is None else trait_axis_cosines(cells, axis.vector, roles),
         provenance={"settings": asdict(settings)},
         warnings=tuple(_warnings(names, split_LN[layer], dropped, pairs)),
     )
@@ -186,50 +190,42 @@ def _default_positions(means_NLD: Tensor) -> Float[Tensor, "layer trait"]:
 
 
 def trait_axis_cosines(
-    cells: Cells, axis_LD: Float[Tensor, "layer hidden"], settings: TraitSettings
+    cells: Cells, axis_LD: Float[Tensor, "layer hidden"], roles: PersonaMap | None
 ) -> TraitAxis:
-    """Cosine of every trait's vector with the axis at every layer, with bootstrap intervals.
+    """Cosine of every trait's vector with the axis at every layer, noise taken out of both.
 
-    `cells` hold the default and then both sides of each trait in turn. Questions are resampled, the
-    same for all traits. Resampling only mixes cells anew: through the Gram matrix of a trait's own
-    cells no resample touches the hidden dimension.
+    `cells` hold the default and then both sides of each trait in turn. Without the map that the
+    axis was made with, the axis is taken as it is.
     """
-    folds = cells.counts_NF.shape[1]
-    drawn_SF = draw_counts(bootstrap_indices(folds, settings.bootstrap, settings.seed))
-    value_LN, low_LN, high_LN = (torch.zeros(len(axis_LD), len(cells.roles) // 2) for _ in range(3))
-    for trait in range(len(cells.roles) // 2):
-        rows = slice(1 + 2 * trait, 3 + 2 * trait)
-        counts_2F = cells.counts_NF[rows].double()
-        weights_SM = _contrast_weights(counts_2F, drawn_SF)
-        for layer, axis_D in enumerate(axis_LD.double()):
-            sums_MD = cells.sums_NFLD[rows, :, layer].double().flatten(0, 1)
-            # Less what all answers share, before it drowns the rest.
-            mean_D = sums_MD.sum(0) / counts_2F.sum()
-            cosines_S = _cosines(
-                sums_MD - counts_2F.flatten()[:, None] * mean_D, axis_D, weights_SM
-            )
-            interval = percentile_interval(float(cosines_S[0]), cosines_S.numpy())
-            value_LN[layer, trait] = interval.value
-            low_LN[layer, trait], high_LN[layer, trait] = interval.low, interval.high
-    return TraitAxis(value_LN, low_LN, high_LN)
+    traits, layers = len(cells.roles) // 2, len(axis_LD)
+    parts_3LN = torch.zeros(3, layers, traits)
+    for layer in range(layers):
+        axis = _folded_axis(axis_LD[layer], roles, layer, cells.counts_NF.shape[1])
+        for trait in range(traits):
+            rows = slice(1 + 2 * trait, 3 + 2 * trait)
+            counts_2F = cells.counts_NF[rows].double()
+            means_2FD = cells.sums_NFLD[rows, :, layer].double() / counts_2F[..., None]
+            weight_F = torch.where((counts_2F > 0).all(0), counts_2F.sum(0), 0.0)
+            contrast_FD = (means_2FD[0] - means_2FD[1]).nan_to_num(0)
+            with_axis = noise_free_cosine(FoldedVector(contrast_FD, weight_F), axis)
+            ends = (with_axis.value, with_axis.low, with_axis.high)
+            parts_3LN[:, layer, trait] = torch.tensor(ends)
+    return TraitAxis(*parts_3LN)
 
 
-def _contrast_weights(counts_2F: Tensor, drawn_SF: Tensor) -> Float[Tensor, "resample cell"]:
-    """Weights of the cells' sums that give the mean of the first side less that of the second.
-
-    NaN where a side has no answer in the questions drawn.
-    """
-    total_S2 = drawn_SF @ counts_2F.T
-    total_S2 = torch.where(total_S2 == 0, torch.nan, total_S2)
-    sign_2 = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    return (drawn_SF[:, None] * (sign_2 / total_S2)[..., None]).flatten(1)
-
-
-def _cosines(sums_MD: Tensor, axis_D: Tensor, weights_SM: Tensor) -> Float[Tensor, " resample"]:
-    gram_MM, along_M = sums_MD @ sums_MD.T, sums_MD @ axis_D
-    length_S = ((weights_SM @ gram_MM) * weights_SM).sum(1).clamp_min(0).sqrt()
-    cosines_S: Tensor = (weights_SM @ along_M) / (length_S * axis_D.norm()).clamp_min(1e-30)
-    return cosines_S.clamp(-1, 1)
+def _folded_axis(
+    axis_D: Float[Tensor, " hidden"], roles: PersonaMap | None, layer: int, folds: int
+) -> FoldedVector:
+    """The axis by folds, with its roles; the same in each fold where none are known."""
+    if roles is None or roles.axis_folds is None:
+        return FoldedVector(axis_D.expand(folds, -1), torch.ones(folds))
+    kept = roles.axis_folds
+    return FoldedVector(
+        kept.contrast_FLD[:, layer],
+        kept.weight_F,
+        torch.stack([vector.vector_LD[layer] for vector in roles.vectors]),
+        float(kept.role_spread_L[layer]),
+    )
 
 
 def _warnings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import islice
 
@@ -25,6 +25,8 @@ _WITH_THINKING = (
     "The chat template leaves thinking on: what an answer thinks counts in its mean here, while "
     "floors and drift are read from the words after it. Levels of the two differ where it thought."
 )
+_MANY_CUT = 0.5
+"""Share of answers cut at the token limit from which on a warning says so."""
 _GROUP = 256
 """Rollouts judged together."""
 
@@ -88,7 +90,8 @@ def judge(
             return summary, None
         if traits is None:
             before = run.trait_map.provenance["settings"] if run.has_traits else {}
-            traits = TraitSettings(**before)
+            known = {field.name for field in fields(TraitSettings)}  # older runs hold others, too
+            traits = TraitSettings(**{name: before[name] for name in known & before.keys()})
         judges = Judges(judge, judge)
         return summary, make_maps(folder, prompts, judges, mapping=mapping, traits=traits)
 
@@ -132,9 +135,20 @@ def make_maps(
         else None
     )
     trait_map = _trait_map(run, prompts, roles, traits, judges.traits)
+    ends = [(len(rollout.token_ids), rollout.finish) for rollout in run.rollouts()]
+    cut, tokens = sum(finish == "length" for _, finish in ends), [count for count, _ in ends]
+    if cut > _MANY_CUT * len(ends):
+        words = (
+            f"{cut:,} of {len(ends):,} answers are cut at the token limit: the maps are of how "
+            "answers begin. Ask for longer ones (--max-new-tokens)."
+        )
+        if roles is not None:
+            roles = replace(roles, warnings=(*roles.warnings, words))
+        if trait_map is not None:
+            trait_map = replace(trait_map, warnings=(*trait_map.warnings, words))
     folder.save_map(roles, trait_map)
-    tokens = [len(rollout.token_ids) for rollout in run.rollouts()]
     counts = {"rollouts": len(tokens), "tokens": sum(tokens), "empty answers": tokens.count(0)}
+    counts["cut at the token limit"] = cut
     if roles is not None:
         counts |= {"roles kept": len(roles.vectors), "roles dropped": len(roles.dropped)}
     if trait_map is not None:
@@ -219,6 +233,7 @@ def _trait_map(
         run.activation_batches,
         identity=run.plan.identity,
         axis=None if roles is None else roles.axis,
+        roles=roles,
         judgements=None if judge is None else run.judgements(judge.name),
         differs=differs,
         settings=settings,

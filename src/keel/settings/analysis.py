@@ -60,14 +60,11 @@ def check_false_alarms(share: float) -> None:
 class CompareSettings:
     """How two runs are compared."""
 
-    bootstrap: Annotated[int, Flag("--bootstrap", least=1)] = 500
-    """Resamples of roles or traits behind each interval."""
     components: Annotated[int, Flag("--components", least=1)] = 5
     """Principal components to compare, at the most."""
     seed: Annotated[int, Flag("--seed")] = 0
-    """Decides every resample."""
+    """Decides the halves of the roles behind the null of the axes' cosine."""
 
     def __post_init__(self) -> None:
-        for name in ("bootstrap", "components"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.components < 1:
+            raise UsageError(f"components is {self.components}, expected 1 or more")

@@ -106,8 +106,6 @@ class MapSettings:
     """Rollouts that a role needs; roles with fewer are dropped and listed."""
     components: int = 10
     """Principal components to keep, at most one fewer than roles."""
-    bootstrap: int = 200
-    """Resamples of roles and questions behind each interval."""
     folds_bytes: int = 2 * 2**30
     """Memory for the sums of roles × question folds; fewer folds are made where they do not fit."""
     seed: int = 0
@@ -117,7 +115,7 @@ class MapSettings:
         if self.label not in get_args(Counting):
             expected = ", ".join(get_args(Counting))
             raise UsageError(f"label is {self.label!r}, expected one of {expected}")
-        for name in ("min_count", "components", "bootstrap", "folds_bytes"):
+        for name in ("min_count", "components", "folds_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
 
@@ -144,16 +142,12 @@ class TraitSettings:
     """Pairs of each trait whose likelihood is measured where no judge was asked for."""
     components: int = 10
     """Principal components to keep, at most one fewer than traits."""
-    bootstrap: int = 200
-    """Resamples of questions behind each interval."""
     folds_bytes: int = 2 * 2**30
     """Memory for the sums of traits × question folds; fewer folds are made where they do not
     fit."""
-    seed: int = 0
-    """Decides every resample."""
 
     def __post_init__(self) -> None:
-        for name in ("min_pairs", "components", "bootstrap", "folds_bytes"):
+        for name in ("min_pairs", "components", "folds_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.judged_pairs < self.min_pairs:
@@ -189,7 +183,7 @@ class ExtractSettings:
             sampling=Sampling(max_new_tokens=new_tokens),
             mapping=MapSettings(min_count=min_count, seed=seed),
             seed=seed,
-            traits=TraitSettings(min_pairs=min_pairs, seed=seed),
+            traits=TraitSettings(min_pairs=min_pairs),
         )
 
 

@@ -54,7 +54,7 @@ def flagged_fields(settings: object) -> Iterator[FlaggedField]:
 
     >>> from keel.settings import CompareSettings
     >>> [field.flag.name for field in flagged_fields(CompareSettings())]
-    ['--components', '--bootstrap', '--seed']
+    ['--components', '--seed']
     """
     cls: Any = type(settings)
     for name, kind in _hints(cls).items():

@@ -20,6 +20,7 @@ from keel.store.records import from_record, tensors_of, to_record
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
+    AxisFolds,
     DefaultAnswers,
     PersonaSpace,
     PersonaVector,
@@ -57,7 +58,9 @@ def read_axis(path: Path) -> AssistantAxis:
     return axis
 
 
-def save_value(value: AssistantAxis | PersonaSpace | DefaultAnswers, path: Path, kind: str) -> None:
+def save_value(
+    value: AssistantAxis | AxisFolds | PersonaSpace | DefaultAnswers, path: Path, kind: str
+) -> None:
     """Write a dataclass of tensors and plain fields."""
     write_artefact(path, kind, tensors_of(value), to_record(value))
 

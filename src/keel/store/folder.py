@@ -182,6 +182,8 @@ class RunFolder:
             save_axis(persona_map.axis, self.path / layout.AXIS)
             if persona_map.default_answers is not None:
                 save_value(persona_map.default_answers, self.path / layout.DEFAULTS, "defaults")
+            if persona_map.axis_folds is not None:
+                save_value(persona_map.axis_folds, self.path / layout.AXIS_FOLDS, "axis folds")
             # What is no tensor, and has no file of its own.
             names = ("default_count", "dropped", "quality", "warnings")
             facts = {name: to_record(getattr(persona_map, name)) for name in names}

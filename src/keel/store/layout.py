@@ -15,6 +15,7 @@ VECTORS = "vectors.safetensors"
 SPACE = "space.safetensors"
 AXIS = "axis.safetensors"
 DEFAULTS = "defaults.safetensors"
+AXIS_FOLDS = "axis-folds.safetensors"
 TRAITS = "traits.safetensors"
 FLOORS = "floors.safetensors"
 CALIBRATION = "calibration.json"
@@ -31,7 +32,7 @@ EVALUATIONS = "evaluations"
 RESULT = "result.json"
 """Of an evaluation, in a folder of its own."""
 
-MAP_FILES = (VECTORS, SPACE, AXIS, MAP, DEFAULTS, TRAITS)
+MAP_FILES = (VECTORS, SPACE, AXIS, AXIS_FOLDS, MAP, DEFAULTS, TRAITS)
 """Made together, so that traits are never measured against an axis that was replaced; a run of
 roles or of traits alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)

@@ -19,6 +19,7 @@ from keel.store.records import from_record
 from keel.types import (
     ActivationBatch,
     AssistantAxis,
+    AxisFolds,
     Calibration,
     DefaultAnswers,
     DriftReading,
@@ -102,6 +103,9 @@ class Run:
         path = self._checked(layout.MAP)
         parts = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
         parts["default_answers"] = self.default_answers
+        if layout.AXIS_FOLDS in self.manifest.files:
+            folds = self._checked(layout.AXIS_FOLDS)
+            parts["axis_folds"] = read_value(AxisFolds, folds, "axis folds")
         with reading(path, "a map"):
             return from_record(PersonaMap, read_json(path), parts)
 

@@ -42,9 +42,11 @@ from keel.types.evaluation import (
 )
 from keel.types.floors import Floor, Floors, Intervention, ShiftNumbers, TokenMask, check_direction
 from keel.types.results import (
+    AxisFolds,
     Calibration,
     Change,
     DefaultAnswers,
+    DefaultPromptQuality,
     DefaultShift,
     DriftReading,
     Fate,
@@ -89,12 +91,14 @@ __all__ = [
     "Answered",
     "ArmResult",
     "AssistantAxis",
+    "AxisFolds",
     "Calibration",
     "Case",
     "Change",
     "ControlMatch",
     "Conversation",
     "DefaultAnswers",
+    "DefaultPromptQuality",
     "DefaultShift",
     "DriftReading",
     "EvalResult",

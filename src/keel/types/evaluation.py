@@ -31,7 +31,7 @@ class Item:
     """Ends with a user message to answer, or with the beginning of an answer to continue."""
     factors: Mapping[str, str] = field(default_factory=dict)
     """What it shares with other items, e.g. `{"persona": "p07", "request": "r12"}`. Answers that
-    share a level are not independent, so intervals are bootstrapped by resampling levels."""
+    share a level are not independent, so intervals are made over levels."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Values for the placeholders in the rubric's instruction."""
     follow_up: str = ""

@@ -41,6 +41,16 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class DefaultPromptQuality:
+    """How the default under one of its system prompts stands to its other prompts."""
+
+    auc: float
+    """Held-out AUC (0 to 1) of its answers, on an axis made without it."""
+    cosine: float
+    """Cosine of the axis that it alone gives with that of the others; 1 where there are none."""
+
+
+@dataclass(frozen=True)
 class LayerQuality:
     """How well the axis of one layer separates the default from the roles."""
 
@@ -64,6 +74,8 @@ class LayerQuality:
     """Share (0 to 1) of the axis' squared norm in its ten largest dimensions."""
     cos_pc1_p: float | None = None
     """p of the default's being one more role, by its rank; None in maps of earlier versions."""
+    default_prompts: tuple[DefaultPromptQuality, ...] = ()
+    """By the default's system prompts, in their order; empty in runs of older versions."""
 
     @property
     def is_along_pc1(self) -> bool:
@@ -87,6 +99,18 @@ class DefaultAnswers:
 
 
 @dataclass(frozen=True)
+class AxisFolds:
+    """The axis from each fold of the questions: how far it is known, and what of it is noise."""
+
+    contrast_FLD: Float[Tensor, "fold layer hidden"]
+    """Default mean minus mean of the role means, over the fold's questions."""
+    weight_F: Float[Tensor, " fold"]
+    """Default answers in the fold; 0 where the default or every role has none."""
+    role_spread_L: Float[Tensor, " layer"]
+    """Variance between roles summed over dimensions, the noise of their answers taken out."""
+
+
+@dataclass(frozen=True)
 class PersonaMap:
     """The result of one extraction: role vectors, persona space, axis and its quality."""
 
@@ -103,6 +127,8 @@ class PersonaMap:
     warnings: tuple[str, ...] = ()
     default_answers: DefaultAnswers | None = None
     """What a turn is judged against; None where the answers' lengths were not known."""
+    axis_folds: AxisFolds | None = None
+    """What intervals of the axis' cosines are made from; None in runs of older versions."""
 
 
 @dataclass(frozen=True)
@@ -411,7 +437,7 @@ class SpaceComparison:
     """Layer at which each space is read."""
     components: tuple[Interval, ...]
     """Correlation of loadings on PC1 of both, on PC2 of both, ...; past PC1 its absolute value, for
-    only PC1's sign has a meaning. Intervals resample names."""
+    only PC1's sign has a meaning. Intervals are about other names."""
     correlations_KK: Float[Tensor, "component other"]
     """Signed correlation of every component of the first space with every one of the second."""
 
@@ -430,7 +456,7 @@ class VectorComparison:
     """One per name, at `layer`."""
     layer: int
     by_layer: tuple[Interval, ...]
-    """Mean over names, at every layer; intervals resample names."""
+    """Mean over names, at every layer; intervals are about other names."""
 
 
 @dataclass(frozen=True)
@@ -468,12 +494,14 @@ class RunComparison:
     roles: SpaceComparison | None = None
     traits: SpaceComparison | None = None
     standings: Interval | None = None
-    """Correlation of the roles' projections on the two axes; intervals resample roles."""
+    """Correlation of the roles' projections on the two axes; the interval is about other roles."""
     leanings: Interval | None = None
-    """Correlation of the traits' cosines with the two axes; intervals resample traits."""
+    """Correlation of the traits' cosines with the two axes; the interval is about other traits."""
     axes: tuple[Interval, ...] | None = None
-    """Cosine of the two axes at every layer; intervals resample roles. Models of one width only,
-    as all that follows."""
+    """Cosine of the two axes at every layer, noise taken out; intervals are about other roles,
+    questions and answers. Models of one width only, as all that follows."""
+    axes_null: tuple[float, ...] | None = None
+    """Cosine at every layer of two axes that have no role in common: the default's part of it."""
     role_vectors: VectorComparison | None = None
     """Role vectors less the mean of the roles in common."""
     trait_vectors: VectorComparison | None = None

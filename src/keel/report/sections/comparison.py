@@ -36,7 +36,7 @@ def _pair_section(pair: RunComparison, number: int) -> Section:
             f"components-{number}",
             partial(draw_components, {what: space.components for what, space in spaces.items()}),
             "Correlation between the two runs of the loadings on each component, with 95 % "
-            "intervals of resampled names. Past PC1 the amount alone is drawn: the sign of a later "
+            "intervals about other names. Past PC1 the amount alone is drawn: the sign of a later "
             "component means nothing.",
             "Bar chart of correlations between the components of two runs.",
         )
@@ -50,8 +50,9 @@ def _pair_section(pair: RunComparison, number: int) -> Section:
             Picture(
                 f"layers-{number}",
                 partial(draw_layers, curves, layers[0]),
-                "Cosines between the two models at every layer, with 95 % intervals of resampled "
-                "names. Dashed upright line: the layer that is read.",
+                "Cosines between the two models at every layer, with 95 % intervals: of axes about "
+                "other roles, questions and answers, of vectors about other names. Dashed upright "
+                "line: the layer that is read.",
                 "Line chart of cosines between two models over the layers.",
             )
         )
@@ -84,13 +85,20 @@ def _sentences(pair: RunComparison, shifts: Mapping[str, Sequence[Shift]]) -> It
             yield (
                 f"Over {len(space.names)} {what} in common, loadings on PC1 correlate at "
                 f"{space.components[0].text()}"
-                f"{'' if order is None else f', {along} at {order.text()}'}."
+                f"{'' if order is None else f', {along} at {order.text()}'}; the intervals are "
+                f"about other {what}, with these answers."
             )
     if pair.axes is not None and pair.role_vectors is not None:
         layer = pair.role_vectors.layer
+        null = ""
+        if pair.axes_null is not None:
+            alone = fixed(pair.axes_null[layer])
+            null = f" Axes of the two that share no role have {alone}: the default's part."
         yield (
-            f"At layer {layer} the two axes have cosine {pair.axes[layer].text()}; role vectors, "
-            f"less their mean, have {pair.role_vectors.by_layer[layer].text()} on average."
+            f"At layer {layer} the two axes have cosine {pair.axes[layer].text()}, noise taken "
+            "out, with an interval about other roles, questions and answers."
+            f"{null} Role vectors, less their mean, have "
+            f"{pair.role_vectors.by_layer[layer].text()} on average."
         )
     if (traits := pair.trait_vectors) is not None:
         yield f"Trait vectors have cosine {traits.by_layer[traits.layer].text()} on average."

@@ -206,7 +206,17 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         marked=lambda at: at.layer == layer,
         is_folded=True,
     )
-    return Section("quality", _TITLES["quality"], words, (picture,), (table,))
+    of_prompts = Table.of(
+        "The default by its system prompts",
+        list(enumerate(at.default_prompts)),
+        {
+            "prompt": lambda row: f"p{row[0]}",
+            "AUC, held out": lambda row: fixed(row[1].auc),
+            "its axis' cosine with the others'": lambda row: fixed(row[1].cosine),
+        },
+    )
+    tables = (of_prompts, table) if at.default_prompts else (table,)
+    return Section("quality", _TITLES["quality"], words, (picture,), tables)
 
 
 def _say_separation(at: LayerQuality) -> str:
@@ -314,7 +324,8 @@ def _trait_pictures(
             "trait-cosines",
             partial(draw_leanings, shown, samples=encouraged),
             f"Cosine of each trait's vector with the Assistant Axis at layer "
-            f"{trait_map.layer}, with 95 % intervals of resampled questions.{left_out}",
+            f"{trait_map.layer}, noise taken out, with 95 % intervals about other questions, "
+            f"answers and roles.{left_out}",
             f"Dot chart of {len(shown)} traits by their cosine with the axis.",
             partial(draw_ranking, cosines, legend="cosine with the axis: ┊ at 0"),
         )
