@@ -42,7 +42,6 @@ from keel.types.evaluation import (
 )
 from keel.types.floors import Floor, Floors, Intervention, ShiftNumbers, TokenMask, check_direction
 from keel.types.results import (
-    AxisFolds,
     Calibration,
     Change,
     DefaultAnswers,
@@ -74,6 +73,7 @@ from keel.types.space import (
     ActivationBatch,
     Activations,
     AssistantAxis,
+    AxisFolds,
     ModelIdentity,
     PersonaSpace,
     PersonaVector,

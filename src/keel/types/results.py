@@ -11,7 +11,7 @@ from torch import Tensor
 
 from keel.errors import UsageError
 from keel.types.floors import Floors
-from keel.types.space import AssistantAxis, PersonaSpace, PersonaVector
+from keel.types.space import AssistantAxis, AxisFolds, PersonaSpace, PersonaVector
 from keel.words import Form, fixed
 
 Fate = Literal["kept", "inert", "too dear", "dominated", "crowded out"]
@@ -96,18 +96,6 @@ class DefaultAnswers:
     """Number of content tokens of each."""
     questions_N: Int[Tensor, " answer"]
     """Code of the question of each: answers to one question are alike."""
-
-
-@dataclass(frozen=True)
-class AxisFolds:
-    """The axis from each fold of the questions: how far it is known, and what of it is noise."""
-
-    contrast_FLD: Float[Tensor, "fold layer hidden"]
-    """Default mean minus mean of the role means, over the fold's questions."""
-    weight_F: Float[Tensor, " fold"]
-    """Default answers in the fold; 0 where the default or every role has none."""
-    role_spread_L: Float[Tensor, " layer"]
-    """Variance between roles summed over dimensions, the noise of their answers taken out."""
 
 
 @dataclass(frozen=True)

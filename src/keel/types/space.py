@@ -152,6 +152,18 @@ class AssistantAxis:
 
 
 @dataclass(frozen=True)
+class AxisFolds:
+    """The axis from each fold of the questions: how far it is known, and what of it is noise."""
+
+    contrast_FLD: Float[Tensor, "fold layer hidden"]
+    """Default mean minus mean of the role means, over the fold's questions."""
+    weight_F: Float[Tensor, " fold"]
+    """Default answers in the fold; 0 where the default or every role has none."""
+    role_spread_L: Float[Tensor, " layer"]
+    """Variance between roles summed over dimensions, the noise of their answers taken out."""
+
+
+@dataclass(frozen=True)
 class TraitVector:
     """Mean activation of a trait's encouraged answers minus that of the discouraged ones."""
 
