@@ -116,8 +116,8 @@ def _counted_twice(
 def _products(first: FoldedVector, second: FoldedVector, kept_SF: Floats) -> Floats:
     """⟨first, second⟩ over pairs of different folds, of all that are kept."""
     gram_FF = (first.folds_FD @ second.folds_FD.T).numpy()
-    one_SF, two_SF = (kept_SF * each.weight_F.numpy() for each in (first, second))
-    pairs_SFF = one_SF[:, :, None] * two_SF[:, None] * (1 - np.eye(len(gram_FF)))
+    first_SF, second_SF = (kept_SF * each.weight_F.numpy() for each in (first, second))
+    pairs_SFF = first_SF[:, :, None] * second_SF[:, None] * (1 - np.eye(len(gram_FF)))
     total_S = pairs_SFF.sum((1, 2))
     product_S = (pairs_SFF * gram_FF).sum((1, 2))
     return np.asarray(product_S / np.where(total_S > 0, total_S, np.nan))

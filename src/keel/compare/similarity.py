@@ -155,8 +155,8 @@ def unrelated_axes(
     cosines = []
     for _ in range(_SPLITS):
         halves = torch.randperm(len(roles[0]), generator=draw).tensor_split(2)
-        for one, other in (halves, halves[::-1]):
-            axes = (defaults[0] - roles[0][one].mean(0), defaults[1] - roles[1][other].mean(0))
+        for mine, theirs in (halves, halves[::-1]):
+            axes = (defaults[0] - roles[0][mine].mean(0), defaults[1] - roles[1][theirs].mean(0))
             cosines.append(cosine(*axes))
     return tuple(torch.stack(cosines).mean(0).tolist())
 
