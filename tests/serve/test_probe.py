@@ -63,13 +63,13 @@ def test_a_capped_server_shows_what_it_moves_and_how_far_predictions_change():
     result = probed(Server(), f"{URL}/v1")
     # The named request's 40 tokens at each of two layers, of which half move.
     assert (result.setting, result.slots, result.moved, result.change) == ("high", 80, 40, 1.5)
-    assert "holds requests by high; layers 2 to 3; floors ffffffffffff" in result.line
+    assert "requests are held by high; layers 2 to 3; floors ffffffffffff" in result.line
 
 
 def test_a_server_that_caps_on_request_only_is_probed_with_a_setting_that_it_has():
     result = probed(Server(setting="none"))
     assert result.setting == "low"
-    assert "holds requests by none" in result.line
+    assert "requests are held by none" in result.line
 
 
 def test_where_nobody_may_go_without_the_counts_must_do():

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from keel.engines.vllm import FACTS_PATH, SETTING_HEADER
+from keel.engines.vllm import FACTS_PATH, SETTING_HEADER, line_of
 from keel.errors import EndpointError, NotAppliedError, UsageError
 from keel.settings import CheckSettings
 from keel.types import UNSTEERED
@@ -50,19 +50,13 @@ class ProbeResult:
     @property
     def line(self) -> str:
         """All of it in one line."""
-        facts = self.facts
-        layers = facts.get("layers") or []
         shown = [f"{self.moved} of {self.slots} slots moved"]
         if self.change is not None:
             shown.append(f"predictions changed by {self.change:.2g} nats")
         shown.append("an unknown setting is refused")
         return (
-            f"capped: {self.url} holds requests by {facts['setting']}"
-            f"{', enforced' if facts['enforced'] else ''}; layers "
-            f"{layers[0]} to {layers[-1]}; floors {facts.get('floors', '')[:12]}; "
-            f"weights {facts.get('weights', '')[:12] or 'unknown'}"
-            f"{' (others accepted)' if facts.get('other_weights_accepted') else ''}; "
-            f"shown over HTTP with {self.setting}: {', '.join(shown)}"
+            f"capped: {self.url}: {line_of(self.facts)}; shown over HTTP with {self.setting}: "
+            f"{', '.join(shown)}"
         )
 
 

@@ -42,6 +42,7 @@ from keel.errors import (
 )
 from keel.serve.probe import ProbeResult, probe_server
 from keel.settings import ServeSettings
+from keel.types import UNSTEERED
 
 PLUGIN_GROUP, PLUGIN = "vllm.general_plugins", "keel"
 _TURN_S = 0.2
@@ -98,7 +99,7 @@ def plan_server(
     where = locate(name)
     if not held.accepts_other_weights:
         check_weights(settings_of(held), where, _value_of(arguments, "--revision"))
-    own = list(_defaults(arguments, name, notes))
+    own = list(_defaults(arguments, name, _choices(held), notes))
     return ServerPlan(
         (*_program(where), "--middleware", FRONT, *own, *arguments), variables, tuple(notes)
     )
@@ -145,15 +146,25 @@ def _program(model: str) -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
 
 
-def _defaults(arguments: Sequence[str], name: str, notes: list[str]) -> Iterator[str]:
+def _defaults(
+    arguments: Sequence[str], name: str, settings: Sequence[str], notes: list[str]
+) -> Iterator[str]:
     """Arguments that the user did not give and that a server needs here."""
     if _value_of(arguments, "--served-model-name") is None:
-        yield from ("--served-model-name", name)
+        yield from ("--served-model-name", name, *(f"{name}:{setting}" for setting in settings))
     if not _is_on_cpu():
         return
     if _value_of(arguments, "--gpu-memory-utilization") is None:
         yield from ("--gpu-memory-utilization", "0.4")
         notes.append("on a CPU vLLM takes 0.4 of the memory (--gpu-memory-utilization)")
+
+
+def _choices(held: ServeEnvironment) -> list[str]:
+    """Settings that a model's name can carry, for clients that can send nothing else."""
+    if held.is_enforced:
+        return ["capped"]
+    may_go_without = held.allowed is None or UNSTEERED in held.allowed
+    return ["capped", *settings_of(held), *([UNSTEERED] if may_go_without else [])]
 
 
 def _is_on_cpu() -> bool:

@@ -88,7 +88,7 @@ def said_by(process):
 def ended(process):
     """What a server said until it ended by itself, with an error."""
     try:
-        process.wait(150)
+        process.wait(400)
     finally:
         process.kill()
     assert process.returncode not in (0, -9)
@@ -96,7 +96,7 @@ def ended(process):
         return said_by(process)
 
 
-def _wait_for(url, process, seconds=300):
+def _wait_for(url, process, seconds=540):
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         if process.poll() is not None:

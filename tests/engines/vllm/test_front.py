@@ -34,6 +34,12 @@ def source(tmp_path, monkeypatch):
     return str(tmp_path / "floors")
 
 
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return Gate.make()
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -156,6 +162,7 @@ class Vllm:
         keel = None if deployment is None else {"keel": deployment.to_config()}
         config = SimpleNamespace(additional_config=keel)
         given = {"api_key": None, "ssl_certfile": None, "host": None, "port": 8000, "uds": None}
+        given["served_model_name"] = ["m", "m:low", "m:none", "m:capped"]
         self.state = SimpleNamespace(
             vllm_config=config, args=SimpleNamespace(root_path="", **{**given, **args})
         )
@@ -163,9 +170,15 @@ class Vllm:
 
     async def __call__(self, scope, receive, send):
         body = b""
+        if scope["type"] == "lifespan":
+            return
         if scope["type"] == "http":
             message = await receive()
             body = message["body"]
+            if scope["path"] == "/v1/models":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": b'{"data": [{"id": "m"}]}'})
+                return
             params = SimpleNamespace(extra_args=None)
             if self.kind != "text/event-stream":
                 settle(params, self.deployment)
@@ -175,7 +188,7 @@ class Vllm:
         await send({"type": "http.response.body", "body": b"{}"})
 
 
-def ask(front, path, body=None, method="POST", **headers):
+def ask(front, path, body=None, method="POST", query="", **headers):
     """(status, headers, body) of one request."""
     sent, raw = [], b"" if body is None else json.dumps(body).encode()
     scope = {
@@ -183,7 +196,7 @@ def ask(front, path, body=None, method="POST", **headers):
         "app": front.app,
         "path": path,
         "method": method,
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
     }
 
@@ -235,8 +248,9 @@ def test_only_settings_of_the_list_can_be_chosen_and_more_with_a_key(source, mon
     assert ask(front, "/v1/completions", free, authorization="Bearer s3cret")[0] == 200
 
 
-def test_a_gate_that_is_closed_keeps_health_red_and_lets_the_probe_alone_in(source, monkeypatch):
-    gate = Gate.make()
+def test_a_gate_that_is_closed_keeps_health_red_and_lets_the_probe_alone_in(
+    source, monkeypatch, gate
+):
     front = front_of(source, monkeypatch, **{VARIABLE: str(gate.folder)})
     front.app.state.args.api_key = ["theirs"]
     assert ask(front, "/health", method="GET")[0] == 503
@@ -252,9 +266,8 @@ def test_a_gate_that_is_closed_keeps_health_red_and_lets_the_probe_alone_in(sour
     assert ask(front, "/health", method="GET")[0] == 503
 
 
-def test_an_engine_that_keel_is_not_in_stays_red_and_answers_nobody(source, monkeypatch):
+def test_an_engine_that_keel_is_not_in_stays_red_and_answers_nobody(source, monkeypatch, gate):
     """As where VLLM_PLUGINS leaves Keel out: vLLM still puts the middleware in its place."""
-    gate = Gate.make()
     gate.open()
     monkeypatch.setenv(VARIABLE, str(gate.folder))
     front = Front(Vllm(None))
@@ -275,3 +288,77 @@ def test_the_server_says_what_holds_it(source, monkeypatch):
     assert (status, facts["setting"], facts["settings"]) == (200, "high", ["low", "high"])
     assert facts["layers"] == [2, 3]
     assert len(facts["floors"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "held"),
+    [("m", "high"), ("m:low", "low"), ("m:none", "none"), ("m:capped", "high"), ("a:low", "high")],
+)
+def test_a_models_name_carries_its_setting_for_clients_that_send_nothing_else(
+    source, monkeypatch, model, held
+):
+    front = front_of(source, monkeypatch)
+    status, headers, _ = ask(front, "/v1/chat/completions", {"model": model})
+    assert (status, headers[SETTING_HEADER]) == (200, held)
+
+
+def test_a_models_name_against_the_requests_own_setting_is_refused(source, monkeypatch):
+    front = front_of(source, monkeypatch)
+    body = {"model": "m:low", "vllm_xargs": {KEY: "high"}}
+    assert ask(front, "/v1/chat/completions", body)[0] == 400
+
+
+def test_capped_is_the_runs_choice_where_the_server_caps_on_request_only(source, monkeypatch):
+    front = front_of(source, monkeypatch, KEEL_SETTING="none")
+    for model, held in (("m", "none"), ("m:capped", "high")):
+        headers = ask(front, "/v1/chat/completions", {"model": model})[1]
+        assert headers[SETTING_HEADER] == held
+
+
+def test_a_models_name_gives_no_setting_that_the_client_may_not_have(source, monkeypatch):
+    front = front_of(source, monkeypatch, KEEL_ALLOW="low")
+    assert ask(front, "/v1/chat/completions", {"model": "m:none"})[0] == 400
+
+
+def test_the_list_of_models_says_what_holds_each(source, monkeypatch):
+    front = front_of(source, monkeypatch)
+    status, headers, reply = ask(front, "/v1/models", method="GET")
+    (card,) = reply["data"]
+    assert (status, card["id"], card["keel"]["setting"]) == (200, "m", "high")
+    assert int(headers["content-length"]) == len(json.dumps(reply))
+
+
+@pytest.mark.parametrize("error", [None, "a worker on node7 holds other floors"])
+def test_a_node_with_other_floors_keeps_the_server_from_answering(source, monkeypatch, error):
+    """With a second node under other floors or none, 11 of 16 answers were uncapped."""
+    front = front_of(source, monkeypatch)
+
+    class Engines:
+        async def call_utility_all_async(self, kind, method, timeout, args, named):
+            name, expected = args
+            assert (kind, method, name) == ("collective_rpc", "keel_call", "confirm")
+            assert set(expected) == {"low", "high"}
+            if error:
+                raise RuntimeError(error)
+            return [[None], [None]]
+
+    front.app.state.engine_client = SimpleNamespace(engine_core=Engines())
+    asyncio.run(front({"type": "lifespan", "app": front.app}, None, None))
+    status, _, reply = ask(front, "/v1/completions", {})
+    assert status == (503 if error else 200)
+    if error:
+        assert "node7" in reply["error"]["message"]
+        assert ask(front, "/health", method="GET")[0] == 503
+
+
+def test_firing_is_counted_over_all_engines(source, monkeypatch):
+    """vLLM's own call gives the first engine's; a probe that went to another saw nothing move."""
+    front = front_of(source, monkeypatch)
+
+    class Engines:
+        async def call_utility_all_async(self, *_):
+            return [[{2: (4, 1)}, {3: (4, 0)}], [{2: (10, 5)}, {3: (10, 2)}]]
+
+    front.app.state.engine_client = SimpleNamespace(engine_core=Engines())
+    facts = ask(front, "/keel", method="GET", query="firing=high")[2]
+    assert facts["firing"] == {"2": [14, 6], "3": [14, 2]}

@@ -8,6 +8,7 @@ import pytest
 from keel.engines.vllm import serving
 from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.serving import (
+    check_new_weights,
     check_request,
     default_of,
     deployment_for,
@@ -298,3 +299,29 @@ def test_a_cache_that_was_not_shown_to_keep_the_salt_is_refused(connector):
 )
 def test_caches_that_look_up_by_salted_hashes_are_accepted(connector):
     refuse_unfit(config(transfer=connector), Deployment(None))
+
+
+def test_a_pooling_server_is_refused(served):
+    """It died in the self-test after half a minute, with a bare assertion."""
+    pooling = config()
+    pooling.model_config.runner_type = "pooling"
+    with pytest.raises(UsageError, match="--runner pooling answers nothing"):
+        refuse_unfit(pooling, served)
+
+
+def test_weights_that_are_loaded_later_are_looked_at_too(other_weights, tmp_path):
+    model = SimpleNamespace(model=str(other_weights / "model"), revision=None)
+    with pytest.raises(ModelMismatchError, match="other weights"):
+        check_new_weights("reload_weights", {}, model)
+    (tmp_path / "right").mkdir()
+    with pytest.raises(ModelMismatchError, match="cannot be looked at"):
+        check_new_weights("reload_weights", {"weights_path": str(tmp_path / "right")}, model)
+    for method in ("update_weights", "start_weight_update"):
+        with pytest.raises(UsageError, match=f"{method} brings weights that cannot be looked at"):
+            check_new_weights(method, {}, model)
+    check_new_weights("keel_call", {}, model)
+
+
+def test_weights_that_are_accepted_may_change(other_weights, monkeypatch):
+    monkeypatch.setenv("KEEL_ACCEPT_OTHER_WEIGHTS", "1")
+    check_new_weights("update_weights", {}, SimpleNamespace(model="any", revision=None))

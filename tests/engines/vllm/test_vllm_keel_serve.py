@@ -160,7 +160,7 @@ def test_a_setting_that_would_be_ignored_is_refused(url, path, body):
 def test_keel_check_shows_that_the_server_is_capped(url, capsys):
     assert keel_command(["check", url]) == 0
     line = capsys.readouterr().out
-    assert "holds requests by high; layers 1 to 2" in line
+    assert "requests are held by high; layers 1 to 2" in line
     assert "an unknown setting is refused" in line
     assert "predictions changed by" in line
 

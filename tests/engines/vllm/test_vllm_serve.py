@@ -84,7 +84,7 @@ def test_enforced_floors_cannot_be_switched_off(folder, floors, expected, capsys
         assert "holds every request alike" in answer(url, expected, vllm_xargs={"keel": "none"})
         assert agrees(answer(url, expected), expected["low"])
         assert keel_command(["check", url]) == 0
-        assert "holds requests by low, enforced" in capsys.readouterr().out
+        assert "requests are held by low, enforced" in capsys.readouterr().out
 
 
 def test_installed_but_not_configured_the_plugin_changes_nothing(folder, expected, capsys):

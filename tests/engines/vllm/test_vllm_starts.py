@@ -305,3 +305,18 @@ def test_an_engine_that_dies_ends_the_command_with_one_line(folder, tmp_path):
 
 def _is_core(process):
     return "EngineCore" in " ".join(process.cmdline())
+
+
+def test_a_cache_that_gives_one_setting_the_keys_of_another_does_not_start(
+    folder, tmp_path, monkeypatch
+):
+    """Its connector was on no list inside MultiConnector; here it is let in, and tried out."""
+    from keel.engines.vllm import serving
+
+    example = "ExampleConnector"
+    monkeypatch.setattr(serving, "SALTED_CONNECTORS", (example,))
+    extra = {"shared_storage_path": str(tmp_path)}
+    transfer = {"kv_connector": example, "kv_role": "kv_both", "kv_connector_extra_config": extra}
+    asked = {"recordings": 0, "probes": 0, "arguments": {"kv_transfer_config": transfer}}
+    with pytest.raises(NotAppliedError, match=f"{example} gave"), started(folder, **asked):
+        pass

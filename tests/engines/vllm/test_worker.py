@@ -201,6 +201,19 @@ def test_requests_with_which_vllm_warms_up_need_no_setting_but_later_ones_do():
         held.note_requests(scheduled(request("a", 2), finished=["_warmup_"]))
 
 
+def test_a_worker_with_other_floors_than_its_server_is_noticed():
+    """A second node started with other floors, or none, answered under those."""
+    held = hold(PLAIN)
+    register(held, "band", BAND)
+    mine = PackedInterventions.of("band", BAND).fingerprint
+    held.confirm({"band": mine})
+    for expected in ({"band": "other"}, {}, {"band": mine, "more": "other"}):
+        with pytest.raises(ModelMismatchError, match=r"holds other floors .*\((band|more)\)"):
+            held.confirm(expected)
+    held.register("band", b"")
+    held.confirm({})
+
+
 def test_a_setting_that_was_never_registered_is_refused():
     held = hold(PLAIN)
     with pytest.raises(UsageError, match="'bnad' is not registered"):

@@ -6,7 +6,13 @@ from keel.engines.vllm.front import FACTS_PATH, PROBE_HEADER, SETTING_HEADER
 from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.plugin import FRONT, check_version
-from keel.engines.vllm.serving import check_weights, deployment_for, settings_of, vllm_version
+from keel.engines.vllm.serving import (
+    check_weights,
+    deployment_for,
+    line_of,
+    settings_of,
+    vllm_version,
+)
 from keel.settings import VllmSettings
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "check_version",
     "check_weights",
     "deployment_for",
+    "line_of",
     "load_engine",
     "settings_of",
     "vllm_version",

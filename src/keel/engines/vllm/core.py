@@ -6,6 +6,7 @@ scheduler and the real execution paths, and looks at what they did.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,16 +56,37 @@ class CoreState:
         finally:
             self.is_testing = False
         self.self_test()
+        if self.core.vllm_config.kv_transfer_config is not None and not self.deployment.is_global:
+            self.check_isolation()
         if environment is not None:
             from keel.engines.vllm.serving import default_of, settings_of
 
             settings = settings_of(environment)
-            names = [default_of(environment)] if self.deployment.is_global else list(settings)
+            is_enforced = self.deployment.is_enforced
+            names = [default_of(environment)] if is_enforced else list(settings)
             for name in names:
                 self.register(PackedInterventions.of(name, settings[name]))
             self.canary_s = environment.canary_s
             if self.canary_s:
                 self.next_canary = time.monotonic() + self.canary_s
+                self.wake_for_canary()
+
+    def wake_for_canary(self) -> None:
+        """Make an engine that waits for work look up whenever its canary is due.
+
+        Not among engines that step together: one of them alone would wait for the others.
+        """
+        waiting = getattr(self.core, "input_queue", None)
+        if waiting is None or self.core.vllm_config.parallel_config.data_parallel_size > 1:
+            return
+        from vllm.v1.engine import EngineCoreRequestType
+
+        def wake() -> None:
+            pause = threading.Event()
+            while not pause.wait(self.canary_s):
+                waiting.put_nowait((EngineCoreRequestType.WAKEUP, None))
+
+        threading.Thread(target=wake, name="keel-canary", daemon=True).start()
 
     def register(self, setting: PackedInterventions) -> None:
         """Register a setting in every worker."""
@@ -203,6 +225,37 @@ class CoreState:
                 "this engine would mix settings, and does not start"
             )
 
+    def check_isolation(self) -> None:
+        """Test that a KV connector gives no request what was computed under another setting.
+
+        A prompt of several blocks is read unsteered, then under a huge floor, then unsteered again
+        with the same salt and what was cached. Raises NotAppliedError.
+        """
+        config = self.core.vllm_config
+        room = int(config.model_config.max_model_len) - _NEW_TOKENS - 1
+        tokens = min(4 * int(config.cache_config.block_size), room)
+        self.is_testing = True
+        try:
+            self.tests += 1
+            before = self._answer(OFF, prompt_tokens=tokens)
+            salt = f"{SCRATCH}-shared-{time.monotonic_ns()}"
+            self.register(self._huge_floors())
+            self._answer(SCRATCH, prompt_tokens=tokens, salt=salt)
+            firing = self._call_workers("firing", SCRATCH)
+            self.register(PackedInterventions.none(SCRATCH))
+            self.core.reset_prefix_cache()  # so that only the connector could still have it
+            after = self._answer(OFF, prompt_tokens=tokens, salt=salt)
+        finally:
+            self.is_testing = False
+        # Under a floor that is new, no token can be cached: each must have passed the layers.
+        is_fresh = all(seen >= tokens for worker in firing for seen, _ in worker.values())
+        if after != before or not is_fresh:
+            raise NotAppliedError(
+                f"self-test: {config.kv_transfer_config.kv_connector} gave a request keys and "
+                "values that were computed under another setting; this engine would mix settings, "
+                "and does not start"
+            )
+
     def _call_workers(self, method: str, *arguments: Any) -> list[Any]:
         return list(self.core.collective_rpc("keel_call", None, (method, *arguments)))
 
@@ -219,19 +272,29 @@ class CoreState:
             [Floor(n, unit(torch.randn(hidden, generator=draws)), self.height) for n in layers],
         )
 
-    def _answer(self, name: str, *, new_tokens: int = _NEW_TOKENS) -> list[Any]:
-        """Greedy tokens with their log-probabilities, of one request through the engine's steps."""
+    def _answer(
+        self,
+        name: str,
+        *,
+        new_tokens: int = _NEW_TOKENS,
+        prompt_tokens: int = _PROMPT_TOKENS,
+        salt: str | None = None,
+    ) -> list[Any]:
+        """Greedy tokens with their log-probabilities, of one request through the engine's steps.
+
+        With a salt it takes from caches what others with that salt have left there.
+        """
         from vllm import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
 
         vocabulary = int(self.core.vllm_config.model_config.get_vocab_size())
-        prompt = [3 + (7 * n) % max(vocabulary - 3, 1) for n in range(_PROMPT_TOKENS)]
+        prompt = [3 + (7 * n) % max(vocabulary - 3, 1) for n in range(prompt_tokens)]
         parameters = SamplingParams(
             temperature=0.0,
             max_tokens=new_tokens,
             ignore_eos=True,
             logprobs=1,
-            skip_reading_prefix_cache=True,
+            skip_reading_prefix_cache=salt is None,
             extra_args={KEY: name},
         )
         request = EngineCoreRequest(
@@ -242,7 +305,7 @@ class CoreState:
             pooling_params=None,
             arrival_time=time.time(),
             lora_request=None,
-            cache_salt=f"{SCRATCH}-{time.monotonic_ns()}",
+            cache_salt=salt or f"{SCRATCH}-{time.monotonic_ns()}",
             data_parallel_rank=None,
         )
         core, predicted = self.core, list[Any]()

@@ -12,14 +12,22 @@ import hmac
 import json
 import os
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keel.engines.vllm.deployment import KEY, Deployment, ServeEnvironment
+from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.gate import Gate, ServerAddress
-from keel.engines.vllm.serving import check_request, default_of, facts_of
+from keel.engines.vllm.serving import (
+    check_request,
+    default_of,
+    facts_of,
+    fingerprints_of,
+    line_of,
+    settings_of,
+)
 from keel.errors import UsageError
 
 Scope = MutableMapping[str, Any]
@@ -31,6 +39,10 @@ SETTING_HEADER = "x-keel-setting"
 FACTS_PATH = "/keel"
 _HEALTH = ("/health", "/ping")
 _OPEN_METHODS = ("GET", "HEAD", "OPTIONS")
+_DESCRIBED = ("/v1/models", "/version")
+"""Answers of vLLM's to which what holds the server is added."""
+CAPPED = "capped"
+"""Behind a model's name: held by the default, or by the run's chosen setting where that is none."""
 _RAW_RPC = "/collective_rpc"
 """A route of vLLM's developer mode by which anybody could write settings."""
 _HOMES = (("vllm_xargs", KEY), ("sampling_params", "extra_args", KEY))
@@ -79,9 +91,11 @@ def settle(params: Any, deployment: Deployment | None) -> None:
     current.used.add(deployment.default if name is None else str(name))
 
 
-def named_setting(body: object) -> str | None:
+def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
     """The setting that a request's body names; None where it names none.
 
+    A model's name that stands among those `served` can carry it, behind the first of them:
+    `smollm2:layers_21:26-p50`.
     Raises UsageError for a name where vLLM would ignore it, for a key that looks like ours, and for
     two names that differ.
     """
@@ -97,6 +111,9 @@ def named_setting(body: object) -> str | None:
         if not isinstance(value, str):
             raise UsageError(f"{KEY} is {value!r}, expected the name of a setting")
         names.add(value)
+    model = body.get("model") if isinstance(body, Mapping) else None
+    if isinstance(model, str) and model in served[1:] and model.startswith(f"{served[0]}:"):
+        names.add(model.removeprefix(f"{served[0]}:"))
     if len(names) > 1:
         raise UsageError(f"the request names {len(names)} settings, {sorted(names)}; name one")
     return names.pop() if names else None
@@ -131,11 +148,13 @@ class Front:
         self.app = app
         self.gate = Gate.of(os.environ)
         self.environment = ServeEnvironment.of()
+        self.fault = ""
+        """Why this server must answer nobody; empty where it may."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "lifespan" and self.gate is not None:
-            self.gate.announce(_address_of(scope["app"].state.args))
+        if scope["type"] == "lifespan":
+            await self._begin(scope["app"].state)
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -148,10 +167,27 @@ class Front:
             await _answer(send, *is_refused)
         elif path == FACTS_PATH and deployment is not None:
             await self._tell_facts(state, deployment, scope, send)
+        elif deployment is not None and path in _DESCRIBED:
+            await self.app(scope, receive, _with_facts(send, facts_of(deployment)))
         elif deployment is not None and scope["method"] == "POST":
             await self._hold(scope, receive, send, deployment)
         else:
             await self.app(scope, receive, send)
+
+    async def _begin(self, state: Any) -> None:
+        """Before the first connection: see that every worker of every node holds the same."""
+        deployment = Deployment.from_config(state.vllm_config.additional_config)
+        if deployment is not None and self.environment is not None:
+            expected = fingerprints_of(self.environment)
+            try:
+                await _call_workers(state.engine_client, "confirm", expected)
+            except Exception as error:  # whatever vLLM makes of an error in another process
+                self.fault = " ".join(str(error).split())
+            print(
+                f"keel: {self.fault or line_of(facts_of(deployment))}", file=sys.stderr, flush=True
+            )
+        if self.gate is not None:
+            self.gate.announce(_address_of(state.args))
 
     def _is_probe(self, scope: Scope) -> bool:
         """Whether `keel serve` sent this; then vLLM's own key is not needed, too."""
@@ -171,15 +207,16 @@ class Front:
         self, deployment: Deployment | None, path: str, method: str, is_probe: bool
     ) -> tuple[int, str] | None:
         """Status and reason where this connection is not served."""
-        if deployment is None and self.gate is not None and method not in _OPEN_METHODS:
+        is_answer = path in _HEALTH or method not in _OPEN_METHODS
+        if deployment is None and self.gate is not None and is_answer:
             return 503, "Keel is not in this engine, which would answer uncapped"
-        if deployment is None and self.gate is not None and path in _HEALTH:
-            return 503, "Keel is not in this engine, which would answer uncapped"
+        if self.fault and is_answer:
+            return 503, self.fault
         if path.startswith(_RAW_RPC) and deployment is not None:
             return 403, "raw calls to workers could take the floors away; Keel refuses them"
         if self.gate is None or is_probe or self.gate.is_open:
             return None
-        if path in _HEALTH or method not in _OPEN_METHODS:
+        if is_answer:
             return 503, "not open: no probe has shown yet that this server is capped"
         return None
 
@@ -189,7 +226,9 @@ class Front:
         """Pass a request on under the setting that it names."""
         raw, receive = await _read(receive)
         try:
-            current = RequestSetting(named_setting(_parsed(raw)), self._allowed(scope))
+            served = scope["app"].state.args.served_model_name or ()
+            name = named_setting(_parsed(raw), served)
+            current = RequestSetting(self._meant(name, deployment), self._allowed(scope))
             if current.name is not None:
                 check_request({KEY: current.name}, deployment)
                 _check_allowed(current.name, current.allowed, deployment)
@@ -210,6 +249,14 @@ class Front:
             await self.app(scope, receive, send_named)
         finally:
             CURRENT.reset(token)
+
+    def _meant(self, name: str | None, deployment: Deployment) -> str | None:
+        """The setting that `capped` stands for, of a model's name; any other as it is."""
+        if name != CAPPED or self.environment is None or CAPPED in settings_of(self.environment):
+            return name
+        if deployment.default != OFF:
+            return deployment.default
+        return default_of(replace(self.environment, setting=None))
 
     def _allowed(self, scope: Scope) -> frozenset[str] | None:
         """Settings that the sender may choose, by the key that it sent; None for any."""
@@ -239,11 +286,21 @@ class Front:
 async def _firing(client: Any, name: str) -> dict[str, list[int]]:
     """Tokens seen and tokens moved under a setting, by layer, over all workers."""
     counts: dict[str, list[int]] = {}
-    for worker in await client.collective_rpc("keel_call", args=("firing", name)):
+    for worker in await _call_workers(client, "firing", name):
         for layer, pair in worker.items():
             before = counts.get(str(layer), [0, 0])
             counts[str(layer)] = [before[0] + int(pair[0]), before[1] + int(pair[1])]
     return counts
+
+
+async def _call_workers(client: Any, method: str, *arguments: Any) -> list[Any]:
+    """What a method of `WorkerState` returns in each worker of each engine, on every node.
+
+    vLLM's own `collective_rpc` gives those of the first engine only.
+    """
+    call = client.engine_core.call_utility_all_async
+    engines = await call("collective_rpc", "keel_call", None, (method, *arguments), None)
+    return [worker for engine in engines for worker in engine]
 
 
 def _streamed(
@@ -253,6 +310,30 @@ def _streamed(
     kind = next((v for k, v in message.get("headers", ()) if k.lower() == b"content-type"), b"")
     is_stream = kind.startswith(b"text/event-stream") and message["status"] == 200
     return {current.name or deployment.default} if is_stream else set()
+
+
+def _with_facts(send: Send, facts: Mapping[str, Any]) -> Send:
+    """A `send` that adds what holds the server to a JSON object, or to each in its `data`."""
+    start, parts = dict[str, Any](), list[bytes]()
+
+    async def added(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body = b"".join(parts)
+        content = _parsed(body)
+        if isinstance(content, dict) and start["status"] == 200:
+            for entry in content.get("data", [content]):
+                entry["keel"] = facts
+            body = json.dumps(content).encode()
+        kept = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+        await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    return added
 
 
 def _header(scope: Scope, name: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ def register() -> None:
     _wrap(core.EngineCore, "collective_rpc", _intercept_rpc)
     _wrap(core.EngineCore, "post_step", _run_canary_if_due)
     _wrap(core.EngineCoreProc, "run_busy_loop", _start_before_loop)
+    _wrap(core.EngineCoreProc, "_notify_idle_state_callbacks", _run_canary_while_idle)
     _wrap(gpu_worker.Worker, "load_model", _steer_model)
     worker_base.WorkerBase.keel_call = _keel_call
 
@@ -120,7 +122,7 @@ def ending_with_a_line() -> Iterator[None]:
         yield
     except KeelError as error:
         gate = Gate.of(os.environ)
-        if "vllm.entrypoints.launchers" not in sys.modules and gate is None and not _is_engine():
+        if gate is None and not _is_served():
             raise
         reason = " ".join(str(error).split())
         print(f"keel: {reason}", file=sys.stderr, flush=True)
@@ -129,9 +131,12 @@ def ending_with_a_line() -> Iterator[None]:
         raise SystemExit(REFUSED) from None
 
 
-def _is_engine() -> bool:
-    """Whether this is a process that a served vLLM started for its engine or a worker."""
-    return multiprocessing.parent_process() is not None and ServeEnvironment.of() is not None
+def _is_served() -> bool:
+    """Whether this process is of vLLM's server, and not of a program that holds a `vllm.LLM`."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if sys.argv[0].endswith("/vllm") or (module and module.name.startswith("vllm.entrypoints")):
+        return True
+    return multiprocessing.parent_process() is not None and bool(os.environ.get("KEEL_FLOORS"))
 
 
 def _add_front() -> None:
@@ -254,7 +259,12 @@ def _salt_cache(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs
 
 
 def _intercept_rpc(original: Wrapper, self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-    """Note settings that are registered while the engine runs."""
+    """Note settings that are registered while the engine runs, and look at new weights first."""
+    if _deployment(self.vllm_config) is not None and isinstance(method, str):
+        from keel.engines.vllm.serving import check_new_weights
+
+        named = kwargs.get("kwargs") or (args[2] if len(args) > 2 else None) or {}
+        check_new_weights(method, named, self.vllm_config.model_config)
     result = original(self, method, *args, **kwargs)
     keel = getattr(self, "keel", None)
     if keel is not None and method == "keel_call":
@@ -268,6 +278,14 @@ def _run_canary_if_due(original: Wrapper, self: Any, *args: Any, **kwargs: Any) 
     if keel is not None:
         keel.run_canary_if_due()
     return result
+
+
+def _run_canary_while_idle(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wraps what vLLM calls whenever it waits for work: see `CoreState.wake_for_canary`."""
+    keel = getattr(self, "keel", None)
+    if keel is not None:
+        keel.run_canary_if_due()
+    return original(self, *args, **kwargs)
 
 
 def _steer_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -286,5 +304,7 @@ def _keel_call(self: Any, method: str, *args: Any) -> Any:
     """Call a method in this worker for the engine: see `WorkerState.call`."""
     worker = getattr(self, "keel_worker", None)
     if worker is None:
-        raise RuntimeError("this worker holds nothing: the Keel plugin was not there at its start")
+        raise RuntimeError(
+            f"a worker on {socket.gethostname()} holds nothing: Keel was not there at its start"
+        )
     return worker.call(method, *args)

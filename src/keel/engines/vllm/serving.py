@@ -107,6 +107,17 @@ def facts_of(deployment: Deployment) -> dict[str, Any]:
     }
 
 
+def line_of(facts: Mapping[str, Any]) -> str:
+    """What holds a server, of `facts_of`, in one line."""
+    layers = facts.get("layers") or ["?"]
+    return (
+        f"requests are held by {facts['setting']}{', enforced' if facts['enforced'] else ''}; "
+        f"layers {layers[0]} to {layers[-1]}; floors {facts.get('floors', '')[:12]}; weights "
+        f"{facts.get('weights', '')[:12] or 'unknown'}"
+        f"{' (others accepted)' if facts.get('other_weights_accepted') else ''}"
+    )
+
+
 @lru_cache(maxsize=8)
 def fingerprint_of(environment: ServeEnvironment) -> str:
     """SHA-256 over the default's name and every setting's floors: two servers that hold alike
@@ -115,6 +126,13 @@ def fingerprint_of(environment: ServeEnvironment) -> str:
     for name, floors in sorted(settings_of(environment).items()):
         digest.update(PackedInterventions.of(name, floors).fingerprint.encode())
     return digest.hexdigest()
+
+
+def fingerprints_of(environment: ServeEnvironment) -> dict[str, str]:
+    """The fingerprint of each setting that a server's workers hold, by name."""
+    settings = settings_of(environment)
+    names = [default_of(environment)] if environment.is_enforced else list(settings)
+    return {name: PackedInterventions.of(name, settings[name]).fingerprint for name in names}
 
 
 def vllm_version() -> str:
@@ -155,6 +173,8 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
     Raises ModelMismatchError for floors of another model, UsageError for what Keel cannot follow.
     """
     model = config.model_config
+    if getattr(model, "runner_type", "generate") == "pooling":
+        raise UsageError("--runner pooling answers nothing that a floor could hold; leave it out")
     environment = ServeEnvironment.of()
     if environment is not None:
         accepts = environment.accepts_other_weights
@@ -226,6 +246,22 @@ def _check_model(settings: Mapping[str, Floors], model: Any, *, accepts_other: b
         check_weights(settings, str(model.model), getattr(model, "revision", None))
 
 
+def check_new_weights(method: str, named: Mapping[str, Any], model: Any) -> None:
+    """Refuse a call of vLLM's that would put other weights under a server's floors.
+
+    `named` are the call's arguments by name. Raises ModelMismatchError, and UsageError for weights
+    that come from elsewhere than a folder.
+    """
+    environment = ServeEnvironment.of()
+    if environment is None or environment.accepts_other_weights:
+        return
+    if method == "reload_weights" and named.get("weights_iterator") is None:
+        path, revision = named.get("weights_path"), getattr(model, "revision", None)
+        check_weights(settings_of(environment), str(path or model.model), revision)
+    elif method in _WEIGHT_CALLS and any(_identities(settings_of(environment))):
+        raise UsageError(f"{method} brings weights that cannot be looked at; {_ACCEPT}")
+
+
 def check_weights(settings: Mapping[str, Floors], model: str, revision: str | None = None) -> None:
     """Refuse floors made on other weights than a folder or hub id holds.
 
@@ -249,6 +285,10 @@ def check_weights(settings: Mapping[str, Floors], model: str, revision: str | No
             )
 
 
+_WEIGHT_CALLS = (
+    *("reload_weights", "init_weight_transfer_engine", "start_weight_update", "update_weights"),
+)
+"""Calls by which vLLM takes new weights while it runs."""
 _ACCEPT = (
     "for a fine-tune that you want held by these floors: --accept-other-weights "
     "(KEEL_ACCEPT_OTHER_WEIGHTS=1)"

@@ -6,6 +6,7 @@ on GPUs alone.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -25,7 +26,7 @@ from keel.engines.vllm.token_book import StepMaps, TokenBook
 from keel.engines.vllm.trials import StreamTrials
 from keel.errors import ModelLayoutError, ModelMismatchError, NotAppliedError, UsageError
 
-_OWN_METHODS = ("register", "firing", "status")
+_OWN_METHODS = ("register", "firing", "status", "confirm")
 _TRIAL_METHODS = ("look", "looked", "push", "gauge", "moved")
 _RECORDING_METHODS = ("set_probes", "collect", "discard", "likelihood", "divergence")
 
@@ -62,6 +63,7 @@ class WorkerState:
         self.shared = TokenMaps(deployment, max_tokens, device)
         self.book = TokenBook(deployment.recordings)
         self.names: dict[str, int] = {}
+        self.fingerprints: dict[str, str] = {}
         self.has_settings = False
         """Whether a setting ever came; before, vLLM warms up with requests of its own."""
         self.current: StepMaps | None = None
@@ -122,12 +124,27 @@ class WorkerState:
             raise UsageError(f"{OFF!r} is the setting that does nothing; choose another name")
         if not setting:
             self._write(self.names.pop(name, 0), None)
+            self.fingerprints.pop(name, None)
             return
         self._check(setting)
         slot = self.names.get(name) or self._free_slot()
         self._write(slot, setting)
         self.names[name] = slot
+        self.fingerprints[name] = setting.fingerprint
         self.has_settings = True
+
+    def confirm(self, expected: dict[str, str]) -> None:
+        """Refuse settings other than those that the server answers for, by their fingerprints.
+
+        Raises ModelMismatchError, which names the machine.
+        """
+        names = {*self.fingerprints, *expected}
+        other = [n for n in sorted(names) if self.fingerprints.get(n) != expected.get(n)]
+        if other:
+            raise ModelMismatchError(
+                f"a worker on {socket.gethostname()} holds other floors than the server that it "
+                f"belongs to ({', '.join(other)}); start both with the same KEEL_FLOORS"
+            )
 
     def status(self) -> dict[str, Any]:
         """Layers steered here, names of settings, and the number of steps followed."""
