@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.engines.vllm.engine import EAGER_ON_CPU
+from keel.engines.vllm.engine import EAGER_ON_CPU, reason_of
 from keel.errors import KeelError, ModelLoadError
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
 
@@ -34,27 +34,35 @@ _LENGTH = 256
 
 # vLLM's attention on a CPU takes heads of 32 or more, and latent attention of these sizes alone.
 _WIDENING = 2
-_CHANGES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_head_dim": 96}
+_CHANGES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_head_dim": 96, "index_head_dim": 128}
 _PARTICULARS: dict[str, dict[str, Any]] = {
     # Windows of Cohere's models are a token wider in vLLM than in transformers.
     "cohere2": {"sliding_window": _LENGTH},
     "cohere2_moe": {"sliding_window": _LENGTH},
+    "axk1": {"head_dim": 64},
     "deepseek_v3": {"head_dim": 64},
     "gemma4_text": {"enable_moe_block": True},
     "lfm2": {"full_attn_idxs": [1, 3], "layer_types": ["conv", "full_attention"] * 2},
+    "longcat_flash": {"head_dim": 64},
+    # vLLM weighs what experts are given only where each token goes to one.
+    "llama4_text": {"attention_chunk_size": _LENGTH, "num_experts_per_tok": 1},
     # The gate's norm goes over each group in vLLM, over all in transformers.
     "mamba2": {"n_groups": 1},
     # vLLM's experts without a gate need a GPU.
     "nemotron_h": {"layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"]},
+    # vLLM's linear attention takes heads of these sizes alone.
+    "qwen3_next": {"linear_key_head_dim": 128, "linear_value_head_dim": 128},
+    "youtu": {"head_dim": 64},
 }
 _PUBLISHED: dict[str, dict[str, Any]] = {
-    "afmoe": {"route_norm": True},
+    "afmoe": {"route_norm": True, "score_func": "sigmoid", "n_group": 1, "topk_group": 1},
+    "deepseek_v3": {"topk_method": "noaux_tc"},
     "glm4_moe": {"head_dim": 32},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
-    "hy_v3": {"route_norm": True},
+    "hy_v3": {"expert_hidden_dim": 256, "first_k_dense_replace": 1, "route_norm": True},
     "lfm2": {"block_dim": 128, "conv_dim": 128},
     "lfm2_moe": {"block_dim": 128, "conv_dim": 128},
-    "minimax_m2": {"rotary_dim": 16},
+    "minimax_m2": {"rotary_dim": 16, "scoring_func": "sigmoid", "use_routing_bias": True},
 }
 """Settings that vLLM reads, of published checkpoints, and transformers' configs do not have."""
 
@@ -140,9 +148,7 @@ def attempted(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except Exception as error:
         is_refusal = isinstance(error, KeelError) and not isinstance(error, ModelLoadError)
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        text = " ".join(lines[:2])[:240]
-        return Failure(f"{type(error).__name__}: {text}", is_refusal)
+        return Failure(f"{type(error).__name__}: {reason_of(error)}", is_refusal)
 
 
 def build(model_type: str, folder: str) -> str:

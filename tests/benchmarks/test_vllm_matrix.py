@@ -58,7 +58,7 @@ def _raising(error):
 def test_what_keel_refuses_is_told_from_what_fails_to_load():
     assert attempted(_raising, ModelLayoutError("two streams")).is_refusal
     assert not attempted(_raising, ModelLoadError("no such file")).is_refusal
-    assert attempted(_raising, ValueError("a\n\nb")) == Failure("ValueError: a b", False)
+    assert attempted(_raising, ValueError("a\nb")) == Failure("ValueError: a", False)
 
 
 def test_a_forked_process_that_ends_by_itself_gives_its_status():

@@ -214,3 +214,12 @@ def test_the_closing_token_in_between_stays_what_it_is():
     found = made.transcript(Conversation((Message("user", "hi"), WRITTEN["a field"])), "both")
     closing = made.tokenizer.convert_tokens_to_ids("</think>")
     assert found.token_ids.count(closing) == 1
+
+
+def test_the_first_word_of_an_answer_is_kept_where_its_token_holds_the_space_before_it():
+    """It was taken for thinking, and one-word answers vanished. White space alone is no answer."""
+    made = ChatTemplate(tiny_tokenizer())
+    ids = made.tokenizer("<think>a ghost</think>\n the end", add_special_tokens=False)["input_ids"]
+    assert made.tokenizer.decode(ids[made.answer_start(ids) :]) == " the end"
+    ids = made.tokenizer("<think>a ghost</think> you", add_special_tokens=False)["input_ids"]
+    assert made.tokenizer.decode(ids[made.answer_start(ids) :]) == " you"

@@ -201,13 +201,39 @@ def _header_bytes(path: Path) -> int:
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
 
 
-def test_a_map_of_answers_that_think_says_what_it_covers(tmp_path, model_folder):
-    engine = open_small(model_folder)
-    facts = {**engine.template_facts(), "thinking": "on: the generation prompt opens it"}
+def thinking(engine):
+    """The engine, as if its template left thinking on."""
+    facts = {**engine.template_facts(), "thinking": "left to the model"}
     engine.template_facts = lambda: facts
-    pipeline.extract(engine, RunFolder(tmp_path / "run"), SETTINGS, inputs=INPUTS)
+    return engine
+
+
+@pytest.mark.parametrize(("spans", "is_said"), [("answer", False), ("both", True)])
+def test_a_map_says_where_its_means_cover_more_than_floors_and_drift_do(
+    tmp_path, model_folder, spans, is_said
+):
+    engine = thinking(open_small(model_folder))
+    settings = replace(SETTINGS, spans=spans)
+    pipeline.extract(engine, RunFolder(tmp_path / "run"), settings, inputs=INPUTS)
     warnings = keel.open_run(tmp_path / "run").persona_map.warnings
-    assert any("leaves thinking on" in warning for warning in warnings)
+    assert any("--spans both" in warning for warning in warnings) is is_said
+
+
+def test_means_over_another_span_are_not_mixed_into_a_run(engine, run: RunFolder):
+    """Where thinking is off and none is sampled, a run names no span, as before there were any."""
+    assert "spans" not in run.read().plan.settings
+    with pytest.raises(StaleArtifactError, match="spans unset → both"):
+        pipeline.extract(engine, run, replace(SETTINGS, spans="both"), inputs=INPUTS)
+
+
+def test_answers_without_the_span_are_counted_and_left_out(engine, tmp_path):
+    """None thinks: there is no mean of nothing, and too few for a map."""
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(TooFewSamplesError):
+        pipeline.extract(engine, folder, replace(SETTINGS, spans="thinking"), inputs=INPUTS)
+    run = folder.read()
+    assert len(list(run.rollouts())) == ROLLOUTS
+    assert not [id for batch in run.activation_batches() for id in batch.rollout_ids]
 
 
 def test_a_map_of_plain_answers_has_nothing_to_say_of_thinking(whole: Path):

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import TemplateError
 
@@ -23,10 +23,8 @@ from keel.engines.rendered_tokens import RenderedTokens, content_tokens
 from keel.engines.rendering import Rendered, before_marks, locate, mark, marked
 from keel.engines.thinking import Delimiters, Said, ends_open, part, written_in
 from keel.errors import ChatTemplateError
+from keel.settings import Spans
 from keel.types import Conversation, Message, Speaker
-
-Spans = Literal["answer", "thinking", "both"]
-"""Which of an assistant's tokens are read."""
 
 PLAIN_TEMPLATE = "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
 """For base models, which have no chat template: texts with an empty line between them."""
@@ -176,17 +174,21 @@ class ChatTemplate:
     def answer_start(self, token_ids: Sequence[int]) -> int:
         """How many of the tokens that were sampled are thinking, its delimiters included.
 
-        They are the first. All are, where thinking was begun and not ended.
+        They are the first. All are, where thinking was begun and not ended. A token of white space
+        behind the last delimiter is, too, but not one that the answer's first word begins with.
         """
         text = self._decoded(token_ids)
         start = part(text, self._delimiters, is_open=self.opens_thinking).answer_start
         if start in (0, len(text)):
             return len(token_ids) if start else 0
+        delimited = len(text[:start].rstrip())
         low, high = 0, len(token_ids)
         while low < high:  # the fewest tokens that hold all of it
             middle = (low + high) // 2
-            is_short = len(self._decoded(token_ids[:middle])) < start
+            is_short = len(self._decoded(token_ids[:middle])) < delimited
             low, high = (middle + 1, high) if is_short else (low, middle)
+        while len(self._decoded(token_ids[: low + 1])) <= start:
+            low += 1
         return low
 
     def _decoded(self, token_ids: Sequence[int]) -> str:

@@ -14,8 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from keel.engines.chat_template import ChatTemplate, Spans
+from keel.engines.chat_template import ChatTemplate
 from keel.engines.results import Completion, Divergence, Reading, Results
+from keel.settings import Spans
 from keel.steering import Intervention, Probe
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 

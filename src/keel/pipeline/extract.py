@@ -30,9 +30,9 @@ from keel.prompts import (
     make_trait_prompts,
 )
 from keel.rollouts import Cluster, answer_prompts, read_rollouts
-from keel.settings import ExtractSettings
+from keel.settings import ExtractSettings, Spans
 from keel.store import Run, RunFolder, RunPlan
-from keel.types import Prompt, Sampling
+from keel.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,12 @@ def extract(
         recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
         recorded["sampling"] = settings.sampling.settings
         recorded.pop("keep")
+        recorded |= _recorded_spans(engine, recorded.pop("spans"))
         for part in ("mapping", "traits"):  # maps can be made again of the same rollouts
             recorded.pop(part)
         batches = tuple(batch.indices for batch in engine.plan(prompts, settings.sampling))
         plan = folder.begin(_plan(engine, recorded, settings.seed, batches, command), prompts)
-        answer = partial(_answer, engine, folder, plan, prompts, settings.sampling, on_progress)
+        answer = partial(_answer, engine, folder, plan, prompts, settings, on_progress)
         return _complete(
             engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
         )
@@ -107,10 +108,14 @@ def reread(
         "model": asdict(source.identity),
         "rollouts": {n: files[n] for n in files if n.startswith("rollouts/")},
     }
-    recorded = {"rollouts_from": rollouts_from, "seed": settings.seed}
+    recorded = {
+        "rollouts_from": rollouts_from,
+        "seed": settings.seed,
+        **_recorded_spans(engine, settings.spans),
+    }
     with folder.lock():
         plan = folder.begin(_plan(engine, recorded, settings.seed, batches, command), prompts)
-        answer = partial(_read, engine, folder, plan, source, on_progress)
+        answer = partial(_read, engine, folder, plan, source, settings.spans, on_progress)
         return _complete(
             engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
         )
@@ -191,6 +196,13 @@ def _prompts(
     return prompts
 
 
+def _recorded_spans(engine: Engine | Cluster, spans: Spans) -> dict[str, str]:
+    """The spans as a setting of the plan; left out where they could change nothing, so that plans
+    written before there was a choice stay equal."""
+    thinks = engine.template_facts().get("thinking", "off") != "off"
+    return {"spans": spans} if thinks or spans != "answer" else {}
+
+
 def _plan(
     engine: Engine | Cluster,
     recorded: dict[str, Any],
@@ -213,7 +225,7 @@ def _answer(
     folder: RunFolder,
     plan: RunPlan,
     prompts: Sequence[Prompt],
-    sampling: Sampling,
+    settings: ExtractSettings,
     on_progress: OnProgress,
 ) -> None:
     batches = [Batch(number, indices) for number, indices in enumerate(plan.batches)]
@@ -224,8 +236,9 @@ def _answer(
     for answered in answer(
         prompts,
         batches,
-        sampling,
+        settings.sampling,
         seed=plan.seed,
+        spans=settings.spans,
         done=done,
         on_rollout=lambda rollout: counter.add(1),
     ):
@@ -233,7 +246,12 @@ def _answer(
 
 
 def _read(
-    engine: Engine, folder: RunFolder, plan: RunPlan, source: Run, on_progress: OnProgress
+    engine: Engine,
+    folder: RunFolder,
+    plan: RunPlan,
+    source: Run,
+    spans: Spans,
+    on_progress: OnProgress,
 ) -> None:
     done = folder.committed()
     total = sum(len(batch) for batch in plan.batches)
@@ -243,6 +261,6 @@ def _read(
     for number, batch in enumerate(plan.batches):
         batch_rollouts = list(islice(rollouts, len(batch)))
         if number not in done:
-            answered = read_rollouts(engine, batch_rollouts, number, by_token=is_same)
+            answered = read_rollouts(engine, batch_rollouts, number, by_token=is_same, spans=spans)
             folder.commit_batch(number, answered.rollouts, answered.activations)
         counter.add(len(batch))

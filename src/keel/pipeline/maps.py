@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -19,11 +19,11 @@ from keel.personas import (
 from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way, silent
 from keel.settings import MapSettings, TraitSettings
 from keel.store import Run, RunFolder
-from keel.types import PersonaMap, Prompt, TraitMap
+from keel.types import ActivationBatch, PersonaMap, Prompt, TraitMap
 
 _WITH_THINKING = (
-    "The chat template leaves thinking on: what an answer thinks counts in its mean here, while "
-    "floors and drift are read from the words after it. Levels of the two differ where it thought."
+    "Means are over what was thought, too (--spans {spans}), while floors and drift are read from "
+    "the answers after it. Levels of the two differ where the model thought."
 )
 _MANY_CUT = 0.5
 """Share of answers cut at the token limit from which on a warning says so."""
@@ -129,12 +129,19 @@ def make_maps(
     Each map's provenance names the judge by whose labels it was made.
     """
     run = folder.read()
+    recorded = set[str]()
+
+    def batches() -> Iterator[ActivationBatch]:
+        for batch in run.activation_batches():
+            recorded.update(batch.rollout_ids)
+            yield batch
+
     roles = (
-        _persona_map(run, prompts, mapping, judges.roles)
+        _persona_map(run, prompts, batches, mapping, judges.roles)
         if any(prompt.is_role for prompt in prompts)
         else None
     )
-    trait_map = _trait_map(run, prompts, roles, traits, judges.traits)
+    trait_map = _trait_map(run, prompts, batches, roles, traits, judges.traits)
     ends = [(len(rollout.token_ids), rollout.finish) for rollout in run.rollouts()]
     cut, tokens = sum(finish == "length" for _, finish in ends), [count for count, _ in ends]
     if cut > _MANY_CUT * len(ends):
@@ -147,8 +154,12 @@ def make_maps(
         if trait_map is not None:
             trait_map = replace(trait_map, warnings=(*trait_map.warnings, words))
     folder.save_map(roles, trait_map)
-    counts = {"rollouts": len(tokens), "tokens": sum(tokens), "empty answers": tokens.count(0)}
-    counts["cut at the token limit"] = cut
+    counts = {
+        "rollouts": len(tokens),
+        "tokens": sum(tokens),
+        "empty answers": len(tokens) - len(recorded),
+        "cut at the token limit": cut,
+    }
     if roles is not None:
         counts |= {"roles kept": len(roles.vectors), "roles dropped": len(roles.dropped)}
     if trait_map is not None:
@@ -197,11 +208,15 @@ def _name(judge: Judge | None) -> str | None:
 
 
 def _persona_map(
-    run: Run, prompts: Sequence[Prompt], settings: MapSettings, judge: Judge | None
+    run: Run,
+    prompts: Sequence[Prompt],
+    batches: Callable[[], Iterator[ActivationBatch]],
+    settings: MapSettings,
+    judge: Judge | None,
 ) -> PersonaMap:
     made = map_personas(
         [prompt for prompt in prompts if prompt.side is None],
-        run.activation_batches,
+        batches,
         identity=run.plan.identity,
         judgements=None if judge is None else run.judgements(judge.name),
         tokens={r.prompt.id: len(r.token_ids) for r in run.rollouts() if r.prompt.is_default},
@@ -209,14 +224,18 @@ def _persona_map(
     )
     provenance = {**made.axis.provenance, "judge": _name(judge)}
     warnings = made.warnings
-    if run.plan.template.get("thinking", "off") != "off":
-        warnings += (_WITH_THINKING,)
+    thinks = run.plan.template.get("thinking", "off") != "off"
+    # Before there was a choice, means were over both.
+    spans = run.plan.settings.get("spans", "both" if thinks else "answer")
+    if spans != "answer":
+        warnings += (_WITH_THINKING.format(spans=spans),)
     return replace(made, axis=replace(made.axis, provenance=provenance), warnings=warnings)
 
 
 def _trait_map(
     run: Run,
     prompts: Sequence[Prompt],
+    batches: Callable[[], Iterator[ActivationBatch]],
     roles: PersonaMap | None,
     settings: TraitSettings,
     judge: Judge | None,
@@ -230,7 +249,7 @@ def _trait_map(
         differs = differ_in_score(settings.min_difference)
     made = map_traits(
         [prompt for prompt in prompts if not prompt.is_role],
-        run.activation_batches,
+        batches,
         identity=run.plan.identity,
         axis=None if roles is None else roles.axis,
         roles=roles,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from keel.errors import UsageError
-from keel.settings.extract import Sampling
+from keel.settings.extract import Sampling, Spans
 from keel.settings.flags import Flag
 
 
@@ -33,7 +33,7 @@ class DriftSettings:
     """Which of the run's settings is shown, and caps in a replay; else its default."""
     layer: Annotated[int | None, Flag("--layer", least=0)] = None
     """Layer to read at; else the axis' own, or the capped layer nearest to it."""
-    spans: Annotated[Literal["answer", "thinking", "both"], Flag("--spans")] = "answer"
+    spans: Annotated[Spans, Flag("--spans")] = "answer"
     """What is read of given turns: the answers, as if nothing had been thought before them; the
     thinking, each turn's where it stood; or both, as two paths."""
     false_alarms: Annotated[float, Flag("--false-alarms")] = 0.05

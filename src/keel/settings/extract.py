@@ -13,6 +13,8 @@ from keel.settings.flags import JUDGING, OUTPUT, SOURCES, Flag
 Scale = Literal["smoke", "small", "paper"]
 What = Literal["roles", "traits", "both"]
 Counting = Literal["all", "fully", "somewhat", "playing", "separate"]
+Spans = Literal["answer", "thinking", "both"]
+"""Which of an assistant's tokens are read."""
 
 PROMPTS_PER_ROLE = 5
 """Each role has five system prompts, different in approach."""
@@ -171,6 +173,9 @@ class ExtractSettings:
     what: Annotated[What, Flag("--what")] = "roles"
     """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
     traits: TraitSettings = field(default_factory=TraitSettings)
+    spans: Annotated[Spans, Flag("--spans")] = "answer"
+    """Which tokens of an answer make its mean: those after its thinking, as for floors and drift,
+    its thinking, or both as one. Answers that have no such token are counted and left out."""
 
     @classmethod
     def at_scale(cls, scale: Scale, seed: int = 0) -> ExtractSettings:

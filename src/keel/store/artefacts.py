@@ -125,7 +125,7 @@ def save_activations(batch: ActivationBatch, path: Path) -> None:
                 f"activations of rollout {rollout_id} hold NaN or Inf; "
                 "load the model in bfloat16 or float32, or look at its weights"
             )
-    fits = float(batch.means_BLD.abs().max()) <= _LARGEST_FLOAT16
+    fits = bool((batch.means_BLD.abs() <= _LARGEST_FLOAT16).all())
     means = batch.means_BLD.to(torch.float16 if fits else torch.bfloat16)
     tensors = {"means": means, "norms": batch.norms_BL.float()}
     write_artefact(path, "activations", tensors, {"rollouts": list(batch.rollout_ids)})

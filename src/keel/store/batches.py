@@ -77,6 +77,9 @@ def commit_batch(
             f"activations of {sorted(strangers)[:4]} belong to no rollout of their batch"
         )
     path = _activations_path(root, number)
+    if activations is None and any(rollout.token_ids for rollout in rollouts):
+        # Answers of which nothing was to be recorded; without a file they would look lost.
+        activations = ActivationBatch((), torch.zeros(0, 0, 0), torch.zeros(0, 0))
     if activations is None:
         path.unlink(missing_ok=True)  # an interrupted attempt at the same batch may have left some
     else:
@@ -104,7 +107,8 @@ def read_activation_batches(root: Path, *, are_whole: bool = True) -> Iterator[A
                 activations = read_activations(path)
             except CorruptArtifactError as error:
                 raise CorruptArtifactError(f"{error}; {again}") from error
-            yield activations
+            if activations.rollout_ids:
+                yield activations
         elif are_whole and any(rollout.token_ids for rollout in _read_lines(rollouts, _rollout)):
             raise MissingArtifactError(f"{path} is gone; {again}")
 

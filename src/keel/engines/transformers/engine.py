@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from keel.engines.chat_template import ChatTemplate, Spans
+from keel.engines.chat_template import ChatTemplate
 from keel.engines.context import check_context, context_tokens
 from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
@@ -35,6 +35,7 @@ from keel.engines.transformers.static import Capture, capture_graph
 from keel.engines.transformers.traits import traits_of, why_not_static
 from keel.engines.transformers.trial import try_model
 from keel.errors import ModelMismatchError, UsageError
+from keel.settings import Spans
 from keel.steering import Firing, Intervention, find_decoder, steered
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 

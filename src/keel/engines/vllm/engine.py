@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.engines.catalogue import adapter_base, locate, weights_fingerprint
-from keel.engines.chat_template import ChatTemplate, Spans, Transcript
+from keel.engines.chat_template import ChatTemplate, Transcript
 from keel.engines.context import check_context
 from keel.engines.decoding import check_recordable, cut_at_stop
 from keel.engines.protocol import Batch, Recording
@@ -30,7 +30,7 @@ from keel.engines.vllm.recordings import packed
 from keel.engines.vllm.requests import RecordedRequest, RequestQueue, reading_parameters
 from keel.errors import KeelError, ModelLoadError, NotAppliedError, UsageError
 from keel.seeds import seed_of
-from keel.settings import VllmSettings
+from keel.settings import Spans, VllmSettings
 from keel.steering import Firing, Intervention, Probe, check_reached
 from keel.types import Activations, Conversation, ModelIdentity, Prompt, Sampling
 
@@ -71,9 +71,9 @@ def load_engine(model: str, settings: VllmSettings = VllmSettings()) -> VllmEngi
     except KeelError:
         raise
     except (OSError, ValueError, NotImplementedError) as error:
-        raise ModelLoadError(f"vLLM cannot load {model!r}: {_reason(error)}") from error
+        raise ModelLoadError(f"vLLM cannot load {model!r}: {reason_of(error)}") from error
     except RuntimeError as error:
-        raise NotAppliedError(f"vLLM did not start with {model!r}: {_reason(error)}") from error
+        raise NotAppliedError(f"vLLM did not start with {model!r}: {reason_of(error)}") from error
     engine, folder = VllmEngine(llm, deployment), Path(where)
     engine.identity = replace(
         engine.identity,
@@ -108,7 +108,7 @@ def _arguments(settings: VllmSettings, deployment: Deployment) -> dict[str, Any]
     }
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The line of an error that says why; its class, where it says nothing."""
     headline, *rest = str(error).strip().splitlines() or [type(error).__name__]
     if "validation error" in headline and rest:  # pydantic counts first, and says what behind it

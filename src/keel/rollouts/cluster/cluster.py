@@ -15,7 +15,7 @@ from keel.rollouts.answer import RolloutBatch
 from keel.rollouts.cluster.actor import EngineFacts, EngineSpec
 from keel.rollouts.cluster.connection import connected
 from keel.rollouts.cluster.pool import ActorPool, EngineCall, OnEngines
-from keel.settings import ClusterSettings
+from keel.settings import ClusterSettings, Spans
 from keel.types import ModelIdentity, Prompt, Rollout, Sampling
 
 
@@ -57,6 +57,7 @@ class Cluster:
         sampling: Sampling,
         *,
         seed: int,
+        spans: Spans = "answer",
         done: Collection[int] = (),
         on_rollout: Callable[[Rollout], None] = lambda rollout: None,
     ) -> Iterator[RolloutBatch]:
@@ -65,7 +66,7 @@ class Cluster:
             EngineCall(
                 f"batch {batch.number}",
                 "answer",
-                (batch.number, [prompts[index] for index in batch.indices], sampling, seed),
+                (batch.number, [prompts[index] for index in batch.indices], sampling, seed, spans),
             )
             for batch in batches
             if batch.number not in done
