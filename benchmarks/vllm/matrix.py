@@ -218,6 +218,10 @@ def page(outcomes: Sequence[TypeOutcome]) -> str:
     """The page with totals and a row per type."""
     from importlib.metadata import version
 
+    from keel.testing import model_types
+
+    run = {each.model_type for each in outcomes}
+    left = [name for name, kind in model_types().items() if kind == "text" and name not in run]
     totals = [
         f"| {outcome} | {sum(each.outcome == outcome for each in outcomes)} | {meaning} |"
         for outcome, meaning in MEANINGS.items()
@@ -235,6 +239,9 @@ def page(outcomes: Sequence[TypeOutcome]) -> str:
         "the tokens. The distance is the largest between the engines' means of a layer, over "
         "prompts and answers, capped and uncapped, in lengths of the mean; 0.01 is taken for equal "
         "in float32, and in bfloat16 three times what rounding makes in transformers.",
+        "Where vLLM misses a setting or a weight, published checkpoints may have it: these come "
+        "from the defaults of transformers."
+        + (f" Not run: {', '.join(sorted(left))}." if left else ""),
         "| type | runs as | dtype | outcome | distance | why |\n|---|---|---|---|---|---|\n"
         + "\n".join(map(_row, outcomes)),
     ]
