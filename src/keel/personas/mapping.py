@@ -10,6 +10,7 @@ from keel.personas.cells import Cells, RolloutIndex, check_default, check_shape,
 from keel.personas.default_answers import HeldOutDefaults
 from keel.personas.quality import measure_quality, recommended_layer
 from keel.personas.separation import held_out_separations
+from keel.personas.standings import role_standings
 from keel.settings import MapSettings
 from keel.statistics import FEWEST_LEVELS
 from keel.types import (
@@ -90,12 +91,14 @@ def map_personas(
     layer = recommended_layer(quality)
     means_NLD = cells.means()
     every_NLD = means_NLD if every is cells else every.means()
+    axis = assistant_axis(cells, means_NLD, layer=layer, identity=identity, settings=settings)
     return PersonaMap(
         vectors=role_vectors(every, every_NLD, settings),
         default_LD=means_NLD[0],
         default_count=cells.default_count,
         dropped=dropped,
-        axis=assistant_axis(cells, means_NLD, layer=layer, identity=identity, settings=settings),
+        axis=axis,
+        standings=role_standings(every, axis),
         space=fit_space(every.roles, every_NLD[1:], every_NLD[0], settings.components),
         quality=quality,
         warnings=tuple(map_warnings(cells, quality[layer], dropped)),

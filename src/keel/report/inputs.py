@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 
 from keel.errors import NotFiniteError, UsageError
 from keel.geometry import project
@@ -13,6 +14,7 @@ from keel.types import (
     Calibration,
     DriftReading,
     EvalResult,
+    Interval,
     LayerCalibration,
     LayerQuality,
     ModelIdentity,
@@ -125,6 +127,10 @@ class RoleStanding:
     """Raw."""
     gaps: float
     """0 role mean, 1 default mean."""
+    interval: Interval | None = None
+    """The same with its 95 % interval over questions; None where the map does not know it."""
+    ranks: tuple[int, int] | None = None
+    """Ranks that it may have, the nearest to the Assistant being 1."""
 
     @property
     def name(self) -> str:
@@ -139,8 +145,32 @@ def rank_roles(persona_map: PersonaMap) -> tuple[RoleStanding, ...]:
     for vector in persona_map.vectors:
         raw = float(project(vector.vector_LD[axis.layer], axis.direction[axis.layer]))
         gaps = axis.in_gaps(raw, axis.layer)
-        standings.append(RoleStanding(vector.role, vector.label, vector.count, raw, gaps))
-    return tuple(sorted(standings, key=lambda standing: (standing.gaps, standing.name)))
+        at = RoleStanding(vector.role, vector.label, vector.count, raw, gaps)
+        standings.append(replace(at, interval=persona_map.standings.get(at.name)))
+    ranked = sorted(standings, key=lambda standing: (standing.gaps, standing.name))
+    known = [standing.interval for standing in ranked if standing.interval is not None]
+    if len(known) < len(ranked):
+        return tuple(ranked)
+    return tuple(replace(at, ranks=_ranks(known, row)) for row, at in enumerate(ranked))
+
+
+def _ranks(intervals: Sequence[Interval], row: int) -> tuple[int, int]:
+    """Ranks that a role may have: those above and below it that differ from it beyond chance.
+
+    Intervals for ranks from pairwise differences (Mogstad, Romano, Shaikh and Wilhelm 2024, Review
+    of Economic Studies 91:476), here with Bonferroni's correction for all others.
+    """
+    own = intervals[row]
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - 0.025 / max(1, len(intervals) - 1)) / normal.inv_cdf(0.975)
+
+    def differs(other: Interval) -> bool:
+        reach = ((own.high - own.low) ** 2 + (other.high - other.low) ** 2) ** 0.5 / 2
+        return abs(other.value - own.value) > wider * reach
+
+    higher = sum(other.value > own.value and differs(other) for other in intervals)
+    lower = sum(other.value < own.value and differs(other) for other in intervals)
+    return 1 + higher, len(intervals) - lower
 
 
 @dataclass(frozen=True)

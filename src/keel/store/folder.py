@@ -185,7 +185,7 @@ class RunFolder:
             if persona_map.axis_folds is not None:
                 save_value(persona_map.axis_folds, self.path / layout.AXIS_FOLDS, "axis folds")
             # What is no tensor, and has no file of its own.
-            names = ("default_count", "dropped", "quality", "warnings")
+            names = ("default_count", "dropped", "quality", "warnings", "standings")
             facts = {name: to_record(getattr(persona_map, name)) for name in names}
             write_json(self.path / layout.MAP, facts)
 

@@ -117,6 +117,9 @@ class PersonaMap:
     """What a turn is judged against; None where the answers' lengths were not known."""
     axis_folds: AxisFolds | None = None
     """What intervals of the axis' cosines are made from; None in runs of older versions."""
+    standings: dict[str, Interval] = field(default_factory=dict)
+    """Role -> mean projection at the axis' layer in gap units, with its interval over questions;
+    empty in maps of earlier versions."""
 
 
 @dataclass(frozen=True)

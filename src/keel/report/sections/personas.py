@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import TypeVar
 
 from keel.report.content import Picture, Section, Table, missing
@@ -100,13 +101,17 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         f"Dot chart of {len(shown)} roles by their projection on the Assistant Axis.",
         partial(
             draw_ranking,
-            [(standing.name, standing.gaps) for standing in reversed(standings)],
+            [(at.name, at.interval or at.gaps) for at in reversed(standings)],
             marks=(0.0, 1.0),
             legend="gap units: ┊ at 0 the mean of the roles, at 1 that of the default",
         ),
     )
     low, high = _first_and_last([standing.name for standing in standings])
     ends = f"Furthest from the Assistant: {low}. Nearest to it: {high}. " if low else ""
+    intervals = [at.interval for at in standings if at.interval is not None]
+    if intervals:
+        reach = fmean(at.high - at.low for at in intervals) / 2
+        ends += f"A single role is known to ±{fixed(reach)} gaps or so (95 %, over questions). "
     above = sum(standing.gaps > 1 for standing in standings)
     beyond = (
         f"{counted(above, 'role')} of {len(standings)} project above the default."
@@ -117,7 +122,7 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         f"The Assistant Axis at layer {persona_map.axis.layer} points from the mean of the roles "
         f"to the default. {ends}{beyond}"
     ]
-    tables = []
+    tables = [_standings_table(standings)]
     ranked = rank_kinds(standings, inputs.role_kinds)
     if len(ranked) >= _FEWEST_KINDS:
         nearest, farthest = ranked[0], ranked[-1]
@@ -145,6 +150,23 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             )
         )
     return Section("ranks", _TITLES["ranks"], tuple(words), (picture,), tuple(tables))
+
+
+def _standings_table(standings: Sequence[RoleStanding]) -> Table:
+    return Table.of(
+        "Roles, the nearest to the Assistant first",
+        standings[::-1],
+        {
+            "role": lambda at: at.name,
+            "gaps": lambda at: fixed(at.gaps),
+            "95 %": lambda at: NOT_A_NUMBER if at.interval is None else at.interval.bounds(),
+            "rank may be": lambda at: (
+                NOT_A_NUMBER if at.ranks is None else f"{at.ranks[0]} to {at.ranks[1]}"
+            ),
+            "answers": lambda at: str(at.count),
+        },
+        is_folded=True,
+    )
 
 
 def _first_and_last(names: Sequence[str]) -> tuple[str, str]:
