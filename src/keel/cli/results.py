@@ -46,7 +46,7 @@ def extraction_record(extraction: Extraction) -> dict[str, Any]:
 
 def map_record(persona_map: PersonaMap) -> dict[str, Any]:
     """The main numbers of a persona map."""
-    from keel.report import rank_roles
+    from keel.report import UNTRAINED_AUC, rank_roles
 
     layer = persona_map.axis.layer
     quality = persona_map.quality[layer]
@@ -54,6 +54,7 @@ def map_record(persona_map: PersonaMap) -> dict[str, Any]:
         "layer": layer,
         "layers": len(persona_map.quality),
         "auc": quality.auc,
+        "auc_untrained": UNTRAINED_AUC,
         "d_prime": quality.d_prime,
         "default_prompts": quality.default_prompts,
         "cos_pc1": quality.cos_pc1,
@@ -65,6 +66,7 @@ def map_record(persona_map: PersonaMap) -> dict[str, Any]:
         "variance_ratio": persona_map.space.variance_ratio_LK[layer],
         "components_for_70_percent": persona_map.space.components_for(0.7, layer),
         "roles": {standing.role: standing.gaps for standing in rank_roles(persona_map)},
+        "role_intervals": persona_map.standings,
         "dropped": persona_map.dropped,
         "warnings": persona_map.warnings,
     }

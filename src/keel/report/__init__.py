@@ -6,12 +6,13 @@ inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ docu
 
 from keel.report.content import Account, Section, Table
 from keel.report.documents import render_html, render_markdown
-from keel.report.inputs import ComparisonInputs, ReportInputs, rank_roles
+from keel.report.inputs import UNTRAINED_AUC, ComparisonInputs, ReportInputs, rank_roles
 from keel.report.sections import comparison_account, report_account
 from keel.report.terminal import render_terminal
 from keel.report.textplot import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
 
 __all__ = [
+    "UNTRAINED_AUC",
     "Account",
     "ComparisonInputs",
     "ReportInputs",

@@ -166,11 +166,16 @@ def _ranks(intervals: Sequence[Interval], row: int) -> tuple[int, int]:
 
     def differs(other: Interval) -> bool:
         reach = ((own.high - own.low) ** 2 + (other.high - other.low) ** 2) ** 0.5 / 2
-        return abs(other.value - own.value) > wider * reach
+        return bool(abs(other.value - own.value) > wider * reach)
 
     higher = sum(other.value > own.value and differs(other) for other in intervals)
     lower = sum(other.value < own.value and differs(other) for other in intervals)
     return 1 + higher, len(intervals) - lower
+
+
+UNTRAINED_AUC = (0.49, 1.0)
+"""Least and greatest held-out AUC of models with random weights, measured as docs/statistics.md
+says: beside it, an AUC tells a bad axis from a usable one, and not a learnt one from a trace."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,13 @@ To add a section, write a function that returns it in the module of its subject,
 from __future__ import annotations
 
 from keel.report.content import Account, KeyFigure, Section, Table
-from keel.report.inputs import ComparisonInputs, ReportInputs, quality_at, rank_roles
+from keel.report.inputs import (
+    UNTRAINED_AUC,
+    ComparisonInputs,
+    ReportInputs,
+    quality_at,
+    rank_roles,
+)
 from keel.report.sections.comparison import comparison_sections
 from keel.report.sections.drift import drift_sections
 from keel.report.sections.evaluation import evaluation_sections
@@ -71,9 +77,14 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
     if (persona_map := inputs.persona_map) is not None:
         layer = persona_map.axis.layer
         at = quality_at(persona_map, layer)
+        low, high = UNTRAINED_AUC
         reached, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
         figures += [
-            KeyFigure(f"Held-out AUC, layer {layer}", fixed(at.auc.value), at.auc.bounds()),
+            KeyFigure(
+                f"Held-out AUC, layer {layer}",
+                fixed(at.auc.value),
+                f"{at.auc.bounds()}; untrained {fixed(low)} to {fixed(high)}",
+            ),
             KeyFigure("Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds()),
             KeyFigure(
                 "|cos(axis, PC1)|",
