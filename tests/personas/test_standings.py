@@ -32,7 +32,8 @@ def planted(seed: int, folds: int = 10) -> tuple[Cells, AssistantAxis]:
         identity=ModelIdentity("none", 1, 2, "", "", "", "float32"),
         provenance={},
     )
-    return Cells(names, torch.tensor(cells), counts, torch.ones(1)), axis
+    sums = torch.tensor(cells)
+    return Cells(names, sums, counts, torch.ones(1), sums[:1], counts[:1]), axis
 
 
 def test_the_interval_holds_where_a_role_stands_to_the_others():
