@@ -1,11 +1,15 @@
 """Models with several residual streams: equation 1 holds on the stream that Keel defines."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 
 from keel.engines import Probe, Recording
+from keel.errors import ModelLayoutError
 from keel.geometry import unit
 from keel.steering import find_decoder, steered
+from keel.steering.streams import StreamLayout
 from keel.testing import tiny_model
 from keel.types import Floor
 from tests.engines.small import answered, answers, engine
@@ -76,3 +80,11 @@ def test_a_step_of_one_token_with_as_many_rows_as_streams_is_read_along_the_righ
     with torch.no_grad(), steered(model, [Floor(1, V, 1e3)]) as steering:
         model.generate(input_ids=IDS, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert steering.firing().fired == {1: 3 * (9 + 2)}
+
+
+def test_a_block_that_returns_streams_by_name_is_refused():
+    """Reformer's blocks return two streams, of which the next block adds each to the other."""
+    returned = namedtuple("ReformerOutput", ["hidden_states", "attn_output"])
+    hidden = torch.zeros(1, 3, 8)
+    with pytest.raises(ModelLayoutError, match="hidden_states, attn_output"):
+        StreamLayout(8).stream_in(returned(hidden, hidden))

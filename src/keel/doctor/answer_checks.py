@@ -92,10 +92,34 @@ def check_masks(subject: Subject) -> str:
 
 def _check_mask(subject: Subject, tokens: TokenMask, *, use_cache: bool) -> None:
     """Each step's logits of `model.generate` against one plain pass, held where it should be."""
-    prompt_ids = subject.template.prompt_ids(subject.prompts[0].conversation)
-    ids_BT, length = subject.row(prompt_ids), len(prompt_ids)
+    length = len(subject.template.prompt_ids(subject.prompts[0].conversation))
+    how = f"{'with' if use_cache else 'without'} a cache"
+    ids_BT, unsteered_TV = _generated(subject, use_cache=use_cache)
+    plain_TV = subject.plain_logits(ids_BT[:, :-1])[length - 1 :]
+    try:
+        check_close(unsteered_TV, plain_TV, "logits", dtype=subject.model.dtype)
+    except CheckFailedError as difference:
+        raise CheckSkippedError(
+            f"without Keel, `model.generate` {how} already differs from a pass over the same "
+            f"tokens: {difference}"
+        ) from difference
     floors = [replace(floor, tokens=tokens) for floor in subject.floors]
-    with steered(subject.model, floors, blocks=subject.blocks), torch.inference_mode():
+    with steered(subject.model, floors, blocks=subject.blocks):
+        ids_BT, actual_TV = _generated(subject, use_cache=use_cache)
+
+    def held(width: int) -> Tensor:
+        is_generated_T = torch.arange(width) >= length
+        return (is_generated_T if tokens == "generated" else ~is_generated_T).float()
+
+    expected_TV = subject.capped_logits(ids_BT[:, :-1], held)[length - 1 :]
+    what = f"logits with floors on {tokens} tokens {how}, and by hand,"
+    check_close(actual_TV, expected_TV, what, dtype=subject.model.dtype)
+
+
+def _generated(subject: Subject, *, use_cache: bool) -> tuple[Tensor, Tensor]:
+    """Tokens [row, token] and each step's logits [token, vocabulary] of `model.generate`."""
+    ids_BT = subject.row(subject.template.prompt_ids(subject.prompts[0].conversation))
+    with torch.inference_mode():
         generated: Any = subject.model.generate(
             input_ids=ids_BT,
             attention_mask=torch.ones_like(ids_BT),
@@ -106,15 +130,7 @@ def _check_mask(subject: Subject, tokens: TokenMask, *, use_cache: bool) -> None
             output_logits=True,
             return_dict_in_generate=True,
         )
-
-    def held(width: int) -> Tensor:
-        is_generated_T = torch.arange(width) >= length
-        return (is_generated_T if tokens == "generated" else ~is_generated_T).float()
-
-    expected = subject.capped_logits(generated.sequences[:, :-1], held)[length - 1 :]
-    what = f"logits with floors on {tokens} tokens {'with' if use_cache else 'without'} a cache"
-    actual = torch.cat(list(generated.logits)).float().cpu()
-    check_close(actual, expected, f"{what}, and by hand,", dtype=subject.model.dtype)
+    return generated.sequences, torch.cat(list(generated.logits)).float().cpu()
 
 
 def _check_recorded(

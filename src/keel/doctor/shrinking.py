@@ -40,7 +40,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"linear_num_key_heads", 2),
     (r"num_linear_heads|linear_num_(value_)?heads|lightning_.*heads", HEADS),
     (r"(.*num_)?attention_heads|.*_attention_heads|n_heads?|num_heads|head_num", HEADS),
-    (r"index_n_heads", 16),
+    # So many that hardly any two scores are 0 behind their ReLU: topk takes either, by chance.
+    (r"index_n_heads", 64),
     *_WIDTHS,
     (r"num_experts_per_tok(en)?|.*top_k_experts|moe_top_?k|moe_k", 2),
     (r"num_(local_|moe_)?experts|n_(routed_)?experts|moe_num_experts|zero_expert_num", 4),
@@ -164,6 +165,10 @@ _PARTICULARS: dict[str, dict[str, Any]] = {
     },
     "mamba2": {"num_heads": 8},
     "mistral4": {"head_dim": 2 * HEAD_SIZE, "rope_parameters": _DROPPED},
+    # A plain pass knows no window, a cache does: as published, it is no shorter than the context.
+    "moshi": {"sliding_window": 4096, "max_position_embeddings": 4096},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": VOCABULARY_SIZE + 9},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": VOCABULARY_SIZE + 9},
     "qwen4_exp": {"text_config": _SPARSE_INDEX},
     "qwen4_exp_text": _SPARSE_INDEX,
     "reformer": {"axial_pos_embds_dim": (16, 48), "axial_pos_shape": (32, 64)},
@@ -394,19 +399,19 @@ def _shrunk_value(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
 
 def _set_ids(settings: dict[str, Any]) -> None:
     """Put special tokens where the tiny tokenizer has them, an image's beyond the vocabulary."""
-    settings.update({name: 0 for name in ("pad_token_id",) if name in settings})
-    settings.update({name: 2 for name in ("eos_token_id",) if name in settings})
     beyond = VOCABULARY_SIZE
     for name, value in settings.items():
         if name == "vocab_offset":
             settings[name] = VOCABULARY_SIZE - 10
-        elif re.fullmatch(_IDS, name) and type(value) is int and name not in _OWN_IDS:
-            is_start = name.startswith(("bos", "sep", "cls", "decoder_start"))
-            settings[name] = 1 if is_start else beyond
-            beyond += not is_start
-
-
-_OWN_IDS = ("pad_token_id", "eos_token_id")
+        elif name == "pad_token_id":
+            settings[name] = 0
+        elif name.endswith("eos_token_id") and (value is not None or name == "eos_token_id"):
+            settings[name] = 2
+        elif re.fullmatch(r"(.*bos|sep|cls|decoder_start)_token_id", name) and value is not None:
+            settings[name] = 1
+        elif re.fullmatch(_IDS, name) and type(value) is int:
+            settings[name] = beyond
+            beyond += 1
 
 
 def _set_sections(settings: dict[str, Any]) -> None:

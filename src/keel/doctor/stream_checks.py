@@ -27,7 +27,7 @@ def check_plain_pass(subject: Subject) -> str:
     if len(logits_TV) != ids_BT.shape[1]:
         raise CheckFailedError(
             f"on {ids_BT.shape[1]} tokens the model gives {len(logits_TV)} predictions, "
-            "expected one for each"
+            "expected one for each (prompt tuning puts tokens of its own before them)"
         )
     if not bool(torch.isfinite(logits_TV).all()):
         raise CheckFailedError("without Keel, the model predicts NaN or Inf; try float32")

@@ -37,6 +37,8 @@ class StreamLayout:
         In float32 where it is a mean, else in the model's dtype.
         Raises ModelLayoutError for anything that is no residual stream.
         """
+        if hasattr(output, "_fields"):  # several streams by name, as Reformer's reversible blocks
+            raise self._refusal(f"{type(output).__name__}({', '.join(output._fields)})")
         hidden = output if isinstance(output, Tensor) else output[0]
         if not isinstance(hidden, Tensor):
             raise self._refusal(type(hidden).__name__)
