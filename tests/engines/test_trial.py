@@ -101,6 +101,22 @@ def test_a_looped_model_is_refused_by_name():
         TransformersEngine(model, tiny_tokenizer())
 
 
+def test_a_model_that_puts_tokens_of_its_own_before_the_text_is_refused_by_name():
+    """As peft's prompt tuning does: its predictions, counted from the text's start, are others'."""
+    model = tiny_model("llama")
+    forward = model.forward
+
+    def prompt_tuned(input_ids, **more):
+        if input_ids.shape[1] > 1:
+            own = torch.full((len(input_ids), 5), 7)
+            input_ids = torch.cat([own, input_ids], 1)
+        return forward(input_ids=input_ids, use_cache=more.get("use_cache"))
+
+    model.forward = prompt_tuned
+    with pytest.raises(ModelLayoutError, match="9 predictions for 4 tokens.*prompt tuning"):
+        TransformersEngine(model, tiny_tokenizer())
+
+
 def test_a_block_that_does_not_run_on_text_is_known():
     model = tiny_model("llama")
     model.model.layers[2] = Skipped()

@@ -21,9 +21,11 @@ from keel.errors import NotAppliedError, UsageError
 from keel.geometry import shift
 from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.interventions import in_order
+from keel.steering.origins import CacheOrigins
 from keel.steering.passes import (
     PassTokens,
     cache_given,
+    cache_in,
     follow_passes,
     is_computed_again,
     observers_last,
@@ -31,7 +33,7 @@ from keel.steering.passes import (
     pass_shape,
     pass_tokens,
 )
-from keel.steering.sequences import SequenceFollower
+from keel.steering.sequences import SequenceFollower, refuse_to_leave
 from keel.steering.streams import StreamLayout
 from keel.types import Intervention
 
@@ -45,13 +47,23 @@ def steered(
 ) -> Iterator[Steering]:
     """Applies interventions to every forward pass of the model inside the context.
 
-    Any torch transformer: `model(...)`, `model.generate(...)`, any cache, batch and padding.
+    Any torch transformer whose blocks run once a pass: `model(...)`, `model.generate(...)`, any
+    cache, batch and padding, from any thread; in training, what backward computes again is steered
+    again and counted once.
     Contexts nest; each takes away only what it brought, also after an exception or Ctrl-C.
     A compiled model is recompiled at entry and exit, since its graph cannot see new hooks.
 
+    Where a prompt is to be steered, a cache that other interventions made, or none, is refused;
+    not seen are states that a model keeps in its blocks or a list, tokens taken back and made anew
+    outside, caches given by position, and what runs in graphs of torch.compile. "prompt" and
+    "generated" are told apart by `generate`; by hand, the first pass is prompt, and a single token
+    that goes on with a cache is generated.
+
     `blocks` names the list of decoder blocks where the search for it fails.
     Raises UsageError for a layer or width the model lacks, ModelLayoutError for an unknown
-    layout, NotAppliedError when tokens passed the model without passing the interventions.
+    layout, NotAppliedError when tokens passed the model without passing the interventions or a
+    thread still generates at the end. UsageError, too, where nothing tells prompt from generated
+    tokens, and where a thread or task that is not inside has a context open on the model.
     """
     decoder = find_decoder(model, blocks)
     steering = Steering(decoder, in_order(interventions))
@@ -66,6 +78,7 @@ def steered(
             observers_last(decoder.blocks[number], stack)
         _forget_compiled()
         yield steering
+        refuse_to_leave(decoder.stack, "steered")
         steering.firing()  # refuses to end quietly if tokens went past
 
 
@@ -127,6 +140,7 @@ class Steering:
         self.has_marked_gradients = False
         """Whether a pass was marked of which backward may compute blocks again."""
         self.compiled_calls = 0
+        self._origins = CacheOrigins(interventions)
         self._tallies: list[_Tally] = []
         devices = {number: layer.device for number, layer in self.layers.items()}
         self._here = _ThreadState(decoder.stack, devices, self._tallies)
@@ -167,15 +181,20 @@ class Steering:
             return
         # From the shapes, not the step: a graph would be compiled anew for every number in it.
         rows, length = pass_shape(args, kwargs)
-        tally.passed.add_(rows * length)
         if not torch.compiler.is_compiling():
+            self._origins.check(kwargs, length)
             tally.running = rows * length
+            step = self._here.step
+            if step is not None and self.marked is None and step.tokens != rows * length:
+                self._here.step = step.fitted(rows, length)
+        tally.passed.add_(rows * length)
 
     def end(self, output: Any = None) -> None:
         """The pass has left the blocks, behind the last or on purpose before it."""
         self._here.step = None
         if not torch.compiler.is_compiling():
             self._here.tally.running = None
+            self._origins.made(cache_in(output))
 
     def note_compiled_call(self, _module: nn.Module, _args: Any) -> None:
         """A compiled model was called, through its hooks or past them."""

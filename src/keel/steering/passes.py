@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from types import CodeType
 from typing import Any, Protocol, runtime_checkable
 
@@ -107,6 +108,22 @@ class PassTokens:
             return self.is_generated == (tokens == "generated")
         return self.is_generated if tokens == "generated" else ~self.is_generated
 
+    def fitted(self, rows: int, length: int) -> PassTokens:
+        """The tokens that the blocks run, of which the model was given others.
+
+        What stands before those given is the model's own (prompt tuning), real and no answer; a
+        model with a cache may run the last tokens only.
+        """
+        is_first = _fitted(self.is_first, length, fill=False)
+        if isinstance(is_first, Tensor) and length > self.tokens // rows:
+            is_first = torch.arange(length, device=is_first.device)[None] == 0
+        return PassTokens(
+            rows * length,
+            _fitted(self.valid_BT, length, fill=True),
+            _fitted(self.is_generated, length, fill=False),
+            is_first,
+        )
+
 
 def pass_tokens(
     args: tuple[Any, ...],
@@ -152,6 +169,14 @@ def pass_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 def cache_given(kwargs: dict[str, Any]) -> Any:
     """What a pass was given of earlier ones, by any of the names that models have for it."""
     return next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
+
+
+def cache_in(output: Any) -> Any:
+    """The cache object that a stack of blocks returned, in an output object or a tuple."""
+    parts = output if isinstance(output, tuple) else getattr(output, "values", tuple)()
+    named = (getattr(output, name, None) for name in _CACHES)
+    counting = (part for part in parts if hasattr(part, "get_seq_length"))
+    return next(chain(counting, (part for part in named if hasattr(part, "__dict__"))), None)
 
 
 def is_packed(kwargs: dict[str, Any]) -> bool:
@@ -202,6 +227,14 @@ def _first(
     return first_of_rows(valid_BT)
 
 
+def _fitted(values: Any, length: int, *, fill: bool) -> Any:
+    """The last columns of a tensor [row, token], behind as many filled ones as it lacks."""
+    if not isinstance(values, Tensor) or values.shape[1] == length:
+        return values
+    lacking = max(length - values.shape[1], 0)
+    return nn.functional.pad(values[:, -length:], (lacking, 0), value=fill)
+
+
 def _valid(mask: Any, rows: int, length: int, cache: Any) -> Bool[Tensor, "batch token"] | None:
     if isinstance(mask, dict):  # one mask per kind of attention, e.g. Gemma's sliding windows
         mask = mask.get("full_attention")
@@ -209,8 +242,8 @@ def _valid(mask: Any, rows: int, length: int, cache: Any) -> Bool[Tensor, "batch
         return None
     if mask.ndim == 2:
         return mask[:, -length:].bool()
-    # A 4-D mask [B, 1, query, key]: a padded token may not even attend to itself.
+    # A mask [B, 1, query, key] or without heads: a padded token may not even attend to itself.
     start = 0 if cache is None else cache.get_seq_length()
     own = torch.arange(length, device=mask.device)
-    allowed = mask[:, 0, own, start + own]
+    allowed = (mask if mask.ndim == 3 else mask[:, 0])[:, own, start + own]
     return allowed if allowed.dtype == torch.bool else allowed == 0

@@ -22,13 +22,14 @@ from keel.steering.blocks import Decoder, check_fits, find_decoder
 from keel.steering.passes import (
     PassTokens,
     cache_given,
+    cache_in,
     follow_passes,
     is_computed_again,
     pass_inputs,
     pass_shape,
     pass_tokens,
 )
-from keel.steering.sequences import GenerateCall, PassSpan, SequenceFollower
+from keel.steering.sequences import GenerateCall, PassSpan, SequenceFollower, refuse_to_leave
 from keel.types import Activations, TokenMask, check_direction
 
 
@@ -53,7 +54,8 @@ def recorded(
 ) -> Iterator[StreamRecord]:
     """Means and projections of the residual stream over the tokens that pass the model inside.
 
-    Any torch transformer: `model(...)` and `model.generate(...)`, any cache, batch and padding.
+    Any torch transformer whose blocks run once a pass, on the tokens that it is given:
+    `model(...)` and `model.generate(...)`, any cache, batch and padding, from any thread.
     Every row of every call that starts with an empty cache is a row of the record; calls that go
     on with a row's cache add to it. Inside `steered` or around it: what is recorded is steered.
 
@@ -68,7 +70,8 @@ def recorded(
 
     Raises ModelLayoutError for an unknown layout, UsageError for a layer or width the model lacks,
     for beam search, assisted decoding and other calls that take cached tokens back, and
-    NotAppliedError when a pass went past some layer's hook.
+    NotAppliedError when a pass went past some layer's hook, ran a block twice, or a thread still
+    generates at the end.
     """
     decoder = find_decoder(model, blocks)
     if end_tokens is None:
@@ -84,6 +87,7 @@ def recorded(
         follow_passes(model, decoder, record, stack)
         record.attach(stack)
         yield record
+        refuse_to_leave(decoder.stack, "recorded")
 
 
 class StreamRecord:
@@ -174,6 +178,7 @@ class StreamRecord:
             self.begin(args, kwargs)
         here = self._here.begun
         assert here is not None
+        here.check_runs(pass_shape(args, kwargs)[1])
         self._move_hooks_last()
         batch = next((b for b in reversed(self._batches) if b.goes_on(here)), None)
         if batch is None:
@@ -197,7 +202,7 @@ class StreamRecord:
                 )
             if not running.passes:
                 self._batches.append(running)
-            running.commit(_cache_in(output))
+            running.commit(cache_in(output))
         self._here.begun = self._here.running = None
 
     def _move_hooks_last(self) -> None:
@@ -337,6 +342,16 @@ class _Pass:
         ids_BT, cache = inputs if is_ids else None, cache_given(kwargs)
         return cls(tokens, rows, length, ids_BT, cache, span.call, span.start)
 
+    def check_runs(self, length: int) -> None:
+        """Raise ModelLayoutError where the blocks run other tokens than the model was given."""
+        if length != self.length:
+            raise ModelLayoutError(
+                f"the blocks run {length} tokens of the {self.length} that the model was given: it "
+                "puts some of its own before them (prompt tuning, a prefix), or cuts them itself, "
+                "and a record has no position for those; record the model inside, behind what adds "
+                "or cuts tokens"
+            )
+
     def check_begins_rows(self) -> None:
         """Raise UsageError where rows of a record cannot begin with this pass, or not go on."""
         if self.call is not None and not self.call.is_steady:
@@ -469,9 +484,3 @@ class _BatchRecord:
     def projections(self, row: int) -> Float[Tensor, "token probe"]:
         """A row's projections at its counted tokens."""
         return torch.cat([values[row, counted[row]] for values, counted in self.passes])
-
-
-def _cache_in(output: Any) -> Any:
-    """The cache that a stack of blocks returned, in an output object or a tuple."""
-    parts = output if isinstance(output, tuple) else getattr(output, "values", tuple)()
-    return next((part for part in parts if hasattr(part, "get_seq_length")), None)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -16,7 +19,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from keel.errors import UsageError
+from keel.errors import NotAppliedError, UsageError
 from keel.steering.passes import cache_given, is_packed, pass_inputs, pass_shape
 
 
@@ -158,23 +161,79 @@ class SequenceFollower:
 
     def _current_call(self) -> GenerateCall | None:
         """The outermost call of `generate` on this model that this thread is in."""
-        outermost = None
-        code, frame = _generate_code(), sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            if frame.f_code is code and self._is_on_this_model(frame):
-                outermost = frame.f_locals
+        outermost = self._outermost_in(sys._getframe())
         if outermost is None or self._call is None:
             return None if outermost is None else _call_of(outermost)
         is_same = self._call.arguments is outermost["kwargs"]
         return self._call if is_same else _call_of(outermost)
 
-    def _is_on_this_model(self, generating: FrameType) -> bool:
-        model = generating.f_locals["self"]
+    def is_running_in(self, frame: FrameType | None) -> bool:
+        """Whether a frame was called by a `generate`, a pass or continuous batching of the model.
+
+        Continuous batching whose requests are all answered runs nothing.
+        """
+        serving = sys.modules.get("transformers.generation.continuous_batching.continuous_api")
+        loop = serving and serving.ContinuousBatchingManager._run_generation_loop.__code__
+        for each in _callers(frame):
+            if each.f_code is _PASS and each.f_locals["self"] is self._stack:
+                return True
+            if each.f_code is loop and self._runs_stack(each.f_locals["self"].model):
+                requests = each.f_locals.get("batch_processor")
+                return requests is not None and requests.has_pending_requests()
+        return self._outermost_in(frame) is not None
+
+    def _outermost_in(self, frame: FrameType | None) -> dict[str, Any] | None:
+        """The variables of the outermost `generate` on this model that a frame was called by."""
+        code = _generate_code()
+        calls = [
+            each.f_locals
+            for each in _callers(frame)
+            if each.f_code is code and self._runs_stack(each.f_locals["self"])
+        ]
+        return calls[-1] if calls else None
+
+    def _runs_stack(self, model: Any) -> bool:
         if id(model) not in self._runs:
             modules = model.modules() if isinstance(model, nn.Module) else ()
             self._runs[id(model)] = any(module is self._stack for module in modules)
         return self._runs[id(model)]
+
+
+_PASS = nn.Module._call_impl.__code__
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, and those that it was called by, from the inside out."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def refuse_to_leave(stack: nn.Module, what: str) -> None:
+    """Raise NotAppliedError while another thread generates: its next tokens would escape.
+
+    A thread whose streamer has given its last token gets a second to return from `generate`.
+    `what` says what would not happen to those tokens: `steered`.
+    """
+    deadline = time.monotonic() + 1.0
+    while threads := _threads_running(stack):
+        if time.monotonic() > deadline:
+            raise NotAppliedError(
+                f"the context ends while {', '.join(threads)} still generates, whose further "
+                f"tokens are not {what}; join the thread inside the context"
+            )
+        time.sleep(0.005)
+
+
+def _threads_running(stack: nn.Module) -> list[str]:
+    """Names of the other threads that generate with these blocks, or are in a pass of them."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    own, follower = threading.get_ident(), SequenceFollower(stack)
+    return [
+        names.get(ident, str(ident))
+        for ident, frame in sys._current_frames().items()
+        if ident != own and follower.is_running_in(frame)
+    ]
 
 
 def cached_length(cache: Any) -> int | None:

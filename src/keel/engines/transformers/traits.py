@@ -105,15 +105,17 @@ class _Trial:
         # Of the middle of the vocabulary: at its ends stand special tokens.
         bounds = vocabulary // 8, vocabulary // 2
         self.rows = [torch.randint(*bounds, (n + 1,), generator=draws) for n in _LENGTHS]
-        self.alone_BNV = torch.stack([self._plain(row[None])[0, -2:] for row in self.rows])
+        self.alone_BNV = torch.stack([self._alone(row) for row in self.rows])
 
     def check_causal(self) -> None:
         """Raise ModelLayoutError where a token's prediction hangs on the tokens behind it."""
         before_V = self._plain(self.rows[1][None, :-1])[0, -1]
         if not _are_close(before_V, self.alone_BNV[1, 0], times=_SURELY):
+            remedy = "Keel reads and answers with models in which a token sees only those before it"
+            if getattr(self.model.config, "is_decoder", None) is False:
+                remedy = "load it as a decoder, with `is_decoder=True` in its config"
             raise ModelLayoutError(
-                f"in {type(self.model).__name__} a token sees those behind it, expected a causal "
-                "model; load it as a decoder (often `is_decoder=True` in its config)"
+                f"in {type(self.model).__name__} a token sees those behind it; {remedy}"
             )
 
     def holds(
@@ -203,6 +205,20 @@ class _Trial:
                 if _are_close(running.run(), self.alone_BNV[kept, 1]):
                     return axes
         return None
+
+    def _alone(self, row: Tensor) -> Float[Tensor, "step vocabulary"]:
+        """The logits after a row's tokens and after one more.
+
+        Raises ModelLayoutError where there is not one prediction for each token.
+        """
+        logits_TV = self._plain(row[None])[0]
+        if len(logits_TV) != len(row):
+            raise ModelLayoutError(
+                f"{type(self.model).__name__} gives {len(logits_TV)} predictions for {len(row)} "
+                "tokens, expected one for each: it puts tokens of its own before them (prompt "
+                "tuning), for which Keel's engines have no position; keel.steered takes it"
+            )
+        return logits_TV[-2:]
 
     def _plain(self, ids_BT: Tensor) -> Float[Tensor, "row token vocabulary"]:
         logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
