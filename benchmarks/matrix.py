@@ -145,7 +145,7 @@ def _examine(model_type: str) -> tuple[Outcome, str]:
         try:
             model = shrunken_model(model_type)
         except Exception as error:
-            first = " ".join(str(error).split())[:160]
+            first = " ".join(str(error).split())[:300]
             return "not built", f"{type(error).__name__}: {first}"
         checks = examine(model, tiny_tokenizer()).checks
     unsound = [check for check in checks if check.status not in ("passed", "skipped")]
@@ -157,7 +157,7 @@ def _examine(model_type: str) -> tuple[Outcome, str]:
         outcome = (
             "crashes" if "crashed" in statuses else "fails" if "failed" in statuses else "refused"
         )
-    text = f"{unsound[0].text[:240]}" if unsound else ""
+    text = f"{unsound[0].text[:600]}" if unsound else ""
     names = ", ".join(check.name for check in unsound)
     return outcome, f"{names}: {text}" if unsound else ""
 

@@ -6,7 +6,7 @@ from transformers import BertConfig, BertLMHeadModel
 
 from keel.errors import ModelLayoutError
 from keel.steering import find_decoder
-from keel.testing import TINY_FAMILIES, shrunken_model, tiny_model
+from keel.testing import TINY_FAMILIES, tiny_model
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -95,9 +95,3 @@ def test_a_path_given_overrules_the_search():
 def test_a_wrong_path_is_refused():
     with pytest.raises(ModelLayoutError, match="has no 'model.blocks'"):
         find_decoder(tiny_model("llama"), "model.blocks")
-
-
-def test_a_model_of_two_lists_that_take_turns_is_refused_as_looped():
-    """HRM runs each of its two lists several times a pass; as published, both carry the stream."""
-    with pytest.raises(ModelLayoutError, match=r"L_module.layers and .* more than once .*looped"):
-        find_decoder(shrunken_model("hrm_text"))

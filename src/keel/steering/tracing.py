@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -21,15 +20,11 @@ def carrying_lists(
 ) -> list[str]:
     """Names of the outermost lists of whose modules some run on text, and all that run return
     the residual stream. None where the model cannot run on text alone.
-
-    Raises ModelLayoutError where modules of all such lists run more than once.
     """
     carrying: dict[str, bool] = {}
-    runs: Counter[int] = Counter()
 
     def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, _args: Any, output: Any) -> None:
-            runs[id(module)] += 1
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             try:
                 is_stream = layout.stream_in(output).shape[:2] == (1, _TOKENS)
             except (ModelLayoutError, IndexError, KeyError, TypeError):
@@ -52,14 +47,7 @@ def carrying_lists(
             Exception
         ):  # whatever it is: such a model shows nothing, and is refused by its caller
             return []
-    names = outermost(name for name, is_stream in carrying.items() if is_stream)
-    if names and all(any(runs[id(module)] > 1 for module in lists[name]) for name in names):
-        raise ModelLayoutError(
-            f"the blocks of {' and '.join(names)} run more than once in a forward pass (a looped "
-            "model); Keel steers and reads blocks that run once, so that a layer means one "
-            "activation"
-        )
-    return names
+    return outermost(name for name, is_stream in carrying.items() if is_stream)
 
 
 def outermost(names: Iterable[str]) -> list[str]:
