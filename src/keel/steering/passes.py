@@ -7,6 +7,7 @@ would be taken for a position in the conversation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -173,7 +174,9 @@ def cache_given(kwargs: dict[str, Any]) -> Any:
 
 def cache_in(output: Any) -> Any:
     """The cache object that a stack of blocks returned, in an output object or a tuple."""
-    parts = output if isinstance(output, tuple) else getattr(output, "values", tuple)()
+    parts = output if isinstance(output, tuple) else ()
+    if isinstance(output, Mapping):  # as the output objects of transformers are
+        parts = tuple(output.values())
     named = (getattr(output, name, None) for name in _CACHES)
     counting = (part for part in parts if hasattr(part, "get_seq_length"))
     return next(chain(counting, (part for part in named if hasattr(part, "__dict__"))), None)
