@@ -61,6 +61,13 @@ class Machines:
             if child.name().startswith("ray::EngineActor")
         ]
 
+    def engines_are_gone(self, within_seconds: float = 20) -> bool:
+        """Whether none is left: a cluster that closes asks its actors to end and does not wait."""
+        until = time.monotonic() + within_seconds
+        while self.engines() and time.monotonic() < until:
+            time.sleep(0.1)
+        return not self.engines()
+
     def lose_node_of(self, engine: psutil.Process) -> None:
         """The machine on which an engine runs is gone, with all its processes."""
         (node,) = [n for n in self.nodes if _raylet(n) in map(_pid, engine.parents())]
@@ -168,7 +175,7 @@ def test_two_machines_make_the_run_of_one(two: Machines, model_folder: Path, beg
         assert cluster.lost == 0
     assert outcome(begun.path) == alone
     assert seen == [(n, ROLLOUTS) for n in range(ROLLOUTS + 1)]
-    assert not two.engines(), "engines outlived their cluster"
+    assert two.engines_are_gone(), "engines outlived their cluster"
 
 
 def test_an_engine_killed_with_its_batch_is_not_missed(two: Machines, model_folder, begun, alone):
@@ -276,10 +283,7 @@ def test_ctrl_c_ends_it_with_130_and_its_engines_with_it(two: Machines, model_fo
     code, _, said = command.end()
     assert code == 130
     assert said.splitlines()[-1] == "keel: interrupted; run the same command again to go on"
-    until = time.monotonic() + 20
-    while two.engines() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not two.engines()
+    assert two.engines_are_gone()
 
 
 def test_gpus_are_shared_out_and_a_connection_that_was_there_is_left_alone(model_folder):
