@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
     "judge": (judge.app, judge.EXAMPLES),
     "calibrate": (calibrate.calibrate, calibrate.EXAMPLES),
     "chat": (chat.chat, chat.EXAMPLES),
-    "drift": (drift.drift, drift.EXAMPLES),
+    "drift": (drift.app, drift.EXAMPLES),
     "evaluate": (evaluate.evaluate, evaluate.EXAMPLES),
     "serve": (serve.serve, serve.EXAMPLES),
     "check": (check.check, check.EXAMPLES),

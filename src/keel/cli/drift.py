@@ -1,4 +1,4 @@
-"""keel drift: the path of conversations along the axis."""
+"""keel drift: conversations along the axis, turn by turn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console, results
+from keel.cli.groups import running_by_default
 from keel.cli.options import Given, takes
 from keel.settings import DriftSettings, OpeningSettings
 
@@ -27,7 +28,16 @@ Examples:
     keel drift runs/smollm2 talk.json --replay
 """
 
+app = typer.Typer(
+    cls=running_by_default("read"),
+    help="See how far conversations drift from the Assistant, turn by turn.\n\n"
+    "`keel drift RUN FILE...` is short for `keel drift read RUN FILE...`, whose help lists the "
+    "options.",
+    rich_markup_mode="markdown",
+)
 
+
+@app.command("read", epilog=EXAMPLES)
 @takes(DriftSettings(), OpeningSettings())
 def drift(
     run: console.Run,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
-import typer.core
 
 from keel.cli import console, judge_agree, judge_label, results
 from keel.cli.extract import show_map
+from keel.cli.groups import running_by_default
 from keel.cli.options import Given, takes
 from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, OpeningSettings
 
@@ -43,17 +43,8 @@ Examples:
 """
 
 
-class RolloutsFirst(typer.core.TyperGroup):
-    """A group of commands that runs `rollouts` where none is named."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments, with `rollouts` put before them where they name no command."""
-        is_named = not args or args[0] in self.commands or args == ["--help"]
-        return super().parse_args(ctx, args if is_named else ["rollouts", *args])
-
-
 app = typer.Typer(
-    cls=RolloutsFirst,
+    cls=running_by_default("rollouts"),
     help="Score how far a run's answers play their roles; hold judges against each other or "
     "against a person.\n\n`keel judge RUN` is short for `keel judge rollouts RUN`, whose help "
     "lists the options.",
