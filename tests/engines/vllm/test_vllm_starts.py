@@ -327,7 +327,8 @@ def _is_core(process):
 def test_a_cache_that_gives_one_setting_the_keys_of_another_does_not_start(
     folder, tmp_path, monkeypatch
 ):
-    """Its connector was on no list inside MultiConnector; here it is let in, and tried out."""
+    """Its connector was on no list inside MultiConnector; here it is let in, and tried out. What it
+    held is let go: the next engine of this process was run with that connector, and failed."""
     from keel.engines.vllm import serving
 
     example = "ExampleConnector"
@@ -337,3 +338,5 @@ def test_a_cache_that_gives_one_setting_the_keys_of_another_does_not_start(
     asked = {"recordings": 0, "probes": 0, "arguments": {"kv_transfer_config": transfer}}
     with pytest.raises(NotAppliedError, match=f"{example} gave"), started(folder, **asked):
         pass
+    with started(folder, recordings=0, probes=0) as engine:
+        assert by_index(engine.generate(PROMPTS, GREEDY, seed=0))

@@ -247,7 +247,11 @@ def _start_keel(core: Any) -> None:
 
     core.keel = CoreState(core, deployment)
     with ending_with_a_line():
-        core.keel.start(ServeEnvironment.of())
+        try:
+            core.keel.start(ServeEnvironment.of())
+        except BaseException:
+            core.shutdown()  # vLLM keeps the weights and the connector of a core that failed
+            raise
 
 
 def _salt_cache(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
