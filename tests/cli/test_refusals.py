@@ -172,7 +172,7 @@ BAD_QUESTIONS_TO_A_RUN: dict[str, tuple[Callable[[Path], list[object]], tuple[st
         lambda run: [
             "drift",
             run,
-            (run.parent / "t.json").write_text("User: hello") and "t.json",
+            (run.parent / "t.json").write_text("hello") and "t.json",
         ],
         ("t.json is not valid JSON", "mend it there"),
     ),

@@ -102,6 +102,7 @@ def test_a_transcript_without_answers_is_read_since_a_replay_needs_none(tmp_path
 USER = HELLO[0]
 
 REFUSED = {
+    "only a tool's result": ([{"role": "tool", "content": "3"}], r"no message with text"),
     "empty file": (" \n", r"talk.json is empty"),
     "not JSON": ('{"messages": [}', r"talk.json is not valid JSON at column 15"),
     "not JSON far down": ('{\n "messages":\n x}', r"not valid JSON at line 3 column 2"),
@@ -115,27 +116,8 @@ REFUSED = {
     "list of numbers": ([1, 2], r"talk.json conversation 1 holds a number"),
     "message as text": ({"messages": ["hi"]}, r"message 1 is text, expected an object with role"),
     "message without role": ({"messages": [{"content": "x"}]}, r"message 1 is keys 'content'"),
-    "tool message": (
-        [USER, {"role": "tool", "content": "3"}],
-        r"talk.json message 2 has role 'tool', expected system, user or assistant",
-    ),
     "role is a list": ([{"role": ["user"], "content": "x"}], r"message 1 has role \['user'\]"),
-    "late system": ([USER, {"role": "system", "content": "x"}], r"message 2 has role 'system'"),
-    "image": (
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
-        r"message 1 part 1 is of type 'image_url'",
-    ),
-    "part as text": (
-        [{"role": "user", "content": ["x"]}],
-        r"message 1 part 1 is text, expected an",
-    ),
-    "no content": ([{"role": "assistant", "content": None}], r"message 1 has null as content"),
-    "content missing": ([{"role": "user"}], r"message 1 has null as content"),
     "content a number": ([{"role": "user", "content": 3}], r"message 1 has a number as content"),
-    "tool calls": (
-        [USER, {"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]}],
-        r"message 2 calls tools",
-    ),
     "half a character": ('[{"role": "user", "content": "a\\ud83e"}]', r"half a character at place"),
     "id is a list": ({"messages": HELLO, "conversation_id": []}, r"a list as conversation_id"),
 }
@@ -154,7 +136,7 @@ def test_what_cannot_be_read_is_refused_in_one_line_with_its_place(tmp_path, cas
     ("second", "expected"),
     [
         ("{oops", r"talk.jsonl line 3 is not valid JSON at column 2"),
-        ('{"messages": [{"role": "tool"}]}', r"talk.jsonl line 3 message 1 has role 'tool'"),
+        ('{"messages": [{"role": "x"}]}', r"talk.jsonl line 3 message 1 has role 'x'"),
         (json.dumps(USER), r"talk.jsonl line 3 has keys 'role', 'content', expected"),
     ],
 )

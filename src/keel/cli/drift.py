@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from rich.markup import escape
 from keel.cli import console, results
 from keel.cli.groups import running_by_default
 from keel.cli.options import Given, takes
+from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
 from keel.settings import DriftSettings, OpeningSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ Examples:
 
     keel drift runs/smollm2 talk.json
 
-    keel drift runs/smollm2 logs.jsonl --json
+    keel drift runs/smollm2 logs.jsonl --skip-unreadable --json
+
+    keel drift runs/smollm2 batch_requests.jsonl batch_output.jsonl
 
     keel drift runs/smollm2 talk.json --replay
 """
@@ -41,20 +43,17 @@ app = typer.Typer(
 @takes(DriftSettings(), OpeningSettings())
 def drift(
     run: console.Run,
-    files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE...", help="Transcripts, or OpenAI messages: JSON or JSONL."),
-    ],
+    files: Files,
     replay: Annotated[
         bool, typer.Option("--replay", help="Answer the user's turns anew, uncapped and capped.")
     ] = False,
+    skip_unreadable: SkipUnreadable = False,
     json: console.Json = False,
     *,
     given: Given,
 ) -> None:
     """See how far conversations drift from the Assistant, turn by turn."""
     from keel import pipeline
-    from keel.drift import read_conversations
     from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
@@ -64,7 +63,9 @@ def drift(
             f"--spans {settings.spans} reads what given turns thought, and a replay answers them "
             "anew; leave out --replay or --spans"
         )
-    conversations = [talk for file in files for talk in read_conversations(file)]
+    conversations = conversations_of(
+        files, skip_unreadable=skip_unreadable, are_answered=not replay
+    )
     opened, folder = open_run(run), RunFolder(run)
     pipeline.check_drift(opened, conversations, settings, is_replayed=replay)
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))

@@ -3,13 +3,23 @@
 from keel.drift.gauge import Gauge
 from keel.drift.reading import check_answered, read_drift, read_thinking
 from keel.drift.replaying import replay
-from keel.drift.transcripts import read_conversations
+from keel.drift.transcripts import (
+    Outline,
+    Transcripts,
+    read_conversations,
+    read_transcripts,
+    transcript_form,
+)
 
 __all__ = [
     "Gauge",
+    "Outline",
+    "Transcripts",
     "check_answered",
     "read_conversations",
     "read_drift",
     "read_thinking",
+    "read_transcripts",
     "replay",
+    "transcript_form",
 ]

@@ -60,8 +60,8 @@ def check_answered(conversations: Sequence[Conversation]) -> None:
         if not any(message.speaker == "assistant" for message in conversation.messages):
             raise UsageError(
                 f"conversation {conversation.id!r} has {len(conversation.messages)} message(s) "
-                "and no assistant turn, expected at least one to read; add answers, or have it "
-                "answered anew"
+                "and no assistant turn, expected at least one to read; add answers, have it "
+                "answered anew with --replay, or leave it out with --skip-unreadable"
             )
 
 

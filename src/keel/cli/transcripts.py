@@ -1,0 +1,46 @@
+"""Transcript files that a command takes, and what it says of what could not be read in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keel.cli import console
+
+if TYPE_CHECKING:
+    from keel.types import Conversation
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="Transcripts in any form of docs/transcripts.md."),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Go on without conversations that cannot be read."),
+]
+
+
+def conversations_of(
+    files: Sequence[Path], *, skip_unreadable: bool, are_answered: bool = True
+) -> list[Conversation]:
+    """The conversations of the files; what was left out of them is said on stderr.
+
+    With `are_answered`, what has no answer is skipped with the rest. Raises as
+    `keel.drift.read_transcripts`.
+    """
+    from keel.drift import read_transcripts
+
+    transcripts = read_transcripts(files, skip_unreadable=skip_unreadable)
+    lines = list(transcripts.summary())
+    conversations = list(transcripts.conversations)
+    if are_answered and skip_unreadable:
+        answered = [t for t in conversations if any(m.speaker == "assistant" for m in t.messages)]
+        count = len(conversations) - len(answered)
+        lines += [f"{count} without an answer and skipped"] if count else []
+        conversations = answered or conversations
+    for line in lines:
+        console.stderr.print(line, markup=False, soft_wrap=True)
+    return conversations

@@ -1,0 +1,231 @@
+"""A transcript file as values, each with its location: knows file types, not what the values mean.
+
+JSON (one value, or a list of conversations), JSON Lines, CSV and TSV, Parquet, zips (Inspect's
+`.eval`, and the archives in which ChatGPT and Claude export), and plain text with a speaker's name
+at the start of each turn.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from keel.drift.transcripts.messages import is_speaker, kind_of
+from keel.errors import MissingArtifactError, MissingExtraError, UsageError
+
+EXPECTED = (
+    "expected JSON, JSON Lines, CSV, Parquet, an Inspect log, or text with `User:` and "
+    "`Assistant:` at the start of lines"
+)
+
+
+@dataclass(frozen=True)
+class Located:
+    """A value of a file, or the error that its part of the file raised."""
+
+    location: str
+    value: Any = None
+    error: UsageError | None = None
+
+
+def values_in(path: Path) -> Iterator[Located]:
+    """What stands in a file, one value per conversation where the file type says so.
+
+    Raises MissingArtifactError where there is no file, UsageError where the file as a whole
+    cannot be read.
+    """
+    if not path.exists():
+        raise MissingArtifactError(f"no file {path}; give the path of a transcript")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, expected a file; name its files, e.g. {path}/*.json")
+    if zipfile.is_zipfile(path):
+        yield from _of_zip(path)
+    elif path.suffix == ".parquet":
+        yield from _of_parquet(path)
+    else:
+        text = _decoded(path.read_bytes(), str(path))
+        if path.suffix.lower() in (".csv", ".tsv"):
+            yield from _of_table(text, str(path), "\t" if path.suffix.lower() == ".tsv" else ",")
+        else:
+            yield from _of_text(text, str(path), is_lines=path.suffix in (".jsonl", ".ndjson"))
+
+
+def _decoded(content: bytes, location: str) -> str:
+    """The text of a file: UTF-8, or UTF-16 where its first two bytes say so."""
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{location} is not UTF-8 at byte {error.start}, {EXPECTED}; convert it to UTF-8"
+        ) from None
+    if not text.strip():
+        raise UsageError(f"{location} is empty, expected a conversation; save the transcript again")
+    return text
+
+
+def _of_text(text: str, location: str, *, is_lines: bool) -> Iterator[Located]:
+    """Values of JSON Lines, known by name or by looks, of JSON, or of plain text."""
+    if is_lines or _is_lines(text):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield from _parsed(line, f"{location} line {number}")
+        return
+    if text.lstrip()[0] not in "[{" and (spoken := _spoken(text)):
+        yield Located(location, spoken)
+        return
+    for whole in _parsed(text, location):
+        # A list is a conversation's messages, or conversations; an empty list has no message.
+        listed = whole.value
+        if not isinstance(listed, list) or not listed or _is_message(listed[0]):
+            yield whole
+            continue
+        for number, value in enumerate(listed, 1):
+            yield Located(f"{location} conversation {number}", value)
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a list that begins with it is one conversation: it names a speaker, not messages."""
+    return isinstance(value, dict) and ("role" in value or "from" in value)
+
+
+def _is_lines(text: str) -> bool:
+    """Whether the text is JSON Lines: its first line is whole, and more follow."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return bool(rest.strip())
+
+
+def _parsed(text: str, location: str) -> Iterator[Located]:
+    try:
+        yield Located(location, json.loads(text))
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno} column {error.colno}"
+        column = line if "\n" in text else f"column {error.colno}"
+        fault = f"{location} is not valid JSON at {column}: {error.msg}; {EXPECTED}; mend it there"
+        yield Located(location, error=UsageError(fault))
+    except (ValueError, RecursionError) as error:
+        fault = f"{location} cannot be read as JSON: {error}; mend the file"
+        yield Located(location, error=UsageError(fault))
+
+
+_SPOKEN = re.compile(r"^[#>*_\s-]*([A-Za-z]+)(?: said)?\s*(?:\*\*|__)?:(?:\*\*|__)?[ \t]*", re.M)
+"""`User:`, `**User:**`, `## Assistant:`, `ChatGPT said:` at the start of a line."""
+
+
+def _spoken(text: str) -> dict[str, Any] | None:
+    """Messages of a plain text, each from its speaker's name on; None where nobody is named."""
+    starts = [match for match in _SPOKEN.finditer(text) if is_speaker(match[1])]
+    if not starts:
+        return None
+    ends = [*(match.start() for match in starts[1:]), len(text)]
+    messages = [
+        {"role": match[1], "content": text[match.end() : end].strip()}
+        for match, end in zip(starts, ends, strict=True)
+    ]
+    return {"preamble to the text": text[: starts[0].start()].strip(), "messages": messages}
+
+
+_CONVERSATION_COLUMNS = ("conversation_id", "conversation", "conv_id", "chat_id", "id")
+
+
+def _of_table(text: str, location: str, delimiter: str) -> Iterator[Located]:
+    """A row per message with role and content, grouped by conversation; else a value per row."""
+    former = csv.field_size_limit(2**31 - 1)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = list(reader)
+    except csv.Error as error:
+        raise UsageError(f"{location} cannot be read as a table: {error}; mend it") from None
+    finally:
+        csv.field_size_limit(former)
+    columns = list(reader.fieldnames or [])
+    lower = {name: name.strip().lower() for name in columns if name}
+    rows = [{lower[name]: cell for name, cell in row.items() if name} for row in rows]
+    if not rows:
+        raise UsageError(f"{location} has no rows under its header, expected messages; save again")
+    is_messages = {"role", "speaker", "from", "sender"} & set(lower.values()) and {
+        *("content", "text", "message", "value")
+    } & set(lower.values())
+    if not is_messages:
+        for number, row in enumerate(rows, 2):
+            yield Located(f"{location} row {number}", {k: _cell(v) for k, v in row.items()})
+        return
+    key = next((name for name in _CONVERSATION_COLUMNS if name in lower.values()), None)
+    talks: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        talks.setdefault(None if key is None else row[key], []).append(row)
+    for name, messages in talks.items():
+        yield Located(
+            location if name is None else f"{location} conversation {name}",
+            {"messages": messages} | ({} if name is None else {"conversation_id": name}),
+        )
+
+
+def _cell(text: Any) -> Any:
+    """A cell that holds messages as JSON, parsed; any other as it is."""
+    if isinstance(text, str) and text.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _of_parquet(path: Path) -> Iterator[Located]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path} needs pyarrow to be read; pip install pyarrow, or save it as JSON Lines"
+        ) from error
+    try:
+        rows = (
+            row for batch in parquet.ParquetFile(path).iter_batches() for row in batch.to_pylist()
+        )
+        for number, row in enumerate(rows, 1):
+            yield Located(f"{path} row {number}", row)
+    except ArrowException as error:
+        raise UsageError(f"{path} cannot be read as Parquet: {error}; fetch it again") from None
+
+
+_IN_ZIPS = ("samples/*.json", "conversations*.json", "*/conversations*.json")
+
+
+def _of_zip(path: Path) -> Iterator[Located]:
+    """The samples of an Inspect log, or the conversations of an export."""
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if any(fnmatch(n, glob) for glob in _IN_ZIPS)]
+        if not names:
+            raise UsageError(
+                f"{path} holds neither samples/*.json (an Inspect log) nor conversations.json (an "
+                "export); unpack it and give the file that has the conversations"
+            )
+        for name in names:
+            location = f"{path} {name}"
+            try:
+                content = archive.read(name)
+            except (NotImplementedError, zipfile.BadZipFile) as error:
+                raise UsageError(
+                    f"{location} cannot be unpacked: {error}; as JSON it can: inspect log convert "
+                    f"--to json --output-dir logs {path}"
+                ) from None
+            yield from _of_text(_decoded(content, location), location, is_lines=False)
+
+
+def described(value: Any) -> str:
+    """A value that is no conversation, in words for an error."""
+    if not isinstance(value, dict):
+        return kind_of(value)
+    return "keys " + ", ".join(map(repr, list(value)[:6])) if value else "no keys"

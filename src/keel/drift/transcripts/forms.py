@@ -1,0 +1,305 @@
+"""What programs write conversations as: one registered adapter each, from a value to outlines.
+
+    @transcript_form("mine")
+    def mine(value: dict[str, Any]) -> list[Outline]:
+        return [Outline(value["log"], id=value["nr"])] if "log" in value else []
+
+An adapter says where the messages are, and leaves their words to `messages`. A package offers its
+own as an entry point of the group `keel.transcripts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from keel.errors import UsageError
+from keel.registry import Registry
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where a conversation's parts are: its messages as their program writes them, and its id."""
+
+    messages: Any
+    """A list of messages; anything else is refused with the location."""
+    id: Any = None
+    beside: dict[str, Any] | None = None
+    """The object whose fields stand beside the messages; None: the object that was read."""
+    answers: str = ""
+    """Of an answer kept apart from what it answers: the id of that request."""
+    requests: str = ""
+    """Of a request: the id under which an answer names it."""
+    notes: tuple[str, ...] = ()
+    """What was left out, such as `second choice left out`."""
+
+
+Form = Callable[[dict[str, Any]], list[Outline]]
+"""The outlines of the conversations in a JSON object; none where it is of another form."""
+
+FORMS: Registry[Form] = Registry("transcript_form", "keel.transcripts")
+
+F = TypeVar("F", bound=Form)
+
+
+def transcript_form(name: str) -> Callable[[F], F]:
+    """Decorator: registers an adapter under a name. Later ones are tried first."""
+
+    def register(form: F) -> F:
+        FORMS.add(name, form, form)
+        return form
+
+    return register
+
+
+def outlines_of(value: Any) -> list[Outline]:
+    """The conversations in a value, by the first form that reads it; none where no form does."""
+    if isinstance(value, list):
+        return [Outline(value)]
+    if not isinstance(value, dict):
+        return []
+    for form in [*FORMS.registered.values()][::-1]:
+        if outlines := form(value):
+            return outlines
+    return []
+
+
+def load_forms() -> None:
+    """Imports the packages that offer a form. Raises UsageError where one cannot be imported."""
+    for name in FORMS.names():
+        FORMS.get(name)
+
+
+_REPLY_KEYS = ("response", "completion", "choices", "answer", "output", "reply")
+
+
+@transcript_form("pairs")
+def _pairs(value: dict[str, Any]) -> list[Outline]:
+    """A question and its answer in two fields, as in tables and in sets for fine-tuning."""
+    asks = next(
+        (k for k in ("user", "prompt", "question", "instruction", "human") if k in value), ""
+    )
+    replies = ("assistant", "response", "completion", "answer", "output", "chosen", "gpt")
+    answers = next((k for k in replies if k in value), "")
+    if not (asks and answers and all(isinstance(value[k], str) for k in (asks, answers))):
+        return []
+    more = value.get("input") if asks == "instruction" else None
+    question = "\n\n".join(filter(None, [value[asks], more]))
+    return [Outline([_said("user", question), _said("assistant", value[answers])])]
+
+
+@transcript_form("openai")
+def _openai(value: dict[str, Any]) -> list[Outline]:
+    """`messages` of OpenAI and Anthropic, with the answer beside them where there is one."""
+    if "messages" not in value:
+        return []
+    messages = value["messages"]
+    key = next((k for k in _REPLY_KEYS if value.get(k)), None)
+    if key is None or not isinstance(messages, list) or not messages:
+        return [Outline(messages)]
+    if isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+        return [Outline(messages)]
+    reply, notes = _reply(value if key == "choices" else value[key])
+    return [Outline([*messages, *reply], notes=notes)]
+
+
+@transcript_form("responses")
+def _responses(value: dict[str, Any]) -> list[Outline]:
+    """A request of OpenAI's Responses: `input`, and `output` where it was answered."""
+    given = value.get("input")
+    items = [_said("user", given)] if isinstance(given, str) else given
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return []
+    if "instruction" in value:
+        return []
+    reply, notes = _reply(value.get("output"))
+    return [Outline([*items, *reply], notes=notes)]
+
+
+@transcript_form("gemini")
+def _gemini(value: dict[str, Any]) -> list[Outline]:
+    """`contents` of Gemini's API."""
+    return [Outline(value["contents"])] if isinstance(value.get("contents"), list) else []
+
+
+@transcript_form("reference")
+def _reference(value: dict[str, Any]) -> list[Outline]:
+    """`conversation`: the paper's transcripts, LMSYS-Chat-1M."""
+    return [Outline(value["conversation"])] if "conversation" in value else []
+
+
+@transcript_form("wildchat")
+def _wildchat(value: dict[str, Any]) -> list[Outline]:
+    """WildChat's `conversation`, under the hash that it is known by."""
+    if "conversation" not in value or "conversation_hash" not in value:
+        return []
+    return [Outline(value["conversation"], id=value["conversation_hash"])]
+
+
+@transcript_form("arena")
+def _arena(value: dict[str, Any]) -> list[Outline]:
+    """LMSYS' arena: two models' conversations beside each other."""
+    name = value.get("question_id", value.get("conversation_id", "arena"))
+    sides = [side for side in ("a", "b") if f"conversation_{side}" in value]
+    return [Outline(value[f"conversation_{side}"], id=f"{name}/{side}") for side in sides]
+
+
+@transcript_form("sharegpt")
+def _sharegpt(value: dict[str, Any]) -> list[Outline]:
+    """ShareGPT's `conversations`, or `items`, with `from` and `value`."""
+    key = next((k for k in ("conversations", "items") if isinstance(value.get(k), list)), None)
+    return [] if key is None else [Outline(value[key], id=value.get("id"))]
+
+
+@transcript_form("claude")
+def _claude(value: dict[str, Any]) -> list[Outline]:
+    """A conversation of Claude's export."""
+    if "chat_messages" not in value:
+        return []
+    return [Outline(value["chat_messages"], id=value.get("uuid"))]
+
+
+@transcript_form("chatgpt")
+def _chatgpt(value: dict[str, Any]) -> list[Outline]:
+    """A conversation of ChatGPT's export: the branch of its tree that was last on the screen."""
+    nodes = value.get("mapping")
+    if not isinstance(nodes, dict):
+        return []
+    leaf = value.get("current_node")
+    if leaf not in nodes:  # the last of the nodes that nothing follows
+        leaf = next((n for n in reversed(nodes) if not nodes[n].get("children")), None)
+    branch: list[dict[str, Any]] = []
+    while leaf in nodes and len(branch) <= len(nodes):
+        branch.append(nodes[leaf])
+        leaf = nodes[leaf].get("parent")
+    messages = [node["message"] for node in reversed(branch) if node.get("message")]
+    name = value.get("conversation_id", value.get("id"))
+    return [Outline([_of_chatgpt(message) for message in messages], id=name)]
+
+
+def _of_chatgpt(message: dict[str, Any]) -> dict[str, Any]:
+    """Custom instructions as the system's words, and what goes to a tool as a call of it."""
+    content = message.get("content")
+    if isinstance(content, dict) and content.get("content_type") == "user_editable_context":
+        texts = (content.get(key) for key in ("user_profile", "user_instructions"))
+        return _said("system", "\n\n".join(filter(None, texts)))
+    if message.get("recipient", "all") != "all":
+        return {"type": "tool_call"}
+    return message
+
+
+@transcript_form("inspect")
+def _inspect(value: dict[str, Any]) -> list[Outline]:
+    """An Inspect log's samples, or one sample of it."""
+    samples = value.get("samples")
+    if not (isinstance(samples, list) and "eval" in value):
+        samples = [value] if {"messages", "epoch"} <= value.keys() else []
+    return [
+        Outline(
+            [_attached(m, sample.get("attachments") or {}) for m in sample["messages"]],
+            id=f"{sample['id']}@{sample['epoch']}",
+            beside=sample,
+        )
+        for sample in samples
+    ]
+
+
+def _attached(value: Any, attachments: dict[str, str]) -> Any:
+    """A message with the long texts that its log keeps apart, and names by hash."""
+    if isinstance(value, dict):
+        return {key: _attached(item, attachments) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_attached(item, attachments) for item in value]
+    if isinstance(value, str) and value.startswith("attachment://"):
+        return attachments.get(value.removeprefix("attachment://"), value)
+    return value
+
+
+@transcript_form("exchange")
+def _exchange(value: dict[str, Any]) -> list[Outline]:
+    """A request and its response, as a proxy logs them."""
+    request, response = (_body(value.get(key)) for key in ("request", "response"))
+    if not request or not response:
+        return []
+    reply, notes = _reply(response)
+    return [
+        Outline([*outline.messages, *reply], id=value.get("id"), beside=request, notes=notes)
+        for outline in outlines_of(request)
+    ]
+
+
+@transcript_form("batch")
+def _batch(value: dict[str, Any]) -> list[Outline]:
+    """A line of OpenAI's or Anthropic's batches: a request, or the answer to one by its id."""
+    name = value.get("custom_id")
+    if not isinstance(name, str):
+        return []
+    if request := _body(value.get("body", value.get("params"))):
+        return [
+            Outline(o.messages, id=name, beside=request, requests=name, notes=o.notes)
+            for o in outlines_of(request)
+        ]
+    result = _body(value.get("response", value.get("result")))
+    result = result.get("message", result)
+    if value.get("error") or result.get("error") or not result:
+        fault = value.get("error") or result.get("error") or "no response"
+        raise UsageError(f"request {name!r} was answered with an error: {str(fault)[:120]}")
+    reply, notes = _reply(result)
+    return [Outline(reply, id=name, answers=name, notes=notes)]
+
+
+def _body(value: Any) -> dict[str, Any]:
+    """A request or response itself, out of what a log wraps it in."""
+    inner = value.get("body", value) if isinstance(value, dict) else {}
+    return inner if isinstance(inner, dict) else {}
+
+
+def _said(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _reply(value: Any) -> tuple[list[Any], tuple[str, ...]]:
+    """Messages of an answer as an API returns it, and what was left out."""
+    if isinstance(value, str):
+        return [_said("assistant", value)], ()
+    if isinstance(value, list):
+        return list(value), ()
+    if not isinstance(value, dict):
+        return [], ()
+    if isinstance(choices := value.get("choices"), list) and choices:
+        message = choices[0].get("message", _said("assistant", choices[0].get("text")))
+        return [message], ("other choice left out",) * (len(choices) - 1)
+    if isinstance(value.get("output"), list):
+        return list(value["output"]), ()
+    return [{"role": "assistant", **value}] if "content" in value else [], ()
+
+
+_SYSTEM_KEYS = frozenset({
+    *("system", "systemprompt", "systemmessage", "systeminstruction", "systeminstructions"),
+    *("instructions", "developer", "developermessage", "developerprompt"),
+})  # fmt: skip
+_SILENT = ("id", "tokens", "choice", "fingerprint", "results", "key", "calls", "usage")
+_TELLING = ("system", "prompt", "instruct", "tool", "function", "persona", "preamble", "context")
+
+
+def system_of(value: dict[str, Any]) -> list[Any]:
+    """System prompts beside the messages: texts, or lists of parts."""
+    return [item for key, item in value.items() if _plain(key) in _SYSTEM_KEYS and item]
+
+
+def unread_beside(value: dict[str, Any], said: str) -> Iterator[str]:
+    """Fields beside the messages by whose names their model saw them, and that no form reads.
+
+    `said` is what the messages say: a field that repeats some of it is no loss.
+    """
+    for key, item in value.items():
+        name = _plain(key)
+        is_telling = any(word in name for word in _TELLING) and not name.endswith(_SILENT)
+        is_read = name in _SYSTEM_KEYS or (isinstance(item, str) and item.strip() in said)
+        if is_telling and isinstance(item, str | list | dict) and item and not is_read:
+            yield f"field {key!r} beside the messages left out"
+
+
+def _plain(key: str) -> str:
+    return "".join(letter for letter in key.lower() if letter.isalnum())

@@ -1,0 +1,403 @@
+"""Every program's conversations are read with all that their model saw, or it is said what not."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keel.drift import Outline, read_conversations, read_transcripts, transcript_form
+from keel.drift.transcripts import FORMS
+from keel.errors import UsageError
+from keel.types import Conversation, Message
+
+SYSTEM = "You are a lighthouse ghost."
+SPOKEN = (Message("user", "Hi"), Message("assistant", "Hello"))
+TALK = (Message("system", SYSTEM), *SPOKEN)
+OPENAI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+BLOCKS = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+
+
+def written(folder: Path, value: Any, name: str = "talk.json") -> Path:
+    path = folder / name
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def chatgpt(*messages: dict[str, Any]) -> dict[str, Any]:
+    """An export's tree: a root without a message, the messages, and a branch that was left."""
+    nodes: dict[str, Any] = {"root": {"message": None, "parent": None, "children": ["0"]}}
+    for number, message in enumerate(messages):
+        parent = str(number - 1) if number else "root"
+        nodes[str(number)] = {"message": message, "parent": parent, "children": [str(number + 1)]}
+    left = {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["No"]}}
+    nodes["left"] = {"message": left, "parent": "root", "children": []}
+    return {"conversation_id": "mine", "mapping": nodes, "current_node": str(len(messages) - 1)}
+
+
+def said_in_chatgpt(role: str, *parts: Any, **more: Any) -> dict[str, Any]:
+    content = {"content_type": "text", "parts": list(parts)}
+    return {"author": {"role": role}, "content": content, **more}
+
+
+REQUEST = {"model": "m", "messages": [{"role": "system", "content": SYSTEM}, OPENAI[0]]}
+COMPLETION = {"id": "c", "choices": [{"index": 0, "message": OPENAI[1], "finish_reason": "stop"}]}
+ANTHROPIC_REQUEST = {"model": "m", "system": SYSTEM, "messages": BLOCKS[:1], "max_tokens": 9}
+ANTHROPIC_REPLY = {"type": "message", "role": "assistant", "content": BLOCKS[1]["content"]}
+SAMPLE = {
+    "id": "q1",
+    "epoch": 1,
+    "input": "Hi",
+    "target": "x",
+    "messages": [
+        {"role": "system", "content": "attachment://7f"},
+        {"role": "user", "content": "Hi", "source": "input"},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}], "source": "generate"},
+    ],
+    "attachments": {"7f": SYSTEM},
+    "output": {"model": "m", "choices": []},
+}
+
+WITH_SYSTEM: dict[str, Any] = {
+    "OpenAI": {"messages": [{"role": "system", "content": SYSTEM}, *OPENAI]},
+    "OpenAI, with the completion beside": {**REQUEST, "choices": COMPLETION["choices"]},
+    "OpenAI, a request and its response": {"request": REQUEST, "response": COMPLETION},
+    "OpenAI's Responses": {
+        "instructions": SYSTEM,
+        "input": "Hi",
+        "output": [
+            {
+                "type": "message",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "Hello"}],
+            }
+        ],
+    },
+    "Anthropic": {"system": SYSTEM, "messages": BLOCKS},
+    "Anthropic, the system prompt in blocks": {
+        "system": [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}],
+        "messages": BLOCKS,
+    },
+    "Anthropic, a request and its response": {
+        "request": ANTHROPIC_REQUEST,
+        "response": ANTHROPIC_REPLY,
+    },
+    "Gemini": {
+        "systemInstruction": {"parts": [{"text": SYSTEM}]},
+        "contents": [
+            {"role": "user", "parts": [{"text": "Hi"}]},
+            {"role": "model", "parts": [{"text": "Hello"}]},
+        ],
+    },
+    "ShareGPT": {"id": "s", "system": SYSTEM, "conversations": SHAREGPT},
+    "ShareGPT, the system prompt among the turns": {
+        "conversations": [{"from": "system", "value": SYSTEM}, *SHAREGPT]
+    },
+    "the reference's, with a system prompt beside": {
+        "system_prompt": SYSTEM,
+        "conversation": OPENAI,
+    },
+    "ChatGPT's export": [
+        chatgpt(
+            said_in_chatgpt("system", ""),
+            {
+                "author": {"role": "user"},
+                "content": {"content_type": "user_editable_context", "user_profile": SYSTEM},
+            },
+            said_in_chatgpt("user", "Hi"),
+            said_in_chatgpt("assistant", "Hello"),
+        )
+    ],
+    "Inspect's log": {"version": 2, "eval": {"task": "t"}, "samples": [SAMPLE]},
+    "a system prompt, question and answer": {"system": SYSTEM, "prompt": "Hi", "response": "Hello"},
+}
+
+
+@pytest.mark.parametrize("form", WITH_SYSTEM)
+def test_a_system_prompt_is_read_wherever_its_program_keeps_it(tmp_path, form):
+    """Beside the messages it was dropped silently once: 2.05 gaps were read in place of 0.46."""
+    transcripts = read_transcripts([written(tmp_path, WITH_SYSTEM[form])])
+    assert [talk.messages for talk in transcripts.conversations] == [TALK]
+    assert transcripts.notes == ()
+
+
+CLAUDE = {
+    "uuid": "u",
+    "name": "a talk",
+    "chat_messages": [
+        {"sender": "human", "text": "Hi", "content": [{"type": "text", "text": "Hi"}]},
+        {"sender": "assistant", "text": "Hello", "content": [], "attachments": [], "files": []},
+    ],
+}
+WITHOUT_SYSTEM: dict[str, tuple[Any, str, list[str]]] = {
+    "Claude's export": ([CLAUDE], "conversations.json", ["u"]),
+    "LMSYS": (
+        {"conversation_id": "ab", "model": "m", "conversation": OPENAI, "turn": 1},
+        "lmsys.jsonl",
+        ["ab"],
+    ),
+    "WildChat": (
+        {"conversation_hash": "f0", "conversation": [{**m, "toxic": False} for m in OPENAI]},
+        "wild.jsonl",
+        ["f0"],
+    ),
+    "the arena's two sides": (
+        {"question_id": "q", "conversation_a": OPENAI, "conversation_b": OPENAI},
+        "arena.jsonl",
+        ["q/a", "q/b"],
+    ),
+    "text with speakers": ("User: Hi\n\nAssistant: Hello\n", "talk.txt", ["talk"]),
+    "text in Markdown": ("**Human:** Hi\n\n**AI**: Hello\n", "talk.md", ["talk"]),
+    "a table of messages": (
+        "conversation_id,role,content\na,user,Hi\na,assistant,Hello\nb,user,Hi\nb,assistant,Hello\n",
+        "talk.csv",
+        ["a", "b"],
+    ),
+    "a table of pairs": ("prompt\tresponse\nHi\tHello\n", "talk.tsv", ["talk"]),
+    "a table with messages in a column": (
+        'nr,messages\n1,"' + json.dumps(OPENAI).replace('"', '""') + '"\n',
+        "talk.csv",
+        ["talk"],
+    ),
+    "Alpaca": ({"instruction": "Hi", "input": "", "output": "Hello"}, "a.jsonl", ["a"]),
+}
+
+
+@pytest.mark.parametrize("form", WITHOUT_SYSTEM)
+def test_every_program_s_form_reads_alike(tmp_path, form):
+    value, name, ids = WITHOUT_SYSTEM[form]
+    transcripts = read_transcripts([written(tmp_path, value, name)])
+    assert [talk.messages for talk in transcripts.conversations] == [SPOKEN] * len(ids)
+    assert [talk.id for talk in transcripts.conversations] == ids
+    assert transcripts.notes == ()
+
+
+def test_a_text_s_turns_may_have_many_lines(tmp_path):
+    text = "System: Be kind.\nUser: Hi\n\nNote: I am tired.\nAssistant:\nHello\n\n- a\n- b\n"
+    (talk,) = read_conversations(written(tmp_path, text, "t.txt"))
+    assert [m.content for m in talk.messages] == [
+        "Be kind.",
+        "Hi\n\nNote: I am tired.",
+        "Hello\n\n- a\n- b",
+    ]
+
+
+@pytest.mark.parametrize("name", ["log.eval", "export.zip"])
+def test_inspect_s_log_and_an_export_are_read_out_of_their_zip(tmp_path, name):
+    path = tmp_path / name
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        if name == "log.eval":
+            archive.writestr("header.json", "{}")
+            archive.writestr("samples/q1_epoch_1.json", json.dumps(SAMPLE))
+        else:
+            archive.writestr("conversations.json", json.dumps([CLAUDE]))
+    (talk,) = read_conversations(path)
+    assert talk.messages[-2:] == SPOKEN
+
+
+def test_inspect_s_own_log_of_an_evaluation_is_read(tmp_path):
+    """Its mock of a model would fetch a tokenizer, so the answer is put there by a solver."""
+    inspect_ai = pytest.importorskip("inspect_ai")
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ChatMessageAssistant
+    from inspect_ai.solver import Generate, TaskState, solver, system_message
+
+    @solver
+    def greet() -> Any:
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            state.messages.append(ChatMessageAssistant(content="Hello"))
+            return state
+
+        return solve
+
+    task = inspect_ai.Task([Sample("Hi")], solver=[system_message(SYSTEM), greet()])
+    logs = inspect_ai.eval(task, model="mockllm/model", log_dir=str(tmp_path), display="none")
+    (talk,) = read_conversations(Path(logs[0].location.removeprefix("file://")))
+    assert talk.messages == TALK
+
+
+def test_rows_of_parquet_are_conversations(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    rows = [{"conversation_hash": "f0", "conversation": OPENAI}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "wild.parquet")
+    assert read_conversations(tmp_path / "wild.parquet") == [Conversation(SPOKEN, "f0")]
+
+
+BATCHES = {
+    "OpenAI": (
+        {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": REQUEST},
+        {"id": "b", "custom_id": "r1", "response": {"status_code": 200, "body": COMPLETION}},
+    ),
+    "Anthropic": (
+        {"custom_id": "r1", "params": ANTHROPIC_REQUEST},
+        {"custom_id": "r1", "result": {"type": "succeeded", "message": ANTHROPIC_REPLY}},
+    ),
+}
+
+
+@pytest.mark.parametrize("whose", BATCHES)
+def test_a_batch_s_answers_are_read_with_their_requests(tmp_path, whose):
+    request, answer = BATCHES[whose]
+    files = [
+        written(tmp_path, request, "requests.jsonl"),
+        written(tmp_path, answer, "answers.jsonl"),
+    ]
+    for order in (files, files[::-1]):
+        assert read_transcripts(order).conversations == (Conversation(TALK, "r1"),)
+
+
+def test_a_batch_s_answers_alone_are_refused_with_what_is_missing(tmp_path):
+    answers = written(tmp_path, BATCHES["OpenAI"][1], "answers.jsonl")
+    with pytest.raises(UsageError, match=r"without its request 'r1'; give the batch's file of req"):
+        read_transcripts([answers])
+
+
+def test_an_answer_that_failed_is_no_conversation(tmp_path):
+    failed = {"custom_id": "r1", "response": None, "error": {"code": "expired"}}
+    with pytest.raises(UsageError, match=r"'r1' was answered with an error.*expired"):
+        read_transcripts([written(tmp_path, failed)])
+
+
+NOTED: dict[str, tuple[list[Any], tuple[Message, ...], list[str]]] = {
+    "a tool's call and result between two turns": (
+        [
+            OPENAI[0],
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]},
+            {"role": "tool", "content": "3"},
+            OPENAI[1],
+        ],
+        SPOKEN,
+        ["tool call left out", "tool result left out"],
+    ),
+    "words before a call and after its result": (
+        [
+            OPENAI[0],
+            {"role": "assistant", "content": "Let me see.", "tool_calls": [{"id": "a"}]},
+            {"role": "tool", "content": "3"},
+            OPENAI[1],
+        ],
+        (SPOKEN[0], Message("assistant", "Let me see.\n\nHello")),
+        ["tool call left out", "tool result left out"],
+    ),
+    "Anthropic's blocks of tools": (
+        [
+            BLOCKS[0],
+            {"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "content": "3"}]},
+            BLOCKS[1],
+        ],
+        SPOKEN,
+        ["tool call left out", "tool result left out"],
+    ),
+    "an image beside words": (
+        [{"role": "user", "content": [{"type": "text", "text": "Hi"}, IMAGE]}, OPENAI[1]],
+        SPOKEN,
+        ["image left out"],
+    ),
+    "a later system message": (
+        [*OPENAI, {"role": "system", "content": "Be a ghost."}, *OPENAI],
+        (*SPOKEN, Message("user", "Be a ghost.\n\nHi"), SPOKEN[1]),
+        ["later system message read with the user's text"],
+    ),
+    "a null content": (
+        [*OPENAI, {"role": "user", "content": "Bye"}, {"role": "assistant", "content": None}],
+        (*SPOKEN, Message("user", "Bye")),
+        ["message without text left out"],
+    ),
+    "a refusal": (
+        [OPENAI[0], {"role": "assistant", "content": None, "refusal": "I cannot."}],
+        (SPOKEN[0], Message("assistant", "I cannot.")),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_the_turns_that_can_be_read_are_and_what_not_is_noted(tmp_path, case):
+    """Each of these was an error once, or refused the whole file."""
+    messages, expected, notes = NOTED[case]
+    transcripts = read_transcripts([written(tmp_path, {"messages": messages})])
+    assert transcripts.conversations[0].messages == expected
+    assert [note.what for note in transcripts.notes] == notes
+
+
+@pytest.mark.parametrize("key", ["tools", "functions", "persona", "context", "system_config"])
+def test_a_field_by_which_the_model_saw_more_is_never_dropped_silently(tmp_path, key):
+    value = {"messages": OPENAI, key: [{"name": "search"}]}
+    transcripts = read_transcripts([written(tmp_path, value)])
+    assert [n.what for n in transcripts.notes] == [f"field '{key}' beside the messages left out"]
+    with pytest.warns(UserWarning, match=f"1 × field '{key}'"):
+        read_conversations(written(tmp_path, value))
+
+
+def test_tools_of_a_logged_request_are_noted_too(tmp_path):
+    value = {"request": {**REQUEST, "tools": [{"name": "f"}]}, "response": COMPLETION}
+    transcripts = read_transcripts([written(tmp_path, value)])
+    assert [n.what for n in transcripts.notes] == ["field 'tools' beside the messages left out"]
+
+
+def test_a_field_that_repeats_a_message_is_no_loss(tmp_path):
+    value = {"messages": OPENAI, "prompt": "Hi", "prompt_id": "7", "system_fingerprint": "fp"}
+    assert read_transcripts([written(tmp_path, value)]).notes == ()
+
+
+def test_unreadable_lines_are_skipped_and_counted_where_that_is_asked_for(tmp_path):
+    good, bad = json.dumps({"messages": OPENAI}), ["{oops", '{"messages": []}', '{"x": 1}']
+    path = written(tmp_path, "\n".join([good, *bad, good]), "talk.jsonl")
+    transcripts = read_transcripts([path], skip_unreadable=True)
+    assert [talk.id for talk in transcripts.conversations] == ["talk#1", "talk#5"]
+    assert len(transcripts.skipped) == 3
+    (line,) = transcripts.summary()
+    assert line.startswith("3 not readable and skipped, first: ")
+    assert "talk.jsonl line 2 is not valid JSON" in line
+    with pytest.raises(UsageError, match="line 2 is not valid JSON.*--skip-unreadable goes on"):
+        read_transcripts([path])
+
+
+def test_where_all_are_unreadable_skipping_them_is_no_way_on(tmp_path):
+    path = written(tmp_path, '{"x": 1}\n{"x": 2}', "talk.jsonl")
+    with pytest.raises(UsageError, match="none of 2 conversations can be read, first: .*line 1"):
+        read_transcripts([path], skip_unreadable=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"mapping": {"a": 3}, "current_node": "a"},
+        {"eval": {}, "samples": [{"id": 1}]},
+        {"request": {"messages": 3}, "response": COMPLETION},
+        {"messages": OPENAI[:1], "choices": [3]},
+    ],
+)
+def test_a_damaged_export_is_refused_with_its_location(tmp_path, value):
+    with pytest.raises(UsageError, match=r"talk.json has keys .*export it again, or mend it"):
+        read_transcripts([written(tmp_path, value)])
+
+
+def test_text_in_utf_16_is_read(tmp_path):
+    path = tmp_path / "talk.txt"
+    path.write_text("User: Hi\nAssistant: Hello", encoding="utf-16")
+    (talk,) = read_conversations(path)
+    assert talk.messages == SPOKEN
+
+
+def test_a_user_s_own_form_is_tried_first(tmp_path):
+    @transcript_form("test form")
+    def mine(value: dict[str, Any]) -> list[Outline]:
+        return [Outline(value["log"], id="own")] if "log" in value else []
+
+    try:
+        value = {"log": OPENAI, "messages": []}
+        assert read_conversations(written(tmp_path, value)) == [Conversation(SPOKEN, "own")]
+    finally:
+        FORMS._values.pop("test form")
