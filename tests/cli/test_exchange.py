@@ -71,17 +71,81 @@ def test_a_control_vector_is_the_direction_at_a_share_of_the_residual_norm(keel,
     assert keel("export", held, "--to", "gguf", "-o", "axis.gguf", *sizes).code == 0
     axis = library.open_run(held).axis
     rows = read_gguf_control_vector("axis.gguf")
-    assert sorted(rows) == [1, 2]
-    for layer, row in rows.items():
+    for layer in (1, 2):
         expected = 0.5 * axis.residual_norm[layer] * axis.direction[layer]
-        assert torch.allclose(row, expected, atol=1e-6)
+        assert torch.allclose(rows[layer], expected, atol=1e-6)
+    assert not rows[3].any()
 
 
 def test_a_control_vector_acts_at_the_axis_own_layer_where_no_band_is_named(keel, held):
     layer = library.open_run(held).axis.layer
     assert layer > 0, "block 0 cannot be steered by llama.cpp: choose another seed"
     assert keel("export", held, "--to", "gguf", "-o", "axis.gguf").code == 0
-    assert sorted(read_gguf_control_vector("axis.gguf")) == [layer]
+    rows = read_gguf_control_vector("axis.gguf")
+    assert [n for n, row in rows.items() if row.any()] == [layer]
+
+
+def test_a_control_vector_comes_back_as_an_axis_and_says_its_sign(keel, held):
+    axis = library.open_run(held).axis
+    for strength in ("0.5", "-0.5"):
+        sizes = ("--strength", strength, "--band", "1:4")
+        assert keel("export", held, "--to", "gguf", "-o", "axis.gguf", *sizes).code == 0
+        assert keel("import", "axis.gguf", "-o", "back.safetensors").code == 0
+        back = library.load_axis("back.safetensors")
+        assert torch.allclose(back.direction[1:], axis.direction[1:], atol=1e-6)
+
+
+def test_lm_eval_steers_with_the_exported_file_as_an_addition_does(keel, held, model):
+    """Its model `steered`, on the exported file, gives the logits of our own addition."""
+    steered_model = pytest.importorskip("lm_eval.models.hf_steered").SteeredModel
+    from keel.steering import Addition
+
+    said = keel("export", held, "--to", "lm-eval", "-o", "steer.pt", "--strength", "0.5")
+    assert said.code == 0
+    assert "does not cap" in said.err
+    theirs = steered_model(str(model), "steer.pt", device="cpu", dtype="float32")
+    axis, ids = library.open_run(held).axis, torch.tensor([[1, 2, 3, 4]])
+    size = float(axis.residual_norm[axis.layer]) * 0.5
+    addition = Addition(axis.layer, axis.direction[axis.layer], size)
+    with torch.no_grad():
+        expected = theirs.forward(input_ids=ids).logits
+        plain = theirs.model(input_ids=ids).logits
+        with library.steered(theirs.model, [addition]):
+            actual = theirs.model(input_ids=ids).logits
+    assert torch.allclose(actual, expected, atol=1e-5)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+IGNORED = {
+    "a setting for a control vector": ("--to", "gguf", "--setting", "nonsense"),
+    "a setting for the axis": ("--setting", "layers_1:3-p50"),
+    "a strength for floors": ("--to", "capping-config", "--strength", "0.2"),
+    "a band for the axis": ("--to", "axis-pt", "--band", "1:3"),
+}
+
+
+@pytest.mark.parametrize("case", IGNORED)
+def test_an_option_that_the_target_would_ignore_is_an_error(keel, held, case):
+    said = keel("export", held, "-o", "out.file", *IGNORED[case])
+    assert said.code == 3
+    assert "would have no effect; leave it out" in said.err
+    assert not Path("out.file").exists()
+
+
+def test_a_folder_for_the_hub_has_a_card_and_is_read_back(keel, held):
+    from huggingface_hub import ModelCard
+
+    assert keel("export", held, "--to", "hub", "-o", "mine").code == 0
+    run = library.open_run(held)
+    assert torch.equal(library.load_axis("mine").vector, run.axis.vector)
+    assert library.load_floors("mine").name == run.floors.name
+    card = ModelCard.load("mine/README.md")
+    assert card.data.library_name == "keel"
+    assert "assistant-axis" in card.data.tags
+    assert run.floors.name in card.text
+    again = keel("export", held, "--to", "hub", "-o", "mine")
+    assert again.code == 3
+    assert "choose a new folder" in again.err
 
 
 def test_floors_for_a_model_they_do_not_fit_are_not_imported(keel, held, place):

@@ -13,13 +13,16 @@ from keel.store import export_gguf_control_vector, read_gguf_control_vector
 from keel.types import ModelIdentity
 
 
-def test_rows_come_back_at_their_blocks(tmp_path: Path, identity: ModelIdentity):
+def test_rows_come_back_at_their_blocks_and_zeros_at_the_others(
+    tmp_path: Path, identity: ModelIdentity
+):
     vector = torch.randn(4, 6, dtype=torch.bfloat16)
     export_gguf_control_vector(vector, tmp_path / "v.gguf", identity=identity, layers=[3, 1])
     found = read_gguf_control_vector(tmp_path / "v.gguf")
-    assert sorted(found) == [1, 3]
-    for layer, row in found.items():
-        assert torch.equal(row, vector[layer].float())
+    assert sorted(found) == [1, 2, 3]
+    for layer in (1, 3):
+        assert torch.equal(found[layer], vector[layer].float())
+    assert not found[2].any()  # else what an earlier vector left there would stay
 
 
 def test_the_file_is_as_llama_cpp_loads_it(tmp_path: Path, identity: ModelIdentity):

@@ -6,14 +6,17 @@ from keel.store.evaluations import ArmRecord, EvaluationFolder, Moved, evaluatio
 from keel.store.files import write_bytes
 from keel.store.floors import FloorsFile, check_setting, read_floors, save_floors
 from keel.store.folder import RunFolder, SweepWork
-from keel.store.foreign import (
+from keel.store.foreign import export_capping_config_pt
+from keel.store.foreign_axes import (
+    FirstRow,
     Orientation,
     export_axis_pt,
-    export_capping_config_pt,
     export_gguf_control_vector,
+    export_lm_eval_steering,
     read_gguf_control_vector,
 )
-from keel.store.load import load_axis, load_floors, load_settings
+from keel.store.hub_folder import export_hub_folder
+from keel.store.load import load_axis, load_floors, load_settings, locate
 from keel.store.provenance import EvaluationPlan, Kept, Manifest, RunPlan
 from keel.store.records import parse_record, record_keys
 from keel.store.run import Run, open_run
@@ -22,6 +25,7 @@ __all__ = [
     "ArmRecord",
     "EvaluationFolder",
     "EvaluationPlan",
+    "FirstRow",
     "FloorsFile",
     "Kept",
     "Manifest",
@@ -36,9 +40,12 @@ __all__ = [
     "export_axis_pt",
     "export_capping_config_pt",
     "export_gguf_control_vector",
+    "export_hub_folder",
+    "export_lm_eval_steering",
     "load_axis",
     "load_floors",
     "load_settings",
+    "locate",
     "open_run",
     "parse_record",
     "pull_run",

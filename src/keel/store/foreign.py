@@ -1,13 +1,8 @@
-"""Files of other programs: the reference implementation's `.pt`, and GGUF for llama.cpp.
+"""Capping configurations of the reference implementation, and what holds files against each other.
 
-The reference's axes and capping configurations are read and written. Signs and thresholds are
-turned round here and nowhere else. Its `capping_config.pt` holds role-ward vectors and the
-*highest* projection allowed on them: as a floor on the assistant-ward direction that is
-v = −v/‖v‖ with value −cap. The percentile in its names is role-ward too.
-
-llama.cpp takes control vectors and can only add them: floors have no such form. `direction.N` is
-added to the output of block N, counted from 0, as Keel counts: llama.cpp's loader stores it at
-index N − 1 and its graph reads index N − 1 for block N. Block 0 cannot be steered.
+Its `capping_config.pt` holds role-ward vectors and the *highest* projection allowed on them: as a
+floor on the assistant-ward direction that is v = −v/‖v‖ with value −cap. The percentile in its
+names is role-ward too. Thresholds are turned round here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,59 +10,20 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from keel.errors import CorruptArtifactError, ModelMismatchError, NotFiniteError, UsageError
+from keel.errors import ModelMismatchError, UsageError
 from keel.geometry import cosine, unit
-from keel.store.files import read_pickled_tensors, reading, replacing, write_bytes
+from keel.store.files import read_pickled_tensors, reading, write_bytes
 from keel.store.floors import check_setting
 from keel.types import AssistantAxis, Floor, Floors, ModelIdentity
 
-Orientation = Literal["assistant-ward", "role-ward"]
-
-_PAPER_LAYERS = {(46, 4608): 22, (64, 5120): 32, (80, 8192): 40}
-"""Layers that the paper reads, by shape of its three models."""
 _SAME_DIRECTION = 0.99
-_PREFIX = "direction."
-
-
-def read_reference_axis(path: Path, orientation: Orientation | None = None) -> AssistantAxis:
-    """The axis in a `.pt` file: a tensor [layer, hidden], or a dictionary with it.
-
-    Such a file says neither its sign, nor its model, nor where default and roles lie. The gap and
-    the residual norms are therefore NaN, and `provenance["gap"]` is `"unknown"`.
-    """
-    vector = _axis_tensor(read_pickled_tensors(path), path)
-    if orientation is None and "contrast" in path.name:
-        raise UsageError(
-            f"{path} does not say its sign, and contrast vectors were published role-ward; pass "
-            'orientation="role-ward", or "assistant-ward" if you know better'
-        )
-    sign = orientation or "assistant-ward"
-    layers, hidden = vector.shape
-    known = (layers, hidden) in _PAPER_LAYERS
-    unknown_L = torch.full((layers,), math.nan)
-    return AssistantAxis(
-        vector=-vector if sign == "role-ward" else vector,
-        layer=_PAPER_LAYERS.get((layers, hidden), layers // 2),
-        default_projection=unknown_L,
-        role_projection=unknown_L.clone(),
-        residual_norm=unknown_L.clone(),
-        identity=ModelIdentity("unknown", layers=layers, hidden_size=hidden),
-        provenance={
-            "source": path.name,
-            "sign_in_file": sign,
-            "gap": "unknown",
-            "layer": "the paper's" if known else "the middle one",
-            "identity": "not in the file",
-        },
-    )
 
 
 def read_capping_config(
@@ -177,11 +133,6 @@ def check_along(floors: Floors, axis: AssistantAxis) -> None:
             )
 
 
-def export_axis_pt(axis: AssistantAxis, path: str | Path) -> None:
-    """Write the axis as the reference does: `{"axis": tensor}`, assistant-ward, not normalised."""
-    _save_pt({"axis": axis.vector.detach().cpu().clone()}, Path(path))
-
-
 def export_capping_config_pt(settings: Sequence[Floors], path: str | Path) -> None:
     """Write bands as the reference's `capping_config.pt`: role-ward, with the highest projection.
 
@@ -205,82 +156,11 @@ def export_capping_config_pt(settings: Sequence[Floors], path: str | Path) -> No
             vectors[name] = {"vector": vector, "layer": floor.layer}
             interventions.append({"vector": name, "cap": -floor.value})
         experiments.append({"id": band.name, "interventions": interventions})
-    _save_pt({"vectors": vectors, "experiments": experiments}, Path(path))
+    save_pt({"vectors": vectors, "experiments": experiments}, Path(path))
 
 
-def export_gguf_control_vector(
-    vector_LD: Float[Tensor, "layer hidden"],
-    path: str | Path,
-    *,
-    identity: ModelIdentity,
-    layers: Collection[int],
-) -> None:
-    """Write vectors for llama.cpp to add to the output of some blocks, at its scale 1.
-
-    `vector_LD` has a row per block, strength included, e.g. `strength * axis.direction`;
-    assistant-ward at positive strength. Raises UsageError on block 0, which llama.cpp leaves alone.
-    """
-    import gguf
-
-    expected = (identity.layers, identity.hidden_size)
-    if tuple(vector_LD.shape) != expected:
-        raise UsageError(
-            f"vector is {list(vector_LD.shape)}, expected {list(expected)} for {identity.model_id}"
-        )
-    if not layers or not all(1 <= layer < identity.layers for layer in layers):
-        raise UsageError(
-            f"layers are {sorted(layers)}, expected some of 1 to {identity.layers - 1}: llama.cpp "
-            "cannot add to block 0; choose others"
-        )
-    if not bool(torch.isfinite(vector_LD).all()):
-        raise NotFiniteError("the control vector holds NaN or Inf; look at where it came from")
-    chosen, rows_LD = sorted(set(layers)), vector_LD.detach().float().cpu()
-    with replacing(Path(path), 4 * identity.hidden_size * len(chosen)) as scratch:
-        writer = gguf.GGUFWriter(scratch, "controlvector")
-        try:
-            writer.add_string("controlvector.model_hint", identity.model_id)
-            writer.add_uint32("controlvector.layer_count", len(chosen))
-            for layer in chosen:
-                writer.add_tensor(f"{_PREFIX}{layer}", rows_LD[layer].contiguous().numpy())
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-
-
-def read_gguf_control_vector(path: str | Path) -> dict[int, Float[Tensor, " hidden"]]:
-    """The vectors of a control vector file by block (counted from 0)."""
-    import gguf
-
-    with reading(Path(path), "a GGUF control vector"):
-        if not Path(path).stat().st_size:
-            raise ValueError("it is empty")  # the reader cannot map an empty file
-        tensors = gguf.GGUFReader(path).tensors
-        rows = {t.name: torch.tensor(t.data.copy()) for t in tensors if t.name.startswith(_PREFIX)}
-        if not rows:
-            raise ValueError("it holds no tensor called direction.N")
-        return {int(name.removeprefix(_PREFIX)): row for name, row in rows.items()}
-
-
-def _axis_tensor(content: Any, path: Path) -> Tensor:
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in ("axis", "vector") if key in content), content)
-    if not isinstance(content, Tensor):
-        keys = f" with keys {list(content)[:4]}" if isinstance(content, Mapping) else ""
-        raise CorruptArtifactError(
-            f"{path} holds a {type(content).__name__}{keys}, expected a tensor, or a dictionary "
-            "with `axis` or `vector`; point at the file of the axis"
-        )
-    if content.ndim != 2 or not content.is_floating_point():
-        raise UsageError(
-            f"{path} holds a {content.dtype} tensor {list(content.shape)}, expected floats "
-            "[layers, hidden]; give the axis of all layers"
-        )
-    return content.detach().float().clone()
-
-
-def _save_pt(content: Any, path: Path) -> None:
+def save_pt(content: Any, path: Path) -> None:
+    """Write a value as a `.pt` file."""
     data = io.BytesIO()
     torch.save(content, data)
     write_bytes(path, data.getvalue())

@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
+from keel.store import layout
 from keel.store.artefacts import read_axis
 from keel.store.floors import FloorsFile, read_floors
 from keel.store.foreign import (
-    Orientation,
     check_along,
     check_sign,
     read_capping_config,
     read_capping_configs,
-    read_reference_axis,
 )
+from keel.store.foreign_axes import FirstRow, Orientation, read_foreign_axis
 from keel.store.run import open_run
 from keel.types import AssistantAxis, Floors, ModelIdentity
 from keel.words import first_line
@@ -30,7 +30,8 @@ _AXIS_NAMES = ("axis.safetensors", "assistant_axis.pt", "axis.pt")
 _FLOORS_NAMES = ("floors.safetensors", "capping_config.pt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)*")
 _KINDS = ("model", "dataset")
-_SUFFIXES = (".pt", ".safetensors")
+_FOREIGN = (".pt", ".pth", ".gguf", ".npy", ".npz")
+_SUFFIXES = (*_FOREIGN, ".safetensors")
 
 
 def load_axis(
@@ -39,19 +40,22 @@ def load_axis(
     identity: ModelIdentity | None = None,
     layer: int | None = None,
     orientation: Orientation | None = None,
+    first_row: FirstRow | None = None,
     reference: AssistantAxis | None = None,
     default_LD: Float[Tensor, "layer hidden"] | None = None,
     role_mean_LD: Float[Tensor, "layer hidden"] | None = None,
 ) -> AssistantAxis:
-    """An axis from a `.safetensors` of ours, a run folder, the reference's `.pt`, or a hub id.
+    """An axis from a `.safetensors` of ours, a run folder, another program's file, or a hub id.
 
     `identity` is the model that the axis is for: another one's is refused with
-    ModelMismatchError. `layer` replaces the recommended layer. A `.pt` file does not say its sign:
-    `orientation` does (assistant-ward unless the file is called contrast), and it is held against
-    a trusted axis (`reference`) or against the two means, which also tell the gap.
+    ModelMismatchError. `layer` replaces the recommended layer. Other programs' files (`.pt`,
+    `.npy`, `.npz`, `.gguf`) do not say their sign: `orientation` does (an axis in a `.pt` is
+    assistant-ward unless the file is called contrast), and it is held against a trusted axis
+    (`reference`) or against the two means, which also tell the gap. `first_row` says whether a
+    tensor begins with the embedding, as `hidden_states` do, where the model does not tell it.
     """
     path = locate(source, _AXIS_NAMES)
-    axis = _read_axis(path, identity, orientation)
+    axis = _read_axis(path, identity, orientation, first_row)
     _check_identity(axis.identity, identity, path)
     if reference is not None:
         check_sign(axis, reference.vector, "the axis given as reference")
@@ -111,12 +115,15 @@ def load_settings(source: str | Path) -> dict[str, Floors]:
 
 
 def locate(source: str | Path, names: Sequence[str]) -> Path:
-    """A local file or folder as it is; else the first of `names` that a hub id has.
+    """A local file or run folder as it is, or the first of `names` in a folder that is no run.
 
+    Where nothing is there, the first of `names` that a hub id has.
     A hub id is `org/name`, or `org/name/folder`, or `org/name/path/to/file.pt`, of a model or a
     data set. Raises MissingArtifactError when there is neither.
     """
     path = Path(source).expanduser()
+    if path.is_dir() and not (path / layout.MANIFEST).exists():
+        return next((path / name for name in names if (path / name).is_file()), path)
     if path.exists():
         return path
     if not is_hub_id(str(source)):
@@ -133,14 +140,19 @@ def is_hub_id(source: str) -> bool:
 
 
 def _read_axis(
-    path: Path, identity: ModelIdentity | None, orientation: Orientation | None
+    path: Path,
+    identity: ModelIdentity | None,
+    orientation: Orientation | None,
+    first_row: FirstRow | None,
 ) -> AssistantAxis:
     if orientation not in (None, "assistant-ward", "role-ward"):
         raise UsageError(
             f'orientation is {orientation!r}, expected "assistant-ward" or "role-ward"'
         )
-    if path.suffix == ".pt":
-        axis = read_reference_axis(path, orientation)
+    if path.suffix in _FOREIGN:
+        axis = read_foreign_axis(
+            path, orientation=orientation, first_row=first_row, identity=identity
+        )
         if identity is None:
             return axis
         _check_identity(axis.identity, identity, path)
