@@ -331,3 +331,22 @@ def test_a_system_prompt_is_never_taken_into_an_answer_that_was_begun():
     with pytest.raises(ChatTemplateError, match="no user message"):
         template(NO_SYSTEM).prompt_ids(said)
     assert spelled(template(CHATML), said).endswith("assistant\nI am")
+
+
+def test_every_answer_keeps_the_tokens_that_were_sampled_not_only_the_last():
+    """Tokenised again, `hello` spelled by letters was one token: the cached prefix was lost."""
+    made = template(CHATML)
+    spelled = tuple(made.tokenizer.convert_tokens_to_ids(list("hello")))
+    first = Conversation((Message("user", "hi"),))
+    begun = (*made.prompt_ids(first), *spelled)
+    talk = first.with_reply("hello", spelled).with_user("more")
+    assert tuple(made.prompt_ids(talk)[: len(begun)]) == begun
+    read = made.transcript(talk.with_reply("yes"))
+    assert [read.token_ids[turn.start : turn.stop] for turn in read.turns][0] == spelled
+
+
+def test_tokens_that_do_not_spell_the_answer_are_not_kept():
+    made = template(CHATML)
+    talk = Conversation((Message("user", "hi"), Message("assistant", "hello", (5, 6))))
+    plain = Conversation((Message("user", "hi"), Message("assistant", "hello")))
+    assert made.prompt_ids(talk.with_user("x")) == made.prompt_ids(plain.with_user("x"))

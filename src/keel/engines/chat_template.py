@@ -335,18 +335,43 @@ class ChatTemplate:
         return Transcript(before.token_ids + last.token_ids, turns)
 
     def _spans(self, rendered: Rendered, messages: Sequence[Message]) -> Transcript:
-        token_ids, offsets = self._tokens.tokens(rendered)
-        spans = [
-            span
-            for span, message in zip(rendered.contents, self._adapted(messages), strict=True)
-            if message.speaker == "assistant"
-        ]
-        turns = [
-            Turn(number, *content_tokens(span, rendered.text, offsets))
-            for number, span in enumerate(spans)
-            if span is not None
-        ]
-        return Transcript(tuple(token_ids), tuple(t for t in turns if t.stop > t.start))
+        """The tokens of a rendered conversation; answers keep those that were sampled.
+
+        Text that is tokenised again can give other tokens than the model sampled, and then nothing
+        behind them fits a cache of what was computed.
+        """
+        adapted = self._adapted(messages)
+        ids, offsets = self._tokens.tokens(rendered)
+        spans = {n: span for n, span in enumerate(rendered.contents) if span is not None}
+        bounds = {n: content_tokens(spans[n], rendered.text, offsets) for n in spans}
+        sampled = {
+            len(adapted) - len(messages) + n: self._sampled(m) for n, m in enumerate(messages)
+        }
+        token_ids: list[int] = []
+        turns: list[Turn] = []
+        position = number = 0
+        for n, message in enumerate(adapted):
+            if message.speaker != "assistant":
+                continue
+            start, stop = bounds.get(n, (0, 0))
+            if stop > start:
+                said = rendered.text[slice(*spans[n])].strip()
+                read = rendered.text[offsets[start][0] : spans[n][1]].strip()
+                is_whole = read == said and offsets[stop - 1][1] == spans[n][1]
+                own = sampled[n] if is_whole and self._decoded(sampled[n]).strip() == said else ()
+                token_ids += ids[position:start]
+                turns.append(
+                    Turn(number, len(token_ids), len(token_ids) + len(own or ids[start:stop]))
+                )
+                token_ids += own or ids[start:stop]
+                position = stop
+            number += 1
+        return Transcript((*token_ids, *ids[position:]), tuple(turns))
+
+    def _sampled(self, message: Message) -> tuple[int, ...]:
+        """The tokens of an answer as they were sampled, without its thinking; () if not known."""
+        sampled = message.token_ids if message.speaker == "assistant" else None
+        return () if sampled is None else sampled[self.answer_start(sampled) :]
 
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages in the form that the template accepts."""
