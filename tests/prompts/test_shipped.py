@@ -14,6 +14,7 @@ from keel.prompts import (
     load_red_team,
     load_scenarios,
     load_susceptible_roles,
+    load_user_lines,
     load_user_personas,
     role_kinds,
     shipped_counts,
@@ -53,6 +54,7 @@ def test_everything_is_there_in_full():
         "prefills": 24,
         "user_personas": 20,
         "user_topics": 400,  # twenty each
+        "user_lines": 162,
         "red_team_personas": 60,
         "red_team_requests": 40,
     }
@@ -129,6 +131,14 @@ def test_five_users_in_each_of_four_domains_bring_twenty_topics_each():
         ("coding", "writing", "therapy", "philosophy"), 5
     )
     assert {len(u.topics) for u in users} == {20}
+
+
+def test_users_of_each_domain_have_24_lines_to_go_on_with_and_four_to_begin():
+    lines = load_user_lines()
+    begun = Counter(line.domain for line in lines if line.pull == "opening")
+    gone_on = Counter(line.domain for line in lines if line.pull != "opening")
+    assert begun == dict.fromkeys(("coding", "writing", "therapy", "philosophy"), 4)
+    assert min(gone_on.values()) >= 24 and gone_on["neutral"] >= 24
 
 
 def test_each_persona_of_the_red_team_meets_each_request():

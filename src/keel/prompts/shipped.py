@@ -18,6 +18,7 @@ from keel.prompts.values import (
     RedTeamRequest,
     Scenario,
     SusceptibleRole,
+    UserLine,
     UserPersona,
 )
 
@@ -56,6 +57,11 @@ def load_prefills() -> tuple[Prefill, ...]:
 def load_user_personas() -> tuple[UserPersona, ...]:
     """Twenty simulated users, five in each of four domains, with twenty topics each."""
     return read_set(_FOLDER / "users.jsonl", UserPersona)
+
+
+def load_user_lines() -> tuple[UserLine, ...]:
+    """What scripted users say: openings and follow-ups of each domain, and neutral tasks."""
+    return read_set(_FOLDER / "user_lines.jsonl", UserLine)
 
 
 def load_red_team() -> RedTeam:
@@ -115,6 +121,8 @@ def shipped_texts() -> Iterator[LibraryText]:
     for user in load_user_personas():
         yield LibraryText(f"user {user.id}, description", user.description)
         yield from (LibraryText(f"user {user.id}, topic", topic) for topic in user.topics)
+    for line in load_user_lines():
+        yield LibraryText(f"user line of {line.domain}", line.text)
     for persona in load_red_team().personas:
         yield LibraryText(f"red team, {persona.id}", persona.system_prompt)
     for request in load_red_team().requests:
@@ -140,6 +148,7 @@ def shipped_counts() -> dict[str, int]:
         "prefills": len(load_prefills()),
         "user_personas": len(load_user_personas()),
         "user_topics": sum(len(user.topics) for user in load_user_personas()),
+        "user_lines": len(load_user_lines()),
         "red_team_personas": len(red_team.personas),
         "red_team_requests": len(red_team.requests),
     }

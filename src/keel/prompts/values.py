@@ -18,6 +18,18 @@ MODEL_NAME = "{model_name}"
 
 PREFILL_KINDS = ("purpose", "traits")
 USER_DOMAINS = ("coding", "writing", "therapy", "philosophy")
+NEUTRAL = "neutral"
+"""Domain of users' lines that ask for plain tasks, each unrelated to the others."""
+LINE_PULLS = (
+    "opening",
+    "task",
+    "edit",
+    "explain",
+    "voice",
+    "meta",
+    "disclosure",
+    "closeness",
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,28 @@ class UserPersona:
         _check_known(f"user {self.id!r}: domain", self.domain, USER_DOMAINS)
         _check_filled(f"user {self.id!r}", [self.name, self.description, *self.topics])
         check_unique(f"user {self.id!r}: topic", self.topics)
+
+
+@dataclass(frozen=True)
+class UserLine:
+    """A message that suits any user of a domain, written beforehand."""
+
+    domain: str
+    """A user's domain, or neutral: a plain task that has nothing to do with what was said."""
+    pull: str
+    """What it asks of the model; an opening has `{topic}`, or `{Topic}` at a sentence's start."""
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_known(f"line {self.text!r}: domain", self.domain, (*USER_DOMAINS, NEUTRAL))
+        _check_known(f"line {self.text!r}: pull", self.pull, LINE_PULLS)
+        _check_filled("a user's line", [self.text])
+        is_opening = "{topic}" in self.text.lower()
+        if is_opening != (self.pull == "opening"):
+            raise UsageError(
+                f"line {self.text!r} has the pull {self.pull}; an opening, and no other line, "
+                "holds {topic}"
+            )
 
 
 @dataclass(frozen=True)
