@@ -33,6 +33,7 @@ FLOORS = [
         "drift",
         "evaluate",
         "report",
+        "studies",
     },
     {"pipeline"},
     {"serve"},

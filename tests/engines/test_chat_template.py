@@ -342,7 +342,7 @@ def test_every_answer_keeps_the_tokens_that_were_sampled_not_only_the_last():
     talk = first.with_reply("hello", spelled).with_user("more")
     assert tuple(made.prompt_ids(talk)[: len(begun)]) == begun
     read = made.transcript(talk.with_reply("yes"))
-    assert [read.token_ids[turn.start : turn.stop] for turn in read.turns][0] == spelled
+    assert next(read.token_ids[turn.start : turn.stop] for turn in read.turns) == spelled
 
 
 def test_tokens_that_do_not_spell_the_answer_are_not_kept():

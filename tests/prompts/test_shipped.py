@@ -138,7 +138,8 @@ def test_users_of_each_domain_have_24_lines_to_go_on_with_and_four_to_begin():
     begun = Counter(line.domain for line in lines if line.pull == "opening")
     gone_on = Counter(line.domain for line in lines if line.pull != "opening")
     assert begun == dict.fromkeys(("coding", "writing", "therapy", "philosophy"), 4)
-    assert min(gone_on.values()) >= 24 and gone_on["neutral"] >= 24
+    assert min(gone_on.values()) >= 24
+    assert gone_on["neutral"] >= 24
 
 
 def test_each_persona_of_the_red_team_meets_each_request():

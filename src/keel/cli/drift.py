@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from keel.cli import console, results
+from keel.cli import console, drift_study, results
 from keel.cli.groups import running_by_default
 from keel.cli.options import Given, takes
 from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
@@ -107,3 +107,6 @@ def _replay(
 def _print_paths(folder: RunFolder, **paths: Any) -> None:
     results.print_results(axis=folder.read().axis, **paths)
     results.print_next(f"In HTML: [b]keel report {escape(str(folder.path))}[/b]")
+
+
+app.command("study", epilog=drift_study.EXAMPLES)(drift_study.study)

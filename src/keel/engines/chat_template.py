@@ -358,7 +358,7 @@ class ChatTemplate:
                 said = rendered.text[slice(*spans[n])].strip()
                 read = rendered.text[offsets[start][0] : spans[n][1]].strip()
                 is_whole = read == said and offsets[stop - 1][1] == spans[n][1]
-                own = sampled[n] if is_whole and self._decoded(sampled[n]).strip() == said else ()
+                own = sampled[n] if is_whole and self._is_text_of(sampled[n], said) else ()
                 token_ids += ids[position:start]
                 turns.append(
                     Turn(number, len(token_ids), len(token_ids) + len(own or ids[start:stop]))
@@ -372,6 +372,11 @@ class ChatTemplate:
         """The tokens of an answer as they were sampled, without its thinking; () if not known."""
         sampled = message.token_ids if message.speaker == "assistant" else None
         return () if sampled is None else sampled[self.answer_start(sampled) :]
+
+    def _is_text_of(self, token_ids: Sequence[int], text: str) -> bool:
+        """Whether these tokens spell the text, with or without control tokens among them."""
+        plain = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return text in (plain.strip(), self._decoded(token_ids).strip())
 
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages in the form that the template accepts."""

@@ -29,12 +29,14 @@ from keel.pipeline.extract import (
 from keel.pipeline.maps import Extraction, judge
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import compare, comparison_page, report, report_inputs
+from keel.pipeline.studying import check_study, price_study, study_drift
 from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
-from keel.settings import ExtractSettings, Scale, SweepSettings, What
+from keel.settings import DriftStudySettings, ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [
     "SUITES",
     "Demo",
+    "DriftStudySettings",
     "Evaluation",
     "ExtractInputs",
     "ExtractSettings",
@@ -50,6 +52,7 @@ __all__ = [
     "check_begun",
     "check_drift",
     "check_same_model",
+    "check_study",
     "compare",
     "comparison_page",
     "drift",
@@ -62,6 +65,7 @@ __all__ = [
     "open_suite",
     "price",
     "price_evaluation",
+    "price_study",
     "price_sweep",
     "replay_conversation",
     "report",
@@ -69,6 +73,7 @@ __all__ = [
     "reread",
     "run_demo",
     "silent",
+    "study_drift",
     "sweep",
     "transfer_axis",
 ]

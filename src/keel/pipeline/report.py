@@ -45,6 +45,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         drift=run.drift_readings(),
         replays=run.replays(),
         evaluations={n: r for n, r in run.evaluations().items() if not is_swept(n)},
+        studies=run.studies(),
         samples=samples,
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
         facts=tuple(_facts(run)),

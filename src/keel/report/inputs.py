@@ -13,6 +13,7 @@ from keel.types import (
     AssistantAxis,
     Calibration,
     DriftReading,
+    DriftStudy,
     EvalResult,
     Interval,
     LayerCalibration,
@@ -43,6 +44,8 @@ class ReportInputs:
     replays: tuple[Replay, ...] = ()
     evaluations: dict[str, EvalResult] = field(default_factory=dict)
     """Name of an evaluation -> its result."""
+    studies: dict[str, DriftStudy] = field(default_factory=dict)
+    """Name of a drift study -> its result."""
     samples: dict[str, str] = field(default_factory=dict)
     """One sample answer per role, per side of a trait (`trait:stoic/+`), and one of `default`."""
     role_kinds: dict[str, str] = field(default_factory=dict)

@@ -55,6 +55,7 @@ from keel.settings.flags import (
 )
 from keel.settings.judging import EndpointLimits, GraderSettings, JudgeSettings, LabelSettings
 from keel.settings.serve import CheckSettings, ServeSettings
+from keel.settings.studies import DriftStudySettings
 
 __all__ = [
     "JUDGING",
@@ -74,6 +75,7 @@ __all__ = [
     "Counting",
     "DoctorSettings",
     "DriftSettings",
+    "DriftStudySettings",
     "EndpointLimits",
     "EvaluateSettings",
     "ExtractSettings",

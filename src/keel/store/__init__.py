@@ -20,6 +20,7 @@ from keel.store.load import load_axis, load_floors, load_settings, locate
 from keel.store.provenance import EvaluationPlan, Kept, Manifest, RunPlan
 from keel.store.records import parse_record, record_keys
 from keel.store.run import Run, open_run
+from keel.store.studies import StudyFolder
 
 __all__ = [
     "ArmRecord",
@@ -34,6 +35,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "RunPlan",
+    "StudyFolder",
     "SweepWork",
     "check_setting",
     "evaluations_in",

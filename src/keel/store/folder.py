@@ -58,6 +58,7 @@ from keel.types import (
     ActivationBatch,
     Calibration,
     DriftReading,
+    DriftStudy,
     EvalResult,
     Floors,
     Judgement,
@@ -230,7 +231,9 @@ class RunFolder:
         with self._replacing(file):
             self.write_value(file, drift)
 
-    def write_value(self, file: str, value: Sweep | DriftReading | Replay | EvalResult) -> None:
+    def write_value(
+        self, file: str, value: Sweep | DriftReading | Replay | EvalResult | DriftStudy
+    ) -> None:
         """Write a value with the hash of the axis that it was made with; lists it nowhere."""
         record = {"format": FORMAT, "axis": self._axis_sha256(), "value": to_record(value)}
         write_json(self.path / file, record)

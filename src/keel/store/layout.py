@@ -29,8 +29,9 @@ JUDGEMENTS = "judgements"
 DRIFT = "drift"
 REPLAYS = "replays"
 EVALUATIONS = "evaluations"
+STUDIES = "studies"
 RESULT = "result.json"
-"""Of an evaluation, in a folder of its own."""
+"""Of an evaluation or a study, in a folder of its own."""
 
 MAP_FILES = (VECTORS, SPACE, AXIS, AXIS_FOLDS, MAP, DEFAULTS, TRAITS)
 """Made together, so that traits are never measured against an axis that was replaced; a run of
@@ -76,7 +77,7 @@ def artefacts(root: Path) -> list[str]:
         p for folder, suffix in _SUFFIXES.items() for p in files_ending(root / folder, suffix)
     ]
     known = [path.relative_to(root).as_posix() for path in listed]
-    return [*single, *known, *files_below(root, EVALUATIONS)]
+    return [*single, *known, *files_below(root, EVALUATIONS), *files_below(root, STUDIES)]
 
 
 def files_below(root: Path, folder: str) -> list[str]:

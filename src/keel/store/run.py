@@ -23,6 +23,7 @@ from keel.types import (
     Calibration,
     DefaultAnswers,
     DriftReading,
+    DriftStudy,
     EvalResult,
     Floors,
     Judgement,
@@ -207,6 +208,11 @@ class Run:
         results = self._values(f"{layout.EVALUATIONS}/[^/]+/{layout.RESULT}", EvalResult)
         return {name.split("/")[1]: result for name, result in results.items()}
 
+    def studies(self) -> dict[str, DriftStudy]:
+        """Results of finished drift studies, by name."""
+        results = self._values(f"{layout.STUDIES}/[^/]+/{layout.RESULT}", DriftStudy)
+        return {name.split("/")[1]: result for name, result in results.items()}
+
     def _values(self, pattern: str, kind: type[T]) -> dict[str, T]:
         """Listed values by file, of the files whose names match a regular expression."""
         names = sorted(name for name in self.manifest.files if re.fullmatch(pattern, name))
@@ -263,6 +269,9 @@ class Run:
             case layout.EVALUATIONS:
                 evaluation = rest.partition("/")[0]
                 return f"keel evaluate {self.path} SUITE --name {evaluation} --overwrite"
+            case layout.STUDIES:
+                study = rest.partition("/")[0]
+                return f"keel drift study {self.path} --name {study} --overwrite"
         if self.has_traits and not self.has_map:
             return self._command(layout.TRAITS)
         return self.plan.resume_command(self.path)

@@ -18,6 +18,7 @@ from keel.report.sections.drift import drift_sections
 from keel.report.sections.evaluation import evaluation_sections
 from keel.report.sections.floors import floor_sections, sweep_sections
 from keel.report.sections.personas import persona_sections, trait_sections
+from keel.report.sections.studies import study_sections
 from keel.words import counted, fixed, listed, number, percent
 
 __all__ = ["comparison_account", "report_account"]
@@ -53,6 +54,7 @@ def report_account(inputs: ReportInputs) -> Account:
             *floor_sections(inputs),
             *sweep_sections(inputs),
             *drift_sections(inputs),
+            *study_sections(inputs.studies),
             *evaluation_sections(inputs),
             _run_section(inputs),
         ),

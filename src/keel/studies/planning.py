@@ -1,0 +1,125 @@
+"""Decides who talks with the model, in which words and in which groups. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from keel.errors import UsageError
+from keel.seeds import shuffle_key
+from keel.settings import DriftStudySettings
+from keel.types import NEUTRAL_DOMAIN, PlannedConversation, ScriptedMessage
+
+
+@runtime_checkable
+class Person(Protocol):
+    """A simulated user."""
+
+    @property
+    def id(self) -> str:
+        """Unique among people."""
+
+    @property
+    def domain(self) -> str:
+        """Which domain's lines they speak."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Subjects of conversations."""
+
+
+@runtime_checkable
+class Line(Protocol):
+    """What a scripted user may say."""
+
+    @property
+    def domain(self) -> str:
+        """Whose line it is."""
+
+    @property
+    def pull(self) -> str:
+        """What it asks of the model; `opening` for a first message."""
+
+    @property
+    def text(self) -> str:
+        """The words; an opening holds the topic's slot."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """All conversations of a study, dealt into groups that go on together."""
+
+    conversations: tuple[PlannedConversation, ...]
+    groups: tuple[tuple[int, ...], ...]
+    """Indices of conversations, in row order."""
+
+
+def plan_study(
+    settings: DriftStudySettings, people: Sequence[Person], lines: Sequence[Line]
+) -> StudyPlan:
+    """Conversations of people x topics in each domain, as many neutral ones as a domain has, and
+    groups in which all domains are mixed.
+
+    Nobody says a line twice in a conversation, and lines come in another order in each, so that
+    words and turn are not the same. Raises UsageError where people, topics or lines are too few.
+    """
+    planned = list(_of_people(settings, people, lines))
+    for number in range(settings.people * settings.topics):
+        id = f"{NEUTRAL_DOMAIN}-{number + 1:03d}"
+        script = _script(settings, id, NEUTRAL_DOMAIN, "", lines)
+        planned.append(PlannedConversation(id, NEUTRAL_DOMAIN, id, "", script))
+    order = sorted(range(len(planned)), key=lambda n: shuffle_key(settings.seed, planned[n].id))
+    starts = range(0, len(order), settings.at_once)
+    groups = tuple(tuple(order[n : n + settings.at_once]) for n in starts)
+    return StudyPlan(tuple(planned), groups)
+
+
+def _of_people(
+    settings: DriftStudySettings, people: Sequence[Person], lines: Sequence[Line]
+) -> Iterator[PlannedConversation]:
+    for domain in settings.domain_names:
+        speakers = [person for person in people if person.domain == domain]
+        if len(speakers) < settings.people:
+            raise UsageError(
+                f"{len(speakers)} people in {domain}, expected {settings.people}; give fewer with "
+                "--people"
+            )
+        for person in speakers[: settings.people]:
+            if len(person.topics) < settings.topics:
+                raise UsageError(
+                    f"{person.id} has {len(person.topics)} topics, expected {settings.topics}; "
+                    "take fewer with --topics"
+                )
+            for number, topic in enumerate(person.topics[: settings.topics]):
+                id = f"{person.id}-t{number + 1:02d}"
+                script = _script(settings, id, domain, topic, lines)
+                yield PlannedConversation(id, domain, person.id, topic, script)
+
+
+def _script(
+    settings: DriftStudySettings, id: str, domain: str, topic: str, lines: Sequence[Line]
+) -> tuple[ScriptedMessage, ...]:
+    """One message per turn, in an order that the seed and the conversation decide."""
+    own = sorted(
+        (line for line in lines if line.domain == domain),
+        key=lambda line: shuffle_key(settings.seed, f"{id}/{line.text}"),
+    )
+    first = [line for line in own if line.pull == "opening"][:1]
+    rest = [line for line in own if line.pull != "opening"][: settings.turns - len(first)]
+    if len(first) + len(rest) < settings.turns:
+        raise UsageError(
+            f"{domain} has lines for {len(first) + len(rest)} turns, expected {settings.turns}; "
+            "take fewer with --turns"
+        )
+    slots: Mapping[str, str] = {
+        "{topic}": topic[:1].lower() + topic[1:],
+        "{Topic}": topic,
+    }
+    said = []
+    for line in (*first, *rest):
+        text = line.text
+        for slot, value in slots.items():
+            text = text.replace(slot, value)
+        said.append(ScriptedMessage(text, f"script:{line.domain}/{line.pull}"))
+    return tuple(said)

@@ -1,0 +1,151 @@
+"""Conversations of a drift study, turn by turn, and what they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from keel.types.results import Interval
+
+NEUTRAL_DOMAIN = "neutral"
+"""Domain of conversations whose turns are unrelated plain tasks: what position alone does."""
+TurnReadingKind = Literal["in place", "same words alone", "fresh answer"]
+"""How a turn is read: with its history; its message and answer without it; or another answer to the
+message without history."""
+
+
+@dataclass(frozen=True)
+class ScriptedMessage:
+    """A user's message that was written beforehand."""
+
+    text: str
+    source: str
+    """Domain and pull, such as `script:therapy/disclosure`."""
+
+
+@dataclass(frozen=True)
+class PlannedConversation:
+    """Who talks with the model about what; the same under every arm."""
+
+    id: str
+    domain: str
+    person: str
+    topic: str
+    script: tuple[ScriptedMessage, ...]
+    """The user's messages, one per turn; what an auditor falls back to."""
+
+
+@dataclass(frozen=True)
+class TurnLevel:
+    """Projections of a turn's content tokens on the axis at one layer, raw units."""
+
+    layer: int
+    mean: float
+    sd: float
+    """Standard deviation over tokens."""
+    lowest: float
+    """Least mean of eight tokens in a row."""
+    first: float
+    """Mean of the first sixteen tokens."""
+
+
+@dataclass(frozen=True)
+class StudiedTurn:
+    """A turn of one conversation under one arm."""
+
+    conversation: str
+    turn: int
+    """0-based."""
+    message: str
+    """What the user said."""
+    source: str
+    """Where the message came from: `script:...`, `auditor`, `fallback:...` or `given`."""
+    answer: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+    levels: tuple[TurnLevel, ...]
+    """One per layer that is read; empty where the answer has no content token."""
+    attempts: int = 1
+    """How often an auditor was asked for the message."""
+    faults: tuple[str, ...] = ()
+    """Why messages before this one were refused."""
+
+
+@dataclass(frozen=True)
+class TurnAlone:
+    """A turn without what was said before it."""
+
+    conversation: str
+    turn: int
+    said: tuple[TurnLevel, ...]
+    """The same answer read behind its message alone."""
+    fresh: tuple[TurnLevel, ...]
+    """Another answer to the message alone."""
+
+
+@dataclass(frozen=True)
+class DomainPath:
+    """Mean level of a domain's conversations turn by turn, gap units."""
+
+    arm: str
+    domain: str
+    reading: TurnReadingKind
+    levels: tuple[Interval, ...]
+    """One per turn, with Student's interval over people."""
+    counts: tuple[int, ...]
+    """Conversations of each turn."""
+    over_neutral: tuple[Interval, ...] = ()
+    """The same minus the neutral conversations' mean at that turn; empty for these themselves."""
+    slope: Interval | None = None
+    """Change per turn, of conversations' own slopes; None with fewer than three turns."""
+    slope_over_neutral: Interval | None = None
+    cohort: tuple[Interval, ...] = ()
+    """Levels of the conversations that reached the last turn only; empty where all did."""
+
+
+@dataclass(frozen=True)
+class ArmDifference:
+    """How a domain's levels under an arm differ from those under the first arm, turn by turn of
+    the same conversations; gap units."""
+
+    arm: str
+    baseline: str
+    domain: str
+    first_turn: Interval
+    last_turn: Interval
+
+
+@dataclass(frozen=True)
+class SharesOfVariance:
+    """Shares (0 to 1) of the variance of levels, turn means removed."""
+
+    arm: str
+    domains: float
+    people: float
+    conversations: float
+    turns: float
+    """What is left between the turns of a conversation."""
+
+
+@dataclass(frozen=True)
+class DriftStudy:
+    """What the conversations of a study show."""
+
+    name: str
+    layer: int
+    """Where levels were read."""
+    conversations: int
+    turns: int
+    arms: tuple[str, ...]
+    paths: tuple[DomainPath, ...]
+    differences: tuple[ArmDifference, ...] = ()
+    variance: tuple[SharesOfVariance, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def path(self, arm: str, domain: str, reading: TurnReadingKind = "in place") -> DomainPath:
+        """The path of a domain under an arm. Raises KeyError where there is none."""
+        for path in self.paths:
+            if (path.arm, path.domain, path.reading) == (arm, domain, reading):
+                return path
+        raise KeyError((arm, domain, reading))

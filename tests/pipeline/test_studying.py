@@ -1,0 +1,176 @@
+"""A drift study on a tiny model: planned, talked, resumed after any kill, summed up."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keel import pipeline
+from keel.errors import StaleArtifactError, UsageError
+from keel.pipeline import DriftStudySettings
+from keel.store import RunFolder, StudyFolder, open_run
+from keel.types import NEUTRAL_DOMAIN, Sampling
+from tests.pipeline.small import files, open_small
+
+SETTINGS = DriftStudySettings(
+    domains="coding,therapy",
+    people=2,
+    topics=1,
+    turns=3,
+    arms="none,capped",
+    sampling=Sampling(max_new_tokens=5, temperature=1.0),
+    at_once=4,
+)
+"""2 x 2 x 1 conversations and 2 neutral ones: two groups."""
+
+
+def study(
+    model: Path, run: RunFolder, settings: DriftStudySettings = SETTINGS, **given: Any
+) -> Any:
+    return pipeline.study_drift(open_small(model), run, settings, **given)
+
+
+def kept(run: RunFolder) -> dict[str, bytes]:
+    return {n: data for n, data in files(run.path).items() if n.startswith("studies/")}
+
+
+def turns_of(run: RunFolder, arm: str) -> list[Any]:
+    folder = StudyFolder(run, "study")
+    return [t for g in range(2) for n in range(3) for t in folder.turns(arm, g, n) or ()]
+
+
+def test_people_and_neutral_conversations_talk_under_every_arm(calibrated, model_folder):
+    made = study(model_folder, calibrated)
+    assert made.arms == ("none", "capped")
+    assert made.conversations == 6
+    for arm in made.arms:
+        turns = turns_of(calibrated, arm)
+        assert Counter(turn.turn for turn in turns) == {0: 6, 1: 6, 2: 6}
+        assert sum(turn.conversation.startswith(NEUTRAL_DOMAIN) for turn in turns) == 6
+    path = made.path("none", "coding")
+    assert len(path.levels) == 3
+    assert path.counts == (2, 2, 2)
+    assert len(path.over_neutral) == 3
+    assert path.slope_over_neutral is not None
+    assert made.path("none", NEUTRAL_DOMAIN).over_neutral == ()
+
+
+def test_the_same_users_say_the_same_under_every_arm(calibrated, model_folder):
+    study(model_folder, calibrated)
+    said = [
+        [(t.conversation, t.turn, t.message) for t in turns_of(calibrated, arm)]
+        for arm in ("none", "capped")
+    ]
+    assert said[0] == said[1]
+
+
+def test_each_turn_is_read_in_place_alone_and_by_a_fresh_answer(calibrated, model_folder):
+    made = study(model_folder, calibrated)
+    paths = [made.path("none", "coding", kind) for kind in ("same words alone", "fresh answer")]
+    in_place = made.path("none", "coding")
+    for path in paths:
+        assert path.levels[0] == in_place.levels[0]  # nothing stands before the first turn
+        assert path.levels[2] != in_place.levels[2]
+
+
+def test_recorded_levels_are_those_of_the_same_tokens_read_again(calibrated, model_folder):
+    study(model_folder, calibrated, replace(SETTINGS, arms="none", words_alone=False))
+    engine, run = open_small(model_folder), open_run(calibrated.path)
+    from keel.drift import read_drift
+    from keel.types import Conversation, Message
+
+    messages: list[Message] = []
+    turns = [t for t in turns_of(calibrated, "none") if t.conversation == "coding_1-t01"]
+    for turn in turns:
+        messages += [
+            Message("user", turn.message),
+            Message("assistant", turn.answer, turn.token_ids),
+        ]
+    (read,) = read_drift(engine, [Conversation(tuple(messages))], run.axis, layer=run.axis.layer)
+    recorded = [turn.levels[0].mean for turn in turns if turn.levels]
+    gap = float(run.axis.gap[run.axis.layer])
+    assert recorded == pytest.approx([t.projection for t in read.turns], abs=1e-3 * gap)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+@pytest.mark.parametrize("draw", range(5))
+def test_killed_at_any_moment_it_ends_like_an_uninterrupted_study(
+    calibrated, model_folder, tmp_path, draw, monkeypatch
+):
+    shutil.copytree(calibrated.path, tmp_path / "twin")
+    twin = RunFolder(tmp_path / "twin")
+    study(model_folder, calibrated)
+    units = 2 * 2 * 3 + 2 * 2 * 2  # arms x groups x turns, and those without history
+    left = random.Random(draw).randrange(1, units)
+    calls: Counter[str] = Counter()
+    for name in ("commit_turns", "commit_alone"):
+
+        def commit(
+            self: Any, *given: Any, name: str = name, own: Any = getattr(StudyFolder, name)
+        ) -> None:
+            if len(calls) == left:
+                raise Killed
+            key = f"{name} {given[:3]}"
+            assert not calls[key], "answered twice"
+            calls[key] += 1
+            own(self, *given)
+
+        monkeypatch.setattr(StudyFolder, name, commit)
+    with pytest.raises(Killed):
+        study(model_folder, twin)
+    left = units + 1
+    study(model_folder, twin)
+    assert len(calls) == units
+    assert kept(twin) == kept(calibrated)
+
+
+def test_a_finished_study_is_in_the_manifest_and_the_report(calibrated, model_folder):
+    study(model_folder, calibrated)
+    assert set(open_run(calibrated.path).studies()) == {"study"}
+    page = pipeline.report(calibrated).read_text()
+    assert "Conversations" in page
+    assert "conversations-domains" in page
+
+
+def test_an_arm_can_be_added_later_to_the_same_result(calibrated, model_folder, tmp_path):
+    shutil.copytree(calibrated.path, tmp_path / "twin")
+    twin = RunFolder(tmp_path / "twin")
+    study(model_folder, calibrated)
+    study(model_folder, twin, replace(SETTINGS, arms="none"))
+    study(model_folder, twin)
+    assert kept(twin) == kept(calibrated)
+
+
+def test_a_study_begun_with_other_inputs_is_refused_until_it_is_overwritten(run, model_folder):
+    settings = replace(SETTINGS, arms="none", words_alone=False)
+    study(model_folder, run, settings)
+    longer = replace(settings, turns=4)
+    with pytest.raises(StaleArtifactError, match="turns 3 → 4"):
+        study(model_folder, run, longer)
+    assert study(model_folder, run, longer, overwrite=True).turns == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"domains": "cooking"}, "cooking"),
+        ({"people": 6}, "5 people"),
+        ({"topics": 21}, "20 topics"),
+        ({"turns": 40}, "27 turns"),
+        ({"layers": (99,)}, "99"),
+        ({"name": "a/b"}, "a/b"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_before_anything_is_kept(run, model_folder, change, said):
+    with pytest.raises(UsageError, match=said):
+        study(model_folder, run, replace(replace(SETTINGS, arms="none"), **change))
+    assert not kept(run)
