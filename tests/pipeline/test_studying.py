@@ -70,13 +70,13 @@ def test_the_same_users_say_the_same_under_every_arm(calibrated, model_folder):
     assert said[0] == said[1]
 
 
-def test_each_turn_is_read_in_place_alone_and_by_a_fresh_answer(calibrated, model_folder):
+def test_each_turn_is_read_with_history_alone_and_by_a_fresh_answer(calibrated, model_folder):
     made = study(model_folder, calibrated)
-    paths = [made.path("none", "coding", kind) for kind in ("same words alone", "fresh answer")]
-    in_place = made.path("none", "coding")
+    paths = [made.path("none", "coding", kind) for kind in ("without history", "fresh answer")]
+    with_history = made.path("none", "coding")
     for path in paths:
-        assert path.levels[0] == in_place.levels[0]  # nothing stands before the first turn
-        assert path.levels[2] != in_place.levels[2]
+        assert path.levels[0] == with_history.levels[0]  # nothing stands before the first turn
+        assert path.levels[2] != with_history.levels[2]
 
 
 def test_recorded_levels_are_those_of_the_same_tokens_read_again(calibrated, model_folder):

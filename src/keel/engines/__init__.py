@@ -1,10 +1,11 @@
 """Where a model runs: one Protocol, one package per engine."""
 
 from keel.engines.catalogue import EMBEDDED, cache_folder, locate, spoken_name
-from keel.engines.chat_template import ChatTemplate, Transcript, Turn
+from keel.engines.chat_template import ChatTemplate
 from keel.engines.decoding import text_before
 from keel.engines.opening import open_engine, parse_engine, settings_class
 from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Recording
+from keel.engines.rendered_tokens import Transcript, Turn
 from keel.engines.results import (
     Calls,
     Completion,

@@ -12,14 +12,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
 
-from keel.engines.rendered_tokens import RenderedTokens, content_tokens
+from keel.engines.rendered_tokens import RenderedTokens, Transcript, Turn, content_tokens
 from keel.engines.rendering import Rendered, before_marks, locate, mark, marked
 from keel.engines.thinking import Delimiters, Said, ends_open, part, written_in
 from keel.errors import ChatTemplateError
@@ -39,24 +39,6 @@ _LAST_OF_SPLIT = re.compile(r"split\(\s*['\"]([<\[]/[^'\"]+[>\]])['\"][^()]*\)\s
 """How templates take what stands behind a closing tag."""
 _TAG = re.compile(r"<[^<>/]+>|\[[^\[\]/]+\]")
 _ANSWERING = re.compile("response|answer|final|text|content|message|output", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """A conversation as tokens, with the content span of each assistant turn."""
-
-    token_ids: tuple[int, ...]
-    turns: tuple[Turn, ...]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Content tokens of one assistant turn: token_ids[start:stop] of the transcript."""
-
-    turn: int
-    """0-based number among the assistant turns."""
-    start: int
-    stop: int
 
 
 class ChatTemplate:
@@ -335,48 +317,15 @@ class ChatTemplate:
         return Transcript(before.token_ids + last.token_ids, turns)
 
     def _spans(self, rendered: Rendered, messages: Sequence[Message]) -> Transcript:
-        """The tokens of a rendered conversation; answers keep those that were sampled.
-
-        Text that is tokenised again can give other tokens than the model sampled, and then nothing
-        behind them fits a cache of what was computed.
-        """
+        """The tokens of a rendered conversation; answers keep those that were sampled."""
         adapted = self._adapted(messages)
-        ids, offsets = self._tokens.tokens(rendered)
-        spans = {n: span for n, span in enumerate(rendered.contents) if span is not None}
-        bounds = {n: content_tokens(spans[n], rendered.text, offsets) for n in spans}
-        sampled = {
-            len(adapted) - len(messages) + n: self._sampled(m) for n, m in enumerate(messages)
-        }
-        token_ids: list[int] = []
-        turns: list[Turn] = []
-        position = number = 0
-        for n, message in enumerate(adapted):
-            if message.speaker != "assistant":
-                continue
-            start, stop = bounds.get(n, (0, 0))
-            if stop > start:
-                said = rendered.text[slice(*spans[n])].strip()
-                read = rendered.text[offsets[start][0] : spans[n][1]].strip()
-                is_whole = read == said and offsets[stop - 1][1] == spans[n][1]
-                own = sampled[n] if is_whole and self._is_text_of(sampled[n], said) else ()
-                token_ids += ids[position:start]
-                turns.append(
-                    Turn(number, len(token_ids), len(token_ids) + len(own or ids[start:stop]))
-                )
-                token_ids += own or ids[start:stop]
-                position = stop
-            number += 1
-        return Transcript((*token_ids, *ids[position:]), tuple(turns))
-
-    def _sampled(self, message: Message) -> tuple[int, ...]:
-        """The tokens of an answer as they were sampled, without its thinking; () if not known."""
-        sampled = message.token_ids if message.speaker == "assistant" else None
-        return () if sampled is None else sampled[self.answer_start(sampled) :]
-
-    def _is_text_of(self, token_ids: Sequence[int], text: str) -> bool:
-        """Whether these tokens spell the text, with or without control tokens among them."""
-        plain = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
-        return text in (plain.strip(), self._decoded(token_ids).strip())
+        merged = len(messages) - len(adapted)  # a system prompt put before the user's text
+        sampled = {}
+        for n, message in enumerate(messages):
+            if message.speaker == "assistant":
+                own = message.token_ids or ()
+                sampled[n - merged] = tuple(own[self.answer_start(own) :] if own else ())
+        return self._tokens.transcript(rendered, sampled)
 
     def _adapted(self, messages: Sequence[Message]) -> list[Message]:
         """Messages in the form that the template accepts."""

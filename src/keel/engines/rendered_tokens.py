@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from keel.engines.rendering import Rendered
 from keel.errors import ChatTemplateError
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A conversation as tokens, with the content span of each assistant turn."""
+
+    token_ids: tuple[int, ...]
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Content tokens of one assistant turn: token_ids[start:stop] of the transcript."""
+
+    turn: int
+    """0-based number among the assistant turns."""
+    start: int
+    stop: int
 
 
 class RenderedTokens:
@@ -36,6 +55,39 @@ class RenderedTokens:
             spelled = self._spelled(rendered.text[start:stop], ids[n])
             ids[n : n + 1], offsets[n : n + 1] = spelled, [offsets[n]] * len(spelled)
         return ids, offsets
+
+    def transcript(self, rendered: Rendered, sampled: Mapping[int, tuple[int, ...]]) -> Transcript:
+        """The conversation as tokens, with the span of each assistant's message.
+
+        `sampled` holds, by the index of such a message, the tokens that the model sampled; () where
+        they are not known. They stand in the transcript where they spell the text: tokenised again
+        it can be other tokens, and nothing behind them would fit a cache of what was computed.
+        """
+        ids, offsets = self.tokens(rendered)
+        token_ids: list[int] = []
+        turns: list[Turn] = []
+        position = 0
+        for number, (index, own) in enumerate(sorted(sampled.items())):
+            span = rendered.contents[index]
+            start, stop = (0, 0) if span is None else content_tokens(span, rendered.text, offsets)
+            if span is None or stop == start:
+                continue
+            said = rendered.text[slice(*span)].strip()
+            read = rendered.text[offsets[start][0] : span[1]].strip()
+            is_whole = read == said and offsets[stop - 1][1] == span[1]
+            kept = own if own and is_whole and self._spell(own, said) else ids[start:stop]
+            token_ids += ids[position:start]
+            turns.append(Turn(number, len(token_ids), len(token_ids) + len(kept)))
+            token_ids += kept
+            position = stop
+        return Transcript((*token_ids, *ids[position:]), tuple(turns))
+
+    def _spell(self, token_ids: Sequence[int], text: str) -> bool:
+        """Whether these tokens are the text, with or without control tokens among them."""
+        return any(
+            self._tokenizer.decode(list(token_ids), skip_special_tokens=is_skipped).strip() == text
+            for is_skipped in (False, True)
+        )
 
     @cached_property
     def _added(self) -> dict[int, bool]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from keel.drift import Gauge
 from keel.engines import Completion, Engine, Probe, Recording
-from keel.evaluate import Arm, ArmSpec, parse_arms
+from keel.errors import MissingArtifactError
+from keel.evaluate import Arm, parse_arms
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import load_user_lines, load_user_personas
@@ -82,8 +83,14 @@ def check_study(run: Run, settings: DriftStudySettings) -> None:
     for layer in _layers(run, settings):
         Gauge(run.axis, layer)
     plan_study(settings, load_user_personas(), load_user_lines())
-    if any(spec.kind == "capped" for spec in specs):
-        _check_calibrated(run, specs)
+    for spec in specs:
+        if spec.kind == "capped":
+            floors_of(run, spec.setting or None)
+            if not run.has_calibration:
+                raise MissingArtifactError(
+                    f"{run.path} has no floors for the arm {spec.name}; make them: keel calibrate "
+                    f"{run.path}"
+                )
 
 
 def price_study(settings: DriftStudySettings) -> dict[str, Any]:
@@ -101,12 +108,6 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
         "fresh answers without history": fresh,
         "new tokens, at most": (answers + fresh) * longest,
     }
-
-
-def _check_calibrated(run: Run, specs: Sequence[ArmSpec]) -> None:
-    for spec in specs:
-        if spec.kind == "capped" and (spec.setting or not run.has_calibration):
-            run.floors_named(spec.setting) if spec.setting else run.floors
 
 
 def _layers(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
@@ -306,7 +307,7 @@ class _StudyJob:
                         planned.person,
                         planned.id,
                         turn,
-                        in_place=level,
+                        with_history=level,
                         alone=level if is_first else self._gaps(apart.said if apart else ()),
                         fresh=level if is_first else self._gaps(apart.fresh if apart else ()),
                         tokens=len(each.token_ids),

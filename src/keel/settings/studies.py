@@ -14,10 +14,6 @@ TALK, READ = "Conversations", "Reading"
 STUDY_DOMAINS = ("coding", "writing", "therapy", "philosophy")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 @dataclass(frozen=True)
 class DriftStudySettings:
     """Conversations of a study: domains x people x topics, each of some turns, under each arm."""
@@ -62,7 +58,8 @@ class DriftStudySettings:
     @property
     def domain_names(self) -> tuple[str, ...]:
         """The domains, each once, in the order given."""
-        return tuple(dict.fromkeys(_names(self.domains)))
+        names = (name.strip() for name in self.domains.split(","))
+        return tuple(dict.fromkeys(filter(None, names)))
 
     @property
     def deciding(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from keel.types import (
 
 FEWEST_CONVERSATIONS = 10
 """Turns that fewer conversations of a domain reach are left out, as in Lu et al. 2026."""
-_KINDS: tuple[TurnReadingKind, ...] = ("in place", "same words alone", "fresh answer")
+_KINDS: tuple[TurnReadingKind, ...] = ("with history", "without history", "fresh answer")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TurnPoint:
     person: str
     conversation: str
     turn: int
-    in_place: float
+    with_history: float
     alone: float
     fresh: float
     tokens: int
@@ -45,7 +45,7 @@ class TurnPoint:
 
     def level(self, reading: TurnReadingKind) -> float:
         """The level by one of the three readings."""
-        by_kind = dict(zip(_KINDS, (self.in_place, self.alone, self.fresh), strict=True))
+        by_kind = dict(zip(_KINDS, (self.with_history, self.alone, self.fresh), strict=True))
         return by_kind[reading]
 
 
@@ -73,8 +73,8 @@ def arm_differences(points: Sequence[TurnPoint]) -> tuple[ArmDifference, ...]:
     differences = []
     for arm in arms[1:]:
         for domain in dict.fromkeys(point.domain for point in points):
-            under = _Levels.of(points, arm, domain, "in place")
-            first = _Levels.of(points, arms[0], domain, "in place")
+            under = _Levels.of(points, arm, domain, "with history")
+            first = _Levels.of(points, arms[0], domain, "with history")
             shared = [name for name in first.conversations if name in under.conversations]
             rows = [levels.rows(shared) for levels in (under, first)]
             if not shared:
@@ -96,9 +96,9 @@ def variance_shares(points: Sequence[TurnPoint], arm: str) -> SharesOfVariance |
     are not two domains of two people with two conversations.
     """
     values = {
-        (point.domain, point.person, point.conversation, str(point.turn)): point.in_place
+        (point.domain, point.person, point.conversation, str(point.turn)): point.with_history
         for point in points
-        if point.arm == arm and point.domain != NEUTRAL_DOMAIN and np.isfinite(point.in_place)
+        if point.arm == arm and point.domain != NEUTRAL_DOMAIN and np.isfinite(point.with_history)
     }
     of_turn: dict[str, list[float]] = {}
     for key, value in values.items():

@@ -9,7 +9,7 @@ from keel.types.results import Interval
 
 NEUTRAL_DOMAIN = "neutral"
 """Domain of conversations whose turns are unrelated plain tasks: what position alone does."""
-TurnReadingKind = Literal["in place", "same words alone", "fresh answer"]
+TurnReadingKind = Literal["with history", "without history", "fresh answer"]
 """How a turn is read: with its history; its message and answer without it; or another answer to the
 message without history."""
 
@@ -143,7 +143,7 @@ class DriftStudy:
     facts: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    def path(self, arm: str, domain: str, reading: TurnReadingKind = "in place") -> DomainPath:
+    def path(self, arm: str, domain: str, reading: TurnReadingKind = "with history") -> DomainPath:
         """The path of a domain under an arm. Raises KeyError where there is none."""
         for path in self.paths:
             if (path.arm, path.domain, path.reading) == (arm, domain, reading):

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from keel.engines.chat_template import Transcript
 from keel.engines.protocol import Recording
+from keel.engines.rendered_tokens import Transcript
 from keel.engines.results import Divergence, Reading, TurnRecord
 from keel.steering import (
     Decoder,

@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.engines.catalogue import adapter_base, locate, weights_fingerprint
-from keel.engines.chat_template import ChatTemplate, Transcript
+from keel.engines.chat_template import ChatTemplate
 from keel.engines.context import check_context
 from keel.engines.decoding import check_recordable, cut_at_stop
 from keel.engines.protocol import Batch, Recording
+from keel.engines.rendered_tokens import Transcript
 from keel.engines.results import Calls, Completion, Divergence, Reading, TurnRecord, engine_call
 from keel.engines.vllm.deployment import OFF, Deployment
 from keel.engines.vllm.packing import PackedInterventions

@@ -17,8 +17,8 @@ _ROW_PX = 250
 
 def draw_domains(study: DriftStudy) -> go.Figure:
     """A small plot per domain, a line with its band per arm, and the neutral arm's in grey."""
-    in_place = [path for path in study.paths if path.reading == "in place"]
-    domains = list(dict.fromkeys(path.domain for path in in_place))
+    with_history = [path for path in study.paths if path.reading == "with history"]
+    domains = list(dict.fromkeys(path.domain for path in with_history))
     shown = [domain for domain in domains if domain != NEUTRAL_DOMAIN] or domains
     rows = -(-len(shown) // _COLUMNS)
     figure = make_subplots(
@@ -31,7 +31,7 @@ def draw_domains(study: DriftStudy) -> go.Figure:
     )
     for index, domain in enumerate(shown):
         cell = {"row": index // _COLUMNS + 1, "col": index % _COLUMNS + 1}
-        for path in in_place:
+        for path in with_history:
             if path.domain in (domain, NEUTRAL_DOMAIN):
                 for trace in _traces(path, study):
                     trace.showlegend = bool(trace.name) and index == 0
@@ -40,7 +40,7 @@ def draw_domains(study: DriftStudy) -> go.Figure:
     theme.dress(figure, _ROW_PX * rows + 110, margin={"t": 70, "b": 52})
     figure.update_annotations(font={"size": theme.FONT_PX + 1, "color": theme.INK})
     figure.update_xaxes(title_text="turn", row=rows)
-    levels = [level.value for path in in_place for level in path.levels]
+    levels = [level.value for path in with_history for level in path.levels]
     figure.update_yaxes(range=theme.padded_range([0.0, 1.0, *levels], 0.2))
     figure.update_yaxes(title_text="level (gap units)", col=1)
     for level, colour in ((1.0, theme.DEFAULT_COLOUR), (0.0, theme.FAINT)):

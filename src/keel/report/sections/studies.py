@@ -14,8 +14,8 @@ from keel.words import NOT_A_NUMBER, counted, fixed, listed, percent
 
 _TITLE = "Conversations"
 _READINGS = {
-    "in place": "with the history before it",
-    "same words alone": "the same words without it",
+    "with history": "with the history before it",
+    "without history": "the same words without it",
     "fresh answer": "another answer to the message alone",
 }
 
@@ -52,7 +52,7 @@ def _over_neutral(study: DriftStudy) -> str:
     last = {
         path.domain: path.over_neutral[-1]
         for path in first
-        if path.reading == "in place" and path.over_neutral
+        if path.reading == "with history" and path.over_neutral
     }
     lower = [domain for domain, difference in last.items() if difference.high < 0]
     higher = [domain for domain, difference in last.items() if difference.low > 0]
@@ -86,10 +86,10 @@ def _domains(study: DriftStudy, id: str) -> Picture:
 
 
 def _tables(study: DriftStudy) -> Iterator[Table]:
-    in_place = [path for path in study.paths if path.reading == "in place"]
+    with_history = [path for path in study.paths if path.reading == "with history"]
     yield Table.of(
         "Level by domain, gap units",
-        in_place,
+        with_history,
         {
             "domain": lambda path: path.domain,
             "arm": lambda path: path.arm,
@@ -102,13 +102,13 @@ def _tables(study: DriftStudy) -> Iterator[Table]:
         },
     )
     apart = [path for path in study.paths if len(path.levels) == study.turns]
-    if any(path.reading != "in place" for path in apart):
+    if any(path.reading != "with history" for path in apart):
         yield Table.of(
             "The last turn read in three ways, gap units",
             _by_domain(apart),
             {
-                "domain": lambda row: row["in place"].domain,
-                "arm": lambda row: row["in place"].arm,
+                "domain": lambda row: row["with history"].domain,
+                "arm": lambda row: row["with history"].arm,
                 **{
                     words: partial(_last_of, reading=reading)
                     for reading, words in _READINGS.items()
@@ -145,10 +145,11 @@ def _by_domain(paths: list[DomainPath]) -> list[dict[str, DomainPath]]:
     rows: dict[tuple[str, str], dict[str, DomainPath]] = {}
     for path in paths:
         rows.setdefault((path.arm, path.domain), {})[path.reading] = path
-    return [row for row in rows.values() if "in place" in row]
+    return [row for row in rows.values() if "with history" in row]
 
 
 def _last_of(row: Mapping[str, DomainPath], *, reading: str) -> str:
+    """The level of a reading's last turn."""
     return _last(row[reading].levels) if reading in row else NOT_A_NUMBER
 
 
