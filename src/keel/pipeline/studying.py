@@ -286,6 +286,7 @@ class _StudyJob:
         )
 
     def _is_complete(self, arm: str) -> bool:
+        """Whether every turn of every group is answered."""
         units = ((g, t) for g in range(len(self.plan.groups)) for t in range(self.settings.turns))
         return all(self.kept.turns(arm, group, turn) is not None for group, turn in units)
 
