@@ -7,6 +7,7 @@ is probed again; one that fails is closed and ended.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ import httpx
 
 from keel.engines import locate
 from keel.engines.vllm import (
+    CANDIDATE_HEADER,
     FRONT,
     PROBE_HEADER,
     Gate,
@@ -115,6 +117,8 @@ def _variables(source: str | Path, settings: ServeSettings) -> dict[str, str]:
         variables["KEEL_ALLOW"] = ",".join(settings.allowed)
     if settings.key_grants:
         variables["KEEL_ALLOW_KEYS"] = ";".join(settings.key_grants)
+    if settings.admin_key_variable is not None:
+        variables["KEEL_ADMIN_KEY_ENV"] = settings.admin_key_variable
     if settings.is_enforced:
         variables["KEEL_ENFORCE"] = "1"
     if settings.accepts_other_weights:
@@ -188,8 +192,8 @@ def run_server(
 ) -> None:
     """Start the planned server, open it once a probe has passed, and stay until it ends.
 
-    Calls `on_open` with what the probe showed. Raises NotAppliedError where a probe fails, and
-    EngineDiedError where the server ends by itself.
+    Calls `on_open` with what the probe showed, and again when other floors are live. Raises
+    NotAppliedError where a probe fails, EngineDiedError where the server ends by itself.
     """
     gate = Gate.make()
     try:
@@ -198,7 +202,7 @@ def run_server(
             address = _listening(process, gate)
             on_open(_probe(gate, address))
             gate.open()
-            _watch(process, gate, address, canary_s)
+            _watch(process, gate, address, canary_s, on_open)
     finally:
         shutil.rmtree(gate.folder, ignore_errors=True)
 
@@ -247,8 +251,10 @@ def _is_reached(gate: Gate, address: ServerAddress) -> bool:
     return True
 
 
-def _probe(gate: Gate, address: ServerAddress) -> ProbeResult:
+def _probe(gate: Gate, address: ServerAddress, *, of_candidate: bool = False) -> ProbeResult:
     with _client(gate, address) as client:
+        if of_candidate:
+            client.headers[CANDIDATE_HEADER] = "1"
         return probe_server(client, address.url)
 
 
@@ -259,16 +265,26 @@ def _client(gate: Gate, address: ServerAddress) -> httpx.Client:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], gate: Gate, address: ServerAddress, canary_s: float
+    process: subprocess.Popen[bytes],
+    gate: Gate,
+    address: ServerAddress,
+    canary_s: float,
+    on_open: Callable[[ProbeResult], None],
 ) -> None:
-    """Wait for the server's end, and probe it now and then.
+    """Wait for the server's end, probe it now and then, and the floors that it is to go over to.
 
-    Raises NotAppliedError where a probe fails; the gate is closed then.
+    Raises NotAppliedError where a probe of what is live fails; the gate is closed then.
     """
+    due = time.monotonic() + (canary_s or math.inf)
     while True:
         try:
-            status = process.wait(canary_s or None)
+            status = process.wait(_TURN_S)
         except subprocess.TimeoutExpired:
+            if gate.candidate is not None:
+                _try_candidate(gate, address, on_open)
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + canary_s
             try:
                 _probe(gate, address)
             except EndpointError as error:  # busy, or about to end; the next wait will tell
@@ -282,3 +298,18 @@ def _watch(
                 f"vLLM's server ended with status {status}, for the reason that it printed above"
             )
         return
+
+
+def _try_candidate(
+    gate: Gate, address: ServerAddress, on_open: Callable[[ProbeResult], None]
+) -> None:
+    """Let the floors that the server is to go over to through, if a probe of them passes."""
+    candidate = gate.candidate
+    assert candidate is not None
+    try:
+        result = _probe(gate, address, of_candidate=True)
+    except (NotAppliedError, EndpointError) as error:
+        gate.reject(candidate.number, str(error))
+    else:
+        if gate.go_over():
+            on_open(result)

@@ -22,6 +22,9 @@ class ServeSettings:
     holds; repeat it."""
     is_enforced: Annotated[bool, Flag("--enforce")] = False
     """Hold every token by the one setting, whatever requests say: the fastest and safest way."""
+    admin_key_variable: Annotated[str | None, Flag("--admin-key-env", metavar="NAME")] = None
+    """Environment variable with the key that `POST /keel/floors` wants, which changes floors while
+    the server runs; without, nobody can."""
     canary_minutes: Annotated[float, Flag("--canary-minutes", least=0)] = 10.0
     """How often to test the server again while it runs; 0: never."""
     model: Annotated[str | None, Flag("--model", MODEL)] = None

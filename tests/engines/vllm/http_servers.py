@@ -22,7 +22,7 @@ SMALL += ("--gpu-memory-utilization", "0.3", "--served-model-name", "tiny")
 @contextmanager
 def served(folder, *arguments, **environment):
     """The base URL of vLLM's server, once it is up, with these environment variables."""
-    with _running(start(folder, port := free_port(), environment, *arguments), port) as url:
+    with running_server(start(folder, port := free_port(), environment, *arguments), port) as url:
         yield url
 
 
@@ -30,7 +30,7 @@ def served(folder, *arguments, **environment):
 def keel_served(floors, *options, arguments=(), **environment):
     """The base URL of what `keel serve` started, once its health is green."""
     process = start_keel(floors, port := free_port(), environment, *options, arguments=arguments)
-    with _running(process, port) as url:
+    with running_server(process, port) as url:
         yield url
 
 
@@ -68,7 +68,7 @@ def _process(command, environment):
 
 
 @contextmanager
-def _running(process, port):
+def running_server(process, port):
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, process)

@@ -151,7 +151,7 @@ class ToyCore:
 class ToyState(CoreState):
     """Answers by one pass in each worker."""
 
-    def _answer(self, name, *, new_tokens=4):
+    def answer(self, name, *, new_tokens=4):
         for worker in self.core.workers:
             worker.note_requests(scheduled(request("a", 5), finished=["a"]))
             compute(worker, ("a", 0, tokens(5)))

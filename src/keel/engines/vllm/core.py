@@ -6,20 +6,21 @@ scheduler and the real execution paths, and looks at what they did.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
+from keel.engines.vllm.deployment import KEY, OFF, SCRATCH, Deployment, ServeEnvironment
 from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelLayoutError, NotAppliedError, NotFiniteError, UsageError
 from keel.geometry import unit
 from keel.types import Floor
 
-SCRATCH = "keel-self-test"
 _HUGE = 10.0
 """Floor of the self-test, in lengths of the model's longest stream: no token may be above it."""
 _APART = 0.05
@@ -28,6 +29,8 @@ _SHOWN = 0.25
 """Share of a plain push from which a change that must not show does: sound models stay under 1e-4
 in float32 and 0.02 in bfloat16, others come to 1."""
 _PROMPT_TOKENS, _NEW_TOKENS = 24, 4
+_PATIENCE_S = 60.0
+"""How long the self-test's request may wait beside others."""
 
 
 class CoreState:
@@ -40,6 +43,10 @@ class CoreState:
         self.next_canary = float("inf")
         self.tests = 0
         self.is_testing = False
+        self.admitting = threading.Lock()
+        """Requests are admitted by another thread than the one that steps."""
+        self.admitted: dict[str, str] = {}
+        """Settings by the requests under them that were admitted and not handed over yet."""
         self.height = 0.0
         """Floor that the self-test holds every token to; known once the streams were looked at."""
 
@@ -50,22 +57,16 @@ class CoreState:
         not what Keel takes them for, and NotFiniteError for a model that gives NaN: the engine
         does not start.
         """
-        self.is_testing = True
-        try:
+        with self.testing():
             self.check_streams()
-        finally:
-            self.is_testing = False
         self.self_test()
         if self.core.vllm_config.kv_transfer_config is not None and not self.deployment.is_global:
             self.check_isolation()
         if environment is not None:
-            from keel.engines.vllm.serving import default_of, settings_of
+            from keel.engines.vllm.serving import held_settings
 
-            settings = settings_of(environment)
-            is_enforced = self.deployment.is_enforced
-            names = [default_of(environment)] if is_enforced else list(settings)
-            for name in names:
-                self.register(PackedInterventions.of(name, settings[name]))
+            for name, floors in held_settings(environment).items():
+                self.register(PackedInterventions.of(name, floors))
             self.canary_s = environment.canary_s
             if self.canary_s:
                 self.next_canary = time.monotonic() + self.canary_s
@@ -103,22 +104,30 @@ class CoreState:
                 self.settings.pop(setting.name, None)
 
     def admit(self, request: Any) -> None:
-        """Give a request the cache salt of its setting.
+        """Give a request the cache salt of its setting, which stays registered until it has ended.
 
         Raises UsageError for a setting that is not there.
         """
+        with self.admitting:
+            setting = self._setting_of(request)
+            self.admitted[request.request_id] = setting.name
+        request.cache_salt = setting.salt(request.cache_salt)
+
+    def hand_over(self, request_id: str) -> None:
+        """Note that the scheduler knows a request, or that it never will."""
+        self.admitted.pop(request_id, None)
+
+    def _setting_of(self, request: Any) -> PackedInterventions:
         parameters = request.sampling_params
         arguments = (parameters.extra_args if parameters is not None else None) or {}
         name = arguments.get(KEY, self.deployment.default)
         if self.deployment.is_global and SCRATCH not in self.settings:
             name = self.deployment.default
         if name == OFF or (name == self.deployment.default and not self.settings):
-            setting = PackedInterventions.none(OFF)
-        elif name in self.settings:
-            setting = self.settings[name]
-        else:
-            raise UsageError(f"setting {name!r} is not registered; there are {list(self.settings)}")
-        request.cache_salt = setting.salt(request.cache_salt)
+            return PackedInterventions.none(OFF)
+        if name in self.settings:
+            return self.settings[name]
+        raise UsageError(f"setting {name!r} is not registered; there are {list(self.settings)}")
 
     def run_canary_if_due(self) -> None:
         """Check every setting's firing, and test the engine if it is idle; called between steps.
@@ -129,7 +138,7 @@ class CoreState:
             return
         self.next_canary = time.monotonic() + self.canary_s
         for name in self.settings:
-            self._call_workers("firing", name)
+            self.check_firing(name)
         if not self.deployment.is_global and not self.core.scheduler.has_unfinished_requests():
             self.self_test()
 
@@ -187,8 +196,18 @@ class CoreState:
     def _tried(self, result: str, *trial: str) -> list[Any]:
         """What each worker says of one prompt that is read under a trial: see `StreamTrials`."""
         self._call_workers(*trial)
-        self._answer(OFF, new_tokens=1)
+        self.answer(OFF, new_tokens=1)
         return self._call_workers(result)
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Keeps the canary, which is due between steps, out of a test's own steps."""
+        self.is_testing = True
+        self.tests += 1
+        try:
+            yield
+        finally:
+            self.is_testing = False
 
     def self_test(self) -> None:
         """Run a request unsteered, under a huge floor at every steered layer, and unsteered again.
@@ -196,34 +215,42 @@ class CoreState:
         The floor must move every token at every layer, change what is predicted, and leave no
         trace. Raises NotAppliedError.
         """
-        self.is_testing = True
-        try:
-            self.tests += 1
-            before = self._answer(OFF)
+        with self.testing():
+            is_alone = not self.core.scheduler.has_unfinished_requests()
+            before = self.answer(OFF)
             self.register(self._huge_floors())
-            steered = self._answer(SCRATCH)
-            for firing in self._call_workers("firing", SCRATCH):
-                for layer, (seen, fired) in firing.items():
-                    if not seen or fired != seen:
-                        raise NotAppliedError(
-                            f"self-test: layer {layer} moved {fired} of {seen} tokens to a floor "
-                            "that all are under; this engine would serve uncapped, and does not "
-                            "start"
-                        )
+            steered = self.answer(SCRATCH)
+            self.check_moved(SCRATCH)
             self.register(PackedInterventions.none(SCRATCH))
-            after = self._answer(OFF)
-        finally:
-            self.is_testing = False
+            after = self.answer(OFF)
         if steered == before:
             raise NotAppliedError(
                 "self-test: a floor far above every token changed nothing that the model "
                 "predicts; this engine would serve uncapped, and does not start"
             )
-        if after != before:
+        # Beside others it may run in batches of other shapes, which round otherwise.
+        if is_alone and after != before:
             raise NotAppliedError(
                 "self-test: an unsteered request after a steered one is not what it was before; "
                 "this engine would mix settings, and does not start"
             )
+
+    def check_moved(self, name: str, layers: Sequence[int] | None = None) -> None:
+        """See that a setting above all tokens moved each, at these layers. Raises NotAppliedError.
+
+        Without layers at all that are held.
+        """
+        for firing in self.check_firing(name):
+            for layer, (seen, fired) in firing.items():
+                if (layers is None or layer in layers) and (not seen or fired != seen):
+                    raise NotAppliedError(
+                        f"self-test: layer {layer} moved {fired} of {seen} tokens to a floor that "
+                        "all are under; this engine would serve uncapped, and does not start"
+                    )
+
+    def check_firing(self, name: str) -> list[dict[int, tuple[int, int]]]:
+        """How often a setting fired, by worker. Raises where a layer was passed by."""
+        return self._call_workers("firing", name)
 
     def check_isolation(self) -> None:
         """Test that a KV connector gives no request what was computed under another setting.
@@ -234,19 +261,15 @@ class CoreState:
         config = self.core.vllm_config
         room = int(config.model_config.max_model_len) - _NEW_TOKENS - 1
         tokens = min(4 * int(config.cache_config.block_size), room)
-        self.is_testing = True
-        try:
-            self.tests += 1
-            before = self._answer(OFF, prompt_tokens=tokens)
+        with self.testing():
+            before = self.answer(OFF, prompt_tokens=tokens)
             salt = f"{SCRATCH}-shared-{time.monotonic_ns()}"
             self.register(self._huge_floors())
-            self._answer(SCRATCH, prompt_tokens=tokens, salt=salt)
+            self.answer(SCRATCH, prompt_tokens=tokens, salt=salt)
             firing = self._call_workers("firing", SCRATCH)
             self.register(PackedInterventions.none(SCRATCH))
             self.core.reset_prefix_cache()  # so that only the connector could still have it
-            after = self._answer(OFF, prompt_tokens=tokens, salt=salt)
-        finally:
-            self.is_testing = False
+            after = self.answer(OFF, prompt_tokens=tokens, salt=salt)
         # Under a floor that is new, no token can be cached: each must have passed the layers.
         is_fresh = all(seen >= tokens for worker in firing for seen, _ in worker.values())
         if after != before or not is_fresh:
@@ -272,7 +295,7 @@ class CoreState:
             [Floor(n, unit(torch.randn(hidden, generator=draws)), self.height) for n in layers],
         )
 
-    def _answer(
+    def answer(
         self,
         name: str,
         *,
@@ -282,7 +305,9 @@ class CoreState:
     ) -> list[Any]:
         """Greedy tokens with their log-probabilities, of one request through the engine's steps.
 
-        With a salt it takes from caches what others with that salt have left there.
+        With a salt it takes from caches what others with that salt have left there. What other
+        requests get in these steps goes where it would. Raises NotAppliedError where the engine is
+        too busy, or paused, to answer.
         """
         from vllm import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
@@ -309,14 +334,27 @@ class CoreState:
             data_parallel_rank=None,
         )
         core, predicted = self.core, list[Any]()
+        is_alone = not core.scheduler.has_unfinished_requests()
+        ends = math.inf if is_alone else time.monotonic() + _PATIENCE_S
         core.add_request(*core.preprocess_add_request(request))
-        while core.scheduler.has_requests():
+        is_finished = False
+        while core.scheduler.has_requests() and (is_alone or not is_finished):
+            if time.monotonic() > ends:
+                core.abort_requests([request.request_id])
+                raise NotAppliedError(
+                    f"self-test: the engine had no room for its request in {_PATIENCE_S:.0f} s; "
+                    "try again when it is less busy"
+                )
             outputs, executed = core.step_fn()
+            for client, group in (outputs or {}).items():
+                own = [each for each in group.outputs if each.request_id == request.request_id]
+                for output in own:
+                    predicted += list(output.new_token_ids)
+                    if output.new_logprobs is not None:
+                        predicted += output.new_logprobs.logprobs.tolist()
+                    is_finished |= output.finish_reason is not None
+                if not is_alone:
+                    group.outputs = [each for each in group.outputs if each not in own]
+                    core.output_queue.put_nowait((client, group))
             core.post_step(executed)
-            for group in (outputs or {}).values():
-                for output in group.outputs:
-                    if output.request_id == request.request_id:
-                        predicted += list(output.new_token_ids)
-                        if output.new_logprobs is not None:
-                            predicted += output.new_logprobs.logprobs.tolist()
         return predicted

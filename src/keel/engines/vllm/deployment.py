@@ -21,6 +21,10 @@ KEY = "keel"
 """Name of our entry in `additional_config`, and of the request argument that names a setting."""
 OFF = "none"
 """The setting that leaves the model as it is."""
+SCRATCH = "keel-self-test"
+"""The self-test's own setting."""
+CHANGE_MARK = "\x1f"
+"""Stands in registered names of settings before the number of the change that brought them."""
 GRAPH_VERSION = 3
 """Raise it when what is traced changes: a cached graph of an older Keel must not be loaded."""
 
@@ -80,7 +84,7 @@ class Deployment:
 
 KNOWN = (
     *("KEEL_FLOORS", "KEEL_SETTING", "KEEL_ENFORCE", "KEEL_ALLOW", "KEEL_ALLOW_KEYS"),
-    *("KEEL_CANARY_MINUTES", "KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_GATE"),
+    *("KEEL_CANARY_MINUTES", "KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_GATE", "KEEL_ADMIN_KEY_ENV"),
     *("KEEL_CACHE", "KEEL_BENCH_CACHE", "KEEL_UNTESTED_VLLM"),
 )
 """Every environment variable of Keel's."""
@@ -88,7 +92,7 @@ _KUBERNETES = re.compile(r"KEEL_(SERVICE|PORT)(_.*)?")
 """What Kubernetes sets in every pod beside a service that is called keel."""
 _NEEDS_FLOORS = (
     *("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_ALLOW", "KEEL_ALLOW_KEYS", "KEEL_CANARY_MINUTES"),
-    "KEEL_ACCEPT_OTHER_WEIGHTS",
+    *("KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_ADMIN_KEY_ENV"),
 )
 
 
@@ -129,6 +133,9 @@ class ServeEnvironment:
     where the environment variable VARIABLE holds the key."""
     accepts_other_weights: bool = False
     """`KEEL_ACCEPT_OTHER_WEIGHTS=1`: serve a model of the same shape whose weights differ."""
+    admin_variable: str | None = None
+    """`KEEL_ADMIN_KEY_ENV`: environment variable with the key of those who may change floors while
+    the server runs; None where nobody may."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> ServeEnvironment | None:
@@ -156,7 +163,15 @@ class ServeEnvironment:
             None if allowed is None else _words(allowed),
             _grants(environment),
             _switch(environment, "KEEL_ACCEPT_OTHER_WEIGHTS"),
+            _admin(environment),
         )
+
+
+def _admin(environment: Mapping[str, str]) -> str | None:
+    variable = environment.get("KEEL_ADMIN_KEY_ENV") or None
+    if variable is not None and not environment.get(variable):
+        raise UsageError(f"KEEL_ADMIN_KEY_ENV names {variable}, which holds no key")
+    return variable
 
 
 def _switch(environment: Mapping[str, str], name: str) -> bool:

@@ -18,8 +18,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
+from keel.engines.vllm.admin import CHANGE_PATH, FloorsCall
+from keel.engines.vllm.deployment import CHANGE_MARK, KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.gate import Gate, ServerAddress
+from keel.engines.vllm.live import LiveFloors, named_change
 from keel.engines.vllm.serving import (
     check_request,
     default_of,
@@ -35,6 +37,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PROBE_HEADER = "x-keel-probe"
+CANDIDATE_HEADER = "x-keel-candidate"
+"""Of a probe: held by the floors that are to be tried."""
 SETTING_HEADER = "x-keel-setting"
 FACTS_PATH = "/keel"
 _HEALTH = ("/health", "/ping")
@@ -65,6 +69,8 @@ class RequestSetting:
     allowed: frozenset[str] | None = None
     """Settings that this client may have, beside the default; None for any."""
     used: set[str] = field(default_factory=set)
+    live: LiveFloors | None = None
+    """The floors that hold all of it, whatever others come; None for the engine's first."""
 
 
 CURRENT: ContextVar[RequestSetting | None] = ContextVar("keel_request", default=None)
@@ -80,15 +86,25 @@ def settle(params: Any, deployment: Deployment | None) -> None:
     current = CURRENT.get()
     if current is None or deployment is None:
         return
+    live = current.live
+    deployment = deployment if live is None else live.under(deployment)
     arguments = getattr(params, "extra_args", None) or {}
-    given = arguments.get(KEY)
+    given, change = arguments.get(KEY), 0 if live is None else live.change
+    if isinstance(given, str) and CHANGE_MARK in given:  # settled before
+        given, of_change = named_change(given)
+        if of_change != change:
+            raise UsageError(f"{KEY} is of other floors than the request's")
     if current.name is not None and given not in (None, current.name):
         raise UsageError(f"{KEY} is {given!r} here and {current.name!r} in the request")
     name = current.name if given is None else given
     _check_allowed(name, current.allowed, deployment)
-    if name is not None and given is None:
+    held = deployment.default if name is None else str(name)
+    if live is not None and change:
+        check_request({KEY: name}, deployment, live.environment)
+        params.extra_args = {**arguments, KEY: live.registered(held)}
+    elif name is not None and given is None:
         params.extra_args = {**arguments, KEY: name}
-    current.used.add(deployment.default if name is None else str(name))
+    current.used.add(held)
 
 
 def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
@@ -108,7 +124,7 @@ def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
             )
         if value is None:
             continue
-        if not isinstance(value, str):
+        if not isinstance(value, str) or CHANGE_MARK in value:
             raise UsageError(f"{KEY} is {value!r}, expected the name of a setting")
         names.add(value)
     model = body.get("model") if isinstance(body, Mapping) else None
@@ -162,15 +178,21 @@ class Front:
         deployment = Deployment.from_config(state.vllm_config.additional_config)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         is_probe = self._is_probe(scope)
+        live = self._live(is_candidate=is_probe and bool(_header(scope, CANDIDATE_HEADER)))
         is_refused = self._refusal(deployment, path, scope["method"], is_probe)
         if is_refused is not None:
             await _answer(send, *is_refused)
+        elif deployment is not None and (path, scope["method"]) == (CHANGE_PATH, "POST"):
+            assert live is not None
+            call = FloorsCall(live, deployment, self.gate, state)
+            raw, _ = await _read(receive)
+            await _send_json(send, *await call.answer(_header(scope, "authorization"), raw))
         elif path == FACTS_PATH and deployment is not None:
-            await self._tell_facts(state, deployment, scope, send)
+            await self._tell_facts(state, deployment, live, scope, send)
         elif deployment is not None and path in _DESCRIBED:
-            await self.app(scope, receive, _with_facts(send, facts_of(deployment)))
+            await self.app(scope, receive, _with_facts(send, _facts(deployment, live)))
         elif deployment is not None and scope["method"] == "POST":
-            await self._hold(scope, receive, send, deployment)
+            await self._hold(scope, receive, send, deployment, live)
         else:
             await self.app(scope, receive, send)
 
@@ -183,11 +205,14 @@ class Front:
                 await _call_workers(state.engine_client, "confirm", expected)
             except Exception as error:  # whatever vLLM makes of an error in another process
                 self.fault = " ".join(str(error).split())
-            print(
-                f"keel: {self.fault or line_of(facts_of(deployment))}", file=sys.stderr, flush=True
-            )
+            facts = facts_of(deployment, self.environment)
+            print(f"keel: {self.fault or line_of(facts)}", file=sys.stderr, flush=True)
         if self.gate is not None:
             self.gate.announce(_address_of(state.args))
+
+    def _live(self, *, is_candidate: bool = False) -> LiveFloors | None:
+        """The floors that a request which arrives now is held by."""
+        return LiveFloors.of(self.environment, self.gate, is_candidate=is_candidate)
 
     def _is_probe(self, scope: Scope) -> bool:
         """Whether `keel serve` sent this; then vLLM's own key is not needed, too."""
@@ -221,16 +246,23 @@ class Front:
         return None
 
     async def _hold(
-        self, scope: Scope, receive: Receive, send: Send, deployment: Deployment
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        deployment: Deployment,
+        live: LiveFloors | None,
     ) -> None:
         """Pass a request on under the setting that it names."""
         raw, receive = await _read(receive)
+        environment = None if live is None else live.environment
+        deployment = deployment if live is None else live.under(deployment)
         try:
             served = scope["app"].state.args.served_model_name or ()
-            name = named_setting(_parsed(raw), served)
-            current = RequestSetting(self._meant(name, deployment), self._allowed(scope))
+            name = _meant(named_setting(_parsed(raw), served), deployment, environment)
+            current = RequestSetting(name, self._allowed(scope), live=live)
             if current.name is not None:
-                check_request({KEY: current.name}, deployment)
+                check_request({KEY: current.name}, deployment, environment)
                 _check_allowed(current.name, current.allowed, deployment)
         except UsageError as error:
             await _answer(send, 400, str(error))
@@ -250,14 +282,6 @@ class Front:
         finally:
             CURRENT.reset(token)
 
-    def _meant(self, name: str | None, deployment: Deployment) -> str | None:
-        """The setting that `capped` stands for, of a model's name; any other as it is."""
-        if name != CAPPED or self.environment is None or CAPPED in settings_of(self.environment):
-            return name
-        if deployment.default != OFF:
-            return deployment.default
-        return default_of(replace(self.environment, setting=None))
-
     def _allowed(self, scope: Scope) -> frozenset[str] | None:
         """Settings that the sender may choose, by the key that it sent; None for any."""
         if self.environment is None or self.environment.allowed is None:
@@ -271,16 +295,39 @@ class Front:
         return frozenset(allowed)
 
     async def _tell_facts(
-        self, state: Any, deployment: Deployment, scope: Scope, send: Send
+        self,
+        state: Any,
+        deployment: Deployment,
+        live: LiveFloors | None,
+        scope: Scope,
+        send: Send,
     ) -> None:
         """Answer what holds this server; with `?firing=NAME`, how often that setting fired."""
         query = dict(pair.partition("=")[::2] for pair in scope["query_string"].decode().split("&"))
-        facts = facts_of(deployment)
+        facts = _facts(deployment, live)
         name = query.get("firing")
         if name is not None:
-            name = default_of(self.environment) if self.environment and not name else name
+            name = name if live is None else live.registered(name or live.default)
             facts["firing"] = await _firing(state.engine_client, name)
         await _send_json(send, 200, facts)
+
+
+def _facts(deployment: Deployment, live: LiveFloors | None) -> dict[str, Any]:
+    """What holds a server, for those who ask it."""
+    if live is None:
+        return facts_of(deployment, None)
+    return facts_of(live.under(deployment), live.environment, changes=live.change)
+
+
+def _meant(
+    name: str | None, deployment: Deployment, environment: ServeEnvironment | None
+) -> str | None:
+    """The setting that `capped` stands for, of a model's name; any other as it is."""
+    if name != CAPPED or environment is None or CAPPED in settings_of(environment):
+        return name
+    if deployment.default != OFF:
+        return deployment.default
+    return default_of(replace(environment, setting=None))
 
 
 async def _firing(client: Any, name: str) -> dict[str, list[int]]:

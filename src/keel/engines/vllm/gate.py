@@ -9,9 +9,10 @@ import json
 import secrets
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "KEEL_GATE"
 """Environment variable that names the folder to vLLM's processes."""
@@ -24,6 +25,18 @@ class ServerAddress:
     url: str
     uds: str | None = None
     """Path of a Unix socket, in place of the URL's host and port."""
+
+
+@dataclass(frozen=True)
+class FloorsChange:
+    """Floors that a running server is to go over to."""
+
+    number: int
+    """How many changes there were, with this one."""
+    floors: str
+    """Path of the file that holds them."""
+    setting: str | None
+    """The default of requests that name none; None for the file's own."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +78,68 @@ class Gate:
 
     def announce(self, address: ServerAddress) -> None:
         """Note where the server listens."""
-        scratch = self.folder / f"address-{secrets.token_hex(4)}"
-        scratch.write_text(json.dumps([address.url, address.uds]), encoding="utf-8")
-        scratch.replace(self.folder / "address")
+        self._write("address", asdict(address))
 
     @property
     def address(self) -> ServerAddress | None:
         """Where the server listens; None before it does."""
-        file = self.folder / "address"
-        return (
-            ServerAddress(*json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-        )
+        address = self._read("address")
+        return None if address is None else ServerAddress(**address)
+
+    def propose(self, change: FloorsChange) -> None:
+        """Ask the one who probes to try a change's floors."""
+        (self.folder / "verdict").unlink(missing_ok=True)
+        self._write("candidate", asdict(change))
+
+    def withdraw(self) -> None:
+        """Ask no longer."""
+        (self.folder / "candidate").unlink(missing_ok=True)
+
+    @property
+    def candidate(self) -> FloorsChange | None:
+        """The change that is to be probed, if any."""
+        change = self._read("candidate")
+        return None if change is None else FloorsChange(**change)
+
+    def go_over(self) -> bool:
+        """Let the candidate's floors hold all requests from now on, in every process at once.
+
+        False where it was withdrawn.
+        """
+        try:
+            (self.folder / "candidate").replace(self.folder / "live")
+        except FileNotFoundError:
+            return False
+        return True
+
+    @property
+    def live(self) -> FloorsChange | None:
+        """The last change that was let through; None while there was none."""
+        change = self._read("live")
+        return None if change is None else FloorsChange(**change)
+
+    def reject(self, number: int, reason: str) -> None:
+        """Note why a change is not let through."""
+        self._write("verdict", {"number": number, "reason": reason})
+        self.withdraw()
+
+    def verdict_on(self, number: int) -> str | None:
+        """Why a change was not let through; None where nobody has said so."""
+        verdict = self._read("verdict")
+        return verdict["reason"] if verdict and verdict["number"] == number else None
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        scratch = self.folder / f"{name}-{secrets.token_hex(4)}"
+        scratch.write_text(json.dumps(value), encoding="utf-8")
+        scratch.replace(self.folder / name)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            text = (self.folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        value: dict[str, Any] = json.loads(text)
+        return value
 
     def refuse(self, reason: str) -> None:
         """Note, in one line, why the server does not start; the first reason stays."""

@@ -28,6 +28,8 @@ TESTED = ("0.32.",)
 _DONE = "_keel_is_registered"
 FRONT = "keel.engines.vllm.front.Front"
 """The middleware, as `--middleware` takes it."""
+STAGE = "stage"
+"""The call that `staging.stage` answers, among those to workers."""
 REFUSED = 3
 """Exit status of a server that Keel refuses to start."""
 
@@ -70,6 +72,7 @@ def register() -> None:
     _wrap(core.EngineCore, "_initialize_kv_caches", _remember_core)
     core.enable_envs_cache = _start_after_init(core.enable_envs_cache)
     _wrap(core.EngineCore, "preprocess_add_request", _salt_cache)
+    _wrap(core.EngineCore, "add_request", _hand_over)
     _wrap(core.EngineCore, "collective_rpc", _intercept_rpc)
     _wrap(core.EngineCore, "post_step", _run_canary_if_due)
     _wrap(core.EngineCoreProc, "run_busy_loop", _start_before_loop)
@@ -257,20 +260,42 @@ def _start_keel(core: Any) -> None:
 def _salt_cache(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Salt the prefix cache, so that keys and values of one setting never serve another."""
     keel = getattr(self, "keel", None)
+    if keel is None:
+        return original(self, request, *args, **kwargs)
+    keel.admit(request)
+    try:
+        return original(self, request, *args, **kwargs)
+    except BaseException:
+        keel.hand_over(request.request_id)
+        raise
+
+
+def _hand_over(original: Wrapper, self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wraps `add_request`, by which the scheduler gets to know a request that was admitted."""
+    result = original(self, request, *args, **kwargs)
+    keel = getattr(self, "keel", None)
     if keel is not None:
-        keel.admit(request)
-    return original(self, request, *args, **kwargs)
+        keel.hand_over(request.request_id)
+    return result
 
 
 def _intercept_rpc(original: Wrapper, self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-    """Note settings that are registered while the engine runs, and look at new weights first."""
+    """Note settings that are registered while the engine runs, and look at new weights first.
+
+    Floors that are to come are staged by the core itself.
+    """
+    keel = getattr(self, "keel", None)
+    call = kwargs.get("args") or (args[1] if len(args) > 1 else None) or ("",)
+    if keel is not None and method == "keel_call" and call[0] == STAGE:
+        from keel.engines.vllm.staging import stage
+
+        return [stage(keel, *call[1:])]
     if _deployment(self.vllm_config) is not None and isinstance(method, str):
         from keel.engines.vllm.serving import check_new_weights
 
         named = kwargs.get("kwargs") or (args[2] if len(args) > 2 else None) or {}
         check_new_weights(method, named, self.vllm_config.model_config)
     result = original(self, method, *args, **kwargs)
-    keel = getattr(self, "keel", None)
     if keel is not None and method == "keel_call":
         keel.note_registration(args, kwargs)
     return result

@@ -11,7 +11,13 @@ from typing import Any
 
 from keel import __version__
 from keel.engines.catalogue import local_weights, weights_fingerprint
-from keel.engines.vllm.deployment import KEY, OFF, Deployment, ServeEnvironment
+from keel.engines.vllm.deployment import (
+    CHANGE_MARK,
+    KEY,
+    OFF,
+    Deployment,
+    ServeEnvironment,
+)
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, UsageError
@@ -19,7 +25,9 @@ from keel.store import check_setting, load_floors, load_settings
 from keel.types import Floors, ModelIdentity
 
 _OURS = (RECORD, SPANS, SUMS, SCORE)
-
+_CHANGES, _LEAST_ROOM = 3, 4
+"""Of a server whose floors can change: sets of settings that it can hold at once, and their size
+where it starts with fewer."""
 
 SALTED_CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector", "MooncakeStoreConnector")
 """Connectors that look keys and values up by vLLM's own block hashes, which hold the cache salt."""
@@ -30,24 +38,54 @@ def deployment_for(environment: ServeEnvironment) -> Deployment:
 
     Raises UsageError where every request is to be held by `none`.
     """
-    held = settings_of(environment)
     default = default_of(environment)
-    if environment.is_enforced:
-        if default == OFF:
-            raise UsageError("KEEL_ENFORCE=1 with KEEL_SETTING=none holds nothing; leave one out")
-        held = {default: held[default]}
+    held = held_settings(environment)
     packed = [PackedInterventions.of(name, floors) for name, floors in held.items()]
+    # Requests that are held by floors of before a change must be told apart from later ones.
+    can_change = environment.admin_variable is not None
+    room = len(packed) if not can_change else _CHANGES * max(len(packed), _LEAST_ROOM)
     layers = sorted({layer for setting in packed for layer in setting.layers})
     # Which tokens are held, where not all are, only a map of requests can say.
     holds_all = not any(bool(setting.masks_N.any()) for setting in packed)
     return Deployment(
         layers=tuple(layers),
-        is_global=environment.is_enforced and holds_all,
-        settings=len(packed) + 1,  # and one for the self-test
+        is_global=environment.is_enforced and holds_all and not can_change,
+        settings=room + 1,  # and one for the self-test
         steps=max(setting.most_per_layer for setting in packed),
         default=default,
         is_enforced=environment.is_enforced,
     )
+
+
+def held_settings(environment: ServeEnvironment) -> Mapping[str, Floors]:
+    """Those that an engine holds: all of them, or the default where it is enforced.
+
+    Raises UsageError where that is `none`.
+    """
+    settings, default = settings_of(environment), default_of(environment)
+    if not environment.is_enforced:
+        return settings
+    if default == OFF:
+        raise UsageError("KEEL_ENFORCE=1 with KEEL_SETTING=none holds nothing; leave one out")
+    return {default: settings[default]}
+
+
+def check_held(environment: ServeEnvironment, deployment: Deployment) -> None:
+    """Refuse floors that an engine which was started for others cannot hold. Raises UsageError."""
+    for name, floors in held_settings(environment).items():
+        packed = PackedInterventions.of(name, floors)
+        unknown = sorted(set(packed.layers) - set(deployment.layers or packed.layers))
+        if unknown:
+            raise UsageError(
+                f"setting {name!r} acts at layers {unknown}, but this server was started for "
+                f"{list(deployment.layers or ())}; start one for those, and switch over"
+            )
+        if packed.most_per_layer > deployment.steps:
+            raise UsageError(
+                f"setting {name!r} has {packed.most_per_layer} floors at one layer, but this "
+                f"server was started for {deployment.steps}; start one for those, and switch over"
+            )
+        _ = packed.spares_first  # refused where vLLM cannot tell its tokens apart
 
 
 @lru_cache(maxsize=8)
@@ -82,7 +120,9 @@ def _default_among(environment: ServeEnvironment, settings: Mapping[str, Floors]
     return environment.setting
 
 
-def facts_of(deployment: Deployment) -> dict[str, Any]:
+def facts_of(
+    deployment: Deployment, environment: ServeEnvironment | None, *, changes: int = 0
+) -> dict[str, Any]:
     """What holds this server, for those who ask it: settings, layers, hashes and versions."""
     facts: dict[str, Any] = {
         "setting": deployment.default,
@@ -90,16 +130,17 @@ def facts_of(deployment: Deployment) -> dict[str, Any]:
         "layers": None if deployment.layers is None else list(deployment.layers),
         "versions": {"keel": __version__, "vllm": vllm_version()},
     }
-    environment = ServeEnvironment.of()
     if environment is None:
         return facts
     settings = settings_of(environment)
     made = next(iter(settings.values())).identity
     return {
         **facts,
+        "layers": sorted({floor.layer for held in settings.values() for floor in held}),
         "settings": list(settings),
         "allowed": None if environment.allowed is None else list(environment.allowed),
         "floors": fingerprint_of(environment),
+        "changes": changes,
         "weights": "" if made is None else made.weights_hash,
         "model": "" if made is None else made.model_id,
         "other_weights_accepted": environment.accepts_other_weights,
@@ -130,9 +171,8 @@ def fingerprint_of(environment: ServeEnvironment) -> str:
 
 def fingerprints_of(environment: ServeEnvironment) -> dict[str, str]:
     """The fingerprint of each setting that a server's workers hold, by name."""
-    settings = settings_of(environment)
-    names = [default_of(environment)] if environment.is_enforced else list(settings)
-    return {name: PackedInterventions.of(name, settings[name]).fingerprint for name in names}
+    held = held_settings(environment).items()
+    return {name: PackedInterventions.of(name, floors).fingerprint for name, floors in held}
 
 
 def vllm_version() -> str:
@@ -145,8 +185,15 @@ def vllm_version() -> str:
     return ""
 
 
-def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -> None:
-    """Refuse a request that asks for a setting which it cannot have. Raises UsageError."""
+def check_request(
+    arguments: Mapping[str, Any],
+    deployment: Deployment | None,
+    environment: ServeEnvironment | None = None,
+) -> None:
+    """Refuse a request that asks for a setting which it cannot have. Raises UsageError.
+
+    Without an environment, the process's own is meant.
+    """
     name = arguments.get(KEY)
     if deployment is None:
         if name is not None:
@@ -158,9 +205,11 @@ def check_request(arguments: Mapping[str, Any], deployment: Deployment | None) -
         return
     if not isinstance(name, str):
         raise UsageError(f"{KEY} is {name!r}, expected the name of a setting")
+    if environment is None and CHANGE_MARK in name:
+        return  # looked at when the request came; only the engine core knows whether it is held
     if deployment.is_enforced and name != deployment.default:
         raise UsageError("this engine holds every request alike; leave out the setting")
-    environment = ServeEnvironment.of()
+    environment = environment or ServeEnvironment.of()
     if environment is not None and name != OFF and name not in settings_of(environment):
         raise UsageError(
             f"{KEY} is {name!r}, expected {OFF} or one of {', '.join(settings_of(environment))}"
@@ -177,8 +226,7 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
         raise UsageError("--runner pooling answers nothing that a floor could hold; leave it out")
     environment = ServeEnvironment.of()
     if environment is not None:
-        accepts = environment.accepts_other_weights
-        _check_model(settings_of(environment), model, accepts_other=accepts)
+        check_model(environment, model)
     if not deployment.is_global:
         _refuse_reordered_tokens(config)
     if deployment.recordings and config.speculative_config is not None:
@@ -223,11 +271,12 @@ def _refuse_reordered_tokens(config: Any) -> None:
             )
 
 
-def _check_model(settings: Mapping[str, Floors], model: Any, *, accepts_other: bool) -> None:
+def check_model(environment: ServeEnvironment, model: Any) -> None:
     """Refuse floors that do not fit the model, or were made on another. Raises ModelMismatchError.
 
-    Floors that name no model must at least fit this one.
+    `model` is vLLM's config of it. Floors that name no model must at least fit this one.
     """
+    settings = settings_of(environment)
     layers, hidden = int(model.get_total_num_hidden_layers()), int(model.get_hidden_size())
     for floors in settings.values():
         width, deepest = len(next(iter(floors)).direction), max(floors.layers)
@@ -242,7 +291,7 @@ def _check_model(settings: Mapping[str, Floors], model: Any, *, accepts_other: b
                 f"setting {floors.name!r} was made on {made.model_id}, {made.layers} layers × "
                 f"{made.hidden_size}; this model has {layers} × {hidden}"
             )
-    if not accepts_other:
+    if not environment.accepts_other_weights:
         check_weights(settings, str(model.model), getattr(model, "revision", None))
 
 
