@@ -2,27 +2,22 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from keel.engines.vllm.deployment import KEY, OFF, ServeEnvironment
-from keel.engines.vllm.front import (
-    CURRENT,
-    PROBE_HEADER,
-    SETTING_HEADER,
-    Front,
-    RequestSetting,
-    named_setting,
-    settle,
-)
-from keel.engines.vllm.gate import VARIABLE, Gate
+from keel.engines.vllm.front import CURRENT, SETTING_HEADER, Front, RequestSetting, settle
+from keel.engines.vllm.gate import VARIABLE, FloorsChange, Gate
+from keel.engines.vllm.naming import PROBE_HEADER
 from keel.engines.vllm.serving import deployment_for
 from keel.errors import UsageError
 from keel.store import save_floors
 from keel.types import Floor, Floors
 from tests.engines.vllm.toys import direction
 
+FORM = "application/x-www-form-urlencoded"
 LOW = Floors((Floor(2, direction(2), 1.0),), "low")
 HIGH = Floors((Floor(3, direction(3), 2.0),), "high")
 
@@ -38,81 +33,6 @@ def source(tmp_path, monkeypatch):
 def gate(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return Gate.make()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"vllm_xargs": {KEY: "low"}},
-        {"sampling_params": {"extra_args": {KEY: "low"}}},
-        {"vllm_xargs": {KEY: "low"}, "sampling_params": {"extra_args": {KEY: "low"}}},
-        {"vllm_xargs": {KEY: "low", "other": 1}, "messages": [{"content": "keel"}]},
-    ],
-)
-def test_a_setting_is_named_where_vllm_hands_it_on(body):
-    assert named_setting(body) == "low"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        *(
-            {},
-            {"vllm_xargs": {}},
-            {"vllm_xargs": {KEY: None}},
-            {"vllm_xargs": None},
-            None,
-            [],
-            "keel",
-        ),
-        {"messages": [{"role": "user", "content": "x", KEY: "low"}]},
-        {"tools": [{"function": {"parameters": {"properties": {"keel": {}}}}}]},
-        {"response_format": {"json_schema": {"properties": {"keel": {"type": "string"}}}}},
-        {"structured_outputs": {"json": {"properties": {"keel": {}}}}},
-        {"metadata": {"vessel": "low", "kelvin": 3, "knee": 1}},
-    ],
-)
-def test_other_bodies_name_none(body):
-    assert named_setting(body) is None
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {KEY: "low"},
-        {"Keel": "low"},
-        {"vllm_xargs": {"Keel": "low"}},
-        {"vllm_xargs": {"KEEL": "low"}},
-        {"vllm_xargs": {"keel_setting": "low"}},
-        {"vllm_xargs": {"keel-floors": "low"}},
-        {"vllm_xargs": {"kel": "low"}},
-        {"vllm_xargs": {"kele": "low"}},
-        {"extra_body": {"vllm_xargs": {KEY: "low"}}},
-        {"extra_args": {KEY: "low"}},
-        {"vllm_xarg": {KEY: "low"}},
-        {"sampling_params": {"vllm_xargs": {KEY: "low"}}},
-        {"sampling_params": {KEY: "low"}},
-        {"metadata": {KEY: "low"}},
-        {"chat_template_kwargs": {KEY: "low"}},
-    ],
-)
-def test_a_name_that_vllm_would_ignore_is_refused_with_where_it_belongs(body):
-    """Each was answered under the default, with status 200."""
-    with pytest.raises(UsageError, match=r'would be ignored.*"vllm_xargs": {"keel": "..."}'):
-        named_setting(body)
-
-
-def test_two_names_that_differ_are_refused():
-    with pytest.raises(UsageError, match=r"names 2 settings, \['high', 'low'\]"):
-        named_setting(
-            {"vllm_xargs": {KEY: "low"}, "sampling_params": {"extra_args": {KEY: "high"}}}
-        )
-
-
-@pytest.mark.parametrize("name", [3, ["low"], True, {"a": 1}])
-def test_a_name_that_is_no_text_is_refused(name):
-    with pytest.raises(UsageError, match="expected the name of a setting"):
-        named_setting({"vllm_xargs": {KEY: name}})
 
 
 def settled(source, current, arguments=None, **environment):
@@ -190,7 +110,8 @@ class Vllm:
 
 def ask(front, path, body=None, method="POST", query="", **headers):
     """(status, headers, body) of one request."""
-    sent, raw = [], b"" if body is None else json.dumps(body).encode()
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    sent = []
     scope = {
         "type": "http",
         "app": front.app,
@@ -362,3 +283,157 @@ def test_firing_is_counted_over_all_engines(source, monkeypatch):
     front.app.state.engine_client = SimpleNamespace(engine_core=Engines())
     facts = ask(front, "/keel", method="GET", query="firing=high")[2]
     assert facts["firing"] == {"2": [14, 6], "3": [14, 2]}
+
+
+def socket(front, *messages, query="", **headers):
+    """What is sent to one who opens a socket and sends these messages, and what vLLM got of it."""
+    sent, got = [], []
+    waiting = [{"type": "websocket.connect"}]
+    waiting += [{"type": "websocket.receive", "text": json.dumps(each)} for each in messages]
+    scope = {
+        **{"type": "websocket", "app": front.app, "path": "/v1/realtime"},
+        "query_string": query.encode(),
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+    }
+
+    async def receive():
+        return waiting.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(scope, receive, send):
+        got.append(await receive())
+        while waiting and got[-1]["type"] != "websocket.disconnect":
+            got.append(await receive())
+            params = SimpleNamespace(extra_args=None)
+            settle(params, front.app.deployment)
+            got[-1] = {**got[-1], "settled": params.extra_args}
+
+    app.state, app.deployment = front.app.state, front.app.deployment
+    front.app = scope["app"] = app
+    asyncio.run(front(scope, receive, send))
+    return sent, got
+
+
+def test_a_socket_does_not_pass_a_closed_gate(source, monkeypatch, gate):
+    """Every kind of connection but HTTP was let through."""
+    front = front_of(source, monkeypatch, **{VARIABLE: str(gate.folder)})
+    sent, got = socket(front)
+    assert (sent[0]["type"], got) == ("websocket.close", [])
+    assert "not open" in sent[0]["reason"]
+    gate.open()
+    sent, got = socket(front_of(source, monkeypatch), {"type": "session.update", "model": "m"})
+    assert (sent, [message["type"] for message in got]) == (
+        [],
+        ["websocket.connect", "websocket.receive"],
+    )
+
+
+def test_a_socket_of_an_engine_without_keel_stays_shut(source, monkeypatch, gate):
+    gate.open()
+    monkeypatch.setenv(VARIABLE, str(gate.folder))
+    sent, got = socket(Front(Vllm(None)))
+    assert (sent[0]["type"], got) == ("websocket.close", [])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"vllm_xargs": {KEY: "low"}}, {"session": {"Keel": "low"}}, {"model": "m:low"}],
+    ids=["arguments", "misspelt", "model"],
+)
+def test_a_setting_that_a_socket_would_ignore_ends_it(source, monkeypatch, message):
+    sent, got = socket(front_of(source, monkeypatch), message)
+    assert sent[0]["type"] == "websocket.close"
+    assert "ignored" in sent[0]["reason"]
+    assert got[-1]["type"] == "websocket.disconnect"
+
+
+def multipart(**fields):
+    lines = [
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    file = '--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    return "".join([*lines, file, "RIFF\x00\xff\r\n--x--\r\n"]).encode("latin-1")
+
+
+MULTIPART = "multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "expected"),
+    [
+        (multipart(model="m", vllm_xargs='{"keel": "low"}'), MULTIPART, "low"),
+        (multipart(model="m:low"), MULTIPART, "low"),
+        (multipart(model="m", **{"vllm_xargs[keel]": "low"}), MULTIPART, "low"),
+        (b"model=m&vllm_xargs=%7B%22keel%22%3A%22low%22%7D", FORM, "low"),
+        (multipart(model="m", language="keel"), MULTIPART, "high"),
+        (multipart(model="m", keel="low"), MULTIPART, None),
+        (multipart(model="m", keel_setting="low"), MULTIPART, None),
+        (multipart(vllm_xargs='{"Keel": "low"}'), MULTIPART, None),
+        (b"model=m&keel=low", FORM, None),
+    ],
+)
+def test_a_setting_in_a_form_is_honoured_or_refused(source, monkeypatch, raw, kind, expected):
+    """Endpoints for audio take forms: a name in them was not read, and vLLM ignores what it does
+    not know."""
+    status, headers, _ = ask(
+        front_of(source, monkeypatch), "/v1/audio/transcriptions", raw, content_type=kind
+    )
+    assert (status, headers.get(SETTING_HEADER)) == (200 if expected else 400, expected)
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("keel=low", {}),
+        ("vllm_xargs%5Bkeel%5D=low", {}),
+        ("", {"x_keel_setting": "low"}),
+        ("", {"keel": "low"}),
+    ],
+)
+def test_a_setting_in_the_address_or_a_header_is_refused(source, monkeypatch, query, headers):
+    """It was answered under the default."""
+    front = front_of(source, monkeypatch)
+    status, _, reply = ask(front, "/v1/completions", {"model": "m"}, query=query, **headers)
+    assert (status, "would be ignored" in reply["error"]["message"]) == (400, True)
+
+
+def test_new_floors_hold_what_comes_after_them_and_old_ones_what_came_before(
+    source, monkeypatch, gate, tmp_path
+):
+    gate.open()
+    front = front_of(source, monkeypatch, **{VARIABLE: str(gate.folder)})
+    before = RequestSetting("low", live=front._live())
+    save_floors([LOW, replace(HIGH, name="other")], tmp_path / "new", default="other")
+    gate.propose(FloorsChange(1, str(tmp_path / "new"), None))
+    assert ask(front, "/v1/completions", {})[1][SETTING_HEADER] == "high"  # not yet
+    assert gate.go_over()
+    status, headers, _ = ask(front, "/v1/completions", {})
+    assert (status, headers[SETTING_HEADER]) == (200, "other")
+    after = RequestSetting(None, live=front._live())
+    assert settled(source, before) == {KEY: "low"}
+    assert settled(source, after) == {KEY: "other\x1f1"}
+    assert settled(source, after, {KEY: "other\x1f1"}) == {KEY: "other\x1f1"}  # of beams, twice
+    assert settled(source, after, {KEY: "low"}) == {KEY: "low\x1f1"}
+    with pytest.raises(UsageError, match="'high', expected none or one of low, other"):
+        settled(source, after, {KEY: "high"})
+    assert ask(front, "/v1/completions", {"vllm_xargs": {KEY: "other\x1f1"}})[0] == 400
+    assert ask(front, "/keel", method="GET")[2]["changes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "key", "status"), [("ADMIN", "guess", 401), ("ADMIN", "", 401), (None, "k", 403)]
+)
+def test_floors_are_changed_by_nobody_without_the_administrators_key(
+    source, monkeypatch, gate, variable, key, status
+):
+    gate.open()
+    monkeypatch.setenv("ADMIN", "s3cret")
+    environment = {VARIABLE: str(gate.folder)}
+    environment |= {} if variable is None else {"KEEL_ADMIN_KEY_ENV": variable}
+    front = front_of(source, monkeypatch, **environment)
+    body = {"floors": source}
+    said = ask(front, "/keel/floors", body, authorization=f"Bearer {key}")
+    assert (said[0], gate.candidate) == (status, None)

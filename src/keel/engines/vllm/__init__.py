@@ -2,13 +2,9 @@
 
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment
 from keel.engines.vllm.engine import VllmEngine, load_engine
-from keel.engines.vllm.front import (
-    CANDIDATE_HEADER,
-    FACTS_PATH,
-    PROBE_HEADER,
-    SETTING_HEADER,
-)
+from keel.engines.vllm.front import FACTS_PATH, SETTING_HEADER
 from keel.engines.vllm.gate import Gate, ServerAddress
+from keel.engines.vllm.naming import CANDIDATE_HEADER, PROBE_HEADER
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.plugin import FRONT, check_version
 from keel.engines.vllm.serving import (

@@ -11,6 +11,7 @@ import fcntl
 import hmac
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -106,7 +107,8 @@ class FloorsCall:
                 "others would keep their floors; start second servers and switch over"
             )
         number = self.live.change + 1
-        path = gate.folder / f"floors-{number}.safetensors"
+        # Never a path that was used: settings are remembered by theirs.
+        path = gate.folder / f"floors-{number}-{secrets.token_hex(4)}.safetensors"
         settings = load_settings(source)
         setting = setting or self.live.environment.setting
         # Where they hold several and the file has no default, the setting is needed.

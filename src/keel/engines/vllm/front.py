@@ -11,9 +11,8 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import re
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +21,13 @@ from keel.engines.vllm.admin import CHANGE_PATH, FloorsCall
 from keel.engines.vllm.deployment import CHANGE_MARK, KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.live import LiveFloors, named_change
+from keel.engines.vllm.naming import (
+    CANDIDATE_HEADER,
+    PROBE_HEADER,
+    check_beside_body,
+    named_setting,
+    parsed,
+)
 from keel.engines.vllm.serving import (
     check_request,
     default_of,
@@ -36,9 +42,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-PROBE_HEADER = "x-keel-probe"
-CANDIDATE_HEADER = "x-keel-candidate"
-"""Of a probe: held by the floors that are to be tried."""
 SETTING_HEADER = "x-keel-setting"
 FACTS_PATH = "/keel"
 _HEALTH = ("/health", "/ping")
@@ -47,17 +50,10 @@ _DESCRIBED = ("/v1/models", "/version")
 """Answers of vLLM's to which what holds the server is added."""
 CAPPED = "capped"
 """Behind a model's name: held by the default, or by the run's chosen setting where that is none."""
+_VIOLATION = 1008
+"""Code of a socket that is closed for what was sent, or that may not open."""
 _RAW_RPC = "/collective_rpc"
 """A route of vLLM's developer mode by which anybody could write settings."""
-_HOMES = (("vllm_xargs", KEY), ("sampling_params", "extra_args", KEY))
-"""Where a body may name its setting; the second is that of the endpoint of tokens."""
-_CONTENT = {
-    *("messages", "prompt", "input", "tools", "tool_choice", "response_format", "text"),
-    *("structured_outputs", "guided_json", "output_config", "output_format", "logit_bias"),
-    *("documents", "query", "items"),
-}
-"""Fields that hold a user's own words and schemas: nobody names a setting there."""
-_LIKE_KEY = re.compile(r"k+e+l+((setting|floor|cap)\w*)?|keel\w*")
 
 
 @dataclass
@@ -107,47 +103,6 @@ def settle(params: Any, deployment: Deployment | None) -> None:
     current.used.add(held)
 
 
-def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
-    """The setting that a request's body names; None where it names none.
-
-    A model's name that stands among those `served` can carry it, behind the first of them:
-    `smollm2:layers_21:26-p50`.
-    Raises UsageError for a name where vLLM would ignore it, for a key that looks like ours, and for
-    two names that differ.
-    """
-    names = set[str]()
-    for path, value in _mentions(body, ()):
-        if path not in _HOMES:
-            raise UsageError(
-                f"{'.'.join(path)} would be ignored; name the setting as "
-                f'"vllm_xargs": {{"{KEY}": "..."}}'
-            )
-        if value is None:
-            continue
-        if not isinstance(value, str) or CHANGE_MARK in value:
-            raise UsageError(f"{KEY} is {value!r}, expected the name of a setting")
-        names.add(value)
-    model = body.get("model") if isinstance(body, Mapping) else None
-    if isinstance(model, str) and model in served[1:] and model.startswith(f"{served[0]}:"):
-        names.add(model.removeprefix(f"{served[0]}:"))
-    if len(names) > 1:
-        raise UsageError(f"the request names {len(names)} settings, {sorted(names)}; name one")
-    return names.pop() if names else None
-
-
-def _mentions(body: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Every key of a body that is or looks like ours, with its path and value."""
-    if not isinstance(body, Mapping):
-        return
-    for key, value in body.items():
-        here = (*path, str(key))
-        letters = re.sub(r"[^a-z]", "", str(key).lower())
-        if _LIKE_KEY.fullmatch(letters) or sorted(letters) == sorted(KEY):
-            yield here, value
-        elif key not in _CONTENT:
-            yield from _mentions(value, here)
-
-
 def _check_allowed(name: object, allowed: frozenset[str] | None, deployment: Deployment) -> None:
     if name in (None, deployment.default) or allowed is None or name in allowed:
         return
@@ -171,8 +126,10 @@ class Front:
         """Serve one connection."""
         if scope["type"] == "lifespan":
             await self._begin(scope["app"].state)
-        if scope["type"] != "http":
             await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await self._hold_socket(scope, receive, send)
+        if scope["type"] != "http":
             return
         state = scope["app"].state
         deployment = Deployment.from_config(state.vllm_config.additional_config)
@@ -259,7 +216,9 @@ class Front:
         deployment = deployment if live is None else live.under(deployment)
         try:
             served = scope["app"].state.args.served_model_name or ()
-            name = _meant(named_setting(_parsed(raw), served), deployment, environment)
+            check_beside_body(_headers(scope), scope["query_string"].decode("latin-1"))
+            body = parsed(raw, _header(scope, "content-type"))
+            name = _meant(named_setting(body, served), deployment, environment)
             current = RequestSetting(name, self._allowed(scope), live=live)
             if current.name is not None:
                 check_request({KEY: current.name}, deployment, environment)
@@ -293,6 +252,49 @@ class Front:
             if key and scheme.lower() == "bearer" and hmac.compare_digest(key, given.strip()):
                 allowed |= set(more)
         return frozenset(allowed)
+
+    async def _hold_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a socket in where a request would be, under the default: it cannot name a setting."""
+        deployment = Deployment.from_config(scope["app"].state.vllm_config.additional_config)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_probe = self._is_probe(scope)
+        is_refused = self._refusal(deployment, path, "POST", is_probe)
+        served = scope["app"].state.args.served_model_name or ()
+        if is_refused is None and deployment is None:
+            await self.app(scope, receive, send)
+            return
+
+        def check(text: str) -> str:
+            """Why a message may not pass; empty where it may."""
+            try:
+                name = named_setting(parsed(text.encode(), ""), served)
+            except UsageError as error:
+                return str(error)
+            return "" if name is None else f"a socket is held by the default; {name} is ignored"
+
+        async def receive_checked() -> MutableMapping[str, Any]:
+            message = await receive()
+            closed = self._refusal(deployment, path, "POST", is_probe)
+            reason = check(message.get("text") or "") if closed is None else closed[1]
+            if reason:
+                await send({"type": "websocket.close", "code": _VIOLATION, "reason": reason[:120]})
+                return {"type": "websocket.disconnect", "code": _VIOLATION}
+            return message
+
+        try:
+            check_beside_body(_headers(scope), scope["query_string"].decode("latin-1"))
+        except UsageError as error:
+            is_refused = is_refused or (400, str(error))
+        if is_refused is not None:
+            await receive()  # what opens it
+            reason = is_refused[1][:120]
+            await send({"type": "websocket.close", "code": _VIOLATION, "reason": reason})
+            return
+        token = CURRENT.set(RequestSetting(None, frozenset(), live=self._live()))
+        try:
+            await self.app(scope, receive_checked, send)
+        finally:
+            CURRENT.reset(token)
 
     async def _tell_facts(
         self,
@@ -371,7 +373,7 @@ def _with_facts(send: Send, facts: Mapping[str, Any]) -> Send:
         if message.get("more_body", False):
             return
         body = b"".join(parts)
-        content = _parsed(body)
+        content = parsed(body, "")
         if isinstance(content, dict) and start["status"] == 200:
             for entry in content.get("data", [content]):
                 entry["keel"] = facts
@@ -383,9 +385,14 @@ def _with_facts(send: Send, facts: Mapping[str, Any]) -> Send:
     return added
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    """Headers by their names in small letters; of several of a name the first."""
+    pairs = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in scope["headers"]]
+    return dict(reversed(pairs))
+
+
 def _header(scope: Scope, name: str) -> str:
-    values = [v.decode("latin-1") for k, v in scope["headers"] if k.lower() == name.encode()]
-    return values[0] if values else ""
+    return _headers(scope).get(name, "")
 
 
 async def _read(receive: Receive) -> tuple[bytes, Receive]:
@@ -402,14 +409,6 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
         return messages.pop(0) if messages else await receive()
 
     return b"".join(parts), again
-
-
-def _parsed(raw: bytes) -> object:
-    """A body's JSON; None for what is none, which vLLM refuses or reads otherwise."""
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return None
 
 
 async def _answer(send: Send, status: int, reason: str) -> None:
