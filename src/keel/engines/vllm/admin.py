@@ -91,7 +91,8 @@ class FloorsCall:
             raise _RefusedError(403, "this server's floors stay; keel serve --admin-key-env NAME")
         scheme, _, given = authorization.partition(" ")
         key = os.environ.get(variable, "")
-        if scheme.lower() != "bearer" or not key or not _is_same(given.strip(), key):
+        is_key = hmac.compare_digest(given.strip().encode(), key.encode())
+        if scheme.lower() != "bearer" or not key or not is_key:
             raise _RefusedError(401, "a change of floors wants the administrator's key as bearer")
         return self.gate
 
@@ -178,10 +179,6 @@ def _body(raw: bytes) -> tuple[str, str | None]:
     if setting is not None and (not isinstance(setting, str) or not setting):
         raise UsageError(f"setting is {setting!r}, expected a setting's name")
     return str(Path(floors).resolve()) if Path(floors).exists() else floors, setting
-
-
-def _is_same(given: str, key: str) -> bool:
-    return hmac.compare_digest(given.encode(), key.encode())
 
 
 def _log(line: str) -> None:
