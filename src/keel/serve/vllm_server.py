@@ -287,6 +287,7 @@ def _watch(
             due = time.monotonic() + canary_s
             try:
                 _probe(gate, address)
+                gate.open()  # anew: its age is when that was last shown
             except EndpointError as error:  # busy, or about to end; the next wait will tell
                 print(f"keel: {error}", file=sys.stderr)
             except NotAppliedError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+import urllib.request
 
 import pytest
 
@@ -155,6 +157,31 @@ def test_a_setting_that_would_be_ignored_is_refused(url, path, body):
     status, _, reply = post(url, path, body)
     assert status == 400
     assert "keel" in reply["error"]["message"].lower()
+
+
+def test_vllms_metrics_say_that_the_server_is_capped_and_which_settings_move_tokens(url):
+    before = metrics(url)
+    assert post(url, "/v1/chat/completions", {**CHAT, "max_tokens": 4, **FREE})[0] == 200
+    assert post(url, "/v1/chat/completions", {**CHAT, "max_tokens": 4, **LOW})[0] == 200
+    time.sleep(1.1)  # they are kept for a second
+    after = metrics(url)
+    own = 'engine="0",model_name="tiny"'
+    assert after[f"keel_capped{{{own}}}"] == 1
+    for setting in ("low", "none"):
+        name = f'keel_requests_total{{{own},setting="{setting}"}}'
+        assert after[name] == before.get(name, 0) + 1
+    moved = 'keel_tokens_moved_total{engine="0",layer="2",model_name="tiny",setting="low"}'
+    assert after[moved] > before.get(moved, 0)
+    assert 0 <= after[f'keel_canary_age_seconds{{by="probe",{own}}}'] < 600
+    assert sum(name.startswith("keel_") for name in after) <= 60
+    assert any(name.startswith("vllm:") for name in after)
+
+
+def metrics(url):
+    """Values by series, as Prometheus scrapes them."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
+        lines = [line for line in reply.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
 def test_keel_check_shows_that_the_server_is_capped(url, capsys):

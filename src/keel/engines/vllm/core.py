@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from keel.engines.vllm.deployment import KEY, OFF, SCRATCH, Deployment, ServeEnvironment
+from keel.engines.vllm.live import named_change
 from keel.engines.vllm.packing import PackedInterventions
 from keel.errors import ModelLayoutError, NotAppliedError, NotFiniteError, UsageError
 from keel.geometry import unit
@@ -47,6 +49,10 @@ class CoreState:
         """Requests are admitted by another thread than the one that steps."""
         self.admitted: dict[str, str] = {}
         """Settings by the requests under them that were admitted and not handed over yet."""
+        self.tested = -math.inf
+        """When the engine last passed a test, on the clock that only goes forward."""
+        self.requests = Counter[str]()
+        """Requests so far, by setting."""
         self.height = 0.0
         """Floor that the self-test holds every token to; known once the streams were looked at."""
 
@@ -111,6 +117,8 @@ class CoreState:
         with self.admitting:
             setting = self._setting_of(request)
             self.admitted[request.request_id] = setting.name
+            if not self.is_testing:
+                self.requests[named_change(setting.name)[0]] += 1
         request.cache_salt = setting.salt(request.cache_salt)
 
     def hand_over(self, request_id: str) -> None:
@@ -141,6 +149,20 @@ class CoreState:
             self.check_firing(name)
         if not self.deployment.is_global and not self.core.scheduler.has_unfinished_requests():
             self.self_test()
+        self.tested = time.monotonic()
+
+    def numbers(self, default: str) -> dict[str, Any]:
+        """What `metrics.EngineNumbers` takes; `default` is registered for requests without name."""
+        try:
+            firing = {name: self.check_firing(name) for name in [*self.settings]}
+        except NotAppliedError:
+            firing = {}
+        return {
+            "default_is_held": default in firing,
+            "tested_s_ago": None if self.tested < 0 else time.monotonic() - self.tested,
+            "requests": dict(self.requests),
+            "firing": firing,
+        }
 
     def check_streams(self) -> None:
         """Try out whether the model reads its layers' outputs as Keel does.
@@ -234,6 +256,7 @@ class CoreState:
                 "self-test: an unsteered request after a steered one is not what it was before; "
                 "this engine would mix settings, and does not start"
             )
+        self.tested = time.monotonic()
 
     def check_moved(self, name: str, layers: Sequence[int] | None = None) -> None:
         """See that a setting above all tokens moved each, at these layers. Raises NotAppliedError.

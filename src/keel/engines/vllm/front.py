@@ -18,9 +18,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keel.engines.vllm.admin import CHANGE_PATH, FloorsCall
+from keel.engines.vllm.asgi import Receive, Scope, Send, changing_body
 from keel.engines.vllm.deployment import CHANGE_MARK, KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.live import LiveFloors, named_change
+from keel.engines.vllm.metrics import (
+    METRICS_PATH,
+    EngineReader,
+    Series,
+    ServerNumbers,
+    adding_series,
+    series_of,
+)
 from keel.engines.vllm.naming import (
     CANDIDATE_HEADER,
     PROBE_HEADER,
@@ -37,10 +46,6 @@ from keel.engines.vllm.serving import (
     settings_of,
 )
 from keel.errors import UsageError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 SETTING_HEADER = "x-keel-setting"
 FACTS_PATH = "/keel"
@@ -121,6 +126,7 @@ class Front:
         self.environment = ServeEnvironment.of()
         self.fault = ""
         """Why this server must answer nobody; empty where it may."""
+        self.reader = EngineReader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -144,6 +150,9 @@ class Front:
             call = FloorsCall(live, deployment, self.gate, state)
             raw, _ = await _read(receive)
             await _send_json(send, *await call.answer(_header(scope, "authorization"), raw))
+        elif path == METRICS_PATH and (deployment is not None or self.gate is not None):
+            series = await self._series(state, deployment, live)
+            await self.app(scope, receive, adding_series(scope, send, series))
         elif path == FACTS_PATH and deployment is not None:
             await self._tell_facts(state, deployment, live, scope, send)
         elif deployment is not None and path in _DESCRIBED:
@@ -166,6 +175,24 @@ class Front:
             print(f"keel: {self.fault or line_of(facts)}", file=sys.stderr, flush=True)
         if self.gate is not None:
             self.gate.announce(_address_of(state.args))
+
+    async def _series(
+        self, state: Any, deployment: Deployment | None, live: LiveFloors | None
+    ) -> list[Series]:
+        """What `/metrics` says of Keel, also where it is missing from the engine."""
+        default = "" if live is None else live.registered(live.default)
+        client = state.engine_client
+        engines = [] if deployment is None else await self.reader.read(client, default)
+        served = state.args.served_model_name or [state.args.model]
+        return series_of(
+            ServerNumbers(
+                served[0],
+                not self.fault and (self.gate is None or self.gate.is_open),
+                {} if deployment is None else _facts(deployment, live),
+                None if self.gate is None else self.gate.passed_s_ago,
+            ),
+            engines,
+        )
 
     def _live(self, *, is_candidate: bool = False) -> LiveFloors | None:
         """The floors that a request which arrives now is held by."""
@@ -363,26 +390,16 @@ def _streamed(
 
 def _with_facts(send: Send, facts: Mapping[str, Any]) -> Send:
     """A `send` that adds what holds the server to a JSON object, or to each in its `data`."""
-    start, parts = dict[str, Any](), list[bytes]()
 
-    async def added(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            start.update(message)
-            return
-        parts.append(message.get("body", b""))
-        if message.get("more_body", False):
-            return
-        body = b"".join(parts)
+    async def added(start: Mapping[str, Any], body: bytes) -> bytes:
         content = parsed(body, "")
-        if isinstance(content, dict) and start["status"] == 200:
-            for entry in content.get("data", [content]):
-                entry["keel"] = facts
-            body = json.dumps(content).encode()
-        kept = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-        await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
-        await send({"type": "http.response.body", "body": body})
+        if not isinstance(content, dict) or start["status"] != 200:
+            return body
+        for entry in content.get("data", [content]):
+            entry["keel"] = facts
+        return json.dumps(content).encode()
 
-    return added
+    return changing_body(send, added)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

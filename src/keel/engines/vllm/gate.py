@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -71,6 +72,14 @@ class Gate:
     def open(self) -> None:
         """Let requests in."""
         (self.folder / "open").touch()
+
+    @property
+    def passed_s_ago(self) -> float | None:
+        """Seconds since the last probe passed; None while the server is not open."""
+        try:
+            return max(0.0, time.time() - (self.folder / "open").stat().st_mtime)
+        except FileNotFoundError:
+            return None
 
     def close(self) -> None:
         """Turn health red and let no more requests in."""

@@ -79,6 +79,7 @@ def register() -> None:
     _wrap(core.EngineCoreProc, "_notify_idle_state_callbacks", _run_canary_while_idle)
     _wrap(gpu_worker.Worker, "load_model", _steer_model)
     worker_base.WorkerBase.keel_call = _keel_call
+    core.EngineCore.keel_numbers = _keel_numbers
 
 
 Wrapper = Callable[..., Any]
@@ -327,6 +328,12 @@ def _steer_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any
         with ending_with_a_line():
             self.keel_worker = steer_runner(self.model_runner, deployment)
     return result
+
+
+def _keel_numbers(self: Any, default: str) -> dict[str, Any] | None:
+    """What this engine core has counted, for `/metrics`; None where it holds nothing."""
+    keel = getattr(self, "keel", None)
+    return None if keel is None else keel.numbers(default)
 
 
 def _keel_call(self: Any, method: str, *args: Any) -> Any:

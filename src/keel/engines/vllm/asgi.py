@@ -1,0 +1,37 @@
+"""Answers of an ASGI app, changed on their way out. Knows nothing of Keel."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Change = Callable[[Mapping[str, Any], bytes], Awaitable[bytes]]
+"""Takes the message that starts an answer and its whole body; gives the body to send instead."""
+
+
+def changing_body(send: Send, change: Change) -> Send:
+    """A `send` that changes an answer's body, which it holds back until it is whole."""
+    start, parts = dict[str, Any](), list[bytes]()
+
+    async def changed(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body = await change(start, b"".join(parts))
+        kept = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+        await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    return changed
+
+
+def header_of(message: Mapping[str, Any], name: str) -> str:
+    """A header of a request's scope or of an answer's start; empty where it is not there."""
+    pairs = ((k.decode("latin-1"), v) for k, v in message.get("headers", ()))
+    return next((v.decode("latin-1") for k, v in pairs if k.lower() == name), "")
