@@ -71,8 +71,8 @@ def test_where_both_say_one_thing_only_it_says_that_there_is_no_kappa(keel, plac
 
 
 REFUSED = {
-    "one judge": (["a.jsonl"], "1 places were given"),
-    "four": (["a.jsonl"] * 4, "4 places were given"),
+    "one judge": (["a.jsonl"], "1 arguments are given"),
+    "four": (["a.jsonl"] * 4, "4 arguments are given"),
     "a file that is not there": (["a.jsonl", "nowhere.csv"], "cannot read nowhere.csv"),
     "missing columns": (["a.jsonl", "bad.csv"], "lacks the column label"),
     "other answers": (["a.jsonl", "other.csv"], "0 cases were labelled by both"),

@@ -27,6 +27,10 @@ def check(
     given: Given,
 ) -> None:
     """Probe a running server: exit 0 if it has shown that it is capped, else 3 with the reason."""
+    from keel.errors import UsageError
+
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{url} is no address, expected http://HOST:PORT such as http://{url}")
     from keel.serve import check_server
 
     result = check_server(url, given.over(CheckSettings()))

@@ -42,7 +42,10 @@ def agree(
     from keel.report import Account
 
     if len(judges) not in (2, 3):
-        raise UsageError(f"{len(judges)} places were given, expected two judges, or RUN and two")
+        raise UsageError(
+            f"{len(judges)} arguments are given, expected two judges' files, or a run and two "
+            "judges of it: keel judge agree RUN likelihood heuristic"
+        )
     base = Path(judges[0]) if len(judges) == 3 else None
     a, b = (read_labels(_file(name, base)) for name in judges[-2:])
     labels_a, labels_b = comparable_labels(a, b)

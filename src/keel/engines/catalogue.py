@@ -7,6 +7,7 @@ safetensors into Keel's cache, from which every engine loads them in about a sec
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -75,12 +76,54 @@ def locate(model: str) -> str:
     if model in EMBEDDED:
         pieces = _gguf_of(EMBEDDED[model])
         return str(_converted(model, pieces)) if pieces else EMBEDDED[model].hub_id
+    check_names_model(model)
     source = _gguf_file(model)
     if source is None:
         return model
     with source.open("rb") as handle:
         content = hashlib.file_digest(handle, "sha256").hexdigest()
     return str(_converted(f"gguf-{content[:24]}", [source]))
+
+
+def check_names_model(model: str) -> None:
+    """Refuse, without asking a hub, what can be none: a run, a file, a missing path, a slip.
+
+    Raises ModelLoadError.
+    """
+    if model in EMBEDDED:
+        return
+    path = Path(model).expanduser()
+    if (path / "plan.json").is_file() and not (path / "config.json").exists():
+        raise ModelLoadError(
+            f"{model} is a run, expected a model; give the model that it was made on"
+            f"{_model_of_run(path)}, or a command that takes a run, such as keel chat {model}"
+        )
+    if path.is_file() and path.suffix != ".gguf":
+        raise ModelLoadError(
+            f"{model} is a file, expected a model: an alias ({', '.join(EMBEDDED)}), a hub id such "
+            "as org/name, a folder with config.json and safetensors, or a .gguf file"
+        )
+    if path.exists() or path.suffix == ".gguf":
+        return
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if is_path or ("/" in model and path.parent.is_dir()):
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        is_hub = "" if is_path else f" (a hub's {model}: call keel where no folder has that name)"
+        raise ModelLoadError(f"there is no folder or file {model}; {hint}{is_hub}")
+    near = difflib.get_close_matches(model.lower(), EMBEDDED, n=1, cutoff=0.7)
+    if near and "/" not in model:
+        raise ModelLoadError(f"there is no model {model!r}; did you mean {near[0]}?")
+
+
+def _model_of_run(path: Path) -> str:
+    """The name of a finished run's model in brackets; empty where it cannot be read."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return f" ({manifest['identity']['model_id']})"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def adapter_base(where: str) -> str | None:

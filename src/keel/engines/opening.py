@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from keel.engines.catalogue import check_names_model
 from keel.engines.protocol import Engine
 from keel.errors import UsageError
 from keel.settings import LoadSettings, VllmSettings
@@ -20,6 +21,7 @@ def open_engine(model: str, engine: str = "transformers", **settings: Any) -> En
     for an unknown engine, ModelLoadError for an unknown model.
     """
     engine_settings = settings_class(engine)(**settings)
+    check_names_model(model)  # before the engines' libraries load, which takes seconds
     if engine == "vllm":
         from keel.engines.vllm import load_engine as load_vllm
 

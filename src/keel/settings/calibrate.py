@@ -54,6 +54,18 @@ class Band:
         return f"layers_{self.start}:{self.stop}"
 
 
+def _check_percentiles(percentiles: tuple[float, ...]) -> None:
+    for percentile in percentiles:
+        if 0 < percentile < 1:
+            papers = 100 * (1 - percentile)
+            raise UsageError(
+                f"percentile is {percentile:g}, expected 1 to under 100: a number of 100, and "
+                f"assistant-ward; the paper's {percentile:g} is {papers:g} here"
+            )
+        if not 0 < percentile < 100:
+            raise UsageError(f"percentiles are {percentiles}, expected above 0, under 100")
+
+
 @dataclass(frozen=True)
 class CalibrateSettings:
     """How floors are found."""
@@ -82,8 +94,7 @@ class CalibrateSettings:
     """Decides which answers are read, and every other draw."""
 
     def __post_init__(self) -> None:
-        if any(not 0 < p < 100 for p in self.percentiles):
-            raise UsageError(f"percentiles are {self.percentiles}, expected above 0, under 100")
+        _check_percentiles(self.percentiles)
         if not self.percentiles and not self.deviations:
             raise UsageError("nothing to try: give a percentile or a number of deviations")
         if self.price_bound <= 0:
@@ -120,8 +131,7 @@ class SweepGrid:
             raise UsageError(f"step is {self.step} layers, expected 1 or more")
         if any(width < 1 for width in self.widths):
             raise UsageError(f"widths are {self.widths}, expected 1 layer or more")
-        if any(not 0 < p < 100 for p in self.percentiles):
-            raise UsageError(f"percentiles are {self.percentiles}, expected above 0, under 100")
+        _check_percentiles(self.percentiles)
         if not self.percentiles and not self.deviations:
             raise UsageError("nothing to try: give a percentile or a number of deviations")
 

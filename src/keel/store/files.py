@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from keel.words import first_line
 
 _HALVES = "surrogatepass"
 """Text may hold half of a surrogate pair, from a prompt file's escapes; json reads it back."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNREADABLE = (
     OSError,
@@ -46,6 +48,8 @@ def replacing(path: Path, size_bytes: int) -> Iterator[Path]:
 
     Raises StorageError when the disk refuses; `path` is then as it was before.
     """
+    if path.is_dir():
+        raise refused(path, size_bytes, IsADirectoryError(errno.EISDIR, "it is a folder"))
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,9 +203,20 @@ def sha256_of(path: Path) -> str:
 
 def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
     """The error to raise when the disk did not take a file."""
-    remedy = "free some space and run the same command again: finished batches are kept"
-    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+    in_text = re.search(r"os error (\d+)", str(error))  # safetensors' own
+    number = error.errno if isinstance(error, OSError) else in_text and int(in_text[1])
+    remedy = "look at the disk and run the same command again: finished batches are kept"
+    if number in _FULL:
+        remedy = "free some space and run the same command again: finished batches are kept"
+    elif number in _FORBIDDEN or (number == errno.ENOENT and not path.parent.exists()):
         remedy = "choose a folder that you may write to"
+    elif number in (errno.ENOTDIR, errno.EEXIST):
+        file = next((p for p in path.parents if p.exists() and not p.is_dir()), path.parent)
+        remedy = f"{file} is a file, not a folder; choose another path"
+    elif number == errno.EISDIR or path.is_dir():
+        remedy = f"{path} is a folder; give a file in it, such as {path / 'axis.safetensors'}"
+    elif number == errno.ENAMETOOLONG:
+        remedy = "choose a shorter name"
     return StorageError(f"could not write {path} ({size_bytes} bytes): {error}; {remedy}")
 
 

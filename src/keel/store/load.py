@@ -158,6 +158,11 @@ def _read_axis(
         _check_identity(axis.identity, identity, path)
         facts = {**axis.provenance, "identity": "given when it was read"}
         return replace(axis, identity=identity, provenance=facts)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise UsageError(
+            f"{path} is no file of vectors, expected {', '.join(_SUFFIXES)}, a run folder or a hub "
+            "id; point at one of these"
+        )
     if orientation == "role-ward":
         raise UsageError(f"{path} says its sign itself, assistant-ward; leave out orientation")
     return open_run(path).axis if path.is_dir() else read_axis(path)

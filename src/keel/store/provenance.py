@@ -6,6 +6,7 @@ manifest is written last, so a run that has one is finished.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,14 +180,40 @@ def read_manifest(root: Path) -> Manifest:
     with reading(path, "a manifest"):
         if not path.exists():
             if not (root / PLAN).exists():
-                raise MissingArtifactError(
-                    f"{root} is no run folder; make one: keel extract MODEL -o {root}"
-                )
+                raise MissingArtifactError(_no_run(root))
             resume = read_plan(root / PLAN).plan.resume_command(root)
             raise MissingArtifactError(
                 f"the run in {root} is not finished (it has no {MANIFEST}); go on with: {resume}"
             )
         return parse_manifest(path.read_bytes(), path)
+
+
+def _no_run(root: Path) -> str:
+    """What stands where a run was expected, and the command that works."""
+    if root.is_file():
+        return f"{root} is a file, expected the folder of a run"
+    if (root / "config.json").exists():
+        return (
+            f"{root} is a model's folder, expected a run's; make a run of it: keel extract {root} "
+            f"-o runs/{root.resolve().name}"
+        )
+    runs = _runs_in(root)
+    if runs:
+        return f"{root} is a folder of runs ({', '.join(runs)}); give one: {root / runs[0]}"
+    beside = _runs_in(root.parent)
+    near = difflib.get_close_matches(root.name, beside, n=1)
+    hint = f"did you mean {root.parent / near[0]}? or " if near else ""
+    is_name = len(root.parts) == 1 and not root.exists()
+    model = f"; if it is a model: keel extract {root} -o runs/{root}" if is_name else ""
+    return f"{root} is no run folder; {hint}make one: keel extract MODEL -o {root}{model}"
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Names of the runs that lie in a folder, begun ones, too."""
+    try:
+        return sorted({path.parent.name for path in folder.glob(f"*/{PLAN}")})
+    except OSError:
+        return []
 
 
 def parse_manifest(data: bytes, path: Path, expected: str = "a manifest") -> Manifest:

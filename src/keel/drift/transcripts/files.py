@@ -44,6 +44,10 @@ def values_in(path: Path) -> Iterator[Located]:
     """
     if not path.exists():
         raise MissingArtifactError(f"no file {path}; give the path of a transcript")
+    if (path / "plan.json").is_file():
+        raise UsageError(
+            f"{path} is a run, expected a transcript; the run comes first: keel drift {path} FILE"
+        )
     if path.is_dir():
         raise UsageError(f"{path} is a folder, expected a file; name its files, e.g. {path}/*.json")
     if zipfile.is_zipfile(path):
