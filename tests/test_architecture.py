@@ -17,7 +17,7 @@ FLOORS = [
     {"words", "seeds", "registry"},
     {"settings"},
     {"types"},
-    {"geometry", "statistics"},
+    {"geometry", "statistics", "alarm"},
     {"cosines"},
     {"store", "steering", "endpoint"},
     {"engines"},

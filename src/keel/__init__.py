@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keel.steering import Probe as Probe
     from keel.steering import recorded as recorded
     from keel.steering import steered as steered
+    from keel.store import load_alarm as load_alarm
     from keel.store import load_axis as load_axis
     from keel.store import load_floors as load_floors
     from keel.store import open_run as open_run
@@ -33,6 +34,7 @@ _HOMES = {
     "Probe": "keel.steering",
     "recorded": "keel.steering",
     "steered": "keel.steering",
+    "load_alarm": "keel.store",
     "load_axis": "keel.store",
     "load_floors": "keel.store",
     "open_run": "keel.store",

@@ -1,5 +1,6 @@
 """Conversations -> projections of their assistant turns onto the axis."""
 
+from keel.alarm import Alarm, Monitor, State, TurnVerdict, advance, provisional
 from keel.drift.gauge import Gauge
 from keel.drift.reading import check_answered, read_drift, read_thinking
 from keel.drift.replaying import replay
@@ -12,10 +13,16 @@ from keel.drift.transcripts import (
 )
 
 __all__ = [
+    "Alarm",
     "Gauge",
+    "Monitor",
     "Outline",
+    "State",
     "Transcripts",
+    "TurnVerdict",
+    "advance",
     "check_answered",
+    "provisional",
     "read_conversations",
     "read_drift",
     "read_thinking",

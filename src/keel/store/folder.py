@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from keel.alarm import Alarm
 from keel.errors import (
     CorruptArtifactError,
     MissingArtifactError,
@@ -23,6 +24,7 @@ from keel.errors import (
     StaleArtifactError,
 )
 from keel.store import layout
+from keel.store.alarms import write_alarm
 from keel.store.artefacts import FORMAT, save_axis, save_traits, save_value, save_vectors
 from keel.store.batches import (
     append_journal,
@@ -223,6 +225,11 @@ class RunFolder:
         with self._replacing(layout.FLOORS, layout.SWEEP):
             save_floors(bands, self.path / layout.FLOORS, default=default, axis_sha256=axis)
             self.write_value(layout.SWEEP, sweep)
+
+    def save_alarm(self, alarm: Alarm) -> None:
+        """Keep the alarm for drift, in place of an earlier one."""
+        with self._replacing(layout.ALARM):
+            write_alarm(alarm, self.path / layout.ALARM, axis_sha256=self._axis_sha256())
 
     def save_drift(self, drift: DriftReading | Replay) -> None:
         """Keep one conversation's path, or its replay, in place of an earlier one of its id."""

@@ -19,6 +19,7 @@ AXIS_FOLDS = "axis-folds.safetensors"
 TRAITS = "traits.safetensors"
 FLOORS = "floors.safetensors"
 CALIBRATION = "calibration.json"
+ALARM = "alarm.json"
 REPORT = "report.html"
 SWEEP = "sweep.json"
 SWEEP_WORK = "sweep"
@@ -38,7 +39,7 @@ MAP_FILES = (VECTORS, SPACE, AXIS, AXIS_FOLDS, MAP, DEFAULTS, TRAITS)
 roles or of traits alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)
 
-_SINGLE = (*MAP_FILES, *CALIBRATION_FILES, SWEEP, PLAN, REPORT)
+_SINGLE = (*MAP_FILES, *CALIBRATION_FILES, ALARM, SWEEP, PLAN, REPORT)
 _SUFFIXES = {
     ROLLOUTS: ".jsonl",
     ACTIVATIONS: ".safetensors",

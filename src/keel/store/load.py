@@ -13,6 +13,7 @@ from torch import Tensor
 
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.store import layout
+from keel.store.alarms import read_alarm
 from keel.store.artefacts import read_axis
 from keel.store.floors import FloorsFile, read_floors
 from keel.store.foreign import (
@@ -68,6 +69,19 @@ def load_axis(
             provenance={**axis.provenance, "gap": "from the means given when it was read"},
         )
     return axis if layer is None else replace(axis, layer=layer)
+
+
+def load_alarm(source: str | Path, *, identity: ModelIdentity | None = None) -> Alarm:
+    """The alarm for drift of a run folder, or of an `alarm.json`.
+
+    With `identity`, one of another model is refused. Raises MissingArtifactError where there is
+    none, StaleArtifactError where the run's axis was replaced since.
+    """
+    path = locate(source, (layout.ALARM,))
+    alarm = open_run(path).alarm if path.is_dir() else read_alarm(path)[0]
+    if identity is not None:
+        alarm.check_model(identity)
+    return alarm
 
 
 def load_floors(

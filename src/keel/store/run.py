@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from keel.alarm import Alarm
 from keel.errors import CorruptArtifactError, MissingArtifactError, StaleArtifactError, UsageError
 from keel.store import layout
+from keel.store.alarms import read_alarm
 from keel.store.artefacts import check_format, read_axis, read_traits, read_value, read_vectors
 from keel.store.batches import read_activation_batches, read_journal, read_rollouts
 from keel.store.files import read_json, reading, sha256_of
@@ -157,6 +159,19 @@ class Run:
             return from_record(Calibration, record, {"settings": tuple(settings)})
 
     @property
+    def has_alarm(self) -> bool:
+        """Whether the run has an alarm for drift."""
+        return layout.ALARM in self.manifest.files
+
+    @property
+    def alarm(self) -> Alarm:
+        """The alarm for drift. Raises MissingArtifactError, with what to type, without it."""
+        path = self._checked(layout.ALARM)
+        alarm, axis_sha256 = read_alarm(path)
+        self._check_axis(axis_sha256, path)
+        return alarm
+
+    @property
     def sweep(self) -> Sweep:
         """The result of a sweep over settings."""
         return self._value(layout.SWEEP, Sweep)
@@ -262,6 +277,8 @@ class Run:
                 return f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
             case layout.FLOORS | layout.CALIBRATION:
                 return f"keel calibrate {self.path}"
+            case layout.ALARM:
+                return f"keel drift calibrate {self.path} --chats LOGS"
             case layout.SWEEP:
                 return f"keel calibrate {self.path} --sweep"
             case layout.DRIFT | layout.REPLAYS:

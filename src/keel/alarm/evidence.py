@@ -1,0 +1,227 @@
+"""Evidence for drift, turn by turn, from sums that a conversation carries along.
+
+All change points c get a likelihood ratio under the joint Gaussian of `Alarm`, in which turns of
+a conversation share its level: with Σ = diag(1/w) + s_b² 11ᵀ it follows from sums of w and w·r
+(Sherman and Morrison 1950), r the turn's fall below the expected level. The mixture of the ratios
+over c is a nonnegative martingale with mean 1 under the default, so the chance that it ever
+reaches 1/rate is at most the rate (Ville 1939), in a conversation of any length.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, replace
+
+from keel.alarm.value import FEWEST_TOKENS, Alarm, TurnVerdict, VerdictState
+from keel.errors import CorruptArtifactError, NotFiniteError
+
+AT_START, LATER = 0.5, 0.15
+"""Prior mass of a change at turn 0; chance per turn of a later one, given that there is none."""
+_MOST_CANDIDATES = 32
+"""Change points that are followed at a time: what bounds a state's size."""
+_FOREIGN = 4.0
+"""Standard deviations from the expected level beyond which a turn is not the calibrated traffic."""
+EWMA, CUSUM = 0.5, 1.0
+"""Weight of the newest turn; slack per turn, in standard deviations."""
+LARGEST = 600.0
+_HEAD, _ROW = struct.Struct("<Iiddddi"), struct.Struct("<Idd")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one conversation after its turns so far: a few hundred bytes."""
+
+    turns: int = 0
+    weight: float = 0.0
+    """Sum of w, the inverse variances of turns within their conversation."""
+    fall: float = 0.0
+    """Sum of w·r."""
+    score: float = 0.0
+    """Of statistics with a memory of one number."""
+    settled: float = 0.0
+    """Mixture: what change points that are no longer followed stood at."""
+    alarmed_at: int = -1
+    """Turn at which the alarm was raised; -1 before."""
+    candidates: tuple[tuple[int, float, float], ...] = ()
+    """Change points: turn, `weight` and `fall` before it. Of statistics with a score, where it left
+    zero."""
+
+    def to_bytes(self) -> bytes:
+        """A compact form, 40 bytes and 20 for each turn up to the 32nd."""
+        head = _HEAD.pack(
+            self.turns,
+            self.alarmed_at,
+            self.weight,
+            self.fall,
+            self.score,
+            self.settled,
+            len(self.candidates),
+        )
+        return head + b"".join(_ROW.pack(*candidate) for candidate in self.candidates)
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> State:
+        """The state of `to_bytes`. Raises CorruptArtifactError where the bytes are none."""
+        try:
+            turns, alarmed_at, weight, fall, score, settled, count = _HEAD.unpack_from(packed)
+            rows = tuple(_ROW.iter_unpack(packed[_HEAD.size :]))
+        except struct.error as error:
+            raise CorruptArtifactError(
+                f"{len(packed)} bytes are no state of a conversation: {error}; start it anew"
+            ) from error
+        if len(rows) != count:
+            raise CorruptArtifactError(
+                f"a conversation's state holds {len(rows)} change points, expected {count}; "
+                "start it anew"
+            )
+        return cls(turns, weight, fall, score, settled, alarmed_at, rows)
+
+
+def advance(
+    alarm: Alarm, state: State, mean: float, tokens: int, *, rate: float | None = None
+) -> tuple[State, TurnVerdict]:
+    """The state after one more turn, and what the alarm says of the turn.
+
+    `mean` is the turn's mean raw projection at the alarm's layer, over its `tokens` content tokens.
+    A turn of fewer than 4 tokens is counted and not judged. Raises NotFiniteError for NaN or Inf.
+    """
+    threshold = alarm.threshold(rate)
+    turn, expected = state.turns, alarm.expected_at(state.turns)
+    if tokens > 0 and not math.isfinite(mean):
+        raise NotFiniteError(
+            f"turn {turn + 1} projects to {mean}, expected a number; load the model in float32 or "
+            "bfloat16"
+        )
+    gaps = float(alarm.in_gaps(mean)) if tokens > 0 else None
+    is_judged = gaps is not None and tokens >= FEWEST_TOKENS
+    deviation = 0.0
+    if gaps is None or not is_judged:
+        after = replace(state, turns=turn + 1)
+    else:
+        fall, weight = expected - gaps, 1 / (alarm.within**2 + alarm.token**2 / tokens)
+        deviation = fall / math.sqrt(alarm.between**2 + 1 / weight)
+        after = _after(alarm, state, fall, weight, deviation)
+    evidence, since = _evidence(alarm, after)
+    is_held = alarm.horizon is None or turn < alarm.horizon
+    is_new = state.alarmed_at < 0 and is_judged and is_held and evidence >= threshold
+    if is_new:
+        after = replace(after, alarmed_at=turn)
+    watched = math.sqrt(threshold) if alarm.statistic == "mixture" else threshold / 2
+    label: VerdictState = "ok"
+    if after.alarmed_at >= 0:
+        label = "alarm"
+    elif not (is_judged and is_held):
+        label = "unknown"
+    elif abs(deviation) > _FOREIGN:
+        label = "foreign"
+    elif evidence >= watched:
+        label = "watch"
+    return after, TurnVerdict(label, evidence, threshold, since, turn, gaps, expected, is_new)
+
+
+def provisional(
+    alarm: Alarm, state: State, mean: float, tokens: int, *, rate: float | None = None
+) -> TurnVerdict:
+    """What the alarm says of a turn that is not finished; the conversation's state stays.
+
+    It is looked at more often than the rate allows for, so it never raises an alarm: it says
+    `watch` where the finished turn would.
+    """
+    _, verdict = advance(alarm, state, mean, tokens, rate=rate)
+    label: VerdictState = "watch" if verdict.is_new else verdict.state
+    return replace(verdict, state=label, is_new=False, is_provisional=True)
+
+
+def _after(alarm: Alarm, state: State, fall: float, weight: float, deviation: float) -> State:
+    """The state with one more judged turn, its fall in gaps and in standard deviations."""
+    turn, candidates, settled, score = state.turns, state.candidates, state.settled, state.score
+    if alarm.statistic in ("mixture", "glr"):
+        candidates = (*candidates, (turn, state.weight, state.fall))
+    else:
+        if score <= 0 or not candidates:
+            candidates = ((turn, 0.0, 0.0),)
+        score = _score(alarm, state, fall, weight, deviation)
+    after = State(
+        turn + 1,
+        state.weight + weight,
+        state.fall + weight * fall,
+        score,
+        settled,
+        state.alarmed_at,
+        candidates,
+    )
+    return after if len(candidates) <= _MOST_CANDIDATES else _without_least(alarm, after)
+
+
+def _score(alarm: Alarm, state: State, fall: float, weight: float, deviation: float) -> float:
+    """The next value of a statistic that takes turns as independent, or of the own fall."""
+    match alarm.statistic:
+        case "ewma":
+            return EWMA * deviation + (1 - EWMA) * state.score
+        case "cusum":
+            return max(0.0, state.score + deviation - CUSUM)
+        case "page":
+            variance = alarm.between**2 + 1 / weight
+            ratio = alarm.drop * (fall - alarm.drop / 2) / variance
+            return max(0.0, state.score + ratio)
+        case "fall":
+            if state.weight == 0:
+                return 0.0
+            return (fall - state.fall / state.weight) / math.sqrt(1 / weight + 1 / state.weight)
+    return deviation
+
+
+def _evidence(alarm: Alarm, state: State) -> tuple[float, int | None]:
+    """The statistic, and the turn from which on drift is most likely, if any evidence is there."""
+    if alarm.statistic not in ("mixture", "glr"):
+        return state.score, state.candidates[0][0] if state.score > 0 else None
+    best, since = -math.inf, None
+    if alarm.statistic == "glr":
+        for candidate in state.candidates:
+            slope, curvature = _slope(alarm, state, candidate)
+            value = slope * slope / (2 * curvature) if slope > 0 else 0.0
+            if value > best:
+                best, since = value, candidate[0]
+        return max(best, 0.0), since if best > 0 else None
+    total, left = state.settled, 1.0 - prior_until(state.turns)
+    for candidate in state.candidates:
+        part = _part(alarm, state, candidate)
+        total += part
+        if part > best:
+            best, since = part, candidate[0]
+    evidence = total + left
+    return evidence, since if evidence > 1 else None
+
+
+def _slope(alarm: Alarm, state: State, candidate: tuple[int, float, float]) -> tuple[float, float]:
+    """Slope and curvature of the log likelihood ratio of a change at a candidate, by its size."""
+    weight, fall = state.weight - candidate[1], state.fall - candidate[2]
+    between = alarm.between * alarm.between
+    shrink = between / (1 + between * state.weight)
+    return fall - shrink * state.fall * weight, weight - shrink * weight * weight
+
+
+def _part(alarm: Alarm, state: State, candidate: tuple[int, float, float]) -> float:
+    """Prior mass of a change at a candidate times its likelihood ratio."""
+    slope, curvature = _slope(alarm, state, candidate)
+    log = alarm.drop * slope - 0.5 * alarm.drop * alarm.drop * curvature
+    turn = candidate[0]
+    prior = AT_START if turn == 0 else (1 - AT_START) * LATER * (1 - LATER) ** (turn - 1)
+    return prior * math.exp(min(log, LARGEST))
+
+
+def prior_until(turns: int) -> float:
+    """Prior mass of a change in the first so many turns."""
+    return 0.0 if turns == 0 else 1 - (1 - AT_START) * (1 - LATER) ** (turns - 1)
+
+
+def _without_least(alarm: Alarm, state: State) -> State:
+    """The state without the change point that counts least: the mixture stops where it stands.
+
+    A martingale that is stopped is still one, so the rate of false alarms holds.
+    """
+    parts = [_part(alarm, state, candidate) for candidate in state.candidates]
+    least = parts.index(min(parts))
+    left = state.candidates[:least] + state.candidates[least + 1 :]
+    return replace(state, candidates=left, settled=state.settled + parts[least])
