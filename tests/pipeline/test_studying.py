@@ -141,6 +141,23 @@ def test_a_finished_study_is_in_the_manifest_and_the_report(calibrated, model_fo
     assert "conversations-domains" in page
 
 
+def test_with_people_enough_what_moves_the_model_is_predicted_from_words(run, model_folder):
+    alone = replace(SETTINGS, arms="none", words_alone=False, permutations=9)
+    made = study(model_folder, run, alone)
+    rows = {(row.target, row.columns): row for row in made.prediction}
+    assert rows["level", "words"].null95 is not None
+    assert rows["change", "what words add to these"].count == 8  # 4 conversations, 2 later turns
+    assert not study(model_folder, run, replace(alone, embed="none")).prediction
+
+
+def test_the_report_holds_conversations_to_be_read_with_a_needle_per_turn(run, model_folder):
+    study(model_folder, run, replace(SETTINGS, arms="none", words_alone=False))
+    page = pipeline.report(run).read_text()
+    assert "coding_1-t01, none" in page
+    assert "script:therapy/opening" in page
+    assert "conversations-prediction" in page
+
+
 def test_an_arm_can_be_added_later_to_the_same_result(calibrated, model_folder, tmp_path):
     shutil.copytree(calibrated.path, tmp_path / "twin")
     twin = RunFolder(tmp_path / "twin")

@@ -1,7 +1,7 @@
 """Answers -> labels: how far a rollout plays its role, and what else rubrics ask."""
 
 from keel.judge.agreement import Agreement, agree
-from keel.judge.clusters import ClusterGrader, Clustering
+from keel.judge.clusters import ClusterGrader, Clustering, name_clusters
 from keel.judge.endpoint import EndpointGrader, JudgingPrice
 from keel.judge.engine_judges import ChannelGrader, LabelGrader, LikelihoodJudge
 from keel.judge.heuristic import HeuristicGrader
@@ -35,6 +35,7 @@ __all__ = [
     "comparable_labels",
     "judge",
     "known_judges",
+    "name_clusters",
     "open_grader",
     "read_labels",
     "stop_if_judge_fails",

@@ -162,7 +162,7 @@ def cluster(texts: Sequence[str], embed: Embed, *, clusters: int, seed: int = 0)
     silhouette = silhouette_score(rows_ND, labels_N, sample_size=measured, random_state=seed)
     nearest_K = np.argmax(rows_ND @ middles_KD.T, axis=0)
     return Clustering(
-        names=_names(texts, labels_N, clusters),
+        names=name_clusters(texts, labels_N, clusters),
         samples=tuple(" ".join(texts[n].split())[:_SHOWN] for n in nearest_K),
         members=tuple(labels_N.tolist()),
         silhouette=float(silhouette),
@@ -170,8 +170,8 @@ def cluster(texts: Sequence[str], embed: Embed, *, clusters: int, seed: int = 0)
     )
 
 
-def _names(texts: Sequence[str], labels_N: Labels, clusters: int) -> tuple[str, ...]:
-    """Names made of each cluster's words of highest c-TF-IDF.
+def name_clusters(texts: Sequence[str], labels_N: Labels, clusters: int) -> tuple[str, ...]:
+    """Names of so many clusters, made of the words of each with the highest c-TF-IDF.
 
     Grootendorst 2022, arXiv:2203.05794. A word counts once per answer, since a small model may say
     one word fifty times.

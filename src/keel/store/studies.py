@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from keel.store.files import jsonl, read_json, read_jsonl, reading, write_json, 
 from keel.store.folder import RunFolder
 from keel.store.provenance import EvaluationPlan, plan_differences, refuse_changed
 from keel.store.records import from_record, to_record
-from keel.types import DriftStudy, PlannedConversation, StudiedTurn, TurnAlone
+from keel.types import DriftStudy, PlannedConversation, StudiedConversation, StudiedTurn, TurnAlone
 
 T = TypeVar("T")
 
@@ -133,6 +133,17 @@ class StudyFolder:
     def commit_alone(self, arm: str, group: int, turn: int, turns: Sequence[TurnAlone]) -> None:
         """Keep a group's turns without their history: whole, or not counted."""
         write_jsonl(_unit(self._folder(_ALONE, arm), group, turn), map(to_record, turns))
+
+    def transcripts(self, arm: str) -> Iterator[StudiedConversation]:
+        """An arm's conversations, in the order of the plan, with the turns answered so far."""
+        turns: dict[str, list[StudiedTurn]] = {}
+        for path in layout.files_ending(self._folder(_TURNS, arm), ".jsonl"):
+            for turn in _lines(path, StudiedTurn):
+                turns.setdefault(turn.conversation, []).append(turn)
+        for planned in self.conversations():
+            if planned.id in turns:
+                ordered = sorted(turns[planned.id], key=lambda turn: turn.turn)
+                yield StudiedConversation(arm, planned, tuple(ordered))
 
     def reopen(self) -> None:
         """Delete the result, which must not stay while the turns under it change."""

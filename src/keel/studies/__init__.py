@@ -1,7 +1,9 @@
 """Drift studies: simulated conversations in several domains, and what moves the model in them."""
 
 from keel.studies.levels import turn_levels
+from keel.studies.message_clusters import cluster_messages
 from keel.studies.planning import StudyPlan, plan_study
+from keel.studies.prediction import MessageTable, predict_levels
 from keel.studies.trajectories import (
     TurnPoint,
     arm_differences,
@@ -11,12 +13,15 @@ from keel.studies.trajectories import (
 )
 
 __all__ = [
+    "MessageTable",
     "StudyPlan",
     "TurnPoint",
     "arm_differences",
+    "cluster_messages",
     "domain_paths",
     "person_interval",
     "plan_study",
+    "predict_levels",
     "turn_levels",
     "variance_shares",
 ]

@@ -72,6 +72,15 @@ class StudiedTurn:
 
 
 @dataclass(frozen=True)
+class StudiedConversation:
+    """One conversation under one arm, to be read."""
+
+    arm: str
+    planned: PlannedConversation
+    turns: tuple[StudiedTurn, ...]
+
+
+@dataclass(frozen=True)
 class TurnAlone:
     """A turn without what was said before it."""
 
@@ -128,6 +137,44 @@ class SharesOfVariance:
 
 
 @dataclass(frozen=True)
+class PredictionRow:
+    """How much of a target some columns explain of people that the fit has not seen."""
+
+    target: str
+    columns: str
+    r2: Interval
+    """Out of fold by person, with its interval over people; below 0 where it misleads."""
+    null95: float | None
+    """What 95 % of permutations within domain x turn stay below; None where none were made."""
+    count: int
+    """Messages."""
+    is_in_sample: bool = False
+    """Whether it is of the rows that were fitted, and so too high; it has no interval."""
+
+
+@dataclass(frozen=True)
+class MessageCluster:
+    """Messages that say alike, and how their answers differ from what was to be expected."""
+
+    name: str
+    """By the words that set them off."""
+    examples: tuple[str, ...]
+    """The nearest to their middle."""
+    count: int
+    people: int
+    shift: Interval
+    """Mean of levels minus what domain, turn and previous level predict, over people; gap units."""
+    q_value: float
+
+    @property
+    def effect(self) -> Literal["away", "towards", "not told apart"]:
+        """Where it moves the model, if three people or more show it at a q-value below .05."""
+        if self.q_value >= 0.05 or self.people < 3:
+            return "not told apart"
+        return "away" if self.shift.value < 0 else "towards"
+
+
+@dataclass(frozen=True)
 class DriftStudy:
     """What the conversations of a study show."""
 
@@ -140,6 +187,10 @@ class DriftStudy:
     paths: tuple[DomainPath, ...]
     differences: tuple[ArmDifference, ...] = ()
     variance: tuple[SharesOfVariance, ...] = ()
+    prediction: tuple[PredictionRow, ...] = ()
+    """Under the first arm; empty where people are too few, or nothing was to be embedded."""
+    clusters: tuple[MessageCluster, ...] = ()
+    """Of messages under the first arm, the one that moves furthest away first."""
     facts: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -1,7 +1,8 @@
-"""A drift study: domains turn by turn."""
+"""A drift study: domains turn by turn, and what predicts the next answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -9,10 +10,12 @@ from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
 from keel.report.figures.theme import hover_box
-from keel.types import NEUTRAL_DOMAIN, DomainPath, DriftStudy
+from keel.types import NEUTRAL_DOMAIN, DomainPath, DriftStudy, PredictionRow
+from keel.words import fixed
 
 _COLUMNS = 2
 _ROW_PX = 250
+_FOREST_ROW_PX = 26
 
 
 def draw_domains(study: DriftStudy) -> go.Figure:
@@ -70,3 +73,40 @@ def _traces(path: DomainPath, study: DriftStudy) -> list[go.Scatter]:
         ],
     )
     return [theme.band(turns, path.levels, style["color"], 0.1 if is_neutral else 0.18), line]
+
+
+def draw_prediction(rows: Sequence[PredictionRow]) -> go.Figure:
+    """A row per set of columns with its interval, a cross at its null; in sample hollow."""
+    heights = theme.rows_down(len(rows))
+    figure = theme.new_figure(_FOREST_ROW_PX * len(rows) + 100, margin={"l": 330})
+    for is_in_sample in (False, True):
+        chosen = [n for n, row in enumerate(rows) if row.is_in_sample == is_in_sample]
+        intervals = [rows[n].r2 for n in chosen]
+        bars = {} if is_in_sample else {"error_x": theme.error_bars(intervals, thickness=1.4)}
+        theme.add_points(
+            figure,
+            [interval.value for interval in intervals],
+            [heights[n] for n in chosen],
+            [hover_box(rows[n].columns, rows[n].target, fixed(rows[n].r2.value)) for n in chosen],
+            marker={
+                "size": 10,
+                "color": theme.DEFAULT_COLOUR,
+                "symbol": "circle-open" if is_in_sample else "circle",
+            },
+            showlegend=False,
+            **bars,
+        )
+    nulls = [(n, row.null95) for n, row in enumerate(rows) if row.null95 is not None]
+    theme.add_points(
+        figure,
+        [null for _, null in nulls],
+        [heights[n] for n, _ in nulls],
+        [hover_box(rows[n].columns, f"95 % of permutations below {fixed(v)}") for n, v in nulls],
+        marker={"size": 9, "color": theme.FLOOR_COLOUR, "symbol": "x-thin", "line": {"width": 2}},
+        showlegend=False,
+    )
+    theme.mark_value(figure, 0.0, dash="dash")
+    names = (f"{row.target}: {row.columns}" for row in rows)
+    theme.name_rows(figure, heights, names, range=[-0.6, len(rows) - 0.4])
+    figure.update_xaxes(title_text="share of variance explained (R²)")
+    return figure

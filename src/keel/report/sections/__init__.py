@@ -54,7 +54,7 @@ def report_account(inputs: ReportInputs) -> Account:
             *floor_sections(inputs),
             *sweep_sections(inputs),
             *drift_sections(inputs),
-            *study_sections(inputs.studies),
+            *study_sections(inputs),
             *evaluation_sections(inputs),
             _run_section(inputs),
         ),

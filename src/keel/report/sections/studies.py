@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from keel.report.content import Picture, Section, Table
-from keel.report.figures.studies import draw_domains
-from keel.report.textplot import draw_sparkline
-from keel.types import NEUTRAL_DOMAIN, DomainPath, DriftStudy, Interval
-from keel.words import NOT_A_NUMBER, counted, fixed, listed, percent
+from keel.report.figures.studies import draw_domains, draw_prediction
+from keel.report.inputs import ReportInputs
+from keel.report.textplot import draw_needle, draw_sparkline
+from keel.types import (
+    NEUTRAL_DOMAIN,
+    AssistantAxis,
+    DomainPath,
+    DriftStudy,
+    Interval,
+    StudiedConversation,
+    StudiedTurn,
+)
+from keel.words import NOT_A_NUMBER, counted, fixed, known, listed, p_value, percent
 
 _TITLE = "Conversations"
 _READINGS = {
@@ -20,18 +29,25 @@ _READINGS = {
 }
 
 
-def study_sections(studies: Mapping[str, DriftStudy]) -> Iterator[Section]:
+def study_sections(inputs: ReportInputs) -> Iterator[Section]:
     """A section for each study."""
+    studies = inputs.studies
+    axis = inputs.axis
+    if axis is None and inputs.persona_map is not None:
+        axis = inputs.persona_map.axis
     for name, study in studies.items():
         id = "conversations" if len(studies) == 1 else f"conversations-{name}"
         title = _TITLE if len(studies) == 1 else f"{_TITLE}: {name}"
-        words = tuple(sentence for sentence in (_intro(study), _over_neutral(study)) if sentence)
+        sentences = (_intro(study), _over_neutral(study), _what_words_add(study))
+        words = tuple(sentence for sentence in sentences if sentence)
+        transcripts = inputs.transcripts.get(name, ())
+        pictures = [_domains(study, id), *([_forest(study, id)] if study.prediction else [])]
         yield Section(
             id,
             title,
             words,
-            (_domains(study, id),),
-            tuple(_tables(study)),
+            tuple(pictures),
+            (*_tables(study), *_message_tables(study), *_transcripts(transcripts, study, axis)),
             study.warnings,
         )
 
@@ -72,6 +88,37 @@ def _over_neutral(study: DriftStudy) -> str:
     return (
         f"At the last turn {' and '.join(parts)} than the neutral conversations, the interval of "
         f"the difference without 0{others}."
+    )
+
+
+def _what_words_add(study: DriftStudy) -> str:
+    """What users say, beyond position, subject and the answer before."""
+    added = [row for row in study.prediction if row.columns.startswith("what words add")]
+    if not added:
+        return ""
+    row = added[0]
+    assert row.null95 is not None, "what words add has a null"
+    is_shown = row.r2.low > 0 and row.r2.value > row.null95
+    share = f"{fixed(row.r2.value)} ({row.r2.bounds()}) of the variance of levels"
+    null = f"permuted, words explain up to {fixed(row.null95)}"
+    if not is_shown:
+        return (
+            f"That what users say moves the model is not shown: beyond subject, turn and the "
+            f"answer before it explains {share} for people whom the fit has not seen, and {null}."
+        )
+    return (
+        f"What users say explains {share} beyond subject, turn and the answer before, for people "
+        f"whom the fit has not seen; {null}."
+    )
+
+
+def _forest(study: DriftStudy, id: str) -> Picture:
+    return Picture(
+        f"{id}-prediction",
+        partial(draw_prediction, study.prediction),
+        "Share of the variance explained for people whom the fit has not seen, with 95 % "
+        "intervals over people. Crosses: what 95 % of permutations stay below. Hollow: in sample.",
+        "A row for each set of columns, by target.",
     )
 
 
@@ -138,6 +185,76 @@ def _tables(study: DriftStudy) -> Iterator[Table]:
                 "between turns": lambda row: percent(row.turns),
             },
         )
+
+
+def _message_tables(study: DriftStudy) -> Iterator[Table]:
+    if study.prediction:
+        yield Table.of(
+            "What predicts the level of the next answer: R² of people not seen",
+            study.prediction,
+            {
+                "target": lambda row: row.target,
+                "columns": lambda row: row.columns,
+                "R²": lambda row: _known(row.r2),
+                "of permutations, 95 % below": lambda row: known(row.null95),
+                "messages": lambda row: str(row.count),
+            },
+        )
+    if study.clusters:
+        yield Table.of(
+            "Messages by what they say, and how far their answers lie from what was expected",
+            study.clusters,
+            {
+                "words": lambda row: row.name,
+                "moves": lambda row: row.effect,
+                "shift, gap units": lambda row: _known(row.shift),
+                "q": lambda row: p_value(row.q_value),
+                "messages": lambda row: str(row.count),
+                "people": lambda row: str(row.people),
+            },
+        )
+        yield Table.of(
+            "The messages nearest to the middle of each",
+            study.clusters,
+            {
+                "words": lambda row: row.name,
+                "messages": lambda row: " / ".join(row.examples),
+            },
+            is_prose=True,
+        )
+
+
+def _transcripts(
+    transcripts: Sequence[StudiedConversation], study: DriftStudy, axis: AssistantAxis | None
+) -> Iterator[Table]:
+    """Conversations to be read, a needle beside each answer."""
+
+    def needle(turn: StudiedTurn) -> str:
+        if axis is None or not turn.levels:
+            return NOT_A_NUMBER
+        gaps = axis.in_gaps(turn.levels[0].mean, study.layer)
+        return f"{draw_needle(gaps, width=12).plain} {fixed(gaps)}"
+
+    for talk in transcripts:
+        yield Table.of(
+            f"{talk.planned.id}, {talk.arm}: {talk.planned.topic or 'plain tasks'}",
+            talk.turns,
+            {
+                "turn": lambda turn: str(turn.turn + 1),
+                "level": needle,
+                "said by": _source,
+                "user": lambda turn: turn.message,
+                "model": lambda turn: turn.answer + (" …" if turn.finish == "length" else ""),
+            },
+            is_folded=True,
+            is_prose=True,
+        )
+
+
+def _source(turn: StudiedTurn) -> str:
+    """Who said the message, with what was wrong with those before it."""
+    refused = f"; refused before: {', '.join(turn.faults)}" if turn.faults else ""
+    return f"{turn.source}{refused}"
 
 
 def _by_domain(paths: list[DomainPath]) -> list[dict[str, DomainPath]]:

@@ -1,0 +1,298 @@
+"""How far a user's message says where the next answer will lie, beside what says so without it.
+
+Everything is predicted for people whom the fit has not seen. A row without its null and without the
+rows of position, subject and previous level beside it says little: turns of a conversation share a
+level, and `change` goes back to the mean by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from keel.statistics import Codes, Floats, percentile_interval
+from keel.studies.ridge import deal_folds, ridge_in_sample, ridge_out_of_fold
+from keel.studies.trajectories import TurnPoint
+from keel.types import NEUTRAL_DOMAIN, Interval, PredictionRow
+
+OUTER_FOLDS = 5
+FEWEST_PEOPLE = 2
+"""In each domain: with fewer nobody is left to predict."""
+_KNOWN = 10.0
+"""Length of columns that are not words, beside words of length 1: hardly penalised."""
+_DRAWS = 1000
+
+Features = Mapping[str, Floats]
+"""Name -> columns."""
+
+
+@dataclass(frozen=True)
+class MessageTable:
+    """Messages with the level of their answers, as columns; neutral conversations are not in it."""
+
+    points: tuple[TurnPoint, ...]
+    previous_N: Floats
+    """Level of the answer before; NaN at the first turn."""
+    before_N: Floats
+    """Tokens of the answer before, logarithm; 0 at the first turn."""
+    words_ND: Floats
+    """Embedding of each message, unit length."""
+
+    @classmethod
+    def of(
+        cls, points: Sequence[TurnPoint], embed: Callable[[Sequence[str]], Floats]
+    ) -> MessageTable:
+        """The messages of one arm's conversations whose answers were read, each text embedded
+        once."""
+        by_turn = {(point.conversation, point.turn): point for point in points}
+        kept = [
+            point
+            for point in points
+            if point.domain != NEUTRAL_DOMAIN and np.isfinite(point.with_history)
+        ]
+        before = [by_turn.get((point.conversation, point.turn - 1)) for point in kept]
+        texts = sorted({point.message for point in kept})
+        rows = dict(zip(texts, np.asarray(embed(texts), np.float64), strict=True)) if texts else {}
+        words_ND = np.stack([rows[point.message] for point in kept]) if kept else np.zeros((0, 1))
+        words_ND = words_ND / np.maximum(np.linalg.norm(words_ND, axis=1, keepdims=True), 1e-12)
+        return cls(
+            tuple(kept),
+            np.array([np.nan if each is None else each.with_history for each in before]),
+            np.log1p([0 if each is None else each.tokens for each in before]),
+            words_ND,
+        )
+
+    def only(self, kept_N: np.typing.NDArray[np.bool_]) -> MessageTable:
+        """Some of the messages."""
+        points = tuple(point for point, is_kept in zip(self.points, kept_N, strict=True) if is_kept)
+        return MessageTable(
+            points, self.previous_N[kept_N], self.before_N[kept_N], self.words_ND[kept_N]
+        )
+
+    @cached_property
+    def later(self) -> MessageTable:
+        """Messages whose answer has one before it."""
+        return self.only(np.isfinite(self.previous_N))
+
+    @cached_property
+    def levels_N(self) -> Floats:
+        """Gap units."""
+        return np.array([point.with_history for point in self.points])
+
+    @cached_property
+    def people_N(self) -> Codes:
+        """Code of each message's person."""
+        return _codes([point.person for point in self.points])
+
+    @cached_property
+    def domains_N(self) -> Codes:
+        """Code of each message's domain."""
+        return _codes([point.domain for point in self.points])
+
+    @cached_property
+    def cells_N(self) -> Codes:
+        """Code of each message's domain and turn."""
+        return _codes([f"{point.domain} {point.turn:03d}" for point in self.points])
+
+    @cached_property
+    def turns_N(self) -> Codes:
+        """Code of each message's turn."""
+        return _codes([f"{point.turn:03d}" for point in self.points])
+
+    @cached_property
+    def folds_N(self) -> Codes:
+        """Outer fold of each message: whole people, each fold of every domain."""
+        return deal_folds(self.people_N, self.domains_N, OUTER_FOLDS)
+
+    @cached_property
+    def words_NK(self) -> Floats:
+        """The embeddings in as few columns as hold them: often lines are fewer than dimensions."""
+        centred_ND = self.words_ND - self.words_ND.mean(0)
+        _, sizes_K, axes_KD = np.linalg.svd(centred_ND, full_matrices=False)
+        rotated_NK: Floats = centred_ND @ axes_KD[sizes_K > 1e-9].T
+        return rotated_NK
+
+    @cached_property
+    def features(self) -> Features:
+        """Columns by name; words have length 1, the others ten times that."""
+        sent_N = np.log1p([len(point.message) for point in self.points])
+        previous_N1 = np.nan_to_num(self.previous_N)[:, None]
+        return {
+            "turn": _KNOWN * _indicators(self.turns_N),
+            "domain": _KNOWN * _indicators(self.domains_N),
+            "domain x turn": _KNOWN * _indicators(self.cells_N),
+            "previous level": _KNOWN * _standard(previous_N1),
+            "lengths": _KNOWN * _standard(np.stack([sent_N, self.before_N], 1)),
+            "words": self.words_NK,
+        }
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether every domain has people to fit on and others to predict."""
+        people: dict[str, set[str]] = {}
+        for point in self.points:
+            people.setdefault(point.domain, set()).add(point.person)
+        return bool(people) and min(map(len, people.values())) >= FEWEST_PEOPLE
+
+
+_BASE = ("domain x turn", "previous level")
+"""What is known before the words are."""
+
+
+def predict_levels(
+    table: MessageTable, *, permutations: int = 99, seed: int = 0
+) -> tuple[PredictionRow, ...]:
+    """R² of each set of columns, out of fold by person, with intervals over people and nulls.
+
+    Nulls permute what the words are to explain within domain x turn (Freedman and Lane 1983,
+    Journal of Business & Economic Statistics 1:292). () where people are too few.
+    """
+    if not table.is_enough or not table.later.is_enough:
+        return ()
+    chance = np.random.default_rng(seed)
+    level = _Target("level", table, table.levels_N, permutations, chance)
+    later = table.later
+    following = _Target("level after the first turn", later, later.levels_N, permutations, chance)
+    change = _Target("change", later, later.levels_N - later.previous_N, permutations, chance)
+    rows = [level.row(name) for name in ("turn", "domain", "domain x turn")]
+    rows += [level.row("words", has_null=True), *level.other_folds()]
+    for target in (following, change):
+        rows += [target.row("previous level"), target.row(*_BASE), target.row(*_BASE, "lengths")]
+        rows += [target.row("words", has_null=True), *target.what_words_add()]
+    return (*rows, change.in_sample())
+
+
+def innovations(table: MessageTable) -> Floats:
+    """How far each later answer lies from what domain, turn and the answer before it say of other
+    people; gap units."""
+    later = table.later
+    target_N1 = later.levels_N[:, None]
+    features_NP = np.concatenate([later.features[name] for name in _BASE], axis=1)
+    fitted = ridge_out_of_fold(
+        features_NP, target_N1, later.folds_N, later.people_N, later.domains_N
+    )
+    innovation_N: Floats = (target_N1 - fitted.predicted_NY)[:, 0]
+    return innovation_N
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One number to be predicted of each message."""
+
+    name: str
+    table: MessageTable
+    target_N: Floats
+    permutations: int
+    chance: np.random.Generator
+
+    def row(self, *names: str, has_null: bool = False) -> PredictionRow:
+        targets_NY = self.target_N[:, None]
+        if has_null:
+            targets_NY = np.column_stack([targets_NY, self._permuted(self.target_N)])
+        predicted_NY, mean_NY, r2_Y = self._fitted(names, targets_NY)
+        null = float(np.percentile(r2_Y[1:], 95)) if has_null else None
+        errors_N = (self.target_N - predicted_NY[:, 0]) ** 2
+        spread_N = (self.target_N - mean_NY[:, 0]) ** 2
+        interval = self._interval(spread_N - errors_N, spread_N)
+        return PredictionRow(self.name, " + ".join(names), interval, null, len(self.target_N))
+
+    def what_words_add(self) -> tuple[PredictionRow, PredictionRow]:
+        """The base with words, and by how much R² is higher than without them."""
+        base_N1 = self.target_N[:, None]
+        predicted_NY, _, _ = self._fitted(_BASE, base_N1)
+        fitted_N = predicted_NY[:, 0]
+        residual_NS = self._permuted(self.target_N - fitted_N)
+        targets_NY = np.column_stack([self.target_N, fitted_N[:, None] + residual_NS])
+        base_NY, mean_NY, base_Y = self._fitted(_BASE, targets_NY)
+        full_NY, _, full_Y = self._fitted((*_BASE, "words"), targets_NY)
+        null = float(np.percentile((full_Y - base_Y)[1:], 95))
+        spread_N = (self.target_N - mean_NY[:, 0]) ** 2
+        errors_N, base_N = ((self.target_N - p_NY[:, 0]) ** 2 for p_NY in (full_NY, base_NY))
+        names, count = " + ".join((*_BASE, "words")), len(self.target_N)
+        return (
+            PredictionRow(
+                self.name, names, self._interval(spread_N - errors_N, spread_N), None, count
+            ),
+            PredictionRow(
+                self.name,
+                "what words add to these",
+                self._interval(base_N - errors_N, spread_N),
+                null,
+                count,
+            ),
+        )
+
+    def other_folds(self) -> tuple[PredictionRow, ...]:
+        """Words by folds that know the people, by whole domains, and in sample."""
+        table, targets_N1 = self.table, self.target_N[:, None]
+        each_N = np.arange(len(self.target_N))
+        random_N = self.chance.permutation(each_N) % OUTER_FOLDS
+        rows = []
+        words = "words, people known (random folds)", random_N, each_N, np.zeros_like(each_N)
+        kinds = [words]
+        if len(np.unique(table.domains_N)) > 2:
+            left_out = "words, a domain left out", table.domains_N, table.people_N, table.domains_N
+            kinds.append(left_out)
+        for name, folds_N, groups_N, strata_N in kinds:
+            fit = ridge_out_of_fold(table.words_NK, targets_N1, folds_N, groups_N, strata_N)
+            spread_N = (self.target_N - fit.mean_NY[:, 0]) ** 2
+            errors_N = (self.target_N - fit.predicted_NY[:, 0]) ** 2
+            interval = self._interval(spread_N - errors_N, spread_N)
+            rows.append(PredictionRow(self.name, name, interval, None, len(self.target_N)))
+        return (*rows, self.in_sample())
+
+    def in_sample(self) -> PredictionRow:
+        """What Lu et al.'s code reports: R² on the rows that were fitted."""
+        table = self.table
+        (value,) = ridge_in_sample(
+            table.words_ND, self.target_N[:, None], table.people_N, table.domains_N
+        )
+        alone = Interval(float(value), -np.inf, np.inf)
+        name = "words, in sample (as published)"
+        return PredictionRow(self.name, name, alone, None, len(self.target_N), is_in_sample=True)
+
+    def _fitted(self, names: Sequence[str], targets_NY: Floats) -> tuple[Floats, Floats, Floats]:
+        table = self.table
+        features_NP = np.concatenate([table.features[name] for name in names], axis=1)
+        fit = ridge_out_of_fold(
+            features_NP, targets_NY, table.folds_N, table.people_N, table.domains_N
+        )
+        return fit.predicted_NY, fit.mean_NY, fit.r2(targets_NY)
+
+    def _permuted(self, values_N: Floats) -> Floats:
+        """The values permuted within domain x turn, a column for each time."""
+        permuted_NS = np.repeat(values_N[:, None], self.permutations, axis=1)
+        for cell in np.unique(self.table.cells_N):
+            rows = np.flatnonzero(self.table.cells_N == cell)
+            order_CS = self.chance.random((len(rows), self.permutations)).argsort(0)
+            permuted_NS[rows] = values_N[rows][order_CS]
+        return permuted_NS
+
+    def _interval(self, explained_N: Floats, spread_N: Floats) -> Interval:
+        """Share explained, with the percentiles of resampled people (conversations where people are
+        fewer than eight)."""
+        codes_N = self.table.people_N
+        if codes_N.max() < 7:
+            codes_N = _codes([point.conversation for point in self.table.points])
+        explained_P = np.bincount(codes_N, explained_N)
+        spread_P = np.bincount(codes_N, spread_N)
+        drawn_SP = self.chance.integers(len(spread_P), size=(_DRAWS, len(spread_P)))
+        shares_S = explained_P[drawn_SP].sum(1) / np.maximum(spread_P[drawn_SP].sum(1), 1e-30)
+        return percentile_interval(float(explained_N.sum() / max(spread_N.sum(), 1e-30)), shares_S)
+
+
+def _codes(names: Sequence[str]) -> Codes:
+    return np.unique(np.array(names, dtype=object), return_inverse=True)[1].reshape(-1)
+
+
+def _indicators(codes_N: Codes) -> Floats:
+    return np.eye(int(codes_N.max(initial=0)) + 1)[codes_N]
+
+
+def _standard(columns_NP: Floats) -> Floats:
+    centred_NP = columns_NP - columns_NP.mean(0)
+    scaled_NP: Floats = centred_NP / np.maximum(centred_NP.std(0), 1e-12)
+    return scaled_NP
