@@ -119,6 +119,23 @@ def test_an_extraction_that_cannot_be_is_refused_and_leaves_nothing(keel, model,
     assert contents(place) == before
 
 
+NULLS = {
+    "seeds without a null": (["--null-seeds", "4"], "add --null untrained"),
+    "of traits": (["--null", "untrained", "--what", "traits"], "--what both, or leave it out"),
+    "on a cluster": (["--null", "untrained", "--cluster", "auto"], "which a cluster has not"),
+    "of no seed": (["--null", "untrained", "--null-seeds", "0"], "--null-seeds"),
+}
+
+
+@pytest.mark.parametrize("case", NULLS)
+def test_a_null_that_cannot_be_is_refused_before_a_model_is_loaded(keel, place, case):
+    options, words = NULLS[case]
+    found = keel("extract", "no-such-model", "-o", "run", *options)
+    assert found.code in (2, 3)
+    assert words in " ".join(found.err.split())
+    assert contents(place) == {}
+
+
 def test_an_unknown_model_is_refused_without_a_network(place):
     """In a process of its own: that there is no network is read when transformers loads."""
     command = ["extract", "nobody/no-such-model", "-o", "run"]

@@ -108,6 +108,32 @@ def test_a_dry_run_prices_and_neither_answers_nor_writes(keel, model, place):
     assert contents(place) == {}
 
 
+def test_a_dry_run_prices_untrained_models_too(keel, model, place):
+    """Each answers all 36 prompts of a run so small."""
+    null = ("--null", "untrained", "--null-seeds", "2")
+    found = keel("extract", model, "-o", "run", *SMALL, *null, "--dry-run", "--json").json
+    assert found["untrained models"] == 2
+    assert (found["their answers"], found["their new tokens, at most"]) == (72, 432)
+    assert contents(place) == {}
+
+
+def test_untrained_models_take_the_place_of_the_documented_range(keel, model, bare):
+    """In JSON, on the terminal, in the report, and when the finished run is shown again."""
+    documented = keel("extract", model, "-o", bare, *SMALL, "--json").json
+    assert documented["auc_untrained"] == [0.49, 1.0]
+    assert documented["untrained"] is None
+    null = ("--null", "untrained", "--null-seeds", "2")
+    measured = keel("extract", model, "-o", bare, *SMALL, *null, "--json").json
+    aucs = [each["auc"] for each in measured["untrained"]["models"]]
+    assert measured["auc_untrained"] == [min(aucs), max(aucs)]
+    low, high = (f"{bound:.2f}" for bound in measured["auc_untrained"])
+    shown = keel("extract", model, "-o", bare, *SMALL).out
+    assert f"untrained {low} to {high}" in " ".join(shown.split())
+    assert "2 models of this shape with random weights" in " ".join(shown.split())
+    keel("report", bare)
+    assert f"untrained {low} to {high}" in (bare / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_dry_run_in_words_leaves_a_begun_run_as_it_is(keel, model, bare, place):
     before = contents(place)
     found = keel("extract", model, "-o", bare, *SMALL, "--dry-run", "--overwrite")

@@ -19,6 +19,7 @@ from keel.settings import (
     ClusterSettings,
     ExtractSettings,
     ExtractSources,
+    NullSettings,
     OpeningSettings,
     PromptSettings,
     Sampling,
@@ -41,6 +42,8 @@ Examples:
 
     keel extract smollm2 -o runs/both --what both --scale small
 
+    keel extract smollm2 -o runs/smollm2 --null untrained
+
     keel extract smollm2 -o runs/smollm2 --dry-run
 
     keel extract smollm2 -o runs/again --seed 1 --choice-seed 0
@@ -53,7 +56,7 @@ Examples:
 SCALES = {scale: ExtractSettings.at_scale(scale) for scale in get_args(Scale)}
 
 
-@takes(SCALES, ExtractSources(), OpeningSettings(), ClusterSettings())
+@takes(SCALES, ExtractSources(), NullSettings(), OpeningSettings(), ClusterSettings())
 def extract(
     model: Annotated[str, typer.Argument(help="smollm2, a hub id, or a folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run.")],
@@ -71,6 +74,7 @@ def extract(
     Interrupted, it goes on where it stopped when called again.
     """
     from keel import pipeline
+    from keel.engines import check_untrained
     from keel.judge import LikelihoodJudge
     from keel.store import RunFolder
 
@@ -78,12 +82,15 @@ def extract(
     if sources.rollouts_from is not None:
         _check_rereads(given, dry_run)
     inputs = inputs_of(sources)
+    null = _null_of(given, settings)
     arguments = console.engine_arguments(given.over(OpeningSettings()))
     folder = RunFolder(out)
     cluster = _cluster_of(given, sources)
     with _answering(model, cluster, arguments) as (engine, on_progress):
+        if null is not None:
+            check_untrained(engine)  # before the hours that answering takes
         if dry_run:
-            price = pipeline.price(engine, settings, inputs)
+            price = pipeline.price(engine, settings, inputs, null)
         else:
             if overwrite:
                 folder.clear()
@@ -96,6 +103,14 @@ def extract(
                 command=f"keel extract {model} -o {out} with the same options",
                 on_progress=on_progress,
             )
+            if null is not None:
+                measured = pipeline.measure_untrained(
+                    engine,  # type: ignore[arg-type]  # a cluster was refused
+                    folder,
+                    null,
+                    on_progress=on_progress,
+                )
+                extraction = replace(extraction, untrained=measured)
     if dry_run:
         console.print_price(price, json)
     else:
@@ -107,7 +122,11 @@ def show_map(extraction: Extraction, out: Path, json: bool) -> None:
     if json:
         console.print_json({"run": out, **results.extraction_record(extraction)})
         return
-    results.print_results(persona_map=extraction.persona_map, trait_map=extraction.trait_map)
+    results.print_results(
+        persona_map=extraction.persona_map,
+        trait_map=extraction.trait_map,
+        untrained=extraction.untrained,
+    )
     run = escape(str(out))
     first = f"[b]keel calibrate {run}[/b], then " if extraction.persona_map is not None else ""
     results.print_next(f"Next: {first}[b]keel report {run}[/b]")
@@ -132,6 +151,28 @@ def settings_at(scale: Scale, given: Given) -> ExtractSettings:
     # Where more pairs must differ than are judged by default, so many are judged.
     judged = max(TraitSettings().judged_pairs, given.values.get("--min-pairs", 0))
     return given.over(replace(base, traits=replace(base.traits, judged_pairs=judged)))
+
+
+def _null_of(given: Given, settings: ExtractSettings) -> NullSettings | None:
+    """What untrained models are to do; None where none are asked for. Raises UsageError."""
+    from keel.errors import UsageError
+
+    null = given.over(NullSettings())
+    if null.null != "untrained":
+        if "--null-seeds" in given.values:
+            raise UsageError("--null-seeds is of untrained models; add --null untrained")
+        return None
+    if settings.what == "traits":
+        raise UsageError(
+            "--null untrained is of the axis, and traits alone give none; add roles with "
+            "--what both, or leave it out"
+        )
+    if given.names(ClusterSettings()):
+        raise UsageError(
+            "--null untrained makes models in this process, which a cluster has not; extract "
+            "without it, then give the same command here with it and without --cluster"
+        )
+    return null
 
 
 def inputs_of(sources: ExtractSources) -> ExtractInputs:

@@ -9,7 +9,15 @@ from keel.cli import console
 if TYPE_CHECKING:
     from keel.pipeline import Extraction
     from keel.report import Account
-    from keel.types import ArmResult, Calibration, EvalResult, PersonaMap, PricedSetting, TraitMap
+    from keel.types import (
+        ArmResult,
+        Calibration,
+        EvalResult,
+        PersonaMap,
+        PricedSetting,
+        TraitMap,
+        UntrainedNull,
+    )
 
 _ENDS = 5
 """Traits named at each end of a component."""
@@ -38,14 +46,18 @@ def print_next(advice: str) -> None:
 
 def extraction_record(extraction: Extraction) -> dict[str, Any]:
     """The main numbers of an extraction."""
-    roles = {} if extraction.persona_map is None else map_record(extraction.persona_map)
+    roles = (
+        {}
+        if extraction.persona_map is None
+        else map_record(extraction.persona_map, extraction.untrained)
+    )
     if extraction.trait_map is None:
         return roles
     return {**roles, "traits": trait_record(extraction.trait_map)}
 
 
-def map_record(persona_map: PersonaMap) -> dict[str, Any]:
-    """The main numbers of a persona map."""
+def map_record(persona_map: PersonaMap, untrained: UntrainedNull | None = None) -> dict[str, Any]:
+    """The main numbers of a persona map, with what untrained models reach."""
     from keel.report import UNTRAINED_AUC, rank_roles
 
     layer = persona_map.axis.layer
@@ -54,7 +66,8 @@ def map_record(persona_map: PersonaMap) -> dict[str, Any]:
         "layer": layer,
         "layers": len(persona_map.quality),
         "auc": quality.auc,
-        "auc_untrained": UNTRAINED_AUC,
+        "auc_untrained": UNTRAINED_AUC if untrained is None else untrained.auc_range,
+        "untrained": untrained,
         "d_prime": quality.d_prime,
         "default_prompts": quality.default_prompts,
         "cos_pc1": quality.cos_pc1,

@@ -3,7 +3,13 @@
 from keel.engines.catalogue import EMBEDDED, cache_folder, locate, spoken_name
 from keel.engines.chat_template import ChatTemplate
 from keel.engines.decoding import text_before
-from keel.engines.opening import open_engine, parse_engine, settings_class
+from keel.engines.opening import (
+    check_untrained,
+    open_engine,
+    open_untrained,
+    parse_engine,
+    settings_class,
+)
 from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Recording
 from keel.engines.rendered_tokens import Transcript, Turn
 from keel.engines.results import (
@@ -35,9 +41,11 @@ __all__ = [
     "Turn",
     "TurnRecord",
     "cache_folder",
+    "check_untrained",
     "engine_call",
     "locate",
     "open_engine",
+    "open_untrained",
     "parse_engine",
     "settings_class",
     "spoken_name",

@@ -31,6 +31,26 @@ def open_engine(model: str, engine: str = "transformers", **settings: Any) -> En
     return load_engine(model, engine_settings)
 
 
+def open_untrained(engine: Engine, seed: int) -> Engine:
+    """An engine on a model of the same shape, its weights drawn with the seed.
+
+    Raises UsageError for an engine whose model is not in this process, as vLLM's is not.
+    """
+    check_untrained(engine)
+    from keel.engines.transformers.untrained import untrained_like
+
+    return untrained_like(engine, seed)  # type: ignore[arg-type]
+
+
+def check_untrained(engine: object) -> None:
+    """Raise UsageError where no untrained model of the engine's can be made."""
+    if getattr(engine, "local_model", None) is None:
+        raise UsageError(
+            f"{type(engine).__name__} has no model in this process of which an untrained one could "
+            "be made; extract with --engine transformers, or leave out --null untrained"
+        )
+
+
 def settings_class(engine: str) -> type[Any]:
     """The settings class of an engine. Raises UsageError for an unknown engine."""
     classes: dict[str, type[Any]] = {"transformers": LoadSettings, "vllm": VllmSettings}

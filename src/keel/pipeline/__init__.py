@@ -31,6 +31,7 @@ from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import compare, comparison_page, report, report_inputs
 from keel.pipeline.studying import check_study, price_study, study_drift
 from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
+from keel.pipeline.untrained import measure_untrained
 from keel.settings import DriftStudySettings, ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "floors_of",
     "is_swept",
     "judge",
+    "measure_untrained",
     "open_suite",
     "price",
     "price_evaluation",

@@ -28,9 +28,10 @@ from keel.prompts import (
     make_default_prompts,
     make_prompts,
     make_trait_prompts,
+    sample_prompts,
 )
 from keel.rollouts import Cluster, answer_prompts, read_rollouts
-from keel.settings import ExtractSettings, Spans
+from keel.settings import ExtractSettings, NullSettings, Spans
 from keel.store import Run, RunFolder, RunPlan
 from keel.types import Prompt
 
@@ -66,8 +67,32 @@ def extract(
     """
     inputs = inputs or ExtractInputs()
     prompts = _prompts(engine, settings, inputs)
+    return extract_prompts(
+        engine,
+        folder,
+        settings,
+        prompts=prompts,
+        source=inputs.source,
+        judge=judge,
+        command=command,
+        on_progress=on_progress,
+    )
+
+
+def extract_prompts(
+    engine: Engine | Cluster,
+    folder: RunFolder,
+    settings: ExtractSettings,
+    *,
+    prompts: Sequence[Prompt],
+    source: str,
+    judge: Judge | None = None,
+    command: str = "",
+    on_progress: OnProgress = silent,
+) -> Extraction:
+    """As `extract`, of prompts that were made before; `source` says where they come from."""
     with folder.lock():
-        recorded: dict[str, Any] = {**asdict(settings), "prompts_from": inputs.source}
+        recorded: dict[str, Any] = {**asdict(settings), "prompts_from": source}
         recorded["sampling"] = settings.sampling.settings
         recorded.pop("keep")
         recorded |= _recorded_spans(engine, recorded.pop("spans"))
@@ -122,12 +147,27 @@ def reread(
 
 
 def price(
-    engine: Engine | Cluster, settings: ExtractSettings, inputs: ExtractInputs
+    engine: Engine | Cluster,
+    settings: ExtractSettings,
+    inputs: ExtractInputs,
+    null: NullSettings | None = None,
 ) -> dict[str, Any]:
-    """The most answers, tokens and disk that an extraction can take. Nothing is generated."""
+    """The most answers, tokens and disk that an extraction can take. Nothing is generated.
+
+    With `null` also what the untrained models give that it is held against.
+    """
     prompts = _prompts(engine, settings, inputs)
     batches = engine.plan(prompts, settings.sampling)
     mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4)
+    untrained = {}
+    if null is not None:
+        answers = null.seeds * len(null_prompts(prompts, null, settings.seed))
+        longest = min(null.max_new_tokens, settings.sampling.max_new_tokens)
+        untrained = {
+            "untrained models": null.seeds,
+            "their answers": answers,
+            "their new tokens, at most": answers * longest,
+        }
     return {
         "roles": len({p.role for p in prompts if p.is_role}),
         "traits": len({p.side.trait for p in prompts if p.side}),
@@ -135,7 +175,13 @@ def price(
         "new tokens, at most": len(prompts) * settings.sampling.max_new_tokens,
         "batches": len(batches),
         "disk for activations, bytes": len(prompts) * mean_bytes,
+        **untrained,
     }
+
+
+def null_prompts(prompts: Sequence[Prompt], null: NullSettings, seed: int) -> list[Prompt]:
+    """The prompts of a run that its untrained models answer."""
+    return sample_prompts(prompts, roles=null.roles, questions=null.questions, seed=seed)
 
 
 def _complete(

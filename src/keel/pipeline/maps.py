@@ -19,7 +19,7 @@ from keel.personas import (
 from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way, silent
 from keel.settings import MapSettings, TraitSettings
 from keel.store import Run, RunFolder
-from keel.types import ActivationBatch, PersonaMap, Prompt, TraitMap
+from keel.types import ActivationBatch, PersonaMap, Prompt, TraitMap, UntrainedNull
 
 _WITH_THINKING = (
     "Means are over what was thought, too (--spans {spans}), while floors and drift are read from "
@@ -39,12 +39,16 @@ class Extraction:
     """Of the roles; None where the run has none."""
     trait_map: TraitMap | None = None
     """Of the traits; None where the run has none."""
+    untrained: UntrainedNull | None = None
+    """What untrained models of the same shape reach; None where it was not measured."""
 
     @classmethod
     def of(cls, run: Run) -> Extraction:
         """The maps of a finished run."""
         return cls(
-            run.persona_map if run.has_map else None, run.trait_map if run.has_traits else None
+            run.persona_map if run.has_map else None,
+            run.trait_map if run.has_traits else None,
+            run.untrained,
         )
 
 
@@ -165,7 +169,7 @@ def make_maps(
     if trait_map is not None:
         counts |= {"traits kept": len(trait_map.vectors), "traits dropped": len(trait_map.dropped)}
     folder.finish(counts=counts)
-    return Extraction(roles, trait_map)
+    return Extraction(roles, trait_map, folder.read().untrained)
 
 
 def is_mapped(

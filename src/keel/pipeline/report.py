@@ -43,6 +43,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         identity=run.identity,
         persona_map=run.persona_map if run.has_map else None,
         trait_map=run.trait_map if run.has_traits else None,
+        untrained=run.untrained,
         calibration=run.calibration if run.has_calibration else None,
         sweep=run.sweep if run.has_sweep else None,
         drift=run.drift_readings(),

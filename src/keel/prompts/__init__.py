@@ -8,6 +8,7 @@ from keel.prompts.choosing import (
     make_trait_prompts,
     price_roles,
     price_traits,
+    sample_prompts,
 )
 from keel.prompts.generating import (
     PromptBrief,
@@ -103,6 +104,7 @@ __all__ = [
     "read_rubrics",
     "read_traits",
     "role_kinds",
+    "sample_prompts",
     "save_prompts",
     "settings_for",
     "shipped_counts",

@@ -61,6 +61,21 @@ def make_default_prompts(
     ]
 
 
+def sample_prompts(
+    prompts: Sequence[Prompt], *, roles: int, questions: int, seed: int
+) -> list[Prompt]:
+    """Those of the prompts that set the default or one of so many roles, to so many questions.
+
+    Drawn, not taken at equal steps: a step of five would meet each role under one system prompt.
+    """
+    names = sorted({prompt.role for prompt in prompts if prompt.is_role})
+    indices = sorted({prompt.question_index for prompt in prompts})
+    draw = Random(f"{seed}/sample")
+    kept = {DEFAULT_ROLE, *draw.sample(names, min(roles, len(names)))}
+    drawn = set(draw.sample(indices, min(questions, len(indices))))
+    return [p for p in prompts if p.role in kept and p.question_index in drawn]
+
+
 def make_trait_prompts(library: Library, settings: PromptSettings) -> list[Prompt]:
     """The traits' part of a run: each question under both sides of a pair, pairs in rotation.
 

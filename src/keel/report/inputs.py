@@ -39,6 +39,8 @@ class ReportInputs:
     axis: AssistantAxis | None = None
     """What paths of conversations are measured by; None for the map's own."""
     trait_map: TraitMap | None = None
+    untrained: UntrainedNull | None = None
+    """What the AUC is held against; None for the range that was measured for the docs."""
     calibration: Calibration | None = None
     sweep: Sweep | None = None
     drift: tuple[DriftReading, ...] = ()
@@ -79,6 +81,11 @@ class ReportInputs:
                     f"chosen setting {calibration.chosen!r} is not among the settings priced "
                     f"({', '.join(names) or 'none'}); calibrate again"
                 )
+
+    @property
+    def untrained_aucs(self) -> tuple[float, float]:
+        """The range of the AUC of models with random weights: this run's own, or the docs'."""
+        return UNTRAINED_AUC if self.untrained is None else self.untrained.auc_range
 
     @property
     def head(self) -> tuple[str, ...]:

@@ -209,6 +209,28 @@ class ExtractSources:
 
 
 @dataclass(frozen=True)
+class NullSettings:
+    """What a run's AUC is held against."""
+
+    null: Annotated[Literal["documented", "untrained"], Flag("--null")] = "documented"
+    """Random models that AUC and d′ are held against: those measured for the docs, or `untrained`
+    ones of this model's own shape, which answer prompts of this run."""
+    seeds: Annotated[int, Flag("--null-seeds", least=1)] = 3
+    """Random models that `--null untrained` makes, each with weights of its own."""
+    roles: int = 12
+    """Roles of the run that they answer in, at most; and as themselves."""
+    questions: int = 12
+    """Questions of the run that they answer, at most."""
+    max_new_tokens: int = 64
+    """Their longest answer, in tokens, where the run's is no shorter."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("roles", 3), ("questions", 2), ("max_new_tokens", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected {least} or more")
+
+
+@dataclass(frozen=True)
 class ThroughputSettings:
     """How fast answers are given, for prices in hours."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -70,6 +71,7 @@ from keel.types import (
     Rollout,
     Sweep,
     TraitMap,
+    UntrainedNull,
 )
 
 
@@ -231,6 +233,19 @@ class RunFolder:
         with self._replacing(layout.ALARM):
             write_alarm(alarm, self.path / layout.ALARM, axis_sha256=self._axis_sha256())
 
+    def save_untrained(self, null: UntrainedNull) -> None:
+        """Keep what random models reach, in place of what was kept before."""
+        with self._replacing(layout.UNTRAINED):
+            write_json(self.path / layout.UNTRAINED, {"format": FORMAT, "value": to_record(null)})
+
+    def untrained_work(self, seed: int) -> RunFolder:
+        """The folder in which the random model of this seed is extracted."""
+        return RunFolder(self.path / layout.UNTRAINED_WORK / f"seed-{seed}")
+
+    def clear_untrained_work(self) -> None:
+        """Delete what random models answered; what they reached is kept."""
+        shutil.rmtree(self.path / layout.UNTRAINED_WORK, ignore_errors=True)
+
     def save_drift(self, drift: DriftReading | Replay) -> None:
         """Keep one conversation's path, or its replay, in place of an earlier one of its id."""
         folder = layout.REPLAYS if isinstance(drift, Replay) else layout.DRIFT
@@ -325,6 +340,7 @@ class RunFolder:
             names += layout.files_below(self.path, layout.SWEEP_WORK)
             for name in [*names, layout.PLAN]:
                 (self.path / name).unlink(missing_ok=True)
+            self.clear_untrained_work()
 
     @property
     def _has_manifest(self) -> bool:

@@ -21,6 +21,9 @@ FLOORS = "floors.safetensors"
 CALIBRATION = "calibration.json"
 ALARM = "alarm.json"
 REPORT = "report.html"
+UNTRAINED = "untrained.json"
+UNTRAINED_WORK = "untrained"
+"""Runs of random models that are under way; no part of the run."""
 SWEEP = "sweep.json"
 SWEEP_WORK = "sweep"
 """What a sweep goes on with after an interruption; no part of the run."""
@@ -39,7 +42,7 @@ MAP_FILES = (VECTORS, SPACE, AXIS, AXIS_FOLDS, MAP, DEFAULTS, TRAITS)
 roles or of traits alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)
 
-_SINGLE = (*MAP_FILES, *CALIBRATION_FILES, ALARM, SWEEP, PLAN, REPORT)
+_SINGLE = (*MAP_FILES, *CALIBRATION_FILES, ALARM, UNTRAINED, SWEEP, PLAN, REPORT)
 _SUFFIXES = {
     ROLLOUTS: ".jsonl",
     ACTIVATIONS: ".safetensors",

@@ -37,6 +37,7 @@ from keel.types import (
     Rollout,
     Sweep,
     TraitMap,
+    UntrainedNull,
 )
 
 T = TypeVar("T")
@@ -172,6 +173,17 @@ class Run:
         return alarm
 
     @property
+    def untrained(self) -> UntrainedNull | None:
+        """What random models of this shape reach; None where that was not measured."""
+        if layout.UNTRAINED not in self.manifest.files:
+            return None
+        path = self._checked(layout.UNTRAINED)
+        record = read_json(path)
+        with reading(path, "an UntrainedNull"):
+            check_format(record, path)
+            return from_record(UntrainedNull, record["value"])
+
+    @property
     def sweep(self) -> Sweep:
         """The result of a sweep over settings."""
         return self._value(layout.SWEEP, Sweep)
@@ -279,6 +291,8 @@ class Run:
                 return f"keel calibrate {self.path}"
             case layout.ALARM:
                 return f"keel drift calibrate {self.path} --chats LOGS"
+            case layout.UNTRAINED:
+                return f"keel extract {self.identity.model_id} -o {self.path} --null untrained"
             case layout.SWEEP:
                 return f"keel calibrate {self.path} --sweep"
             case layout.DRIFT | layout.REPLAYS:

@@ -97,6 +97,7 @@ from keel.types.studies import (
     TurnLevel,
     TurnReadingKind,
 )
+from keel.types.untrained import UntrainedModel, UntrainedNull
 
 __all__ = [
     "DEFAULT_ROLE",
@@ -178,6 +179,8 @@ __all__ = [
     "TurnReading",
     "TurnReadingKind",
     "Unit",
+    "UntrainedModel",
+    "UntrainedNull",
     "VectorComparison",
     "Verdict",
     "check_direction",

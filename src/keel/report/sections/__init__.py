@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from keel.report.content import Account, KeyFigure, Section, Table
 from keel.report.inputs import (
-    UNTRAINED_AUC,
     ComparisonInputs,
     ReportInputs,
     quality_at,
@@ -79,7 +78,7 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
     if (persona_map := inputs.persona_map) is not None:
         layer = persona_map.axis.layer
         at = quality_at(persona_map, layer)
-        low, high = UNTRAINED_AUC
+        low, high = inputs.untrained_aucs
         reached, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
         figures += [
             KeyFigure(

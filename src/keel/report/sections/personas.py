@@ -208,6 +208,7 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     at = quality_at(persona_map, layer)
     words = (
         _say_separation(at),
+        _say_untrained(inputs),
         _say_stability(at, float(persona_map.axis.residual_norm[layer])),
         "A layer is good for reading and steering where all curves are high and flat.",
     )
@@ -256,6 +257,33 @@ def _say_separation(at: LayerQuality) -> str:
         f"{fixed(at.auc.value)}, 95 % interval {at.auc.bounds()}); the means are "
         f"{fixed(at.d_prime.value)} standard deviations apart (d′, {at.d_prime.bounds()}). "
         f"{verdict}"
+    )
+
+
+def _say_untrained(inputs: ReportInputs) -> str:
+    null, (low, high) = inputs.untrained, inputs.untrained_aucs
+    if null is None:
+        return (
+            f"Models with random weights, which know no Assistant, reach {fixed(low)} to "
+            f"{fixed(high)} (AUC, other shapes and prompts): answers carry traces of their prompt. "
+            "What this shape reaches on these prompts: keel extract with --null untrained."
+        )
+    d_low, d_high = null.d_prime_range
+    layers = sorted({model.layer for model in null.models})
+    how = (
+        "reading the same answers"
+        if null.max_new_tokens is None
+        else (
+            f"answering {null.answers:,} of the run's prompts ({counted(null.roles, 'role')}, "
+            f"{counted(null.questions, 'question')}) in up to {null.max_new_tokens} tokens"
+        )
+    )
+    return (
+        f"{counted(len(null.models), 'model')} of this shape with random weights, which know no "
+        f"Assistant, reach an AUC of {fixed(low)} to {fixed(high)} and a d′ of {fixed(d_low)} to "
+        f"{fixed(d_high)}, {how}, at layer {listed([str(layer) for layer in layers])}. So much "
+        "comes from traces of the prompt alone: AUC tells whether an axis can be used, and not "
+        "whether the model learnt it."
     )
 
 
