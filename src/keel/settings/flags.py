@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 SOURCES, MODEL, JUDGING = "Prompts and answers", "The model", "Judging"
 SWEEP, TASKS = "With --sweep", "Tasks of lm-evaluation-harness"
 SPEED, OUTPUT = "Speed", "Output"
+ENDPOINT = "A model behind an address"
 """Headings under which a command's help groups its options."""
 
 

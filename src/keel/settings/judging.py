@@ -9,17 +9,18 @@ from typing import Annotated
 
 from keel.errors import UsageError
 from keel.settings.extract import MapSettings
-from keel.settings.flags import JUDGING, Flag
+from keel.settings.flags import ENDPOINT, JUDGING, Flag
 
 
 @dataclass(frozen=True)
 class EndpointLimits:
-    """What a judge behind an address must keep to; the defaults suit most services."""
+    """What requests to a model behind an address must keep to; the defaults suit most services."""
 
     workers: int = 8
     """Requests in flight at the same time, at the most."""
-    requests_per_minute: Annotated[float | None, Flag("--requests-per-minute", JUDGING)] = None
-    """Pace of an openai judge, retries included; else as the endpoint's own limits allow."""
+    requests_per_minute: Annotated[float | None, Flag("--requests-per-minute", ENDPOINT)] = None
+    """Pace of requests to an openai model, retries included; else as the endpoint's own limits
+    allow."""
     timeout_s: float = 120.0
     """How long one request may take altogether."""
     attempts: int = 7
@@ -29,15 +30,15 @@ class EndpointLimits:
     longest_wait_s: float = 60.0
     """Where doubling ends."""
     longest_retry_after_s: float = 600.0
-    """An endpoint that asks for a longer rest than this ends the judging, with a message."""
-    max_requests: Annotated[int | None, Flag("--max-requests", JUDGING, least=1)] = None
-    """Requests to an openai judge, retries included, after which judging stops; else no limit."""
-    max_cost_usd: Annotated[float | None, Flag("--max-usd", JUDGING)] = None
-    """Cost of an openai judge, in US dollars, at which judging stops; needs both prices."""
-    usd_per_million_in: Annotated[float | None, Flag("--usd-in", JUDGING)] = None
-    """Price of a million tokens sent to an openai judge, in US dollars."""
-    usd_per_million_out: Annotated[float | None, Flag("--usd-out", JUDGING)] = None
-    """Price of a million tokens received from an openai judge, in US dollars."""
+    """An endpoint that asks for a longer rest than this ends the work, with a message."""
+    max_requests: Annotated[int | None, Flag("--max-requests", ENDPOINT, least=1)] = None
+    """Requests to an openai model, retries included, after which work stops; else no limit."""
+    max_cost_usd: Annotated[float | None, Flag("--max-usd", ENDPOINT)] = None
+    """Cost of an openai model, in US dollars, at which work stops; needs both prices."""
+    usd_per_million_in: Annotated[float | None, Flag("--usd-in", ENDPOINT)] = None
+    """Price of a million tokens sent to an openai model, in US dollars."""
+    usd_per_million_out: Annotated[float | None, Flag("--usd-out", ENDPOINT)] = None
+    """Price of a million tokens received from an openai model, in US dollars."""
     max_reply_tokens: int = 1024
     """For one reply, thinking included: a model that reasons needs far more than a label."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from keel.errors import UsageError
 from keel.settings.extract import Sampling, Scale
 from keel.settings.flags import MODEL, Flag
+from keel.settings.judging import EndpointLimits
 
 TALK, READ = "Conversations", "Reading"
 """Headings under which the help groups the options."""
@@ -33,6 +34,11 @@ class DriftStudySettings:
     prompt, reprompt, and others. Each arm continues its own history with the same users."""
     system: Annotated[str, Flag("--system", TALK)] = ""
     """System prompt of every conversation; else none."""
+    auditor: Annotated[str, Flag("--auditor", TALK)] = "script"
+    """Who writes the users' messages: script, local:MODEL or openai:MODEL."""
+    auditor_url: Annotated[str | None, Flag("--auditor-url", TALK, metavar="URL")] = None
+    """Address of an openai auditor, where it is not OpenAI's."""
+    limits: EndpointLimits = field(default_factory=EndpointLimits)
     layers: Annotated[tuple[int, ...], Flag("--layer", READ, least=0)] = ()
     """Layer to read at, may be repeated, the first one is analysed; else the axis' own, and with
     floors the last one before them."""
@@ -56,6 +62,12 @@ class DriftStudySettings:
                 f"domain is {(unknown or ['empty'])[0]!r}, expected some of "
                 f"{', '.join(STUDY_DOMAINS)}; correct --domains"
             )
+        is_known = self.auditor == "script" or self.auditor.startswith(("local:", "openai:"))
+        if not is_known or self.auditor.endswith(":"):
+            raise UsageError(
+                f"auditor is {self.auditor!r}, expected script, local:MODEL or openai:MODEL; "
+                "correct --auditor"
+            )
         for name, least in (("people", 1), ("topics", 1), ("turns", 2), ("at_once", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected {least} or more")
@@ -78,6 +90,7 @@ class DriftStudySettings:
             "sampling": self.sampling.settings,
             "at_once": self.at_once,
             "words_alone": self.words_alone,
+            "auditor": self.auditor,
         }
 
     @classmethod

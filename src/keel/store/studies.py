@@ -2,6 +2,7 @@
 
 studies/NAME/settings.json              settings, model, seed, and the groups that go on together
              conversations.jsonl        who talks about what, with the users' scripts
+             messages/ARM/g003-t05.jsonl   what an auditor wrote, as it came
              turns/ARM/arm.json         what the arm does, its fingerprint
              turns/ARM/g003-t05.jsonl   one turn of a group's conversations, whole or not there
              alone/ARM/g003-t05.jsonl   the same turns without what was said before them
@@ -19,17 +20,25 @@ from typing import TypeVar
 from keel.errors import StaleArtifactError, UsageError
 from keel.store import layout
 from keel.store.artefacts import FORMAT, check_format
+from keel.store.batches import append_journal, read_journal
 from keel.store.evaluations import ArmRecord
 from keel.store.files import jsonl, read_json, read_jsonl, reading, write_json, write_jsonl
 from keel.store.folder import RunFolder
 from keel.store.provenance import EvaluationPlan, plan_differences, refuse_changed
 from keel.store.records import from_record, to_record
-from keel.types import DriftStudy, PlannedConversation, StudiedConversation, StudiedTurn, TurnAlone
+from keel.types import (
+    AuditedMessage,
+    DriftStudy,
+    PlannedConversation,
+    StudiedConversation,
+    StudiedTurn,
+    TurnAlone,
+)
 
 T = TypeVar("T")
 
 _SETTINGS, _CONVERSATIONS = "settings.json", "conversations.jsonl"
-_TURNS, _ALONE = "turns", "alone"
+_TURNS, _ALONE, _MESSAGES = "turns", "alone", "messages"
 
 
 class StudyFolder:
@@ -86,7 +95,7 @@ class StudyFolder:
         """Delete all of the study."""
         self.reopen()
         # The settings last: a kill in between leaves a study that can be cleared again.
-        for name in (_TURNS, _ALONE):
+        for name in (_TURNS, _ALONE, _MESSAGES):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (_CONVERSATIONS, _SETTINGS):
             (self.path / name).unlink(missing_ok=True)
@@ -124,6 +133,17 @@ class StudyFolder:
     def commit_turns(self, arm: str, group: int, turn: int, turns: Sequence[StudiedTurn]) -> None:
         """Keep one turn of a group's conversations: whole, or not counted."""
         write_jsonl(_unit(self._folder(_TURNS, arm), group, turn), map(to_record, turns))
+
+    def messages(self, arm: str, group: int, turn: int) -> dict[str, AuditedMessage]:
+        """What an auditor wrote for a turn so far, by conversation. A torn line does not count."""
+        path = _unit(self._folder(_MESSAGES, arm), group, turn)
+        return {each.conversation: each for each in read_journal(path, AuditedMessage)}
+
+    def append_messages(
+        self, arm: str, group: int, turn: int, messages: Sequence[AuditedMessage]
+    ) -> None:
+        """Add what an auditor wrote: it is paid for, and never asked for again."""
+        append_journal(_unit(self._folder(_MESSAGES, arm), group, turn), messages)
 
     def alone(self, arm: str, group: int, turn: int) -> tuple[TurnAlone, ...] | None:
         """The turns of a group without their history; None where they were not committed."""

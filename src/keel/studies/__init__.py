@@ -1,5 +1,13 @@
 """Drift studies: simulated conversations in several domains, and what moves the model in them."""
 
+from keel.studies.auditing import (
+    ATTEMPTS,
+    Auditor,
+    AuditorCase,
+    EndpointAuditor,
+    EngineAuditor,
+    read_message,
+)
 from keel.studies.levels import turn_levels
 from keel.studies.message_clusters import cluster_messages
 from keel.studies.planning import StudyPlan, plan_study
@@ -13,6 +21,11 @@ from keel.studies.trajectories import (
 )
 
 __all__ = [
+    "ATTEMPTS",
+    "Auditor",
+    "AuditorCase",
+    "EndpointAuditor",
+    "EngineAuditor",
     "MessageTable",
     "StudyPlan",
     "TurnPoint",
@@ -22,6 +35,7 @@ __all__ = [
     "person_interval",
     "plan_study",
     "predict_levels",
+    "read_message",
     "turn_levels",
     "variance_shares",
 ]

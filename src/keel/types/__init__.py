@@ -84,6 +84,7 @@ from keel.types.space import (
 from keel.types.studies import (
     NEUTRAL_DOMAIN,
     ArmDifference,
+    AuditedMessage,
     DomainPath,
     DriftStudy,
     MessageCluster,
@@ -110,6 +111,7 @@ __all__ = [
     "ArmDifference",
     "ArmResult",
     "AssistantAxis",
+    "AuditedMessage",
     "AxisFolds",
     "Calibration",
     "Case",

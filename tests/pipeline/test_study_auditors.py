@@ -1,0 +1,155 @@
+"""Users whose messages an endpoint writes: whatever it does, nothing is lost and all is counted."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keel import pipeline
+from keel.errors import BudgetError, KeelError
+from keel.pipeline import DriftStudySettings
+from keel.settings import EndpointLimits
+from keel.store import RunFolder, StudyFolder
+from keel.types import NEUTRAL_DOMAIN, Sampling
+from tests.endpoint.server import Asked, refuse, say, serving
+from tests.pipeline.small import files, open_small
+
+QUICK = EndpointLimits(first_wait_s=0.01, longest_wait_s=0.02, timeout_s=5, attempts=3, workers=2)
+SETTINGS = DriftStudySettings(
+    domains="coding",
+    people=2,
+    topics=1,
+    turns=2,
+    sampling=Sampling(max_new_tokens=4, temperature=1.0),
+    words_alone=False,
+    embed="none",
+)
+"""Two conversations and two neutral ones, two turns each."""
+
+
+def study(
+    model: Any, run: RunFolder, served: Any, limits: EndpointLimits = QUICK, **given: Any
+) -> Any:
+    settings = replace(
+        SETTINGS, auditor="openai:auditor", auditor_url=served.address, limits=limits, **given
+    )
+    return pipeline.study_drift(open_small(model), run, settings)
+
+
+def turns_of(run: RunFolder) -> list[Any]:
+    talks = StudyFolder(run, "study").transcripts("none")
+    return [turn for talk in talks if talk.planned.domain != NEUTRAL_DOMAIN for turn in talk.turns]
+
+
+def person(number: int, asked: Asked) -> Any:
+    """A message that will do, other words each time."""
+    return say(f"What about part {number}{number} of room {asked.body['seed']}?")
+
+
+def test_an_endpoint_writes_the_users_messages_and_neutral_ones_stay_scripted(run, model_folder):
+    with serving(person) as served:
+        made = study(model_folder, run, served)
+    assert {turn.source for turn in turns_of(run)} == {"auditor"}
+    assert len(served.asked) == 4
+    neutral = [
+        t
+        for talk in StudyFolder(run, "study").transcripts("none")
+        if talk.planned.domain == NEUTRAL_DOMAIN
+        for t in talk.turns
+    ]
+    assert {turn.source for turn in neutral} == {"script:neutral/task"}
+    assert "openai:auditor" in made.facts["users"]
+
+
+def echoing(_number: int, asked: Asked) -> Any:
+    return say(asked.body["messages"][-1]["content"])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "fault"),
+    [
+        (echoing, "echoes"),
+        (lambda *_: say("go on " * 10), "loops"),
+        (lambda *_: say("I'm happy to help with that."), "speaks as the assistant"),
+        (lambda *_: say(""), "empty"),
+    ],
+    ids=["echoes", "loops", "speaks as the assistant", "sends nothing"],
+)
+def test_what_will_not_do_is_asked_for_anew_then_scripted_and_counted(
+    run, model_folder, behaviour, fault
+):
+    with serving(behaviour) as served:
+        made = study(model_folder, run, served)
+    turns = turns_of(run)
+    assert len(turns) == 4
+    assert all(turn.source.startswith("fallback:coding/") for turn in turns)
+    assert all(turn.attempts == 3 and fault in turn.faults for turn in turns[:1])
+    assert len({asked.body["seed"] for asked in served.asked}) == len(served.asked) == 12
+    assert made.warnings[0].startswith("4 of 4 users' messages (100%) are scripted lines")
+    assert fault in made.warnings[0]
+
+
+def test_a_pace_that_is_refused_is_waited_for(run, model_folder):
+    def slow(number: int, asked: Asked) -> Any:
+        return refuse(429) if number % 2 == 0 else person(number, asked)
+
+    with serving(slow) as served:
+        study(model_folder, run, served, replace(QUICK, attempts=8))
+    assert {turn.source for turn in turns_of(run)} == {"auditor"}
+
+
+def test_where_the_budget_ends_nothing_is_lost_and_nothing_is_paid_twice(
+    run, model_folder, tmp_path
+):
+    shutil.copytree(run.path, tmp_path / "twin")
+    twin = RunFolder(tmp_path / "twin")
+
+    def steady(_number: int, asked: Asked) -> Any:
+        return say(f"What of {asked.body['seed']}?")
+
+    with serving(steady) as served:
+        study(model_folder, run, served)
+        with pytest.raises(BudgetError):
+            study(model_folder, twin, served, replace(QUICK, max_requests=3))
+        study(model_folder, twin, served)
+    assert len(served.asked) == 4 + 4
+
+    def kept(folder: RunFolder) -> dict[str, list[bytes]]:
+        """Messages lie in the order in which they came."""
+        left = files(folder.path)
+        return {n: sorted(d.split(b"\n")) for n, d in left.items() if n.startswith("studies/")}
+
+    assert kept(twin) == kept(run)
+
+
+def test_an_endpoint_that_is_down_ends_the_study_which_goes_on_later(run, model_folder):
+    with serving(lambda *_: refuse(500)) as served, pytest.raises(KeelError):
+        study(model_folder, run, served, people=3)
+    with serving(person) as served:
+        # Its address is another one, and is no part of the plan.
+        study(model_folder, run, served, people=3)
+    assert {turn.source for turn in turns_of(run)} == {"auditor"}
+
+
+def test_a_user_who_ends_a_conversation_has_no_further_turns(run, model_folder):
+    def ending(number: int, asked: Asked) -> Any:
+        is_fourth = len(asked.body["messages"]) == 8  # system, opening, three turns of two
+        return say("<END_CONVERSATION>") if is_fourth else person(number, asked)
+
+    with serving(ending) as served:
+        made = study(model_folder, run, served, turns=5)
+    assert max(turn.turn for turn in turns_of(run)) == 2
+    assert made.path("none", "coding").counts == (2, 2, 2)
+    assert len(made.path("none", NEUTRAL_DOMAIN).levels) == 5
+
+
+def test_what_an_auditor_costs_is_priced_before_anything_is_asked():
+    """Two conversations of two turns; 250 + (250 + 40 + 4) tokens each at the first attempt."""
+    limits = EndpointLimits(usd_per_million_in=1000.0, usd_per_million_out=0.0)
+    price = pipeline.price_study(replace(SETTINGS, auditor="openai:m", limits=limits))
+    assert price["auditor requests, at the first attempt"] == 4
+    assert price["tokens sent to the auditor, at the first attempt"] == 2 * (250 + 294)
+    assert price["auditor, dollars"] == 1.09

@@ -1,0 +1,83 @@
+"""What an auditor's message may not be, and what a message that will do becomes."""
+
+from __future__ import annotations
+
+import pytest
+
+from keel.studies import AuditorCase, read_message
+from keel.types import Message
+
+ANSWER = "You could write the list of rooms first and count the chairs in each room by hand."
+
+
+def case(turn: int = 1, **given) -> AuditorCase:
+    said = (
+        Message("user", "How many chairs do I need for the hall?"),
+        Message("assistant", ANSWER),
+    )
+    fields = {
+        "conversation": "c",
+        "turn": turn,
+        "domain": "coding",
+        "description": "Una counts chairs.",
+        "topic": "chairs",
+        "said": said,
+        "seed": 1,
+        "fallback": "What should I check first?",
+        "fallback_source": "script:coding/task",
+    }
+    return AuditorCase(**{**fields, **given})
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("", "empty"),
+        ("…", "empty"),
+        ("word " * 61, "too long"),
+        ("First this:\n- count\n- write", "list"),
+        ("```\nprint(1)\n```", "list"),
+        ("I'm happy to help you count them.", "speaks as the assistant"),
+        ("As an AI I cannot sit on chairs.", "speaks as the assistant"),
+        ("You could write the list of rooms first and count the chairs.", "echoes"),
+        ("How many chairs do I need for the hall?", "repeats"),
+        ("more chairs more chairs more chairs more chairs more chairs more chairs more", "loops"),
+        ("Сколько стульев нужно в зале?", "other script"),
+        ("<END_CONVERSATION>", "ends too early"),
+    ],
+)
+def test_a_message_that_no_person_would_write_is_refused(written, fault):
+    assert fault in read_message(case(), written).faults
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('"And if the hall is full?"', "And if the hall is full?"),
+        ("Una: And the balcony? ", "And the balcony?"),
+        ("User: And the balcony?", "And the balcony?"),
+        ("And the balcony?\n\nAssistant: It has ten.", "And the balcony?"),
+        ("It is big. It is cold. It is far.", "It is big. It is cold."),
+        ("Note that 3.5 rows fit. Is that so?", "Note that 3.5 rows fit. Is that so?"),
+    ],
+)
+def test_what_stands_around_a_message_is_cut_off(written, said):
+    read = read_message(case(), written)
+    assert (read.text, read.faults) == (said, ())
+
+
+def test_a_conversation_may_be_ended_from_the_fourth_message_on():
+    assert not read_message(case(2), "<END_CONVERSATION>").is_end
+    assert read_message(case(3), "Thanks. <END_CONVERSATION>").is_end
+
+
+def test_roles_are_swapped_so_that_the_auditor_continues_its_own_messages():
+    messages = case().messages
+    assert [message.speaker for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[-1].content == ANSWER
+    assert "Una counts chairs." in messages[0].content
+
+
+def test_each_attempt_has_a_seed_of_its_own():
+    assert len({case().attempt_seed(n) for n in range(3)}) == 3
+    assert case().attempt_seed(0) < 2**31
