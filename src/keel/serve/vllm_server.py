@@ -123,6 +123,13 @@ def _variables(source: str | Path, settings: ServeSettings) -> dict[str, str]:
         variables["KEEL_ENFORCE"] = "1"
     if settings.accepts_other_weights:
         variables["KEEL_ACCEPT_OTHER_WEIGHTS"] = "1"
+    if settings.alarm is not None:
+        alarm = Path(settings.alarm)
+        variables["KEEL_ALARM"] = str(alarm.resolve() if alarm.exists() else settings.alarm)
+    if settings.is_alarm_required:
+        variables["KEEL_ALARM_REQUIRED"] = "1"
+    if settings.alarm_rate is not None:
+        variables["KEEL_ALARM_RATE"] = f"{settings.alarm_rate:g}"
     variables["KEEL_CANARY_MINUTES"] = f"{settings.canary_minutes:g}"
     return variables
 

@@ -27,6 +27,14 @@ class ServeSettings:
     the server runs; without, nobody can."""
     canary_minutes: Annotated[float, Flag("--canary-minutes", least=0)] = 10.0
     """How often to test the server again while it runs; 0: never."""
+    alarm: Annotated[str | None, Flag("--alarm", metavar="RUN")] = None
+    """Run, or its `alarm.json`, by whose alarm the conversations are watched for drift: every
+    answer says whether its conversation drifts."""
+    is_alarm_required: Annotated[bool, Flag("--require-alarm")] = False
+    """Do not start where that alarm does not fit; else the server says that it is not watching."""
+    alarm_rate: Annotated[float | None, Flag("--alarm-rate", least=0)] = None
+    """Chance (0 to 0.5) that a default conversation ever raises the alarm; the alarm's own, unless
+    given."""
     model: Annotated[str | None, Flag("--model", MODEL)] = None
     """Folder or hub id to serve, in place of the run's own model."""
     accepts_other_weights: Annotated[bool, Flag("--accept-other-weights", MODEL)] = False

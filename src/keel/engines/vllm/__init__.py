@@ -1,39 +1,66 @@
 """Keel inside vLLM: a plugin that steers and records per request, and the engine that uses it."""
 
+from keel.engines.vllm.answer_sums import AnswerSums, WatchedRequest
+from keel.engines.vllm.asgi import Receive, Scope, Send, header_of, read_body
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment
 from keel.engines.vllm.engine import VllmEngine, load_engine
-from keel.engines.vllm.front import FACTS_PATH, SETTING_HEADER
+from keel.engines.vllm.front import CURRENT, FACTS_PATH, SETTING_HEADER, RequestSetting
 from keel.engines.vllm.gate import Gate, ServerAddress
-from keel.engines.vllm.naming import CANDIDATE_HEADER, PROBE_HEADER
+from keel.engines.vllm.metrics import METRICS_PATH, HistogramValue, Series, adding_series
+from keel.engines.vllm.naming import (
+    CANDIDATE_HEADER,
+    CONVERSATION_FIELD,
+    CONVERSATION_HEADER,
+    PROBE_HEADER,
+)
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.plugin import FRONT, check_version
 from keel.engines.vllm.serving import (
     check_weights,
     deployment_for,
+    fitting_alarm,
     line_of,
     settings_of,
     vllm_version,
 )
+from keel.engines.vllm.watch_folder import watch_folder
 from keel.settings import VllmSettings
 
 __all__ = [
     "CANDIDATE_HEADER",
+    "CONVERSATION_FIELD",
+    "CONVERSATION_HEADER",
+    "CURRENT",
     "FACTS_PATH",
     "FRONT",
+    "METRICS_PATH",
     "PROBE_HEADER",
     "SETTING_HEADER",
+    "AnswerSums",
     "Deployment",
     "Gate",
+    "HistogramValue",
     "PackedInterventions",
+    "Receive",
+    "RequestSetting",
+    "Scope",
+    "Send",
+    "Series",
     "ServeEnvironment",
     "ServerAddress",
     "VllmEngine",
     "VllmSettings",
+    "WatchedRequest",
+    "adding_series",
     "check_version",
     "check_weights",
     "deployment_for",
+    "fitting_alarm",
+    "header_of",
     "line_of",
     "load_engine",
+    "read_body",
     "settings_of",
     "vllm_version",
+    "watch_folder",
 ]

@@ -35,3 +35,19 @@ def header_of(message: Mapping[str, Any], name: str) -> str:
     """A header of a request's scope or of an answer's start; empty where it is not there."""
     pairs = ((k.decode("latin-1"), v) for k, v in message.get("headers", ()))
     return next((v.decode("latin-1") for k, v in pairs if k.lower() == name), "")
+
+
+async def read_body(receive: Receive) -> tuple[bytes, Receive]:
+    """A request's whole body, and a `receive` that gives it again."""
+    parts, messages = list[bytes](), list[MutableMapping[str, Any]]()
+    while True:
+        message = await receive()
+        messages.append(message)
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+
+    async def again() -> MutableMapping[str, Any]:
+        return messages.pop(0) if messages else await receive()
+
+    return b"".join(parts), again

@@ -19,6 +19,7 @@ import torch
 from keel.engines.vllm.deployment import KEY, OFF, SCRATCH, Deployment, ServeEnvironment
 from keel.engines.vllm.live import named_change
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.watching import packed_direction
 from keel.errors import ModelLayoutError, NotAppliedError, NotFiniteError, UsageError
 from keel.geometry import unit
 from keel.types import Floor
@@ -69,10 +70,13 @@ class CoreState:
         if self.core.vllm_config.kv_transfer_config is not None and not self.deployment.is_global:
             self.check_isolation()
         if environment is not None:
-            from keel.engines.vllm.serving import held_settings
+            from keel.engines.vllm.serving import fitting_alarm, held_settings
 
             for name, floors in held_settings(environment).items():
                 self.register(PackedInterventions.of(name, floors))
+            alarm = fitting_alarm(environment)
+            if alarm is not None and self.deployment.watched_layer is not None:
+                self._call_workers("watch", packed_direction(alarm.direction))
             self.canary_s = environment.canary_s
             if self.canary_s:
                 self.next_canary = time.monotonic() + self.canary_s

@@ -45,6 +45,9 @@ class Deployment:
     """Turns that can be recorded at once; 0 leaves recording out of the graph."""
     probes: int = 0
     """Directions per layer on which per-token projections can be recorded."""
+    watched_layer: int | None = None
+    """Layer at which every answer's tokens are projected on an alarm's axis, before anything is
+    steered there; None watches nothing, and is not in the graph."""
     default: str = OFF
     """Setting of a request that names none."""
     is_enforced: bool = False
@@ -58,6 +61,8 @@ class Deployment:
             raise UsageError(
                 f"{self.recordings} recordings and {self.probes} probes, expected 0 or more"
             )
+        if self.watched_layer is not None and (self.recordings or self.probes):
+            raise UsageError("an engine that watches answers for a server records no turns")
         if self.is_global and (self.recordings or self.probes):
             raise UsageError("a global deployment has no map of requests and cannot record them")
 
@@ -85,6 +90,8 @@ class Deployment:
 KNOWN = (
     *("KEEL_FLOORS", "KEEL_SETTING", "KEEL_ENFORCE", "KEEL_ALLOW", "KEEL_ALLOW_KEYS"),
     *("KEEL_CANARY_MINUTES", "KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_GATE", "KEEL_ADMIN_KEY_ENV"),
+    *("KEEL_ALARM", "KEEL_ALARM_REQUIRED", "KEEL_ALARM_RATE", "KEEL_ALARM_LOG", "KEEL_ALARM_OTEL"),
+    *("KEEL_ALARM_WEBHOOK", "KEEL_ALARM_ACTION", "KEEL_WATCH"),
     *("KEEL_CACHE", "KEEL_BENCH_CACHE", "KEEL_UNTESTED_VLLM"),
 )
 """Every environment variable of Keel's."""
@@ -92,7 +99,7 @@ _KUBERNETES = re.compile(r"KEEL_(SERVICE|PORT)(_.*)?")
 """What Kubernetes sets in every pod beside a service that is called keel."""
 _NEEDS_FLOORS = (
     *("KEEL_SETTING", "KEEL_ENFORCE", "KEEL_ALLOW", "KEEL_ALLOW_KEYS", "KEEL_CANARY_MINUTES"),
-    *("KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_ADMIN_KEY_ENV"),
+    *("KEEL_ACCEPT_OTHER_WEIGHTS", "KEEL_ADMIN_KEY_ENV", "KEEL_ALARM"),
 )
 
 
@@ -136,6 +143,10 @@ class ServeEnvironment:
     admin_variable: str | None = None
     """`KEEL_ADMIN_KEY_ENV`: environment variable with the key of those who may change floors while
     the server runs; None where nobody may."""
+    alarm: str | None = None
+    """`KEEL_ALARM`: the run, or the file, whose alarm watches the conversations; None for none."""
+    requires_alarm: bool = False
+    """`KEEL_ALARM_REQUIRED=1`: a server that cannot watch does not start."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> ServeEnvironment | None:
@@ -164,6 +175,8 @@ class ServeEnvironment:
             _grants(environment),
             _switch(environment, "KEEL_ACCEPT_OTHER_WEIGHTS"),
             _admin(environment),
+            environment.get("KEEL_ALARM") or None,
+            _switch(environment, "KEEL_ALARM_REQUIRED"),
         )
 
 

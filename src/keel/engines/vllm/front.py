@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keel.engines.vllm.admin import CHANGE_PATH, FloorsCall
-from keel.engines.vllm.asgi import Receive, Scope, Send, changing_body
+from keel.engines.vllm.answer_sums import SumsReader, WatchedRequest
+from keel.engines.vllm.asgi import Receive, Scope, Send, changing_body, read_body
 from keel.engines.vllm.deployment import CHANGE_MARK, KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.live import LiveFloors, named_change
@@ -70,6 +71,8 @@ class RequestSetting:
     allowed: frozenset[str] | None = None
     """Settings that this client may have, beside the default; None for any."""
     used: set[str] = field(default_factory=set)
+    watch: WatchedRequest | None = None
+    """Takes the sums of its answers, where they are watched for an alarm."""
     live: LiveFloors | None = None
     """The floors that hold all of it, whatever others come; None for the engine's first."""
 
@@ -127,6 +130,7 @@ class Front:
         self.fault = ""
         """Why this server must answer nobody; empty where it may."""
         self.reader = EngineReader()
+        self.sums = SumsReader(_watched_sums)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -148,7 +152,7 @@ class Front:
         elif deployment is not None and (path, scope["method"]) == (CHANGE_PATH, "POST"):
             assert live is not None
             call = FloorsCall(live, deployment, self.gate, state)
-            raw, _ = await _read(receive)
+            raw, _ = await read_body(receive)
             await _send_json(send, *await call.answer(_header(scope, "authorization"), raw))
         elif path == METRICS_PATH and (deployment is not None or self.gate is not None):
             series = await self._series(state, deployment, live)
@@ -238,7 +242,7 @@ class Front:
         live: LiveFloors | None,
     ) -> None:
         """Pass a request on under the setting that it names."""
-        raw, receive = await _read(receive)
+        raw, receive = await read_body(receive)
         environment = None if live is None else live.environment
         deployment = deployment if live is None else live.under(deployment)
         try:
@@ -246,7 +250,8 @@ class Front:
             check_beside_body(_headers(scope), scope["query_string"].decode("latin-1"))
             body = parsed(raw, _header(scope, "content-type"))
             name = _meant(named_setting(body, served), deployment, environment)
-            current = RequestSetting(name, self._allowed(scope), live=live)
+            watch = None if deployment.watched_layer is None else WatchedRequest(self.sums)
+            current = RequestSetting(name, self._allowed(scope), watch=watch, live=live)
             if current.name is not None:
                 check_request({KEY: current.name}, deployment, environment)
                 _check_allowed(current.name, current.allowed, deployment)
@@ -379,6 +384,10 @@ async def _call_workers(client: Any, method: str, *arguments: Any) -> list[Any]:
     return [worker for engine in engines for worker in engine]
 
 
+async def _watched_sums(client: Any, keys: Sequence[str]) -> list[Any]:
+    return await _call_workers(client, "watched_sums", list(keys))
+
+
 def _streamed(
     message: Mapping[str, Any], current: RequestSetting, deployment: Deployment
 ) -> set[str]:
@@ -410,22 +419,6 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 def _header(scope: Scope, name: str) -> str:
     return _headers(scope).get(name, "")
-
-
-async def _read(receive: Receive) -> tuple[bytes, Receive]:
-    """A request's whole body, and a `receive` that gives it again."""
-    parts, messages = list[bytes](), list[MutableMapping[str, Any]]()
-    while True:
-        message = await receive()
-        messages.append(message)
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
-
-    async def again() -> MutableMapping[str, Any]:
-        return messages.pop(0) if messages else await receive()
-
-    return b"".join(parts), again
 
 
 async def _answer(send: Send, status: int, reason: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.packing import PackedInterventions
-from keel.engines.vllm.token_book import TRASH, StepMaps, idle_maps
+from keel.engines.vllm.token_book import TRASH, StepMaps, idle_maps, rows_of
 from keel.errors import ModelLayoutError, UsageError
 from keel.geometry import shift
 from keel.types import ShiftNumbers, TokenMask
@@ -47,6 +47,8 @@ class TokenMaps(nn.Module):
     """Set of tokens of which it must be none to be counted; 0 for the empty one."""
     left_out_R: Int[Tensor, " row"]
     """Tokens of each recording that were not counted after all."""
+    fired_T: Float[Tensor, " slot"]
+    """Layers that have moved the token in this pass; only where answers are watched."""
     left_out_S: Int[Tensor, " setting"]
     """The same for each setting's firing."""
 
@@ -59,18 +61,21 @@ class TokenMaps(nn.Module):
         """Whether a layer ran outside a compiled graph since this was last set to False."""
         self.trial: Trial | None = None
         """Looks at, or changes, all layers' outputs in the self-test's passes outside graphs."""
-        idle_4T = torch.from_numpy(idle_maps(max_tokens, deployment.recordings)).to(device)
+        idle_4T = torch.from_numpy(idle_maps(max_tokens, rows_of(deployment))).to(device)
         self.register_buffer("idle_4T", idle_4T, persistent=False)
         self.register_buffer("maps_4T", idle_4T.clone(), persistent=False)
         names = ("phase_T", "sums_row_T", "tally_row_T", "ends_T")
         for name, map_T in zip(names, self.maps_4T, strict=True):
             self.register_buffer(name, map_T, persistent=False)
         for name, rows in (
-            ("left_out_R", deployment.recordings + TRASH),
+            ("left_out_R", rows_of(deployment) + TRASH),
             ("left_out_S", deployment.settings + 1),
         ):
             none = torch.zeros(rows, dtype=torch.int64, device=device)
             self.register_buffer(name, none, persistent=False)
+        if deployment.watched_layer is not None:
+            fired_T = torch.zeros(max_tokens, dtype=torch.float32, device=device)
+            self.register_buffer("fired_T", fired_T, persistent=False)
 
     def fill(self, maps: StepMaps) -> None:
         """Copy in the maps of the coming pass; those of the pass before are forgotten."""
@@ -78,6 +83,8 @@ class TokenMaps(nn.Module):
         if total < self.filled:
             self.clear()
         self.maps_4T[:, :total].copy_(torch.from_numpy(maps.maps_4T), non_blocking=True)
+        if self.deployment.watched_layer is not None:
+            self.fired_T.zero_()
         self.filled = total
 
     def leave_out_ends(self, ids_T: Int[Tensor, " slot"], sets_EN: Int[Tensor, "set end"]) -> None:
@@ -91,7 +98,7 @@ class TokenMaps(nn.Module):
         is_end_T = (sets_EN[set_T] == ids_T[: self.filled, None]).any(-1)
         self.left_out_R.index_add_(0, rows_T, is_end_T.long())
         self.left_out_S.index_add_(0, tally_T, is_end_T.long())
-        rows_T.masked_fill_(is_end_T, self.deployment.recordings)
+        rows_T.masked_fill_(is_end_T, rows_of(self.deployment))
         tally_T.masked_fill_(is_end_T, 0)
 
     def clear(self) -> None:
@@ -116,6 +123,10 @@ class SteeredLayer(nn.Module):
     norms_R: Float[Tensor, " row"]
     probes_MD: Float[Tensor, "probe hidden"]
     projections_TM: Float[Tensor, "slot probe"]
+    watched_D: Float[Tensor, " hidden"]
+    heights_T: Float[Tensor, " slot"]
+    """Projections on `watched_D` before anything is steered here."""
+    fired_T: Float[Tensor, " slot"]
 
     def __init__(
         self,
@@ -136,6 +147,8 @@ class SteeredLayer(nn.Module):
         deployment = shared.deployment
         self.is_global = deployment.is_global
         self.records, self.probes = deployment.recordings > 0, deployment.probes > 0
+        self.watches = deployment.watched_layer == layer
+        self.counts_moves = is_steered and deployment.watched_layer is not None
         slots, steps = deployment.settings + 1, deployment.steps
         # vLLM builds models under its own default dtype: every dtype here is given.
         new: dict[str, Any] = {"dtype": torch.float32, "device": device}
@@ -152,6 +165,8 @@ class SteeredLayer(nn.Module):
             self.register_buffer("tally_row_T", shared.tally_row_T, persistent=False)
             tally = torch.zeros(slots, 2, dtype=torch.int64, device=device)
             self.register_buffer("tally_S2", tally, persistent=False)
+        if self.counts_moves:
+            self.register_buffer("fired_T", shared.fired_T, persistent=False)
         if self.records:
             rows = deployment.recordings + TRASH
             self.register_buffer("sums_RD", torch.zeros(rows, hidden, **new), persistent=False)
@@ -161,6 +176,10 @@ class SteeredLayer(nn.Module):
             self.register_buffer("probes_MD", probes, persistent=False)
             projections = torch.zeros(shared.max_tokens, deployment.probes, **new)
             self.register_buffer("projections_TM", projections, persistent=False)
+        if self.watches:
+            self.register_buffer("watched_D", torch.zeros(hidden, **new), persistent=False)
+            heights = torch.zeros(shared.max_tokens, **new)
+            self.register_buffer("heights_T", heights, persistent=False)
 
     def forward(self, output: Any) -> Any:
         """The layer's output with the stream steered, in the form it came in."""
@@ -170,6 +189,9 @@ class SteeredLayer(nn.Module):
             return steered_1TD if isinstance(output, Tensor) else (steered_1TD, *rest)
         hidden, second = _parts(output, self.hidden)
         residual = second if self.is_sum else None
+        if self.watches:
+            stream = stream_of(hidden, residual)
+            self.heights_T[: stream.shape[0]] = (stream * self.watched_D).sum(-1)
         if self.is_steered:
             hidden = self._steer(hidden, residual)
         if self.records or self.probes:
@@ -204,6 +226,8 @@ class SteeredLayer(nn.Module):
             fired = now if fired is None else fired | now
         assert total is not None and fired is not None  # noqa: PT018
         # Not index_add_: the compiler does not fuse it, and it costs as much as all the rest.
+        if self.counts_moves:
+            self.fired_T[:tokens] += fired
         slots_S = torch.arange(len(self.tally_S2), device=stream.device)
         seen_TS = self.tally_row_T[:tokens, None] == slots_S
         fired_TS = seen_TS & fired[:, None]

@@ -81,15 +81,24 @@ class ServerNumbers:
 
 
 @dataclass(frozen=True)
+class HistogramValue:
+    """How many values lay up to each bound, and their sum."""
+
+    buckets: tuple[tuple[str, float], ...]
+    """Bound and how many were not above it, `+Inf` last."""
+    total: float
+
+
+@dataclass(frozen=True)
 class Series:
     """One family of series, as Prometheus takes it."""
 
     name: str
     help: str
     kind: str
-    """`counter` or `gauge`."""
+    """`counter`, `gauge` or `histogram`."""
     labels: tuple[str, ...]
-    values: Mapping[tuple[str, ...], float]
+    values: Mapping[tuple[str, ...], float | HistogramValue]
 
 
 def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) -> list[Series]:
@@ -98,7 +107,7 @@ def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) ->
     by_engine = {(model, str(n)): engine for n, engine in enumerate(engines)}
     named = {key: engine for key, engine in by_engine.items() if engine is not None}
     is_meant = server.facts.get("setting", OFF) != OFF
-    capped = {
+    capped: dict[tuple[str, ...], float | HistogramValue] = {
         key: float(server.is_open and is_meant and engine is not None and engine.default_is_held)
         for key, engine in (by_engine or {(model, "0"): None}).items()
     }
@@ -107,31 +116,37 @@ def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) ->
         Series(
             "keel_capped",
             "Whether requests that name no setting are held: 1, or 0 where that is not shown.",
-            *("gauge", own, capped),
+            "gauge",
+            own,
+            capped,
         ),
         _facts_series(server),
         Series(
             "keel_requests",
             "Requests by the setting that holds them.",
-            *("counter", (*own, "setting")),
+            "counter",
+            (*own, "setting"),
             {(*key, s): n for key, e in named.items() for s, n in sorted(e.requests.items())},
         ),
         Series(
             "keel_tokens",
             "Tokens computed under each setting.",
-            *("counter", (*own, "setting")),
+            "counter",
+            (*own, "setting"),
             {(*key, s): n for key, e in named.items() for s, n in sorted(e.tokens.items())},
         ),
         Series(
             "keel_tokens_moved",
             "Tokens that a setting's floors moved, by layer.",
-            *("counter", (*own, "setting", "layer")),
+            "counter",
+            (*own, "setting", "layer"),
             {(*key, *labels): n for key, e in named.items() for labels, n in _moved(e)},
         ),
         Series(
             "keel_canary_age_seconds",
             "Seconds since it was last shown that floors act: by the engine, by a probe over HTTP.",
-            *("gauge", (*own, "by")),
+            "gauge",
+            (*own, "by"),
             dict(_ages(server, named)),
         ),
     ]
@@ -149,7 +164,9 @@ def _facts_series(server: ServerNumbers) -> Series:
     return Series(
         "keel_server_info",
         "Default setting, and fingerprints of its floors and of the weights.",
-        *("gauge", ("model_name", *values), {(server.model_name, *values.values()): 1.0}),
+        "gauge",
+        ("model_name", *values),
+        {(server.model_name, *values.values()): 1.0},
     )
 
 
@@ -216,15 +233,26 @@ def adding_series(scope: Scope, send: Send, series: Iterable[Series]) -> Send:
 def _written(series: Iterable[Series], accepted: str) -> bytes:
     """The series as text, in the format that vLLM's own answer to `accepted` has."""
     from prometheus_client import CollectorRegistry
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
     from prometheus_client.exposition import choose_encoder
 
-    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    kinds = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+    }
     families = []
     for each in series:
         family = kinds[each.kind](each.name, each.help, labels=each.labels)
         for labels, value in each.values.items():
-            family.add_metric(labels, value)
+            if isinstance(value, HistogramValue):
+                family.add_metric(labels, value.buckets, value.total)
+            else:
+                family.add_metric(labels, value)
         families.append(family)
 
     class Collected:

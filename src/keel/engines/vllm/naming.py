@@ -19,6 +19,9 @@ PROBE_HEADER = "x-keel-probe"
 CANDIDATE_HEADER = "x-keel-candidate"
 """Of a probe: held by the floors that are to be tried."""
 _ARGUMENTS = "vllm_xargs"
+CONVERSATION_HEADER = "x-keel-conversation"
+CONVERSATION_FIELD = "keel_conversation"
+"""The same among the arguments: which conversation a request goes on with, for an alarm."""
 _HOMES = ((_ARGUMENTS, KEY), ("sampling_params", "extra_args", KEY))
 """Where a body may name its setting; the second is that of the endpoint of tokens."""
 _CONTENT = {
@@ -41,6 +44,8 @@ def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
     """
     names = set[str]()
     for path, value in _mentions(body, ()):
+        if path == (_ARGUMENTS, CONVERSATION_FIELD):
+            continue
         if path not in _HOMES:
             raise _ignored(".".join(path))
         if value is None:
@@ -59,7 +64,9 @@ def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
 def check_beside_body(headers: Mapping[str, str], query: str) -> None:
     """Refuse a setting that is named in a header or in the address. Raises UsageError."""
     for name in headers:
-        if name not in (PROBE_HEADER, CANDIDATE_HEADER) and _is_like_key(name.removeprefix("x-")):
+        if name not in (PROBE_HEADER, CANDIDATE_HEADER, CONVERSATION_HEADER) and _is_like_key(
+            name.removeprefix("x-")
+        ):
             raise _ignored(f"the header {name}")
     for key, _ in parse_qsl(query, keep_blank_values=True):
         if any(_is_like_key(part) for part in _path_of(key)):

@@ -21,6 +21,7 @@ from typing import Any
 
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment, check_names
 from keel.engines.vllm.gate import Gate
+from keel.engines.vllm.watch_folder import FOLDER_VARIABLE, make_folder
 from keel.errors import KeelError, MissingExtraError, UsageError
 
 TESTED = ("0.32.",)
@@ -28,6 +29,8 @@ TESTED = ("0.32.",)
 _DONE = "_keel_is_registered"
 FRONT = "keel.engines.vllm.front.Front"
 """The middleware, as `--middleware` takes it."""
+WATCH = "keel.serve.watch.Watch"
+"""The middleware of a server that watches its conversations, inside the front."""
 STAGE = "stage"
 """The call that `staging.stage` answers, among those to workers."""
 REFUSED = 3
@@ -115,7 +118,7 @@ def _configure(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
         with ending_with_a_line():
             check_version()
             refuse_unfit(config, deployment)
-        _add_front()
+        _add_front(is_watched=deployment.watched_layer is not None)
     return config
 
 
@@ -143,8 +146,10 @@ def _is_served() -> bool:
     return multiprocessing.parent_process() is not None and bool(os.environ.get("KEEL_FLOORS"))
 
 
-def _add_front() -> None:
+def _add_front(*, is_watched: bool) -> None:
     """Let a server that is about to build its app put Keel's middleware around it."""
+    if is_watched and _is_served() and not os.environ.get(FOLDER_VARIABLE):
+        make_folder(os.environ)  # for all HTTP processes, which this one starts
     apps: Any = sys.modules.get("vllm.entrypoints.launchers.app")
     if apps is None or getattr(apps, _DONE, False):
         return
@@ -154,10 +159,13 @@ def _add_front() -> None:
 
     setattr(apps, _DONE, True)
     _wrap(AsyncLLM, "add_request", _settle)
+    _wrap(AsyncLLM, "generate", _watch_answers)
     add = apps.init_entrypoints_middleware
 
     @wraps(add)
     def wrapped(args: Any, app: Any, *more: Any, **named: Any) -> None:
+        if is_watched:
+            args.middleware = [WATCH, *args.middleware]
         add(args, app, *more, **named)
         if FRONT not in args.middleware:  # as `keel serve` gives it
             app.add_middleware(Front)
@@ -184,6 +192,22 @@ async def _settle(
     except UsageError as error:
         raise VLLMValidationError(str(error), parameter="keel") from error
     return await original(self, request_id, prompt, params, *args, **kwargs)
+
+
+def _watch_answers(
+    original: Wrapper, self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Wraps `generate`: takes the sums of a watched request's answers before their end goes out."""
+    from keel.engines.vllm.front import CURRENT
+
+    current = CURRENT.get()
+    if current is None or current.watch is None:
+        return original(self, prompt, sampling_params, *args, **kwargs)
+
+    def generate(prompt: Any, params: Any) -> Any:
+        return original(self, prompt, params, *args, **kwargs)
+
+    return current.watch.answers(generate, self, prompt, sampling_params)
 
 
 def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwargs: Any) -> Any:

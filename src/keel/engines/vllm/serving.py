@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 from keel import __version__
+from keel.alarm import Alarm
 from keel.engines.catalogue import local_weights, weights_fingerprint
 from keel.engines.vllm.deployment import (
     CHANGE_MARK,
@@ -20,8 +22,8 @@ from keel.engines.vllm.deployment import (
 )
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
-from keel.errors import ModelMismatchError, UsageError
-from keel.store import check_setting, load_floors, load_settings
+from keel.errors import KeelError, ModelMismatchError, UsageError
+from keel.store import check_setting, load_alarm, load_floors, load_settings
 from keel.types import Floors, ModelIdentity
 
 _OURS = (RECORD, SPANS, SUMS, SCORE)
@@ -47,8 +49,10 @@ def deployment_for(environment: ServeEnvironment) -> Deployment:
     layers = sorted({layer for setting in packed for layer in setting.layers})
     # Which tokens are held, where not all are, only a map of requests can say.
     holds_all = not any(bool(setting.masks_N.any()) for setting in packed)
+    alarm = fitting_alarm(environment)
     return Deployment(
         layers=tuple(layers),
+        watched_layer=None if alarm is None else alarm.layer,
         is_global=environment.is_enforced and holds_all and not can_change,
         settings=room + 1,  # and one for the self-test
         steps=max(setting.most_per_layer for setting in packed),
@@ -68,6 +72,55 @@ def held_settings(environment: ServeEnvironment) -> Mapping[str, Floors]:
     if default == OFF:
         raise UsageError("KEEL_ENFORCE=1 with KEEL_SETTING=none holds nothing; leave one out")
     return {default: settings[default]}
+
+
+@lru_cache(maxsize=8)
+def alarm_of(environment: ServeEnvironment) -> Alarm | None:
+    """The alarm that fits the server's model and floors; None where none is wanted.
+
+    Raises KeelError for a file that cannot be read, an alarm of another model, and for one that
+    reads where some setting holds: there every turn stands at its floor.
+    """
+    if environment.alarm is None:
+        return None
+    alarm: Alarm = load_alarm(environment.alarm)
+    for name, floors in held_settings(environment).items():
+        if floors.identity is not None:
+            alarm.check_model(floors.identity)
+        first = next(iter(floors))
+        if len(first.direction) != len(alarm.direction):
+            raise ModelMismatchError(
+                f"the alarm's direction has {len(alarm.direction)} numbers and the floors of "
+                f"{name!r} have {len(first.direction)}; use an alarm of this model"
+            )
+        alarm.check_below(PackedInterventions.of(name, floors).layers)
+    return alarm
+
+
+def fitting_alarm(environment: ServeEnvironment | None) -> Alarm | None:
+    """The alarm that watches; None where none is wanted, or none that is there fits.
+
+    Raises KeelError where the server must not start without.
+    """
+    if environment is None:
+        return None
+    try:
+        return alarm_of(environment)
+    except KeelError:
+        if environment.requires_alarm:
+            raise
+        return None
+
+
+def reason_not_watching(environment: ServeEnvironment | None) -> str:
+    """Why a server does not watch its conversations; empty where it does."""
+    if environment is None or environment.alarm is None:
+        return "no alarm was given"
+    try:
+        alarm_of(environment)
+    except KeelError as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def check_held(environment: ServeEnvironment, deployment: Deployment) -> None:
@@ -145,6 +198,23 @@ def facts_of(
         "model": "" if made is None else made.model_id,
         "other_weights_accepted": environment.accepts_other_weights,
         "canary_minutes": environment.canary_s / 60,
+        "watching": _watching(environment),
+    }
+
+
+def _watching(environment: ServeEnvironment) -> dict[str, Any] | None:
+    """By which alarm conversations are watched, or why they are not; None where none was given."""
+    if environment.alarm is None:
+        return None
+    alarm = fitting_alarm(environment)
+    if alarm is None:
+        return {"reason": reason_not_watching(environment)}
+    made = json.dumps([alarm.layer, alarm.expected, alarm.between, alarm.within, alarm.token])
+    return {
+        "layer": alarm.layer,
+        "statistic": alarm.statistic,
+        "rate": alarm.rate,
+        "alarm": hashlib.sha256(made.encode()).hexdigest()[:12],
     }
 
 
@@ -156,7 +226,16 @@ def line_of(facts: Mapping[str, Any]) -> str:
         f"layers {layers[0]} to {layers[-1]}; floors {facts.get('floors', '')[:12]}; weights "
         f"{facts.get('weights', '')[:12] or 'unknown'}"
         f"{' (others accepted)' if facts.get('other_weights_accepted') else ''}"
+        f"{_watching_words(facts.get('watching'))}"
     )
+
+
+def _watching_words(watching: Mapping[str, Any] | None) -> str:
+    if watching is None:
+        return ""
+    if "reason" in watching:
+        return f"; NOT watching conversations: {watching['reason']}"
+    return f"; conversations watched at layer {watching['layer']}"
 
 
 @lru_cache(maxsize=8)
@@ -227,12 +306,13 @@ def refuse_unfit(config: Any, deployment: Deployment) -> None:
     environment = ServeEnvironment.of()
     if environment is not None:
         check_model(environment, model)
-    if not deployment.is_global:
+    is_watched = deployment.watched_layer is not None
+    if not deployment.is_global or is_watched:
         _refuse_reordered_tokens(config)
-    if deployment.recordings and config.speculative_config is not None:
+    if (deployment.recordings or is_watched) and config.speculative_config is not None:
         raise UsageError(
             "speculative decoding runs tokens that may be rejected, and recording would count "
-            "them; leave it out, or start without recording"
+            "them; leave it out, or start without recording or KEEL_ALARM"
         )
     for connector in _connectors_of(config.kv_transfer_config):
         if connector not in SALTED_CONNECTORS:

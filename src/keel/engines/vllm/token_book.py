@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
+from keel.engines.vllm.deployment import Deployment
 from keel.errors import UsageError
 
 RECORD = "keel_record"
@@ -26,6 +27,11 @@ SCORE = "keel_score"
 """Request argument: 1 keeps what predicts each recorded token, for likelihoods and divergences."""
 SUMS = "keel_sums"
 """Request argument: 0 keeps no sums of the recorded tokens, and needs no row for them."""
+
+WATCH = "keel_watch"
+"""Request argument: [key, how many answers are to be sampled] of what is watched for an alarm."""
+WATCHED_AT_ONCE = 4096
+"""Answers that can be in work and watched at once; others are answered unread."""
 
 TRASH = 8
 """Spare rows that take the sums of unrecorded tokens; several, so that they collide less."""
@@ -76,6 +82,10 @@ class RequestRecord:
     """Whether sums of the recorded tokens are wanted."""
     ends: int = 0
     """Which of the book's sets of tokens ends its answer."""
+    watch_key: str | None = None
+    """Key under which its answer is watched for an alarm."""
+    watched: RecordedSpan | None = None
+    """The answer's positions, where it is watched."""
 
     @cached_property  # fixed once the spans are known, and needed at every step
     def is_given(self) -> bool:
@@ -98,6 +108,8 @@ class StepMaps:
     """(key, span, first and last row + 1 in the step) of recorded stretches."""
     predicting: list[tuple[str, int, int]]
     """(key, first row, how many) whose output predicts a recorded token."""
+    is_watched: bool = False
+    """Whether some token belongs to a watched answer."""
     is_crowded: bool = False
     """Whether some recording takes the sums of several tokens of this step: a turn that is read,
     not one that is being sampled."""
@@ -122,6 +134,8 @@ class TokenBook:
         self.free = list(range(recordings))
         self.requests: dict[str, RequestRecord] = {}
         self.by_key: dict[str, RequestRecord] = {}
+        self.watched: dict[str, RequestRecord] = {}
+        """Requests whose answers are watched, by key."""
         self.tallied: dict[int, int] = {}
         """Tokens counted per setting: what every layer must have seen."""
         self.sparing: set[int] = set()
@@ -136,10 +150,12 @@ class TokenBook:
         prompt_ids: Sequence[int],
         arguments: Mapping[str, Any],
         ends: Iterable[int] = (),
+        watch_key: str | None = None,
     ) -> None:
         """Note a new request; a known one was preempted and keeps its record.
 
-        `ends` are tokens that end its answer. Raises UsageError for a recording key in use, odd
+        `ends` are tokens that end its answer, which is watched under `watch_key` where there is
+        room. Raises UsageError for a recording key in use, odd
         spans, or too few free rows.
         """
         if request in self.requests:
@@ -148,12 +164,28 @@ class TokenBook:
         record = RequestRecord(slot, prompt_ids, ends=number)
         if arguments.get(RECORD) is not None:
             self._open(str(arguments[RECORD]), record, arguments)
+        elif watch_key is not None and self.free:
+            record.watch_key = watch_key
+            start = record.prompt_tokens
+            record.watched = RecordedSpan(start, -1, self.free.pop(), start)
+            self.watched[watch_key] = record
         self.requests[request] = record
 
     def forget(self, requests: Iterable[str]) -> None:
         """Forget requests that have ended; their recordings stay until they are collected."""
         for request in requests:
             self.requests.pop(request, None)
+
+    def end_watch(self, request: str) -> tuple[str, int] | None:
+        """Key and row of a request whose answer was watched until now; the row is free again."""
+        record = self.requests.get(request)
+        if record is None or record.watched is None or record.watch_key is None:
+            return None
+        key, row = record.watch_key, record.watched.row
+        record.watched = None
+        del self.watched[key]
+        self.free.append(row)
+        return key, row
 
     def close(self, key: str) -> RequestRecord:
         """The record under a key, which is forgotten; its rows are free again.
@@ -212,6 +244,10 @@ class TokenBook:
         _mark_phases(maps.phase_T[row : row + count], record, start)
         if start == 0 and record.slot in self.sparing:
             maps.phase_T[row : row + 1] = 0
+        if record.watched is not None:
+            first, last = record.watched.fresh(start, start + count)
+            maps.sums_row_T[row + first - start : row + last - start] = record.watched.row
+            maps.is_watched |= last > first
         if not record.is_given:
             maps.ends_T[row + max(0, record.prompt_tokens - start) : row + count] = record.ends
         # A collected recording's rows may belong to another by now.
@@ -242,6 +278,11 @@ class TokenBook:
         if record.slot and end > begin:
             maps.tally_row_T[begin:end] = record.slot
             self.tallied[record.slot] = self.tallied.get(record.slot, 0) + end - begin
+
+
+def rows_of(deployment: Deployment) -> int:
+    """Recordings, or watched answers, that an engine can have at once."""
+    return deployment.recordings if deployment.watched_layer is None else WATCHED_AT_ONCE
 
 
 def idle_maps(tokens: int, recordings: int) -> Int[ndarray, "map token"]:

@@ -22,10 +22,12 @@ from keel.engines.vllm.layers import SteeredLayer, TokenMaps, wrap
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.recordings import Recordings
 from keel.engines.vllm.streams import StreamSource, read_source
-from keel.engines.vllm.token_book import StepMaps, TokenBook
+from keel.engines.vllm.token_book import StepMaps, TokenBook, rows_of
 from keel.engines.vllm.trials import StreamTrials
+from keel.engines.vllm.watching import WatchedAnswers, key_of
 from keel.errors import ModelLayoutError, ModelMismatchError, NotAppliedError, UsageError
 
+_WATCH_METHODS = ("watch", "watched_sums")
 _OWN_METHODS = ("register", "firing", "status", "confirm")
 _TRIAL_METHODS = ("look", "looked", "push", "gauge", "moved")
 _RECORDING_METHODS = ("set_probes", "collect", "discard", "likelihood", "divergence")
@@ -61,7 +63,7 @@ class WorkerState:
                 "use floors of this model"
             )
         self.shared = TokenMaps(deployment, max_tokens, device)
-        self.book = TokenBook(deployment.recordings)
+        self.book = TokenBook(rows_of(deployment))
         self.names: dict[str, int] = {}
         self.fingerprints: dict[str, str] = {}
         self.has_settings = False
@@ -78,7 +80,7 @@ class WorkerState:
             _refuse_float16(sources.values())
         for number, layer in here.items():
             is_steered = number in self.steered
-            if is_recorded or is_steered:
+            if is_recorded or is_steered or number == deployment.watched_layer:
                 self.layers[number] = SteeredLayer(
                     self.shared,
                     layer=number,
@@ -88,6 +90,11 @@ class WorkerState:
                     is_sum=sources[number].is_sum,
                 )
                 wrap(layer, self.layers[number])
+        self.watching: WatchedAnswers | None = None
+        if deployment.watched_layer is not None:
+            watched = self.layers.get(deployment.watched_layer)
+            steered = sum(layer.is_steered for layer in self.layers.values())
+            self.watching = WatchedAnswers(watched, self.book, device, steered)
         has_head = layers - 1 in here
         self.trials = StreamTrials(model, self.shared, here, sources, has_head=has_head)
         self.recordings = Recordings(
@@ -109,6 +116,8 @@ class WorkerState:
             return getattr(self, method)(*arguments)
         if method in _RECORDING_METHODS:
             return getattr(self.recordings, method)(*arguments)
+        if method in _WATCH_METHODS and self.watching is not None:
+            return getattr(self.watching, method)(*arguments)
         if method in _TRIAL_METHODS:
             return getattr(self.trials, method)(*arguments)
         known = ", ".join(sorted(_OWN_METHODS + _TRIAL_METHODS + _RECORDING_METHODS))
@@ -153,6 +162,8 @@ class WorkerState:
 
     def note_requests(self, scheduled: Any) -> None:
         """Note requests that came and went, from vLLM's scheduler output."""
+        if self.watching is not None:
+            self.watching.end(scheduled.finished_req_ids)
         self.book.forget(scheduled.finished_req_ids)
         for new in scheduled.scheduled_new_reqs:
             parameters = new.sampling_params
@@ -162,7 +173,8 @@ class WorkerState:
             if prompt_ids is None:  # given as embeddings: only their number is known
                 prompt_ids = (0,) * new.prompt_len
             ends = _ends_of(parameters) if self.runs_ahead and parameters is not None else ()
-            self.book.admit(new.req_id, self._slot(name), prompt_ids, arguments, ends)
+            watch_key = None if self.watching is None else key_of(arguments, new.req_id)
+            self.book.admit(new.req_id, self._slot(name), prompt_ids, arguments, ends, watch_key)
         if len(self.book.ends) > len(self.ends_EN):
             self.ends_EN = _table_of(self.book.ends).to(self.device)
 
@@ -212,6 +224,8 @@ class WorkerState:
                 )
             self.steps += 1
             self.recordings.take(self.current, output)
+            if self.watching is not None:
+                self.watching.take(self.current, self.shared)
             self.shared.clear()
             self.current = None
 

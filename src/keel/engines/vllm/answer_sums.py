@@ -1,0 +1,110 @@
+"""Takes the sums of watched answers out of the workers, as soon as an answer has ended.
+
+In the HTTP process. Answers that end together are asked for in one call. Knows no HTTP and no
+conversations: an HTTP request that is watched carries a `WatchedRequest`, which is filled before
+its last tokens are handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from keel.engines.vllm.token_book import WATCH
+from keel.engines.vllm.watching import answer_key
+
+_PATIENCE_S = 5.0
+"""How long an answer waits for its numbers; then it goes out unread."""
+
+
+@dataclass(frozen=True)
+class AnswerSums:
+    """Sums over the projections of an answer's tokens at the alarm's layer."""
+
+    tokens: int
+    total: float
+    squares: float
+    first: float
+    """Sum over the first 16 tokens."""
+    firing: float = 0.0
+    """Share (0 to 1) of the answer's slots, a token at a held layer, that were moved."""
+
+    @property
+    def mean(self) -> float:
+        """Mean projection; NaN of no tokens."""
+        return self.total / self.tokens if self.tokens else float("nan")
+
+
+CallWorkers = Callable[[Any, Sequence[str]], Awaitable[list[list[list[float] | None]]]]
+"""Sums by worker and key, of an engine client and keys."""
+
+
+class SumsReader:
+    """Reads the sums of ended answers from all workers, one call at a time."""
+
+    def __init__(self, call: CallWorkers) -> None:
+        self.call = call
+        self.waiting: dict[str, asyncio.Future[AnswerSums | None]] = {}
+        self.task: asyncio.Task[None] | None = None
+
+    async def read(self, client: Any, keys: Sequence[str]) -> list[AnswerSums | None]:
+        """The sums of each key; None where no worker knows it, or none answers in time."""
+        loop = asyncio.get_running_loop()
+        futures = [self.waiting.setdefault(key, loop.create_future()) for key in keys]
+        if self.task is None or self.task.done():
+            self.task = loop.create_task(self._drain(client))
+        done, _ = await asyncio.wait(futures, timeout=_PATIENCE_S)
+        return [future.result() if future in done else None for future in futures]
+
+    async def _drain(self, client: Any) -> None:
+        while self.waiting:
+            batch, self.waiting = self.waiting, {}
+            try:
+                workers = await self.call(client, list(batch))
+            except Exception:  # whatever vLLM makes of an engine that fails: the answer goes out
+                workers = []
+            for number, future in enumerate(batch.values()):
+                rows = [worker[number] for worker in workers if worker[number] is not None]
+                if not future.done():
+                    future.set_result(AnswerSums(int(rows[0][0]), *rows[0][1:]) if rows else None)
+
+
+@dataclass
+class WatchedRequest:
+    """One HTTP request whose answers are watched, with their sums as they end."""
+
+    reader: SumsReader
+    prompts: int = 0
+    """Prompts of it that were handed to the engine so far."""
+    sums: dict[tuple[int, int], AnswerSums | None] = field(default_factory=dict)
+    """By prompt and by number of the answer to it; None where an answer could not be read."""
+
+    def answers(
+        self, generate: Callable[..., AsyncIterator[Any]], client: Any, prompt: Any, params: Any
+    ) -> AsyncIterator[Any]:
+        """What vLLM generates for a prompt, the sums of ended answers known before their end is."""
+        number, self.prompts = self.prompts, self.prompts + 1
+        return self._answers(number, generate, client, prompt, copy(params))
+
+    async def _answers(
+        self,
+        number: int,
+        generate: Callable[..., AsyncIterator[Any]],
+        client: Any,
+        prompt: Any,
+        params: Any,
+    ) -> AsyncIterator[Any]:
+        name = secrets.token_hex(8)
+        params.extra_args = {**(params.extra_args or {}), WATCH: [name, params.n or 1]}
+        async for output in generate(prompt, params):
+            ended = [each.index for each in output.outputs if each.finish_reason is not None]
+            new = [index for index in ended if (number, index) not in self.sums]
+            if new:
+                keys = [answer_key(name, index) for index in new]
+                for index, sums in zip(new, await self.reader.read(client, keys), strict=True):
+                    self.sums[number, index] = sums
+            yield output

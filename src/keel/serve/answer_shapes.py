@@ -1,0 +1,117 @@
+"""The answers in what vLLM's endpoints send: their text, and where an answer that has ended shows.
+
+Of chat completions, completions, responses and messages, whole or streamed. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+EXTRA = "keel"
+"""Field that is added to each answer that has ended."""
+_EVENT_END = b"\n\n"
+_DATA = b"data: "
+_RESPONSE_ENDS = ("response.completed", "response.incomplete")
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    """A part of one answer, or all of it."""
+
+    index: int
+    """Which of the answers of its HTTP request, from 0."""
+    text: str
+    ended: dict[str, Any] | None = None
+    """Where the answer's end stands; None while there is more to come."""
+    id: str | None = None
+    """By which the client may go on with the conversation."""
+
+
+def parts_of(content: Any) -> Iterator[AnswerPart]:
+    """The answers in an endpoint's JSON object, or in one of the events of a stream."""
+    if not isinstance(content, dict):
+        return
+    kind = content.get("type")
+    if isinstance(content.get("choices"), list):
+        for choice in content["choices"]:
+            said = choice.get("message") or choice.get("delta") or {}
+            text = choice.get("text") or said.get("content") or ""
+            is_ended = choice.get("finish_reason") is not None
+            yield AnswerPart(int(choice.get("index", 0)), text, choice if is_ended else None)
+    elif content.get("object") == "response" and content.get("status") != "in_progress":
+        texts = (
+            part.get("text") or ""
+            for item in content.get("output") or ()
+            for part in item.get("content") or ()
+            if item.get("type") == "message"
+        )
+        yield AnswerPart(0, "".join(texts), content, content.get("id"))
+    elif kind in _RESPONSE_ENDS:
+        yield from parts_of(content.get("response"))
+    elif kind == "message":
+        texts = (block.get("text") or "" for block in content.get("content") or ())
+        yield AnswerPart(0, "".join(texts), content if content.get("stop_reason") else None)
+    elif kind == "content_block_delta":
+        yield AnswerPart(0, content["delta"].get("text") or "")
+    elif kind == "message_delta" and content["delta"].get("stop_reason"):
+        yield AnswerPart(0, "", content)
+
+
+Judge = Callable[[AnswerPart, str], Mapping[str, Any] | None]
+"""Takes the part that ends an answer, and its whole text; gives what is added to it."""
+
+
+class AnswerStream:
+    """Adds to the answers of one HTTP request what is judged of them, at their end."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.texts: dict[int, list[str]] = {}
+        self.left = b""
+
+    def whole(self, body: bytes) -> bytes:
+        """An answer that came in one piece."""
+        try:
+            content = json.loads(body)
+        except ValueError:
+            return body
+        return json.dumps(content, ensure_ascii=False).encode() if self._take(content) else body
+
+    def events(self, chunk: bytes, *, is_last: bool) -> bytes:
+        """Some bytes of a stream of events; what is not yet a whole event waits for more."""
+        *events, self.left = (self.left + chunk).split(_EVENT_END)
+        done = b"".join(self._event(event) + _EVENT_END for event in events)
+        if is_last and self.left:
+            done, self.left = done + self.left, b""
+        return done
+
+    def _event(self, event: bytes) -> bytes:
+        lines = event.split(b"\n")
+        for number, line in enumerate(lines):
+            if not line.startswith(_DATA) or line == b"data: [DONE]":
+                continue
+            try:
+                content = json.loads(line[len(_DATA) :])
+            except ValueError:
+                continue
+            if self._take(content):
+                lines[number] = _DATA + json.dumps(content, ensure_ascii=False).encode()
+        return b"\n".join(lines)
+
+    def _take(self, content: Any) -> bool:
+        """Note texts, and judge what has ended; whether something was added."""
+        is_added = False
+        for part in parts_of(content):
+            texts = self.texts.setdefault(part.index, [])
+            if part.ended is not None and part.id is not None:
+                texts.clear()  # the end holds all of it
+            texts.append(part.text)
+            if part.ended is not None:
+                judged = self.judge(part, "".join(texts))
+                if judged is not None:
+                    part.ended[EXTRA] = judged
+                    is_added = True
+        return is_added

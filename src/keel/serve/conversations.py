@@ -1,0 +1,258 @@
+"""Which conversation a request goes on with, and what is kept of it: numbers, and no text.
+
+Requests are stateless: a conversation is known by an id that its client sends, or by a keyed hash
+of the messages so far. So branches share their past, and a changed message begins anew. The key is
+made when the server starts and is kept nowhere else. All HTTP processes of a server share one file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SWEPT_EVERY = 256
+"""Turns between two looks for conversations that are too old or too many."""
+_ALARMED_KEPT = 50
+
+
+@dataclass(frozen=True)
+class MessageTurn:
+    """A conversation's next turn: where its past is kept, and under which messages it stands."""
+
+    key: bytes | None
+    """Key of the conversation up to its last answer; None for one that begins here."""
+    messages: tuple[tuple[str, str], ...]
+    """Role and text of all messages of the request."""
+    id: str | None = None
+    """As the client sent it; None where the messages say which conversation it is."""
+
+
+class Namer:
+    """Makes keys of conversations, which nobody can make without the server's secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+
+    def turn(self, body: Mapping[str, Any], *, id: str | None, sender: str) -> MessageTurn:
+        """The turn that a request's body asks for; `sender` keeps clients apart."""
+        messages = tuple(messages_of(body))
+        if id is not None:
+            return MessageTurn(self.of_id(id, sender), messages, id)
+        previous = body.get("previous_response_id")
+        if isinstance(previous, str):
+            return MessageTurn(self.of_id(previous, sender), messages)
+        answers = [n for n, (role, _) in enumerate(messages) if role == "assistant"]
+        key = self.of_messages(messages[: answers[-1] + 1], sender) if answers else None
+        return MessageTurn(key, messages)
+
+    def after(self, turn: MessageTurn, answer: str, sender: str) -> bytes:
+        """The key under which the turn's conversation stands once it is answered."""
+        if turn.id is not None:
+            return self.of_id(turn.id, sender)
+        return self.of_messages((*turn.messages, ("assistant", _plain(answer))), sender)
+
+    def of_id(self, id: str, sender: str) -> bytes:
+        """The key of a conversation that its client names."""
+        return self._hash(["id", sender, id])
+
+    def of_messages(self, messages: Sequence[tuple[str, str]], sender: str) -> bytes:
+        """The key of a conversation that consists of these messages."""
+        return self._hash(["messages", sender, *messages])
+
+    def _hash(self, parts: Sequence[object]) -> bytes:
+        text = json.dumps(parts, ensure_ascii=True).encode()
+        return hashlib.blake2b(text, key=self.secret, digest_size=16).digest()
+
+
+def messages_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Role and text of the messages in a body of chat, responses or messages; none in others."""
+    for field, role in (("system", "system"), ("instructions", "system")):
+        if body.get(field):
+            yield role, _text_of(body[field])
+    messages = body.get("messages", body.get("input"))
+    if isinstance(messages, str):
+        yield "user", _plain(messages)
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, Mapping) and ("role" in message or "type" in message):
+            role = str(message.get("role") or message.get("type"))
+            yield role, _text_of(message.get("content", message.get("output")))
+
+
+def _text_of(content: object) -> str:
+    """The text of a message's content: its own, or that of its parts."""
+    if isinstance(content, str):
+        return _plain(content)
+    parts = content if isinstance(content, list) else ()
+    texts = [p if isinstance(p, str) else p.get("text") for p in parts if p]
+    return _plain("".join(text for text in texts if isinstance(text, str)))
+
+
+def _plain(text: str) -> str:
+    """What clients that trim the answers they send back leave as it is."""
+    return " ".join(text.split())
+
+
+class ConversationStore:
+    """States of conversations by key, and counters, in a file that several processes share.
+
+    A state is a few hundred bytes of numbers. The oldest go where there are more than `most`, or
+    where they were not used for `time_to_live_s`. What cannot be written is forgotten: an answer
+    never fails with a disk.
+    """
+
+    def __init__(
+        self, path: Path, *, most: int = 100_000, time_to_live_s: float = 24 * 3600
+    ) -> None:
+        self.most, self.time_to_live_s = most, time_to_live_s
+        self.base = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        self.since_swept = 0
+        for line in (
+            "PRAGMA journal_mode=WAL",
+            "PRAGMA synchronous=OFF",
+            "CREATE TABLE IF NOT EXISTS secret (value BLOB)",
+            "CREATE TABLE IF NOT EXISTS states (key BLOB PRIMARY KEY, used REAL, state BLOB)"
+            " WITHOUT ROWID",
+            "CREATE INDEX IF NOT EXISTS by_use ON states (used)",
+            "CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS minutes (minute INTEGER PRIMARY KEY, turns INTEGER,"
+            " gaps REAL, alarms INTEGER)",
+            "CREATE TABLE IF NOT EXISTS alarmed (id BLOB PRIMARY KEY, at REAL, said TEXT)"
+            " WITHOUT ROWID",
+        ):
+            self.base.execute(line)
+        self.base.execute(
+            "INSERT INTO secret SELECT ? WHERE NOT EXISTS (SELECT 1 FROM secret)",
+            (secrets.token_bytes(32),),
+        )
+
+    @property
+    def secret(self) -> bytes:
+        """The key of this server's hashes."""
+        secret: bytes = self.base.execute("SELECT value FROM secret").fetchone()[0]
+        return secret
+
+    def get(self, key: bytes) -> bytes | None:
+        """The state under a key; None where there is none, or none any more."""
+        since = time.time() - self.time_to_live_s
+        row = self.base.execute(
+            "SELECT state FROM states WHERE key = ? AND used >= ?", (key, since)
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put(self, key: bytes, state: bytes, counts: Mapping[str, float] | None = None) -> bool:
+        """Keep a state, and add to these counters; whether that could be written."""
+        try:
+            self.base.execute("BEGIN IMMEDIATE")
+            self.base.execute(
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (key, time.time(), state)
+            )
+            self._count(counts or {})
+            self.base.execute("COMMIT")
+        except sqlite3.Error:
+            self._give_up()
+            return False
+        self.since_swept += 1
+        if self.since_swept >= _SWEPT_EVERY:
+            self.sweep()
+        return True
+
+    def count(self, counts: Mapping[str, float]) -> None:
+        """Add to these counters."""
+        try:
+            self.base.execute("BEGIN IMMEDIATE")
+            self._count(counts)
+            self.base.execute("COMMIT")
+        except sqlite3.Error:
+            self._give_up()
+
+    def counts(self) -> dict[str, float]:
+        """All counters."""
+        return dict(self.base.execute("SELECT name, value FROM counts ORDER BY name"))
+
+    def note(self, *, gaps: float, is_new_alarm: bool) -> None:
+        """Add a turn to the minutes of the last hour."""
+        minute = int(time.time() // 60)
+        try:
+            self.base.execute(
+                "INSERT INTO minutes VALUES (?, 1, ?, ?) ON CONFLICT (minute) DO UPDATE SET"
+                " turns = turns + 1, gaps = gaps + excluded.gaps,"
+                " alarms = alarms + excluded.alarms",
+                (minute, gaps, int(is_new_alarm)),
+            )
+        except sqlite3.Error:
+            self._give_up()
+
+    def note_alarmed(self, id: bytes, said: Mapping[str, Any]) -> None:
+        """Keep what is shown of a conversation that has alarmed, of the latest 50."""
+        try:
+            self.base.execute(
+                "INSERT OR REPLACE INTO alarmed VALUES (?, ?, ?)",
+                (id, time.time(), json.dumps(said)),
+            )
+            self.base.execute(
+                "DELETE FROM alarmed WHERE id NOT IN"
+                " (SELECT id FROM alarmed ORDER BY at DESC LIMIT ?)",
+                (_ALARMED_KEPT,),
+            )
+        except sqlite3.Error:
+            self._give_up()
+
+    def minutes(self) -> list[dict[str, Any]]:
+        """Turns, mean level and new alarms of each minute of the last hour."""
+        now = int(time.time() // 60)
+        rows = self.base.execute(
+            "SELECT minute, turns, gaps, alarms FROM minutes WHERE minute > ?", (now - 60,)
+        ).fetchall()
+        known = {minute: (turns, gaps / turns, alarms) for minute, turns, gaps, alarms in rows}
+        none = (0, None, 0)
+        return [
+            dict(zip(("turns", "gaps", "alarms"), known.get(minute, none), strict=True))
+            for minute in range(now - 59, now + 1)
+        ]
+
+    def alarmed(self) -> list[dict[str, Any]]:
+        """The latest conversations that have alarmed, the last first."""
+        rows = self.base.execute("SELECT at, said FROM alarmed ORDER BY at DESC").fetchall()
+        return [{"at": at, **json.loads(said)} for at, said in rows]
+
+    @property
+    def size(self) -> int:
+        """Conversations that are kept."""
+        return int(self.base.execute("SELECT COUNT(*) FROM states").fetchone()[0])
+
+    def sweep(self) -> None:
+        """Forget what is too old or too much."""
+        self.since_swept = 0
+        try:
+            self.base.execute("DELETE FROM minutes WHERE minute < ?", (time.time() // 60 - 60,))
+            self.base.execute(
+                "DELETE FROM states WHERE used < ?", (time.time() - self.time_to_live_s,)
+            )
+            self.base.execute(
+                "DELETE FROM states WHERE key IN (SELECT key FROM states ORDER BY used LIMIT ?)",
+                (max(0, self.size - self.most),),
+            )
+        except sqlite3.Error:
+            self._give_up()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.base.close()
+
+    def _count(self, counts: Mapping[str, float]) -> None:
+        self.base.executemany(
+            "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET value = value + excluded.value",
+            counts.items(),
+        )
+
+    def _give_up(self) -> None:
+        if self.base.in_transaction:
+            self.base.execute("ROLLBACK")

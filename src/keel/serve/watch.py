@@ -1,0 +1,155 @@
+"""Adds to each answer of a server what the alarm says of it: an ASGI middleware inside the front.
+
+Of each answer it takes the sums that the workers kept. What fails here never keeps an answer back:
+it goes out without a verdict, and is counted as unread.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from keel.engines.vllm import (
+    CONVERSATION_FIELD,
+    CONVERSATION_HEADER,
+    CURRENT,
+    METRICS_PATH,
+    Receive,
+    RequestSetting,
+    Scope,
+    Send,
+    ServeEnvironment,
+    WatchedRequest,
+    adding_series,
+    fitting_alarm,
+    header_of,
+    read_body,
+    watch_folder,
+)
+from keel.errors import UsageError
+from keel.serve.answer_shapes import AnswerPart, AnswerStream
+from keel.serve.conversations import ConversationStore, Namer
+from keel.serve.watcher import ServedTurn, Watcher
+
+WATCHED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+
+
+def watcher_of(environment: MutableMapping[str, str]) -> Watcher:
+    """The watcher that a server's environment names. Raises UsageError where there is no alarm."""
+    alarm = fitting_alarm(ServeEnvironment.of(environment))
+    if alarm is None:
+        raise UsageError("this server has no alarm that fits; give keel serve --alarm RUN")
+    store = ConversationStore(watch_folder(environment) / "conversations.sqlite")
+    rate = environment.get("KEEL_ALARM_RATE")
+    try:
+        given_rate = None if not rate else float(rate)
+    except ValueError:
+        raise UsageError(f"KEEL_ALARM_RATE is {rate!r}, expected a share such as 0.01") from None
+    alarm.threshold(given_rate)
+    return Watcher(alarm, store, Namer(store.secret), rate=given_rate)
+
+
+class Watch:
+    """Wraps an app: adds a verdict to each answer of its chat endpoints."""
+
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.app = app
+        self.watcher = watcher_of(os.environ) if watcher is None else watcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        current = CURRENT.get()
+        if scope["type"] == "http" and path == METRICS_PATH:
+            args = scope["app"].state.args
+            model = (args.served_model_name or [args.model])[0]
+            send = adding_series(scope, send, self.watcher.series(model))
+        elif scope["type"] == "http" and path in WATCHED_PATHS and current is not None:
+            raw, receive = await read_body(receive)
+            body = _parsed(raw)
+            if current.watch is not None and body is not None:
+                request = _WatchedAnswers(self.watcher, body, scope, current, current.watch)
+                send = request.adding(send)
+        await self.app(scope, receive, send)
+
+
+def _parsed(raw: bytes) -> Mapping[str, Any] | None:
+    """A body's JSON object; None for what vLLM will refuse."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+class _WatchedAnswers:
+    """The answers to one HTTP request."""
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        body: Mapping[str, Any],
+        scope: Scope,
+        current: RequestSetting,
+        watched: WatchedRequest,
+    ) -> None:
+        self.watcher, self.current, self.watched = watcher, current, watched
+        self.sender = header_of(scope, "authorization")
+        arguments = body.get("vllm_xargs")
+        named = arguments.get(CONVERSATION_FIELD) if isinstance(arguments, dict) else None
+        id = header_of(scope, CONVERSATION_HEADER) or ("" if named is None else str(named))
+        self.turn = watcher.namer.turn(body, id=id or None, sender=self.sender)
+        samples = body.get("n")
+        self.samples = samples if isinstance(samples, int) and samples > 0 else 1
+
+    def adding(self, send: Send) -> Send:
+        """A `send` that adds verdicts to the answers that pass."""
+        stream = AnswerStream(self._judge)
+        start, parts = dict[str, Any](), list[bytes]()
+
+        async def added(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+                if _is_stream(start):
+                    await send(message)
+                return
+            body, is_last = message.get("body", b""), not message.get("more_body", False)
+            if _is_stream(start):
+                await send({**message, "body": stream.events(body, is_last=is_last)})
+                return
+            parts.append(body)
+            if not is_last:
+                return
+            whole = b"".join(parts)
+            whole = stream.whole(whole) if start["status"] == 200 else whole
+            kept = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+            length = (b"content-length", str(len(whole)).encode())
+            await send({**start, "headers": [*kept, length]})
+            await send({**message, "body": whole})
+
+        return added
+
+    def _judge(self, part: AnswerPart, text: str) -> Mapping[str, Any]:
+        setting = ",".join(sorted(self.current.used))
+        number = (part.index // self.samples, part.index % self.samples)
+        sums = self.watched.sums.get(number)
+        try:
+            if sums is not None and sums.tokens and math.isfinite(sums.total):
+                turn = ServedTurn(self.turn, text, setting, sums, self.sender, part.id)
+                return self.watcher.judge(turn)
+            self.watcher.unread("not seen" if sums is None else "no tokens")
+        except Exception as error:  # an answer neither waits for its verdict nor fails with it
+            print(f"keel: a turn stays unread: {error}", file=sys.stderr, flush=True)
+        return {"setting": setting, "state": "unknown"}
+
+
+def _is_stream(start: Mapping[str, Any]) -> bool:
+    return header_of(start, "content-type").startswith("text/event-stream")

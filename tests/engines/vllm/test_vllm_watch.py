@@ -1,0 +1,192 @@
+"""A server that watches its conversations, asked as clients do: verdicts, and what they rest on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from keel.alarm import Alarm, Monitor
+from keel.engines import Recording, open_engine
+from keel.steering import Probe
+from keel.store import save_floors
+from keel.store.alarms import write_alarm
+from keel.types import Floors, ModelIdentity
+from tests.engines.vllm.http_servers import get, keel_served, post
+from tests.engines.vllm.serving_vllm import GREEDY, HIDDEN, LAYERS, band, by_index, prompt, tiny
+from tests.engines.vllm.toys import direction
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.timeout(600),
+]
+
+DIRECTION = direction(3, HIDDEN)
+ALARM = Alarm(
+    layer=0,
+    direction=DIRECTION,
+    zero=0.0,
+    gap=1.0,
+    expected=(0.0,),
+    between=0.3,
+    within=0.3,
+    token=1.0,
+    identity=ModelIdentity(model_id="tiny", layers=LAYERS, hidden_size=HIDDEN),
+)
+PROMPT = prompt("what is the sea like")
+LOW = {"vllm_xargs": {"keel": "low"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("watched"))
+
+
+@pytest.fixture(scope="module")
+def url(folder, tmp_path_factory):
+    """A server that holds by `high` and watches."""
+    path = tmp_path_factory.mktemp("floors")
+    bands = [Floors(tuple(band(2.0)), "low"), Floors(tuple(band(4.0, seed=5)), "high")]
+    save_floors(bands, path / "floors.safetensors", default="high")
+    write_alarm(ALARM, path / "alarm.json")
+    options = ("--model", str(folder), "--alarm", str(path / "alarm.json"))
+    with keel_served(path / "floors.safetensors", *options) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return open_engine(str(folder), dtype="float32", device="cpu")
+
+
+def heights(engine, floors):
+    """Greedy tokens under the floors, and each one's projection at the alarm's layer."""
+    recording = Recording(probes=(Probe(ALARM.layer, DIRECTION),))
+    results = engine.generate([PROMPT], GREEDY, seed=0, interventions=floors, recording=recording)
+    (answer,) = by_index(results).values()
+    return list(answer.token_ids), answer.projections_TK[:, 0]
+
+
+@pytest.mark.parametrize("name", ["low", "high", "none"])
+def test_what_is_said_of_an_answer_equals_an_offline_reading_of_its_tokens(url, engine, name):
+    """In float32 to 1e-3 gaps; of an answer that is cut vLLM never runs the last token."""
+    floors = {"low": band(2.0), "high": band(4.0, seed=5), "none": []}[name]
+    tokens, heights_T = heights(engine, floors)
+    body = {
+        "model": "tiny",
+        "prompt": engine.template.prompt_ids(PROMPT.conversation),
+        "max_tokens": len(tokens),
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        "vllm_xargs": {"keel": name},
+    }
+    for is_stream in (False, True):
+        status, _, reply = post(url, "/v1/completions", {**body, "stream": is_stream})
+        assert status == 200
+        (said,) = verdicts(reply)
+        assert said["setting"] == name
+        assert said["gaps"] == pytest.approx(float(heights_T[: len(tokens) - 1].mean()), abs=1e-3)
+        assert (said["firing"] > 0) == (name != "none")
+
+
+def verdicts(reply):
+    """What is said of each answer, of a reply whole or streamed."""
+    if isinstance(reply, str):
+        lines = [line[6:] for line in reply.splitlines() if line.startswith("data: {")]
+        contents = [json.loads(line) for line in lines]
+    else:
+        contents = [reply]
+    return [c["keel"] for each in contents for c in each.get("choices", ()) if "keel" in c]
+
+
+def chat(url, messages, **more):
+    body = {"model": "tiny", "messages": messages, "max_tokens": 6, "temperature": 0, **more}
+    status, _, reply = post(url, "/v1/chat/completions", body)
+    assert status == 200, reply
+    return reply
+
+
+def test_evidence_grows_along_a_conversation_as_offline(url):
+    messages, monitor = [], Monitor(ALARM)
+    for number in range(4):
+        messages.append({"role": "user", "content": f"question {number}"})
+        reply = chat(url, messages)
+        (said,) = verdicts(reply)
+        offline = monitor.turn("c", mean=said["gaps"], tokens=5)
+        assert said["evidence"] == pytest.approx(offline.evidence, rel=0.01)
+        messages.append({"role": "assistant", "content": reply["choices"][0]["message"]["content"]})
+
+
+def test_every_answer_to_a_prompt_gets_its_own_verdict(url):
+    reply = chat(url, [{"role": "user", "content": "a"}], n=3, temperature=1.0, seed=1)
+    assert len({said["gaps"] for said in verdicts(reply)}) == 3
+    body = {"model": "tiny", "prompt": ["a", "b c d"], "n": 2, "max_tokens": 4, "seed": 2}
+    _, _, reply = post(url, "/v1/completions", {**body, "temperature": 1.0})
+    assert len({said["gaps"] for said in verdicts(reply)}) == 4
+
+
+def test_openais_own_client_reads_it_whole_and_streamed(url):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    asked = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "what is the sea like"}],
+        "max_tokens": 6,
+        "temperature": 0,
+    }
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.model_extra["keel"]["state"] in ("ok", "watch", "foreign", "alarm")
+    last = [
+        chunk.choices[0].model_extra.get("keel")
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        if chunk.choices
+    ]
+    assert last[-1]["gaps"] == pytest.approx(choice.model_extra["keel"]["gaps"], abs=1e-3)
+    assert not any(last[:-1])
+    response = client.responses.create(model="tiny", input="hello", max_output_tokens=6)
+    assert response.model_extra["keel"]["state"] != "unknown"
+    again = client.responses.create(
+        model="tiny",
+        input="more",
+        max_output_tokens=6,
+        extra_headers={"X-Keel-Conversation": "c7"},
+    )
+    assert again.model_extra["keel"]["setting"] == "high"
+    client.close()
+
+
+def test_anthropics_own_client_reads_it_whole_and_streamed(url):
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+    asked = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "what is the sea like"}],
+        "max_tokens": 6,
+    }
+    message = client.messages.create(**asked)
+    assert message.model_extra["keel"]["state"] != "unknown"
+    with client.messages.stream(**asked) as stream:
+        events = [event for event in stream if event.type == "message_delta"]
+    assert events[-1].model_extra["keel"]["state"] != "unknown"
+    client.close()
+
+
+def test_the_server_says_by_which_alarm_it_watches(url):
+    facts = get(url, "/keel")["watching"]
+    assert (facts["layer"], facts["statistic"]) == (0, "mixture")
+
+
+def test_metrics_count_turns_and_stay_few(url):
+    import urllib.request
+
+    chat(url, [{"role": "user", "content": "x"}])
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
+        lines = [line for line in reply.read().decode().splitlines() if line.startswith("keel_")]
+    assert any(line.startswith("keel_drift_turns_total{") for line in lines)
+    assert any(line.startswith("keel_drift_gaps_bucket{") for line in lines)
+    assert not any(line.startswith("keel_drift_unread_turns_total{") for line in lines)
+    assert len(lines) <= 60

@@ -1,0 +1,132 @@
+"""Whose conversation a request goes on with, and what is kept of it."""
+
+import sqlite3
+import time
+
+import pytest
+
+from keel.serve.conversations import ConversationStore, Namer, messages_of
+
+NAMER = Namer(b"k" * 32)
+FIRST = {"messages": [{"role": "user", "content": "Hello there"}]}
+
+
+def said(*texts):
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]}
+
+
+def turn(body, id=None, sender=""):
+    return NAMER.turn(body, id=id, sender=sender)
+
+
+def after(body, answer, **asked):
+    return NAMER.after(turn(body, **asked), answer, asked.get("sender", ""))
+
+
+def test_a_conversation_begins_without_a_past():
+    assert turn(FIRST).key is None
+
+
+def test_the_next_turn_is_known_by_the_messages_up_to_the_last_answer():
+    assert turn(said("a", "b", "c")).key == after(said("a"), "b")
+
+
+def test_branches_share_their_past_and_a_changed_message_begins_anew():
+    assert turn(said("a", "b", "c")).key == turn(said("a", "b", "d")).key
+    assert turn(said("a", "B", "c")).key != turn(said("a", "b", "c")).key
+    assert turn(said("A", "b", "c")).key != turn(said("a", "b", "c")).key
+
+
+def test_a_client_that_trims_the_answer_it_sends_back_goes_on_with_its_conversation():
+    assert turn(said("a", "b", "c")).key == after(said("a"), "  b\n")
+
+
+def test_content_in_parts_is_its_text():
+    parts = [{"type": "text", "text": "b"}]
+    body = {"messages": [*said("a")["messages"], {"role": "assistant", "content": parts}]}
+    assert turn(body).key == after(said("a"), "b")
+
+
+def test_a_system_prompt_beside_the_messages_is_a_part_of_the_conversation():
+    assert turn({**said("a", "b", "c"), "system": "x"}).key != turn(said("a", "b", "c")).key
+    assert list(messages_of({"instructions": "x", "input": "a"})) == [
+        ("system", "x"),
+        ("user", "a"),
+    ]
+
+
+def test_clients_with_other_keys_do_not_share_conversations():
+    assert turn(said("a", "b", "c"), sender="Bearer 1").key != after(said("a"), "b")
+
+
+def test_servers_make_other_keys_of_the_same_messages():
+    other = Namer(b"l" * 32).turn(said("a", "b", "c"), id=None, sender="").key
+    assert other != turn(said("a", "b", "c")).key
+
+
+def test_an_id_that_the_client_sends_goes_before_the_messages():
+    first, second = turn(said("a"), id="7"), turn(said("z", "y", "x"), id="7")
+    assert first.key == second.key == after(said("q"), "r", id="7")
+    assert turn(said("a"), id="8").key != first.key
+
+
+def test_a_response_is_gone_on_with_by_its_id():
+    body = {"input": "more", "previous_response_id": "resp_1"}
+    assert turn(body).key == NAMER.of_id("resp_1", "")
+
+
+@pytest.fixture
+def store(tmp_path):
+    kept = ConversationStore(tmp_path / "c.sqlite", most=300)
+    yield kept
+    kept.close()
+
+
+def test_processes_of_one_server_share_states_counts_and_the_secret(store, tmp_path):
+    other = ConversationStore(tmp_path / "c.sqlite")
+    store.put(b"a", b"1", {"turns": 1})
+    other.put(b"b", b"2", {"turns": 1, "gaps": 0.5})
+    assert (other.get(b"a"), store.get(b"b")) == (b"1", b"2")
+    assert store.counts() == {"turns": 2, "gaps": 0.5}
+    assert store.secret == other.secret
+    other.close()
+
+
+def test_the_least_lately_used_go_first(store):
+    for n in range(1024):
+        store.put(f"{n}".encode(), b"x")
+    store.sweep()
+    assert store.size == 300
+    assert store.get(b"1023") == b"x"
+    assert store.get(b"0") is None
+
+
+def test_a_state_that_is_too_old_is_gone(store):
+    store.put(b"a", b"1")
+    store.time_to_live_s = 0.01
+    time.sleep(0.05)
+    assert store.get(b"a") is None
+    store.sweep()
+    assert store.size == 0
+
+
+def test_a_hundred_thousand_conversations_take_less_than_a_hundred_megabytes(tmp_path):
+    """Each of twelve turns, whose state is 40 + 12 · 20 bytes; a thousandth is put here."""
+    store = ConversationStore(tmp_path / "c.sqlite")
+    for n in range(1000):
+        store.put(n.to_bytes(16, "big"), bytes(280))
+    store.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+    assert (tmp_path / "c.sqlite").stat().st_size < 1000 * 1000
+
+
+def test_a_disk_that_takes_no_more_keeps_no_answer_back(store):
+    store.put(b"a", b"1")
+    pages = store.base.execute("PRAGMA page_count").fetchone()[0]
+    store.base.execute(f"PRAGMA max_page_count={pages}")
+    assert not all(store.put(f"{n}".encode(), bytes(500)) for n in range(100))
+    store.base.execute(f"PRAGMA max_page_count={10 * pages}")
+    assert store.put(b"c", b"3")
+    with pytest.raises(sqlite3.Error):
+        store.base.execute("SELECT nothing FROM nowhere")
