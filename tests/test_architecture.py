@@ -36,7 +36,7 @@ FLOORS = [
         "studies",
     },
     {"pipeline"},
-    {"serve"},
+    {"serve", "ui"},
     {"cli"},
     {"__main__"},
 ]

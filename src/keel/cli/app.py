@@ -23,6 +23,7 @@ from keel.cli import (
     prompts,
     report,
     serve,
+    ui,
 )
 
 EXAMPLES = """
@@ -44,6 +45,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
     "judge": (judge.app, judge.EXAMPLES),
     "calibrate": (calibrate.calibrate, calibrate.EXAMPLES),
     "chat": (chat.chat, chat.EXAMPLES),
+    "ui": (ui.ui, ui.EXAMPLES),
     "drift": (drift.app, drift.EXAMPLES),
     "evaluate": (evaluate.evaluate, evaluate.EXAMPLES),
     "serve": (serve.serve, serve.EXAMPLES),

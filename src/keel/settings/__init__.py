@@ -55,7 +55,7 @@ from keel.settings.flags import (
     sentences,
 )
 from keel.settings.judging import EndpointLimits, GraderSettings, JudgeSettings, LabelSettings
-from keel.settings.serve import CheckSettings, ServeSettings
+from keel.settings.serve import CheckSettings, ServeSettings, UiSettings
 from keel.settings.studies import DriftStudySettings
 
 __all__ = [
@@ -101,6 +101,7 @@ __all__ = [
     "SweepSources",
     "ThroughputSettings",
     "TraitSettings",
+    "UiSettings",
     "VllmSettings",
     "What",
     "check_false_alarms",

@@ -1,10 +1,11 @@
-"""How a run's model is served by vLLM, and how a server is checked."""
+"""How a run's model is served by vLLM or on a page, and how a server is checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+from keel.settings.extract import Sampling
 from keel.settings.flags import MODEL, Flag
 
 
@@ -51,3 +52,20 @@ class CheckSettings:
     """Seconds to wait for each answer."""
     accepts_any_certificate: Annotated[bool, Flag("--insecure")] = False
     """Do not look at the server's certificate."""
+
+
+@dataclass(frozen=True)
+class UiSettings:
+    """What the page begins with; all but the port can be changed on it."""
+
+    setting: Annotated[str | None, Flag("--setting")] = None
+    """Which of the run's settings caps; else its default."""
+    system: Annotated[str | None, Flag("--system")] = None
+    """System prompt; else none."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
+    """Decides every draw of an answer."""
+    port: Annotated[int | None, Flag("--port", least=0)] = None
+    """Port of this machine; else 8765, or any free one where that is taken."""
+    opens_browser: Annotated[bool, Flag("--open")] = False
+    """Open the page in the browser of this machine."""
