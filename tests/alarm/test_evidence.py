@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from keel.alarm import (
-    STATISTICS,
     Alarm,
     State,
     advance,
@@ -19,6 +18,7 @@ from keel.alarm import (
     tuned,
 )
 from keel.errors import CorruptArtifactError, ModelMismatchError, NotFiniteError, UsageError
+from keel.settings import STATISTICS
 from keel.types import ModelIdentity
 
 IDENTITY = ModelIdentity("tiny", 4, 3)

@@ -4,31 +4,32 @@ Pure numbers: a turn is its mean projection and its number of tokens. Knows no m
 """
 
 from keel.alarm.evidence import State, advance, provisional
+from keel.alarm.fitting import ConversationMeans, TurnMean, binomial_interval, fit_alarm
 from keel.alarm.monitor import Monitor
 from keel.alarm.planted import Detection, detection, evidence_paths, planted, tuned
 from keel.alarm.value import (
-    STATISTICS,
     Alarm,
     AlarmFit,
-    Statistic,
     TurnVerdict,
     VerdictState,
     system_hash,
 )
 
 __all__ = [
-    "STATISTICS",
     "Alarm",
     "AlarmFit",
+    "ConversationMeans",
     "Detection",
     "Monitor",
     "State",
-    "Statistic",
+    "TurnMean",
     "TurnVerdict",
     "VerdictState",
     "advance",
+    "binomial_interval",
     "detection",
     "evidence_paths",
+    "fit_alarm",
     "planted",
     "provisional",
     "system_hash",

@@ -6,19 +6,18 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from keel.errors import ModelMismatchError, UsageError
+from keel.settings import STATISTICS, Statistic
 from keel.types import Interval, ModelIdentity
 
 if TYPE_CHECKING:
     from keel.alarm.monitor import Monitor
 
-Statistic = Literal["mixture", "glr", "turn", "ewma", "cusum", "page", "fall"]
-STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 VerdictState = Literal["ok", "watch", "alarm", "foreign", "unknown"]
 
 FEWEST_TOKENS = 4

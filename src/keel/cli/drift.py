@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from keel.cli import console, drift_study, results
+from keel.cli import console, drift_alarm, drift_study, results
 from keel.cli.groups import running_by_default
 from keel.cli.options import Given, takes
 from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
@@ -110,3 +110,5 @@ def _print_paths(folder: RunFolder, **paths: Any) -> None:
 
 
 app.command("study", epilog=drift_study.EXAMPLES)(drift_study.study)
+app.command("calibrate", epilog=drift_alarm.CALIBRATING)(drift_alarm.calibrate)
+app.command("watch", epilog=drift_alarm.WATCHING)(drift_alarm.watch)

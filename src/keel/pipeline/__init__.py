@@ -6,6 +6,14 @@ of them can be interrupted and called again.
 
 from keel.evaluate import SUITES, Evaluation, open_suite
 from keel.pipeline import suites as _own_suites  # noqa: F401 - registers them
+from keel.pipeline.alarming import (
+    LayerChoice,
+    WatchedConversation,
+    alarm_layer,
+    calibrate_alarm,
+    check_calibration,
+    watch,
+)
 from keel.pipeline.axis import (
     TransferredAxis,
     arms_of,
@@ -42,15 +50,20 @@ __all__ = [
     "ExtractInputs",
     "ExtractSettings",
     "Extraction",
+    "LayerChoice",
     "OnProgress",
     "Scale",
     "SweepInputs",
     "SweepSettings",
     "TransferredAxis",
+    "WatchedConversation",
     "What",
+    "alarm_layer",
     "arms_of",
     "calibrate",
+    "calibrate_alarm",
     "check_begun",
+    "check_calibration",
     "check_drift",
     "check_same_model",
     "check_study",
@@ -78,4 +91,5 @@ __all__ = [
     "study_drift",
     "sweep",
     "transfer_axis",
+    "watch",
 ]

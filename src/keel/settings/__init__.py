@@ -4,6 +4,7 @@ Each is a frozen dataclass that checks itself; under each field stands what it d
 their help, the docs and Python take names, defaults and sentences from here. Loads no torch.
 """
 
+from keel.settings.alarm import STATISTICS, AlarmSettings, Statistic, WatchSettings
 from keel.settings.analysis import (
     ChatSettings,
     CompareSettings,
@@ -64,8 +65,10 @@ __all__ = [
     "OUTPUT",
     "PROMPTS_PER_ROLE",
     "SPEED",
+    "STATISTICS",
     "SWEEP",
     "TASKS",
+    "AlarmSettings",
     "Band",
     "CalibrateSettings",
     "CapabilitySettings",
@@ -96,6 +99,7 @@ __all__ = [
     "ScreenLimits",
     "ServeSettings",
     "Spans",
+    "Statistic",
     "SweepGrid",
     "SweepSettings",
     "SweepSources",
@@ -103,6 +107,7 @@ __all__ = [
     "TraitSettings",
     "UiSettings",
     "VllmSettings",
+    "WatchSettings",
     "What",
     "check_false_alarms",
     "flagged_fields",

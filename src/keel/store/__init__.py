@@ -1,5 +1,6 @@
 """Everything on disk: whole or absent, hashed, versioned, never pickled. Knows no stage."""
 
+from keel.store.alarms import AlarmWork
 from keel.store.artefacts import save_axis
 from keel.store.copies import pull_run, push_run
 from keel.store.evaluations import ArmRecord, EvaluationFolder, Moved, evaluations_in
@@ -23,6 +24,7 @@ from keel.store.run import Run, open_run
 from keel.store.studies import StudyFolder
 
 __all__ = [
+    "AlarmWork",
     "ArmRecord",
     "EvaluationFolder",
     "EvaluationPlan",

@@ -1,0 +1,105 @@
+"""keel drift calibrate and keel drift watch, on a tiny model."""
+
+import json
+
+import pytest
+
+from keel.cli import run as run_command
+from tests.cli.commands import CPU
+
+SIMULATED = ("--simulate", "12", "--turns", "2", "--max-new-tokens", "20", *CPU)
+
+
+@pytest.fixture(scope="module")
+def alarmed_run(held_run, tmp_path_factory):
+    """A run with an alarm. To be read only."""
+    import shutil
+
+    path = tmp_path_factory.mktemp("alarmed") / "run"
+    shutil.copytree(held_run, path)
+    assert run_command(["drift", "calibrate", str(path), *SIMULATED]) == 0
+    return path
+
+
+def lines_of(run, levels) -> str:
+    alarm = json.loads((run / "alarm.json").read_text())["value"]
+    rows = [
+        {"conversation": "c", "mean": alarm["zero"] + alarm["gap"] * level, "tokens": 400}
+        for level in levels
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_calibrate_says_on_what_and_what_to_expect(keel, held):
+    first = keel("drift", "calibrate", held, *SIMULATED)
+    assert first.code == 0
+    for words in ("12 conversations", "below the floors", "held-out", "is detected in", "Note:"):
+        assert words in first.out
+    again = keel("drift", "calibrate", held, *SIMULATED, "--json")
+    assert "simulating conversations: 12/12" in again.err  # all kept, none answered again
+    assert again.json["fit"]["conversations"] == 12
+    assert again.json["layer"] < again.json["layer_choice"]["first_capped"]
+
+
+def test_a_layer_in_the_band_is_refused(keel, held):
+    outcome = keel("drift", "calibrate", held, *SIMULATED, "--layer", "3")
+    assert outcome.code == 3
+    assert "every turn stands at its floor" in outcome.err
+
+
+def test_nothing_to_calibrate_on_is_refused(keel, held):
+    outcome = keel("drift", "calibrate", held, *CPU)
+    assert outcome.code == 3
+    assert "--simulate 100" in outcome.err
+
+
+def test_few_logs_are_refused_before_a_model_is_loaded(keel, held, place):
+    (place / "logs.json").write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}]}))
+    outcome = keel("drift", "calibrate", held, "--chats", "logs.json", *CPU)
+    assert outcome.code == 3
+    assert "no assistant turn" in outcome.err
+
+
+def test_a_stream_of_turns_is_answered_line_by_line(keel, alarmed_run, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines_of(alarmed_run, [-30.0] * 4)))
+    outcome = keel("drift", "watch", alarmed_run, "-", "--json")
+    assert outcome.code == 4
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [row["turn"] for row in rows] == [0, 1, 2, 3]
+    assert rows[-1]["state"] == "alarm"
+
+
+def test_turns_from_a_file_without_an_alarm_exit_0(keel, alarmed_run, tmp_path):
+    path = tmp_path / "turns.jsonl"
+    path.write_text(lines_of(alarmed_run, [1.0]))
+    outcome = keel("drift", "watch", alarmed_run, path)
+    assert outcome.code == 0
+    assert "expected" in outcome.out
+
+
+def test_a_line_that_is_no_turn_is_named(keel, alarmed_run, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"conversation": "c"}\n'))
+    outcome = keel("drift", "watch", alarmed_run, "-")
+    assert outcome.code == 3
+    assert "line 1 is" in outcome.err
+
+
+def test_transcripts_are_read_and_watched(keel, alarmed_run, tmp_path):
+    path = tmp_path / "talk.json"
+    said = [("user", "Hello, who are you?"), ("assistant", "I am here to help you with that.")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    path.write_text(json.dumps({"messages": messages}))
+    outcome = keel("drift", "watch", alarmed_run, path, *CPU, "--json")
+    assert outcome.code in (0, 4)
+    (watched,) = json.loads(outcome.out)
+    assert watched["verdicts"][0]["turn"] == 0
+
+
+def test_a_run_without_an_alarm_says_how_to_make_it(keel, held):
+    outcome = keel("drift", "watch", held, "-")
+    assert outcome.code == 3
+    assert "keel drift calibrate" in outcome.err
