@@ -63,6 +63,14 @@ def load(model: str, dtype: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
 
 
+def dummy(folder: str) -> Any:
+    """A model of a folder's config with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
 def span_means(model: Any, batch: Sequence[Given]) -> list[Tensor]:
     """Mean activation [layer, hidden] of each assistant turn of a batch, padded on the right."""
     width = max(len(one.token_ids) for one in batch)
@@ -71,7 +79,7 @@ def span_means(model: Any, batch: Sequence[Given]) -> list[Tensor]:
     for row, one in enumerate(batch):
         ids_BT[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
         mask_BT[row, : len(one.token_ids)] = 1
-    stacked_LBTD = _all_layers(model, ids_BT, mask_BT)
+    stacked_LBTD = _all_layers(model, ids_BT.to(model.device), mask_BT.to(model.device))
     return [
         stacked_LBTD[:, row, start:stop].float().mean(1)
         for row, one in enumerate(batch)

@@ -14,10 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.machine import Machine
-from benchmarks.measuring import Measurement, Rounds, in_turn, narrate, ratios
+from benchmarks.measuring import Measurement, NotMeasuredError, Rounds, in_turn, narrate, ratios
 from benchmarks.outcomes import AtLeast, AtMost, Comparison, Outcome, ratio_of
 from benchmarks.tables import show_arms, show_summary
+from benchmarks.vllm.loads import measure, show
 from benchmarks.vllm.process import Process
+from benchmarks.vllm.shapes import SHAPES
 
 _BAND = [18, 19, 20, 21, 22]
 _HELD, _RECORDED = AtMost(1.01), AtMost(1.04)
@@ -67,6 +69,8 @@ _TARGETS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tables on stdout, progress on stderr."""
     asked = _asked(arguments)
+    if asked.shape is not None:
+        return _measure_shape(asked)
     console = Console(width=None if sys.stdout.isatty() else 140)
     machine, began = Machine.here(), time.monotonic()
     outcomes: list[Outcome] = []
@@ -101,7 +105,34 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="start all engines so many times: the same graph is not as fast in every process",
     )
     parser.add_argument("--throughput-only", action="store_true", help="not end to end")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--shape", choices=SHAPES, help="decode and prefill of a model of this shape, on a GPU"
+    )
+    parser.add_argument("--dummy", action="store_true", help="with made-up weights, of a --shape")
+    parser.add_argument("--json", action="store_true", help="of a --shape, JSON on stdout")
+    asked = parser.parse_args(arguments)
+    if (asked.shape is not None) != asked.dummy or (asked.json and not asked.dummy):
+        parser.error("--shape has made-up weights: say --shape NAME --dummy")
+    return asked
+
+
+def _measure_shape(asked: argparse.Namespace) -> int:
+    """One table of decode and prefill at a shape. Status 3 where there is no room for it."""
+    try:
+        result = measure(
+            SHAPES[asked.shape],
+            mode=(asked.mode or ["compiled"])[0],
+            rounds=asked.repeats,
+            is_end_to_end=not asked.throughput_only,
+        )
+    except NotMeasuredError as error:
+        print(error, file=sys.stderr)
+        return 3
+    if asked.json:
+        print(json.dumps(result))
+    else:
+        show(Console(width=None if sys.stdout.isatty() else 140), result)
+    return 0
 
 
 @contextmanager

@@ -19,22 +19,24 @@ from benchmarks.arms.texts import MODEL
 from benchmarks.measuring import timed
 
 NEW_TOKENS, EXTRACTED_TOKENS = 64, 128
-_BAND = range(18, 23)
 
 
-def main(deployment: dict[str, Any] | None, *, is_eager: bool) -> None:
-    """Serve rounds until stdin ends."""
+def main(
+    deployment: dict[str, Any] | None, shape: dict[str, Any] | None, *, is_eager: bool
+) -> None:
+    """Serve rounds until stdin ends; with a shape, on dummy weights."""
     # What vLLM prints on stdout must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    engine = _Engine(deployment, is_eager=is_eager)
-    _say(answers, {"ready": True})
+    engine = _Engine(deployment, shape, is_eager=is_eager)
+    _say(answers, {"ready": True, "runner": engine.runner})
     for line in sys.stdin:
         asked = json.loads(line)
         first: list[float] = []
         taken = timed(lambda asked=asked, first=first: engine.answer(asked, first))
         found = {
             **asdict(taken),
+            "collect_s": engine.collect_s,
             "first_token_s": first[0],
             "step_s": statistics.quantiles(engine.steps_s, n=4)[0],
             "tokens": engine.tokens,
@@ -43,7 +45,13 @@ def main(deployment: dict[str, Any] | None, *, is_eager: bool) -> None:
 
 
 class _Engine:
-    def __init__(self, deployment: dict[str, Any] | None, *, is_eager: bool) -> None:
+    def __init__(
+        self,
+        deployment: dict[str, Any] | None,
+        shape: dict[str, Any] | None,
+        *,
+        is_eager: bool,
+    ) -> None:
         from vllm import LLM
 
         from keel.engines.catalogue import locate
@@ -57,15 +65,20 @@ class _Engine:
             custom_op.use()
         if deployment is not None:
             extra = {"additional_config": {"keel": Deployment(**deployment).to_config()}}
+        self.is_dummy = shape is not None
+        where: dict[str, Any] = {"model": locate(MODEL), "max_model_len": 1024}
+        where |= {"gpu_memory_utilization": 0.1}
+        if shape is not None:
+            where |= {"model": shape["folder"], "max_model_len": 4096, "load_format": "dummy"}
+            where |= {"gpu_memory_utilization": shape["share"], "skip_tokenizer_init": True}
         self.llm = LLM(
-            model=locate(MODEL),
             dtype="bfloat16",
-            max_model_len=1024,
-            gpu_memory_utilization=0.1,
             enforce_eager=is_eager,
             enable_prefix_caching=False,
+            **where,
             **extra,
         )
+        self.collect_s = 0.0
         self.deployment = deployment
         self.numbers = 0
         self.tokens = 0
@@ -85,17 +98,27 @@ class _Engine:
         from keel.types import Floor
 
         draws = torch.Generator().manual_seed(0)
-        directions = [unit(torch.randn(576, generator=draws)) for _ in _BAND]
-        floors = [Floor(n, v, 2.0) for n, v in zip(_BAND, directions, strict=True)]
+        band = deployment["layers"]
+        hidden = int(self.llm.llm_engine.vllm_config.model_config.get_hidden_size())
+        directions = [unit(torch.randn(hidden, generator=draws)) for _ in band]
+        floors = [Floor(n, v, 2.0) for n, v in zip(band, directions, strict=True)]
         self._call("register", "held", PackedInterventions.of("held", floors).to_bytes())
         if deployment.get("probes"):
             self._call(
                 "set_probes",
-                packed_probes([Probe(n, v) for n, v in zip(_BAND, directions, strict=True)]),
+                packed_probes([Probe(n, v) for n, v in zip(band, directions, strict=True)]),
             )
 
     def _call(self, method: str, *arguments: Any) -> None:
         self.llm.collective_rpc("keel_call", args=(method, *arguments))
+
+    @property
+    def runner(self) -> str:
+        """Which of vLLM's runners it is, by its module; empty where it runs in another process."""
+        core = getattr(self.llm.llm_engine.engine_core, "engine_core", None)
+        driver = getattr(getattr(core, "model_executor", None), "driver_worker", None)
+        worker = getattr(driver, "worker", None)
+        return type(worker.model_runner).__module__ if worker is not None else ""
 
     def answer(self, asked: dict[str, Any], first: list[float]) -> None:
         """Answer so many requests, of which a share is held, and note when the first token came."""
@@ -116,9 +139,10 @@ class _Engine:
                     asked_ids = list(output.prompt_token_ids)
                     texts[int(output.request_id)] = (asked_ids + said, len(asked_ids))
         self.texts = [texts[number] for number in sorted(texts)]
-        recorded = [key for key in keys if key]
+        recorded, began = [key for key in keys if key], time.perf_counter()
         if recorded:
             self._call("collect", recorded)
+        self.collect_s = time.perf_counter() - began
 
     def _submit(self, number: int, asked: dict[str, Any]) -> str:
         from vllm import SamplingParams
@@ -134,10 +158,17 @@ class _Engine:
         is_extraction = asked.get("extracts", False)
         parameters = SamplingParams(
             temperature=0.0,
-            max_tokens=EXTRACTED_TOKENS if is_extraction else NEW_TOKENS,
+            max_tokens=asked.get("new") or (EXTRACTED_TOKENS if is_extraction else NEW_TOKENS),
             ignore_eos=not is_extraction,
             extra_args=arguments or None,
+            detokenize=not self.is_dummy,
         )
+        if self.is_dummy:
+            ids = [(7 * place + 13 * number) % 1000 + 5 for place in range(asked["prompt"])]
+            self.llm.llm_engine.add_request(
+                str(self.numbers), {"prompt_token_ids": ids}, parameters
+            )
+            return key
         text = f"Question {number}: what is the sea like, and why do people go there in summer?"
         if is_extraction:
             text = self._extraction_prompts(asked["requests"])[number]
@@ -166,4 +197,5 @@ def _say(answers: Any, record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), is_eager=sys.argv[2] == "eager")
+    shape = json.loads(sys.argv[3]) if len(sys.argv) > 3 else None
+    main(json.loads(sys.argv[1]), shape, is_eager=sys.argv[2] == "eager")

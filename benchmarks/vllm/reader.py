@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.arms.reading import BATCH, load, span_means
+from benchmarks.arms.reading import BATCH, dummy, load, span_means
 from benchmarks.arms.texts import MODEL, Given
 from benchmarks.measuring import timed
 from keel.engines.catalogue import locate
@@ -20,11 +20,12 @@ from keel.types import Conversation, Message
 _NOBODY = Conversation((Message("user", ""),))
 
 
-def main() -> None:
-    """Serve rounds until stdin ends."""
+def main(folder: str | None, device: str) -> None:
+    """Serve rounds until stdin ends; with a folder, on dummy weights of its config."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    model = load(locate(MODEL), "bfloat16")
+    model = load(locate(MODEL), "bfloat16") if folder is None else dummy(folder)
+    model = model.to("cpu" if device == "cpu" else "cuda")
     _say(answers, {"ready": True})
     for line in sys.stdin:
         given = [
@@ -41,4 +42,4 @@ def _say(answers: Any, record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*(sys.argv[1:] or (None, "cpu")))

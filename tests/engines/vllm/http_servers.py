@@ -42,6 +42,21 @@ def start(folder, port, environment, *arguments):
     return _process([*command, *_listening(port), *SMALL, *arguments], environment)
 
 
+_HEADLESS = """
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+ServeSubcommand.cmd(make_arg_parser(FlexibleArgumentParser()).parse_args())
+"""
+
+
+def start_headless(folder, environment, *arguments):
+    """A process of a further node's engines, as `vllm serve --headless` starts them."""
+    command = [sys.executable, "-c", _HEADLESS, "--model", str(folder), "--headless"]
+    return _process([*command, *SMALL, *arguments], environment)
+
+
 def start_keel(floors, port, environment, *options, arguments=()):
     """A process of `keel serve`."""
     command = [sys.executable, "-m", "keel", "serve", str(floors), *options, "--"]

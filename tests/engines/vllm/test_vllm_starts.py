@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,11 +14,12 @@ from multiprocessing import get_context
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from keel.engines import Recording, open_engine
 from keel.errors import MissingExtraError, ModelLoadError, NotAppliedError, UsageError
 from keel.types import Sampling
-from tests.engines.vllm.serving_vllm import GREEDY, band, by_index, prompt, started, tiny
+from tests.engines.vllm.serving_vllm import GREEDY, HIDDEN, band, by_index, prompt, started, tiny
 
 pytestmark = [
     pytest.mark.vllm,
@@ -114,10 +116,39 @@ LONG_ENOUGH_TO_DRAFT = Sampling(max_new_tokens=40, temperature=0)
 def test_drafted_tokens_are_held_under_the_setting_of_their_request(folder, plain):
     """The model's pass over them is held like any other. In a process of its own: vLLM starts no
     second engine in one whose drafts loaded numba."""
+    drafting = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-        ours, accepted = child.submit(_answers_by_drafts, folder).result()
+        ours, drafted, accepted = child.submit(_answers_by_drafts, folder, drafting).result()
     assert ours == _answers_in_turn(plain)
-    assert accepted > 0
+    assert drafted >= accepted > 0
+
+
+def test_drafts_of_eagle_which_reads_held_streams_change_no_answer(folder, plain, tmp_path):
+    """Its head is made from the model's last hidden states, as they are after the floors; what it
+    proposes is checked in the model's own pass, which is held."""
+    drafting = {"method": "eagle", "num_speculative_tokens": 2}
+    drafting["model"] = str(_eagle_head(tmp_path / "eagle"))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        ours, drafted, _ = child.submit(_answers_by_drafts, folder, drafting).result()
+    assert ours == _answers_in_turn(plain)
+    assert drafted > 0
+
+
+def _eagle_head(folder):
+    """A random head of EAGLE's for the tiny model: one layer over its embeddings and streams."""
+    source = tiny(folder.with_name("single"), layers=1)
+    weights = load_file(source / "model.safetensors")
+    layer = {
+        name.removeprefix("model."): weight
+        for name, weight in weights.items()
+        if name.startswith("model.layers.") and "input_layernorm" not in name
+    }
+    draws = torch.Generator().manual_seed(0)
+    layer["fc.weight"] = torch.randn(HIDDEN, 2 * HIDDEN, generator=draws) / HIDDEN**0.5
+    folder.mkdir()
+    shutil.copy(source / "config.json", folder)
+    save_file(layer, folder / "model.safetensors")
+    return folder
 
 
 def _answers_in_turn(engine):
@@ -130,27 +161,27 @@ def _answers_in_turn(engine):
     return found
 
 
-def _answers_by_drafts(folder):
-    """The same with n-gram drafts, and how many of their tokens were accepted."""
-    drafting = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+def _answers_by_drafts(folder, drafting):
+    """The same with drafts; how many tokens were drafted, and how many of them accepted."""
     with started(
         folder, recordings=0, probes=0, arguments={"speculative_config": drafting}
     ) as engine:
-        accepted = _accepted_drafts(engine)
-        return _answers_in_turn(engine), sum(accepted)
+        drafted, accepted = _counted_drafts(engine)
+        return _answers_in_turn(engine), sum(drafted), sum(accepted)
 
 
-def _accepted_drafts(engine):
-    """How many drafted tokens each answer's step accepts, from now on."""
+def _counted_drafts(engine):
+    """How many tokens each step drafts, and each answer's step accepts, from now on."""
     scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
-    update, accepted = scheduler.update_from_output, []
+    update, drafted, accepted = scheduler.update_from_output, [], []
 
     def noted(scheduled, output):
+        drafted.extend(len(each) for each in scheduled.scheduled_spec_decode_tokens.values())
         accepted.extend(len(tokens) - 1 for tokens in output.sampled_token_ids if tokens)
         return update(scheduled, output)
 
     scheduler.update_from_output = noted
-    return accepted
+    return drafted, accepted
 
 
 def _counted_preemptions(engine):

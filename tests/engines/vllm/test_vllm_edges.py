@@ -1,0 +1,188 @@
+"""Servers at the edges: several engines, a second node, caches outside, and a cap that is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from keel.store import save_floors
+from keel.types import Floors
+from tests.engines.vllm.http_servers import (
+    ended,
+    free_port,
+    get,
+    keel_served,
+    post,
+    said_by,
+    start,
+    start_headless,
+    start_keel,
+)
+from tests.engines.vllm.serving_vllm import band, tiny
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.timeout(600),
+]
+
+KEY = {"authorization": "Bearer s3cret"}
+PROMPT = {"model": "tiny", "prompt": "what is the sea like", "max_tokens": 6, "temperature": 0}
+
+
+def save(path, settings, default):
+    save_floors([Floors(tuple(f), n) for n, f in settings.items()], path, default=default)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def floors(tmp_path_factory):
+    path = tmp_path_factory.mktemp("floors") / "floors"
+    return save(path, {"low": band(2.0), "high": band(4.0, seed=5)}, "high")
+
+
+def engines_of(multi):
+    return {"kv_connector": "MultiConnector", "kv_role": "kv_both"} | {
+        "kv_connector_extra_config": {"connectors": multi}
+    }
+
+
+EXAMPLE = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--runner", "pooling"), "keel: --runner pooling answers nothing"),
+        (
+            ("--kv-transfer-config", json.dumps(engines_of([engines_of([EXAMPLE])]))),
+            "keel: ExampleConnector was not shown to keep the cache salt",
+        ),
+    ],
+    ids=["pooling", "a cache within caches"],
+)
+def test_what_cannot_be_held_ends_a_server_with_one_line(folder, floors, arguments, message):
+    """Pooling died in the self-test after 30 s; the connector mixed settings."""
+    said = ended(start(folder, 1, {"KEEL_FLOORS": floors}, *arguments))
+    assert message in said
+    assert "Traceback" not in said
+
+
+def answer(url, name):
+    status, headers, reply = post(url, "/v1/completions", {**PROMPT, "vllm_xargs": {"keel": name}})
+    assert status == 200, reply
+    assert headers["x-keel-setting"] == name
+    return reply["choices"][0]["text"]
+
+
+def test_every_engine_of_data_parallel_ones_holds_and_changes_floors(folder, floors, tmp_path):
+    """Requests go to either in turn: each setting must give one answer, before and after."""
+    options = ("--model", str(folder), "--admin-key-env", "ADMIN")
+    parallel = ("--data-parallel-size", "2")
+    with keel_served(floors, *options, arguments=parallel, ADMIN="s3cret") as url:
+        before = {name: {answer(url, name) for _ in range(6)} for name in ("low", "high", "none")}
+        assert [len(texts) for texts in before.values()] == [1, 1, 1]
+        assert len(set.union(*before.values())) == 3
+        after = save(tmp_path / "after", {"low": band(6.0, seed=9)}, "low")
+        status, _, facts = post(url, "/keel/floors", {"floors": after}, **KEY)
+        assert (status, facts.get("changes")) == (200, 1), facts
+        texts = {answer(url, "low") for _ in range(6)}
+        assert len(texts) == 1
+        assert texts != before["low"]
+
+
+@pytest.mark.parametrize("others", [{"low": band(1.0)}, None], ids=["other floors", "no floors"])
+def test_a_node_with_other_floors_keeps_the_first_from_answering(folder, floors, others, tmp_path):
+    """11 of 16 requests were uncapped."""
+    rpc = str(free_port())
+    shared = ("--data-parallel-size", "2", "--data-parallel-size-local", "1")
+    shared += ("--data-parallel-address", "127.0.0.1", "--data-parallel-rpc-port", rpc)
+    theirs = {} if others is None else {"KEEL_FLOORS": save(tmp_path / "other", others, "low")}
+    port = free_port()
+    second = start_headless(folder, theirs, *shared, "--data-parallel-start-rank", "1")
+    first = start(folder, port, {"KEEL_FLOORS": floors}, *shared)
+    try:
+        status, reason = refusal(f"http://127.0.0.1:{port}", first, second)
+        assert status == 503
+        assert os.uname().nodename in reason
+    finally:
+        for process in (first, second):
+            process.terminate()
+        for process in (first, second):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()  # a node whose first is gone waits for it
+            process.wait()
+            process.said.close()
+
+
+def refusal(url, *nodes):
+    """Status and reason of a server's health, once it answers at all."""
+    for _ in range(600):
+        for node in nodes:
+            if node.poll() is not None:
+                pytest.fail(said_by(node)[-3000:])
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2)
+            pytest.fail("it is green")
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())["error"]["message"]
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail("the server did not come up: " + said_by(nodes[0])[-3000:])
+
+
+LOSES_ITS_CAP = """
+import os, threading, time
+
+def lose():
+    while not os.path.exists(os.environ["LOSE_IT"]):
+        time.sleep(0.1)
+    from keel.engines.vllm.layers import SteeredLayer
+    SteeredLayer.forward = lambda self, output: output
+
+threading.Thread(target=lose, daemon=True).start()
+"""
+
+
+def test_a_cap_that_is_lost_while_nobody_asks_is_noticed(folder, floors, tmp_path):
+    """The canary ran between steps only: the first user met it."""
+    (tmp_path / "sitecustomize.py").write_text(LOSES_ITS_CAP)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path, "LOSE_IT": str(tmp_path / "now")}
+    options = ("--model", str(folder), "--canary-minutes", "0.05")
+    process = start_keel(floors, port := free_port(), environment, *options)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, said_by(process)[-3000:]
+            try:
+                facts = get(url, "/keel")
+                urllib.request.urlopen(f"{url}/health", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        assert facts["canary_minutes"] == 0.05
+        (tmp_path / "now").touch()
+        assert process.wait(120) == 3
+        assert "self-test" in said_by(process) or "no layer saw a token" in said_by(process)
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"{url}/health", timeout=2)
+    finally:
+        process.kill()
+        process.wait(60)
+        process.said.close()
