@@ -115,7 +115,8 @@ class Engine(Protocol):
     ) -> Results[Completion]:
         """Answer prompts, each completion as it finishes. The seed decides every draw.
 
-        Takes the prompts of one planned batch, or any number where it `batches_continuously`.
+        Takes the prompts of one planned batch, or any number where it `batches_continuously`; there
+        prompts and seeds may become more while others are answered.
 
         With a seed per prompt, an answer's draws are its own, whatever else is in the batch.
         `on_text` is called with (index of the prompt, piece of text) as an answer grows,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -26,6 +27,14 @@ class RolloutBatch:
     rollouts: tuple[Rollout, ...]
     activations: ActivationBatch | None
     """Of the rollouts that have content tokens; None if none has."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """The prompts of one planned batch."""
+
+    number: int
+    prompts: tuple[Prompt, ...]
 
 
 def answer_prompts(
@@ -48,12 +57,26 @@ def answer_prompts(
     Means are over the tokens that `spans` names. Where thinking ends is known when an answer does:
     answers with thinking are then read once more, and one cut off before it answered has no mean.
     """
-    left = [batch for batch in batches if batch.number not in done]
+    left = [
+        PromptBatch(batch.number, tuple(prompts[index] for index in batch.indices))
+        for batch in batches
+        if batch.number not in done
+    ]
+    for group in [left] if rolls(engine, spans) else [[batch] for batch in left]:
+        rolling = RollingAnswers(
+            engine, group, sampling, seed=seed, spans=spans, on_rollout=on_rollout
+        )
+        yield from (answered for answered in rolling.run() if answered is not None)
+
+
+def rolls(engine: Engine, spans: Spans) -> bool:
+    """Whether batches are best answered together, so that none waits for the last answers of the
+    one before.
+
+    Where answers are read again, a batch that waits for it should not wait for all the others.
+    """
     thinks = engine.template_facts().get("thinking", "off") != "off"
-    # Where answers are read again, a batch that waits for it should not wait for all the others.
-    is_at_once = engine.batches_continuously and not (thinks and spans != "both")
-    for group in [left] if is_at_once else [[batch] for batch in left]:
-        yield from _answer_together(engine, prompts, group, sampling, seed, spans, on_rollout)
+    return engine.batches_continuously and not (thinks and spans != "both")
 
 
 def read_rollouts(
@@ -108,40 +131,6 @@ def batch_of(
             torch.stack([activation.norms_L for _, activation in recorded]),
         )
     return RolloutBatch(number, tuple(rollouts), stacked)
-
-
-def _answer_together(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    batches: Sequence[Batch],
-    sampling: Sampling,
-    seed: int,
-    spans: Spans,
-    on_rollout: Callable[[Rollout], None],
-) -> Iterator[RolloutBatch]:
-    """Batches in one call: none waits for the longest answer of the one before it, but those in
-    which something was thought wait for the end of the call, to be read once more."""
-    partials = [_PartialBatch(b.number, [prompts[index] for index in b.indices]) for b in batches]
-    rows = [(partial, row) for partial in partials for row in range(len(partial.prompts))]
-    seeds = [batch_seed(seed, partial.number) for partial, _ in rows]
-    completions = engine.generate(
-        [partial.prompts[row] for partial, row in rows],
-        sampling,
-        seed=seeds if engine.batches_continuously else seeds[0],
-        recording=_MEANS,
-    )
-    waiting: list[_PartialBatch] = []
-    for completion in completions:
-        partial, row = rows[completion.index]
-        on_rollout(partial.add(row, completion))
-        if partial.is_full:
-            if partial.must_be_read(engine, spans):
-                waiting.append(partial)
-            else:
-                yield partial.answered()
-    for partial in waiting:
-        partial.read(engine, spans)
-        yield partial.answered()
 
 
 def _last_turns(
@@ -204,3 +193,125 @@ class _PartialBatch:
         """Rows of answers that begin with thinking."""
         starts = engine.template.answer_start
         return [row for row, rollout in self._rollouts.items() if starts(rollout.token_ids)]
+
+
+class RollingAnswers:
+    """Answers batches in one call of the engine's, and takes more batches while it does."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        batches: Sequence[PromptBatch],
+        sampling: Sampling,
+        *,
+        seed: int,
+        spans: Spans,
+        on_rollout: Callable[[Rollout], None] = lambda rollout: None,
+    ) -> None:
+        self._engine, self._sampling = engine, sampling
+        self._seed, self._spans, self._on_rollout = seed, spans, on_rollout
+        self._partials: list[_PartialBatch] = []
+        self._rows = _Rows()
+        for batch in batches:
+            self.add(batch)
+
+    def add(self, batch: PromptBatch) -> None:
+        """Answer this batch, too."""
+        partial = _PartialBatch(batch.number, batch.prompts)
+        self._partials.append(partial)
+        self._rows.add(partial, batch_seed(self._seed, batch.number))
+
+    @property
+    def left(self) -> int:
+        """Batches that were not answered yet."""
+        return len(self._partials)
+
+    @property
+    def untaken(self) -> int:
+        """Prompts that the engine has not begun."""
+        return len(self._rows) - self._rows.taken
+
+    def run(self) -> Iterator[RolloutBatch | None]:
+        """For each answer the batch that it completes, or None; ends when nothing is left.
+
+        Batches in which something was thought wait for the end of the call, to be read once more.
+        """
+        while self._partials:
+            seeds = self._rows.seeds
+            is_rolling = self._engine.batches_continuously
+            completions = self._engine.generate(
+                self._rows if is_rolling else list(self._rows),
+                self._sampling,
+                seed=seeds if is_rolling else seeds[0],
+                recording=_MEANS,
+            )
+            waiting: list[_PartialBatch] = []
+            for completion in completions:
+                partial, row = self._rows.pop(completion.index)
+                self._on_rollout(partial.add(row, completion))
+                if not partial.is_full:
+                    yield None
+                elif partial.must_be_read(self._engine, self._spans):
+                    waiting.append(partial)
+                else:
+                    self._partials.remove(partial)
+                    yield partial.answered()
+            for partial in waiting:
+                partial.read(self._engine, self._spans)
+                self._partials.remove(partial)
+                yield partial.answered()
+            # What came too late for an engine that looks at its prompts once.
+            self._rows = _Rows()
+            for partial in self._partials:
+                self._rows.add(partial, batch_seed(self._seed, partial.number))
+
+
+class _Rows(Sequence[Prompt]):
+    """Prompts of batches one after the other, to which more can be added while they are taken."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+        self.taken = 0
+        self._rows: list[tuple[_PartialBatch, int] | None] = []
+
+    def add(self, partial: _PartialBatch, seed: int) -> None:
+        """Append a batch's prompts, with the batch's seed for each."""
+        self._rows += [(partial, row) for row in range(len(partial.prompts))]
+        self.seeds += [seed] * len(partial.prompts)
+
+    def pop(self, index: int) -> tuple[_PartialBatch, int]:
+        """The batch and the row in it of an answered prompt, which are kept no longer."""
+        row = self._row(index)
+        self._rows[index] = None
+        return row
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        partial, row = self._row(index)
+        return partial.prompts[row]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return _Taking(self)
+
+    def _row(self, index: int) -> tuple[_PartialBatch, int]:
+        row = self._rows[index]
+        if row is None:
+            raise IndexError(f"prompt {index} was answered already")
+        return row
+
+
+class _Taking(Iterator[Prompt]):
+    """Iterates over rows; after the last it ends, and goes on when there are more."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self._rows, self._index = rows, 0
+
+    def __next__(self) -> Prompt:
+        if self._index == len(self._rows):
+            raise StopIteration
+        prompt: Prompt = self._rows[self._index]
+        self._index += 1
+        self._rows.taken = max(self._rows.taken, self._index)
+        return prompt

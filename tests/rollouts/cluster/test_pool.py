@@ -80,7 +80,7 @@ class PlayedRay:
         return SimpleNamespace(number=number, **methods)
 
     def _method(self, actor: int, name: str) -> Any:
-        def ask(*arguments: Any) -> Asked:
+        def ask(*arguments: Any, **named: Any) -> Asked:
             asked = Asked(actor, name, arguments)
             self._queue.append(asked)
             self.asked.append((actor, name, *arguments))

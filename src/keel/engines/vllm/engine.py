@@ -209,7 +209,7 @@ class VllmEngine:
             return RecordedRequest(index, ids, parameters, spans, is_summed=recording.means)
 
         with self._probing(recording), self._under(interventions) as setting:
-            requests = map(request_for, itertools.count(), prompts)
+            requests = itertools.starmap(request_for, enumerate(prompts))
             for finished in self.queue.run(requests, setting.name, on_text, on_step):
                 recorded = self.workers.collect([r.key for r, _ in finished if r.key])
                 for request, output in finished:

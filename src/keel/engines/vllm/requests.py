@@ -51,7 +51,7 @@ class RequestQueue:
         """Requests with their outputs, those that one step finishes together.
 
         When closed early, the others are aborted. `requests` is consumed as rows come free: it may
-        be long and made on the way.
+        be long and made on the way, and go on after it has ended, while others still run.
         """
         waiting, running = iter(requests), dict[str, RecordedRequest]()
         following = next(waiting, None)
@@ -59,6 +59,7 @@ class RequestQueue:
         rows = 0
         try:
             while following or running:
+                following = following or next(waiting, None)
                 while following and (not running or rows + following.rows <= self.room):
                     rows += following.rows
                     running[self.submit(following, setting)] = following

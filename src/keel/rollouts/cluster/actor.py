@@ -11,7 +11,7 @@ from typing import Any
 
 from keel.engines import Batch, Engine, open_engine
 from keel.errors import KeelError
-from keel.rollouts.answer import RolloutBatch, answer_prompts
+from keel.rollouts.answer import PromptBatch, RollingAnswers, RolloutBatch, rolls
 from keel.settings import Spans
 from keel.types import ModelIdentity, Prompt, Sampling
 
@@ -44,12 +44,38 @@ class EngineFacts:
     host: str
 
 
+@dataclass(frozen=True)
+class AnswerTask:
+    """How all batches of a call to the cluster are answered."""
+
+    number: int
+    """Of the call: what an abandoned one has left in an engine is forgotten."""
+    sampling: Sampling
+    seed: int
+    spans: Spans = "answer"
+
+
+@dataclass(frozen=True)
+class WorkedBatches:
+    """What an engine has answered since it was last called, and whether it has room for more."""
+
+    answered: tuple[RolloutBatch, ...]
+    has_room: bool
+    left: int
+    """Batches that it still has; none where it was started anew without anybody's notice."""
+
+
 class EngineActor:
     """Answers batches with an engine that is opened on first use, and again after a restart."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._opened: Engine | None = None
+        self._task: AnswerTask | None = None
+        self._rolling: RollingAnswers | None = None
+        self._running: Iterator[RolloutBatch | None] = iter(())
+        self._enough = 0
+        """Prompts that are not begun, from which on a further batch would come too early."""
 
     def open(self) -> EngineFacts:
         """Open the engine, and describe it."""
@@ -68,21 +94,33 @@ class EngineActor:
         with _naming_host():
             return self._engine.plan(prompts, sampling)
 
-    def answer(
-        self,
-        number: int,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        spans: Spans = "answer",
-    ) -> RolloutBatch:
-        """Answer one batch of these prompts, as any other machine would."""
-        batches = [Batch(number, tuple(range(len(prompts))))]
+    def work(
+        self, task: AnswerTask, batches: Sequence[PromptBatch], *, more_wait: bool
+    ) -> WorkedBatches:
+        """Go on with a task's batches, and these, until some are answered, or until most of the
+        last one is begun where `more_wait`: a call with the next one keeps the engine full.
+        """
         with _naming_host():
-            (answered,) = answer_prompts(
-                self._engine, prompts, batches, sampling, seed=seed, spans=spans
-            )
-            return answered
+            if task != self._task:
+                self._task, self._rolling = task, None
+            if batches and rolls(self._engine, task.spans):
+                self._enough = len(batches[-1].prompts) // 2
+            rolling = self._rolling
+            if rolling is None or not rolling.left:
+                rolling = self._rolling = RollingAnswers(
+                    self._engine, batches, task.sampling, seed=task.seed, spans=task.spans
+                )
+                self._running = rolling.run()
+            else:
+                for batch in batches:
+                    rolling.add(batch)
+            for answered in self._running:
+                has_room = rolling.untaken < self._enough
+                if answered is not None:
+                    return WorkedBatches((answered,), has_room, rolling.left)
+                if has_room and more_wait:
+                    return WorkedBatches((), has_room, rolling.left)
+            return WorkedBatches((), True, 0)
 
     def close(self) -> None:
         """Close the engine, and with it what it started."""

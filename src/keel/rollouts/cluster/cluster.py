@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ from typing import Any
 
 from keel.engines import Batch
 from keel.errors import UsageError
-from keel.rollouts.answer import RolloutBatch
-from keel.rollouts.cluster.actor import EngineFacts, EngineSpec
+from keel.rollouts.answer import PromptBatch, RolloutBatch
+from keel.rollouts.cluster.actor import AnswerTask, EngineFacts, EngineSpec
 from keel.rollouts.cluster.connection import connected
 from keel.rollouts.cluster.pool import ActorPool, EngineCall, OnEngines
 from keel.settings import ClusterSettings, Spans
@@ -27,6 +28,7 @@ class Cluster:
 
     def __init__(self, pool: ActorPool, model: str) -> None:
         self._pool = pool
+        self._tasks = itertools.count()
         ((_, facts),) = pool.run([EngineCall("the engine's facts", "open")])
         self._facts: EngineFacts = facts
         self.identity: ModelIdentity = replace(facts.identity, model_id=model)
@@ -66,12 +68,13 @@ class Cluster:
             EngineCall(
                 f"batch {batch.number}",
                 "answer",
-                (batch.number, [prompts[index] for index in batch.indices], sampling, seed, spans),
+                (PromptBatch(batch.number, tuple(prompts[index] for index in batch.indices)),),
             )
             for batch in batches
             if batch.number not in done
         ]
-        for _, answered in self._pool.run(calls):
+        task = AnswerTask(next(self._tasks), sampling, seed, spans)
+        for answered in self._pool.roll(calls, task):
             for rollout in answered.rollouts:
                 on_rollout(rollout)
             yield answered

@@ -8,12 +8,13 @@ the call to the next free actor.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from keel.errors import ClusterError, KeelError, ModelMismatchError
-from keel.rollouts.cluster.actor import EngineActor, EngineFacts, EngineSpec
+from keel.rollouts.answer import RolloutBatch
+from keel.rollouts.cluster.actor import AnswerTask, EngineActor, EngineFacts, EngineSpec
 
 if TYPE_CHECKING:
     from keel.rollouts.cluster.cluster import EngineAllocation
@@ -44,6 +45,8 @@ class _RunningCall:
 
     actor: Any
     call: EngineCall
+    held: tuple[EngineCall, ...] = ()
+    """What else is lost with that actor: batches that it was given before."""
 
 
 class ActorPool:
@@ -90,6 +93,39 @@ class ActorPool:
             if ended.call in unfinished:
                 unfinished.remove(ended.call)
                 yield ended.call, result
+
+    def roll(self, batches: Sequence[EngineCall], task: AnswerTask) -> Iterator[RolloutBatch]:
+        """Answer batches, each of which is a call's only argument; each as it is complete.
+
+        An engine that batches continuously gets its next batch before it has ended its last, so
+        that none of its rows is empty while others wait. Raises as `run`.
+        """
+        shares = _Shares(deque(batches))
+        numbers = {call.arguments[0].number: call for call in batches}
+        while numbers:
+            self._go_on(shares, task)
+            ended, result = self._next()
+            if isinstance(result, _ActorLoss):
+                shares.take_back(ended.actor)
+            elif ended.call.arguments == (task,):
+                done = [numbers.pop(answered.number) for answered in result.answered]
+                shares.note(ended.actor, done, has_room=result.has_room)
+                if not result.left:
+                    shares.take_back(ended.actor)
+                self._go_on(shares, task)  # before the caller takes its time over the result
+                yield from result.answered
+
+    def _go_on(self, shares: _Shares, task: AnswerTask) -> None:
+        """Let every free actor that has or gets a batch work."""
+        for actor in self._free[:]:
+            given = shares.give(actor)
+            held = shares.held.get(actor)
+            if held:
+                self._free.remove(actor)
+                batches = [call.arguments[0] for call in given]
+                reference = actor.work.remote(task, batches, more_wait=bool(shares.waiting))
+                call = EngineCall("work", "work", (task,))
+                self._running[reference] = _RunningCall(actor, call, tuple(held))
 
     def close(self) -> None:
         """Stop every actor; idle ones may first close their engines."""
@@ -142,11 +178,11 @@ class ActorPool:
                 )
         else:
             self._open(ended.actor)
-        if ended.call is not _OPENING:
-            self.lost.append(ended.call)
-            if self.lost.count(ended.call) >= _LOSSES:
+        for call in ended.held or ([] if ended.call is _OPENING else [ended.call]):
+            self.lost.append(call)
+            if self.lost.count(call) >= _LOSSES:
                 raise ClusterError(
-                    f"{ended.call.name} was lost {_LOSSES} times with the engine that worked on "
+                    f"{call.name} was lost {_LOSSES} times with the engine that worked on "
                     f"it, last: {loss.reason}; if it does not fit in a machine's memory, start "
                     "over with fewer engines on each or a smaller --max-new-tokens, else run the "
                     "same command again"
@@ -169,6 +205,35 @@ class ActorPool:
     def _report(self) -> None:
         opening = sum(running.call is _OPENING for running in self._running.values())
         self._on_engines(len(self._actors) - opening, self._wanted)
+
+
+@dataclass
+class _Shares:
+    """Which batches each actor was given and has not answered, and which wait."""
+
+    waiting: deque[EngineCall]
+    held: dict[Any, list[EngineCall]] = field(default_factory=dict)
+    full: set[Any] = field(default_factory=set)
+    """Actors that have no room for more than they hold."""
+
+    def give(self, actor: Any) -> list[EngineCall]:
+        """The next batch where an actor has room for it."""
+        held = self.held.setdefault(actor, [])
+        if not self.waiting or (held and actor in self.full):
+            return []
+        held.append(self.waiting.popleft())
+        return held[-1:]
+
+    def note(self, actor: Any, answered: Sequence[EngineCall], *, has_room: bool) -> None:
+        """Note what an actor has answered."""
+        for call in answered:
+            self.held[actor].remove(call)
+        (self.full.discard if has_room else self.full.add)(actor)
+
+    def take_back(self, actor: Any) -> None:
+        """Let others have what an actor held: it is lost, or was started anew."""
+        self.waiting.extendleft(reversed(self.held.pop(actor, [])))
+        self.full.discard(actor)
 
 
 @dataclass(frozen=True)
