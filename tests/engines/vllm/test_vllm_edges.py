@@ -132,7 +132,7 @@ def test_a_node_with_other_floors_keeps_the_first_from_answering(folder, floors,
 
 def refusal(url, *nodes):
     """Status and reason of a server's health, once it answers at all."""
-    for _ in range(600):
+    for _ in range(1000):
         for node in nodes:
             if node.poll() is not None:
                 pytest.fail(said_by(node)[-3000:])
