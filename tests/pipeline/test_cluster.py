@@ -222,7 +222,7 @@ def test_a_run_begun_on_many_machines_can_be_ended_by_one_process(
 
 
 def test_what_fails_on_another_machine_is_said_in_one_line_that_names_it(two: Machines, tmp_path):
-    said = rf"^on {socket.gethostname()}: cannot load model '{tmp_path}/none': .*$"
+    said = rf"^on {socket.gethostname()}: there is no folder or file {tmp_path}/none; .*$"
     with pytest.raises(ModelLoadError, match=said), opened(tmp_path / "none", two, 1, Up()):
         pass
 
