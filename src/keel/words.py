@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+MANY_CUT = 0.5
+"""Share of answers cut off at the token limit above which a warning says that what was measured is
+of how answers begin."""
 NOT_A_NUMBER = "–"
 """Stands where there is no value."""
 Form = Callable[[float], str]

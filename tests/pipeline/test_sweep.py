@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -122,6 +123,19 @@ def swept(swept_once: Path, tmp_path: Path) -> RunFolder:
     """A swept run of the test's own."""
     shutil.copytree(swept_once, tmp_path / "swept")
     return RunFolder(tmp_path / "swept")
+
+
+def test_a_sweep_says_how_many_of_the_answers_it_scored_were_cut(swept: RunFolder):
+    """Of harm: every answer that was kept. The price reads answers, and writes none."""
+    sweep = swept.read().sweep
+    ends = [
+        answer["finish"]
+        for path in swept.path.glob("evaluations/*/answers/*/batch-*.jsonl")
+        for answer in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    ]
+    assert ends
+    assert sweep.harm.cut_share == ends.count("length") / len(ends)
+    assert sweep.capability.cut_share is None
 
 
 def test_what_was_found_is_kept_in_the_run(engine, calibrated: RunFolder):

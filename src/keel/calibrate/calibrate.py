@@ -12,6 +12,7 @@ from keel.calibrate.projections import choose_calibration, layer_calibration, re
 from keel.engines import Engine
 from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
+from keel.words import MANY_CUT
 
 LOW_FIRING, HIGH_FIRING = 0.15, 0.80
 """Under the first a cap was found to do nothing, over the second it rewrites every answer."""
@@ -58,7 +59,9 @@ def calibrate_floors(
     )
     tried = [round(p) for p in settings.percentiles if p == round(p)]
     layers = tuple(layer_calibration(projections, n, tried) for n in range(engine.layers))
-    warnings = tuple(_warnings(best, settings.price_bound))
+    read = {r.prompt.id: r for r in (*sample.default, *sample.roles, *(sample.pool or ()))}
+    cut_share = sum(r.finish == "length" for r in read.values()) / len(read)
+    warnings = tuple(_warnings(best, settings.price_bound, cut_share))
     return Calibration(
         layers,
         prices.settings,
@@ -71,10 +74,16 @@ def calibrate_floors(
         default_gaps=prices.default_gaps,
         role_gaps=prices.role_gaps,
         uncapped_distance=distance(prices.role_gaps, prices.default_gaps),
+        cut_share=cut_share,
     )
 
 
-def _warnings(best: PricedSetting, bound: float) -> Iterator[str]:
+def _warnings(best: PricedSetting, bound: float, cut_share: float) -> Iterator[str]:
+    if cut_share > MANY_CUT:
+        yield (
+            f"{cut_share:.0%} of the answers read are cut at the token limit: floors and prices "
+            "are of how answers begin. Extract longer ones (--max-new-tokens)."
+        )
     if not best.is_within(bound):
         price = best.price.text("{:.3f}".format) if best.price else f"{best.kl_default:.3f}"
         yield (

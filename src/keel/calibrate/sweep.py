@@ -7,8 +7,9 @@ otherwise look as lucky in both. Knows no judge and no suite.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from keel.errors import TooFewSamplesError, UsageError
@@ -24,6 +25,7 @@ from keel.types import (
     SweptSetting,
     Unit,
 )
+from keel.words import MANY_CUT
 
 FEWEST_ITEMS = 8
 """Items that each half must have, or levels of one factor alone are kept apart."""
@@ -135,6 +137,8 @@ class Metric:
     unit: Unit
     halves: Halves
     score: Scorer
+    finishes: Counter[str] = field(default_factory=Counter)
+    """How the answers ended that were scored so far (`stop`, `length`): filled by scoring."""
 
     def items(self, half: Half) -> tuple[Item, ...]:
         """The items of one half."""
@@ -168,6 +172,7 @@ class MetricCache:
     def summary(self) -> SweepMeasure:
         """The metric's name and unit, with how much was measured so far."""
         scores = [score for half in self._unsteered.values() for score in half.values()]
+        finishes = self.metric.finishes
         return SweepMeasure(
             name=self.metric.name,
             unit=self.metric.unit,
@@ -175,6 +180,7 @@ class MetricCache:
             deciding_items=len(self.metric.halves.deciding),
             unsteered=sum(scores) / len(scores) if scores else float("nan"),
             unjudged=self._unjudged,
+            cut_share=finishes["length"] / finishes.total() if finishes else None,
         )
 
     def _scores(self, floors: Floors | None, half: Half) -> Scores:
@@ -293,6 +299,11 @@ def _warnings(sweep: Sweep, harm: Metric, capability: Metric) -> Iterator[str]:
 
 def _metric_warnings(metric: Metric, measured: SweepMeasure, scores: int) -> Iterator[str]:
     """What makes the numbers of one metric less sure than they look."""
+    if measured.cut_share is not None and measured.cut_share > MANY_CUT:
+        yield (
+            f"{measured.name}: {measured.cut_share:.0%} of the answers are cut at the token limit, "
+            "and scored as they begin; allow longer ones (--max-new-tokens)."
+        )
     halves = metric.halves
     if halves.shared:
         yield (

@@ -127,6 +127,7 @@ def calibration_record(calibration: Calibration) -> dict[str, Any]:
     return {
         "chosen": calibration.chosen,
         "price_bound": calibration.price_bound,
+        "cut_share": calibration.cut_share,
         "settings": [_setting_record(setting) for setting in calibration.settings],
         "warnings": calibration.warnings,
     }

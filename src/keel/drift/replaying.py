@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from keel.drift.gauge import Gauge
 from keel.engines import Engine
@@ -110,7 +111,7 @@ class _Arm:
         assert answer.projections_TK is not None, "the engine recorded no projections"
         reading = self.gauge.reading(self.turn, answer.projections_TK, answer.text)
         self.turn += 1
-        return reading
+        return None if reading is None else replace(reading, is_cut=answer.finish == "length")
 
 
 def _user_messages(conversation: Conversation | Sequence[str]) -> Conversation:

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from keel.evaluate.arms import is_control
 from keel.types import UNSTEERED, ArmResult, EvalResult, Interval
-from keel.words import counted, listed
+from keel.words import MANY_CUT, counted, listed
 
 _ALPHA = 0.05
 _MORE_NONSENSE = 0.1
 """Rise of the nonsensical share from which a change may be mere breakage."""
-_MANY_CUT = 0.5
-"""Share of answers cut off from which what is measured is mostly beginnings."""
 _NEARLY = 0.8
 """Share of the cap's lift from which a control counts as pushing as far."""
 _ODDER = 1.5
@@ -98,7 +96,7 @@ def _arm_sentences(
             f"But {broken:.0%} of its answers make no sense ({before:.0%} unsteered): what it "
             "changes may be breakage."
         )
-    if arm.cut_share is not None and arm.cut_share > _MANY_CUT:
+    if arm.cut_share is not None and arm.cut_share > MANY_CUT:
         yield f"{arm.cut_share:.0%} of its answers are cut off at the token limit."
     if arm.perplexity and plain.perplexity and arm.perplexity > _ODDER * plain.perplexity:
         yield (

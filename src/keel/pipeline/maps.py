@@ -20,13 +20,12 @@ from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way, silent
 from keel.settings import MapSettings, TraitSettings
 from keel.store import Run, RunFolder
 from keel.types import ActivationBatch, PersonaMap, Prompt, TraitMap, UntrainedNull
+from keel.words import MANY_CUT
 
 _WITH_THINKING = (
     "Means are over what was thought, too (--spans {spans}), while floors and drift are read from "
     "the answers after it. Levels of the two differ where the model thought."
 )
-_MANY_CUT = 0.5
-"""Share of answers cut at the token limit from which on a warning says so."""
 _GROUP = 256
 """Rollouts judged together."""
 
@@ -148,7 +147,7 @@ def make_maps(
     trait_map = _trait_map(run, prompts, batches, roles, traits, judges.traits)
     ends = [(len(rollout.token_ids), rollout.finish) for rollout in run.rollouts()]
     cut, tokens = sum(finish == "length" for _, finish in ends), [count for count, _ in ends]
-    if cut > _MANY_CUT * len(ends):
+    if cut > MANY_CUT * len(ends):
         words = (
             f"{cut:,} of {len(ends):,} answers are cut at the token limit: the maps are of how "
             "answers begin. Ask for longer ones (--max-new-tokens)."

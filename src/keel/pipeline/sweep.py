@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +208,16 @@ class SweepJob:
         Each setting is an arm, and the items of one half are one evaluation of the run.
         """
 
+        finishes = Counter[str]()
+
         def score(floors: Floors | None, items: Sequence[Item]) -> Scores:
             arm = arm_of(floors)
             evaluation = evaluation_of(self.answerer, self.inputs, items, arm, seed=self.seed)
-            return dict(self._scored(evaluation, arm))
+            return dict(self._scored(evaluation, arm, finishes))
 
         suite = self.inputs.suite
-        return Metric(f"{suite.measure} ({suite.name})", "share", self.harm_halves, score)
+        name = f"{suite.measure} ({suite.name})"
+        return Metric(name, "share", self.harm_halves, score, finishes)
 
     def capability(self) -> Metric:
         """Capability by lm-eval's tasks, or by the price on default answers that did not screen."""
@@ -223,7 +226,9 @@ class SweepJob:
             items = tuple(item for source in tasks for item in source.open().items())
             halves = split_items(items, limit=limit, seed=self.seed)
             name = ", ".join(source.task for source in tasks)
-            return Metric(name, "share", halves, self._score_of_tasks)
+            finishes = Counter[str]()
+            score = partial(self._score_of_tasks, finishes=finishes)
+            return Metric(name, "share", halves, score, finishes)
         items = price_items(self._default_answers[self.settings.screened_on :])
         if len(items) < 2:
             raise TooFewSamplesError(
@@ -295,7 +300,9 @@ class SweepJob:
         default, roles = self._default_answers[:count], self._role_answers[:count]
         return screen_settings(self.engine, self.run.axis, settings, default=default, roles=roles)
 
-    def _score_of_tasks(self, floors: Floors | None, items: Sequence[Item]) -> Scores:
+    def _score_of_tasks(
+        self, floors: Floors | None, items: Sequence[Item], *, finishes: Counter[str]
+    ) -> Scores:
         """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0); each task an
         evaluation.
 
@@ -307,12 +314,14 @@ class SweepJob:
             name = f"{_SWEPT}{stem}-{source.settings.limit or 'all'}"
             task, arm = source.open(), arm_of(floors)
             evaluation = task_evaluation(task, task_answerer(task, self.engine), (arm,), name=name)
-            scored = self._scored(evaluation, arm)
+            scored = self._scored(evaluation, arm, finishes)
             scores |= {item: share_of_best(value, task) for item, value in scored}
         return {item.id: scores[item.id] for item in items if item.id in scores}
 
-    def _scored(self, evaluation: Evaluation, arm: Arm) -> Iterator[tuple[str, float]]:
-        """(item, score) of every answer under the arm that was judged."""
+    def _scored(
+        self, evaluation: Evaluation, arm: Arm, finishes: Counter[str]
+    ) -> Iterator[tuple[str, float]]:
+        """(item, score) of every answer under the arm that was judged; counts how all ended."""
 
         def report(stage: str, done: int, total: int) -> None:
             # Summing up takes no time beside answering and judging.
@@ -325,6 +334,7 @@ class SweepJob:
         verdicts = kept.verdicts(evaluation.grader.verdicts_name(evaluation.rubric))
         by_id, counted = {item.id: item for item in kept.items()}, evaluation.suite.counted
         for answer in kept.answers(arm.name):
+            finishes[answer.finish] += 1
             (case,) = cases_of([by_id[answer.item_id]], {arm.name: [answer]})
             verdict = verdicts.get(case.id)
             if verdict is None or verdict.status != "ok":

@@ -43,12 +43,10 @@ from keel.types.evaluation import (
 from keel.types.floors import Floor, Floors, Intervention, ShiftNumbers, TokenMask, check_direction
 from keel.types.results import (
     Calibration,
-    Change,
     DefaultAnswers,
     DefaultPromptQuality,
     DefaultShift,
     DriftReading,
-    Fate,
     Interval,
     LayerCalibration,
     LayerQuality,
@@ -57,15 +55,9 @@ from keel.types.results import (
     Replay,
     ReplayTurn,
     RunComparison,
-    ScreenedSetting,
-    ScreenReading,
     Shift,
     SpaceComparison,
-    Sweep,
-    SweepMeasure,
-    SweptSetting,
     TurnReading,
-    Unit,
     VectorComparison,
 )
 from keel.types.space import (
@@ -97,6 +89,16 @@ from keel.types.studies import (
     TurnAlone,
     TurnLevel,
     TurnReadingKind,
+)
+from keel.types.sweeps import (
+    Change,
+    Fate,
+    ScreenedSetting,
+    ScreenReading,
+    Sweep,
+    SweepMeasure,
+    SweptSetting,
+    Unit,
 )
 from keel.types.untrained import UntrainedModel, UntrainedNull
 

@@ -13,7 +13,7 @@ from keel.report.figures.drift import draw_replays, draw_tokens, draw_trajectori
 from keel.report.inputs import ReportInputs
 from keel.report.textplot import draw_drift, draw_replay
 from keel.types import AssistantAxis, DriftReading, Interval, Replay, TurnReading
-from keel.words import NOT_A_NUMBER, counted, fixed, percent
+from keel.words import MANY_CUT, NOT_A_NUMBER, counted, fixed, percent
 
 _TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
 _LONGEST_QUOTE = 320
@@ -112,6 +112,7 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
         f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
         f"{counted(len(turns), 'turn')}.{low if replays[0].false_alarms else ''} Whether "
         "the capped answers are also the better ones only reading them can show."
+        f"{_say_cut([arm for turn in turns for arm in (turn.uncapped, turn.capped)])}"
     )
     picture = Picture(
         "replay-paths",
@@ -124,6 +125,17 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
     )
     tables = tuple(_replay_tables(replays))
     return Section("replays", _TITLES["replays"], (sentence,), (picture,), tables)
+
+
+def _say_cut(answers: Sequence[TurnReading]) -> str:
+    """How many answers were cut at the token limit, and what it means where most were."""
+    known = [answer.is_cut for answer in answers if answer.is_cut is not None]
+    if not any(known):
+        return ""
+    words = f" {sum(known)} of {counted(len(known), 'answer')} were cut at the token limit"
+    if sum(known) > MANY_CUT * len(known):
+        return f"{words}: levels are of how answers begin; allow longer ones (--max-new-tokens)."
+    return f"{words}."
 
 
 def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
@@ -141,6 +153,7 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
             "mean capped": lambda row: fixed(fmean(turn.gaps for turn in row[2])),
             "unusually low, uncapped": lambda row: _count_low(row[1], row[0].false_alarms),
             "unusually low, capped": lambda row: _count_low(row[2], row[0].false_alarms),
+            "cut off": lambda row: _share_cut([*row[1], *row[2]]),
             "slots moved": lambda row: percent(row[0].firing_rate, 1),
         },
     )
@@ -172,6 +185,12 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
             is_folded=True,
             is_prose=True,
         )
+
+
+def _share_cut(answers: Sequence[TurnReading]) -> str:
+    """The share of answers cut at the token limit, where it is known of any."""
+    known = [answer.is_cut for answer in answers if answer.is_cut is not None]
+    return percent(sum(known) / len(known)) if known else NOT_A_NUMBER
 
 
 def _describe_answer(turn: TurnReading) -> str:

@@ -17,7 +17,16 @@ from keel.report.figures.floors import (
 )
 from keel.report.inputs import ReportInputs, shares_under
 from keel.report.textplot import draw_ranking
-from keel.types import Calibration, Change, Interval, PricedSetting, Sweep, SweptSetting, Unit
+from keel.types import (
+    Calibration,
+    Change,
+    Interval,
+    PricedSetting,
+    Sweep,
+    SweepMeasure,
+    SweptSetting,
+    Unit,
+)
 from keel.words import NOT_A_NUMBER, counted, fixed, form_of, known, listed, number, percent
 
 MOST_PANELS = 16
@@ -69,11 +78,13 @@ def _projections_section(calibration: Calibration) -> Section:
         else "It catches the default's tokens at least as often as the roles': look at the sign "
         "and the layer before using it."
     )
+    share = calibration.cut_share
+    ends = "" if share is None else f" {percent(share)} of the answers were cut at the token limit."
     sentence = (
         "Every token of the calibration's answers has a projection on the axis; a floor raises "
         f"those to its left up to itself and leaves the rest alone. At layer {middle.layer} the "
         f"floor is {number(floors[middle.layer], 4)}: {percent(roles)} of role tokens and "
-        f"{percent(default)} of default tokens lie under it. {aim}"
+        f"{percent(default)} of default tokens lie under it. {aim}{ends}"
     )
     return Section("projections", _TITLES["projections"], (sentence,), (picture,))
 
@@ -217,6 +228,12 @@ def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     return (Section("sweep", "Sweep over settings", words, (screening, frontier), tables),)
 
 
+def _cut_off(measure: SweepMeasure) -> str:
+    """The share of the measured answers that were cut, where any was written."""
+    share = measure.cut_share
+    return "" if share is None else f", {percent(share)} of all answers cut at the token limit"
+
+
 def _sweep_sentences(sweep: Sweep) -> Iterator[str]:
     """How settings were screened and measured, which is recommended, and whether that holds."""
     kept = sweep.fates.get("kept", 0)
@@ -232,6 +249,7 @@ def _sweep_sentences(sweep: Sweep) -> Iterator[str]:
         f"{measure.name}, {measure.choosing_items} items to choose by and "
         f"{measure.deciding_items} held back, unsteered "
         f"{percent(measure.unsteered, 1) if measure.unit == 'share' else number(measure.unsteered)}"
+        f"{_cut_off(measure)}"
         for measure in (sweep.harm, sweep.capability)
     )
     yield (
