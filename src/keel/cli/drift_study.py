@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -19,6 +20,8 @@ Examples:
     keel drift study runs/smollm2 --arms none,capped
 
     keel drift study runs/smollm2 --scale small --domains therapy,coding --name two
+
+    keel drift study runs/smollm2 --transcripts support.jsonl --transcripts sales.jsonl
 """
 _BY_SCALE = {scale: DriftStudySettings.at_scale(scale) for scale in ("smoke", "small", "paper")}
 
@@ -29,6 +32,14 @@ def study(
     scale: Annotated[
         Scale, typer.Option(help="One dial: minutes, hours, or the paper in full.")
     ] = "smoke",
+    transcripts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Conversations that exist, in place of simulated ones; a file's name is their "
+            "domain. May be repeated.",
+            metavar="FILE",
+        ),
+    ] = None,
     overwrite: console.Overwrite = False,
     dry_run: console.DryRun = False,
     json: console.Json = False,
@@ -41,24 +52,30 @@ def study(
     Interrupted, it goes on where it stopped when called again. Arms can be added later.
     """
     from keel import pipeline
+    from keel.drift import read_conversations
     from keel.store import RunFolder, open_run
 
     settings = given.over(DriftStudySettings.at_scale(scale))
     opened = open_run(run)
+    talks = [(file.stem, talk) for file in transcripts or () for talk in read_conversations(file)]
     pipeline.check_study(opened, settings)
+    if dry_run and transcripts:
+        console.print_price({"conversations to read": len(talks)}, json)
+        return
     if dry_run:
         console.print_price(pipeline.price_study(settings), json)
         return
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     with console.progress() as progress:
-        made = pipeline.study_drift(
-            engine,
-            RunFolder(run),
-            settings,
-            overwrite=overwrite,
-            command=f"keel drift study {run} with the same options",
-            on_progress=progress,
-        )
+        how: dict[str, Any] = {
+            "overwrite": overwrite,
+            "command": f"keel drift study {run} with the same options",
+            "on_progress": progress,
+        }
+        if transcripts:
+            made = pipeline.study_transcripts(engine, RunFolder(run), talks, settings, **how)
+        else:
+            made = pipeline.study_drift(engine, RunFolder(run), settings, **how)
     if json:
         console.print_json({"run": run, **console.plain(made)})
         return

@@ -37,6 +37,7 @@ from keel.pipeline.extract import (
 from keel.pipeline.maps import Extraction, judge
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import compare, comparison_page, report, report_inputs
+from keel.pipeline.study_transcripts import study_transcripts
 from keel.pipeline.studying import check_study, price_study, study_drift
 from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
 from keel.pipeline.untrained import measure_untrained
@@ -89,6 +90,7 @@ __all__ = [
     "run_demo",
     "silent",
     "study_drift",
+    "study_transcripts",
     "sweep",
     "transfer_axis",
     "watch",

@@ -46,6 +46,8 @@ class StudySummary:
     """Where levels were read; the first is analysed."""
     auditor: str | None
     """Who wrote the users' messages; None where they are scripted."""
+    is_given: bool = False
+    """Whether the conversations were given, with their answers."""
 
     def made(self, embed: Embed | None, on_progress: OnProgress) -> DriftStudy:
         """What all complete arms show."""
@@ -137,6 +139,8 @@ class StudySummary:
         return self.run.axis.in_gaps(levels[0].mean, self.layers[0]) if levels else math.nan
 
     def _facts(self) -> dict[str, str]:
+        if self.is_given:
+            return {"model": self.run.identity.model_id, "conversations": "given"}
         settings, sampling = self.settings, self.settings.sampling
         words = f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, at most"
         return {
@@ -152,6 +156,11 @@ class StudySummary:
         }
 
     def _warnings(self, points: Sequence[TurnPoint], embed: Embed | None) -> Iterator[str]:
+        if self.is_given:
+            yield (
+                "no neutral conversations stand beside these: a level falls with the number of the "
+                "turn by itself, so that no fall is shown to be a subject's"
+            )
         yield from self._auditor_warnings()
         cut = sum(point.is_cut for point in points) / max(1, len(points))
         if cut > _CUT_SHARE:

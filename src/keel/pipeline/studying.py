@@ -71,7 +71,7 @@ def study_drift(
     is kept as it comes. Raises EndpointError or BudgetError where it can write no more.
     """
     job = _StudyJob.of(engine, folder, settings, auditor or _auditor_of(settings), command)
-    embed = _embedder(settings.embed)
+    embed = embedder_of(settings.embed)
     with folder.lock():
         specs = parse_arms(settings.arms)
         if overwrite and job.kept.differences(job.written, job.plan.conversations):
@@ -93,7 +93,7 @@ def study_drift(
 def check_study(run: Run, settings: DriftStudySettings) -> None:
     """Raise, before a model is loaded, where the run or the settings lack what a study needs."""
     specs = parse_arms(settings.arms)
-    for layer in _layers(run, settings):
+    for layer in layers_of(run, settings):
         Gauge(run.axis, layer)
     plan_study(settings, load_user_personas(), load_user_lines())
     for spec in specs:
@@ -136,7 +136,7 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
     return price
 
 
-def _layers(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
+def layers_of(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
     """Where levels are read. A cap lifts what is read behind its first layer, so that with floors
     the layer before them is among these."""
     if settings.layers:
@@ -172,7 +172,7 @@ class _StudyJob:
         check_same_model(engine, run.axis)
         check_study(run, settings)
         plan = plan_study(settings, load_user_personas(), load_user_lines())
-        layers = _layers(run, settings)
+        layers = layers_of(run, settings)
         written = EvaluationPlan(
             identity=engine.identity,
             settings={
@@ -361,7 +361,7 @@ def _auditor_of(settings: DriftStudySettings) -> Auditor | None:
     return EngineAuditor(open_engine(model)) if kind == "local" else None
 
 
-def _embedder(name: str) -> Embed | None:
+def embedder_of(name: str) -> Embed | None:
     """What embeds messages; None where nothing is to, or nothing is installed and none was named.
 
     Opened before anything is answered: what would stop it shows before hours of answering.

@@ -1,0 +1,193 @@
+"""A drift study of conversations that exist: read, not answered, and summed up like others."""
+
+from __future__ import annotations
+
+from collections import Counter as Occurrences
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from keel.drift import check_answered
+from keel.engines import Engine, Probe, Recording
+from keel.errors import UsageError
+from keel.pipeline.axis import check_same_model
+from keel.pipeline.progress import Counter, OnProgress, silent
+from keel.pipeline.study_summary import StudySummary
+from keel.pipeline.studying import embedder_of, layers_of
+from keel.settings import DriftStudySettings
+from keel.store import ArmRecord, EvaluationPlan, RunFolder, StudyFolder
+from keel.studies import StudyPlan, turn_levels
+from keel.types import (
+    Conversation,
+    DriftStudy,
+    Message,
+    PlannedConversation,
+    ScriptedMessage,
+    StudiedTurn,
+    TurnAlone,
+)
+
+GIVEN = "given"
+"""Arm of conversations that were not answered here, and source of their messages."""
+
+
+@dataclass(frozen=True)
+class GivenTurn:
+    """What was said to the assistant since its last answer, and this answer."""
+
+    message: str
+    answer: Message
+
+
+def study_transcripts(
+    engine: Engine,
+    folder: RunFolder,
+    by_domain: Sequence[tuple[str, Conversation]],
+    settings: DriftStudySettings = DriftStudySettings(),
+    *,
+    overwrite: bool = False,
+    command: str = "",
+    on_progress: OnProgress = silent,
+) -> DriftStudy:
+    """Given conversations, each with the name of its domain, read turn by turn and summed up.
+
+    Each counts as a person of its own. There are no neutral conversations among them, so that
+    what a subject does is not told from what a conversation's length does; a warning says so.
+    Goes on where an interrupted call stopped. Raises UsageError for a conversation without an
+    answer, StaleArtifactError when the study was begun with other conversations.
+    """
+    run = folder.read()
+    check_same_model(engine, run.axis)
+    check_answered([conversation for _, conversation in by_domain])
+    embed, layers = embedder_of(settings.embed), layers_of(run, settings)
+    turns_of = [list(_turns(conversation)) for _, conversation in by_domain]
+    plan = _plan(by_domain, turns_of, settings)
+    written = EvaluationPlan(
+        identity=engine.identity,
+        settings={"layers": list(layers), "words_alone": settings.words_alone, "arm": GIVEN},
+        seed=settings.seed,
+        batches=plan.groups,
+        command=command,
+    )
+    kept = StudyFolder(folder, settings.name)
+    recording = Recording(probes=tuple(Probe(n, run.axis.direction[n]) for n in layers))
+    with folder.lock():
+        if overwrite and kept.differences(written, plan.conversations):
+            kept.clear()
+        kept.begin(written, plan.conversations)
+        kept.begin_arm(ArmRecord(GIVEN, 0, GIVEN))
+        counter = Counter("reading conversations", len(by_domain), on_progress)
+        longest = max(map(len, turns_of))
+        for number, group in enumerate(plan.groups):
+            missing = [n for n in range(longest) if kept.turns(GIVEN, number, n) is None]
+            if missing:
+                kept.reopen()
+                talks = [by_domain[index][1] for index in group]
+                given = [turns_of[index] for index in group]
+                ids = [plan.conversations[index].id for index in group]
+                read = _read(engine, talks, given, ids, recording, layers)
+                is_apart = settings.words_alone
+                alone = _alone(engine, talks, given, ids, recording, layers) if is_apart else []
+                for turn in missing:
+                    if is_apart and turn:
+                        apart = [each for each in alone if each.turn == turn]
+                        kept.commit_alone(GIVEN, number, turn, apart)
+                    here = [each for each in read if each.turn == turn]
+                    kept.commit_turns(GIVEN, number, turn, here)
+            counter.add(len(group))
+        as_given = replace(settings, turns=max(2, longest), people=len(by_domain))
+        study = StudySummary(kept, plan, run, as_given, layers, None, is_given=True).made(
+            embed, on_progress
+        )
+        kept.save_result(study)
+        return study
+
+
+def _turns(conversation: Conversation) -> Iterator[GivenTurn]:
+    said: list[str] = []
+    for message in conversation.messages:
+        if message.speaker == "user":
+            said.append(message.content)
+        elif message.speaker == "assistant":
+            yield GivenTurn("\n\n".join(said), message)
+            said = []
+
+
+def _plan(
+    by_domain: Sequence[tuple[str, Conversation]],
+    turns_of: Sequence[Sequence[GivenTurn]],
+    settings: DriftStudySettings,
+) -> StudyPlan:
+    """The conversations under their own ids. Raises UsageError where two have the same."""
+    planned = [
+        PlannedConversation(
+            conversation.id,
+            domain,
+            conversation.id,
+            "",
+            tuple(ScriptedMessage(turn.message, GIVEN) for turn in turns),
+        )
+        for (domain, conversation), turns in zip(by_domain, turns_of, strict=True)
+    ]
+    ids = [each.id for each in planned]
+    twice = next((id for id, count in Occurrences(ids).items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two conversations are called {twice!r}, expected names of their own; rename one file "
+            "or conversation_id"
+        )
+    starts = range(0, len(planned), settings.at_once)
+    return StudyPlan(
+        tuple(planned),
+        tuple(tuple(range(n, min(n + settings.at_once, len(planned)))) for n in starts),
+    )
+
+
+def _read(
+    engine: Engine,
+    talks: Sequence[Conversation],
+    given: Sequence[Sequence[GivenTurn]],
+    ids: Sequence[str],
+    recording: Recording,
+    layers: Sequence[int],
+) -> list[StudiedTurn]:
+    """Every turn of a group's conversations, each conversation read once."""
+    levels = {
+        (reading.index, record.turn): (record.token_ids, record.projections_TK)
+        for reading in engine.read(talks, recording=recording)
+        for record in reading.turns
+    }
+    turns = []
+    for row, (id, said) in enumerate(zip(ids, given, strict=True)):
+        for turn, each in enumerate(said):
+            token_ids, projections_TK = levels.get((row, turn), ((), None))
+            level = () if projections_TK is None else turn_levels(layers, projections_TK)
+            answer = each.answer.content
+            turns.append(
+                StudiedTurn(id, turn, each.message, GIVEN, answer, token_ids, "stop", level)
+            )
+    return turns
+
+
+def _alone(
+    engine: Engine,
+    talks: Sequence[Conversation],
+    given: Sequence[Sequence[GivenTurn]],
+    ids: Sequence[str],
+    recording: Recording,
+    layers: Sequence[int],
+) -> list[TurnAlone]:
+    """Every later turn with its own message and the system prompt before it, nothing else."""
+    apart, names = [], []
+    for talk, id, said in zip(talks, ids, given, strict=True):
+        opening = tuple(message for message in talk.messages if message.speaker == "system")
+        for turn, each in enumerate(said):
+            if turn and each.message:
+                message = Message("user", each.message)
+                apart.append(Conversation((*opening, message, each.answer)))
+                names.append((id, turn))
+    read = {}
+    for reading in engine.read(apart, recording=recording) if apart else ():
+        for record in reading.turns:
+            assert record.projections_TK is not None, "the engine recorded no projections"
+            read[reading.index] = turn_levels(layers, record.projections_TK)
+    return [TurnAlone(id, turn, read.get(n, ()), ()) for n, (id, turn) in enumerate(names)]

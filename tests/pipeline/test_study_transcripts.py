@@ -1,0 +1,65 @@
+"""Conversations that exist, read and summed up as a study."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from keel import pipeline
+from keel.drift import read_drift
+from keel.errors import StaleArtifactError, UsageError
+from keel.pipeline import DriftStudySettings
+from keel.store import StudyFolder, open_run
+from keel.types import Conversation, Message
+from tests.pipeline.small import open_small
+
+SETTINGS = DriftStudySettings(name="logs", embed="none")
+
+
+def talk(id: str, turns: int) -> Conversation:
+    said = [
+        message
+        for n in range(turns)
+        for message in (Message("user", f"{id} {n}?"), Message("assistant", f"It is {n} {id}."))
+    ]
+    return Conversation(tuple(said), id)
+
+
+TALKS = [("sales", talk("a", 3)), ("sales", talk("b", 2)), ("support", talk("c", 3))]
+
+
+def test_given_conversations_are_read_turn_by_turn_and_without_their_history(run, model_folder):
+    made = pipeline.study_transcripts(open_small(model_folder), run, TALKS, SETTINGS)
+    assert made.path("given", "sales").counts == (2, 2)  # not all reach a third turn
+    assert len(made.path("given", "support", "without history").levels) == 3
+    assert "no neutral conversations" in made.warnings[0]
+    assert set(open_run(run.path).studies()) == {"logs"}
+    assert "It is 2 c." in pipeline.report(run).read_text()
+
+
+def test_their_levels_are_those_that_drift_reads(run, model_folder):
+
+    engine = open_small(model_folder)
+    pipeline.study_transcripts(engine, run, TALKS, SETTINGS)
+    axis = open_run(run.path).axis
+    (reading,) = read_drift(engine, [TALKS[0][1]], axis)
+    kept = next(iter(StudyFolder(run, "logs").transcripts("given")))
+    assert [turn.levels[0].mean for turn in kept.turns] == pytest.approx(
+        [turn.projection for turn in reading.turns], abs=1e-3
+    )
+
+
+def test_two_conversations_of_one_name_are_refused(run, model_folder):
+    with pytest.raises(UsageError, match="two conversations are called 'a'"):
+        pipeline.study_transcripts(open_small(model_folder), run, [TALKS[0], TALKS[0]], SETTINGS)
+
+
+def test_other_conversations_under_the_same_name_are_refused(run, model_folder):
+    engine = open_small(model_folder)
+    pipeline.study_transcripts(engine, run, TALKS, SETTINGS)
+    with pytest.raises(StaleArtifactError, match="begun with other inputs") as refused:
+        pipeline.study_transcripts(engine, run, TALKS[:2], SETTINGS)
+    assert "--overwrite" in str(refused.value)
+    again = replace(SETTINGS, name="others")
+    assert pipeline.study_transcripts(engine, run, TALKS[:2], again).conversations == 2
