@@ -73,7 +73,7 @@ def test_names_come_back_when_the_slider_moves(
     """A name without room on one layer was gone on all others."""
     script = """<script>
       const plot = document.getElementById("figure-persona-space");
-      const step = plot.layout.sliders[0].steps[3].args;
+      const step = recorded["persona-space"].layout.sliders[0].steps[3].args;
       Plotly.update(plot, ...step).then(() => {
         const texts = [...plot.querySelectorAll(".textpoint text")].map((t) => t.textContent);
         document.body.dataset.shown = JSON.stringify(texts);

@@ -65,7 +65,8 @@ def reader(page: str) -> Reader:
 def test_nothing_is_loaded_from_elsewhere(reader: Reader) -> None:
     sources = [
         attributes[name]
-        for _, attributes in reader.tags
+        for tag, attributes in reader.tags
+        if tag != "a"  # a link waits to be clicked
         for name in ("src", "href", "srcset", "data", "poster", "action")
         if name in attributes
     ]
@@ -85,7 +86,87 @@ def test_the_page_forbids_itself_to_load_anything(reader: Reader) -> None:
 
 
 def test_plotly_is_embedded_exactly_once(page: str) -> None:
-    assert len(re.findall(r"\* plotly\.js v\d", page)) == 1
+    assert len(re.findall(r"\* plotly\.js \(basic", page)) == 1
+
+
+def test_the_page_is_under_two_megabytes(page: str) -> None:
+    """It was 5 MB: of Plotly's traces only points, lines and bars are drawn."""
+    assert len(page.encode()) < 2_000_000
+
+
+def test_figures_draw_only_what_the_embedded_bundle_has(page: str) -> None:
+    drawn = {trace["type"] for figure in figures(page).values() for trace in figure["data"]}
+    assert drawn <= {"scatter", "bar"}
+
+
+def test_the_story_comes_before_the_statistics(page: str) -> None:
+    order = re.findall(r'<section id="([a-z-]+)"', page)
+    story = ["conversation", "ranks", "space", "prices"]
+    assert order[: len(story)] == story
+    assert order[-1] == "words"
+    assert page.index('class="lead"') < page.index('id="conversation"')
+    assert page.index('id="prices"') < page.index('class="key-figures"')
+
+
+def test_the_title_names_model_and_day(inputs: ReportInputs) -> None:
+    made = replace(inputs, title="tour", facts=(("date", "2026-01-31T10:00:00+00:00"),))
+    page = render_html(report_account(made))
+    model = inputs.identity.model_id.split("/")[-1]  # type: ignore[union-attr]
+    assert f"<title>{model}: tour, 2026-01-31</title>" in page
+
+
+def test_figures_are_numbered_and_say_how_many_which_seed_and_model(page: str) -> None:
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
+    assert len(captions) == 10
+    for number, caption in enumerate(captions, 1):
+        assert caption.startswith(f"<b>Figure {number}.</b>")
+        assert "n = " in caption
+        assert "interval" in caption
+        assert re.search(r"\(.+, seed 0\)$", caption)
+
+
+def test_words_link_to_the_glossary_where_a_section_first_uses_them(page: str) -> None:
+    ranks = re.search(r'<section id="ranks".*?</section>', page, re.DOTALL)[0]  # type: ignore[index]
+    assert ranks.count('href="#word-assistant-axis"') == 1
+    for anchor in re.findall(r'href="#(word-[a-z-]+)"', page, re.IGNORECASE):
+        assert f'id="{anchor}"' in page
+
+
+def test_papers_are_linked_and_nothing_else_leaves_the_page(reader: Reader) -> None:
+    links = {attributes["href"] for tag, attributes in reader.tags if tag == "a"}
+    assert {link for link in links if not link.startswith("#")} == {
+        "https://arxiv.org/abs/2601.10387"
+    }
+
+
+def _luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance."""
+    digits = colour.lstrip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_has_the_contrast_that_wcag_asks_for(page: str, scheme: int) -> None:
+    """4.5 : 1 for text (WCAG 2.2, 1.4.3), on every ground that it stands on."""
+    roots = re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]+);", roots[scheme]))
+    for text in ("ink", "faint", "blue"):
+        for ground in ("page", "sunk") if text != "ink" else ("page", "sunk", "warm", "chosen"):
+            pair = sorted((_luminance(colours[text]), _luminance(colours[ground])))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (text, ground)
+
+
+def test_what_scrolls_and_every_figure_can_be_reached_by_keyboard(reader: Reader) -> None:
+    reached = [
+        attributes for _, attributes in reader.tags if attributes.get("class") in ("scroll", "plot")
+    ]
+    assert reached
+    assert all(attributes.get("tabindex") == "0" for attributes in reached)
 
 
 def test_no_button_uploads_a_figure(page: str) -> None:

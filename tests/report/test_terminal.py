@@ -94,7 +94,8 @@ def test_numbers_stand_right_and_words_left():
 
 def test_warnings_of_the_run_and_of_a_section_are_shown(inputs):
     account = report_account(inputs)
-    section = replace(account.sections[0], warnings=("look twice",))
+    shown_section = next(section for section in account.sections if section.is_result)
+    section = replace(shown_section, warnings=("look twice",))
     text = shown(replace(account, sections=(section,)), 100)
     assert "! look twice" in text
     assert "! the role mime was dropped: 3 rollouts, minimum 10" in text

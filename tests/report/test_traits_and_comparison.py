@@ -139,7 +139,7 @@ def test_models_of_two_widths_get_loadings_and_no_cosines(compared):
     page = render_html(comparison_account(ComparisonInputs("t", (), (bare,))))
     assert 'id="figure-components-1"' in page
     assert "layers-1" not in page
-    assert "shift" not in page.split("figure-data")[0].split("<main>")[1]
+    assert "shift" not in page.split("figure-data")[0].split('<main id="content">')[1]
 
 
 def test_the_same_comparison_makes_the_same_page(compared):

@@ -31,6 +31,8 @@ class Picture:
     """What the picture shows, for those who cannot see it."""
     text: Callable[..., Text] | None = None
     """Draws it with characters, `width=` columns wide; None where a terminal cannot show it."""
+    sample: str = ""
+    """How many were measured, and what its intervals are: the end of the caption."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,17 @@ class Account:
     facts: tuple[str, ...]
     """The model or models, in a few words each."""
     sections: tuple[Section, ...]
+    lead: tuple[str, ...] = ()
+    """What the page is and what was found, in a sentence or two each."""
     key_figures: tuple[KeyFigure, ...] = ()
+    key_figures_before: str = ""
+    """Id of the section that the page puts them before; empty for the top of the page."""
     warnings: tuple[str, ...] = ()
     date: str = ""
+    basis: str = ""
+    """Model and seed, which end every caption."""
+    glossary: tuple[tuple[str, str], ...] = ()
+    """Words and what they mean; sentences link to them."""
 
 
 def missing(id: str, title: str, *, what: str, command: str) -> Section:

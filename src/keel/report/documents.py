@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
 
 import keel
 from keel.report.content import Account, Table
+from keel.report.figures.theme import DARK
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*[]|<>"})
 
@@ -18,8 +20,9 @@ _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*[]|<>
 def render_html(account: Account) -> str:
     """Renders an account as HTML, the same text for the same account.
 
-    Nothing is fetched when the page is opened: Plotly is embedded once. All texts of users and
-    models are escaped, and the page's own content policy forbids it to load anything.
+    Nothing is fetched when the page is opened: Plotly's bundle of lines and bars is embedded once.
+    All texts of users and models are escaped, and the page's own content policy forbids it to load
+    anything.
     """
     environment = Environment(
         loader=PackageLoader("keel.report", "template"),
@@ -29,13 +32,19 @@ def render_html(account: Account) -> str:
         lstrip_blocks=True,
     )
     environment.filters["prose"] = _prose
+    environment.globals["new_linker"] = lambda: _linker(account)
+    environment.globals["anchor"] = _anchor
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     pictures = [picture for section in account.sections for picture in section.pictures]
     page = environment.get_template("page.html.j2").render(
         account=account,
         # Plotly writes NaN as null.
         figures={picture.id: json.loads(picture.draw().to_json()) for picture in pictures},
-        plotly=Markup(get_plotlyjs()),
+        numbers={picture.id: number for number, picture in enumerate(pictures, 1)},
+        colours=DARK,
+        plotly=Markup(
+            (files("keel.report") / "template" / "plotly-basic.min.js").read_text("utf-8")
+        ),
         version=keel.__version__,
     )
     # Half a surrogate pair, which byte-level tokenizers can leave behind, has no UTF-8 form.
@@ -43,8 +52,34 @@ def render_html(account: Account) -> str:
 
 
 def _prose(sentence: str) -> Markup:
-    """Escaped text, with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
+    """Escaped text, with what stands between backticks as code, and papers as links."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence)))
+    return Markup(
+        re.sub(r"arXiv:(\d{4}\.\d{5})", r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', text)
+    )
+
+
+def _linker(account: Account) -> Callable[[str], Markup]:
+    """Prose whose words of the glossary are links to it, each where it is first used."""
+    left = dict(account.glossary)
+    words = "|".join(re.escape(word) for word in sorted(left, key=len, reverse=True))
+    pattern = re.compile(rf"(<[^>]*>.*?</[^>]*>|<[^>]*>)|\b({words})(s?)\b")
+
+    def link(match: re.Match[str]) -> str:
+        tag, word, plural = match.groups()
+        if tag or word not in left:
+            return match[0]
+        meaning = escape(left.pop(word))
+        return f'<a class="word" href="#{_anchor(word)}" title="{meaning}">{word}{plural}</a>'
+
+    return lambda sentence: Markup(
+        pattern.sub(link, _prose(sentence)) if left else _prose(sentence)
+    )
+
+
+def _anchor(word: str) -> str:
+    """The id of a word's entry in the glossary."""
+    return "word-" + re.sub(r"\W+", "-", word.lower())
 
 
 def render_markdown(account: Account) -> str:
@@ -54,6 +89,7 @@ def render_markdown(account: Account) -> str:
     """
     head = " · ".join([*account.facts, *([account.date] if account.date else [])])
     parts = [f"# {_safe(account.title)}", _safe(head)]
+    parts += [_safe(sentence) for sentence in account.lead]
     parts += [_warning(warning) for warning in account.warnings]
     if account.key_figures:
         rows = tuple((f.label, f.value, f.note) for f in account.key_figures)
@@ -64,6 +100,8 @@ def render_markdown(account: Account) -> str:
         for table in section.tables:
             if not (table.is_prose or table.is_folded):
                 parts += [f"**{_safe(table.caption)}**", _table(table)]
+    if account.glossary:
+        parts += ["## Words", _table(Table("", ("word", "meaning"), account.glossary))]
     return "\n\n".join(parts) + "\n"
 
 

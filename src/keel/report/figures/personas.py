@@ -222,6 +222,9 @@ def draw_ranks(
             [texts[at] for at in members],
             name=plain(kind),
             marker={"color": colour, "symbol": symbol, "size": 10},
+            error_x=theme.error_bars(
+                (_interval(standings[at]) for at in members), theme.PALE, width=0
+            ),
         )
     sample = samples.get(DEFAULT_ROLE, "")
     theme.add_points(
@@ -248,6 +251,11 @@ def draw_ranks(
         tickfont={"size": theme.LABEL_PX},
     )
     return figure
+
+
+def _interval(standing: RoleStanding) -> Interval:
+    """The standing's interval; of no width where none is known."""
+    return standing.interval or Interval(standing.gaps, standing.gaps, standing.gaps)
 
 
 def draw_leanings(

@@ -26,6 +26,28 @@ INK = "#1F2933"
 FAINT = "#6B7280"
 PALE = "#B8BDC5"
 EDGE = "#C9CDD3"
+DARK = {
+    INK: "#E4E8ED",
+    FAINT: "#A6AFBB",
+    PALE: "#6A7480",
+    EDGE: "#4A535E",
+    ROLES_COLOUR: "#A9AFB8",
+    DEFAULT_COLOUR: "#5AB4E8",
+    FLOOR_COLOUR: "#F08A3C",
+    "#E8EAED": "#2C333B",
+    "#D5D9DE": "#454D57",
+    "#EEF0F2": "#2C333B",
+    "#A9C9DF": "#4C7FA3",
+    "#B9D7EA": "#3B6E92",
+    "#BFC4CB": "#59626D",
+    "#A8588A": "#D98BBE",
+    "#6B5B4B": "#B7A288",
+    "#3B4A6B": "#8FA3D1",
+    "white": "#1B2127",
+    "rgba(255,255,255,0.7)": "rgba(27,33,39,0.7)",
+    "rgba(255,255,255,0.8)": "rgba(27,33,39,0.8)",
+}
+"""What a colour becomes on a dark page; the others are seen on both."""
 FONT_PX = 12
 LABEL_PX = 11
 HOVER_COLUMNS = 64

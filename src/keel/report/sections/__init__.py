@@ -5,6 +5,9 @@ To add a section, write a function that returns it in the module of its subject,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import PurePath
+
 from keel.report.content import Account, KeyFigure, Section, Table
 from keel.report.inputs import (
     ComparisonInputs,
@@ -13,7 +16,7 @@ from keel.report.inputs import (
     rank_roles,
 )
 from keel.report.sections.comparison import comparison_sections
-from keel.report.sections.drift import drift_sections
+from keel.report.sections.drift import conversation_sections, drift_sections
 from keel.report.sections.evaluation import evaluation_sections
 from keel.report.sections.floors import floor_sections, sweep_sections
 from keel.report.sections.personas import persona_sections, trait_sections
@@ -26,6 +29,7 @@ CITATION = (
     "Lu et al. 2026, The Assistant Axis, arXiv:2601.10387, for the method; "
     "Keel, in the version given below, for the numbers."
 )
+_DAY = len("2026-01-31")
 GLOSSARY = (
     ("role", "A character that a system prompt asks the model to play."),
     ("default", "The model as itself: the same questions with no role set."),
@@ -39,18 +43,32 @@ GLOSSARY = (
 
 
 def report_account(inputs: ReportInputs) -> Account:
-    """All that is said of one run, or of those of its results that are given."""
+    """All that is said of one run, or of those of its results that are given.
+
+    First what capping does and what it costs, then the statistics behind it.
+    """
+    space, ranks, quality = persona_sections(inputs)
+    projections, firing, prices = floor_sections(inputs)
     return Account(
         page_kind="Keel report",
-        title=inputs.title,
+        title=_title(inputs),
         facts=inputs.head,
         date=inputs.date,
+        basis=_basis(inputs),
+        lead=tuple(_lead(inputs)),
         key_figures=_key_figures(inputs),
+        key_figures_before=quality.id,
         warnings=inputs.all_warnings,
+        glossary=GLOSSARY,
         sections=(
-            *persona_sections(inputs),
+            *conversation_sections(inputs),
+            ranks,
+            space,
+            prices,
+            quality,
             *trait_sections(inputs),
-            *floor_sections(inputs),
+            projections,
+            firing,
             *sweep_sections(inputs),
             *drift_sections(inputs),
             *study_sections(inputs),
@@ -58,6 +76,48 @@ def report_account(inputs: ReportInputs) -> Account:
             _run_section(inputs),
         ),
     )
+
+
+def _title(inputs: ReportInputs) -> str:
+    """The run's name, with its model and the day on which it was made."""
+    if inputs.identity is None:
+        return inputs.title
+    model = PurePath(inputs.identity.model_id).name
+    named = inputs.title if model in inputs.title else f"{model}: {inputs.title}"
+    return ", ".join(filter(None, (named, inputs.date[:_DAY])))
+
+
+def _basis(inputs: ReportInputs) -> str:
+    """The model that the figures are of, and the seed that drew its answers."""
+    model = "" if inputs.identity is None else PurePath(inputs.identity.model_id).name
+    seed = next((value for name, value in inputs.facts if name == "seed"), "")
+    return ", ".join(filter(None, (model, f"seed {seed}" if seed else "")))
+
+
+def _lead(inputs: ReportInputs) -> Iterator[str]:
+    """What the page is, what was found, and what capping does, a sentence each."""
+    if inputs.identity is None:
+        return
+    yield (
+        f"How far do the answers of {inputs.identity.model_id} lie from those of a role that it "
+        "plays, and what does it change to hold it near its usual self? Measured along the "
+        "Assistant Axis, by the method of Lu et al. 2026 (arXiv:2601.10387)."
+    )
+    if (persona_map := inputs.persona_map) is not None:
+        auc = quality_at(persona_map, persona_map.axis.layer).auc
+        names = [standing.name for standing in rank_roles(persona_map)]
+        ends = f" Farthest out stands {names[0]}, nearest {names[-1]}." if len(names) > 1 else ""
+        yield (
+            f"After layer {persona_map.axis.layer}, an answer of the default projects above an "
+            f"answer in a role in {percent(auc.value)} ({auc.bounds(percent)}) of pairs.{ends}"
+        )
+    if (calibration := inputs.calibration) is not None:
+        setting = calibration.setting
+        price = number(setting.kl_default) if setting.price is None else setting.price.text(number)
+        yield (
+            f"Capped with `{setting.name}`, answers in a role rise by {fixed(setting.shift_gaps)} "
+            f"of the gap between the two, and the default's own change by {price} nats a token."
+        )
 
 
 def comparison_account(inputs: ComparisonInputs) -> Account:
@@ -108,7 +168,7 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
 
 
 def _run_section(inputs: ReportInputs) -> Section:
-    """Facts of the run, role counts, how to cite, and what the words mean."""
+    """Facts of the run, role counts, and how to cite."""
     words, facts = [f"How to cite: {CITATION}"], inputs.facts
     if (identity := inputs.identity) is not None:
         stated = {name.lower() for name, _ in facts}
@@ -149,5 +209,4 @@ def _run_section(inputs: ReportInputs) -> Section:
                 is_folded=True,
             )
         )
-    tables.append(Table("What the words mean", ("word", "meaning"), GLOSSARY))
     return Section("run", "The run", tuple(words), tables=tuple(tables), is_result=False)

@@ -15,7 +15,11 @@ from keel.report.textplot import draw_drift, draw_replay
 from keel.types import AssistantAxis, DriftReading, Interval, Replay, TurnReading
 from keel.words import MANY_CUT, NOT_A_NUMBER, counted, fixed, percent
 
-_TITLES = {"drift": "Drift of conversations", "replays": "Answered anew: uncapped and capped"}
+_TITLES = {
+    "conversation": "One conversation, uncapped beside capped",
+    "drift": "Drift of conversations",
+    "replays": "Answered anew: uncapped and capped",
+}
 _LONGEST_QUOTE = 320
 
 
@@ -43,6 +47,44 @@ def drift_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     return drift, replayed
 
 
+def conversation_sections(inputs: ReportInputs) -> tuple[Section, ...]:
+    """The first replayed conversation, both answers of each turn side by side, if there is one."""
+    replay = next((replay for replay in inputs.replays if replay.turns), None)
+    if replay is None:
+        return ()
+    higher = sum(turn.capped.gaps > turn.uncapped.gaps for turn in replay.turns)
+    sentence = (
+        "The same messages, answered by the model as it is and with the floors on. In "
+        f"`{replay.conversation_id}` the capped answer projects higher in {higher} of "
+        f"{counted(len(replay.turns), 'turn')}: 0 gap units is the mean of the roles, 1 that of "
+        "the default. Each side goes on from its own answers."
+    )
+    return (
+        Section(
+            "conversation",
+            _TITLES["conversation"],
+            (sentence,),
+            tables=(_both_answers(replay),),
+            is_result=False,
+        ),
+    )
+
+
+def _both_answers(replay: Replay, *, is_folded: bool = False) -> Table:
+    return Table.of(
+        f"Both answers in {replay.conversation_id}",
+        replay.turns,
+        {
+            "turn": lambda turn: str(turn.uncapped.turn + 1),
+            "user": lambda turn: turn.user,
+            "uncapped": lambda turn: _describe_answer(turn.uncapped),
+            "capped": lambda turn: _describe_answer(turn.capped),
+        },
+        is_folded=is_folded,
+        is_prose=True,
+    )
+
+
 def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None) -> Section:
     turns = [(reading, turn) for reading in readings for turn in reading.turns]
     lowest, at = min(turns, key=lambda pair: pair[1].gaps)
@@ -62,12 +104,14 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
         "that are unusually low. Hover for the beginning of what was said.",
         f"Lines of {conversations} along the axis, turn by turn.",
         None if axis is None else partial(_stack, draw_drift, readings, axis),
+        sample=f"n = {len(turns)} turns of {conversations}, each read once: no interval.",
     )
     tokens = Picture(
         "tokens",
         partial(draw_tokens, readings, axis),
         "Projection of every content token of the assistant's turns, one conversation at a time.",
         "Line of per-token projections with the mean of each turn.",
+        sample=f"n = {len(turns)} turns of {conversations}; single tokens: no interval.",
     )
     table = Table.of(
         "Conversations, projections in gap units",
@@ -122,6 +166,7 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
         "default and roles.",
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
         None if axis is None else partial(_stack, draw_replay, replays, axis),
+        sample=f"n = {counted(len(turns), 'turn')} in each arm, answered once: no interval.",
     )
     tables = tuple(_replay_tables(replays))
     return Section("replays", _TITLES["replays"], (sentence,), (picture,), tables)
@@ -172,19 +217,8 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
         },
         is_prose=True,
     )
-    for replay in replays:
-        yield Table.of(
-            f"Both answers in {replay.conversation_id}",
-            replay.turns,
-            {
-                "turn": lambda turn: str(turn.uncapped.turn + 1),
-                "user": lambda turn: turn.user,
-                "uncapped": lambda turn: _describe_answer(turn.uncapped),
-                "capped": lambda turn: _describe_answer(turn.capped),
-            },
-            is_folded=True,
-            is_prose=True,
-        )
+    for replay in replays[1:]:  # the first has a section of its own
+        yield _both_answers(replay, is_folded=True)
 
 
 def _share_cut(answers: Sequence[TurnReading]) -> str:

@@ -98,12 +98,16 @@ def _reach(result: EvalResult) -> str:
 def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
     arms = counted(len(result.arms), "arm")
     baseline = None if result.baseline is None else result.baseline.rate
+    counts = sorted({arm.n for arm in result.arms})
+    sample = f"n = {' to '.join(f'{n:,}' for n in dict.fromkeys(counts[:: len(counts) - 1 or 1]))}"
+    sample += " items per arm"
     yield Picture(
         f"rates-{name}",
         partial(draw_rates, result.arms, measure=result.measure, baseline=baseline),
         "Each arm's rate with its 95 % interval. Whether two differ is shown by the table: the "
         "items are the same, so intervals may overlap and the difference be sure all the same.",
         f"Rates of {arms} with intervals.",
+        sample=f"{sample}.",
     )
     colours = {
         label: _LABEL_COLOURS.get(label, theme.kind_style(at)[0])
@@ -115,6 +119,7 @@ def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
             partial(draw_label_shares, result.arms, colours),
             "What the answers were labelled, arm by arm.",
             f"Stacked bars of labels of {arms}.",
+            sample=f"{sample}; no interval.",
         )
         by_strength = [
             (float(match[1]) if match is not None else 0.0, arm)
@@ -129,6 +134,7 @@ def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
                 "Shares of labels over the strength of steering along the axis, in residual norms; "
                 "0 is unsteered.",
                 f"Stacked curve of labels over {counted(len(by_strength), 'strength')}.",
+                sample=f"{sample}; no interval.",
             )
     if result.by_first_projection:
         yield Picture(
@@ -142,6 +148,7 @@ def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
             "Unsteered: first answers sorted into bins of as many each by where they stand on the "
             "axis, and how often the second answer counts. Bars: 95 % upwards, the bin across.",
             f"Rates in {counted(len(result.by_first_projection), 'bin')} of first answers.",
+            sample=f"n = {sum(part.n for part in result.by_first_projection):,} answers.",
         )
 
 

@@ -47,7 +47,7 @@ def floor_sections(inputs: ReportInputs) -> tuple[Section, ...]:
         return tuple(missing(id, _TITLES[id], what=what, command=command) for id in _TITLES)
     return (
         _projections_section(calibration),
-        _firing_section(calibration.setting),
+        _firing_section(calibration),
         _prices_section(calibration),
     )
 
@@ -69,6 +69,7 @@ def _projections_section(calibration: Calibration) -> Section:
         f"Per-token projections at the layers of `{calibration.chosen}`{some}, default in blue, "
         "roles in grey, the floor in vermillion. Units differ from layer to layer.",
         f"Histograms of projections at {counted(len(shown), 'layer')} with the floor of each.",
+        sample=f"n = {counted(calibration.answers, 'answer')} of each kind at most; no interval.",
     )
     middle = band[len(band) // 2]
     default, roles = shares_under(middle, floors[middle.layer])
@@ -89,7 +90,8 @@ def _projections_section(calibration: Calibration) -> Section:
     return Section("projections", _TITLES["projections"], (sentence,), (picture,))
 
 
-def _firing_section(setting: PricedSetting) -> Section:
+def _firing_section(calibration: Calibration) -> Section:
+    setting = calibration.setting
     realised = sorted(setting.realised_firing.items())
     picture = Picture(
         "firing",
@@ -104,6 +106,7 @@ def _firing_section(setting: PricedSetting) -> Section:
             write=percent,
             legend=f"share of tokens moved: ┊ at {percent(SELDOM)} and {percent(ALWAYS)}",
         ),
+        sample=f"n = {counted(calibration.answers, 'answer')} of each kind at most; no interval.",
     )
     low = [str(layer) for layer, share in realised if share < SELDOM]
     high = [str(layer) for layer, share in realised if share > ALWAYS]
@@ -130,9 +133,9 @@ def _prices_section(calibration: Calibration) -> Section:
     picture = Picture(
         "prices",
         partial(draw_prices, calibration),
-        "Each point is a setting. Left is cheap, up is strong. Dashed: the highest price accepted. "
-        "Hover for the name where there was no room for it.",
+        "Left is cheap, up is strong. Dashed: the highest price accepted. Hover for names.",
         f"Scatter of {tried} by price and effect.",
+        sample=f"n = {tried}; the table gives the prices' 95 % intervals.",
     )
     dear = sum(not other.is_within(bound) for other in calibration.settings)
     why = (
@@ -214,6 +217,7 @@ def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
         "Settings by price and effect on a few answers. Faint: pruned; blue: measured. Hover for "
         "the reason.",
         f"Scatter of {counted(len(sweep.screened), 'setting')} by price and effect.",
+        sample=f"n = {counted(len(sweep.screened), 'setting')}; screening: no interval.",
     )
     frontier = Picture(
         "frontier",
@@ -222,6 +226,8 @@ def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
         "line joins those that no other beats. The full star is the recommended setting as it was "
         "chosen, the hollow one the same by the items held back.",
         f"Scatter of {counted(len(sweep.swept), 'setting')} by change in harm and capability.",
+        sample=f"n = {sweep.harm.choosing_items} items of harm and "
+        f"{sweep.capability.choosing_items} of capability.",
     )
     words = tuple(_sweep_sentences(sweep))
     tables = (_swept_table(sweep), _screened_table(sweep))

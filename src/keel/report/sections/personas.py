@@ -50,6 +50,7 @@ def persona_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     layer, space = persona_map.axis.layer, persona_map.space
+    counts = _say_counts(persona_map)
     scatter = Picture(
         "persona-space",
         partial(draw_space, space, layer, kinds=inputs.role_kinds, samples=inputs.samples),
@@ -57,6 +58,7 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         "its role and a sample answer; names without room are shown there too. The slider goes "
         "through the layers.",
         f"Scatter of {len(space.roles)} roles and the default on PC1 and PC2, layer {layer}.",
+        sample=f"{counts}; means: the ranking gives their intervals.",
     )
     spectrum = Picture(
         "variance",
@@ -64,6 +66,7 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         f"Share of the variance between roles in each component at layer {layer}, with how many "
         "components reach 70, 80 and 90 %.",
         f"Bar chart of the variance of the components at layer {layer}.",
+        sample=f"{counts}; no interval.",
     )
     default = float(space.default_coordinates_LK[layer, 0])
     beyond = int((space.coordinates_LRK[layer, :, 0] > default).sum())
@@ -90,6 +93,14 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     return Section("space", _TITLES["space"], (where, spread), (scatter, spectrum))
 
 
+def _say_counts(persona_map: PersonaMap) -> str:
+    answers = sum(vector.count for vector in persona_map.vectors)
+    return (
+        f"n = {answers:,} answers in {counted(len(persona_map.vectors), 'role')} and "
+        f"{persona_map.default_count:,} of the default"
+    )
+
+
 def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     standings = rank_roles(persona_map)
     shown, left_out = _both_ends(standings, "roles")
@@ -105,6 +116,7 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             marks=(0.0, 1.0),
             legend="gap units: ┊ at 0 the mean of the roles, at 1 that of the default",
         ),
+        sample=f"{_say_counts(persona_map)}; lines are 95 % intervals over questions.",
     )
     low, high = _first_and_last([standing.name for standing in standings])
     ends = f"Furthest from the Assistant: {low}. Nearest to it: {high}. " if low else ""
@@ -204,6 +216,7 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         "Six line charts over the layers: AUC, d′, cosine with PC1, split-half cosines, length of "
         "the axis, percentile of the default.",
         partial(draw_curves, curves, layer),
+        sample=_say_counts(persona_map) + ".",
     )
     at = quality_at(persona_map, layer)
     words = (
@@ -367,6 +380,7 @@ def _trait_pictures(
         "how far it lies from the middle between all that was encouraged and discouraged. Hover "
         "over a point for an encouraged answer; the slider goes through the layers.",
         f"Scatter of {len(trait_map.traits)} traits and the default, layer {trait_map.layer}.",
+        sample=f"n = {counted(len(trait_map.traits), 'trait')}; no interval.",
     )
     if cosines:
         shown, left_out = _both_ends(cosines, "traits")
@@ -378,6 +392,7 @@ def _trait_pictures(
             f"answers and roles.{left_out}",
             f"Dot chart of {len(shown)} traits by their cosine with the axis.",
             partial(draw_ranking, cosines, legend="cosine with the axis: ┊ at 0"),
+            sample=f"n = {counted(len(cosines), 'trait')}.",
         )
 
 
