@@ -103,3 +103,20 @@ def test_a_run_without_an_alarm_says_how_to_make_it(keel, held):
     outcome = keel("drift", "watch", held, "-")
     assert outcome.code == 3
     assert "keel drift calibrate" in outcome.err
+
+
+def test_chat_and_drift_say_what_the_alarm_says(keel, alarmed_run, tmp_path, monkeypatch):
+    import io
+    import shutil
+
+    run = shutil.copytree(alarmed_run, tmp_path / "run")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nWho are you?\n/reset\nHello\n"))
+    chat = keel("chat", run, "--json", "--max-new-tokens", "8", *CPU)
+    rows = [json.loads(line) for line in chat.out.splitlines()]
+    assert [row["alarm"]["turn"] for row in rows] == [0, 1, 0]
+    path = tmp_path / "talk.json"
+    said = [("user", "Hello, who are you?"), ("assistant", "I am here to help you with that.")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    path.write_text(json.dumps({"messages": messages}))
+    (reading,) = keel("drift", run, path, *CPU, "--json").json
+    assert reading["alarm"][0]["threshold"] == pytest.approx(100)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keel.cli import console
+from keel.cli.drift_alarm import verdict_words
 from keel.cli.options import Given, takes
 from keel.settings import ChatSettings, OpeningSettings
 
 if TYPE_CHECKING:
+    from keel.alarm import Alarm, TurnVerdict
     from keel.drift import Gauge
     from keel.engines import Completion, Engine
     from keel.steering import Firing
@@ -54,7 +57,10 @@ def chat(
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     layer = pipeline.drift_layer(opened.axis, floors)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
-    session = Session(engine, gauge, floors, settings, json=json)
+    alarm = opened.alarm if opened.has_alarm else None
+    if alarm is not None and floors is not None:
+        alarm.check_below(floors.layers)
+    session = Session(engine, gauge, floors, settings, json=json, alarm=alarm)
     if settings.is_capped:
         session.cap(True)
     if not json:
@@ -73,7 +79,11 @@ class Session:
         settings: ChatSettings,
         *,
         json: bool,
+        alarm: Alarm | None = None,
     ) -> None:
+        from keel.alarm import State
+
+        self.alarm, self.state = alarm, State()
         self.engine, self.gauge, self.floors = engine, gauge, floors
         self.settings, self.system, self.json = settings, settings.system, json
         self.is_capped = False
@@ -112,9 +122,10 @@ class Session:
             case "/cap" if rest in ("on", "off"):
                 self.cap(rest == "on")
             case "/system":
-                self.system, self.conversation, self.turn = rest or None, None, 0
+                self.system = rest or None
+                self.start_over()
             case "/reset":
-                self.conversation, self.turn = None, 0
+                self.start_over()
             case "/save" if rest:
                 self.save(Path(rest))
             case "/help":
@@ -122,6 +133,12 @@ class Session:
             case _:
                 raise UsageError(f"{said!r} is no command here; /help lists them")
         return True
+
+    def start_over(self) -> None:
+        """Forgets the conversation, and what the alarm knows of it."""
+        from keel.alarm import State
+
+        self.conversation, self.turn, self.state = None, 0, State()
 
     def cap(self, wanted: bool) -> None:
         """Switches capping on or off. Raises MissingArtifactError where the run has no floors."""
@@ -133,6 +150,7 @@ class Session:
 
     def answer(self, said: str) -> None:
         """Streams one answer, then shows its projection."""
+        from keel.engines import Probe
         from keel.types import Conversation, Message, Prompt
 
         opening = [Message("system", self.system)] if self.system else []
@@ -142,11 +160,15 @@ class Session:
             else self.conversation.with_user(said)
         )
         floors = list(self.floors) if self.is_capped and self.floors is not None else []
+        recording = self.gauge.recording
+        if self.alarm is not None:
+            probe = Probe(self.alarm.layer, self.alarm.direction)
+            recording = replace(recording, probes=(*recording.probes, probe))
         answers = self.engine.generate(
             [Prompt(f"chat/{self.turn}", conversation)],
             self.settings.sampling,
             seed=self.settings.seed + self.turn,
-            recording=self.gauge.recording,
+            recording=recording,
             interventions=floors,
             on_text=None if self.json else lambda _, piece: _say(piece),
         )
@@ -177,6 +199,7 @@ class Session:
         assert completion.projections_TK is not None
         reading = self.gauge.reading(self.turn, completion.projections_TK, completion.text)
         rate = None if firing is None else firing.rate
+        verdict = self._judged(completion)
         if self.json:
             print(
                 jsonlib.dumps(
@@ -187,6 +210,7 @@ class Session:
                         "firing_rate": rate,
                         "projection": None if reading is None else reading.projection,
                         "gaps": None if reading is None else reading.gaps,
+                        "alarm": console.plain(verdict),
                     },
                     ensure_ascii=False,
                 ),
@@ -198,6 +222,20 @@ class Session:
             needle = draw_needle(reading.gaps, floor_gaps=self.gauge.floor_gaps)
             held = "" if rate is None else f"  held at {rate:.0%} of slots"
             console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{held}", markup=False)
+        if verdict is not None:
+            console.stderr.print(f"alarm: {verdict_words(verdict)}", markup=False)
+
+    def _judged(self, completion: Completion) -> TurnVerdict | None:
+        """What the run's alarm says of the answer; None without an alarm for this system prompt."""
+        from keel.alarm import advance
+
+        if self.alarm is None or not self.alarm.fits_system(self.system):
+            return None
+        assert completion.projections_TK is not None
+        heights_T = completion.projections_TK[:, 1].double()
+        mean = float(heights_T.mean()) if len(heights_T) else 0.0
+        self.state, verdict = advance(self.alarm, self.state, mean, len(heights_T))
+        return verdict
 
 
 def _say(piece: str) -> None:

@@ -78,10 +78,27 @@ def drift(
         return
     with console.progress() as progress:
         readings = pipeline.drift(engine, folder, conversations, settings, on_progress=progress)
+    watched = []
+    if opened.has_alarm and settings.spans != "thinking":
+        # At the alarm's own layer, below the floors.
+        watched = list(pipeline.watch(engine, opened, conversations))
     if json:
-        console.print_json(readings)
-    else:
-        _print_paths(folder, drift=tuple(readings))
+        verdicts = [each.verdicts for each in watched]
+        verdicts += [()] * (len(readings) - len(verdicts))
+        console.print_json(
+            [
+                {**console.plain(reading), "alarm": alarm}
+                for reading, alarm in zip(readings, verdicts, strict=True)
+            ]
+            if watched
+            else readings
+        )
+        return
+    _print_paths(folder, drift=tuple(readings))
+    for each in watched:
+        for verdict in each.verdicts:
+            words = drift_alarm.verdict_words(verdict)
+            console.stdout.print(f"{each.id}  {words}", markup=False, soft_wrap=True)
 
 
 def _replay(

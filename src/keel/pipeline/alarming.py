@@ -231,11 +231,11 @@ def _read(
         counter.add(1)
     means = []
     for each, key in zip(conversations, keys, strict=True):
-        turns = [
+        read = [
             TurnMean(turn, mean, tokens, {size: tuple(block) for size, block in blocks.items()})
             for turn, mean, tokens, blocks in kept[key]
         ]
-        means.append(ConversationMeans(each.id, tuple(turns)))
+        means.append(ConversationMeans(each.id, tuple(read)))
     return means
 
 

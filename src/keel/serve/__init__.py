@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from keel.serve.batching import BatchedAnswer as BatchedAnswer
     from keel.serve.batching import PendingRequest as PendingRequest
     from keel.serve.batching import RequestBatcher as RequestBatcher
+    from keel.serve.inspect_scorer import drift_alarm as drift_alarm
     from keel.serve.model import ServedModel as ServedModel
     from keel.serve.model import open_served as open_served
     from keel.serve.probe import ProbeResult as ProbeResult
@@ -22,6 +23,7 @@ _MODULES = {
     "PendingRequest": "batching",
     "RequestBatcher": "batching",
     "ServedModel": "model",
+    "drift_alarm": "inspect_scorer",
     "open_served": "model",
     "ProbeResult": "probe",
     "check_server": "probe",
@@ -39,6 +41,7 @@ __all__ = [
     "ServedModel",
     "ServerPlan",
     "check_server",
+    "drift_alarm",
     "open_served",
     "plan_server",
     "probe_server",

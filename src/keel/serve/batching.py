@@ -129,7 +129,7 @@ class RequestBatcher:
             [request.prompt for request in batch],
             sampling,
             seed=[request.seed for request in batch],
-            recording=self._served.gauge.recording,
+            recording=self._served.recording,
             interventions=tuple(floors) if floors is not None else (),
             on_step=self._check_open,
         )

@@ -23,10 +23,12 @@ from inspect_ai.model import (
     ModelUsage,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
+from torch import Tensor
 
 from keel.errors import KeelError, UsageError
 from keel.seeds import seed_of
 from keel.serve.batching import BatchedAnswer, PendingRequest, RequestBatcher
+from keel.serve.inspect_scorer import TURN
 from keel.serve.model import open_served
 from keel.types import Conversation, Message, Prompt, Sampling
 
@@ -135,7 +137,10 @@ class KeelModel(ModelAPI):  # type: ignore[misc]  # Inspect's types are not foll
         prompt = len(self.served.engine.template.prompt_ids(request.prompt.conversation))
         sampled = len(completion.token_ids)
         message = ChatMessageAssistant(
-            content=completion.text, model=self.model_name, source="generate"
+            content=completion.text,
+            model=self.model_name,
+            source="generate",
+            metadata=self._level(completion.projections_TK),
         )
         stop_reason = "stop" if completion.finish == "stop" else "max_tokens"
         return ModelOutput(
@@ -154,6 +159,14 @@ class KeelModel(ModelAPI):  # type: ignore[misc]  # Inspect's types are not foll
                 "batch_size": answer.batch_size,
             },
         )
+
+    def _level(self, projections_TK: Tensor) -> dict[str, Any] | None:
+        """What the scorer of drift needs of an answer; None for a run without an alarm."""
+        if self.served.alarm is None:
+            return None
+        heights_T = projections_TK[:, -1].double()
+        mean = float(heights_T.mean()) if len(heights_T) else 0.0
+        return {TURN: {"mean": mean, "tokens": len(heights_T)}}
 
 
 def conversation_of(messages: Sequence[ChatMessage]) -> Conversation:

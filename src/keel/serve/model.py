@@ -6,13 +6,14 @@ by name: a model that is served uncapped by mistake is the worst that can happen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from keel import pipeline
+from keel.alarm import Alarm
 from keel.drift import Gauge
-from keel.engines import Engine, open_engine, settings_class
+from keel.engines import Engine, Probe, Recording, open_engine, settings_class
 from keel.errors import MissingArtifactError, UsageError
 from keel.store import Run, open_run
 from keel.types import UNSTEERED, Floors
@@ -26,6 +27,17 @@ class ServedModel:
     gauge: Gauge
     floors: Floors | None
     """None: uncapped, on request."""
+    alarm: Alarm | None = None
+    """The run's alarm for drift, where it has one."""
+
+    @property
+    def recording(self) -> Recording:
+        """What is recorded of an answer: the gauge's column, and the alarm's behind it."""
+        recording = self.gauge.recording
+        if self.alarm is None:
+            return recording
+        probe = Probe(self.alarm.layer, self.alarm.direction)
+        return replace(recording, probes=(*recording.probes, probe))
 
     @property
     def setting(self) -> str:
@@ -51,7 +63,11 @@ def open_served(
     opened = open_engine(run.identity.model_id, engine=engine, **opening)
     pipeline.check_same_model(opened, run.axis)
     layer = pipeline.drift_layer(run.axis, floors)
-    return ServedModel(opened, Gauge.of(opened, run.axis, layer=layer, floors=floors), floors)
+    alarm = run.alarm if run.has_alarm else None
+    if alarm is not None and floors is not None:
+        alarm.check_below(floors.layers)
+    gauge = Gauge.of(opened, run.axis, layer=layer, floors=floors)
+    return ServedModel(opened, gauge, floors, alarm)
 
 
 def _floors(run: Run, setting: str | None) -> Floors | None:
