@@ -43,6 +43,7 @@ from keel.errors import (
     UsageError,
 )
 from keel.serve.probe import ProbeResult, probe_server
+from keel.serve.watch import action_of
 from keel.settings import ServeSettings
 from keel.types import UNSTEERED
 
@@ -87,6 +88,7 @@ def plan_server(
     held = ServeEnvironment.of(variables)
     assert held is not None
     deployment_for(held)  # refuses settings that cannot be
+    action_of(variables)
     for argument, reason in _NOT_OURS.items():
         if _value_of(arguments, argument) is not None:
             raise UsageError(f"keel serve cannot take {argument}: {reason}")
@@ -123,11 +125,27 @@ def _variables(source: str | Path, settings: ServeSettings) -> dict[str, str]:
         variables["KEEL_ENFORCE"] = "1"
     if settings.accepts_other_weights:
         variables["KEEL_ACCEPT_OTHER_WEIGHTS"] = "1"
+    needs_alarm = {
+        "--require-alarm": settings.is_alarm_required,
+        "--alarm-rate": settings.alarm_rate,
+        "--alarm-log": settings.alarm_log,
+        "--alarm-webhook": settings.alarm_webhook,
+        "--alarm-action": settings.alarm_action,
+    }
+    given = [option for option, value in needs_alarm.items() if value]
+    if given and settings.alarm is None:
+        raise UsageError(f"{given[0]} needs an alarm; give --alarm RUN")
     if settings.alarm is not None:
         alarm = Path(settings.alarm)
         variables["KEEL_ALARM"] = str(alarm.resolve() if alarm.exists() else settings.alarm)
     if settings.is_alarm_required:
         variables["KEEL_ALARM_REQUIRED"] = "1"
+    given_texts = {
+        "KEEL_ALARM_LOG": settings.alarm_log,
+        "KEEL_ALARM_WEBHOOK": settings.alarm_webhook,
+        "KEEL_ALARM_ACTION": settings.alarm_action,
+    }
+    variables |= {name: text for name, text in given_texts.items() if text is not None}
     if settings.alarm_rate is not None:
         variables["KEEL_ALARM_RATE"] = f"{settings.alarm_rate:g}"
     variables["KEEL_CANARY_MINUTES"] = f"{settings.canary_minutes:g}"

@@ -10,7 +10,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from keel.engines.vllm import (
@@ -28,11 +29,15 @@ from keel.engines.vllm import (
     fitting_alarm,
     header_of,
     read_body,
+    send_json,
+    settings_of,
     watch_folder,
 )
 from keel.errors import UsageError
 from keel.serve.answer_shapes import AnswerPart, AnswerStream
 from keel.serve.conversations import ConversationStore, Namer
+from keel.serve.otel import otel_sink
+from keel.serve.sinks import Sink, jsonl_sink, webhook_sink
 from keel.serve.watcher import ServedTurn, Watcher
 
 WATCHED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
@@ -50,7 +55,41 @@ def watcher_of(environment: MutableMapping[str, str]) -> Watcher:
     except ValueError:
         raise UsageError(f"KEEL_ALARM_RATE is {rate!r}, expected a share such as 0.01") from None
     alarm.threshold(given_rate)
-    return Watcher(alarm, store, Namer(store.secret), rate=given_rate)
+    listeners = tuple(_sinks(environment))
+    return Watcher(alarm, store, Namer(store.secret), listeners, given_rate)
+
+
+def _sinks(environment: Mapping[str, str]) -> Iterator[Sink]:
+    """Where verdicts go beside the answers. Raises UsageError for a value that makes no sense."""
+    if environment.get("KEEL_ALARM_LOG"):
+        yield jsonl_sink(Path(environment["KEEL_ALARM_LOG"]))
+    if environment.get("KEEL_ALARM_WEBHOOK"):
+        yield webhook_sink(environment["KEEL_ALARM_WEBHOOK"])
+    if environment.get("KEEL_ALARM_OTEL", "0") not in ("", "0"):
+        yield otel_sink()
+
+
+REFUSE = "refuse"
+
+
+def action_of(environment: MutableMapping[str, str]) -> str | None:
+    """What is done with the next turn of a conversation that has alarmed: `refuse`, or the name of
+    the setting that holds it; None for nothing.
+
+    Raises UsageError for a setting that requests cannot have.
+    """
+    action = environment.get("KEEL_ALARM_ACTION") or None
+    if action is None or action == REFUSE:
+        return action
+    served = ServeEnvironment.of(environment)
+    kind, _, name = action.partition(":")
+    settings = {} if served is None or served.is_enforced else settings_of(served)
+    if kind != "setting" or name not in settings:
+        raise UsageError(
+            f"KEEL_ALARM_ACTION is {action!r}, expected {REFUSE} or setting:NAME with one of "
+            f"{', '.join(settings) or 'none: the server holds every request alike'}"
+        )
+    return name
 
 
 class Watch:
@@ -60,9 +99,11 @@ class Watch:
         self,
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         watcher: Watcher | None = None,
+        action: str | None = None,
     ) -> None:
         self.app = app
         self.watcher = watcher_of(os.environ) if watcher is None else watcher
+        self.action = action_of(os.environ) if action is None else action or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -78,7 +119,22 @@ class Watch:
             if current.watch is not None and body is not None:
                 request = _WatchedAnswers(self.watcher, body, scope, current, current.watch)
                 send = request.adding(send)
+                if self.action is not None and self.watcher.has_alarmed(request.turn):
+                    if self.action == REFUSE:
+                        await send_json(send, 403, _REFUSAL)
+                        return
+                    current.name = current.name or self.action
         await self.app(scope, receive, send)
+
+
+_REFUSAL = {
+    "error": {
+        "message": "this conversation has left the model's character; begin a new one",
+        "type": "PermissionError",
+        "param": "keel",
+        "code": 403,
+    }
+}
 
 
 def _parsed(raw: bytes) -> Mapping[str, Any] | None:

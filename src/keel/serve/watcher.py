@@ -88,6 +88,11 @@ class Watcher:
             listen({**said, "turn": verdict.turn + 1, "is_new_alarm": verdict.is_new})
         return said
 
+    def has_alarmed(self, turn: MessageTurn) -> bool:
+        """Whether the conversation that a turn goes on with has raised an alarm before."""
+        past = self._past(turn)
+        return past is not None and past.alarmed_at >= 0
+
     def unread(self, reason: str) -> None:
         """Count an answer that could not be judged."""
         self.store.count({counter_name("unread", reason): 1.0})

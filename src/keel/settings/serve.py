@@ -36,6 +36,15 @@ class ServeSettings:
     alarm_rate: Annotated[float | None, Flag("--alarm-rate", least=0)] = None
     """Chance (0 to 0.5) that a default conversation ever raises the alarm; the alarm's own, unless
     given."""
+    alarm_log: Annotated[str | None, Flag("--alarm-log", metavar="FILE")] = None
+    """File to which a line of JSON is added for every turn: numbers, no text."""
+    alarm_webhook: Annotated[str | None, Flag("--alarm-webhook", metavar="URL")] = None
+    """URL to which every new alarm is posted."""
+    alarm_action: Annotated[str | None, Flag("--alarm-action", metavar="setting:NAME|refuse")] = (
+        None
+    )
+    """What is done with the next turn of a conversation that has alarmed and whose request names no
+    setting: hold it by another setting, or refuse it. Nothing, unless given."""
     model: Annotated[str | None, Flag("--model", MODEL)] = None
     """Folder or hub id to serve, in place of the run's own model."""
     accepts_other_weights: Annotated[bool, Flag("--accept-other-weights", MODEL)] = False

@@ -1,7 +1,7 @@
 """Keel inside vLLM: a plugin that steers and records per request, and the engine that uses it."""
 
 from keel.engines.vllm.answer_sums import AnswerSums, WatchedRequest
-from keel.engines.vllm.asgi import Receive, Scope, Send, header_of, read_body
+from keel.engines.vllm.asgi import Receive, Scope, Send, header_of, read_body, send_json
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment
 from keel.engines.vllm.engine import VllmEngine, load_engine
 from keel.engines.vllm.front import CURRENT, FACTS_PATH, SETTING_HEADER, RequestSetting
@@ -60,6 +60,7 @@ __all__ = [
     "line_of",
     "load_engine",
     "read_body",
+    "send_json",
     "settings_of",
     "vllm_version",
     "watch_folder",

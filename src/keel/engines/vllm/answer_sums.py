@@ -68,7 +68,7 @@ class SumsReader:
             except Exception:  # whatever vLLM makes of an engine that fails: the answer goes out
                 workers = []
             for number, future in enumerate(batch.values()):
-                rows = [worker[number] for worker in workers if worker[number] is not None]
+                rows = [row for worker in workers if (row := worker[number]) is not None]
                 if not future.done():
                     future.set_result(AnswerSums(int(rows[0][0]), *rows[0][1:]) if rows else None)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from keel.engines.vllm.admin import CHANGE_PATH, FloorsCall
 from keel.engines.vllm.answer_sums import SumsReader, WatchedRequest
-from keel.engines.vllm.asgi import Receive, Scope, Send, changing_body, read_body
+from keel.engines.vllm.asgi import Receive, Scope, Send, changing_body, read_body, send_json
 from keel.engines.vllm.deployment import CHANGE_MARK, KEY, OFF, Deployment, ServeEnvironment
 from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.live import LiveFloors, named_change
@@ -153,7 +153,7 @@ class Front:
             assert live is not None
             call = FloorsCall(live, deployment, self.gate, state)
             raw, _ = await read_body(receive)
-            await _send_json(send, *await call.answer(_header(scope, "authorization"), raw))
+            await send_json(send, *await call.answer(_header(scope, "authorization"), raw))
         elif path == METRICS_PATH and (deployment is not None or self.gate is not None):
             series = await self._series(state, deployment, live)
             await self.app(scope, receive, adding_series(scope, send, series))
@@ -343,7 +343,7 @@ class Front:
         if name is not None:
             name = name if live is None else live.registered(name or live.default)
             facts["firing"] = await _firing(state.engine_client, name)
-        await _send_json(send, 200, facts)
+        await send_json(send, 200, facts)
 
 
 def _facts(deployment: Deployment, live: LiveFloors | None) -> dict[str, Any]:
@@ -424,17 +424,7 @@ def _header(scope: Scope, name: str) -> str:
 async def _answer(send: Send, status: int, reason: str) -> None:
     kind = {400: "BadRequestError", 403: "PermissionError"}.get(status, "ServiceUnavailable")
     error = {"message": reason, "type": kind, "param": KEY, "code": status}
-    await _send_json(send, status, {"error": error})
-
-
-async def _send_json(send: Send, status: int, value: object) -> None:
-    body = json.dumps(value).encode()
-    headers: Sequence[tuple[bytes, bytes]] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send_json(send, status, {"error": error})
 
 
 def _address_of(args: Any) -> ServerAddress:

@@ -1,0 +1,79 @@
+"""An alarm that does not fit its server: said in one line, and refused where one is required."""
+
+from dataclasses import replace
+
+import pytest
+
+from keel.alarm import Alarm
+from keel.engines.vllm.deployment import ServeEnvironment
+from keel.engines.vllm.serving import deployment_for, facts_of, line_of
+from keel.errors import KeelError
+from keel.store import save_floors
+from keel.store.alarms import write_alarm
+from keel.types import Floor, Floors, ModelIdentity
+from tests.engines.vllm.toys import HIDDEN, direction
+
+IDENTITY = ModelIdentity(model_id="m", layers=6, hidden_size=HIDDEN, weights_hash="a" * 64)
+FITS = Alarm(
+    layer=1,
+    direction=direction(3),
+    zero=0.0,
+    gap=1.0,
+    expected=(1.0,),
+    between=0.3,
+    within=0.3,
+    token=1.0,
+    identity=IDENTITY,
+)
+LOW = Floors((Floor(2, direction(2), 1.0), Floor(3, direction(2), 1.0)), "low", identity=IDENTITY)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    save_floors([LOW], tmp_path / "floors.safetensors", default="low")
+    alarm = str(tmp_path / "alarm.json")
+    return ServeEnvironment(str(tmp_path / "floors.safetensors"), alarm=alarm)
+
+
+def facts(environment):
+    return facts_of(deployment_for(environment), environment)
+
+
+def test_an_alarm_that_fits_is_watched_by(environment, tmp_path):
+    write_alarm(FITS, tmp_path / "alarm.json")
+    assert deployment_for(environment).watched_layer == 1
+    assert facts(environment)["watching"]["layer"] == 1
+    assert "conversations watched at layer 1" in line_of(facts(environment))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"layer": 2}, "the alarm reads layer 2 and layers from 2 on are capped"),
+        ({"identity": replace(IDENTITY, weights_hash="b" * 64)}, "made on another model"),
+        ({"identity": replace(IDENTITY, layers=9)}, "made on another model"),
+        (None, "alarm"),
+        ("broken", "alarm"),
+    ],
+    ids=["in the band", "other weights", "other shape", "missing", "broken"],
+)
+def test_an_alarm_that_does_not_fit_is_named_and_not_watched_by(
+    environment, tmp_path, changed, reason
+):
+    if isinstance(changed, dict):
+        write_alarm(replace(FITS, **changed), tmp_path / "alarm.json")
+    elif changed:
+        (tmp_path / "alarm.json").write_text('{"format": ')
+    assert deployment_for(environment).watched_layer is None
+    assert reason in facts(environment)["watching"]["reason"]
+    line = line_of(facts(environment))
+    assert "NOT watching conversations" in line
+    assert "\n" not in line
+    with pytest.raises(KeelError, match=reason):
+        deployment_for(replace(environment, requires_alarm=True))
+
+
+def test_a_server_without_an_alarm_says_nothing_of_watching(environment):
+    without = replace(environment, alarm=None)
+    assert facts(without)["watching"] is None
+    assert "watch" not in line_of(facts(without))

@@ -1,0 +1,171 @@
+"""The middleware that adds verdicts: to which requests, and what it does once one has alarmed."""
+
+import asyncio
+import json
+
+import pytest
+
+from keel.engines.vllm import CURRENT, AnswerSums, RequestSetting, WatchedRequest
+from keel.engines.vllm.answer_sums import SumsReader
+from keel.errors import UsageError
+from keel.serve.conversations import ConversationStore, Namer
+from keel.serve.watch import REFUSE, Watch, action_of
+from keel.serve.watcher import Watcher
+from keel.store import save_floors
+from keel.types import Floor, Floors
+from tests.engines.vllm.toys import direction
+from tests.serve.alarms import alarm
+
+
+class Vllm:
+    """Answers every chat with one choice, and says by which setting it was held."""
+
+    def __init__(self, level):
+        self.level, self.held = level, []
+
+    async def __call__(self, scope, receive, send):
+        await receive()
+        current = CURRENT.get()
+        self.held.append(current.name)
+        current.used.add(current.name or "high")
+        if self.level is not None:
+            sums = AnswerSums(40, 40 * (2.0 + 4.0 * self.level), 0.0, 0.0, 0.0)
+            current.watch.sums[0, 0] = sums
+        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "x"}}]}
+        start = {"type": "http.response.start", "status": 200}
+        await send({**start, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+async def _unused(client, keys):
+    raise AssertionError("no worker is asked here")
+
+
+@pytest.fixture
+def store(tmp_path):
+    kept = ConversationStore(tmp_path / "c.sqlite")
+    yield kept
+    kept.close()
+
+
+def serving(store, level, *, action="", listeners=()):
+    app = Vllm(level)
+    return Watch(app, Watcher(alarm(), store, Namer(store.secret), listeners), action), app
+
+
+def ask(watch, messages, *, name=None, **headers):
+    """(status, JSON) of a chat whose request names this setting."""
+    sent, raw = [], json.dumps({"messages": messages}).encode()
+    named = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    scope = {"type": "http", "path": "/v1/chat/completions", "headers": named}
+
+    async def receive():
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    token = CURRENT.set(RequestSetting(name, watch=WatchedRequest(SumsReader(_unused))))
+    try:
+        asyncio.run(watch(scope, receive, send))
+    finally:
+        CURRENT.reset(token)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+def talk(watch, turns, **asked):
+    """What is said of each turn of a conversation."""
+    messages, said = [], []
+    for number in range(turns):
+        messages.append({"role": "user", "content": f"q{number}"})
+        status, reply = ask(watch, messages, **asked)
+        said.append(reply["choices"][0]["keel"] if status == 200 else status)
+        messages.append({"role": "assistant", "content": "x"})
+    return said
+
+
+def test_every_answer_says_whether_its_conversation_drifts(store):
+    watch, _ = serving(store, 1.0)
+    assert [said["state"] for said in talk(watch, 3)] == ["ok"] * 3
+    drifting, _ = serving(store, -0.2)
+    assert talk(drifting, 5)[-1]["state"] == "alarm"
+
+
+def test_an_answer_that_could_not_be_read_goes_out_without_a_verdict_and_is_counted(store):
+    watch, _ = serving(store, None)
+    assert talk(watch, 1) == [{"setting": "high", "state": "unknown"}]
+    assert store.counts() == {"unread|not seen": 1}
+
+
+def test_a_store_that_fails_keeps_no_answer_back(store, capsys):
+    watch, _ = serving(store, 1.0)
+    store.close()
+    assert talk(watch, 1) == [{"setting": "high", "state": "unknown"}]
+    assert "a turn stays unread" in capsys.readouterr().err
+
+
+def test_a_client_names_its_conversation_in_a_header(store):
+    watch, _ = serving(store, -0.2)
+    fresh = [{"role": "user", "content": "anew"}]
+    evidence = [
+        ask(watch, fresh, x_keel_conversation="7")[1]["choices"][0]["keel"]["evidence"]
+        for _ in range(3)
+    ]
+    assert evidence == sorted(evidence)
+    assert evidence[2] > 2 * evidence[0]
+
+
+def test_once_it_has_alarmed_a_conversation_is_held_by_the_other_setting(store):
+    watch, app = serving(store, -0.2, action="low")
+    said = talk(watch, 6)
+    first = [turn["state"] for turn in said].index("alarm")
+    assert app.held == [None] * (first + 1) + ["low"] * (5 - first)
+    assert said[-1]["setting"] == "low"
+
+
+def test_a_request_that_names_its_setting_keeps_it(store):
+    watch, app = serving(store, -0.2, action="low")
+    talk(watch, 6, name="high")
+    assert set(app.held) == {"high"}
+
+
+def test_once_it_has_alarmed_a_conversation_is_refused(store):
+    watch, app = serving(store, -0.2, action=REFUSE)
+    said = talk(watch, 6)
+    assert said[-1] == 403
+    assert len(app.held) == 6 - said.count(403)
+
+
+def test_what_is_said_goes_to_listeners_and_holds_no_words(store):
+    heard = []
+    watch, _ = serving(store, 1.0, listeners=(heard.append,))
+    talk(watch, 2)
+    assert [event["turn"] for event in heard] == [1, 2]
+    assert set(heard[0]) == {
+        *("setting", "gaps", "evidence", "state", "since", "firing", "turn", "is_new_alarm")
+    }
+
+
+@pytest.fixture
+def served(tmp_path):
+    floors = [Floors((Floor(2, direction(2), 1.0),), name) for name in ("low", "high")]
+    save_floors(floors, tmp_path / "floors", default="high")
+    return {"KEEL_FLOORS": str(tmp_path / "floors")}
+
+
+def test_an_action_is_a_setting_of_the_server_or_a_refusal(served):
+    assert action_of(served) is None
+    assert action_of({**served, "KEEL_ALARM_ACTION": "refuse"}) == REFUSE
+    assert action_of({**served, "KEEL_ALARM_ACTION": "setting:low"}) == "low"
+
+
+@pytest.mark.parametrize("action", ["low", "setting:lwo", "setting:none", "drop"])
+def test_an_action_that_cannot_be_taken_is_refused(served, action):
+    with pytest.raises(UsageError, match="expected refuse or setting:NAME with one of"):
+        action_of({**served, "KEEL_ALARM_ACTION": action})
+
+
+def test_a_server_that_holds_every_request_alike_has_no_other_setting(served):
+    enforced = {**served, "KEEL_ENFORCE": "1", "KEEL_ALARM_ACTION": "setting:low"}
+    with pytest.raises(UsageError, match="holds every request alike"):
+        action_of(enforced)
