@@ -19,7 +19,6 @@ from typing import Any
 
 _SWEPT_EVERY = 256
 """Turns between two looks for conversations that are too old or too many."""
-_ALARMED_KEPT = 50
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,6 @@ class ConversationStore:
             " WITHOUT ROWID",
             "CREATE INDEX IF NOT EXISTS by_use ON states (used)",
             "CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID",
-            "CREATE TABLE IF NOT EXISTS minutes (minute INTEGER PRIMARY KEY, turns INTEGER,"
-            " gaps REAL, alarms INTEGER)",
-            "CREATE TABLE IF NOT EXISTS alarmed (id BLOB PRIMARY KEY, at REAL, said TEXT)"
-            " WITHOUT ROWID",
         ):
             self.base.execute(line)
         self.base.execute(
@@ -176,52 +171,6 @@ class ConversationStore:
         """All counters."""
         return dict(self.base.execute("SELECT name, value FROM counts ORDER BY name"))
 
-    def note(self, *, gaps: float, is_new_alarm: bool) -> None:
-        """Add a turn to the minutes of the last hour."""
-        minute = int(time.time() // 60)
-        try:
-            self.base.execute(
-                "INSERT INTO minutes VALUES (?, 1, ?, ?) ON CONFLICT (minute) DO UPDATE SET"
-                " turns = turns + 1, gaps = gaps + excluded.gaps,"
-                " alarms = alarms + excluded.alarms",
-                (minute, gaps, int(is_new_alarm)),
-            )
-        except sqlite3.Error:
-            self._give_up()
-
-    def note_alarmed(self, id: bytes, said: Mapping[str, Any]) -> None:
-        """Keep what is shown of a conversation that has alarmed, of the latest 50."""
-        try:
-            self.base.execute(
-                "INSERT OR REPLACE INTO alarmed VALUES (?, ?, ?)",
-                (id, time.time(), json.dumps(said)),
-            )
-            self.base.execute(
-                "DELETE FROM alarmed WHERE id NOT IN"
-                " (SELECT id FROM alarmed ORDER BY at DESC LIMIT ?)",
-                (_ALARMED_KEPT,),
-            )
-        except sqlite3.Error:
-            self._give_up()
-
-    def minutes(self) -> list[dict[str, Any]]:
-        """Turns, mean level and new alarms of each minute of the last hour."""
-        now = int(time.time() // 60)
-        rows = self.base.execute(
-            "SELECT minute, turns, gaps, alarms FROM minutes WHERE minute > ?", (now - 60,)
-        ).fetchall()
-        known = {minute: (turns, gaps / turns, alarms) for minute, turns, gaps, alarms in rows}
-        none = (0, None, 0)
-        return [
-            dict(zip(("turns", "gaps", "alarms"), known.get(minute, none), strict=True))
-            for minute in range(now - 59, now + 1)
-        ]
-
-    def alarmed(self) -> list[dict[str, Any]]:
-        """The latest conversations that have alarmed, the last first."""
-        rows = self.base.execute("SELECT at, said FROM alarmed ORDER BY at DESC").fetchall()
-        return [{"at": at, **json.loads(said)} for at, said in rows]
-
     @property
     def size(self) -> int:
         """Conversations that are kept."""
@@ -231,7 +180,6 @@ class ConversationStore:
         """Forget what is too old or too much."""
         self.since_swept = 0
         try:
-            self.base.execute("DELETE FROM minutes WHERE minute < ?", (time.time() // 60 - 60,))
             self.base.execute(
                 "DELETE FROM states WHERE used < ?", (time.time() - self.time_to_live_s,)
             )
