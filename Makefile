@@ -13,7 +13,7 @@ VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check
 HAS_VLLM := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
-## demo: set up, then the two-minute tour on the embedded model
+## demo: set up, then a recorded run of the embedded model, in seconds
 demo: setup
 	$(BIN)/keel demo
 

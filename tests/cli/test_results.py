@@ -255,7 +255,7 @@ def test_demo_is_the_whole_tour_in_words(keel, model, place, monkeypatch):
         sampling=replace(smoke.sampling, max_new_tokens=6),
     )
     monkeypatch.setattr(pipeline.ExtractSettings, "at_scale", lambda scale, seed=0: tiny)
-    words = keel("demo", "-o", "tour", "--model", model, *CPU)
+    words = keel("demo", "--anew", "-o", "tour", "--model", model, *CPU)
     assert words.code == 0, words.err
     for part in (
         "The Assistant Axis",
@@ -265,4 +265,11 @@ def test_demo_is_the_whole_tour_in_words(keel, model, place, monkeypatch):
     ):
         assert part in words.out
     assert library.open_run("tour").manifest.files["report.html"]
-    assert f"keel demo -o tour --model {model}" in library.open_run("tour").plan.command
+    assert f"keel demo --anew -o tour --model {model}" in library.open_run("tour").plan.command
+    made = [Path("tour") / name for name in ("axis.safetensors", "calibration.json")]
+    made += Path("tour/replays").iterdir()
+    before = [path.stat().st_mtime_ns for path in made]
+    again = keel("demo", "--anew", "-o", "tour", "--model", model, *CPU)
+    assert again.code == 0, again.err
+    # Once, a second demo priced all floors anew and answered its conversation again.
+    assert [path.stat().st_mtime_ns for path in made] == before

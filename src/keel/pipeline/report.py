@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +24,21 @@ from keel.types import DriftStudy, RunComparison, StudiedConversation
 
 _SHOWN_TRANSCRIPTS = 25
 """People of a study whose first conversation the page holds whole, under each arm."""
+
+
+RECORDING = "recorded.json"
+"""In a run that ships with Keel: where it was computed."""
+
+
+def read_recording(path: Path) -> str:
+    """Where and when the run that ships with Keel was computed; empty of any other run."""
+    if not (path / RECORDING).is_file():
+        return ""
+    facts = json.loads((path / RECORDING).read_text(encoding="utf-8"))
+    return (
+        f"Recorded, not computed here: {facts['machine']}, {facts['date']}, "
+        f"commit {facts['commit']}."
+    )
 
 
 def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
@@ -54,6 +70,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         samples=samples,
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
         facts=tuple(_facts(run)),
+        warnings=tuple(filter(None, [read_recording(run.path)])),
     )
 
 
