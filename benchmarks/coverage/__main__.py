@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.coverage import items, maps
+from benchmarks.coverage import items, maps, marks
 from benchmarks.coverage.studies import Row, Study
 from docs.make import with_part
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 COMMAND = "python -m benchmarks.coverage"
-GROUPS = ("evaluations", "judges", "maps", "comparisons")
+GROUPS = ("evaluations", "judges", "maps", "comparisons", "marks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, help="draws of each study; else its own number")
     given = parser.parse_args(arguments)
     for group in GROUPS if given.only is None else [given.only]:
-        studies = [s for s in (*items.studies(), *maps.studies()) if s.group == group]
+        studies = [
+            s for s in (*items.studies(), *maps.studies(), *marks.studies()) if s.group == group
+        ]
         made = table(list(_measured(studies, given.draws)))
         if given.draws is None:
             page = PAGE.read_text(encoding="utf-8")
