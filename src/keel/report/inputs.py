@@ -25,6 +25,7 @@ from keel.types import (
     StudiedConversation,
     Sweep,
     TraitMap,
+    UntrainedNull,
 )
 
 

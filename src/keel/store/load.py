@@ -11,6 +11,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from keel.alarm import Alarm
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.store import layout
 from keel.store.alarms import read_alarm
