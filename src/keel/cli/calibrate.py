@@ -79,6 +79,7 @@ def calibrate(
     settings = given.over(CalibrateSettings())
     for band in settings.bands:
         band.check_fits(len(opened.axis.vector))
+    RunFolder(run).check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     with console.progress() as progress:
         calibration = pipeline.calibrate(engine, RunFolder(run), settings, on_progress=progress)
@@ -106,6 +107,7 @@ def sweep_run(run: Run, given: Given, *, is_priced: bool, json: bool) -> None:
     # What makes no sense is refused before a model is loaded.
     suite, tasks = suite_of(sources), tuple(tasks_of(sources, settings.capability_limit))
     rubric = read_rubrics(sources.grader.rubrics)[suite.rubric]
+    RunFolder(run.path).check_free()
     engine = console.open_model(run.identity.model_id, given.over(OpeningSettings()))
     grader = open_grader(
         sources.judge,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keel.alarm import Alarm, TurnVerdict
     from keel.drift import Gauge
     from keel.engines import Completion, Engine
+    from keel.errors import MissingArtifactError
     from keel.steering import Firing
     from keel.types import Conversation, Floors
 
@@ -54,13 +55,15 @@ def chat(
     settings = given.over(ChatSettings())
     opened = open_run(run)
     floors = pipeline.floors_of(opened, settings.setting)
+    if settings.is_capped and floors is None:
+        raise _no_floors(run)  # before the model is loaded
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     layer = pipeline.drift_layer(opened.axis, floors)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
     alarm = opened.alarm if opened.has_alarm else None
     if alarm is not None and floors is not None:
         alarm.check_below(floors.layers)
-    session = Session(engine, gauge, floors, settings, json=json, alarm=alarm)
+    session = Session(engine, gauge, floors, settings, run=run, json=json, alarm=alarm)
     if settings.is_capped:
         session.cap(True)
     if not json:
@@ -78,12 +81,14 @@ class Session:
         floors: Floors | None,
         settings: ChatSettings,
         *,
+        run: Path,
         json: bool,
         alarm: Alarm | None = None,
     ) -> None:
         from keel.alarm import State
 
         self.alarm, self.state = alarm, State()
+        self.run = run
         self.engine, self.gauge, self.floors = engine, gauge, floors
         self.settings, self.system, self.json = settings, settings.system, json
         self.is_capped = False
@@ -142,10 +147,8 @@ class Session:
 
     def cap(self, wanted: bool) -> None:
         """Switches capping on or off. Raises MissingArtifactError where the run has no floors."""
-        from keel.errors import MissingArtifactError
-
         if wanted and self.floors is None:
-            raise MissingArtifactError("this run has no floors to cap with; run keel calibrate")
+            raise _no_floors(self.run)
         self.is_capped = wanted
 
     def answer(self, said: str) -> None:
@@ -236,6 +239,12 @@ class Session:
         mean = float(heights_T.mean()) if len(heights_T) else 0.0
         self.state, verdict = advance(self.alarm, self.state, mean, len(heights_T))
         return verdict
+
+
+def _no_floors(run: Path) -> MissingArtifactError:
+    from keel.errors import MissingArtifactError
+
+    return MissingArtifactError(f"{run} has no floors to cap with; make them: keel calibrate {run}")
 
 
 def _say(piece: str) -> None:

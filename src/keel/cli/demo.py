@@ -68,6 +68,7 @@ def demo(
         return
     out = out or Path("runs/demo-anew")
     folder = RunFolder(out)
+    folder.check_free()
     engine = console.open_model(model, given.over(OpeningSettings()))
     again = f"keel demo --anew -o {out} --model {model} --seed {seed}"
     with console.progress() as progress:

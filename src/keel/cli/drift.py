@@ -68,6 +68,7 @@ def drift(
     )
     opened, folder = open_run(run), RunFolder(run)
     pipeline.check_drift(opened, conversations, settings, is_replayed=replay)
+    folder.check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     if replay:
         replays = _replay(engine, folder, conversations, settings)

@@ -65,6 +65,7 @@ def study(
     if dry_run:
         console.print_price(pipeline.price_study(settings), json)
         return
+    RunFolder(run).check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     with console.progress() as progress:
         how: dict[str, Any] = {

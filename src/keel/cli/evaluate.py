@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from keel.settings import CapabilitySettings, EvaluateSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
-    from keel.evaluate import Answerer, Arm, ServedAnswerer
+    from keel.evaluate import Answerer, Arm, ArmSpec, ServedAnswerer
     from keel.evaluate.capability import CapabilityTask, TaskAnswerer, TaskSource
     from keel.pipeline import Evaluation
     from keel.store import Run
@@ -80,7 +80,7 @@ def evaluate(
     request = EvaluationRequest(
         opened, suite, given.over(EvaluateSettings()), given.over(OpeningSettings()), overwrite
     )
-    request.check()
+    request.check(is_priced=dry_run)
     records = []
     for evaluation in request.evaluations(given.over(CapabilitySettings()), is_priced=dry_run):
         if dry_run:
@@ -114,14 +114,18 @@ class EvaluationRequest:
     opening: OpeningSettings
     overwrite: bool
 
-    def check(self) -> None:
+    def check(self, *, is_priced: bool) -> None:
         """Refuse what makes no sense before a model is loaded."""
         from keel.errors import UsageError
         from keel.evaluate import parse_arms
         from keel.pipeline import is_swept
+        from keel.store import RunFolder
 
         settings = self.settings
-        parse_arms(settings.arms)
+        arms = parse_arms(settings.arms)
+        if settings.endpoint is None and not is_priced:
+            self._check_floors(arms)
+            RunFolder(self.run.path).check_free()
         if is_swept(settings.name):
             raise UsageError(
                 f"--name is {settings.name!r}, names that begin so are a sweep's own; choose "
@@ -133,6 +137,22 @@ class EvaluationRequest:
             self._suite()
             if settings.tasks:
                 raise UsageError(f"--task is for the suite {CAPABILITY}, not for {self.suite}")
+
+    def _check_floors(self, arms: Sequence[ArmSpec]) -> None:
+        """Raise where an arm caps at a setting that the run does not have."""
+        from keel.errors import MissingArtifactError
+
+        for arm in arms:
+            if arm.is_step or not (arm.is_control or arm.kind == "capped"):
+                continue
+            if not self.run.has_calibration:
+                path = self.run.path
+                raise MissingArtifactError(
+                    f"{path} has no floors, which the arm {arm.name!r} takes; make them: keel "
+                    f"calibrate {path}; or leave it out of --arms"
+                )
+            if arm.setting:
+                self.run.floors_named(arm.setting)
 
     def evaluations(self, tasks: CapabilitySettings, *, is_priced: bool) -> Iterator[Evaluation]:
         """The suite's evaluation, or that of each task; for a price, arms have names only."""

@@ -86,6 +86,11 @@ def extract(
     arguments = console.engine_arguments(given.over(OpeningSettings()))
     folder = RunFolder(out)
     cluster = _cluster_of(given, sources)
+    if sources.rollouts_from is None:
+        folder_to_check = None if dry_run or overwrite else folder
+        pipeline.check_extract(model, folder_to_check, settings, inputs)
+    if not dry_run:
+        folder.check_free()
     with _answering(model, cluster, arguments) as (engine, on_progress):
         if null is not None:
             check_untrained(engine)  # before the hours that answering takes
@@ -148,6 +153,10 @@ def settings_at(scale: Scale, given: Given) -> ExtractSettings:
             f"--label is {given.values['--label']!r}, and nothing is judged; name a judge with "
             "--judge, or leave it out"
         )
+    # What is given in place of Keel's is taken whole where no count says otherwise.
+    files = {"--roles": "roles", "--traits": "traits", "--questions": "questions"}
+    whole: dict[str, Any] = {name: None for file, name in files.items() if file in given.values}
+    base = replace(base, prompts=replace(base.prompts, **whole))
     # Where more pairs must differ than are judged by default, so many are judged.
     judged = max(TraitSettings().judged_pairs, given.values.get("--min-pairs", 0))
     return given.over(replace(base, traits=replace(base.traits, judged_pairs=judged)))

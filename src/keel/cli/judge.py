@@ -66,10 +66,11 @@ def judge(
 
     Interrupted, it goes on where it stopped when called again.
     """
-    from keel.store import open_run
+    from keel.store import RunFolder, open_run
 
     judging = Judging(open_run(run), given.over(JudgeSettings()), given.over(OpeningSettings()))
     judging.check(given)
+    RunFolder(run).check_free()
     if dry_run:
         console.print_price(judging.price(), json)
     else:

@@ -1,11 +1,13 @@
 """Rollouts' activations and judgements -> vectors, persona space and trait space, the axis."""
 
 from keel.personas.axis import fit_space
-from keel.personas.mapping import map_personas
-from keel.personas.traits import PairTest, differ_in_score, gain_together, map_traits
+from keel.personas.mapping import FEWEST_ROLES, map_personas
+from keel.personas.traits import FEWEST_TRAITS, PairTest, differ_in_score, gain_together, map_traits
 from keel.settings import MapSettings, TraitSettings
 
 __all__ = [
+    "FEWEST_ROLES",
+    "FEWEST_TRAITS",
     "MapSettings",
     "PairTest",
     "TraitSettings",

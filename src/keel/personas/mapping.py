@@ -24,7 +24,7 @@ from keel.types import (
     Prompt,
 )
 
-_FEWEST_ROLES = 3
+FEWEST_ROLES = 3
 # Thresholds of the warnings.
 _WIDE_AUC = 0.15
 _LOW_AUC = 0.7
@@ -111,11 +111,11 @@ def _with_enough_rollouts(cells: Cells, min_count: int) -> tuple[Cells, dict[str
     """The cells of roles with enough rollouts; the other roles with how many they have."""
     kept = [role for role, count in cells.counts.items() if count >= min_count]
     dropped = {role: count for role, count in cells.counts.items() if count < min_count}
-    if len(kept) < _FEWEST_ROLES:
+    if len(kept) < FEWEST_ROLES:
         best = ", ".join(str(count) for count in sorted(cells.counts.values())[:-4:-1])
         raise TooFewSamplesError(
             f"{len(kept)} of {len(cells.roles)} roles have {min_count} rollouts that count, "
-            f"expected {_FEWEST_ROLES} or more; the fullest have {best or 'none'}: ask more "
+            f"expected {FEWEST_ROLES} or more; the fullest have {best or 'none'}: ask more "
             "questions, lower min_count, or take label 'all'"
         )
     cells = cells.keeping(kept)

@@ -32,7 +32,7 @@ from keel.types import (
     TraitVector,
 )
 
-_FEWEST_TRAITS = 3
+FEWEST_TRAITS = 3
 _MOST_CELLS = 20_000
 """No Gram matrix over all cells is made here, so that memory alone bounds the folds."""
 _MOST_NAMED = 12
@@ -82,11 +82,11 @@ def map_traits(
     all_pairs = count_pairs(prompts, judgements or {}, differs)
     pairs = {name: n for name, n in all_pairs.items() if n.counted >= settings.min_pairs}
     dropped = {name: n.counted for name, n in all_pairs.items() if name not in pairs}
-    if len(pairs) < _FEWEST_TRAITS:
+    if len(pairs) < FEWEST_TRAITS:
         best = ", ".join(str(n) for n in sorted(n.counted for n in all_pairs.values())[:-4:-1])
         raise TooFewSamplesError(
             f"{len(pairs)} of {len(all_pairs)} traits have {settings.min_pairs} pairs of answers "
-            f"that differ, expected {_FEWEST_TRAITS} or more; the fullest have {best or 'none'}: "
+            f"that differ, expected {FEWEST_TRAITS} or more; the fullest have {best or 'none'}: "
             "ask more questions, or lower min_pairs (--min-pairs)"
         )
     sides = [TraitSide(trait, way).role for trait in pairs for way in (True, False)]

@@ -30,6 +30,7 @@ from keel.pipeline.demo import RECORDED_MODEL, Demo, record_demo, run_demo, show
 from keel.pipeline.evaluating import check_begun, evaluate, price_evaluation
 from keel.pipeline.extract import (
     ExtractInputs,
+    check_extract,
     extract,
     price,
     reread,
@@ -67,6 +68,7 @@ __all__ = [
     "check_begun",
     "check_calibration",
     "check_drift",
+    "check_extract",
     "check_same_model",
     "check_study",
     "compare",

@@ -13,6 +13,7 @@ from typing import Any
 from keel.engines import Batch, Engine, spoken_name
 from keel.errors import TooFewSamplesError
 from keel.judge import Judge
+from keel.personas import FEWEST_ROLES, FEWEST_TRAITS
 from keel.pipeline.maps import (
     Extraction,
     Judges,
@@ -66,7 +67,7 @@ def extract(
     answers.
     """
     inputs = inputs or ExtractInputs()
-    prompts = _prompts(engine, settings, inputs)
+    prompts = _prompts(engine.identity.model_id, settings, inputs)
     return extract_prompts(
         engine,
         folder,
@@ -92,18 +93,27 @@ def extract_prompts(
 ) -> Extraction:
     """As `extract`, of prompts that were made before; `source` says where they come from."""
     with folder.lock():
-        recorded: dict[str, Any] = {**asdict(settings), "prompts_from": source}
-        recorded["sampling"] = settings.sampling.settings
-        recorded.pop("keep")
-        recorded |= _recorded_spans(engine, recorded.pop("spans"))
-        for part in ("mapping", "traits"):  # maps can be made again of the same rollouts
-            recorded.pop(part)
+        recorded = _recorded(settings, source) | _recorded_spans(engine, settings.spans)
         batches = tuple(batch.indices for batch in engine.plan(prompts, settings.sampling))
         plan = folder.begin(_plan(engine, recorded, settings.seed, batches, command), prompts)
         answer = partial(_answer, engine, folder, plan, prompts, settings, on_progress)
         return _complete(
             engine, folder, prompts, settings, answer=answer, judge=judge, on_progress=on_progress
         )
+
+
+def check_extract(
+    model: str, folder: RunFolder | None, settings: ExtractSettings, inputs: ExtractInputs
+) -> None:
+    """Raise, before the model is loaded, where its extraction would be refused.
+
+    TooFewSamplesError and UsageError for what is asked; where a folder is given, StaleArtifactError
+    for one that was begun with other prompts or settings, and RunLockedError and StorageError.
+    """
+    prompts = _prompts(model, settings, inputs)
+    if folder is not None:
+        folder.check_free()
+        folder.check_begun(_recorded(settings, inputs.source), settings.seed, prompts)
 
 
 def reread(
@@ -156,7 +166,7 @@ def price(
 
     With `null` also what the untrained models give that it is held against.
     """
-    prompts = _prompts(engine, settings, inputs)
+    prompts = _prompts(engine.identity.model_id, settings, inputs)
     batches = engine.plan(prompts, settings.sampling)
     mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4)
     untrained = {}
@@ -212,19 +222,21 @@ def _complete(
     return maps
 
 
-def _prompts(
-    engine: Engine | Cluster, settings: ExtractSettings, inputs: ExtractInputs
-) -> list[Prompt]:
+def _prompts(model: str, settings: ExtractSettings, inputs: ExtractInputs) -> list[Prompt]:
     """The prompts of a run.
 
     Raises TooFewSamplesError before the hours that answering takes where a map needs more.
     """
-    name = spoken_name(engine.identity.model_id)
+    name = spoken_name(model)
     first = make_default_prompts if settings.what == "traits" else make_prompts
     prompts = first(inputs.library, settings.prompts, model_name=name)
     if settings.what != "roles":
         prompts += make_trait_prompts(inputs.library, settings.prompts)
     roles = Tally(prompt.role for prompt in prompts if prompt.is_role)
+    if settings.what != "traits" and len(roles) < FEWEST_ROLES:
+        raise TooFewSamplesError(
+            f"{inputs.source} has {len(roles)} roles, expected {FEWEST_ROLES} or more; add roles"
+        )
     most = max(roles.values(), default=0)
     if settings.what != "traits" and most < settings.mapping.min_count:
         raise TooFewSamplesError(
@@ -232,6 +244,11 @@ def _prompts(
             "ask more questions, or lower the minimum: --question-count, --min-count"
         )
     sides = Tally(prompt.role for prompt in prompts if prompt.side)
+    if settings.what != "roles" and len(sides) < 2 * FEWEST_TRAITS:
+        raise TooFewSamplesError(
+            f"{inputs.source} has {len(sides) // 2} traits, expected {FEWEST_TRAITS} or more; add "
+            "traits"
+        )
     most = max(sides.values(), default=0)
     if settings.what != "roles" and most < settings.traits.min_pairs:
         raise TooFewSamplesError(
@@ -240,6 +257,15 @@ def _prompts(
             "--question-count, --min-pairs"
         )
     return prompts
+
+
+def _recorded(settings: ExtractSettings, source: str) -> dict[str, Any]:
+    """The settings of a plan, but for the spans: what the answers depend on."""
+    recorded: dict[str, Any] = {**asdict(settings), "prompts_from": source}
+    recorded["sampling"] = settings.sampling.settings
+    for part in ("keep", "spans", "mapping", "traits"):  # maps are made again of the same rollouts
+        recorded.pop(part)
+    return recorded
 
 
 def _recorded_spans(engine: Engine | Cluster, spans: Spans) -> dict[str, str]:

@@ -211,7 +211,7 @@ def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
     elif number in _FORBIDDEN or (number == errno.ENOENT and not path.parent.exists()):
         remedy = "choose a folder that you may write to"
     elif number in (errno.ENOTDIR, errno.EEXIST):
-        file = next((p for p in path.parents if p.exists() and not p.is_dir()), path.parent)
+        file = next((p for p in (path, *path.parents) if p.is_file()), path.parent)
         remedy = f"{file} is a file, not a folder; choose another path"
     elif number == errno.EISDIR or path.is_dir():
         remedy = f"{path} is a folder; give a file in it, such as {path / 'axis.safetensors'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -149,6 +150,34 @@ class RunFolder:
             written = read_plan(path)
             check_same(written, plan, prompts, self.path)
             return written.plan
+
+    def check_free(self) -> None:
+        """Raise RunLockedError or StorageError where the folder could not be written to now.
+
+        Leaves nothing behind where there is no folder yet.
+        """
+        if self.path.is_dir():
+            with self.lock():
+                return
+        above = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not above.is_dir():
+            raise refused(self.path, 0, NotADirectoryError(errno.ENOTDIR, "it is no folder"))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise refused(self.path, 0, PermissionError(errno.EACCES, "permission denied"))
+
+    def check_begun(
+        self, settings: Mapping[str, Any], seed: int, prompts: Sequence[Prompt]
+    ) -> None:
+        """Raise StaleArtifactError where the folder was begun with other settings or prompts.
+
+        As `begin` does, but for the model and for the spans, which need one.
+        """
+        if not self.is_begun:
+            return
+        written = read_plan(self.path / layout.PLAN)
+        kept = {name: value for name, value in written.plan.settings.items() if name == "spans"}
+        plan = replace(written.plan, settings={**settings, **kept}, seed=seed)
+        check_same(written, plan, prompts, self.path)
 
     def committed(self) -> set[int]:
         """Numbers of the batches that are done."""
