@@ -133,7 +133,7 @@ def test_what_is_no_command_is_said_and_the_talk_goes_on(chat, held):
     ("line", "said"),
     [
         ("/save talk.json", "nothing has been said yet"),
-        ("/cap on", "no floors to cap with; run keel calibrate"),
+        ("/cap on", "no floors to cap with; make them: keel calibrate bare"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_the_talk_goes_on(chat, bare, line, said):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from keel.cli.console import Lines
+from keel.cli.console import Lines, waiting
 
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "xterm"}
 
@@ -60,8 +61,61 @@ def test_a_slow_stage_takes_a_line_per_tenth(capsys, clock):
         lines("answering", done, 100)
         clock.now += 60
     # A minute for each of 100: 10, 20, ... 100, and the start.
-    expected = [f"answering: {n}/100, {60 * n} s" for n in range(0, 101, 10)]
-    assert told(capsys) == expected
+    between = [
+        f"answering: {n}/100, {60 * n} s, about {60 * (100 - n)} s left" for n in range(10, 100, 10)
+    ]
+    assert told(capsys) == ["answering: 0/100, 0 s", *between, "answering: 100/100, 6000 s"]
+
+
+def test_what_was_done_before_takes_no_time_of_what_is_left(capsys, clock):
+    lines = Lines(clock)
+    lines("answering", 80, 100)
+    clock.now += 20
+    lines("answering", 90, 100)
+    # 10 in 20 s, so the other 10 take 20 s; over all 90 it would be 2 s.
+    assert told(capsys)[-1] == "answering: 90/100, 20 s, about 20 s left"
+
+
+def test_fifteen_silent_seconds_end_with_a_line(capsys, clock):
+    """Once, beside other work nothing was said for 24 minutes."""
+    lines = Lines(clock)
+    lines("answering", 0, 400)
+    for _ in range(40):
+        clock.now += 1
+        lines.beat()
+    lines("answering", 400, 400)
+    clock.now += 100
+    lines.beat()
+    assert told(capsys) == [
+        "answering: 0/400, 0 s",
+        "answering: 0/400, 15 s",
+        "answering: 0/400, 30 s",
+        "answering: 400/400, 40 s",
+    ]
+
+
+def test_without_a_terminal_a_wait_is_told_in_lines(capsys):
+    with waiting("loading m", every_s=0.01):
+        time.sleep(0.2)
+    assert told(capsys)[0] == "loading m: 0 s"
+
+
+def test_threads_wait_without_spinning_unless_told_otherwise():
+    """With load 12 on two cores, spinning threads gave 0.4 passes per second, sleeping ones 8."""
+    code = (
+        "import os, sys\n"
+        "from keel.cli import main\n"
+        "try:\n"
+        "    main(['--version'])\n"
+        "except SystemExit:\n"
+        "    print(os.environ['OMP_WAIT_POLICY'])\n"
+    )
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        bare = {name: value for name, value in QUIET.items() if name != "OMP_WAIT_POLICY"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**bare, **given}, capture_output=True, text=True
+        )
+        assert done.stdout.splitlines()[-1] == expected
 
 
 def test_between_two_lines_ten_seconds_pass(capsys, clock):
@@ -70,7 +124,11 @@ def test_between_two_lines_ten_seconds_pass(capsys, clock):
         lines("judging", done, 5)
         clock.now += 4
     # A fifth every 4 s: the third step is the first after 10 s, the last one ends the stage.
-    assert told(capsys) == ["judging: 0/5, 0 s", "judging: 3/5, 12 s", "judging: 5/5, 20 s"]
+    assert told(capsys) == [
+        "judging: 0/5, 0 s",
+        "judging: 3/5, 12 s, about 8 s left",
+        "judging: 5/5, 20 s",
+    ]
 
 
 def test_stages_are_told_apart_and_each_ends_once(capsys, clock):

@@ -177,3 +177,27 @@ def test_without_the_encoder_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'keel-llm\[likeness\]'"):
         load_embedder()
+
+
+BY_SCRIPT = {
+    # 26 Han letters / 1.6 = 16 words; 12 to 45 are allowed
+    "Chinese": "你是一名在加勒比海上航行多年的老海盗说话粗鲁但心地很好",
+    # 24 kana / 2.5 + 11 Han / 1.6 = 16 words
+    "Japanese": "あなたは長年カリブの海を航海してきた古い海賊です。乱暴に話しますが心は優しい。",
+    # 81 letters and marks / 5 = 16 words
+    "Thai": "คุณเป็นโจรสลัดเฒ่าที่ล่องเรืออยู่ในทะเลแคริบเบียนมาหลายปีพูดจาหยาบคายแต่มีจิตใจดีงาม",
+}
+
+
+@pytest.mark.parametrize("script", BY_SCRIPT)
+def test_words_are_counted_in_scripts_without_blanks_too(script):
+    """Counted by blanks, every such prompt had one word, and every role failed."""
+    assert found(roles=[with_prompt(BY_SCRIPT[script])]) == []
+    assert found(roles=[with_prompt(BY_SCRIPT[script][:5])]) != []
+
+
+def test_a_name_in_the_prompts_own_script_is_looked_for():
+    prompts = tuple(BY_SCRIPT["Chinese"] + str(number) for number in range(5))
+    ghost = replace(PIRATE, name="幽灵", system_prompts=prompts)
+    faults = found(roles=[ghost])
+    assert any("prompt 1: does not name its role" in fault for fault in faults)

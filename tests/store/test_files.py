@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +160,15 @@ def test_the_hash_is_that_of_the_bytes(tmp_path: Path):
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_of_every_kind_may_be_read_as_the_umask_says(tmp_path: Path):
+    """Tensors could be read by their owner alone, and others were told that they are corrupt."""
+    before = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "t.safetensors", {"t": torch.ones(2)}, {})
+        write_json(tmp_path / "j.json", {})
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("t.safetensors", "j.json")]
+    assert modes == [0o640, 0o640]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 
 _SECONDS_BETWEEN_LINES = 10
+_SECONDS_OF_SILENCE = 15
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 Json = Annotated[
@@ -51,7 +53,9 @@ Progress = Callable[[str, int, int], None]
 def progress() -> Iterator[Progress]:
     """Shows on stderr how far each stage is: bars on a terminal, else a plain line now and then."""
     if not stderr.is_terminal or stderr.is_dumb_terminal:
-        yield Lines()
+        lines = Lines()
+        with repeating(lines.beat):
+            yield lines
         return
     from rich import progress as bars
 
@@ -84,21 +88,56 @@ class Bars:
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
+@contextmanager
+def repeating(beat: Callable[[], None], every_s: float = 1.0) -> Iterator[None]:
+    """Calls `beat` again and again, in a thread of its own, while the block runs."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(every_s):
+            beat()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 class Lines:
-    """Plain lines for a log: a stage's start, its end, and between them no more than one per
-    tenth of the work and per ten seconds."""
+    """Plain lines for a log: a stage's start, its end, and between them one per tenth of the work
+    but no more than one in ten seconds; after fifteen without any, one that says how it stands."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
         self._shown: dict[str, tuple[float, int]] = {}
+        self._last: tuple[str, int, int] | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = self._clock()
-        began = self._began.setdefault(stage, now)
-        if self._is_due(stage, now, done, total):
-            self._shown[stage] = (now, done)
-            print(f"{stage}: {done}/{total}, {now - began:.0f} s", file=sys.stderr, flush=True)
+        self._began.setdefault(stage, (now, done))
+        is_due = self._is_due(stage, now, done, total)
+        self._last = (stage, done, total) if done < total else None
+        if is_due:
+            self._show(stage, now, done, total)
+
+    def beat(self) -> None:
+        """Shows how the stage that is at work stands, where nothing was shown for a while."""
+        now, last = self._clock(), self._last
+        if last is not None and now - self._shown[last[0]][0] >= _SECONDS_OF_SILENCE:
+            self._show(last[0], now, *last[1:])
+
+    def _show(self, stage: str, now: float, done: int, total: int) -> None:
+        self._shown[stage] = (now, done)
+        began, kept = self._began[stage]  # what was kept of an earlier call took no time now
+        seconds, made = now - began, done - kept
+        left = (
+            f", about {seconds / made * (total - done):.0f} s left" if made and done < total else ""
+        )
+        print(f"{stage}: {done}/{total}, {seconds:.0f} s{left}", file=sys.stderr, flush=True)
 
     def _is_due(self, stage: str, now: float, done: int, total: int) -> bool:
         if stage not in self._shown:
@@ -110,9 +149,18 @@ class Lines:
 
 
 @contextmanager
-def waiting(message: str) -> Iterator[None]:
-    """Shows a spinner on stderr while work of unknown length goes on."""
-    with stderr.status(escape(message)):
+def waiting(message: str, every_s: float = _SECONDS_OF_SILENCE) -> Iterator[None]:
+    """Shows on stderr what is waited for: a spinner, without a terminal a line now and then."""
+    if stderr.is_terminal and not stderr.is_dumb_terminal:
+        with stderr.status(escape(message)):
+            yield
+        return
+    began = time.monotonic()
+
+    def say() -> None:
+        print(f"{message}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    with repeating(say, every_s):
         yield
 
 

@@ -164,7 +164,7 @@ def _trait_faults(trait: Trait) -> Iterator[Fault]:
     for number, pair in enumerate(trait.pairs, start=1):
         yield from _length(f"{location}, encourage {number}", pair.encourage, PROMPT_WORDS)
         yield from _length(f"{location}, discourage {number}", pair.discourage, PROMPT_WORDS)
-        least, most = sorted(len(text.split()) for text in (pair.encourage, pair.discourage))
+        least, most = sorted(count_words(text) for text in (pair.encourage, pair.discourage))
         if least < LEAST_EVEN * most:
             yield Fault(f"{location}, pair {number}", f"is uneven: {least} and {most} words")
     yield from _rewordings(location, "encourage", [pair.encourage for pair in trait.pairs])
@@ -180,14 +180,23 @@ def _question_faults(question: Question) -> Iterator[Fault]:
 
 def _length(location: str, text: str, bounds: tuple[int, int]) -> Iterator[Fault]:
     least, most = bounds
-    count = len(text.split())
+    count = count_words(text)
     if not least <= count <= most:
         yield Fault(location, f"has {count} words, expected {least} to {most}")
 
 
 def _names(name: str, text: str) -> bool:
-    """Whether a text has each part of a name, or its first two thirds: healing, healer's."""
+    """Whether a text has each part of a name, or its first two thirds: healing, healer's.
+
+    A name in another script than the text, such as `pirate` over Chinese prompts, cannot be looked
+    for, and counts as named.
+    """
     lowered = text.lower()
+    latin, letters = len(re.findall("[a-z]", lowered)), sum(map(str.isalpha, lowered))
+    if name.isascii() and 2 * latin < letters:
+        return True
+    if not name.isascii():  # no borders of words to go by
+        return all(part in lowered for part in name.lower().split("_"))
     stems = (part[: max(3, -(-2 * len(part) // 3))] for part in name.lower().split("_"))
     return all(re.search(rf"\b{re.escape(stem)}", lowered) for stem in stems)
 
@@ -212,6 +221,28 @@ def _repeats(library: Library) -> Iterator[Fault]:
         seen.setdefault(wording, entry.location)
 
 
+_UNSPACED = {
+    "\u4e00-\u9fff\u3400-\u4dbf": 1.6,  # Han
+    "\u3040-\u30ff": 2.5,  # kana
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff": 5.0,  # Thai, Lao, Burmese, Khmer
+}
+"""Scripts that put no blanks between words, with letters per word, as translators count them."""
+_ANY_UNSPACED = "".join(_UNSPACED)
+
+
+def count_words(text: str) -> int:
+    """How many words a text has, in scripts without blanks by their letters."""
+    spaced = re.sub(f"[{_ANY_UNSPACED}]", " ", text)
+    count = float(sum(any(letter.isalnum() for letter in word) for word in spaced.split()))
+    for letters, per_word in _UNSPACED.items():
+        count += len(re.findall(f"[{letters}]", text)) / per_word
+    return round(count)
+
+
 def words(text: str) -> list[str]:
-    """A text's words, without case or marks; an apostrophe belongs to its word."""
-    return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower())
+    """A text's words, without case or marks; an apostrophe belongs to its word.
+
+    In scripts without blanks, its letters.
+    """
+    pattern = rf"[{_ANY_UNSPACED}]|(?:(?![{_ANY_UNSPACED}])[^\W_])+(?:['’][^\W_]+)*"
+    return re.findall(pattern, text.lower())

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from keel.endpoint import ChatRequest, Endpoint, EndpointClient
 from keel.errors import EndpointError, UsageError
-from keel.prompts.checking import DESCRIPTION_WORDS, find_faults
+from keel.prompts.checking import DESCRIPTION_WORDS, count_words, find_faults
 from keel.prompts.files import Record
 from keel.prompts.reading import role_of, trait_of
 from keel.prompts.shipped import load_library
@@ -41,7 +41,7 @@ class PromptBrief:
         if not self.name.replace("_", "").isalnum() or self.name != self.name.lower():
             raise UsageError(f"name is {self.name!r}, expected small letters, as in coral_reef")
         least, most = DESCRIPTION_WORDS
-        if not least <= len(self.description.split()) <= most:
+        if not least <= count_words(self.description) <= most:
             raise UsageError(
                 f"description of {self.name!r} is {self.description!r}, expected {least} to {most} "
                 "words that say who or what it is"

@@ -53,7 +53,10 @@ def replacing(path: Path, size_bytes: int) -> Iterator[Path]:
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.touch()
+        mode = scratch.stat().st_mode  # as the umask says; safetensors writes for its owner alone
         yield scratch
+        scratch.chmod(mode)
         _flush(scratch)
         scratch.replace(path)
         _flush(path.parent)
