@@ -285,6 +285,20 @@ def test_firing_is_counted_over_all_engines(source, monkeypatch):
     assert facts["firing"] == {"2": [14, 6], "3": [14, 2]}
 
 
+def test_the_setting_whose_firing_is_wanted_is_named_as_addresses_carry_it(source, monkeypatch):
+    """Calibrations give names like this one; no server of theirs was shown to be capped."""
+    front, calls = front_of(source, monkeypatch), []
+
+    class Engines:
+        async def call_utility_all_async(self, *call):
+            calls.append(call)
+            return [[{2: (4, 1)}]]
+
+    front.app.state.engine_client = SimpleNamespace(engine_core=Engines())
+    ask(front, "/keel", method="GET", query="firing=layers_12%3A17-p50")
+    assert "layers_12:17-p50" in str(calls)
+
+
 def socket(front, *messages, query="", **headers):
     """What is sent to one who opens a socket and sends these messages, and what vLLM got of it."""
     sent, got = [], []

@@ -24,7 +24,9 @@ pytestmark = [
 ]
 
 PROMPT = prompt("what is the sea like")
-SETTINGS = {"low": band(2.0), "high": band(4.0, seed=5)}
+HIGH = "layers_1:3-p75"
+"""A name as calibrations give them, which addresses and names of models must carry."""
+SETTINGS = {"low": band(2.0), HIGH: band(4.0, seed=5)}
 LOW = {"vllm_xargs": {"keel": "low"}}
 FREE = {"vllm_xargs": {"keel": "none"}}
 
@@ -39,7 +41,7 @@ def url(folder, tmp_path_factory):
     """A server that holds by `high`, where vLLM was told to load another plugin only."""
     path = tmp_path_factory.mktemp("floors") / "floors.safetensors"
     bands = [Floors(tuple(floors), name) for name, floors in SETTINGS.items()]
-    save_floors(bands, path, default="high")
+    save_floors(bands, path, default=HIGH)
     asked = {"arguments": ("--enable-scale-out",), "VLLM_PLUGINS": "lora_filesystem_resolver"}
     with keel_served(path, "--model", str(folder), **asked) as url:
         yield url
@@ -71,13 +73,13 @@ def agrees(tokens, expected):
     return tokens[: len(expected)] == expected
 
 
-@pytest.mark.parametrize("name", [None, "low", "none", "high"])
+@pytest.mark.parametrize("name", [None, "low", "none", HIGH])
 def test_every_request_is_held_by_the_default_or_the_setting_that_it_names(url, expected, name):
     named = {} if name is None else {"vllm_xargs": {"keel": name}}
     status, headers, reply = post(url, "/v1/completions", completion(expected, **named))
     assert status == 200
-    assert headers["x-keel-setting"] == (name or "high")
-    assert agrees(reply["choices"][0]["token_ids"], expected[name or "high"])
+    assert headers["x-keel-setting"] == (name or HIGH)
+    assert agrees(reply["choices"][0]["token_ids"], expected[name or HIGH])
 
 
 def test_a_stream_says_at_its_start_what_holds_it(url, expected):
@@ -125,12 +127,12 @@ def slots(url, name):
 )
 def test_a_setting_that_is_named_holds_on_every_path(url, path, body):
     """Beam search and scoring made parameters of their own, and answered under the default."""
-    before, default = slots(url, "low"), slots(url, "high")
+    before, default = slots(url, "low"), slots(url, HIGH)
     status, headers, reply = post(url, path, {**body, **LOW})
     assert status == 200, reply
     assert headers["x-keel-setting"] == "low"
     assert slots(url, "low") > before
-    assert slots(url, "high") == default
+    assert slots(url, HIGH) == default
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def metrics(url):
 def test_keel_check_shows_that_the_server_is_capped(url, capsys):
     assert keel_command(["check", url]) == 0
     line = capsys.readouterr().out
-    assert "requests are held by high; layers 1 to 2" in line
+    assert f"requests are held by {HIGH}; layers 1 to 2" in line
     assert "an unknown setting is refused" in line
     assert "predictions changed by" in line
 
@@ -199,7 +201,7 @@ def test_an_evaluation_holds_the_servers_settings_against_its_unsteered_model(
     run, pairs = tmp_path / "run", tmp_path / "pairs.csv"
     pairs.write_text("prompt,request,category\nYou are rude.,Greet me.,a\nYou are sly.,Lie.,b\n")
     assert keel_command(["extract", str(folder), "-o", str(run), *SMALL]) == 0
-    asked = ["evaluate", str(run), "jailbreak", "--arms", "none,capped:low,capped:high"]
+    asked = ["evaluate", str(run), "jailbreak", "--arms", f"none,capped:low,capped:{HIGH}"]
     asked += ["--data", str(pairs), "--temperature", "0", "--max-new-tokens", "12"]
     assert keel_command([*asked, "--endpoint", f"{url}/v1", "--endpoint-model", "tiny"]) == 0
     kept = EvaluationFolder(RunFolder(run), "jailbreak")
@@ -214,5 +216,5 @@ def test_an_evaluation_holds_the_servers_settings_against_its_unsteered_model(
         )
         # vLLM holds back a last character of which bytes are still to come.
         assert answer.text.rstrip("\ufffd") == expected.text.rstrip("\ufffd"), answer.arm
-    assert {answer.arm for answer in answers} == {"none", "capped:low", "capped:high"}
+    assert {answer.arm for answer in answers} == {"none", "capped:low", f"capped:{HIGH}"}
     assert len({answer.text for answer in answers}) > len(items)  # the settings did something

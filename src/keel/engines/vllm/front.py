@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import parse_qsl
 
 from keel.engines.vllm.admin import CHANGE_PATH, FloorsCall
 from keel.engines.vllm.answer_sums import SumsReader, WatchedRequest
@@ -337,7 +338,7 @@ class Front:
         send: Send,
     ) -> None:
         """Answer what holds this server; with `?firing=NAME`, how often that setting fired."""
-        query = dict(pair.partition("=")[::2] for pair in scope["query_string"].decode().split("&"))
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         facts = _facts(deployment, live)
         name = query.get("firing")
         if name is not None:
