@@ -207,7 +207,7 @@ def test_the_server_says_what_holds_it(source, monkeypatch):
     front = front_of(source, monkeypatch)
     status, _, facts = ask(front, "/keel", method="GET")
     assert (status, facts["setting"], facts["settings"]) == (200, "high", ["low", "high"])
-    assert facts["layers"] == [2, 3]
+    assert facts["layers"] == [3]  # the default's alone, not those that other settings hold
     assert len(facts["floors"]) == 64
 
 

@@ -176,7 +176,7 @@ def _default_among(environment: ServeEnvironment, settings: Mapping[str, Floors]
 def facts_of(
     deployment: Deployment, environment: ServeEnvironment | None, *, changes: int = 0
 ) -> dict[str, Any]:
-    """What holds this server, for those who ask it: settings, layers, hashes and versions."""
+    """What holds this server: settings, the default's layers, hashes and versions."""
     facts: dict[str, Any] = {
         "setting": deployment.default,
         "enforced": deployment.is_enforced,
@@ -187,9 +187,11 @@ def facts_of(
         return facts
     settings = settings_of(environment)
     made = next(iter(settings.values())).identity
+    default = settings.get(deployment.default)
+    holding = settings.values() if default is None else [default]
     return {
         **facts,
-        "layers": sorted({floor.layer for held in settings.values() for floor in held}),
+        "layers": sorted({floor.layer for floors in holding for floor in floors}),
         "settings": list(settings),
         "allowed": None if environment.allowed is None else list(environment.allowed),
         "floors": fingerprint_of(environment),
