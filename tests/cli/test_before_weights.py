@@ -43,7 +43,7 @@ ON_A_LOCKED_RUN: dict[str, Callable[[Path], list[object]]] = {
     "judge": lambda run: ["judge", run],
     "evaluate": lambda run: ["evaluate", run, "jailbreak", "--arms", "none"],
     "extract": lambda run: ["extract", "./gone", "-o", run, *SMALL, "--overwrite"],
-    "demo": lambda run: ["demo", "-o", run, "--model", "./gone"],
+    "demo": lambda run: ["demo", "--anew", "-o", run, "--model", "./gone"],
 }
 
 

@@ -245,5 +245,5 @@ def test_calibration_is_of_default_and_roles_whatever_traits_were_asked(
 
 
 def test_inputs_without_traits_are_refused(engine, tmp_path: Path):
-    with pytest.raises(TooFewSamplesError, match="each trait would have 0 pairs"):
+    with pytest.raises(TooFewSamplesError, match="0 traits, expected 3 or more"):
         pipeline.extract(engine, RunFolder(tmp_path / "run"), SETTINGS_BOTH, inputs=INPUTS)
