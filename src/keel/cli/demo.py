@@ -47,8 +47,8 @@ def demo(
 ) -> None:
     """See an axis, its floors, and one conversation uncapped and capped.
 
-    Shows a run of the embedded model that ships with Keel, in seconds. `--anew` computes one: about
-    two and a half minutes on a laptop, and nothing that is there is computed again.
+    Shows a run of the embedded model that ships with Keel, in seconds. `--anew` computes one: some
+    minutes on a laptop, and nothing that is there is computed again.
     """
     from keel import pipeline
     from keel.store import RunFolder
