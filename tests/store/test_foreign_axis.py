@@ -69,7 +69,7 @@ def test_the_authors_contrast_vectors_are_read_and_turned_assistant_ward():
     # the authors' own numbers for Llama 3.3 70B
     assert norms == pytest.approx({32: 1.006, 40: 1.526, 56: 2.673, 79: 5.904}, abs=1e-3)
     assert (axis.layer, axis.identity) == (40, identity)
-    with pytest.raises(UsageError, match="pass orientation"):
+    with pytest.raises(UsageError, match="contrast vectors were published role-ward"):
         load_axis(CONTRAST)
     wrong = load_axis(CONTRAST, orientation="assistant-ward")
     with pytest.raises(UsageError, match="points away from the axis given as reference"):

@@ -291,10 +291,13 @@ def system_of(value: dict[str, Any]) -> list[Any]:
 def unread_beside(value: dict[str, Any], said: str) -> Iterator[str]:
     """Fields beside the messages by whose names their model saw them, and that no form reads.
 
-    `said` is what the messages say: a field that repeats some of it is no loss.
+    `said` is what the messages say: a field that repeats some of it is no loss. Where an auditor
+    played the user, the persona is the auditor's.
     """
+    hidden = {"persona"} if "auditor_model" in value else set()
     for key, item in value.items():
-        name = _plain(key)
+        if (name := _plain(key)) in hidden:
+            continue
         is_telling = any(word in name for word in _TELLING) and not name.endswith(_SILENT)
         is_read = name in _SYSTEM_KEYS or (isinstance(item, str) and item.strip() in said)
         if is_telling and isinstance(item, str | list | dict) and item and not is_read:
