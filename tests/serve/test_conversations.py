@@ -85,8 +85,10 @@ def store(tmp_path):
 
 def test_processes_of_one_server_share_states_counts_and_the_secret(store, tmp_path):
     other = ConversationStore(tmp_path / "c.sqlite")
-    store.put(b"a", b"1", {"turns": 1})
-    other.put(b"b", b"2", {"turns": 1, "gaps": 0.5})
+    store.put(b"a", b"1")
+    store.count({"turns": 1})
+    other.put(b"b", b"2")
+    other.count({"turns": 1, "gaps": 0.5})
     assert (other.get(b"a"), store.get(b"b")) == (b"1", b"2")
     assert store.counts() == {"turns": 2, "gaps": 0.5}
     assert store.secret == other.secret
@@ -112,21 +114,32 @@ def test_a_state_that_is_too_old_is_gone(store):
 
 
 def test_a_hundred_thousand_conversations_take_less_than_a_hundred_megabytes(tmp_path):
-    """Each of twelve turns, whose state is 40 + 12 · 20 bytes; a thousandth is put here."""
+    """Each of 12 turns: 44 + 12 · 20 bytes of state, 10 + 12 · 2 of levels; a hundredth here."""
     store = ConversationStore(tmp_path / "c.sqlite")
     for n in range(1000):
-        store.put(n.to_bytes(16, "big"), bytes(280))
+        store.put(n.to_bytes(16, "big"), bytes(320))
     store.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()
     assert (tmp_path / "c.sqlite").stat().st_size < 1000 * 1000
 
 
-def test_a_disk_that_takes_no_more_keeps_no_answer_back(store):
-    store.put(b"a", b"1")
-    pages = store.base.execute("PRAGMA page_count").fetchone()[0]
-    store.base.execute(f"PRAGMA max_page_count={pages}")
-    assert not all(store.put(f"{n}".encode(), bytes(500)) for n in range(100))
-    store.base.execute(f"PRAGMA max_page_count={10 * pages}")
-    assert store.put(b"c", b"3")
-    with pytest.raises(sqlite3.Error):
+def test_what_is_written_together_is_kept_whole_or_not_at_all(store):
+    with pytest.raises(sqlite3.Error), store.writing():
+        store.put(b"a", b"1")
+        store.count({"turns": 1})
         store.base.execute("SELECT nothing FROM nowhere")
+    assert store.get(b"a") is None
+    assert store.counts() == {}
+
+
+def test_the_system_prompt_of_a_turn_is_as_it_was_sent():
+    system = "You are  a\nhelp desk."
+    parts = [{"type": "text", "text": system}]
+    for body in (
+        {"messages": [{"role": "system", "content": system}]},
+        {"messages": [{"role": "developer", "content": parts}]},
+        {"system": parts, "messages": []},
+        {"instructions": system, "input": "a"},
+    ):
+        assert turn(body).system == system
+    assert turn(FIRST).system is None

@@ -1,11 +1,14 @@
 """A served turn's verdict is the alarm's own, and nothing of its text is kept."""
 
+import time
+
 import pytest
 
-from keel.alarm import Monitor
+from keel.alarm import Monitor, State, advance, system_hash
 from keel.engines.vllm import AnswerSums
+from keel.errors import CorruptArtifactError
 from keel.serve.conversations import ConversationStore, MessageTurn, Namer
-from keel.serve.watcher import ServedTurn, Watcher
+from keel.serve.watcher import KeptConversation, ServedTurn, Watcher
 from tests.serve.alarms import alarm
 
 MARKER = "xylophone-7261"
@@ -102,3 +105,86 @@ def test_a_state_that_cannot_be_read_begins_the_conversation_anew(store):
     store.put(b"k", b"broken")
     said = watching.judge(ServedTurn(MessageTurn(b"k", ()), "x", "low", sums(1.0), ""))
     assert said["state"] == "ok"
+
+
+def test_a_conversation_is_kept_as_it_was_and_the_levels_of_its_last_32_turns():
+    state, kept = State(), KeptConversation(entry=7)
+    for number in range(40):
+        level = 1.0 - number / 40
+        state, _ = advance(alarm(), state, 2.0 + 4.0 * level, 40)
+        kept = kept.after(state, level)
+    again = KeptConversation.from_bytes(kept.to_bytes())
+    assert (again.state, again.entry, again.is_foreign) == (state, 7, False)
+    assert again.gaps == pytest.approx([1.0 - n / 40 for n in range(8, 40)], abs=1e-3)
+    with pytest.raises(CorruptArtifactError):
+        KeptConversation.from_bytes(kept.to_bytes()[:20])
+
+
+def test_the_last_hour_holds_turns_alarms_clients_and_alarmed_conversations(store):
+    watching = watcher(store)
+    said_over(watching)
+    said_over(watching, [1.0], sender="Bearer 2")
+    watching.unread("not seen")
+    recent = watching.recent()
+    sums = {key: sum(m[key] for m in recent["minutes"]) for key in ("turns", "begun", "alarms")}
+    assert sums == {"turns": 7, "begun": 2, "alarms": 1}
+    assert sum(minute["unread"] for minute in recent["minutes"]) == 1
+    (mean,) = {round(m["gaps"], 3) for m in recent["minutes"] if m["turns"] == 7} or {None}
+    assert mean is None or mean == round((sum(LEVELS) + 1.0) / 7, 3)  # None: a minute has turned
+    assert recent["clients"]["low"]["count"] == 2
+    (shown,) = recent["alarmed"]
+    assert shown["gaps"] == pytest.approx(LEVELS, abs=1e-3)
+    assert (shown["turns"], shown["since"], shown["setting"]) == (6, 3, "low")
+
+
+def test_only_the_latest_alarms_and_the_last_hour_are_kept(store, monkeypatch):
+    watching = watcher(store)
+    for _ in range(25):
+        said_over(watching, [-0.6] * 4)
+    assert len(watching.recent()["alarmed"]) == 20
+    now = time.time() + 3700
+    monkeypatch.setattr("keel.serve.recent.time.time", lambda: now)
+    watching.unread("not seen")
+    recent = watching.recent()
+    assert sum(minute["turns"] for minute in recent["minutes"]) == 0
+    assert recent["clients"] == {}
+    assert store.base.execute("SELECT COUNT(*) FROM minutes").fetchone() == (1,)
+
+
+def test_a_disk_that_takes_no_more_keeps_no_verdict_back_and_is_named_once(store, capsys):
+    watching = watcher(store)
+    said_over(watching, [1.0])
+    pages = store.base.execute("PRAGMA page_count").fetchone()[0]
+    store.base.execute(f"PRAGMA max_page_count={pages}")
+    for number in range(200):
+        said = said_over(watching, [1.0], sender=f"{number}")
+        assert said[0]["state"] == "ok"
+    unkept = watching.recent()["unkept"]
+    assert unkept > 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("keel: NOT watching: 1 turns could not be kept")
+    assert len(lines) <= 9
+    store.base.execute(f"PRAGMA max_page_count={10 * pages}")
+    said_over(watching, [1.0])
+    assert store.counts()["unread|not kept"] == unkept
+    assert watching.recent()["unkept"] == 0
+
+
+def asked_under(watching, system, *, id="r1", **more):
+    turn = watching.namer.turn({"instructions": system, "input": "a", **more}, id=None, sender="")
+    return watching.judge(ServedTurn(turn, "x", "low", sums(1.0), "", id))
+
+
+def test_under_another_system_prompt_than_the_calibrated_a_turn_is_foreign(store):
+    calibrated = alarm(system_sha256=system_hash("You are the help desk."))
+    watching = Watcher(calibrated, store, Namer(store.secret))
+    assert asked_under(watching, "You are the help desk.")["state"] == "ok"
+    goes_on = {"previous_response_id": "r1"}
+    assert asked_under(watching, None, **goes_on)["state"] == "ok"
+    said = asked_under(watching, "You are a pirate.", id="r2")
+    assert (said["state"], said["evidence"]) == ("foreign", None)
+    assert said["reason"] == "the system prompt is not the calibrated one"
+    assert asked_under(watching, None, previous_response_id="r2")["state"] == "foreign"
+    series = {each.name: each.values for each in watching.series("tiny")}
+    assert series["keel_drift_turns"] == {("tiny", "low", "ok"): 2, ("tiny", "low", "foreign"): 2}
+    assert series["keel_drift_conversations"] == {("tiny",): 1}

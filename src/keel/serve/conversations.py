@@ -13,10 +13,14 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keel.serve.recent import RecentTurns
+
+_SYSTEM = ("system", "developer")
 _SWEPT_EVERY = 256
 """Turns between two looks for conversations that are too old or too many."""
 
@@ -31,6 +35,10 @@ class MessageTurn:
     """Role and text of all messages of the request."""
     id: str | None = None
     """As the client sent it; None where the messages say which conversation it is."""
+    system: str | None = None
+    """Text of its system message, as it was sent; None where there is none."""
+    has_past: bool = False
+    """Whether its earlier messages, of which one may be the system's, are not in the request."""
 
 
 class Namer:
@@ -42,14 +50,19 @@ class Namer:
     def turn(self, body: Mapping[str, Any], *, id: str | None, sender: str) -> MessageTurn:
         """The turn that a request's body asks for; `sender` keeps clients apart."""
         messages = tuple(messages_of(body))
-        if id is not None:
-            return MessageTurn(self.of_id(id, sender), messages, id)
+        system = next((text for role, text in messages if role in _SYSTEM), None)
+        messages = tuple((role, _plain(text)) for role, text in messages)
         previous = body.get("previous_response_id")
-        if isinstance(previous, str):
-            return MessageTurn(self.of_id(previous, sender), messages)
-        answers = [n for n, (role, _) in enumerate(messages) if role == "assistant"]
-        key = self.of_messages(messages[: answers[-1] + 1], sender) if answers else None
-        return MessageTurn(key, messages)
+        key = None
+        if id is not None:
+            key = self.of_id(id, sender)
+        elif isinstance(previous, str):
+            key = self.of_id(previous, sender)
+        else:
+            answers = [n for n, (role, _) in enumerate(messages) if role == "assistant"]
+            if answers:
+                key = self.of_messages(messages[: answers[-1] + 1], sender)
+        return MessageTurn(key, messages, id, system, isinstance(previous, str))
 
     def after(self, turn: MessageTurn, answer: str, sender: str) -> bytes:
         """The key under which the turn's conversation stands once it is answered."""
@@ -77,7 +90,7 @@ def messages_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield role, _text_of(body[field])
     messages = body.get("messages", body.get("input"))
     if isinstance(messages, str):
-        yield "user", _plain(messages)
+        yield "user", messages
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, Mapping) and ("role" in message or "type" in message):
             role = str(message.get("role") or message.get("type"))
@@ -87,10 +100,10 @@ def messages_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _text_of(content: object) -> str:
     """The text of a message's content: its own, or that of its parts."""
     if isinstance(content, str):
-        return _plain(content)
+        return content
     parts = content if isinstance(content, list) else ()
     texts = [p if isinstance(p, str) else p.get("text") for p in parts if p]
-    return _plain("".join(text for text in texts if isinstance(text, str)))
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _plain(text: str) -> str:
@@ -102,8 +115,7 @@ class ConversationStore:
     """States of conversations by key, and counters, in a file that several processes share.
 
     A state is a few hundred bytes of numbers. The oldest go where there are more than `most`, or
-    where they were not used for `time_to_live_s`. What cannot be written is forgotten: an answer
-    never fails with a disk.
+    where they were not used for `time_to_live_s`.
     """
 
     def __init__(
@@ -126,6 +138,7 @@ class ConversationStore:
             "INSERT INTO secret SELECT ? WHERE NOT EXISTS (SELECT 1 FROM secret)",
             (secrets.token_bytes(32),),
         )
+        self.recent = RecentTurns(self.base)
 
     @property
     def secret(self) -> bytes:
@@ -141,31 +154,32 @@ class ConversationStore:
         ).fetchone()
         return None if row is None else bytes(row[0])
 
-    def put(self, key: bytes, state: bytes, counts: Mapping[str, float] | None = None) -> bool:
-        """Keep a state, and add to these counters; whether that could be written."""
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All that is written inside, or none of it. Raises sqlite3.Error where that cannot be."""
+        self.base.execute("BEGIN IMMEDIATE")
         try:
-            self.base.execute("BEGIN IMMEDIATE")
-            self.base.execute(
-                "INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (key, time.time(), state)
-            )
-            self._count(counts or {})
+            yield
             self.base.execute("COMMIT")
-        except sqlite3.Error:
-            self._give_up()
-            return False
+        finally:
+            if self.base.in_transaction:
+                self.base.execute("ROLLBACK")
+
+    def put(self, key: bytes, state: bytes) -> None:
+        """Keep a state. Raises sqlite3.Error where it cannot be written."""
+        row = (key, time.time(), state)
+        self.base.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", row)
         self.since_swept += 1
         if self.since_swept >= _SWEPT_EVERY:
             self.sweep()
-        return True
 
     def count(self, counts: Mapping[str, float]) -> None:
-        """Add to these counters."""
-        try:
-            self.base.execute("BEGIN IMMEDIATE")
-            self._count(counts)
-            self.base.execute("COMMIT")
-        except sqlite3.Error:
-            self._give_up()
+        """Add to these counters. Raises sqlite3.Error where that cannot be written."""
+        self.base.executemany(
+            "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET value = value + excluded.value",
+            counts.items(),
+        )
 
     def counts(self) -> dict[str, float]:
         """All counters."""
@@ -177,30 +191,15 @@ class ConversationStore:
         return int(self.base.execute("SELECT COUNT(*) FROM states").fetchone()[0])
 
     def sweep(self) -> None:
-        """Forget what is too old or too much."""
+        """Forget what is too old or too much. Raises sqlite3.Error where that cannot be written."""
         self.since_swept = 0
-        try:
-            self.base.execute(
-                "DELETE FROM states WHERE used < ?", (time.time() - self.time_to_live_s,)
-            )
-            self.base.execute(
-                "DELETE FROM states WHERE key IN (SELECT key FROM states ORDER BY used LIMIT ?)",
-                (max(0, self.size - self.most),),
-            )
-        except sqlite3.Error:
-            self._give_up()
+        oldest = time.time() - self.time_to_live_s
+        self.base.execute("DELETE FROM states WHERE used < ?", (oldest,))
+        self.base.execute(
+            "DELETE FROM states WHERE key IN (SELECT key FROM states ORDER BY used LIMIT ?)",
+            (max(0, self.size - self.most),),
+        )
 
     def close(self) -> None:
         """Let go of the file."""
         self.base.close()
-
-    def _count(self, counts: Mapping[str, float]) -> None:
-        self.base.executemany(
-            "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
-            " SET value = value + excluded.value",
-            counts.items(),
-        )
-
-    def _give_up(self) -> None:
-        if self.base.in_transaction:
-            self.base.execute("ROLLBACK")

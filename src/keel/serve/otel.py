@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keel.errors import MissingExtraError
-from keel.serve.sinks import Sink
+from keel.serve.sinks import Sink, is_verdict
 
 EVENT = "gen_ai.evaluation.result"
 NAME, SCORE, LABEL, EXPLANATION = (
@@ -21,11 +21,13 @@ NAME, SCORE, LABEL, EXPLANATION = (
 def attributes_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event's attributes, of what is said of a turn."""
     since = "" if event.get("since") is None else f", most likely since turn {event['since']}"
+    evidence = event["evidence"]
+    reason = event["reason"] if evidence is None else f"evidence {evidence:g}"
     return {
         NAME: "keel.drift",
         SCORE: float(event["gaps"]),
         LABEL: str(event["state"]),
-        EXPLANATION: f"evidence {event['evidence']:g} at turn {event['turn']}{since}",
+        EXPLANATION: f"{reason} at turn {event['turn']}{since}",
     }
 
 
@@ -55,4 +57,4 @@ def otel_sink() -> Sink:
             )
         )
 
-    return Sink("OpenTelemetry", emit)
+    return Sink("OpenTelemetry", emit, wants=is_verdict)

@@ -79,8 +79,16 @@ def is_new_alarm(event: Event) -> bool:
     return bool(event.get("is_new_alarm"))
 
 
+def is_verdict(event: Event) -> bool:
+    """Whether an event says something of a turn, and not what was done with one."""
+    return "state" in event
+
+
 def jsonl_sink(path: Path) -> Sink:
-    """Every verdict as a line at the end of a file, which may be moved away between lines."""
+    """Every verdict, and what an alarm led to, as a line at the end of a file.
+
+    The file may be moved away between lines.
+    """
 
     def append(event: Event) -> None:
         with path.open("a", encoding="utf-8") as file:

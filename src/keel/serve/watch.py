@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -18,11 +19,13 @@ from keel.engines.vllm import (
     CONVERSATION_FIELD,
     CONVERSATION_HEADER,
     CURRENT,
+    DRIFT_PATH,
     METRICS_PATH,
     Receive,
     RequestSetting,
     Scope,
     Send,
+    Series,
     ServeEnvironment,
     WatchedRequest,
     adding_series,
@@ -35,7 +38,7 @@ from keel.engines.vllm import (
 )
 from keel.errors import UsageError
 from keel.serve.answer_shapes import AnswerPart, AnswerStream
-from keel.serve.conversations import ConversationStore, Namer
+from keel.serve.conversations import ConversationStore, MessageTurn, Namer
 from keel.serve.otel import otel_sink
 from keel.serve.sinks import Sink, jsonl_sink, webhook_sink
 from keel.serve.watcher import ServedTurn, Watcher
@@ -112,19 +115,50 @@ class Watch:
         if scope["type"] == "http" and path == METRICS_PATH:
             args = scope["app"].state.args
             model = (args.served_model_name or [args.model])[0]
-            send = adding_series(scope, send, self.watcher.series(model))
+            send = adding_series(scope, send, self._series(model))
+        elif scope["type"] == "http" and path == DRIFT_PATH:
+            await send_json(send, 200, self.watcher.recent())
+            return
         elif scope["type"] == "http" and path in WATCHED_PATHS and current is not None:
             raw, receive = await read_body(receive)
             body = _parsed(raw)
             if current.watch is not None and body is not None:
                 request = _WatchedAnswers(self.watcher, body, scope, current, current.watch)
                 send = request.adding(send)
-                if self.action is not None and self.watcher.has_alarmed(request.turn):
+                if self.action is not None and self._has_alarmed(request.turn):
                     if self.action == REFUSE:
+                        self._acted("refused")
                         await send_json(send, 403, _REFUSAL)
                         return
-                    current.name = current.name or self.action
+                    if current.name is None:
+                        self._acted(f"held by {self.action}")
+                        current.name = self.action
         await self.app(scope, receive, send)
+
+    def _series(self, model: str) -> list[Series]:
+        """The watch's series; none where the store cannot be read."""
+        try:
+            return self.watcher.series(model)
+        except sqlite3.Error as error:
+            _log(f"/metrics lacks what is watched: {error}")
+            return []
+
+    def _has_alarmed(self, turn: MessageTurn) -> bool:
+        """Whether the turn's conversation has alarmed; False where nobody can know."""
+        try:
+            return self.watcher.has_alarmed(turn)
+        except sqlite3.Error as error:
+            _log(f"a turn goes on as if it had not alarmed: {error}")
+            return False
+
+    def _acted(self, action: str) -> None:
+        """Say what was done with a turn of a conversation that has alarmed."""
+        _log(f"a conversation has alarmed: its next turn is {action}")
+        self.watcher.tell({"action": action})
+
+
+def _log(line: str) -> None:
+    print(f"keel: {line}", file=sys.stderr, flush=True)
 
 
 _REFUSAL = {
@@ -203,7 +237,7 @@ class _WatchedAnswers:
                 return self.watcher.judge(turn)
             self.watcher.unread("not seen" if sums is None else "no tokens")
         except Exception as error:  # an answer neither waits for its verdict nor fails with it
-            print(f"keel: a turn stays unread: {error}", file=sys.stderr, flush=True)
+            _log(f"a turn stays unread: {error}")
         return {"setting": setting, "state": "unknown"}
 
 

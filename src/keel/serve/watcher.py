@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import sqlite3
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keel.alarm import Alarm, State, advance
+from keel.alarm import Alarm, State, advance, provisional
 from keel.engines.vllm import AnswerSums, Series
 from keel.errors import CorruptArtifactError
 from keel.serve.conversations import ConversationStore, MessageTurn, Namer
@@ -18,6 +23,7 @@ from keel.serve.drift_series import (
     counter_name,
     drift_series,
 )
+from keel.serve.recent import RecentTurns
 
 Listener = Callable[[Mapping[str, Any]], None]
 """Takes what is said of a turn; must not block, nor raise."""
@@ -39,6 +45,48 @@ class ServedTurn:
 
 
 @dataclass(frozen=True)
+class KeptConversation:
+    """What is kept of a conversation from turn to turn."""
+
+    state: State = field(default_factory=State)
+    entry: int | None = None
+    """Its entry among the latest alarmed; None before it has alarmed."""
+    gaps: tuple[float, ...] = ()
+    """Level of its last turns, to three digits."""
+    is_foreign: bool = False
+    """Whether its system prompt is not the calibrated one."""
+
+    def to_bytes(self) -> bytes:
+        """A compact form: that of the state, and 10 bytes and 2 for each turn up to the 32nd."""
+        levels = struct.pack(f"<{len(self.gaps)}e", *self.gaps)
+        head = _HEAD.pack(self.entry or 0, self.is_foreign, len(self.gaps))
+        return head + levels + self.state.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> KeptConversation:
+        """The conversation of `to_bytes`. Raises CorruptArtifactError where the bytes are none."""
+        try:
+            entry, is_foreign, count = _HEAD.unpack_from(packed)
+            gaps = struct.unpack_from(f"<{count}e", packed, _HEAD.size)
+        except struct.error as error:
+            raise CorruptArtifactError(
+                f"{len(packed)} bytes are no conversation: {error}; start it anew"
+            ) from error
+        state = State.from_bytes(packed[_HEAD.size + 2 * count :])
+        return cls(state, entry or None, gaps, is_foreign)
+
+    def after(self, state: State, gaps: float) -> KeptConversation:
+        """The conversation with one more turn."""
+        level = max(-_LARGEST, min(_LARGEST, gaps))
+        levels = (*self.gaps, level)[-_KEPT_TURNS:]
+        return replace(self, state=state, gaps=levels, is_foreign=False)
+
+
+_HEAD, _KEPT_TURNS, _LARGEST = struct.Struct("<q?B"), 32, 60_000.0
+FOREIGN_SYSTEM = "the system prompt is not the calibrated one"
+
+
+@dataclass(frozen=True)
 class Watcher:
     """An alarm with the conversations that it watches."""
 
@@ -48,15 +96,31 @@ class Watcher:
     listeners: Sequence[Listener] = ()
     rate: float | None = None
     """Chance that a default conversation ever alarms; None for the alarm's own."""
+    unkept: Counter[str] = field(default_factory=Counter)
+    """What was counted while nothing could be written."""
 
     def judge(self, turn: ServedTurn) -> dict[str, Any]:
-        """What is said of an answer: its setting, level in gaps, evidence, state, since, firing."""
+        """What is said of an answer: its setting, level in gaps, evidence, state, since, firing.
+
+        Under another system prompt than the calibrated it is `foreign`, with the `reason`, and no
+        evidence for anything.
+        """
         past = self._past(turn.turn)
-        sums = turn.sums
-        after, verdict = advance(
-            self.alarm, past or State(), sums.mean, sums.tokens, rate=self.rate
+        before = past or KeptConversation()
+        if self._is_foreign(turn.turn, before):
+            return self._foreign(turn, before)
+        state, verdict = advance(
+            self.alarm, before.state, turn.sums.mean, turn.sums.tokens, rate=self.rate
         )
         gaps = verdict.gaps if verdict.gaps is not None else math.nan
+        said = {
+            "setting": turn.setting,
+            "gaps": round(gaps, 4),
+            "evidence": round(verdict.evidence, 4),
+            "state": verdict.state,
+            "since": None if verdict.since is None else verdict.since + 1,
+            "firing": round(turn.sums.firing, 4),
+        }
         counts = {
             counter_name("turns", turn.setting, verdict.state): 1.0,
             counter_name("gaps", bound_of(gaps, GAPS_BOUNDS)): 1.0,
@@ -70,42 +134,125 @@ class Watcher:
             counts["misses"] = 1.0
         if past is None:
             counts["conversations"] = 1.0
-        packed = after.to_bytes()
-        key = self.namer.after(turn.turn, turn.text, turn.sender)
-        if not self.store.put(key, packed, counts):
-            self.unread("not kept")
-        if turn.response_id is not None:
-            self.store.put(self.namer.of_id(turn.response_id, turn.sender), packed)
+        after = before.after(state, gaps)
+        self.tell({**said, "turn": verdict.turn + 1, "is_new_alarm": verdict.is_new})
+        with self._writing(counts):
+            begun, alarms = float(past is None), float(verdict.is_new)
+            self.store.recent.count(turns=1.0, gaps=gaps, begun=begun, alarms=alarms)
+            self._keep(turn, _shown(self.store.recent, after, said))
+        return said
+
+    def _is_foreign(self, turn: MessageTurn, past: KeptConversation) -> bool:
+        if turn.has_past and turn.system is None:
+            return past.is_foreign
+        return not self.alarm.fits_system(turn.system)
+
+    def _foreign(self, turn: ServedTurn, before: KeptConversation) -> dict[str, Any]:
+        gaps = self.alarm.in_gaps(turn.sums.mean)
         said = {
             "setting": turn.setting,
             "gaps": round(gaps, 4),
+            "evidence": None,
+            "state": "foreign",
+            "reason": FOREIGN_SYSTEM,
+            "since": None,
+            "firing": round(turn.sums.firing, 4),
+        }
+        self.tell({**said, "turn": before.state.turns + 1, "is_new_alarm": False})
+        with self._writing({counter_name("turns", turn.setting, "foreign"): 1.0}):
+            state = replace(before.state, turns=before.state.turns + 1)
+            self._keep(turn, replace(before, state=state, is_foreign=True))
+        return said
+
+    def provisional(self, turn: ServedTurn) -> dict[str, Any] | None:
+        """What is said of an answer that goes on; of one that nothing is said of yet, None."""
+        past = self._past(turn.turn) or KeptConversation()
+        if self._is_foreign(turn.turn, past) or not turn.sums.tokens:
+            return None
+        verdict = provisional(
+            self.alarm, past.state, turn.sums.mean, turn.sums.tokens, rate=self.rate
+        )
+        return {
+            "setting": turn.setting,
+            "gaps": None if verdict.gaps is None else round(verdict.gaps, 4),
             "evidence": round(verdict.evidence, 4),
             "state": verdict.state,
             "since": None if verdict.since is None else verdict.since + 1,
-            "firing": round(sums.firing, 4),
+            "provisional": turn.sums.tokens,
         }
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Hand on what is said of a turn, or was done with one."""
         for listen in self.listeners:
-            listen({**said, "turn": verdict.turn + 1, "is_new_alarm": verdict.is_new})
-        return said
+            listen(event)
+
+    def _keep(self, turn: ServedTurn, kept: KeptConversation) -> None:
+        packed = kept.to_bytes()
+        self.store.put(self.namer.after(turn.turn, turn.text, turn.sender), packed)
+        if turn.response_id is not None:
+            self.store.put(self.namer.of_id(turn.response_id, turn.sender), packed)
+        self.store.recent.use(turn.setting, self.namer.of_id("", turn.sender))
+
+    @contextmanager
+    def _writing(self, counts: Mapping[str, float]) -> Iterator[None]:
+        """Write all of it, or count what could not be kept: an answer never fails with a disk."""
+        try:
+            with self.store.writing():
+                self.store.count({**counts, **self.unkept})
+                yield
+            self.unkept.clear()
+        except sqlite3.Error as error:
+            self.unkept[counter_name("unread", "not kept")] += 1
+            lost = self.unkept.total()
+            if lost & (lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                line = f"keel: NOT watching: {lost} turns could not be kept: {error}"
+                print(line, file=sys.stderr, flush=True)
 
     def has_alarmed(self, turn: MessageTurn) -> bool:
         """Whether the conversation that a turn goes on with has raised an alarm before."""
         past = self._past(turn)
-        return past is not None and past.alarmed_at >= 0
+        return past is not None and past.state.alarmed_at >= 0
 
     def unread(self, reason: str) -> None:
         """Count an answer that could not be judged."""
-        self.store.count({counter_name("unread", reason): 1.0})
+        with self._writing({counter_name("unread", reason): 1.0}):
+            self.store.recent.count(unread=1.0)
 
-    def _past(self, turn: MessageTurn) -> State | None:
+    def _past(self, turn: MessageTurn) -> KeptConversation | None:
         """The conversation so far; None where it begins, or is known no more."""
         packed = None if turn.key is None else self.store.get(turn.key)
         try:
-            return None if packed is None else State.from_bytes(packed)
+            return None if packed is None else KeptConversation.from_bytes(packed)
         except CorruptArtifactError:
             return None
 
     def series(self, model: str) -> list[Series]:
         """What `/metrics` says of the conversations."""
         rate = self.rate or self.alarm.rate
-        return drift_series(model, self.store.counts(), self.store.size, self.alarm, rate)
+        counts = Counter(self.store.counts())
+        counts.update(self.unkept)
+        return drift_series(model, counts, self.store.size, self.alarm, rate)
+
+    def recent(self) -> dict[str, Any]:
+        """What the page shows of the last hour."""
+        recent = self.store.recent
+        return {
+            "rate": self.rate or self.alarm.rate,
+            "threshold": self.alarm.threshold(self.rate),
+            "expected": self.alarm.expected,
+            "unkept": self.unkept.total(),
+            "minutes": recent.minutes(),
+            "clients": recent.clients(),
+            "alarmed": list(recent.alarmed()),
+        }
+
+
+def _shown(
+    recent: RecentTurns, kept: KeptConversation, said: Mapping[str, Any]
+) -> KeptConversation:
+    """The conversation with its entry among the latest alarmed, where it has alarmed."""
+    if kept.state.alarmed_at < 0:
+        return kept
+    shown = {name: said[name] for name in ("setting", "evidence", "since")}
+    shown |= {"turns": kept.state.turns, "gaps": [round(level, 3) for level in kept.gaps]}
+    return replace(kept, entry=recent.show(kept.entry, shown))

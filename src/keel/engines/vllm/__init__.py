@@ -14,6 +14,7 @@ from keel.engines.vllm.naming import (
     PROBE_HEADER,
 )
 from keel.engines.vllm.packing import PackedInterventions
+from keel.engines.vllm.page import DRIFT_PATH
 from keel.engines.vllm.plugin import FRONT, check_version
 from keel.engines.vllm.serving import (
     check_weights,
@@ -31,6 +32,7 @@ __all__ = [
     "CONVERSATION_FIELD",
     "CONVERSATION_HEADER",
     "CURRENT",
+    "DRIFT_PATH",
     "FACTS_PATH",
     "FRONT",
     "METRICS_PATH",

@@ -26,6 +26,7 @@ from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.live import LiveFloors, named_change
 from keel.engines.vllm.metrics import (
     METRICS_PATH,
+    EngineNumbers,
     EngineReader,
     Series,
     ServerNumbers,
@@ -38,6 +39,15 @@ from keel.engines.vllm.naming import (
     check_beside_body,
     named_setting,
     parsed,
+)
+from keel.engines.vllm.page import (
+    DRIFT_PATH,
+    NUMBERS_PATH,
+    page_numbers,
+    refusal_of,
+    refuse_page,
+    send_page,
+    wants_page,
 )
 from keel.engines.vllm.serving import (
     check_request,
@@ -144,7 +154,7 @@ class Front:
             return
         state = scope["app"].state
         deployment = Deployment.from_config(state.vllm_config.additional_config)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path_of(scope)
         is_probe = self._is_probe(scope)
         live = self._live(is_candidate=is_probe and bool(_header(scope, CANDIDATE_HEADER)))
         is_refused = self._refusal(deployment, path, scope["method"], is_probe)
@@ -158,6 +168,8 @@ class Front:
         elif path == METRICS_PATH and (deployment is not None or self.gate is not None):
             series = await self._series(state, deployment, live)
             await self.app(scope, receive, adding_series(scope, send, series))
+        elif deployment is not None and _is_of_page(path, scope):
+            await self._show(state, deployment, live, scope, receive, send)
         elif path == FACTS_PATH and deployment is not None:
             await self._tell_facts(state, deployment, live, scope, send)
         elif deployment is not None and path in _DESCRIBED:
@@ -185,19 +197,50 @@ class Front:
         self, state: Any, deployment: Deployment | None, live: LiveFloors | None
     ) -> list[Series]:
         """What `/metrics` says of Keel, also where it is missing from the engine."""
-        default = "" if live is None else live.registered(live.default)
-        client = state.engine_client
-        engines = [] if deployment is None else await self.reader.read(client, default)
-        served = state.args.served_model_name or [state.args.model]
         return series_of(
-            ServerNumbers(
-                served[0],
-                not self.fault and (self.gate is None or self.gate.is_open),
-                {} if deployment is None else _facts(deployment, live),
-                None if self.gate is None else self.gate.passed_s_ago,
-            ),
-            engines,
+            self._server_numbers(state, deployment, live),
+            [] if deployment is None else await self._engine_numbers(state, live),
         )
+
+    def _server_numbers(
+        self, state: Any, deployment: Deployment | None, live: LiveFloors | None
+    ) -> ServerNumbers:
+        served = state.args.served_model_name or [state.args.model]
+        return ServerNumbers(
+            served[0],
+            not self.fault and (self.gate is None or self.gate.is_open),
+            {} if deployment is None else _facts(deployment, live),
+            None if self.gate is None else self.gate.passed_s_ago,
+        )
+
+    async def _engine_numbers(
+        self, state: Any, live: LiveFloors | None
+    ) -> list[EngineNumbers | None]:
+        default = "" if live is None else live.registered(live.default)
+        return await self.reader.read(state.engine_client, default)
+
+    async def _show(
+        self,
+        state: Any,
+        deployment: Deployment,
+        live: LiveFloors | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answer the page `/keel`, or what it draws."""
+        path = _path_of(scope)
+        refusal = refusal_of(scope, _keys_of(state))
+        if refusal is not None:
+            await refuse_page(send, *refusal)
+        elif path == FACTS_PATH:
+            await send_page(send)
+        elif path == NUMBERS_PATH:
+            server = self._server_numbers(state, deployment, live)
+            engines = await self._engine_numbers(state, live)
+            await send_json(send, 200, page_numbers(server, engines, fault=self.fault))
+        else:
+            await self.app(scope, receive, send)
 
     def _live(self, *, is_candidate: bool = False) -> LiveFloors | None:
         """The floors that a request which arrives now is held by."""
@@ -210,8 +253,7 @@ class Front:
         given = _header(scope, PROBE_HEADER)
         if not hmac.compare_digest(given.encode(), self.gate.key.encode()):
             return False
-        args = scope["app"].state.args
-        keys = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
+        keys = _keys_of(scope["app"].state)
         if keys:
             own = (b"authorization", f"Bearer {keys[0]}".encode())
             scope["headers"] = [*scope["headers"], own]
@@ -289,7 +331,7 @@ class Front:
     async def _hold_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a socket in where a request would be, under the default: it cannot name a setting."""
         deployment = Deployment.from_config(scope["app"].state.vllm_config.additional_config)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path_of(scope)
         is_probe = self._is_probe(scope)
         is_refused = self._refusal(deployment, path, "POST", is_probe)
         served = scope["app"].state.args.served_model_name or ()
@@ -345,6 +387,22 @@ class Front:
             name = name if live is None else live.registered(name or live.default)
             facts["firing"] = await _firing(state.engine_client, name)
         await send_json(send, 200, facts)
+
+
+def _path_of(scope: Scope) -> str:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path
+
+
+def _is_of_page(path: str, scope: Scope) -> bool:
+    """Whether a browser, or the page in it, asks."""
+    is_page = path in (NUMBERS_PATH, DRIFT_PATH) or (path == FACTS_PATH and wants_page(scope))
+    return is_page and scope["method"] == "GET"
+
+
+def _keys_of(state: Any) -> list[str]:
+    """The keys that vLLM wants; empty where anybody is answered."""
+    return [key for key in (state.args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
 
 
 def _facts(deployment: Deployment, live: LiveFloors | None) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class ServerNumbers:
     probed_s_ago: float | None = None
     """Seconds since `keel serve` last probed the server; None where nobody does."""
 
+    def shows_capped(self, engine: EngineNumbers | None) -> bool:
+        """Whether an engine is shown to hold requests that name no setting."""
+        is_meant = self.facts.get("setting", OFF) != OFF
+        return self.is_open and is_meant and engine is not None and engine.default_is_held
+
 
 @dataclass(frozen=True)
 class HistogramValue:
@@ -106,9 +111,8 @@ def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) ->
     model = server.model_name
     by_engine = {(model, str(n)): engine for n, engine in enumerate(engines)}
     named = {key: engine for key, engine in by_engine.items() if engine is not None}
-    is_meant = server.facts.get("setting", OFF) != OFF
     capped: dict[tuple[str, ...], float | HistogramValue] = {
-        key: float(server.is_open and is_meant and engine is not None and engine.default_is_held)
+        key: float(server.shows_capped(engine))
         for key, engine in (by_engine or {(model, "0"): None}).items()
     }
     own = ("model_name", "engine")
