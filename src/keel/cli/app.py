@@ -25,6 +25,7 @@ from keel.cli import (
     serve,
     ui,
 )
+from keel.cli.help import Command, Group
 
 EXAMPLES = """
 Examples:
@@ -61,27 +62,27 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
 def make_app(called: str | None = None) -> typer.Typer:
     """All commands; with `called`, the others have their names and first lines only.
 
-    Unfolding every option takes longer than all else that `keel --help` does. So would Markdown,
-    which its own texts do not need.
+    Unfolding every option takes longer than all else that `keel --help` does.
     """
     app = typer.Typer(
         name="keel",
         help="Keep open-weight language models in character: map persona space, watch drift, "
         "cap activations.",
         epilog=EXAMPLES,
-        add_completion=False,
+        cls=Group,
+        context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich" if called == "" else "markdown",
+        rich_markup_mode=None,
     )
     app.callback()(keel)
     for name, (command, examples) in COMMANDS.items():
         if called not in (None, name):
             help_ = command.info.help if isinstance(command, typer.Typer) else command.__doc__
-            app.command(name, help=str(help_))(lambda: None)
+            app.command(name, cls=Command, help=str(help_))(lambda: None)
         elif isinstance(command, typer.Typer):
             app.add_typer(command, name=name, epilog=examples)
         else:
-            app.command(name, epilog=examples)(command)
+            app.command(name, cls=Command, epilog=examples)(command)
     return app
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console, drift_alarm, drift_study, results
-from keel.cli.groups import running_by_default
+from keel.cli.help import Command, running_by_default
 from keel.cli.options import Given, takes
 from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
 from keel.settings import DriftSettings, OpeningSettings
@@ -35,11 +35,11 @@ app = typer.Typer(
     help="See how far conversations drift from the Assistant, turn by turn.\n\n"
     "`keel drift RUN FILE...` is short for `keel drift read RUN FILE...`, whose help lists the "
     "options.",
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 
 
-@app.command("read", epilog=EXAMPLES)
+@app.command("read", cls=Command, epilog=EXAMPLES)
 @takes(DriftSettings(), OpeningSettings())
 def drift(
     run: console.Run,
@@ -127,6 +127,6 @@ def _print_paths(folder: RunFolder, **paths: Any) -> None:
     results.print_next(f"In HTML: [b]keel report {escape(str(folder.path))}[/b]")
 
 
-app.command("study", epilog=drift_study.EXAMPLES)(drift_study.study)
-app.command("calibrate", epilog=drift_alarm.CALIBRATING)(drift_alarm.calibrate)
-app.command("watch", epilog=drift_alarm.WATCHING)(drift_alarm.watch)
+app.command("study", cls=Command, epilog=drift_study.EXAMPLES)(drift_study.study)
+app.command("calibrate", cls=Command, epilog=drift_alarm.CALIBRATING)(drift_alarm.calibrate)
+app.command("watch", cls=Command, epilog=drift_alarm.WATCHING)(drift_alarm.watch)

@@ -9,7 +9,7 @@ import typer
 
 from keel.cli import console, judge_agree, judge_label, results
 from keel.cli.extract import show_map
-from keel.cli.groups import running_by_default
+from keel.cli.help import Command, running_by_default
 from keel.cli.options import Given, takes
 from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, OpeningSettings
 
@@ -48,11 +48,11 @@ app = typer.Typer(
     help="Score how far a run's answers play their roles; hold judges against each other or "
     "against a person.\n\n`keel judge RUN` is short for `keel judge rollouts RUN`, whose help "
     "lists the options.",
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 
 
-@app.command("rollouts", epilog=ROLLOUTS_EXAMPLES)
+@app.command("rollouts", cls=Command, epilog=ROLLOUTS_EXAMPLES)
 @takes(JudgeSettings(), OpeningSettings())
 def judge(
     run: console.Run,
@@ -227,5 +227,5 @@ class Judging:
         return engine
 
 
-app.command("agree", epilog=judge_agree.EXAMPLES)(judge_agree.agree)
-app.command("label", epilog=judge_label.EXAMPLES)(judge_label.label)
+app.command("agree", cls=Command, epilog=judge_agree.EXAMPLES)(judge_agree.agree)
+app.command("label", cls=Command, epilog=judge_label.EXAMPLES)(judge_label.label)

@@ -1,0 +1,92 @@
+"""How help is laid out: plain text that wraps at any width, options under their headings.
+
+Typer's own tables cut words that are longer than a column, which at 80 columns is many.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import typer.core
+
+_WIDEST_NAMES = 24
+"""Columns for an option's names; longer ones have a line of their own."""
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help loses no word."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then options, a section for each heading."""
+        _write_sections(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The examples as they stand, so that they can be copied."""
+        _write_examples(self.epilog, formatter)
+
+
+class Group(typer.core.TyperGroup):
+    """Commands with commands of their own, whose help loses no word."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Options, then the commands, each with its whole first paragraph."""
+        _write_sections(self.get_params(ctx), ctx, formatter)
+        commands = [(name, _first_paragraph(each.help)) for name, each in self.commands.items()]
+        with formatter.section("Commands"):
+            _write_rows(commands, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The examples as they stand, so that they can be copied."""
+        _write_examples(self.epilog, formatter)
+
+
+def running_by_default(command: str) -> type[Group]:
+    """A group of commands that runs this one where the line names none."""
+
+    class RunningGroup(Group):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            is_named = not args or args[0] in self.commands or args in (["--help"], ["-h"])
+            return super().parse_args(ctx, args if is_named else [command, *args])
+
+    return RunningGroup
+
+
+def _write_sections(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in parameters:
+        if (record := parameter.get_help_record(ctx)) is not None:
+            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            heading = getattr(parameter, "rich_help_panel", None) or kind
+            sections.setdefault(heading, []).append(record)
+    for heading, records in sections.items():
+        if records:
+            with formatter.section(heading):
+                _write_rows(records, formatter)
+
+
+def _write_rows(rows: Sequence[tuple[str, str]], formatter: Any) -> None:
+    """Names, and beside them what they are; a word is not parted at its hyphens, to be copied."""
+    column = 4 + min(_WIDEST_NAMES, max(len(names) for names, _ in rows))
+    for names, text in rows:
+        lines = textwrap.wrap(text, formatter.width - column, break_on_hyphens=False)
+        first = f"  {names}".ljust(column)
+        if len(first) > column or first[-2:].strip():
+            lines, first = ["", *lines], first.rstrip()
+        shown = (" " * column + line if at else first + line for at, line in enumerate(lines))
+        formatter.write("".join(f"{line}\n" for line in shown))
+
+
+def _write_examples(epilog: str | None, formatter: Any) -> None:
+    if epilog:
+        formatter.write("\n" + "".join(f"{line}\n" for line in _single_spaced(epilog)))
+
+
+def _single_spaced(text: str) -> Iterator[str]:
+    """The lines of a text without the empty ones."""
+    return (line for line in text.splitlines() if line.strip())
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
