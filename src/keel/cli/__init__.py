@@ -33,9 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         from keel.errors import KeelError
 
         called = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-        if "_KEEL_COMPLETE" in os.environ:  # a shell asks, which tells no arguments
-            called = None
-        app = make_app(called)
+        # A shell that completes a line names no command here.
+        app = make_app(None if "_KEEL_COMPLETE" in os.environ else called)
     finally:
         gc.enable()
     try:

@@ -25,7 +25,7 @@ from keel.cli import (
     serve,
     ui,
 )
-from keel.cli.help import Command, Group
+from keel.cli.help import PlainCommand, PlainGroup
 
 EXAMPLES = """
 Examples:
@@ -69,7 +69,7 @@ def make_app(called: str | None = None) -> typer.Typer:
         help="Keep open-weight language models in character: map persona space, watch drift, "
         "cap activations.",
         epilog=EXAMPLES,
-        cls=Group,
+        cls=PlainGroup,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -78,11 +78,11 @@ def make_app(called: str | None = None) -> typer.Typer:
     for name, (command, examples) in COMMANDS.items():
         if called not in (None, name):
             help_ = command.info.help if isinstance(command, typer.Typer) else command.__doc__
-            app.command(name, cls=Command, help=str(help_))(lambda: None)
+            app.command(name, cls=PlainCommand, help=str(help_))(lambda: None)
         elif isinstance(command, typer.Typer):
             app.add_typer(command, name=name, epilog=examples)
         else:
-            app.command(name, cls=Command, epilog=examples)(command)
+            app.command(name, cls=PlainCommand, epilog=examples)(command)
     return app
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console, drift_alarm, drift_study, results
-from keel.cli.help import Command, running_by_default
+from keel.cli.help import PlainCommand, running_by_default
 from keel.cli.options import Given, takes
 from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
 from keel.settings import DriftSettings, OpeningSettings
@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 
-@app.command("read", cls=Command, epilog=EXAMPLES)
+@app.command("read", cls=PlainCommand, epilog=EXAMPLES)
 @takes(DriftSettings(), OpeningSettings())
 def drift(
     run: console.Run,
@@ -127,6 +127,6 @@ def _print_paths(folder: RunFolder, **paths: Any) -> None:
     results.print_next(f"In HTML: [b]keel report {escape(str(folder.path))}[/b]")
 
 
-app.command("study", cls=Command, epilog=drift_study.EXAMPLES)(drift_study.study)
-app.command("calibrate", cls=Command, epilog=drift_alarm.CALIBRATING)(drift_alarm.calibrate)
-app.command("watch", cls=Command, epilog=drift_alarm.WATCHING)(drift_alarm.watch)
+app.command("study", cls=PlainCommand, epilog=drift_study.EXAMPLES)(drift_study.study)
+app.command("calibrate", cls=PlainCommand, epilog=drift_alarm.CALIBRATING)(drift_alarm.calibrate)
+app.command("watch", cls=PlainCommand, epilog=drift_alarm.WATCHING)(drift_alarm.watch)

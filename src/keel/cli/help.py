@@ -6,7 +6,7 @@ Typer's own tables cut words that are longer than a column, which at 80 columns 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer.core
@@ -15,7 +15,7 @@ _WIDEST_NAMES = 24
 """Columns for an option's names; longer ones have a line of their own."""
 
 
-class Command(typer.core.TyperCommand):
+class PlainCommand(typer.core.TyperCommand):
     """A command whose help loses no word."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -27,13 +27,16 @@ class Command(typer.core.TyperCommand):
         _write_examples(self.epilog, formatter)
 
 
-class Group(typer.core.TyperGroup):
+class PlainGroup(typer.core.TyperGroup):
     """Commands with commands of their own, whose help loses no word."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Options, then the commands, each with its whole first paragraph."""
         _write_sections(self.get_params(ctx), ctx, formatter)
-        commands = [(name, _first_paragraph(each.help)) for name, each in self.commands.items()]
+        commands = [
+            (name, " ".join((each.help or "").split("\n\n")[0].split()))
+            for name, each in self.commands.items()
+        ]
         with formatter.section("Commands"):
             _write_rows(commands, formatter)
 
@@ -42,10 +45,10 @@ class Group(typer.core.TyperGroup):
         _write_examples(self.epilog, formatter)
 
 
-def running_by_default(command: str) -> type[Group]:
+def running_by_default(command: str) -> type[PlainGroup]:
     """A group of commands that runs this one where the line names none."""
 
-    class RunningGroup(Group):
+    class RunningGroup(PlainGroup):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             is_named = not args or args[0] in self.commands or args in (["--help"], ["-h"])
             return super().parse_args(ctx, args if is_named else [command, *args])
@@ -80,13 +83,5 @@ def _write_rows(rows: Sequence[tuple[str, str]], formatter: Any) -> None:
 
 def _write_examples(epilog: str | None, formatter: Any) -> None:
     if epilog:
-        formatter.write("\n" + "".join(f"{line}\n" for line in _single_spaced(epilog)))
-
-
-def _single_spaced(text: str) -> Iterator[str]:
-    """The lines of a text without the empty ones."""
-    return (line for line in text.splitlines() if line.strip())
-
-
-def _first_paragraph(text: str | None) -> str:
-    return " ".join((text or "").split("\n\n")[0].split())
+        lines = [line for line in epilog.splitlines() if line.strip()]
+        formatter.write("\n" + "".join(f"{line}\n" for line in lines))

@@ -9,7 +9,7 @@ import typer
 
 from keel.cli import console, judge_agree, judge_label, results
 from keel.cli.extract import show_map
-from keel.cli.help import Command, running_by_default
+from keel.cli.help import PlainCommand, running_by_default
 from keel.cli.options import Given, takes
 from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, OpeningSettings
 
@@ -52,7 +52,7 @@ app = typer.Typer(
 )
 
 
-@app.command("rollouts", cls=Command, epilog=ROLLOUTS_EXAMPLES)
+@app.command("rollouts", cls=PlainCommand, epilog=ROLLOUTS_EXAMPLES)
 @takes(JudgeSettings(), OpeningSettings())
 def judge(
     run: console.Run,
@@ -227,5 +227,5 @@ class Judging:
         return engine
 
 
-app.command("agree", cls=Command, epilog=judge_agree.EXAMPLES)(judge_agree.agree)
-app.command("label", cls=Command, epilog=judge_label.EXAMPLES)(judge_label.label)
+app.command("agree", cls=PlainCommand, epilog=judge_agree.EXAMPLES)(judge_agree.agree)
+app.command("label", cls=PlainCommand, epilog=judge_label.EXAMPLES)(judge_label.label)

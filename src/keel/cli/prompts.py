@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from keel.cli import console
 from keel.cli.extract import SCALES
-from keel.cli.help import Command, Group
+from keel.cli.help import PlainCommand, PlainGroup
 from keel.cli.options import Given, takes
 from keel.settings import ExtractSettings, Scale, ThroughputSettings
 
@@ -80,7 +80,7 @@ UNPRICED = (
 """Options of an extraction that change no price."""
 
 
-class CountsFirst(Group):
+class CountsFirst(PlainGroup):
     """A group of commands that runs `count` where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -97,7 +97,7 @@ app = typer.Typer(
 )
 
 
-@app.command("count", cls=Command, epilog=COUNT_EXAMPLES)
+@app.command("count", cls=PlainCommand, epilog=COUNT_EXAMPLES)
 def count(json: console.Json = False) -> None:
     """Count roles, traits, questions and evaluation prompts; list kinds of role and topics."""
     from keel.prompts import load_library, shipped_counts
@@ -112,7 +112,7 @@ def count(json: console.Json = False) -> None:
     _print(f"[b]Topics[/b]: {_tally(question.topic for question in library.questions)}")
 
 
-@app.command("list", cls=Command, epilog=LIST_EXAMPLES)
+@app.command("list", cls=PlainCommand, epilog=LIST_EXAMPLES)
 def list_(
     what: Annotated[Listed, typer.Argument(help="roles, traits or questions.")],
     json: console.Json = False,
@@ -133,7 +133,7 @@ def list_(
         _print(f"[b]{escape(name):<22}[/b] {kind + '  ':<14}{escape(text)}")
 
 
-@app.command("show", cls=Command, epilog=SHOW_EXAMPLES)
+@app.command("show", cls=PlainCommand, epilog=SHOW_EXAMPLES)
 def show(
     name: Annotated[str, typer.Argument(help="Name of a role or trait.")],
     json: console.Json = False,
@@ -163,7 +163,7 @@ def show(
         _print(f"  [dim]rubric[/dim] {escape(trait.rubric)}")
 
 
-@app.command("search", cls=Command, epilog=SEARCH_EXAMPLES)
+@app.command("search", cls=PlainCommand, epilog=SEARCH_EXAMPLES)
 def search(
     words: Annotated[list[str], typer.Argument(help="What shall all occur, in any case.")],
     json: console.Json = False,
@@ -185,7 +185,7 @@ def search(
     console.stderr.print(f"{len(matches)} found")
 
 
-@app.command("validate", cls=Command, epilog=VALIDATE_EXAMPLES)
+@app.command("validate", cls=PlainCommand, epilog=VALIDATE_EXAMPLES)
 def validate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a library.")],
     cosine: Annotated[
@@ -221,7 +221,7 @@ def validate(
         raise UsageError(f"{folder} has {len(faults)} faults; mend them in its files")
 
 
-@app.command("price", cls=Command, epilog=PRICE_EXAMPLES)
+@app.command("price", cls=PlainCommand, epilog=PRICE_EXAMPLES)
 @takes(SCALES, ThroughputSettings(), without=UNPRICED)
 def price(
     scale: Annotated[
@@ -245,7 +245,7 @@ def price(
     _print_price(parts, given.over(ThroughputSettings()).tokens_per_s, json)
 
 
-@app.command("generate", cls=Command, epilog=GENERATE_EXAMPLES)
+@app.command("generate", cls=PlainCommand, epilog=GENERATE_EXAMPLES)
 def generate(
     what: Annotated[Literal["role", "trait"], typer.Argument(help="role or trait.")],
     name: Annotated[str, typer.Argument(help="Small letters, as in coral_reef.")],
