@@ -60,7 +60,10 @@ def test_h_is_help(keel, called):
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("keel ", {"demo", "report"}), ("keel calibrate --max-", {"--max-price", "--max-settings"})],
+    [
+        ("keel ", {"demo", "ls", "info"}),
+        ("keel calibrate --max-", {"--max-price", "--max-settings"}),
+    ],
 )
 def test_a_shell_can_complete_commands_and_options(words, expected):
     done = subprocess.run(

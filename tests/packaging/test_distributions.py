@@ -174,6 +174,8 @@ def test_the_installed_demo_shows_and_reports_its_recorded_run(installed):
     assert "Recorded, not computed here" in shown["recording"]
     report = installed("keel", "report", "runs/demo")
     assert report.returncode == 0, report.stderr
+    known = installed("keel", "info", "runs/demo", "--json")
+    assert json.loads(known.stdout)["model"] == "smollm2", known.stderr
     code = "import keel; print(keel.open_run('runs/demo').floors.name)"
     opened = installed("python", "-c", code)
     assert opened.stdout.strip() == shown["calibration"]["chosen"], opened.stderr

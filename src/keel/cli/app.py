@@ -22,6 +22,7 @@ from keel.cli import (
     judge,
     prompts,
     report,
+    runs,
     serve,
     ui,
 )
@@ -52,6 +53,8 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
     "serve": (serve.serve, serve.EXAMPLES),
     "check": (check.check, check.EXAMPLES),
     "report": (report.report, report.EXAMPLES),
+    "ls": (runs.ls, runs.LS_EXAMPLES),
+    "info": (runs.info, runs.INFO_EXAMPLES),
     "compare": (compare.compare, compare.EXAMPLES),
     "prompts": (prompts.app, prompts.EXAMPLES),
     "import": (exchange.import_, exchange.IMPORT_EXAMPLES),

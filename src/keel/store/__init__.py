@@ -20,7 +20,7 @@ from keel.store.hub_folder import export_hub_folder
 from keel.store.load import load_alarm, load_axis, load_floors, load_settings, locate
 from keel.store.provenance import EvaluationPlan, Kept, Manifest, RunPlan
 from keel.store.records import parse_record, record_keys
-from keel.store.run import Run, open_run
+from keel.store.run import Run, find_runs, open_run
 from keel.store.studies import StudyFolder
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "export_gguf_control_vector",
     "export_hub_folder",
     "export_lm_eval_steering",
+    "find_runs",
     "load_alarm",
     "load_axis",
     "load_floors",

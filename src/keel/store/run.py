@@ -29,6 +29,7 @@ from keel.types import (
     EvalResult,
     Floors,
     Judgement,
+    LayerQuality,
     ModelIdentity,
     PersonaMap,
     PersonaSpace,
@@ -48,6 +49,22 @@ def open_run(path: str | Path) -> Run:
     run = Run(path)
     _ = run.manifest
     return run
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Runs in a folder and in those within it, sorted; of a run's own folder that alone.
+
+    Raises MissingArtifactError where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingArtifactError(f"there is no folder {folder}; give one that holds runs")
+    with reading(folder, "a folder of runs"):
+        if (folder / layout.PLAN).exists():
+            return [folder]
+        near = {path.parent for path in folder.glob(f"*/{layout.PLAN}")}
+        below = {path.parent for path in folder.glob(f"*/*/{layout.PLAN}")}
+        return sorted(near | {path for path in below if path.parent not in near})
 
 
 class Run:
@@ -112,6 +129,13 @@ class Run:
             parts["axis_folds"] = read_value(AxisFolds, folds, "axis folds")
         with reading(path, "a map"):
             return from_record(PersonaMap, read_json(path), parts)
+
+    @property
+    def quality(self) -> tuple[LayerQuality, ...]:
+        """How well each layer's axis separates the default from the roles; loads no vectors."""
+        path = self._checked(layout.MAP)
+        with reading(path, "a map"):
+            return tuple(from_record(LayerQuality, each) for each in read_json(path)["quality"])
 
     @cached_property
     def default_answers(self) -> DefaultAnswers | None:
