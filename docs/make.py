@@ -116,8 +116,8 @@ def _signature(option: Any, context: Any) -> str:
 
 
 def _meaning(parameter: Any, context: Any) -> str:
-    """The help without the double space that sets off a default."""
-    return " ".join(str(parameter.get_help_record(context)[1]).split())
+    """The help on one line, its default and bounds in one pair of brackets."""
+    return " ".join(str(parameter.get_help_record(context)[1]).split()).replace("] [", "; ")
 
 
 def _examples(epilog: str | None) -> list[str]:
