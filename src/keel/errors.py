@@ -12,6 +12,7 @@ KeelError
 ├── ModelLoadError       the model could not be loaded: check id, folder, network
 ├── EngineDiedError      an engine's process ended: read what it printed, run again
 ├── EndpointError        a model behind an address did not answer: check address, key, name
+├── TrackerError         an experiment tracker did not take a run: mend its settings
 ├── BudgetError          the limit of requests or cost is used up: raise it, run again
 ├── JudgeError           too many of a judge's replies are unusable: read them, take another
 ├── ClusterError         machines could not be reached, or were lost: look at them, run again
@@ -70,6 +71,10 @@ class EngineDiedError(KeelError, RuntimeError):
 
 class EndpointError(KeelError, ConnectionError):
     """A model behind an address refused, or did not answer."""
+
+
+class TrackerError(KeelError, ConnectionError):
+    """An experiment tracker did not take a run's numbers or its report."""
 
 
 class BudgetError(KeelError, RuntimeError):

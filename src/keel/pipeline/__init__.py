@@ -41,6 +41,7 @@ from keel.pipeline.report import compare, comparison_page, report, report_inputs
 from keel.pipeline.study_transcripts import study_transcripts
 from keel.pipeline.studying import check_study, price_study, study_drift
 from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
+from keel.pipeline.tracking import tracked_run
 from keel.pipeline.untrained import measure_untrained
 from keel.settings import DriftStudySettings, ExtractSettings, Scale, SweepSettings, What
 
@@ -97,6 +98,7 @@ __all__ = [
     "study_drift",
     "study_transcripts",
     "sweep",
+    "tracked_run",
     "transfer_axis",
     "watch",
 ]

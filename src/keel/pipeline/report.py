@@ -69,7 +69,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         transcripts={n: tuple(_transcripts(run, n, study)) for n, study in studies.items()},
         samples=samples,
         role_kinds=dict(role_kinds(load_library()) if kinds is None else kinds),
-        facts=tuple(_facts(run)),
+        facts=tuple(run_facts(run)),
         warnings=tuple(filter(None, [read_recording(run.path)])),
     )
 
@@ -117,7 +117,8 @@ def comparison_page(runs: Sequence[Run], pairs: tuple[RunComparison, ...]) -> st
     return render_html(comparison_account(ComparisonInputs(title, head, pairs, date)))
 
 
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
+def run_facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Date, model, settings, counts and version of a run, as text."""
     manifest = run.manifest
     yield "date", manifest.created
     yield "model", manifest.identity.model_id

@@ -10,14 +10,17 @@ from keel.report.inputs import UNTRAINED_AUC, ComparisonInputs, ReportInputs, ra
 from keel.report.sections import comparison_account, report_account
 from keel.report.terminal import render_terminal
 from keel.report.textplot import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
+from keel.report.trackers import TRACKERS, TrackedRun, send_to_tracker, tracker
 
 __all__ = [
+    "TRACKERS",
     "UNTRAINED_AUC",
     "Account",
     "ComparisonInputs",
     "ReportInputs",
     "Section",
     "Table",
+    "TrackedRun",
     "comparison_account",
     "draw_drift",
     "draw_needle",
@@ -29,4 +32,6 @@ __all__ = [
     "render_markdown",
     "render_terminal",
     "report_account",
+    "send_to_tracker",
+    "tracker",
 ]

@@ -56,6 +56,7 @@ from keel.settings.flags import (
     sentences,
 )
 from keel.settings.judging import EndpointLimits, GraderSettings, JudgeSettings, LabelSettings
+from keel.settings.report import TrackingSettings
 from keel.settings.serve import CheckSettings, ServeSettings, UiSettings
 from keel.settings.studies import DriftStudySettings
 
@@ -104,6 +105,7 @@ __all__ = [
     "SweepSettings",
     "SweepSources",
     "ThroughputSettings",
+    "TrackingSettings",
     "TraitSettings",
     "UiSettings",
     "VllmSettings",

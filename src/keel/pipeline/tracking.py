@@ -1,0 +1,64 @@
+"""Gathers what an experiment tracker is sent of a run: its numbers, by name, and its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from keel.pipeline.report import run_facts
+from keel.report import TrackedRun
+from keel.store import Run
+from keel.types import Interval
+
+
+def tracked_run(run: Run, page: Path) -> TrackedRun:
+    """The run's facts as parameters, its main numbers with their intervals, and its curves.
+
+    `page` is its report. Intervals are sent as three numbers: the value, `…/low` and `…/high`.
+    """
+    return TrackedRun(
+        name=run.path.resolve().name,
+        parameters=dict(run_facts(run)),
+        numbers=dict(_numbers(run)),
+        series=dict(_series(run)),
+        page=page,
+    )
+
+
+def _numbers(run: Run) -> Iterator[tuple[str, float]]:
+    if run.has_map:
+        quality = run.persona_map.quality[run.axis.layer]
+        yield "axis/layer", run.axis.layer
+        yield from _interval("axis/auc", quality.auc)
+        yield from _interval("axis/d_prime", quality.d_prime)
+        yield "axis/split_half_questions", quality.split_half_questions
+        yield "axis/split_half_roles", quality.split_half_roles
+    if run.has_calibration:
+        chosen = run.calibration.setting
+        yield from _interval("floors/price_nats", chosen.price or chosen.kl_default)
+        yield from _interval("floors/effect_gaps", chosen.effect or chosen.shift_gaps)
+        yield "floors/firing_rate", chosen.firing_rate
+    for name, result in run.evaluations().items():
+        for arm in result.arms:
+            yield from _interval(f"{name}/{arm.arm}/rate", arm.rate)
+            if arm.difference is not None:
+                yield from _interval(f"{name}/{arm.arm}/difference", arm.difference)
+
+
+def _interval(name: str, value: Interval | float) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Interval):
+        yield from ((name, value.value), (f"{name}/low", value.low), (f"{name}/high", value.high))
+    else:
+        yield name, value
+
+
+def _series(run: Run) -> Iterator[tuple[str, Sequence[float]]]:
+    if run.has_map:
+        yield "layers/auc", [quality.auc.value for quality in run.persona_map.quality]
+        yield "layers/d_prime", [quality.d_prime.value for quality in run.persona_map.quality]
+    for reading in run.drift_readings():
+        yield f"drift/{reading.conversation_id}", [turn.gaps for turn in reading.turns]
+    for replay in run.replays():
+        before = f"replay/{replay.conversation_id}"
+        yield f"{before}/uncapped", [turn.uncapped.gaps for turn in replay.turns]
+        yield f"{before}/capped", [turn.capped.gaps for turn in replay.turns]
