@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,15 @@ def test_panels_lie_beside_each_other():
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")]
+)
+def test_prometheus_takes_the_rules_and_they_fire_as_planted(words):
+    """An hour in which every answer was unread, and none was judged, raised nothing before."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: it comes with Prometheus (apt-get install prometheus)")
+    ran = subprocess.run([promtool, *words], cwd=MONITORING, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -89,6 +89,14 @@ def test_series_are_few_and_count_turns_alarms_and_levels(store):
     assert sum(len(values) for values in series.values()) <= 20
 
 
+def test_a_setting_without_an_alarm_has_none_counted_and_not_no_series(store):
+    """Prometheus' increase() misses what a counter begins with."""
+    watching = watcher(store)
+    said_over(watching, [1.0])
+    series = {each.name: each.values for each in watching.series("tiny")}
+    assert series["keel_drift_alarms"] == {("tiny", "low"): 0}
+
+
 def test_a_conversation_that_was_forgotten_begins_anew_and_is_counted(store):
     watching = watcher(store)
     store.most = 0

@@ -74,11 +74,17 @@ def drift_series(
 def _counted(
     model: str, counts: Mapping[str, float], counted: str
 ) -> Mapping[tuple[str, ...], float]:
-    """The values of a counter by its labels; 0 for one without labels that has not counted yet."""
+    """The values of a counter by its labels.
+
+    0 for one without labels that has not counted yet, and for alarms of each setting that has had
+    turns: Prometheus sees no increase in a counter that begins with its first alarm.
+    """
     if not _COUNTED[counted][2]:
         return {(model,): counts.get(counted, 0.0)}
-    split = ((name.split(_BY), value) for name, value in counts.items())
-    return {(model, *labels): value for (first, *labels), value in split if first == counted}
+    split = [(name.split(_BY), value) for name, value in counts.items()]
+    begun = {(model, labels[0]): 0.0 for (first, *labels), _ in split if first == "turns"}
+    values = {(model, *labels): value for (first, *labels), value in split if first == counted}
+    return {**begun, **values} if counted == "alarms" else values
 
 
 def _histogram(counts: Mapping[str, float], of: str, bounds: Sequence[float]) -> HistogramValue:
