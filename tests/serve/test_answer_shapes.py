@@ -14,6 +14,8 @@ def judged():
     seen = []
 
     def judge(part, text):
+        if part.ended is None:
+            return None
         seen.append((part.index, text, part.id))
         return VERDICT
 

@@ -169,3 +169,87 @@ def test_a_server_that_holds_every_request_alike_has_no_other_setting(served):
     enforced = {**served, "KEEL_ENFORCE": "1", "KEEL_ALARM_ACTION": "setting:low"}
     with pytest.raises(UsageError, match="holds every request alike"):
         action_of(enforced)
+
+
+EARLY = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
+
+
+def streaming(store, level):
+    """A watch over an app that streams three parts, the second of them after a look."""
+
+    async def app(scope, receive, send):
+        await receive()
+        current = CURRENT.get()
+        current.used.add("high")
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number in range(3):
+            if number == 1 and current.watch.looks:
+                early = AnswerSums(16, 16 * (2.0 + 4.0 * level), 0.0, 0.0, 0.0)
+                current.watch.early[0, 0] = early
+            current.watch.sums[0, 0] = AnswerSums(40, 40 * (2.0 + 4.0 * level), 0.0, 0.0, 0.0)
+            end = "stop" if number == 2 else None
+            choice = {**EARLY["choices"][0], "finish_reason": end}
+            body = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": number < 2})
+
+    return Watch(app, Watcher(alarm(), store, Namer(store.secret)), "")
+
+
+def streamed(watch, messages, **body):
+    """What is said in each part of a streamed answer; None where nothing is."""
+    sent, raw = [], json.dumps({"messages": messages, "stream": True, **body}).encode()
+    scope = {"type": "http", "path": "/v1/chat/completions", "headers": []}
+
+    async def receive():
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    token = CURRENT.set(RequestSetting(None, watch=WatchedRequest(SumsReader(_unused))))
+    try:
+        asyncio.run(watch(scope, receive, send))
+    finally:
+        CURRENT.reset(token)
+    parts = b"".join(each.get("body", b"") for each in sent).decode().split("\n\n")
+    return [json.loads(part[6:])["choices"][0].get("keel") for part in parts if part]
+
+
+def test_a_verdict_before_the_end_comes_where_it_is_wanted_and_changes_no_other(store):
+    messages = [{"role": "user", "content": "q"}]
+    plain = streamed(streaming(store, -0.2), messages)
+    assert plain[:2] == [None, None]
+    early = streamed(streaming(store, -0.2), messages, vllm_xargs={"keel_provisional": True})
+    assert early[0] is None
+    assert (early[1]["provisional"], early[1]["gaps"]) == (16, -0.2)
+    assert early[2] == plain[2]
+
+
+def test_a_verdict_before_the_end_never_raises_an_alarm(store):
+    """Looked at more often than its rate allows for, the alarm would come too often."""
+    messages, said = [], []
+    for number in range(6):
+        messages.append({"role": "user", "content": f"q{number}"})
+        parts = streamed(streaming(store, -0.6), messages, vllm_xargs={"keel_provisional": True})
+        said.append([part["state"] for part in parts if part])
+        messages.append({"role": "assistant", "content": "xxx"})
+    first = [final for _, final in said].index("alarm")
+    assert said[first][0] != "alarm"
+    assert len(store.base.execute("SELECT * FROM alarmed").fetchall()) == 1
+
+
+def test_what_an_action_did_is_logged(store, capsys):
+    heard = []
+    watch, _ = serving(store, -0.6, action=REFUSE, listeners=(heard.append,))
+    talk(watch, 5)
+    assert {"action": "refused"} in heard
+    assert "keel: a conversation has alarmed: its next turn is refused" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_read_takes_no_action_and_no_answer(store, capsys):
+    watch, _ = serving(store, 1.0, action=REFUSE)
+    store.close()
+    said = talk(watch, 2)
+    assert said == [{"setting": "high", "state": "unknown"}] * 2
+    assert "goes on as if it had not alarmed" in capsys.readouterr().err

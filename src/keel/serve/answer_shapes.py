@@ -28,6 +28,8 @@ class AnswerPart:
     """Where the answer's end stands; None while there is more to come."""
     id: str | None = None
     """By which the client may go on with the conversation."""
+    within: dict[str, Any] | None = None
+    """What carries this part, of an answer that goes on."""
 
 
 def parts_of(content: Any) -> Iterator[AnswerPart]:
@@ -40,7 +42,8 @@ def parts_of(content: Any) -> Iterator[AnswerPart]:
             said = choice.get("message") or choice.get("delta") or {}
             text = choice.get("text") or said.get("content") or ""
             is_ended = choice.get("finish_reason") is not None
-            yield AnswerPart(int(choice.get("index", 0)), text, choice if is_ended else None)
+            ended, within = (choice, None) if is_ended else (None, choice)
+            yield AnswerPart(int(choice.get("index", 0)), text, ended, within=within)
     elif content.get("object") == "response" and content.get("status") != "in_progress":
         texts = (
             part.get("text") or ""
@@ -55,13 +58,16 @@ def parts_of(content: Any) -> Iterator[AnswerPart]:
         texts = (block.get("text") or "" for block in content.get("content") or ())
         yield AnswerPart(0, "".join(texts), content if content.get("stop_reason") else None)
     elif kind == "content_block_delta":
-        yield AnswerPart(0, content["delta"].get("text") or "")
+        yield AnswerPart(0, content["delta"].get("text") or "", within=content)
+    elif kind == "response.output_text.delta":
+        yield AnswerPart(0, "", within=content)  # its end holds the text
     elif kind == "message_delta" and content["delta"].get("stop_reason"):
         yield AnswerPart(0, "", content)
 
 
 Judge = Callable[[AnswerPart, str], Mapping[str, Any] | None]
-"""Takes the part that ends an answer, and its whole text; gives what is added to it."""
+"""Takes the part that ends an answer, and its whole text, or a part of one that goes on and no
+text; gives what is added to it."""
 
 
 class AnswerStream:
@@ -109,9 +115,10 @@ class AnswerStream:
             if part.ended is not None and part.id is not None:
                 texts.clear()  # the end holds all of it
             texts.append(part.text)
-            if part.ended is not None:
-                judged = self.judge(part, "".join(texts))
-                if judged is not None:
-                    part.ended[EXTRA] = judged
-                    is_added = True
+            carrier = part.within if part.ended is None else part.ended
+            text = "" if part.ended is None else "".join(texts)
+            judged = None if carrier is None else self.judge(part, text)
+            if carrier is not None and judged is not None:
+                carrier[EXTRA] = judged
+                is_added = True
         return is_added

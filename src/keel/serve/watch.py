@@ -21,6 +21,9 @@ from keel.engines.vllm import (
     CURRENT,
     DRIFT_PATH,
     METRICS_PATH,
+    PROVISIONAL_FIELD,
+    PROVISIONAL_HEADER,
+    AnswerSums,
     Receive,
     RequestSetting,
     Scope,
@@ -43,6 +46,8 @@ from keel.serve.otel import otel_sink
 from keel.serve.sinks import Sink, jsonl_sink, webhook_sink
 from keel.serve.watcher import ServedTurn, Watcher
 
+PROVISIONAL_AT = (16, 64, 256)
+"""Tokens after which a streamed answer is judged before its end, where its request wants that."""
 WATCHED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 
 
@@ -180,6 +185,10 @@ def _parsed(raw: bytes) -> Mapping[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
+def _is_yes(value: object) -> bool:
+    return str(value or "").lower() not in ("", "0", "0.0", "false", "no")
+
+
 class _WatchedAnswers:
     """The answers to one HTTP request."""
 
@@ -197,6 +206,9 @@ class _WatchedAnswers:
         named = arguments.get(CONVERSATION_FIELD) if isinstance(arguments, dict) else None
         id = header_of(scope, CONVERSATION_HEADER) or ("" if named is None else str(named))
         self.turn = watcher.namer.turn(body, id=id or None, sender=self.sender)
+        early = isinstance(arguments, dict) and arguments.get(PROVISIONAL_FIELD)
+        if _is_yes(header_of(scope, PROVISIONAL_HEADER)) or _is_yes(early):
+            watched.looks = PROVISIONAL_AT if body.get("stream") else ()
         samples = body.get("n")
         self.samples = samples if isinstance(samples, int) and samples > 0 else 1
 
@@ -227,9 +239,12 @@ class _WatchedAnswers:
 
         return added
 
-    def _judge(self, part: AnswerPart, text: str) -> Mapping[str, Any]:
+    def _judge(self, part: AnswerPart, text: str) -> Mapping[str, Any] | None:
         setting = ",".join(sorted(self.current.used))
         number = (part.index // self.samples, part.index % self.samples)
+        if part.ended is None:
+            early = self.watched.early.pop(number, None)
+            return None if early is None else self._provisional(setting, early)
         sums = self.watched.sums.get(number)
         try:
             if sums is not None and sums.tokens and math.isfinite(sums.total):
@@ -239,6 +254,13 @@ class _WatchedAnswers:
         except Exception as error:  # an answer neither waits for its verdict nor fails with it
             _log(f"a turn stays unread: {error}")
         return {"setting": setting, "state": "unknown"}
+
+    def _provisional(self, setting: str, sums: AnswerSums) -> Mapping[str, Any] | None:
+        try:
+            return self.watcher.provisional(ServedTurn(self.turn, "", setting, sums, self.sender))
+        except Exception as error:  # the answer goes on without
+            _log(f"an answer is not judged before its end: {error}")
+            return None
 
 
 def _is_stream(start: Mapping[str, Any]) -> bool:

@@ -121,6 +121,18 @@ def test_evidence_grows_along_a_conversation_as_offline(url):
         messages.append({"role": "assistant", "content": reply["choices"][0]["message"]["content"]})
 
 
+def test_a_streamed_answer_is_judged_before_its_end_where_that_is_wanted(url):
+    """At 16 and 64 of its 80 tokens; 79 are read by its end, as the last is never run."""
+    body = {"model": "tiny", "prompt": "a b", "max_tokens": 80, "temperature": 0}
+    body |= {"stream": True, "ignore_eos": True}
+    asked = ({"vllm_xargs": {"keel_provisional": 1}}, {})
+    early, plain = (verdicts(post(url, "/v1/completions", {**body, **more})[2]) for more in asked)
+    assert [said.get("provisional", 0) // 16 for said in early] == [1, 4, 0]
+    assert [said for said in early if "firing" in said] == plain == early[-1:]
+    _, _, reply = post(url, "/v1/completions", body, **{"X-Keel-Provisional": "1"})
+    assert len(verdicts(reply)) == 3
+
+
 def test_every_answer_to_a_prompt_gets_its_own_verdict(url):
     reply = chat(url, [{"role": "user", "content": "a"}], n=3, temperature=1.0, seed=1)
     assert len({said["gaps"] for said in verdicts(reply)}) == 3

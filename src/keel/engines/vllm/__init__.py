@@ -12,6 +12,8 @@ from keel.engines.vllm.naming import (
     CONVERSATION_FIELD,
     CONVERSATION_HEADER,
     PROBE_HEADER,
+    PROVISIONAL_FIELD,
+    PROVISIONAL_HEADER,
 )
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.page import DRIFT_PATH
@@ -37,6 +39,8 @@ __all__ = [
     "FRONT",
     "METRICS_PATH",
     "PROBE_HEADER",
+    "PROVISIONAL_FIELD",
+    "PROVISIONAL_HEADER",
     "SETTING_HEADER",
     "AnswerSums",
     "Deployment",

@@ -82,6 +82,10 @@ class WatchedRequest:
     """Prompts of it that were handed to the engine so far."""
     sums: dict[tuple[int, int], AnswerSums | None] = field(default_factory=dict)
     """By prompt and by number of the answer to it; None where an answer could not be read."""
+    looks: tuple[int, ...] = ()
+    """Tokens after which an answer that goes on is looked at."""
+    early: dict[tuple[int, int], AnswerSums] = field(default_factory=dict)
+    """Of answers that go on what was last seen at such a look; whoever uses it takes it out."""
 
     def answers(
         self, generate: Callable[..., AsyncIterator[Any]], client: Any, prompt: Any, params: Any
@@ -100,7 +104,9 @@ class WatchedRequest:
     ) -> AsyncIterator[Any]:
         name = secrets.token_hex(8)
         params.extra_args = {**(params.extra_args or {}), WATCH: [name, params.n or 1]}
+        seen = dict[int, int]()
         async for output in generate(prompt, params):
+            await self._look(number, name, output, params, seen, client)
             ended = [each.index for each in output.outputs if each.finish_reason is not None]
             new = [index for index in ended if (number, index) not in self.sums]
             if new:
@@ -108,3 +114,27 @@ class WatchedRequest:
                 for index, sums in zip(new, await self.reader.read(client, keys), strict=True):
                     self.sums[number, index] = sums
             yield output
+
+    async def _look(
+        self,
+        number: int,
+        name: str,
+        output: Any,
+        params: Any,
+        seen: dict[int, int],
+        client: Any,
+    ) -> None:
+        """Read the answers that have just passed so many tokens and go on; `seen` counts them."""
+        passed = list[int]()
+        for each in output.outputs if self.looks else ():
+            before = seen.get(each.index, 0)
+            is_part = params.output_kind.name == "DELTA"
+            seen[each.index] = (before if is_part else 0) + len(each.token_ids)
+            is_due = any(before < look <= seen[each.index] for look in self.looks)
+            if is_due and each.finish_reason is None:
+                passed.append(each.index)
+        if passed:
+            keys = [answer_key(name, index) for index in passed]
+            for index, sums in zip(passed, await self.reader.read(client, keys), strict=True):
+                if sums is not None:
+                    self.early[number, index] = sums

@@ -22,6 +22,10 @@ _ARGUMENTS = "vllm_xargs"
 CONVERSATION_HEADER = "x-keel-conversation"
 CONVERSATION_FIELD = "keel_conversation"
 """The same among the arguments: which conversation a request goes on with, for an alarm."""
+PROVISIONAL_HEADER = "x-keel-provisional"
+PROVISIONAL_FIELD = "keel_provisional"
+"""Whether a streamed answer is to be judged before it has ended, too."""
+_HEADERS = (PROBE_HEADER, CANDIDATE_HEADER, CONVERSATION_HEADER, PROVISIONAL_HEADER)
 _HOMES = ((_ARGUMENTS, KEY), ("sampling_params", "extra_args", KEY))
 """Where a body may name its setting; the second is that of the endpoint of tokens."""
 _CONTENT = {
@@ -44,7 +48,7 @@ def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
     """
     names = set[str]()
     for path, value in _mentions(body, ()):
-        if path == (_ARGUMENTS, CONVERSATION_FIELD):
+        if path in ((_ARGUMENTS, CONVERSATION_FIELD), (_ARGUMENTS, PROVISIONAL_FIELD)):
             continue
         if path not in _HOMES:
             raise _ignored(".".join(path))
@@ -64,9 +68,7 @@ def named_setting(body: object, served: Sequence[str] = ()) -> str | None:
 def check_beside_body(headers: Mapping[str, str], query: str) -> None:
     """Refuse a setting that is named in a header or in the address. Raises UsageError."""
     for name in headers:
-        if name not in (PROBE_HEADER, CANDIDATE_HEADER, CONVERSATION_HEADER) and _is_like_key(
-            name.removeprefix("x-")
-        ):
+        if name not in _HEADERS and _is_like_key(name.removeprefix("x-")):
             raise _ignored(f"the header {name}")
     for key, _ in parse_qsl(query, keep_blank_values=True):
         if any(_is_like_key(part) for part in _path_of(key)):
