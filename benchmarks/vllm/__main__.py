@@ -37,6 +37,8 @@ class Arm:
     held: float = 0.0
     """Share of the requests that name a setting."""
     record: bool = False
+    watch: bool = False
+    """Whether each answer is read for an alarm, as a server does."""
 
 
 ENGINES: Mapping[str, dict[str, Any] | None] = {
@@ -46,6 +48,7 @@ ENGINES: Mapping[str, dict[str, Any] | None] = {
     "custom op": {"layers": _BAND, "steps": 1, "settings": 4, "custom_op": True},
     "probes": {"layers": _BAND, "steps": 1, "settings": 4, "probes": 1},
     "means": {"layers": _BAND, "steps": 1, "settings": 4, "recordings": _TOGETHER},
+    "watched": {"layers": _BAND, "steps": 1, "settings": 4, "watched_layer": 17},
 }
 ARMS: Mapping[str, Arm] = {
     _PLAIN: Arm("plain"),
@@ -56,12 +59,16 @@ ARMS: Mapping[str, Arm] = {
     "held: all, as a custom op": Arm("custom op", 1.0),
     "projections": Arm("probes", 1.0, True),
     "all-layer means": Arm("means", 0.0, True),
+    "watched: none held": Arm("watched", watch=True),
+    "watched: all held": Arm("watched", 1.0, watch=True),
 }
 _TARGETS = {
     "plugin idle": _HELD,
     "held: global": _HELD,
     "held: all": _HELD,
     "held: half": _HELD,
+    "watched: none held": _HELD,
+    "watched: all held": _HELD,
     "all-layer means": _RECORDED,
 }
 
@@ -176,7 +183,9 @@ def _measure(
 ) -> None:
     def ask(name: str) -> dict[str, Any]:
         arm = taken.arms[name]
-        return engines[arm.engine].ask(requests=requests, held=arm.held, record=arm.record)
+        return engines[arm.engine].ask(
+            requests=requests, held=arm.held, record=arm.record, watch=arm.watch
+        )
 
     def run(name: str) -> Measurement:
         found = ask(name)

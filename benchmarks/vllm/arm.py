@@ -103,6 +103,10 @@ class _Engine:
         directions = [unit(torch.randn(hidden, generator=draws)) for _ in band]
         floors = [Floor(n, v, 2.0) for n, v in zip(band, directions, strict=True)]
         self._call("register", "held", PackedInterventions.of("held", floors).to_bytes())
+        if deployment.get("watched_layer") is not None:
+            from keel.engines.vllm.watching import packed_direction
+
+            self._call("watch", packed_direction(directions[0]))
         if deployment.get("probes"):
             self._call(
                 "set_probes",
@@ -129,6 +133,10 @@ class _Engine:
         while engine.has_unfinished_requests():
             start = time.perf_counter()
             outputs = engine.step()
+            if asked.get("watch"):
+                ended = [f"w{output.request_id}/0" for output in outputs if output.finished]
+                if ended:  # as a server's front does, of all that end together
+                    self._call("watched_sums", ended)
             self.steps_s.append(time.perf_counter() - start)
             for output in outputs:
                 if output.outputs[0].token_ids and not first:
@@ -155,6 +163,8 @@ class _Engine:
         key = f"k{self.numbers}" if asked["record"] else ""
         if key:
             arguments["keel_record"] = key
+        if asked.get("watch"):
+            arguments["keel_watch"] = [f"w{self.numbers}", 1]
         is_extraction = asked.get("extracts", False)
         parameters = SamplingParams(
             temperature=0.0,

@@ -215,9 +215,10 @@ def test_the_page_shows_the_cap_settings_the_hour_and_alarms_and_goes_on_by_itse
     tab = open_tab(served.url)
     assert tab.inner_text("#state") == "Capped"
     assert "engine 0 tested itself 12 s ago" in tab.inner_text("#why")
-    assert [cell.inner_text() for cell in tab.query_selector_all("#settings tr:nth-child(2) > *")][
-        :4
-    ] == ["high (default)", "14", "1,800", "10 %"]
+    cells = tab.query_selector_all("#settings tr:nth-child(2) > *")
+    shown = [cell.inner_text().split("\n")[0] for cell in cells]
+    assert shown == ["high (default)", "14", "1,800", "10 %", "1"]
+    assert tab.inner_text("#unused") == "Not used yet: none."
     assert "TURNS\n2" in tab.inner_text("#sums").upper()
     assert tab.is_visible("#none")
     served.talk([1.0, 0.9, -0.5, -0.6, -0.7])

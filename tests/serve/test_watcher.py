@@ -85,7 +85,8 @@ def test_series_are_few_and_count_turns_alarms_and_levels(store):
     (levels,) = series["keel_drift_gaps"].values()
     assert dict(levels.buckets)["+Inf"] == 3 * len(LEVELS)
     assert levels.total == pytest.approx(3 * sum(LEVELS))
-    assert series["keel_drift_unread_turns"] == {("tiny", "not seen"): 1}
+    unread = {("tiny", "not seen"): 1, ("tiny", "no tokens"): 0, ("tiny", "not kept"): 0}
+    assert series["keel_drift_unread_turns"] == unread
     assert sum(len(values) for values in series.values()) <= 20
 
 

@@ -11,6 +11,8 @@ from keel.engines.vllm import HistogramValue, Series
 
 GAPS_BOUNDS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, math.inf)
 EVIDENCE_BOUNDS = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, math.inf)
+NOT_SEEN, NO_TOKENS, NOT_KEPT = UNREAD = ("not seen", "no tokens", "not kept")
+"""Why an answer was not read: no worker knew it, it had no content, the file took it no more."""
 _BY = "|"
 """Stands between the parts of a counter's name: what is counted, then its labels."""
 _COUNTED = {
@@ -50,7 +52,10 @@ def drift_series(
         for of, (name, help, bounds) in _HISTOGRAMS.items()
     ]
     gauges = {
-        "keel_drift_kept_conversations": ("Conversations that are kept.", float(kept)),
+        "keel_drift_kept_conversations": (
+            "States that are kept: of each answer that a conversation can go on from.",
+            float(kept),
+        ),
         "keel_drift_design_rate": ("Share of healthy conversations that ever alarm.", rate),
     }
     info = {"layer": str(alarm.layer), "statistic": alarm.statistic, "rate": f"{rate:g}"}
@@ -76,15 +81,17 @@ def _counted(
 ) -> Mapping[tuple[str, ...], float]:
     """The values of a counter by its labels.
 
-    0 for one without labels that has not counted yet, and for alarms of each setting that has had
-    turns: Prometheus sees no increase in a counter that begins with its first alarm.
+    0 for what has not counted yet, where its labels are known: Prometheus sees no increase in a
+    counter that begins with 1.
     """
-    if not _COUNTED[counted][2]:
-        return {(model,): counts.get(counted, 0.0)}
     split = [(name.split(_BY), value) for name, value in counts.items()]
-    begun = {(model, labels[0]): 0.0 for (first, *labels), _ in split if first == "turns"}
+    begun = {
+        "alarms": [(labels[0],) for (first, *labels), _ in split if first == "turns"],
+        "unread": [(reason,) for reason in UNREAD],
+    }
+    zeros = begun.get(counted, [] if _COUNTED[counted][2] else [()])
     values = {(model, *labels): value for (first, *labels), value in split if first == counted}
-    return {**begun, **values} if counted == "alarms" else values
+    return {**{(model, *labels): 0.0 for labels in zeros}, **values}
 
 
 def _histogram(counts: Mapping[str, float], of: str, bounds: Sequence[float]) -> HistogramValue:

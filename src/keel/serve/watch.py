@@ -42,6 +42,7 @@ from keel.engines.vllm import (
 from keel.errors import UsageError
 from keel.serve.answer_shapes import AnswerPart, AnswerStream
 from keel.serve.conversations import ConversationStore, MessageTurn, Namer
+from keel.serve.drift_series import NO_TOKENS, NOT_SEEN
 from keel.serve.otel import otel_sink
 from keel.serve.sinks import Sink, jsonl_sink, webhook_sink
 from keel.serve.watcher import ServedTurn, Watcher
@@ -250,7 +251,7 @@ class _WatchedAnswers:
             if sums is not None and sums.tokens and math.isfinite(sums.total):
                 turn = ServedTurn(self.turn, text, setting, sums, self.sender, part.id)
                 return self.watcher.judge(turn)
-            self.watcher.unread("not seen" if sums is None else "no tokens")
+            self.watcher.unread(NOT_SEEN if sums is None else NO_TOKENS)
         except Exception as error:  # an answer neither waits for its verdict nor fails with it
             _log(f"a turn stays unread: {error}")
         return {"setting": setting, "state": "unknown"}

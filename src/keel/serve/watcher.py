@@ -19,6 +19,7 @@ from keel.serve.conversations import ConversationStore, MessageTurn, Namer
 from keel.serve.drift_series import (
     EVIDENCE_BOUNDS,
     GAPS_BOUNDS,
+    NOT_KEPT,
     bound_of,
     counter_name,
     drift_series,
@@ -202,7 +203,7 @@ class Watcher:
                 yield
             self.unkept.clear()
         except sqlite3.Error as error:
-            self.unkept[counter_name("unread", "not kept")] += 1
+            self.unkept[counter_name("unread", NOT_KEPT)] += 1
             lost = self.unkept.total()
             if lost & (lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
                 line = f"keel: NOT watching: {lost} turns could not be kept: {error}"
