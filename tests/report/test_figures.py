@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 from dataclasses import replace
@@ -253,3 +254,14 @@ def test_replays_show_both_arms(inputs: ReportInputs, found: PersonaMap) -> None
     for name, arm in (("uncapped", "uncapped"), ("capped", "capped")):
         expected = [getattr(turn, arm).gaps for turn in replay.turns]
         assert list(named(figure, name).y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_point_of_a_replay_says_question_answer_and_number(
+    inputs: ReportInputs, found: PersonaMap
+) -> None:
+    turn = inputs.replays[0].turns[0]
+    box = named(draw_replays([inputs.replays[0]], found.axis), "capped").hovertext[0]
+    said = " ".join(html.unescape(box.replace("<br>", " ")).split())
+    for text in (turn.user, turn.capped.text):
+        assert " ".join(text.split())[:40] in said
+    assert "gap units" in said

@@ -53,7 +53,8 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
     """Gathers everything that a run holds for its report."""
     samples: dict[str, str] = {}
     for rollout in run.rollouts():
-        samples.setdefault(rollout.prompt.role, rollout.text)
+        question = rollout.prompt.conversation.messages[-1].content
+        samples.setdefault(rollout.prompt.role, f"\u201c{question}\u201d {rollout.text}")
     return ReportInputs(
         title=run.path.name,
         identity=run.identity,

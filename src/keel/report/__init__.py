@@ -6,6 +6,7 @@ inputs ─ sections (words, tables, pictures to draw) ─ account ─┬─ docu
 
 from keel.report.content import Account, Section, Table
 from keel.report.documents import render_html, render_markdown
+from keel.report.figure_files import write_figures
 from keel.report.inputs import UNTRAINED_AUC, ComparisonInputs, ReportInputs, rank_roles
 from keel.report.sections import comparison_account, report_account
 from keel.report.terminal import render_terminal
@@ -34,4 +35,5 @@ __all__ = [
     "report_account",
     "send_to_tracker",
     "tracker",
+    "write_figures",
 ]

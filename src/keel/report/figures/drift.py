@@ -54,8 +54,15 @@ def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | No
     return figure
 
 
-def _path(turns: Sequence[TurnReading], *, name: str, line: dict[str, Any]) -> go.Scatter:
+def _path(
+    turns: Sequence[TurnReading],
+    *,
+    name: str,
+    line: dict[str, Any],
+    questions: Sequence[str] = (),
+) -> go.Scatter:
     """Turns as a line; those that are unusually low are rings in vermillion."""
+    said = questions or [""] * len(turns)
     low = [turn.is_low for turn in turns]
     return theme.line(
         [turn.turn + 1 for turn in turns],
@@ -70,14 +77,18 @@ def _path(turns: Sequence[TurnReading], *, name: str, line: dict[str, Any]) -> g
             "color": [theme.FLOOR_COLOUR if is_low else line["color"] for is_low in low],
             "line": {"width": [2.5 if is_low else 0 for is_low in low]},
         },
-        hovertext=[_describe(turn, name) for turn in turns],
+        hovertext=[
+            _describe(turn, name, question) for turn, question in zip(turns, said, strict=True)
+        ],
     )
 
 
-def _describe(turn: TurnReading, name: str) -> str:
+def _describe(turn: TurnReading, name: str, question: str = "") -> str:
     state = turn.mark if turn.is_low else ""
     detail = f"{fixed(turn.gaps)} gap units ({number(turn.projection)} raw)"
-    return hover_box(f"{name}, turn {turn.turn + 1}", detail, state, quote=turn.text)
+    return hover_box(
+        f"{name}, turn {turn.turn + 1}", detail, state, question=question, quote=turn.text
+    )
 
 
 def _mark_means(figure: go.Figure) -> None:
@@ -192,6 +203,7 @@ def _replay_traces(replay: Replay, axis: AssistantAxis | None) -> list[go.Scatte
             [turn.capped if name == "capped" else turn.uncapped for turn in replay.turns],
             name=name,
             line={"color": colour, "width": 2.2},
+            questions=[turn.user for turn in replay.turns],
         )
         for name, colour in colours.items()
     ]

@@ -214,9 +214,11 @@ def wrapped(text: str) -> str:
     return "<br>".join(plain(part) for part in textwrap.wrap(words, HOVER_COLUMNS))
 
 
-def hover_box(heading: str, *details: str, quote: str = "") -> str:
-    """A bold heading, lines of details, and a quoted text beneath."""
+def hover_box(heading: str, *details: str, question: str = "", quote: str = "") -> str:
+    """A bold heading, lines of details, and beneath them what was said, and to which question."""
     lines = [f"<b>{plain(heading)}</b>", *(plain(detail) for detail in details if detail)]
+    if question:
+        lines += ["", f"<i>{wrapped(question)}</i>"]
     if quote:
         lines += ["", wrapped(quote)]
     return "<br>".join(lines)
