@@ -9,6 +9,7 @@ import typer
 
 from keel import __version__
 from keel.cli import (
+    axes,
     calibrate,
     chat,
     check,
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, str]] = {
     "extract": (extract.extract, extract.EXAMPLES),
     "judge": (judge.app, judge.EXAMPLES),
     "calibrate": (calibrate.calibrate, calibrate.EXAMPLES),
+    "axes": (axes.axes, axes.EXAMPLES),
     "chat": (chat.chat, chat.EXAMPLES),
     "ui": (ui.ui, ui.EXAMPLES),
     "drift": (drift.app, drift.EXAMPLES),

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keel.cli import console
+from keel.cli.axes import run_of
 from keel.cli.drift_alarm import verdict_words
 from keel.cli.options import Given, takes
-from keel.settings import ChatSettings, OpeningSettings
+from keel.settings import AxisSource, ChatSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.alarm import Alarm, TurnVerdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from keel.engines import Completion, Engine
     from keel.errors import MissingArtifactError
     from keel.steering import Firing
+    from keel.store import Run
     from keel.types import Conversation, Floors
 
 EXAMPLES = """
@@ -27,6 +29,8 @@ Examples:
     keel chat runs/smollm2
 
     keel chat runs/smollm2 --capped --system "You are a ghost in a lighthouse."
+
+    keel chat Qwen/Qwen3-32B --axis qwen-3-32b --capped
 """
 
 _HELP = """/cap on, /cap off    switch activation capping on or off
@@ -36,7 +40,7 @@ _HELP = """/cap on, /cap off    switch activation capping on or off
 /quit                leave (also Ctrl-D)"""
 
 
-@takes(ChatSettings(), OpeningSettings())
+@takes(ChatSettings(), AxisSource(), OpeningSettings())
 def chat(
     run: console.Run,
     json: console.Json = False,
@@ -53,17 +57,18 @@ def chat(
     from keel.store import open_run
 
     settings = given.over(ChatSettings())
+    run = run_of(run, given, settings.setting)
     opened = open_run(run)
     floors = pipeline.floors_of(opened, settings.setting)
     if settings.is_capped and floors is None:
-        raise _no_floors(run)  # before the model is loaded
+        raise _no_floors(opened)  # before the model is loaded
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     layer = pipeline.drift_layer(opened.axis, floors)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
     alarm = opened.alarm if opened.has_alarm else None
     if alarm is not None and floors is not None:
         alarm.check_below(floors.layers)
-    session = Session(engine, gauge, floors, settings, run=run, json=json, alarm=alarm)
+    session = Session(engine, gauge, floors, settings, run=opened, json=json, alarm=alarm)
     if settings.is_capped:
         session.cap(True)
     if not json:
@@ -81,7 +86,7 @@ class Session:
         floors: Floors | None,
         settings: ChatSettings,
         *,
-        run: Path,
+        run: Run,
         json: bool,
         alarm: Alarm | None = None,
     ) -> None:
@@ -241,10 +246,10 @@ class Session:
         return verdict
 
 
-def _no_floors(run: Path) -> MissingArtifactError:
+def _no_floors(run: Run) -> MissingArtifactError:
     from keel.errors import MissingArtifactError
 
-    return MissingArtifactError(f"{run} has no floors to cap with; make them: keel calibrate {run}")
+    return MissingArtifactError(f"{run.path} has no floors to cap with; {run.floors_remedy}")
 
 
 def _say(piece: str) -> None:

@@ -8,10 +8,11 @@ import typer
 from rich.markup import escape
 
 from keel.cli import console, drift_alarm, drift_study, results
+from keel.cli.axes import run_of
 from keel.cli.help import PlainCommand, running_by_default
 from keel.cli.options import Given, takes
 from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
-from keel.settings import DriftSettings, OpeningSettings
+from keel.settings import AxisSource, DriftSettings, OpeningSettings
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -28,6 +29,8 @@ Examples:
     keel drift runs/smollm2 batch_requests.jsonl batch_output.jsonl
 
     keel drift runs/smollm2 talk.json --replay
+
+    keel drift Qwen/Qwen3-32B talk.json --axis qwen-3-32b
 """
 
 app = typer.Typer(
@@ -40,7 +43,7 @@ app = typer.Typer(
 
 
 @app.command("read", cls=PlainCommand, epilog=EXAMPLES)
-@takes(DriftSettings(), OpeningSettings())
+@takes(DriftSettings(), AxisSource(), OpeningSettings())
 def drift(
     run: console.Run,
     files: Files,
@@ -66,6 +69,7 @@ def drift(
     conversations = conversations_of(
         files, skip_unreadable=skip_unreadable, are_answered=not replay
     )
+    run = run_of(run, given, settings.setting)
     opened, folder = open_run(run), RunFolder(run)
     pipeline.check_drift(opened, conversations, settings, is_replayed=replay)
     folder.check_free()

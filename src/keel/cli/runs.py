@@ -12,6 +12,7 @@ from keel.cli import console
 
 if TYPE_CHECKING:
     from keel.store import Run
+    from keel.types import Interval
 
 LS_EXAMPLES = """
 Examples:
@@ -125,16 +126,21 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def _axis(run: Run) -> dict[str, Any] | None:
-    if not run.has_map:
+    if not run.has_axis:
         return None
-    axis, quality = run.axis, run.quality[run.axis.layer]
-    gap = float(axis.gap[axis.layer])
-    return {"layer": axis.layer, "gap": gap, "auc": quality.auc, "d_prime": quality.d_prime}
+    axis = run.axis
+    known = {"layer": axis.layer, "gap": float(axis.gap[axis.layer])}
+    if not run.has_map:
+        return {**known, "auc": None, "d_prime": None}
+    quality = run.quality[axis.layer]
+    return {**known, "auc": quality.auc, "d_prime": quality.d_prime}
 
 
 def _floors(run: Run) -> dict[str, Any] | None:
-    if not run.has_calibration:
+    if not run.has_floors:
         return None
+    if not run.has_calibration:  # floors from elsewhere have no price
+        return {"chosen": run.floors.name, "settings": len(run.settings)}
     chosen = next(s for s in run.calibration.settings if s.name == run.calibration.chosen)
     return {
         "chosen": chosen.name,
@@ -147,14 +153,16 @@ def _floors(run: Run) -> dict[str, Any] | None:
 
 def _missing(run: Run, evaluations: dict[str, str]) -> Iterator[tuple[str, str]]:
     """What a run could have and has not, with the command that makes it."""
-    if not run.has_map:
+    if not run.has_axis:
         yield "axis", f"keel extract {run.identity.model_id} -o ANOTHER_RUN"
         return
-    if not run.has_calibration:
-        yield "floors", f"keel calibrate {run.path}"
+    if not run.has_floors:
+        yield "floors", run.floors_remedy.rpartition(": ")[2]
         return
     if not run.replays():
         yield "replays", f"keel drift {run.path} TALK.json --replay"
+    if not run.has_map:
+        return  # the others need answers
     if not evaluations:
         yield "evaluations", f"keel evaluate {run.path} jailbreak"
     if not run.has_alarm:
@@ -167,7 +175,7 @@ def _scale(settings: dict[str, Any]) -> str:
 
     prompts, sampling = settings.get("prompts"), settings.get("sampling")
     if prompts is None or sampling is None:
-        return "its own prompts"
+        return "no answers" if "axis" in settings else "its own prompts"
     tokens = sampling["max_new_tokens"]
     for scale, own in SCALES.items():
         numbers = (own.prompts.roles, own.prompts.questions, own.sampling.max_new_tokens)
@@ -175,6 +183,10 @@ def _scale(settings: dict[str, Any]) -> str:
             return str(scale)
     sizes = (prompts["roles"] or "all", prompts["questions"] or "all", tokens)
     return "{} roles × {} questions, {} tokens".format(*sizes)
+
+
+def _auc(auc: Interval | None) -> str:
+    return "" if auc is None else f", AUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
 
 
 def _size_bytes(folder: Path) -> int:
@@ -221,8 +233,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "axis",
         "none"
         if axis is None
-        else f"layer {axis['layer']}, AUC {axis['auc'].value:.2f} "
-        f"({axis['auc'].low:.2f} to {axis['auc'].high:.2f}), gap {axis['gap']:.3g}",
+        else f"layer {axis['layer']}, gap {axis['gap']:.3g}{_auc(axis['auc'])}",
     )
     yield (
         "floors",

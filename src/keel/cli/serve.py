@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keel.cli import console
+from keel.cli.axes import run_of
 from keel.cli.options import Given, takes
-from keel.settings import ServeSettings
+from keel.settings import AxisSource, ServeSettings
 
 if TYPE_CHECKING:
     from keel.serve import ProbeResult
@@ -22,11 +24,15 @@ Examples:
 
     keel serve runs/demo --setting none --allow layers_21:26-p75
 
+    keel serve Qwen/Qwen3-32B --axis qwen-3-32b
+
+    keel serve Qwen/Qwen3-32B --floors capping_config.pt --setting layers_46:54-p0.25
+
     keel serve runs/qwen3 --enforce -- --tensor-parallel-size 4 --port 9000
 """
 
 
-@takes(ServeSettings())
+@takes(ServeSettings(), AxisSource())
 def serve(
     run: Annotated[
         Path,
@@ -53,8 +59,8 @@ def serve(
     """
     from keel.serve import plan_server, run_server
 
-    settings = given.over(ServeSettings())
-    plan = plan_server(run, settings, arguments or [])
+    source, settings = source_of(run, given)
+    plan = plan_server(source, settings, arguments or [])
     for note in plan.notes:
         print(f"keel: {note}", file=sys.stderr)
 
@@ -65,3 +71,23 @@ def serve(
             sys.stdout.flush()
 
     run_server(plan, canary_s=60 * settings.canary_minutes, on_open=say)
+
+
+def source_of(run: Path, given: Given) -> tuple[str | Path, ServeSettings]:
+    """Where a server's floors are, and how they hold it.
+
+    With `--floors` alone it is that file, and the model stands in the run's stead. Raises
+    MissingArtifactError for an axis without floors: nothing is served uncapped by mistake.
+    """
+    from keel.errors import MissingArtifactError
+    from keel.store import open_run
+
+    settings, elsewhere = given.over(ServeSettings()), given.over(AxisSource())
+    if elsewhere.axis is None and elsewhere.floors is not None:
+        return elsewhere.floors, replace(settings, model=settings.model or str(run))
+    source = run_of(run, given, settings.setting)
+    if elsewhere.axis is not None and not (opened := open_run(source)).has_floors:
+        raise MissingArtifactError(
+            f"the axis {elsewhere.axis} comes without floors to cap with; {opened.floors_remedy}"
+        )
+    return source, settings

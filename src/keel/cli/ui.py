@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from keel.cli import console
+from keel.cli.axes import run_of
 from keel.cli.options import Given, takes
-from keel.settings import OpeningSettings, UiSettings
+from keel.settings import AxisSource, OpeningSettings, UiSettings
 
 EXAMPLES = """
 Examples:
@@ -21,7 +22,7 @@ Examples:
 """
 
 
-@takes(UiSettings(), OpeningSettings())
+@takes(UiSettings(), AxisSource(), OpeningSettings())
 def ui(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=True)
@@ -40,6 +41,7 @@ def ui(
     from keel.ui import Address, open_side_by_side, serve_page
 
     settings = given.over(UiSettings())
+    run = run_of(run, given, settings.setting)
     opened = open_run(run)
     floors_of(opened, settings.setting)
     opening = given.over(OpeningSettings())

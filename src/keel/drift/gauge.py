@@ -42,6 +42,11 @@ class Gauge:
         if not 0 <= self.layer <= last:
             raise UsageError(f"layer is {self.layer}, expected 0 to {last}; choose one of these")
         gap = float(self.axis.gap[self.layer])
+        if math.isnan(gap):
+            raise UsageError(
+                "the axis does not say where default and roles lie; put the default's mean "
+                "activations beside its file, as default_vector.pt, or extract an axis of your own"
+            )
         if not (math.isfinite(gap) and gap > 0):
             raise UsageError(
                 f"at layer {self.layer} the default mean is {gap:.3g} above the role mean, "

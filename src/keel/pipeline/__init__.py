@@ -26,6 +26,7 @@ from keel.pipeline.axis import (
     replay_conversation,
     transfer_axis,
 )
+from keel.pipeline.borrowing import borrow_run
 from keel.pipeline.demo import RECORDED_MODEL, Demo, record_demo, run_demo, show_demo
 from keel.pipeline.evaluating import check_begun, evaluate, price_evaluation
 from keel.pipeline.extract import (
@@ -64,6 +65,7 @@ __all__ = [
     "What",
     "alarm_layer",
     "arms_of",
+    "borrow_run",
     "calibrate",
     "calibrate_alarm",
     "check_begun",

@@ -60,10 +60,10 @@ def calibrate(
 
 
 def floors_of(run: Run, setting: str | None) -> Floors | None:
-    """The named setting, the default one, or None where the run was not calibrated."""
+    """The named setting, the default one, or None where the run has no floors."""
     if setting is not None:
         return run.floors_named(setting)
-    return run.floors if run.has_calibration else None
+    return run.floors if run.has_floors else None
 
 
 def drift_layer(axis: AssistantAxis, floors: Floors | None) -> int:
@@ -101,9 +101,7 @@ def _layer(run: Run, settings: DriftSettings) -> int:
 def _floors_to_cap_with(run: Run, settings: DriftSettings) -> Floors:
     floors = floors_of(run, settings.setting)
     if floors is None:
-        raise MissingArtifactError(
-            f"{run.path} has no floors to cap with; make them: keel calibrate {run.path}"
-        )
+        raise MissingArtifactError(f"{run.path} has no floors to cap with; {run.floors_remedy}")
     return floors
 
 

@@ -265,7 +265,7 @@ class _EvaluationJob:
             if self.missing(arm.name)
         ]
         run, in_gaps = self.folder.read(), None
-        if run.has_map and float(run.axis.gap[run.axis.layer]) > 0:
+        if run.has_axis and float(run.axis.gap[run.axis.layer]) > 0:
             in_gaps = partial(run.axis.in_gaps, layer=run.axis.layer)
         return SummarySettings(
             in_gaps=in_gaps,

@@ -6,9 +6,11 @@ their help, the docs and Python take names, defaults and sentences from here. Lo
 
 from keel.settings.alarm import STATISTICS, AlarmSettings, Statistic, WatchSettings
 from keel.settings.analysis import (
+    AxisSource,
     ChatSettings,
     CompareSettings,
     DriftSettings,
+    Orientation,
     check_false_alarms,
 )
 from keel.settings.calibrate import (
@@ -70,6 +72,7 @@ __all__ = [
     "SWEEP",
     "TASKS",
     "AlarmSettings",
+    "AxisSource",
     "Band",
     "CalibrateSettings",
     "CapabilitySettings",
@@ -94,6 +97,7 @@ __all__ = [
     "MapSettings",
     "NullSettings",
     "OpeningSettings",
+    "Orientation",
     "PromptSettings",
     "Sampling",
     "Scale",

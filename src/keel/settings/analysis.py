@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from keel.errors import UsageError
 from keel.settings.extract import Sampling, Spans
-from keel.settings.flags import Flag
+from keel.settings.flags import MODEL, Flag
+
+Orientation = Literal["assistant-ward", "role-ward"]
+"""Which way vectors point."""
+
+
+@dataclass(frozen=True)
+class AxisSource:
+    """An axis for a model that has no run."""
+
+    axis: Annotated[str | None, Flag("--axis", MODEL, metavar="HUB_ID|FILE")] = None
+    """Axis from elsewhere, with a model in RUN's stead: a name that `keel axes` lists, a hub id, a
+    folder or a file."""
+    floors: Annotated[str | None, Flag("--floors", MODEL, metavar="HUB_ID|FILE")] = None
+    """Floors for that axis; else those that lie beside it."""
+    orientation: Annotated[Orientation | None, Flag("--orientation", MODEL)] = None
+    """Which way that axis points, where its file does not say so."""
 
 
 @dataclass(frozen=True)

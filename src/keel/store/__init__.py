@@ -9,8 +9,9 @@ from keel.store.floors import FloorsFile, check_setting, read_floors, save_floor
 from keel.store.folder import RunFolder, SweepWork
 from keel.store.foreign import export_capping_config_pt
 from keel.store.foreign_axes import (
+    PUBLISHED,
     FirstRow,
-    Orientation,
+    PublishedAxis,
     export_axis_pt,
     export_gguf_control_vector,
     export_lm_eval_steering,
@@ -19,13 +20,16 @@ from keel.store.foreign_axes import (
 from keel.store.hub_folder import export_hub_folder
 from keel.store.load import load_alarm, load_axis, load_floors, load_settings, locate
 from keel.store.provenance import EvaluationPlan, Kept, Manifest, RunPlan
+from keel.store.published import Borrowed, borrow, keep_borrowed, published_axis
 from keel.store.records import parse_record, record_keys
 from keel.store.run import Run, find_runs, open_run
 from keel.store.studies import StudyFolder
 
 __all__ = [
+    "PUBLISHED",
     "AlarmWork",
     "ArmRecord",
+    "Borrowed",
     "EvaluationFolder",
     "EvaluationPlan",
     "FirstRow",
@@ -33,12 +37,13 @@ __all__ = [
     "Kept",
     "Manifest",
     "Moved",
-    "Orientation",
+    "PublishedAxis",
     "Run",
     "RunFolder",
     "RunPlan",
     "StudyFolder",
     "SweepWork",
+    "borrow",
     "check_setting",
     "evaluations_in",
     "export_axis_pt",
@@ -47,6 +52,7 @@ __all__ = [
     "export_hub_folder",
     "export_lm_eval_steering",
     "find_runs",
+    "keep_borrowed",
     "load_alarm",
     "load_axis",
     "load_floors",
@@ -54,6 +60,7 @@ __all__ = [
     "locate",
     "open_run",
     "parse_record",
+    "published_axis",
     "pull_run",
     "push_run",
     "read_floors",

@@ -25,16 +25,42 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.errors import CorruptArtifactError, NotFiniteError, UsageError
+from keel.settings import Orientation
 from keel.store.files import read_pickled_tensors, reading, replacing
 from keel.store.foreign import save_pt
 from keel.types import AssistantAxis, ModelIdentity
 
-Orientation = Literal["assistant-ward", "role-ward"]
 FirstRow = Literal["block-0", "embedding"]
 """What a tensor's first row is of: the first block's output, or what the embedding gives it."""
 
-_PAPER_LAYERS = {(46, 4608): 22, (64, 5120): 32, (80, 8192): 40}
-"""Layers that the paper reads, by shape of its three models."""
+
+@dataclass(frozen=True)
+class PublishedAxis:
+    """An axis that its authors put on a hub."""
+
+    source: str
+    """Hub id with folder."""
+    model: str
+    layers: int
+    hidden_size: int
+    layer: int
+    """Where the paper reads."""
+    setting: str = ""
+    """Which of the published floors their code takes; empty where there are none."""
+
+
+_LU = "lu-christina/assistant-axis-vectors"
+PUBLISHED = (
+    PublishedAxis(f"{_LU}/gemma-2-27b", "google/gemma-2-27b-it", 46, 4608, 22),
+    PublishedAxis(f"{_LU}/qwen-3-32b", "Qwen/Qwen3-32B", 64, 5120, 32, "layers_46:54-p0.25"),
+    PublishedAxis(
+        *(f"{_LU}/llama-3.3-70b", "meta-llama/Llama-3.3-70B-Instruct", 80, 8192, 40),
+        "layers_56:72-p0.25",
+    ),
+)
+"""Lu et al. 2026 (arXiv:2601.10387): a data set of the hub's, with `assistant_axis.pt`,
+`default_vector.pt` and, but for Gemma's, `capping_config.pt` for each model."""
+_PAPER_LAYERS = {(each.layers, each.hidden_size): each.layer for each in PUBLISHED}
 _PREFIX = "direction."
 _BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|direction)[._]?(\d+)$|^(\d+)$")
 """Names of one block's vector: `direction.3`, `layers.3`, `transformer.h.3`, `layer_3`, `3`."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from keel.store.files import reading
 
+BORROWED = "borrowed"
+"""Kind of a run that was made of an axis from elsewhere, and has no answers."""
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 MAP = "map.json"
@@ -43,6 +45,8 @@ MAP_FILES = (VECTORS, SPACE, AXIS, AXIS_FOLDS, MAP, DEFAULTS, TRAITS)
 """Made together, so that traits are never measured against an axis that was replaced; a run of
 roles or of traits alone has only its own."""
 CALIBRATION_FILES = (FLOORS, CALIBRATION)
+FLOORS_NAMES = (FLOORS, "capping_config.pt")
+"""Files of floors, ours and the reference's, in the order in which they are looked for."""
 
 _SINGLE = (*MAP_FILES, *CALIBRATION_FILES, ALARM, UNTRAINED, SWEEP, PLAN, REPORT)
 _SUFFIXES = {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from keel.alarm import Alarm
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
+from keel.settings import Orientation
 from keel.store import layout
 from keel.store.alarms import read_alarm
 from keel.store.artefacts import read_axis
@@ -23,13 +24,12 @@ from keel.store.foreign import (
     read_capping_config,
     read_capping_configs,
 )
-from keel.store.foreign_axes import FirstRow, Orientation, read_foreign_axis
+from keel.store.foreign_axes import FirstRow, read_foreign_axis
 from keel.store.run import open_run
 from keel.types import AssistantAxis, Floors, ModelIdentity
 from keel.words import first_line
 
-_AXIS_NAMES = ("axis.safetensors", "assistant_axis.pt", "axis.pt")
-_FLOORS_NAMES = ("floors.safetensors", "capping_config.pt")
+AXIS_NAMES = ("axis.safetensors", "assistant_axis.pt", "axis.pt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)*")
 _KINDS = ("model", "dataset")
 _FOREIGN = (".pt", ".pth", ".gguf", ".npy", ".npz")
@@ -56,7 +56,7 @@ def load_axis(
     (`reference`) or against the two means, which also tell the gap. `first_row` says whether a
     tensor begins with the embedding, as `hidden_states` do, where the model does not tell it.
     """
-    path = locate(source, _AXIS_NAMES)
+    path = locate(source, AXIS_NAMES)
     axis = _read_axis(path, identity, orientation, first_row)
     _check_identity(axis.identity, identity, path)
     if reference is not None:
@@ -98,7 +98,7 @@ def load_floors(
     than its own are refused; with `identity`, those of another model. An unknown setting raises
     UsageError with names like it.
     """
-    path = locate(source, _FLOORS_NAMES)
+    path = locate(source, layout.FLOORS_NAMES)
     if path.suffix == ".pt":
         floors = read_capping_config(path, setting=setting, identity=identity)
     else:
@@ -123,7 +123,7 @@ def load_settings(source: str | Path) -> dict[str, Floors]:
 
     Raises as `load_floors`.
     """
-    path = locate(source, _FLOORS_NAMES)
+    path = locate(source, layout.FLOORS_NAMES)
     if path.suffix == ".pt":
         return read_capping_configs(path)
     return {floors.name: floors for floors in _floors_file(path).settings}

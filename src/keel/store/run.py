@@ -93,8 +93,26 @@ class Run:
 
     @property
     def has_map(self) -> bool:
-        """Whether the run has roles' answers, and so an axis."""
+        """Whether the run has roles' answers, and so a map with its axis."""
+        return layout.MAP in self.manifest.files
+
+    @property
+    def has_axis(self) -> bool:
+        """Whether the run has an axis, its own or one from elsewhere."""
         return layout.AXIS in self.manifest.files
+
+    @property
+    def has_floors(self) -> bool:
+        """Whether the run can cap: calibrated, or made of an axis from elsewhere with floors."""
+        return layout.FLOORS in self.manifest.files
+
+    @property
+    def floors_remedy(self) -> str:
+        """How to get floors, in words and with the command."""
+        if self.manifest.kind == layout.BORROWED:
+            model = self.identity.model_id
+            return f"give some with --floors FILE, or extract an axis: keel extract {model} -o RUN"
+        return f"make them: keel calibrate {self.path}"
 
     @property
     def has_traits(self) -> bool:
@@ -311,7 +329,7 @@ class Run:
         match folder:
             case layout.TRAITS:
                 return f"keel extract {self.identity.model_id} -o ANOTHER_RUN --what both"
-            case layout.FLOORS | layout.CALIBRATION:
+            case layout.FLOORS | layout.CALIBRATION if self.manifest.kind != layout.BORROWED:
                 return f"keel calibrate {self.path}"
             case layout.ALARM:
                 return f"keel drift calibrate {self.path} --chats LOGS"

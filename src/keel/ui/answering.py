@@ -90,7 +90,7 @@ class SideBySide:
     def settings(self) -> tuple[Floors, ...]:
         """Every setting of the run; empty where it was not calibrated."""
         run = self.run
-        return run.floors_file.settings if run.has_calibration else ()
+        return run.floors_file.settings if run.has_floors else ()
 
     def gauge(self, setting: str | None) -> Gauge:
         """What measures answers under a setting: at its layer nearest to the axis' own."""

@@ -123,7 +123,7 @@ def conversations_in(name: str, body: bytes) -> dict[str, Any]:
 def described(model: SideBySide, settings: UiSettings) -> dict[str, Any]:
     """All that the page shows of the run: its model, settings, roles and presets."""
     run = model.run
-    chosen = run.floors.name if run.has_calibration else None
+    chosen = run.floors.name if run.has_floors else None
     # Refused here, and not by the first message, if there is no such setting.
     layer = model.gauge(settings.setting).layer
     return {
