@@ -187,11 +187,18 @@ def test_an_axis_or_floors_of_another_model_are_refused():
         read_drift(engine(), [DRIFTING], engine().axis, floors=floors)
 
 
-@pytest.mark.parametrize("role", [3.0, 4.0, float("nan")])
-def test_an_axis_without_a_positive_gap_is_refused(role):
+NO_GAPS = [
+    (3.0, "expected more than 0"),
+    (4.0, "expected more than 0"),
+    (float("nan"), "does not say where default and roles lie"),
+]
+
+
+@pytest.mark.parametrize(("role", "words"), NO_GAPS)
+def test_an_axis_without_a_positive_gap_is_refused(role, words):
     """Gap units divide by it; a negative one would turn the sign round."""
     axis = replace(engine().axis, role_projection=torch.full((4,), role))
-    with pytest.raises(UsageError, match="expected more than 0"):
+    with pytest.raises(UsageError, match=words):
         read_drift(engine(), [DRIFTING], axis)
 
 
