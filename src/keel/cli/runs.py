@@ -186,6 +186,7 @@ def _scale(settings: dict[str, Any]) -> str:
 
 
 def _auc(auc: Interval | None) -> str:
+    """The AUC with its interval, behind a comma; nothing of an axis from elsewhere."""
     return "" if auc is None else f", AUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
 
 
