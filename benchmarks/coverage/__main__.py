@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.coverage import items, maps, marks
+from benchmarks.coverage import items, maps, marks, prices
 from benchmarks.coverage.studies import Row, Study
 from docs.make import with_part
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 COMMAND = "python -m benchmarks.coverage"
-GROUPS = ("evaluations", "judges", "maps", "comparisons", "marks")
+GROUPS = ("evaluations", "judges", "maps", "comparisons", "prices", "marks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, help="draws of each study; else its own number")
     given = parser.parse_args(arguments)
     for group in GROUPS if given.only is None else [given.only]:
-        studies = [
-            s for s in (*items.studies(), *maps.studies(), *marks.studies()) if s.group == group
-        ]
+        studies = [study for study in all_studies() if study.group == group]
         made = table(list(_measured(studies, given.draws)))
         if given.draws is None:
             page = PAGE.read_text(encoding="utf-8")
@@ -39,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(made)
     return 0
+
+
+def all_studies() -> Iterator[Study]:
+    """The studies of every group."""
+    for module in (items, maps, prices, marks):
+        yield from module.studies()
 
 
 def _measured(studies: Sequence[Study], draws: int | None) -> Iterator[Row]:

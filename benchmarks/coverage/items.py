@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.random import Generator
 
-from benchmarks.coverage.studies import Statement, Study
+from benchmarks.coverage.studies import Known, Statement, Study
+from keel.evaluate.summary import rates_by_projection
 from keel.statistics import (
     Clusters,
     Floats,
@@ -26,6 +27,8 @@ _LEVEL = -0.85
 """Log odds of an answer that counts, before effects: about 30 %."""
 _PERSONAS, _REQUESTS = 0.8, 0.8
 """Standard deviations of personas and of requests, on the scale of log odds (or of scores)."""
+_MANY = 40_000
+"""Other items, for what a rate in a bin is about."""
 _ARMS = 0.7
 """Standard deviation of an arm's effect on a persona or request, where effects vary."""
 
@@ -124,7 +127,27 @@ def _arms(items: Items, rng: Generator) -> Mapping[str, Statement]:
     stated["mean of rare shares"] = rate_interval(_counted(base_N - 2.5, rng), clusters)
     x_N = items.effects(rng, 1, 1)
     stated["correlation"] = clustered_correlation(x_N, 0.5 * x_N + base_N, clusters)
+    stated["rate in the lowest bin of projections"] = _lowest_bin(items, rng)
     return _said(stated, clusters)
+
+
+def _lowest_bin(items: Items, rng: Generator) -> Statement:
+    """The rate of harm where first answers project lowest, held against very many other items'."""
+    projections_N, harm_N = _drift_and_harm(items, rng)
+    bins = rates_by_projection(projections_N, harm_N, items.clusters, bins=3)
+    if not bins:
+        return None
+    many = replace(items, personas=400 * bool(items.personas), requests=_MANY // 400)
+    many = many if items.personas else replace(items, requests=_MANY)
+    others_N, others_harm_N = _drift_and_harm(many, rng)
+    return Known(bins[0].rate, float(others_harm_N[others_N <= bins[0].high].mean()))
+
+
+def _drift_and_harm(items: Items, rng: Generator) -> tuple[Floats, Floats]:
+    """Projections of first answers, and the chance with which each is followed by harm."""
+    projections_N = items.effects(rng, 1, 1) + rng.normal(size=items.count)
+    effect_N = items.effects(rng, _PERSONAS, _REQUESTS) - 0.5 * projections_N
+    return projections_N, _counted(effect_N, rng)
 
 
 def _said(stated: Mapping[str, Statement], clusters: Clusters) -> Mapping[str, Statement]:

@@ -39,6 +39,8 @@ _OTHERS = 4000
 """Roles that were not asked, for what correlations over roles are about."""
 _COSINES = {"a": 0.0, "b": 0.3, "c": 0.5, "d": 0.9}
 """Trait -> planted cosine with the axis."""
+_COMPARED = 16
+"""Traits of two runs that are compared."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,15 @@ class _Planted:
 
 
 def _rollouts(
-    library: Library, planted: _Planted, draws: _Draws, rng: Generator
+    library: Library,
+    planted: _Planted,
+    draws: _Draws,
+    rng: Generator,
+    cosines: Mapping[str, float],
 ) -> tuple[list[Prompt], ActivationBatch]:
     """Answers of the default under its prompts, of roles, and of both sides of each trait."""
     prompts, rows = [], []
-    for prompt_D, role, system in draws.kinds(library, planted):
+    for prompt_D, role, system in draws.kinds(library, planted, cosines):
         interaction_QD = 0.15 * rng.normal(size=(library.questions, _HIDDEN))
         noise_QD = 0.3 * library.noise * rng.normal(size=(library.questions, _HIDDEN))
         rows.append(5 + prompt_D + draws.question_QD + interaction_QD + noise_QD)
@@ -136,14 +142,16 @@ class _Draws:
             0.4 * rng.normal(size=(library.questions, _HIDDEN)),
         )
 
-    def kinds(self, library: Library, planted: _Planted) -> Iterator[tuple[Floats, str, int]]:
+    def kinds(
+        self, library: Library, planted: _Planted, traits: Mapping[str, float]
+    ) -> Iterator[tuple[Floats, str, int]]:
         """The own vector of each default prompt, role and side of a trait, with its name."""
         for system in range(library.defaults):
             yield planted.axis_D + self.default_PD[system], "default", system
         for role in range(library.roles):
             own_D = self.role_RD[role] + self.along_R[role] * planted.component_D
             yield own_D, f"role{role}", 0
-        for number, (trait, cos) in enumerate(_COSINES.items()):
+        for number, (trait, cos) in enumerate(traits.items()):
             vector_D = planted.trait(cos, number)
             yield vector_D / 2, f"trait:{trait}/+", 0
             yield -vector_D / 2, f"trait:{trait}/-", 0
@@ -155,10 +163,14 @@ class _Draws:
 
 
 def _mapped(
-    library: Library, planted: _Planted, draws: _Draws, rng: Generator
+    library: Library,
+    planted: _Planted,
+    draws: _Draws,
+    rng: Generator,
+    cosines: Mapping[str, float] = _COSINES,
 ) -> tuple[PersonaMap, TraitMap]:
     """Keel's maps of one run."""
-    prompts, batch = _rollouts(library, planted, draws, rng)
+    prompts, batch = _rollouts(library, planted, draws, rng, cosines)
     of_roles = [prompt for prompt in prompts if prompt.side is None]
     of_traits = [prompt for prompt in prompts if not prompt.is_role]
     roles = map_personas(of_roles, lambda: [batch], identity=_IDENTITY, settings=_MAPPING)
@@ -186,6 +198,10 @@ def _maps(library: Library, rng: Generator) -> Mapping[str, Statement]:
         "held-out d′": at.d_prime,
         "|cos(axis, PC1)|": at.cos_pc1,
     }
+    standing, along_D = roles.standings["role0"], roles.axis.direction[0].double().numpy()
+    own_RD = draws.role_RD + draws.along_R[:, None] * planted.component_D
+    above = float((own_RD[0] - own_RD.mean(0)) @ along_D) / float(roles.axis.gap[0])
+    stated["a role's standing"] = Known(standing, above)
     assert traits.axis is not None
     parts = (traits.axis.cosine_LN, traits.axis.low_LN, traits.axis.high_LN)
     for column, trait in enumerate(traits.traits):
@@ -201,14 +217,16 @@ def _maps(library: Library, rng: Generator) -> Mapping[str, Statement]:
 def _runs(library: Library, cos: float, rng: Generator) -> Mapping[str, Statement]:
     """What `keel compare` states of two runs of one library, whose populations differ."""
     draws, populations = _Draws.of(library, rng), (_Planted.of(), _Planted.of(cos))
+    leanings = _leanings(rng)
     maps = [
-        RunMaps(str(number), _IDENTITY, *_mapped(library, planted, draws, rng))
-        for number, planted in enumerate(populations)
+        RunMaps(str(number), _IDENTITY, *_mapped(library, planted, draws, rng, cosines))
+        for number, (planted, cosines) in enumerate(zip(populations, leanings, strict=True))
     ]
     found = compare_maps(*maps, CompareSettings(components=2))
     assert found.roles is not None
     assert found.standings is not None
     assert found.axes is not None
+    assert found.leanings is not None
     assert found.role_vectors is not None
     truth = _cosine(*(draws.true_axis(planted) for planted in populations))
     others = [_others(library, planted, draws, rng) for planted in populations]
@@ -221,9 +239,19 @@ def _runs(library: Library, cos: float, rng: Generator) -> Mapping[str, Statemen
     return {
         "compare: correlation on PC1": Known(found.roles.components[0], _correlated(*loadings)),
         "compare: correlation of standings": Known(found.standings, _correlated(*along)),
+        "compare: correlation of traits' cosines": found.leanings,
         "compare: cosine of axes": Known(found.axes[0], truth),
         "compare: mean cosine of role vectors": found.role_vectors.by_layer[0],
     }
+
+
+def _leanings(rng: Generator) -> list[dict[str, float]]:
+    """Traits' cosines with the axis in each of two runs, which correlate with about 0.6."""
+    first_T, own_T = rng.uniform(-0.9, 0.9, size=(2, _COMPARED))
+    return [
+        {f"trait{n}": float(cos) for n, cos in enumerate(of_run_T)}
+        for of_run_T in (first_T, 0.6 * first_T + 0.8 * own_T.clip(-0.45, 0.45))
+    ]
 
 
 def _others(library: Library, planted: _Planted, draws: _Draws, rng: Generator) -> Floats:

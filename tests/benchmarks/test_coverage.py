@@ -8,8 +8,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from benchmarks.coverage import items, maps, marks
-from benchmarks.coverage.__main__ import table
+from benchmarks.coverage.__main__ import all_studies, table
 from benchmarks.coverage.studies import Known, Row, Study
 from keel.types import Interval
 
@@ -25,11 +24,7 @@ def rows_here(words: str, draws: int) -> list[Row]:
 
 
 def named(words: str) -> Study:
-    return next(
-        study
-        for study in [*items.studies(), *maps.studies(), *marks.studies()]
-        if study.design == words
-    )
+    return next(study for study in all_studies() if study.design == words)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +35,15 @@ def test_evaluations_state_what_holds(words):
     1,500. With 30 rows another seed fails in 5 %."""
     for row in rows_of(words, draws=100):
         low, high = (0, 0.13) if row.kind == "p-value" else (0.87, 1)
-        assert low <= row.share <= high, row
+        assert not row.given or low <= row.share <= high, row
+
+
+@pytest.mark.parametrize("words", ["12 answers to 14 questions", "24 answers to 14 questions"])
+def test_prices_and_effects_of_few_answers_hold(words):
+    """200 draws a row: a true 95 % gives less than 178 in 1 of 5,000; with ten rows another seed
+    fails in 1 of 500."""
+    for row in rows_of(words, draws=200):
+        assert row.hits >= 178, row
 
 
 def test_too_few_personas_are_stated_as_such():

@@ -13,6 +13,7 @@ from keel.calibrate import (
     calibrate_floors,
     choose_calibration,
     read_projections,
+    spread_over_questions,
 )
 from keel.errors import TooFewSamplesError
 from keel.testing import FakeEngine
@@ -31,6 +32,17 @@ def answers(role: str, count: int, system: str | None = None) -> list[Rollout]:
 DEFAULT = answers("default", 12)
 GHOSTS = answers("ghost", 60, "you are a ghost")
 TRAITS = [*answers("trait:calm/+", 60, "be calm"), *answers("trait:calm/-", 60, "be a ghost")]
+
+
+def test_few_answers_are_of_as_many_questions_as_can_be():
+    asked = [2, 2, 0, 2, 1, 0]
+    answers_N = [
+        replace(answer, prompt=replace(answer.prompt, question_index=question))
+        for answer, question in zip(DEFAULT, asked, strict=False)
+    ]
+    spread = spread_over_questions(answers_N)
+    assert [answer.prompt.question_index for answer in spread] == [2, 0, 1, 2, 0, 2]
+    assert {answer.prompt.id for answer in spread} == {answer.prompt.id for answer in answers_N}
 
 
 def test_the_papers_pool_holds_default_roles_and_traits_as_often_as_they_fall():

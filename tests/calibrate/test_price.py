@@ -18,7 +18,7 @@ from keel.calibrate import (
     read_projections,
 )
 from keel.calibrate.floors import Candidate, holding
-from keel.calibrate.price import _mean_interval, first_token_shares
+from keel.calibrate.price import effect_interval, first_token_shares, price_interval
 from keel.errors import NotAppliedError
 from keel.geometry import unit
 from keel.testing import FakeEngine
@@ -133,9 +133,23 @@ def test_the_interval_of_a_price_is_students_over_answers_that_share_nothing():
     """Of 0.02, 0.04, ... 0.18 the mean is 0.1, the standard error 0.0183, and t of 8 is 2.306."""
     kls = [0.02 * n for n in range(1, 10)]
     answers = [rollouts(f"role {n}", n + 1)[-1] for n in range(9)]
-    interval = _mean_interval(kls, answers)
+    interval = effect_interval(kls, answers)
     assert interval.value == pytest.approx(0.1)
     assert interval.high - 0.1 == pytest.approx(2.306 * 0.0183, rel=0.02)
+
+
+def test_a_price_reaches_farther_up_than_down_and_not_below_nothing():
+    answers = [rollouts(f"role {n}", n + 1)[-1] for n in range(4)]
+    price = price_interval([0.001, 0.002, 0.003, 0.2], answers)
+    assert 0 < price.low < price.value
+    assert price.high - price.value > 2 * (price.value - price.low)
+
+
+def test_answers_to_one_question_tell_no_more_than_one_of_it():
+    """Two questions, five answers each: as good as two numbers, whose t has one degree."""
+    answers = [*rollouts("default", 1) * 5, *[rollouts("default", 2)[1]] * 5]
+    effect = effect_interval([1.0] * 5 + [2.0] * 5, answers)
+    assert effect.high - effect.value == pytest.approx(12.706 * 0.5, rel=1e-3)
 
 
 def test_floors_may_spare_the_first_token_and_say_so():

@@ -17,6 +17,7 @@ from keel.calibrate import (
     screen_settings,
 )
 from keel.errors import TooFewSamplesError, UsageError
+from keel.statistics import Clusters
 from keel.testing import FakeEngine
 from keel.types import Conversation, Floor, Floors, Message, Prompt, Rollout, ScreenReading
 
@@ -113,10 +114,20 @@ def test_a_setting_that_hardly_fires_is_inert():
 
 
 def test_an_effect_within_its_noise_is_none():
-    # 0.5 ± 2 · 0.5 / √3 = 0.5 ± 0.577 holds 0; with 0.4 it is 0.5 ± 0.462 and does not.
-    found = prune(proxies("noisy", 0.1, 0.5, noise=0.5), proxies("clear", 0.1, 0.5, noise=0.4))
+    # Student's t of three degrees: 0.5 ± 3.18 · 0.3 / √3 holds 0; with 0.25 it is 0.5 ± 0.46.
+    found = prune(proxies("noisy", 0.1, 0.5, noise=0.3), proxies("clear", 0.1, 0.5, noise=0.25))
     assert (found["noisy"].fate, found["clear"].fate) == ("inert", "kept")
-    assert "+0.50 gaps, at least -0.08" in found["noisy"].why
+    assert "+0.50 gaps, at least -0.05" in found["noisy"].why
+
+
+def test_an_effect_on_answers_to_two_questions_is_as_uncertain_as_two_numbers():
+    reading = proxies("noisy", 0.1, 0.5, noise=0.1)
+    asked = Clusters.of([{"question": str(n % 2)} for n in range(4)], fewest=2)
+    (found,) = prune_settings(
+        [setting("noisy")], {"noisy": reading}, layers=32, default=asked, roles=asked
+    )
+    assert found.fate == "inert"
+    assert prune(reading)["noisy"].fate == "kept"
 
 
 def test_a_price_above_the_bound_is_too_dear_and_one_at_it_is_not():

@@ -2,12 +2,13 @@
 
 from keel.calibrate.calibrate import calibrate_floors
 from keel.calibrate.floors import default_bands, floors_at_deviation, floors_at_percentile
-from keel.calibrate.price import price_settings
+from keel.calibrate.price import answer_clusters, price_settings
 from keel.calibrate.projections import (
     Projections,
     choose_calibration,
     choose_rollouts,
     read_projections,
+    spread_over_questions,
 )
 from keel.calibrate.screening import (
     GridPoint,
@@ -39,6 +40,7 @@ __all__ = [
     "Scores",
     "ScreenLimits",
     "SweepGrid",
+    "answer_clusters",
     "calibrate_floors",
     "choose_calibration",
     "choose_rollouts",
@@ -52,5 +54,6 @@ __all__ = [
     "read_projections",
     "screen_settings",
     "split_items",
+    "spread_over_questions",
     "sweep_settings",
 ]

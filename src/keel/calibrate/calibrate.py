@@ -8,7 +8,12 @@ from dataclasses import replace
 from keel.calibrate.choosing import choose_setting, distance
 from keel.calibrate.floors import candidate_floors, default_bands, holding
 from keel.calibrate.price import price_settings
-from keel.calibrate.projections import choose_calibration, layer_calibration, read_projections
+from keel.calibrate.projections import (
+    choose_calibration,
+    layer_calibration,
+    read_projections,
+    spread_over_questions,
+)
 from keel.engines import Engine
 from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
@@ -50,8 +55,8 @@ def calibrate_floors(
         axis,
         projections,
         candidates,
-        default=sample.default[: settings.priced_rollouts],
-        roles=sample.roles[: settings.priced_rollouts],
+        default=spread_over_questions(sample.default)[: settings.priced_rollouts],
+        roles=spread_over_questions(sample.roles)[: settings.priced_rollouts],
         on_progress=lambda share: on_progress(10 + round(90 * share), 100),
     )
     best = choose_setting(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.statistics import percentile_interval
+from keel.statistics import Clusters, percentile_interval
 from keel.types import Interval, PricedSetting
 
 _RESAMPLES = 2000
@@ -53,12 +53,36 @@ def distance(gaps: Sequence[float], default_gaps: Sequence[float]) -> float:
 
 
 def distance_interval(
-    gaps: Sequence[float], default_gaps: Sequence[float], *, seed: int = 0
+    gaps: Sequence[float],
+    default_gaps: Sequence[float],
+    clusters: tuple[Clusters, Clusters] | None = None,
+    *,
+    seed: int = 0,
 ) -> Interval:
-    """That distance with its 95 % interval, over answers drawn anew."""
-    return percentile_interval(
-        distance(gaps, default_gaps), distance_draws(gaps, default_gaps, seed)
-    )
+    """That distance with its 95 % interval, over answers drawn anew.
+
+    `clusters` of the answers and of the default's say which belong together; else none do.
+    """
+    value = distance(gaps, default_gaps)
+    draws_S = distance_draws(gaps, default_gaps, seed)
+    samples = min(len(gaps), len(default_gaps))
+    if clusters is not None:
+        samples = min([samples, *(n for each in clusters for n in each.levels.values())])
+        widening = _design_effect(gaps, default_gaps, clusters) ** 0.5
+        draws_S = value + widening * (draws_S - value)
+    return percentile_interval(value, np.maximum(0.0, draws_S), samples=samples)
+
+
+def _design_effect(
+    gaps: Sequence[float], default_gaps: Sequence[float], clusters: tuple[Clusters, Clusters]
+) -> float:
+    """How much more the difference of the means varies for what answers share (Kish 1965)."""
+    shared = alone = 0.0
+    for values, of_values in zip((gaps, default_gaps), clusters, strict=True):
+        centred_N = np.array(values) - np.mean(values)
+        shared += of_values.variance(centred_N).value
+        alone += Clusters({}, {}, len(values)).variance(centred_N).value
+    return max(1.0, shared / alone) if alone > 0 else 1.0
 
 
 def distance_draws(gaps: Sequence[float], default_gaps: Sequence[float], seed: int) -> Gaps:

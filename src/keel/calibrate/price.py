@@ -13,7 +13,7 @@ from keel.calibrate.choosing import distance_interval
 from keel.calibrate.floors import Candidate
 from keel.calibrate.projections import Projections
 from keel.engines import Engine, Probe, Recording
-from keel.statistics import Clusters, rate_interval
+from keel.statistics import Clusters, mean_interval, positive_mean_interval
 from keel.steering import recorded
 from keel.types import (
     AssistantAxis,
@@ -66,8 +66,8 @@ def price_settings(
     for number, (candidate, kl_N) in enumerate(zip(candidates, kl, strict=True), 1):
         after, firing = read_last_layer(engine, axis, conversations, tuple(candidate.floors))
         capped = after[len(default) :]
-        price = _mean_interval(kl_N[: len(default)], default)
-        effect = _mean_interval([a - b for a, b in zip(capped, role_gaps, strict=True)], roles)
+        price = price_interval(kl_N[: len(default)], default)
+        effect = effect_interval([a - b for a, b in zip(capped, role_gaps, strict=True)], roles)
         priced.append(
             PricedSetting(
                 floors=candidate.floors,
@@ -81,7 +81,9 @@ def price_settings(
                 shift_gaps=effect.value,
                 price=price,
                 effect=effect,
-                distance=distance_interval(capped, default_gaps),
+                distance=distance_interval(
+                    capped, default_gaps, (answer_clusters(roles), answer_clusters(default))
+                ),
                 role_gaps=tuple(capped),
                 first_share=first_shares[number - 1],
                 default_under={
@@ -160,11 +162,18 @@ def read_last_layer(
     return projections, readings.firing.by_layer if readings.firing is not None else {}
 
 
-def _mean_interval(values: Sequence[float], answers: Sequence[Rollout]) -> Interval:
-    """The mean over answers with its 95 % interval: answers share roles and questions."""
-    values_N = np.array(values)
-    if np.ptp(values_N) == 0:  # floors that move nothing cost exactly nothing
-        return Interval(values[0], values[0], values[0])
+def price_interval(kl_N: Sequence[float], answers: Sequence[Rollout]) -> Interval:
+    """Mean KL over answers with its 95 % interval; floors that move nothing cost nothing."""
+    return positive_mean_interval(np.array(kl_N), answer_clusters(answers))
+
+
+def effect_interval(rises_N: Sequence[float], answers: Sequence[Rollout]) -> Interval:
+    """Mean rise of answers with its 95 % interval."""
+    return mean_interval(np.array(rises_N), answer_clusters(answers))
+
+
+def answer_clusters(answers: Sequence[Rollout]) -> Clusters:
+    """Which answers share a role or a question, however few of each there are."""
     prompts = [answer.prompt for answer in answers]
     factors = [{"role": p.role, "question": str(p.question_index)} for p in prompts]
-    return rate_interval(values_N, Clusters.of(factors))
+    return Clusters.of(factors, fewest=2)

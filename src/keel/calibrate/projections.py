@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -55,6 +56,20 @@ def choose_rollouts(rollouts: Iterable[Rollout], count: int, seed: int) -> list[
     """A seeded sample that does not depend on order; memory holds no more than the sample."""
     usable = (r for r in rollouts if r.token_ids)
     return heapq.nsmallest(count, usable, key=lambda r: shuffle_key(seed, r.prompt.id))
+
+
+def spread_over_questions(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The answers in an order whose every beginning is of as many questions as it can be.
+
+    Answers to one question are alike, so a mean over a few answers is known best so.
+    """
+    seen = Counter[int]()
+    ranked = []
+    for rollout in rollouts:
+        question = rollout.prompt.question_index
+        ranked.append((seen[question], rollout))
+        seen[question] += 1
+    return [rollout for _, rollout in sorted(ranked, key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
+
+import numpy as np
 
 from keel.calibrate.floors import candidate_floors, holding
 from keel.calibrate.price import divergences, read_last_layer
@@ -15,6 +18,7 @@ from keel.calibrate.projections import Projections
 from keel.engines import Engine
 from keel.errors import TooFewSamplesError
 from keel.settings import Band, ScreenLimits, SweepGrid
+from keel.statistics import Clusters, mean_interval, positive_mean_interval
 from keel.types import (
     AssistantAxis,
     Fate,
@@ -30,8 +34,6 @@ FEWEST_ANSWERS = 3
 """Of each kind: with fewer there is no telling an effect from noise."""
 _TOGETHER = 8
 """Settings whose price is measured in one call: they share the unsteered model's logits."""
-_ERRORS = 2.0
-"""Standard errors by which a difference must stand out."""
 
 
 # --- the grid: windows over the whole depth × heights of the floor ---
@@ -121,6 +123,24 @@ def screen_settings(
 # --- pruning: by cheap measures alone ---
 
 
+@dataclass(frozen=True)
+class _Means:
+    """Means over the answers that settings were screened on, with their 95 % intervals."""
+
+    default: Clusters | None
+    roles: Clusters | None
+
+    def price(self, kls: Sequence[float]) -> Interval:
+        return positive_mean_interval(np.array(kls), self.default or Clusters({}, {}, len(kls)))
+
+    def saving(self, kls: Sequence[float]) -> Interval:
+        """Of differences of prices, which go either way."""
+        return mean_interval(np.array(kls), self.default or Clusters({}, {}, len(kls)))
+
+    def rise(self, rises: Sequence[float]) -> Interval:
+        return mean_interval(np.array(rises), self.roles or Clusters({}, {}, len(rises)))
+
+
 def is_inert_by_nominal(setting: GridPoint, limits: ScreenLimits) -> bool:
     """Whether unsteered projections alone show that the floors would move almost nothing.
 
@@ -135,12 +155,16 @@ def prune_settings(
     *,
     layers: int,
     limits: ScreenLimits = ScreenLimits(),
+    default: Clusters | None = None,
+    roles: Clusters | None = None,
 ) -> tuple[ScreenedSetting, ...]:
     """The fate of every setting and why, in the order of the settings.
 
-    Those without a reading are inert by their nominal firing.
+    Those without a reading are inert by their nominal firing. `default` and `roles` say which of
+    the answers that were read belong together; else all are taken as independent.
     """
-    screened = {s.name: _screened(s, readings.get(s.name), limits) for s in settings}
+    means = _Means(default, roles)
+    screened = {s.name: _screened(s, readings.get(s.name), limits, means) for s in settings}
     kept = [setting for setting in screened.values() if setting.fate == "kept"]
     stay: list[ScreenedSetting] = []
     # Cheapest first: whatever dominates a setting was judged before it.
@@ -151,7 +175,7 @@ def prune_settings(
             if abs(_centre(other) - _centre(setting)) <= limits.neighbour_depth * layers
         )
         mine = readings[setting.name]
-        better = next((o for o in near if _dominates(readings[o.name], mine, limits)), None)
+        better = next((o for o in near if _dominates(readings[o.name], mine, limits, means)), None)
         if better is None:
             stay.append(setting)
         else:
@@ -165,7 +189,7 @@ def prune_settings(
 
 
 def _screened(
-    setting: GridPoint, reading: ScreenReading | None, limits: ScreenLimits
+    setting: GridPoint, reading: ScreenReading | None, limits: ScreenLimits, means: _Means
 ) -> ScreenedSetting:
     """The setting by its own measures alone: inert, too dear, or kept so far."""
     price = effect = firing = None
@@ -175,7 +199,7 @@ def _screened(
         fate = "inert"
         why = f"{setting.nominal_firing:.1%} of tokens lie under its floors; it was not tried"
     else:
-        price, effect = _mean_interval(reading.kls), _mean_interval(reading.rises)
+        price, effect = means.price(reading.kls), means.rise(reading.rises)
         firing = reading.realised_firing
         if firing < limits.min_firing:
             fate, why = "inert", f"moves {firing:.1%} of slots, under {limits.min_firing:.0%}"
@@ -198,13 +222,15 @@ def _screened(
     )
 
 
-def _dominates(better: ScreenReading, worse: ScreenReading, limits: ScreenLimits) -> bool:
+def _dominates(
+    better: ScreenReading, worse: ScreenReading, limits: ScreenLimits, means: _Means
+) -> bool:
     """Whether the first is clearly cheaper and stronger, answer by answer."""
-    saved = _mean_interval([w - b for b, w in zip(better.kls, worse.kls, strict=True)])
-    gained = _mean_interval([b - w for b, w in zip(better.rises, worse.rises, strict=True)])
+    saved = means.saving([w - b for b, w in zip(better.kls, worse.kls, strict=True)])
+    gained = means.rise([b - w for b, w in zip(better.rises, worse.rises, strict=True)])
     margin = limits.dominance_margin
-    is_cheaper = saved.low > 0 and saved.value >= margin * _mean_interval(worse.kls).value
-    is_stronger = gained.low > 0 and gained.value >= margin * _mean_interval(worse.rises).value
+    is_cheaper = saved.low > 0 and saved.value >= margin * fmean(worse.kls)
+    is_stronger = gained.low > 0 and gained.value >= margin * fmean(worse.rises)
     return is_cheaper and is_stronger
 
 
@@ -236,11 +262,3 @@ def _price(setting: ScreenedSetting) -> float:
 
 def _centre(setting: ScreenedSetting) -> float:
     return (setting.start + setting.stop) / 2
-
-
-def _mean_interval(values: Sequence[float]) -> Interval:
-    """The mean ± two standard errors."""
-    mean = math.fsum(values) / len(values)
-    spread = math.fsum((value - mean) ** 2 for value in values)
-    error = math.sqrt(spread / max(1, len(values) - 1) / len(values))
-    return Interval(mean, mean - _ERRORS * error, mean + _ERRORS * error)

@@ -24,6 +24,7 @@ from keel.calibrate import (
     Projections,
     Scorer,
     Scores,
+    answer_clusters,
     grid_settings,
     is_inert_by_nominal,
     prune_settings,
@@ -200,7 +201,16 @@ class SweepJob:
         limits = self.settings.limits
         alive = [point.floors for point in points if not is_inert_by_nominal(point, limits)]
         readings = self._readings(alive)
-        return points, prune_settings(points, readings, layers=self.engine.layers, limits=limits)
+        default, roles = (answer_clusters(answers) for answers in self._screened_on)
+        kept = prune_settings(
+            points,
+            readings,
+            layers=self.engine.layers,
+            limits=limits,
+            default=default,
+            roles=roles,
+        )
+        return points, kept
 
     def harm(self) -> Metric:
         """Harm: 1 for an answer that counts in the suite, else 0.
@@ -254,6 +264,12 @@ class SweepJob:
     def _role_answers(self) -> list[Rollout]:
         return calibration_answers(self.run, of_roles=True)
 
+    @property
+    def _screened_on(self) -> tuple[list[Rollout], list[Rollout]]:
+        """The default's answers, and the roles', by which settings are screened."""
+        count = self.settings.screened_on
+        return self._default_answers[:count], self._role_answers[:count]
+
     def _projections(self) -> Projections:
         """The calibration's own projections, read once and kept."""
         axis_hash = self.run.manifest.files.get("axis.safetensors")
@@ -296,8 +312,7 @@ class SweepJob:
         return readings
 
     def _screen(self, settings: Sequence[Floors]) -> Iterator[ScreenReading]:
-        count = self.settings.screened_on
-        default, roles = self._default_answers[:count], self._role_answers[:count]
+        default, roles = self._screened_on
         return screen_settings(self.engine, self.run.axis, settings, default=default, roles=roles)
 
     def _score_of_tasks(
