@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from keel.engines import gguf
+from keel.engines.catalogue import weights_fingerprint
 from keel.errors import UsageError
 from keel.pipeline import run_demo, show_demo
 from keel.prompts import load_library, role_kinds
@@ -30,6 +33,21 @@ def test_the_recorded_run_is_shown_without_a_model_and_says_that_it_is_recorded(
     page = Path("runs/demo/report.html").read_text(encoding="utf-8")
     assert "Recorded, not computed here" in page
     assert "One conversation, uncapped beside capped" in page
+
+
+def test_the_weights_installed_here_are_held_against_the_recorded_run_s(keel, place, monkeypatch):
+    monkeypatch.setenv("KEEL_CACHE", str(place / "cache"))
+    assert "was not opened here yet" in keel("demo", "--json").json["recording"]
+    unpacked = place / "cache" / "models" / "smollm2"
+    unpacked.mkdir(parents=True)
+    (unpacked / "keel-conversion.json").write_text(json.dumps({"version": gguf.VERSION}))
+    (unpacked / "model.safetensors").write_bytes(b"others")
+    assert "are others than it was computed on" in keel("demo", "--json").json["recording"]
+    manifest = Path("runs/demo/manifest.json")
+    facts = json.loads(manifest.read_text())
+    facts["identity"]["weights_hash"] = weights_fingerprint(unpacked)
+    manifest.write_text(json.dumps(facts))
+    assert "are those that it was computed on" in keel("demo", "--json").json["recording"]
 
 
 def test_capping_visibly_works_in_the_recorded_conversation(keel, place):

@@ -1,6 +1,12 @@
 """Where a model runs: one Protocol, one package per engine."""
 
-from keel.engines.catalogue import EMBEDDED, cache_folder, locate, spoken_name
+from keel.engines.catalogue import (
+    EMBEDDED,
+    cache_folder,
+    locate,
+    spoken_name,
+    unpacked_fingerprint,
+)
 from keel.engines.chat_template import ChatTemplate
 from keel.engines.decoding import text_before
 from keel.engines.opening import (
@@ -50,4 +56,5 @@ __all__ = [
     "settings_class",
     "spoken_name",
     "text_before",
+    "unpacked_fingerprint",
 ]

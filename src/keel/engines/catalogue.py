@@ -226,6 +226,12 @@ def local_weights(model: str, revision: str | None = None) -> Path | None:
     return folder
 
 
+def unpacked_fingerprint(alias: str) -> str:
+    """The fingerprint of an embedded model's weights in the cache; empty before their first use."""
+    target = cache_folder() / "models" / alias
+    return weights_fingerprint(target) if _is_current(target) else ""
+
+
 def adapted_fingerprint(adapter: Path, base: Path) -> str:
     """The fingerprint of an adapter on its base model: the same adapter on another base differs."""
     parts = [weights_fingerprint(adapter), weights_fingerprint(base)]

@@ -9,7 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from keel.engines import Engine
+from keel.engines import Engine, unpacked_fingerprint
 from keel.errors import MissingArtifactError, UsageError
 from keel.pipeline.axis import calibrate, replay_conversation
 from keel.pipeline.extract import extract
@@ -117,7 +117,23 @@ def show_demo(path: Path) -> Demo:
     page = path / "report.html"
     if not page.exists():
         page = report(RunFolder(path))
-    return Demo(run.persona_map, run.calibration, replay, page, read_recording(path))
+    recording = read_recording(path)
+    if recording:
+        recording = f"{recording} {_compared_weights(run)}"
+    return Demo(run.persona_map, run.calibration, replay, page, recording)
+
+
+def _compared_weights(run: Run) -> str:
+    """Whether the model that is installed here is the recorded run's, in a sentence."""
+    installed = unpacked_fingerprint(run.identity.model_id)
+    if not installed:
+        return "Its model was not opened here yet, so that its weights are not compared."
+    if installed == run.identity.weights_hash:
+        return "The weights installed here are those that it was computed on."
+    return (
+        "The weights installed here are others than it was computed on: keel chat will refuse it; "
+        "compute a run with keel demo --anew."
+    )
 
 
 def _unpack(path: Path) -> None:

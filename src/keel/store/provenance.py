@@ -191,7 +191,7 @@ def read_manifest(root: Path) -> Manifest:
 def _no_run(root: Path) -> str:
     """What stands where a run was expected, and the command that works."""
     if root.is_file():
-        return f"{root} is a file, expected the folder of a run"
+        return f"{root} is a file, expected the folder of a run; keel ls lists those that are here"
     if (root / "config.json").exists():
         return (
             f"{root} is a model's folder, expected a run's; make a run of it: keel extract {root} "

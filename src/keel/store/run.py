@@ -57,6 +57,8 @@ def find_runs(folder: str | Path) -> list[Path]:
     Raises MissingArtifactError where there is no such folder.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise MissingArtifactError(f"{folder} is a file, expected a folder that holds runs")
     if not folder.is_dir():
         raise MissingArtifactError(f"there is no folder {folder}; give one that holds runs")
     with reading(folder, "a folder of runs"):
