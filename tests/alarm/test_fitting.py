@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from keel.alarm import Alarm, ConversationMeans, TurnMean, fit_alarm
+from keel.alarm import Alarm, ConversationMeans, FitCheck, TurnMean, fit_alarm
 from keel.errors import TooFewSamplesError
 from keel.types import ModelIdentity
 
@@ -40,6 +40,64 @@ def conversations(count: int, *, seed: int = 0, drifted: int = 0, turns: int = 6
     return made
 
 
+def checked(alarm: Alarm) -> dict[str, FitCheck]:
+    return {check.name: check for check in alarm.fit.checks}
+
+
+def bent(talks, change) -> list[ConversationMeans]:
+    """Conversations with every turn's mean moved by `change(conversation, turn, draw)` gaps."""
+    draw = np.random.default_rng(9)
+    return [
+        replace(
+            each,
+            turns=tuple(
+                replace(t, mean=t.mean + TRUTH.gap * change(n, t, draw)) for t in each.turns
+            ),
+        )
+        for n, each in enumerate(talks)
+    ]
+
+
+def test_every_check_holds_of_conversations_as_the_alarm_takes_them():
+    """Seven checks at 95 % or wider; with this seed none is off by chance."""
+    talks = [replace(e, group=f"prompt {n % 2}") for n, e in enumerate(conversations(200, seed=1))]
+    checks = checked(fit_alarm(TRUTH, talks))
+    assert [name for name, check in checks.items() if not check.holds] == []
+    assert {"neighbouring turns", "large falls", "held-out rate, prompt 1"} <= set(checks)
+
+
+def test_turns_that_go_on_from_each_other_are_said():
+    """A random walk within each conversation, .6 gaps a step."""
+    talks = conversations(200, seed=6, turns=10)
+    steps = np.random.default_rng(3).normal(0, 0.6, (200, 10)).cumsum(axis=1)
+    alarm = fit_alarm(TRUTH, bent(talks, lambda n, turn, _: steps[n, turn.turn]))
+    assert not checked(alarm)["neighbouring turns"].holds
+
+
+def test_heavy_tails_of_falls_are_said():
+    talks = bent(
+        conversations(200, seed=7), lambda n, turn, draw: -3.0 * float(draw.random() < 0.04)
+    )
+    assert not checked(fit_alarm(TRUTH, talks))["large falls"].holds
+
+
+def test_a_system_prompt_that_alarms_more_often_is_said():
+    talks = [
+        replace(each, group="odd" if n % 10 == 0 else "usual")
+        for n, each in enumerate(conversations(200, seed=8))
+    ]
+    talks = bent(talks, lambda n, turn, _: -2.0 * (n % 10 == 0 and turn.turn >= 3))
+    checks = checked(fit_alarm(TRUTH, talks))
+    assert not checks["held-out rate, odd"].holds
+    assert checks["held-out rate, usual"].holds
+
+
+def test_short_turns_that_lie_lower_than_their_length_explains_are_said():
+    talks = bent(conversations(200, seed=9), lambda n, turn, _: -1.5 * (turn.tokens < 16))
+    checks = checked(fit_alarm(TRUTH, talks))
+    assert not checks["turns under 16 tokens"].holds
+
+
 def test_what_was_planted_comes_back():
     """400 conversations: levels are known to .03, spreads to .02."""
     alarm = fit_alarm(TRUTH, conversations(400))
@@ -70,7 +128,7 @@ def test_few_conversations_are_too_few_and_fewer_than_forty_are_said():
     with pytest.raises(TooFewSamplesError, match="9 of 9 conversations have two turns"):
         fit_alarm(TRUTH, conversations(9))
     alarm = fit_alarm(TRUTH, conversations(20))
-    assert any("twice" in warning for warning in alarm.fit.warnings)
+    assert not checked(alarm)["conversations"].holds
 
 
 def test_answers_too_short_to_know_their_noise_are_refused():

@@ -33,7 +33,13 @@ def lines_of(run, levels) -> str:
 def test_calibrate_says_on_what_and_what_to_expect(keel, held):
     first = keel("drift", "calibrate", held, *SIMULATED)
     assert first.code == 0
-    for words in ("12 conversations", "below the floors", "held-out", "is detected in", "Note:"):
+    for words in (
+        "12 conversations",
+        "below the floors",
+        "held-out",
+        "is detected in",
+        "neighbouring turns",
+    ):
         assert words in first.out
     again = keel("drift", "calibrate", held, *SIMULATED, "--json")
     assert "simulating conversations: 12/12" in again.err  # all kept, none answered again
@@ -69,6 +75,63 @@ def test_a_stream_of_turns_is_answered_line_by_line(keel, alarmed_run, monkeypat
     rows = [json.loads(line) for line in outcome.out.splitlines()]
     assert [row["turn"] for row in rows] == [0, 1, 2, 3]
     assert rows[-1]["state"] == "alarm"
+
+
+def test_a_watch_with_a_state_goes_on_where_it_stopped(keel, alarmed_run, tmp_path):
+    """A log that grows, its last line torn: each turn is counted once, over three calls."""
+    levels = [0.2, -0.4, -0.6, -0.8, -1.0]
+    log, state = tmp_path / "turns.jsonl", tmp_path / "turns.state"
+    lines = lines_of(alarmed_run, levels).splitlines(keepends=True)
+    log.write_text("".join(lines))
+    whole = keel("drift", "watch", alarmed_run, log, "--json").out.splitlines()
+    answered = []
+    for written in (
+        lines[0] + lines[1] + lines[2][:20],
+        "".join(lines[:4]).rstrip(),
+        "".join(lines),
+    ):
+        log.write_text(written)
+        outcome = keel("drift", "watch", alarmed_run, log, "--json", "--state", state)
+        assert outcome.code in (0, 4)
+        answered.append(outcome.out.splitlines())
+    assert [len(each) for each in answered] == [2, 2, 1]
+    assert [line for each in answered for line in each] == whole
+
+
+def test_a_stream_with_a_state_goes_on_after_it_was_broken_off(
+    keel, alarmed_run, tmp_path, monkeypatch
+):
+    import io
+
+    state = tmp_path / "turns.state"
+    for turns in ([0, 1], [2]):
+        stream = io.StringIO(lines_of(alarmed_run, [0.5] * len(turns)) + '{"conversation": "MARKER')
+        monkeypatch.setattr("sys.stdin", stream)
+        outcome = keel("drift", "watch", alarmed_run, "-", "--json", "--state", state)
+        assert outcome.code == 3  # the torn line
+        assert [json.loads(line)["turn"] for line in outcome.out.splitlines()] == turns
+    assert b"MARKER" not in state.read_bytes()
+
+
+def test_a_state_of_another_alarm_a_broken_one_and_one_for_transcripts_are_refused(
+    keel, alarmed_run, tmp_path
+):
+    log, state = tmp_path / "turns.jsonl", tmp_path / "turns.state"
+    log.write_text(lines_of(alarmed_run, [0.5]))
+    assert keel("drift", "watch", alarmed_run, log, "--state", state).code == 0
+    other = keel("drift", "watch", alarmed_run, log, "--state", state, "--rate", "0.2")
+    assert other.code == 3
+    assert "at rate 0.01, expected" in other.err
+    state.write_text("no state at all, but long enough to be taken for something" * 9)
+    broken = keel("drift", "watch", alarmed_run, log, "--state", state)
+    assert broken.code == 3
+    assert "holds no state of a watch" in broken.err
+    assert state.read_text().startswith("no state at all")
+    talk = tmp_path / "talk.json"
+    talk.write_text(json.dumps({"messages": [{"role": "assistant", "content": "Hello"}]}))
+    refused = keel("drift", "watch", alarmed_run, talk, "--state", state)
+    assert refused.code == 3
+    assert "leave out --state" in refused.err
 
 
 def test_turns_from_a_file_without_an_alarm_exit_0(keel, alarmed_run, tmp_path):
@@ -118,5 +181,11 @@ def test_chat_and_drift_say_what_the_alarm_says(keel, alarmed_run, tmp_path, mon
     said = [("user", "Hello, who are you?"), ("assistant", "I am here to help you with that.")]
     messages = [{"role": role, "content": content} for role, content in said]
     path.write_text(json.dumps({"messages": messages}))
-    (reading,) = keel("drift", run, path, *CPU, "--json").json
+    (reading,) = keel("drift", run, path, *CPU, "--json", "--alone").json
+    (turn,) = reading["turns"]
+    alarm = json.loads((run / "alarm.json").read_text())["value"]
+    (levels,) = [each for each in alarm["levels"] if each["layer"] == reading["layer"]]
+    assert turn["expected_gaps"] == pytest.approx(levels["means"][0])
+    assert turn["gaps_alone"] == turn["gaps"]  # a first turn has no history
+    assert rows[1]["expected_gaps"] == pytest.approx(levels["means"][1])
     assert reading["alarm"][0]["threshold"] == pytest.approx(100)

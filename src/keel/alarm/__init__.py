@@ -3,23 +3,27 @@
 Pure numbers: a turn is its mean projection and its number of tokens. Knows no model and no text.
 """
 
+from keel.alarm.checks import binomial_interval
+from keel.alarm.conversations import ConversationMeans, TurnMean
 from keel.alarm.evidence import State, advance, provisional
-from keel.alarm.fitting import ConversationMeans, TurnMean, binomial_interval, fit_alarm
+from keel.alarm.fitting import estimated, fit_alarm, turn_levels
 from keel.alarm.monitor import Monitor
 from keel.alarm.planted import Detection, detection, evidence_paths, planted, tuned
 from keel.alarm.value import (
     Alarm,
     AlarmFit,
+    FitCheck,
     TurnVerdict,
     VerdictState,
-    system_hash,
 )
+from keel.types import system_hash
 
 __all__ = [
     "Alarm",
     "AlarmFit",
     "ConversationMeans",
     "Detection",
+    "FitCheck",
     "Monitor",
     "State",
     "TurnMean",
@@ -28,10 +32,12 @@ __all__ = [
     "advance",
     "binomial_interval",
     "detection",
+    "estimated",
     "evidence_paths",
     "fit_alarm",
     "planted",
     "provisional",
     "system_hash",
     "tuned",
+    "turn_levels",
 ]

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keel.alarm.checks import binomial_interval, checks_of
+from keel.alarm.conversations import BLOCKS, ConversationMeans
 from keel.alarm.evidence import State, advance
 from keel.alarm.planted import detection, tuned
 from keel.alarm.value import FEWEST_TOKENS, Alarm, AlarmFit
 from keel.errors import TooFewSamplesError, UsageError
-from keel.types import Interval
+from keel.types import TurnLevels
 
 Floats = NDArray[np.float64]
 
 FEWEST, ADVISED = 10, 40
-"""Conversations without which there is no alarm, and below which the rate may be twice as high."""
-BLOCKS = (16, 8)
-"""Tokens of a block: neighbours are alike, so single tokens would show a third of the noise."""
+"""Conversations without which there is no alarm, and below which it detects clearly less."""
 _FEWEST_BLOCKED, _FEWEST_AT_TURN = 10, 10
 _OUTLIER = 3.5
 """Robust standard deviations from which on a conversation gets no weight."""
@@ -31,38 +31,10 @@ _MOST_LEFT_OUT = 0.1
 _MAD = 1.4826
 _FOLDS = 5
 _LEAST_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class TurnMean:
-    """What calibration needs of a turn."""
-
-    turn: int
-    """0-based number among the conversation's answers."""
-    mean: float
-    """Mean raw projection over the content tokens."""
-    tokens: int
-    blocks: dict[str, tuple[float, ...]]
-    """Means of neighbouring blocks of tokens, by the tokens of a block."""
-
-    @classmethod
-    def of(cls, turn: int, projections: Sequence[float]) -> TurnMean:
-        """From the raw projections of a turn's content tokens, at least one."""
-        values_T = np.asarray(projections, dtype=np.float64)
-        blocks = {}
-        for size in BLOCKS:
-            whole = len(values_T) // size
-            means = values_T[: whole * size].reshape(whole, size).mean(axis=1)
-            blocks[str(size)] = tuple(float(mean) for mean in means)
-        return cls(turn, float(values_T.mean()), len(values_T), blocks)
-
-
-@dataclass(frozen=True)
-class ConversationMeans:
-    """The turns of a conversation that have tokens."""
-
-    id: str
-    turns: tuple[TurnMean, ...]
+_LOOKS, _LOOKS_TUNED = 8, 150
+"""A conversation is looked at after every turn: so many times rarer than the rate a single look
+must be wrong, by simulation of 12 turns. The mixture at 1 / rate is wrong less often than the rate,
+and needs less."""
 
 
 def fit_alarm(
@@ -87,16 +59,17 @@ def fit_alarm(
     if len(usable) < FEWEST:
         raise TooFewSamplesError(
             f"{len(usable)} of {len(conversations)} conversations have two turns of "
-            f"{FEWEST_TOKENS} tokens or more, expected {FEWEST} at least, and {ADVISED} for a rate "
-            "that is kept; give more logs, or simulate: keel drift calibrate RUN --simulate 100"
+            f"{FEWEST_TOKENS} tokens or more, expected {FEWEST} at least, {ADVISED} are advised; "
+            "give more logs, or simulate: keel drift calibrate RUN --simulate 100"
         )
-    alarm, left_out = _fitted(blank, usable, horizon)
-    alarms = 0
+    alarm, left_out = estimated(blank, usable, horizon=horizon)
+    alarmed = [False] * len(usable)
     for fold in range(_FOLDS):
         others = [each for n, each in enumerate(usable) if n % _FOLDS != fold]
-        trial = _fitted(blank, others, horizon)[0]
-        alarms += sum(_alarms(trial, each) for each in usable[fold::_FOLDS])
+        trial = estimated(blank, others, horizon=horizon)[0]
+        alarmed[fold::_FOLDS] = [_alarms(trial, each) for each in usable[fold::_FOLDS]]
         on_progress("trying the alarm", fold + 1, _FOLDS)
+    alarms = sum(alarmed)
     tokens = [turn.tokens for each in usable for turn in each.turns]
     expected = detection(alarm, tokens=int(np.median(tokens)))
     fit = AlarmFit(
@@ -110,18 +83,38 @@ def fit_alarm(
         detection=expected.share,
         delay_turns=expected.delay_turns,
         source=source,
-        warnings=tuple(_warnings(alarm, usable, left_out, alarms)),
+        warnings=tuple(_warnings(alarm, usable, left_out)),
+        checks=checks_of(alarm, usable, alarmed, ADVISED),
     )
     return replace(alarm, fit=fit)
 
 
-def binomial_interval(count: int, total: int) -> Interval:
-    """A share with its exact interval of 95 % (Clopper and Pearson 1934, Biometrika 26:404)."""
-    from scipy.stats import beta
+def turn_levels(
+    blank: Alarm, conversations: Sequence[ConversationMeans], *, source: str = ""
+) -> TurnLevels:
+    """Mean and spread of levels by turn at the layer of `blank`, but for conversations that stand
+    out; turns that few conversations reach are pooled with all later ones.
 
-    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
-    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
-    return Interval(count / total, low, high)
+    Raises TooFewSamplesError without two conversations.
+    """
+    if len(conversations) < 2:
+        raise TooFewSamplesError(
+            f"{len(conversations)} conversation, expected 2 or more to know levels by turn; give "
+            "more logs"
+        )
+    expected = _expected(blank, conversations, np.median)
+    kept = _without_outliers(blank, conversations, expected)
+    means = _expected(blank, kept, np.mean)
+    last = len(means) - 1
+    by_turn: list[list[float]] = [[] for _ in means]
+    reached = [0] * len(means)
+    for each in kept:
+        for turn in each.turns:
+            by_turn[min(turn.turn, last)].append(blank.in_gaps(turn.mean))
+        for number in {min(turn.turn, last) for turn in each.turns}:
+            reached[number] += 1
+    spreads = tuple(float(np.std(there, ddof=1)) if len(there) > 1 else 0.0 for there in by_turn)
+    return TurnLevels(blank.layer, means, spreads, tuple(reached), source, blank.system_sha256)
 
 
 def _alarms(alarm: Alarm, conversation: ConversationMeans) -> bool:
@@ -133,10 +126,13 @@ def _alarms(alarm: Alarm, conversation: ConversationMeans) -> bool:
     return state.alarmed_at >= 0
 
 
-def _fitted(
-    blank: Alarm, conversations: Sequence[ConversationMeans], horizon: int
+def estimated(
+    blank: Alarm, conversations: Sequence[ConversationMeans], *, horizon: int = 12
 ) -> tuple[Alarm, int]:
-    """The alarm, and how many conversations got no weight."""
+    """The alarm as `fit_alarm` fits it, not tried; and how many conversations got no weight.
+
+    Every turn must have 4 tokens or more, every conversation two turns.
+    """
     token = _token_spread(blank, conversations)
     expected = _expected(blank, conversations, np.median)
     kept = _without_outliers(blank, conversations, expected)
@@ -234,7 +230,8 @@ def _spreads(
     """Standard deviations between and within conversations, by analysis of variance.
 
     With conversations of unequal numbers of turns (Searle, Casella and McCulloch 1992, Variance
-    Components, ch. 3). What the expected levels are known by is added to that between.
+    Components, ch. 3). They are of a new conversation: both mean squares are widened for what they
+    and the expected levels are estimated from, as a prediction interval is.
     """
     falls = _falls(blank, conversations, expected)
     count_C = np.array([len(each) for each in falls])
@@ -244,11 +241,13 @@ def _spreads(
         float(((each - mean) ** 2).sum()) for each, mean in zip(falls, mean_C, strict=True)
     )
     # Each turn's own level was estimated, too.
-    inner = squares / (total - groups) * groups / (groups - 1)
+    freedom = (total - groups) * (groups - 1) / groups
+    inner = squares / freedom * _widening(blank, freedom) * (1 + 1 / groups)
     grand = float((count_C * mean_C).sum() / total)
     outer = float((count_C * (mean_C - grand) ** 2).sum()) / (groups - 1)
+    outer *= _widening(blank, groups - 1) * (1 + 1 / groups)
     typical = (total - float((count_C**2).sum()) / total) / (groups - 1)
-    between = max(0.0, (outer - inner) / typical) * (1 + 1 / groups)
+    between = max(0.0, (outer - inner) / typical)
     inverse = float(np.mean([1 / turn.tokens for each in conversations for turn in each.turns]))
     within = max(inner - token**2 * inverse, _LEAST_SHARE * inner)
     if within <= 0:
@@ -258,27 +257,26 @@ def _spreads(
     return math.sqrt(between), math.sqrt(within)
 
 
-def _warnings(
-    alarm: Alarm, conversations: Sequence[ConversationMeans], left_out: int, alarms: int
-) -> list[str]:
-    count, longest = len(conversations), len(alarm.expected)
+def _widening(alarm: Alarm, freedom: float) -> float:
+    """How much a variance known from so few degrees of freedom counts as, for the rate to hold.
+
+    A normal value that is divided by an estimated standard deviation has Student's distribution
+    (1908, Biometrika 6:1): its quantile over the normal one, squared.
+    """
+    from scipy.stats import norm, t
+
+    share = alarm.rate / (_LOOKS if alarm.statistic == "mixture" else _LOOKS_TUNED)
+    return float((t.ppf(share, freedom) / norm.ppf(share)) ** 2)
+
+
+def _warnings(alarm: Alarm, conversations: Sequence[ConversationMeans], left_out: int) -> list[str]:
+    """What the checks do not say."""
+    longest = len(alarm.expected)
     warnings = []
-    if count < ADVISED:
-        warnings.append(
-            f"{count} conversations: the rate may be twice the {alarm.rate:g} asked for; "
-            f"calibrate on {ADVISED} or more"
-        )
     if left_out:
         warnings.append(
-            f"{left_out} of {count} conversations stand out and got no weight: they may have "
-            "drifted; look at them with keel drift watch"
-        )
-    interval = binomial_interval(alarms, count)
-    if interval.low > alarm.rate:
-        warnings.append(
-            f"{alarms} of {count} held-out conversations alarmed, more than the rate of "
-            f"{alarm.rate:g} allows for: they do not vary as the alarm takes them to, or several "
-            "kinds of traffic are mixed; calibrate by system prompt"
+            f"{left_out} of {len(conversations)} conversations stand out and got no weight: they "
+            "may have drifted; look at them with keel drift watch"
         )
     if longest < 6:
         warnings.append(

@@ -43,6 +43,10 @@ class Monitor:
         """All conversations' states by id, to be kept and restored."""
         return {name: state.to_bytes() for name, state in self._states.items()}
 
+    def state_of(self, conversation_id: str) -> bytes:
+        """A watched conversation's state. Raises KeyError for one that has had no turn."""
+        return self._states[conversation_id].to_bytes()
+
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Go on with states that were kept. Raises CorruptArtifactError where one is damaged."""
         restored = {name: State.from_bytes(packed) for name, packed in states.items()}

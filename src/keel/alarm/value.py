@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from keel.errors import ModelMismatchError, UsageError
 from keel.settings import STATISTICS, Statistic
-from keel.types import Interval, ModelIdentity
+from keel.types import Interval, ModelIdentity, TurnLevels, system_hash
 
 if TYPE_CHECKING:
     from keel.alarm.monitor import Monitor
@@ -51,6 +50,17 @@ class TurnVerdict:
 
 
 @dataclass(frozen=True)
+class FitCheck:
+    """Something that an alarm takes for granted, and what its own conversations say of it."""
+
+    name: str
+    sentence: str
+    """What was seen, with its interval."""
+    holds: bool
+    """Whether nothing that was seen speaks against it."""
+
+
+@dataclass(frozen=True)
 class AlarmFit:
     """What an alarm was calibrated on, and what was seen when it was tried."""
 
@@ -71,6 +81,7 @@ class AlarmFit:
     source: str = ""
     """Where the conversations came from, in words."""
     warnings: tuple[str, ...] = ()
+    checks: tuple[FitCheck, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,8 @@ class Alarm:
     system_sha256: str | None = None
     """Hash of the system prompt of the calibrated conversations; None where they differ."""
     fit: AlarmFit | None = None
+    levels: tuple[TurnLevels, ...] = ()
+    """Of the calibrated conversations, at this layer and at those where drift is read."""
 
     def __post_init__(self) -> None:
         positive = {"gap": self.gap, "within": self.within, "drop": self.drop}
@@ -196,8 +209,3 @@ class Alarm:
     def fits_system(self, system: str | None) -> bool:
         """Whether a conversation's system prompt is the calibrated one; True where any is."""
         return self.system_sha256 is None or self.system_sha256 == system_hash(system)
-
-
-def system_hash(system: str | None) -> str:
-    """SHA-256 of a system prompt, in hex; that of the empty text where there is none."""
-    return hashlib.sha256((system or "").encode(errors="surrogatepass")).hexdigest()

@@ -6,7 +6,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -19,6 +19,7 @@ from keel.settings import AlarmSettings, OpeningSettings, WatchSettings
 if TYPE_CHECKING:
     from keel.alarm import Alarm, TurnVerdict
     from keel.pipeline import LayerChoice
+    from keel.store import Run, WatchState
 
 CALIBRATING = """
 Examples:
@@ -33,6 +34,8 @@ Examples:
     keel drift watch runs/smollm2 logs.jsonl --json
 
     tail -f turns.jsonl | keel drift watch runs/smollm2 -
+
+    keel drift watch runs/smollm2 turns.jsonl --state turns.state
 """
 ALARMED = 4
 """Exit status where a conversation raised an alarm."""
@@ -99,21 +102,18 @@ def alarm_lines(alarm: Alarm, choice: LayerChoice) -> Iterator[str]:
         f"within, {alarm.token:.2f} / √tokens by the length of an answer."
     )
     held = "any length" if alarm.horizon is None else f"at most {alarm.horizon} turns"
-    yield (
-        f"False alarms: {alarm.rate:.2%} of conversations of {held}, by design; "
-        f"{fit.held_out_alarms} of {fit.held_out} held-out conversations"
-        + (
-            f" (95 %: {fit.held_out_rate.low:.1%} to {fit.held_out_rate.high:.1%})."
-            if fit.held_out_rate is not None
-            else "."
-        )
-    )
+    yield f"False alarms: {alarm.rate:.2%} of conversations of {held}, by design."
     if fit.detection is not None:
         delay = "" if fit.delay_turns is None else f", {fit.delay_turns:.1f} turns later on average"
         yield (
             f"Expected: a fall by {alarm.drop:g} gaps at the 6th of 12 turns is detected in "
             f"{fit.detection:.0%} of conversations{delay}."
         )
+    if fit.checks:
+        yield "Checks, on conversations that the alarm was not fitted to where it says held-out:"
+    for check in fit.checks:
+        verdict = "ok" if check.holds else "does not hold"
+        yield f"  {check.name}: {verdict}; {check.sentence}."
     for warning in fit.warnings:
         yield f"Note: {warning}."
 
@@ -129,6 +129,15 @@ def watch(
             "stdin as they come.",
         ),
     ],
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            help="Keep where each conversation stands in this file, turn by turn, and go on from "
+            "it: of lines of means, those counted before are not counted again.",
+        ),
+    ] = None,
     skip_unreadable: SkipUnreadable = False,
     json: console.Json = False,
     *,
@@ -145,20 +154,19 @@ def watch(
 
     settings = given.over(WatchSettings())
     opened = open_run(run)
-    alarm = opened.alarm
-    monitor = alarm.monitor(rate=settings.rate)
+    opened.alarm.threshold(settings.rate)
     if "-" in files or all(_holds_means(Path(name)) for name in files):
         if "-" in files and len(files) > 1:
             raise UsageError("- stands for stdin and comes alone; give files in another call")
-        lines = sys.stdin if files == ["-"] else _lines_of(files)
-        is_alarmed = False
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name, verdict = _turn_of(monitor, line, number)
-            is_alarmed |= verdict.state == "alarm"
-            _print_turn(name, verdict, json)
-        raise typer.Exit(ALARMED if is_alarmed else 0)
+        watched_lines = WatchedLines(opened, settings.rate, state, json=json)
+        for name in files:
+            watched_lines.read(name)
+        raise typer.Exit(ALARMED if watched_lines.is_alarmed else 0)
+    if state is not None:
+        raise UsageError(
+            "--state keeps where lines of means stand, and these files hold whole conversations, "
+            "which are read from their beginning; leave out --state"
+        )
     conversations = conversations_of([Path(n) for n in files], skip_unreadable=skip_unreadable)
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     with console.progress() as progress:
@@ -176,6 +184,61 @@ def watch(
             )
             console.stdout.print(f"{each.id}  {words}", markup=False, soft_wrap=True)
     raise typer.Exit(ALARMED if any(each.state == "alarm" for each in watched) else 0)
+
+
+class WatchedLines:
+    """Lines of means as they come, each answered; where conversations stand may be kept."""
+
+    def __init__(self, run: Run, rate: float | None, state: Path | None, *, json: bool) -> None:
+        from keel.store import WatchState
+
+        self.monitor = run.alarm.monitor(rate=rate)
+        self.json = json
+        self.is_alarmed = False
+        """Whether a turn that was answered stands under an alarm."""
+        self.state: WatchState | None = None
+        if state is not None:
+            chance = run.alarm.rate if rate is None else rate
+            self.state = WatchState(state, alarm_sha256=run.alarm_sha256, rate=chance)
+            self.monitor.restore(self.state.states())
+
+    def read(self, name: str) -> None:
+        """Answer every line of a file, or of stdin; of a file, those that are new."""
+        if name == "-":
+            for number, line in enumerate(sys.stdin, 1):
+                self._answer(line, number, None)
+            return
+        with Path(name).open(encoding="utf-8") as lines:
+            first, counted = "", 0
+            for number, line in enumerate(lines, 1):
+                if number == 1:
+                    first = line.strip()
+                    counted = 0 if self.state is None else self.state.lines_read(first)
+                # A last line that is torn is still being written; the next call answers it.
+                is_torn = self.state is not None and not (line.endswith("\n") or _is_json(line))
+                if number > counted and not is_torn:
+                    self._answer(line, number, first)
+
+    def _answer(self, line: str, number: int, first: str | None) -> None:
+        if not line.strip():
+            return
+        from keel.store import WatchState
+
+        name, mean, tokens = _turn_of(line, number)
+        key = WatchState.key(name)
+        verdict = self.monitor.turn(key, mean=mean, tokens=tokens)
+        if self.state is not None:
+            self.state.keep(key, self.monitor.state_of(key), first_line=first, lines=number)
+        self.is_alarmed |= verdict.state == "alarm"
+        _print_turn(name, verdict, self.json)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        jsonlib.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def verdict_words(verdict: TurnVerdict) -> str:
@@ -210,24 +273,16 @@ def _holds_means(path: Path) -> bool:
     return isinstance(row, dict) and {"conversation", "mean"} <= row.keys()
 
 
-def _lines_of(files: list[str]) -> Iterator[str]:
-    """The lines of all files, one file after the other."""
-    for name in files:
-        with Path(name).open(encoding="utf-8") as lines:
-            yield from lines
-
-
-def _turn_of(monitor: Any, line: str, number: int) -> tuple[str, TurnVerdict]:
-    """A line's conversation, and the verdict of its turn. Raises UsageError for another line."""
+def _turn_of(line: str, number: int) -> tuple[str, float, int]:
+    """A line's conversation, mean and tokens. Raises UsageError for another line."""
     from keel.errors import UsageError
 
     try:
         row = jsonlib.loads(line)
-        name, mean, tokens = str(row["conversation"]), float(row["mean"]), int(row["tokens"])
+        return str(row["conversation"]), float(row["mean"]), int(row["tokens"])
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"line {number} is {line.strip()[:60]!r}, expected "
             '{"conversation": "c1", "mean": 1.5, "tokens": 40}: a turn\'s mean projection at the '
             f"alarm's layer ({error}); transcripts are given as files"
         ) from error
-    return name, monitor.turn(name, mean=mean, tokens=tokens)

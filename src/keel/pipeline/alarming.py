@@ -14,11 +14,12 @@ from keel.alarm import (
     TurnVerdict,
     fit_alarm,
     system_hash,
+    turn_levels,
 )
 from keel.drift import Gauge, check_answered
-from keel.engines import Engine
+from keel.engines import Engine, Recording
 from keel.errors import TooFewSamplesError, UsageError
-from keel.pipeline.axis import check_same_model
+from keel.pipeline.axis import check_same_model, drift_layer
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import load_library
 from keel.seeds import seed_of, shuffle_key
@@ -132,7 +133,8 @@ def calibrate_alarm(
         if settings.simulate:
             chosen += _simulated(engine, work, settings, on_progress)
             source += f"{' and ' if source else ''}{settings.simulate} simulated"
-        means = _read(engine, run, work, chosen, layer, on_progress)
+        layers = tuple(dict.fromkeys((layer, *_drift_layers(run))))
+        means = _read(engine, run, work, chosen, layers, on_progress)
         systems = {system_hash(each.system) for each in chosen}
         blank = Alarm(
             layer=layer,
@@ -157,10 +159,29 @@ def calibrate_alarm(
         if blank.statistic == "mixture":
             blank = replace(blank, thresholds={})
         alarm = fit_alarm(
-            blank, means, source=source, horizon=settings.horizon, on_progress=on_progress
+            blank, means[layer], source=source, horizon=settings.horizon, on_progress=on_progress
         )
+        levels = [turn_levels(_at(run, blank, n), means[n], source=source) for n in layers]
+        alarm = replace(alarm, levels=tuple(levels))
         folder.save_alarm(alarm)
     return alarm
+
+
+def _drift_layers(run: Run) -> list[int]:
+    """Where `keel drift` reads: the axis' own layer, and that beside each setting's floors."""
+    names = run.settings if run.has_calibration else ()
+    return [run.axis.layer, *(drift_layer(run.axis, run.floors_named(name)) for name in names)]
+
+
+def _at(run: Run, blank: Alarm, layer: int) -> Alarm:
+    """The blank alarm at another layer."""
+    return replace(
+        blank,
+        layer=layer,
+        direction=run.axis.direction[layer].float(),
+        zero=float(run.axis.role_projection[layer]),
+        gap=float(run.axis.gap[layer]),
+    )
 
 
 def watch(
@@ -177,7 +198,7 @@ def watch(
     monitor = alarm.monitor(rate=settings.rate)
     check_answered(conversations)
     work = AlarmWork(run.path)
-    means = _read(engine, run, work, conversations, alarm.layer, on_progress)
+    means = _read(engine, run, work, conversations, (alarm.layer,), on_progress)[alarm.layer]
     for number, (conversation, read) in enumerate(zip(conversations, means, strict=True)):
         if not alarm.fits_system(conversation.system):
             yield WatchedConversation(conversation.id, (), other_system=True)
@@ -206,37 +227,55 @@ def _read(
     run: Run,
     work: AlarmWork,
     conversations: Sequence[Conversation],
-    layer: int,
+    layers: Sequence[int],
     on_progress: OnProgress,
-) -> list[ConversationMeans]:
-    """Every turn's level at a layer; what was read before is not read again."""
-    gauge = Gauge(run.axis, layer)
-    name = f"read-{layer}-{run.manifest.files.get('axis.safetensors', '')[:12]}"
+) -> dict[int, list[ConversationMeans]]:
+    """Every turn's level by layer; what was read before is not read again."""
+    gauges = [Gauge(run.axis, layer) for layer in layers]
+    axis = run.manifest.files.get("axis.safetensors", "")[:12]
+    name = f"read-{'-'.join(map(str, layers))}-{axis}"
     kept = {row["key"]: row["turns"] for row in work.rows(name)}
     keys = [_key(conversation) for conversation in conversations]
     missing = [n for n, key in enumerate(keys) if key not in kept]
     counter = Counter("reading conversations", len(conversations), on_progress)
     counter.reach(len(conversations) - len(missing))
-    for reading in engine.read([conversations[n] for n in missing], recording=gauge.recording):
-        turns = []
+    recording = Recording(probes=tuple(gauge.recording.probes[0] for gauge in gauges))
+    for reading in engine.read([conversations[n] for n in missing], recording=recording):
+        turns: list[list[Any]] = [[] for _ in layers]
         for record in reading.turns:
             assert record.projections_TK is not None, "the engine recorded no projections"
-            turn = gauge.reading(record.turn, record.projections_TK, "")
-            if turn is not None:
-                made = TurnMean.of(record.turn, turn.token_projections)
-                turns.append([made.turn, made.mean, made.tokens, made.blocks])
+            for column, gauge in enumerate(gauges):
+                heights_TK = record.projections_TK[:, column : column + 1]
+                turn = gauge.reading(record.turn, heights_TK, "")
+                if turn is not None:
+                    made = TurnMean.of(record.turn, turn.token_projections)
+                    turns[column].append([made.turn, made.mean, made.tokens, made.blocks])
         key = keys[missing[reading.index]]
         work.append(name, [{"key": key, "turns": turns}])
         kept[key] = turns
         counter.add(1)
-    means = []
-    for each, key in zip(conversations, keys, strict=True):
-        read = [
-            TurnMean(turn, mean, tokens, {size: tuple(block) for size, block in blocks.items()})
-            for turn, mean, tokens, blocks in kept[key]
+    return {
+        layer: [
+            ConversationMeans(
+                each.id, tuple(_turn_mean(row) for row in kept[key][column]), _group(each)
+            )
+            for each, key in zip(conversations, keys, strict=True)
         ]
-        means.append(ConversationMeans(each.id, tuple(read)))
-    return means
+        for column, layer in enumerate(layers)
+    }
+
+
+def _group(conversation: Conversation) -> str:
+    """What a conversation is counted under: its system prompt, by the first digits of its hash."""
+    if conversation.system is None:
+        return "no system prompt"
+    return f"system prompt {system_hash(conversation.system)[:8]}"
+
+
+def _turn_mean(row: Sequence[Any]) -> TurnMean:
+    """A turn as it was kept."""
+    turn, mean, tokens, blocks = row
+    return TurnMean(turn, mean, tokens, {size: tuple(block) for size, block in blocks.items()})
 
 
 def _key(conversation: Conversation) -> str:

@@ -1,6 +1,6 @@
 """Everything on disk: whole or absent, hashed, versioned, never pickled. Knows no stage."""
 
-from keel.store.alarms import AlarmWork
+from keel.store.alarms import AlarmWork, WatchState
 from keel.store.artefacts import save_axis
 from keel.store.copies import pull_run, push_run
 from keel.store.evaluations import ArmRecord, EvaluationFolder, Moved, evaluations_in
@@ -43,6 +43,7 @@ __all__ = [
     "RunPlan",
     "StudyFolder",
     "SweepWork",
+    "WatchState",
     "borrow",
     "check_setting",
     "evaluations_in",

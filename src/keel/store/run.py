@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,6 +20,7 @@ from keel.store.floors import FloorsFile, read_floors
 from keel.store.provenance import Manifest, RunPlan, read_manifest, read_plan
 from keel.store.records import from_record
 from keel.types import (
+    NEUTRAL_DOMAIN,
     ActivationBatch,
     AssistantAxis,
     AxisFolds,
@@ -38,7 +40,9 @@ from keel.types import (
     Rollout,
     Sweep,
     TraitMap,
+    TurnLevels,
     UntrainedNull,
+    system_hash,
 )
 
 T = TypeVar("T")
@@ -209,6 +213,11 @@ class Run:
         return layout.ALARM in self.manifest.files
 
     @property
+    def alarm_sha256(self) -> str:
+        """Hash of the alarm's file. Raises MissingArtifactError without an alarm."""
+        return sha256_of(self._checked(layout.ALARM))
+
+    @property
     def alarm(self) -> Alarm:
         """The alarm for drift. Raises MissingArtifactError, with what to type, without it."""
         path = self._checked(layout.ALARM)
@@ -284,6 +293,18 @@ class Run:
         results = self._values(f"{layout.STUDIES}/[^/]+/{layout.RESULT}", DriftStudy)
         return {name.split("/")[1]: result for name, result in results.items()}
 
+    def turn_levels(self, layer: int) -> TurnLevels | None:
+        """Levels of default conversations turn by turn at a layer; None where they are not known.
+
+        Of the conversations that the alarm was calibrated on, else of a study's neutral ones.
+        """
+        calibrated = self.alarm.levels if self.has_alarm else ()
+        for levels in calibrated:
+            if levels.layer == layer:
+                return levels
+        known = (_neutral_levels(study) for study in self.studies().values())
+        return next((each for each in known if each is not None and each.layer == layer), None)
+
     def _values(self, pattern: str, kind: type[T]) -> dict[str, T]:
         """Listed values by file, of the files whose names match a regular expression."""
         names = sorted(name for name in self.manifest.files if re.fullmatch(pattern, name))
@@ -350,3 +371,30 @@ class Run:
         if self.has_traits and not self.has_map:
             return self._command(layout.TRAITS)
         return self.plan.resume_command(self.path)
+
+
+def _neutral_levels(study: DriftStudy) -> TurnLevels | None:
+    """Levels by turn of a study's neutral conversations without an intervention, if it has any."""
+    from scipy.stats import t
+
+    for path in study.paths:
+        if (path.arm, path.domain, path.reading) == ("none", NEUTRAL_DOMAIN, "with history"):
+            break
+    else:
+        return None
+    # Each neutral conversation has a person of its own, so that intervals are over conversations.
+    spreads = tuple(
+        (level.high - level.low) / 2 / float(t.ppf(0.975, max(1, count - 1))) * math.sqrt(count)
+        for level, count in zip(path.levels, path.counts, strict=True)
+    )
+    if not spreads or not all(map(math.isfinite, spreads)):
+        return None
+    system = study.facts.get("system prompt", "none")
+    return TurnLevels(
+        study.layer,
+        tuple(level.value for level in path.levels),
+        spreads,
+        path.counts,
+        f"{path.counts[0]} neutral conversations of the study {study.name!r}",
+        system_hash("" if system == "none" else system),
+    )

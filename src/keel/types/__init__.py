@@ -21,6 +21,7 @@ from keel.types.conversation import (
     Rollout,
     Speaker,
     TraitSide,
+    system_hash,
 )
 from keel.types.evaluation import (
     UNSTEERED,
@@ -57,6 +58,7 @@ from keel.types.results import (
     RunComparison,
     Shift,
     SpaceComparison,
+    TurnLevels,
     TurnReading,
     VectorComparison,
 )
@@ -180,6 +182,7 @@ __all__ = [
     "TraitVector",
     "TurnAlone",
     "TurnLevel",
+    "TurnLevels",
     "TurnReading",
     "TurnReadingKind",
     "Unit",
@@ -188,4 +191,5 @@ __all__ = [
     "VectorComparison",
     "Verdict",
     "check_direction",
+    "system_hash",
 ]

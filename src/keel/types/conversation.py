@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -144,3 +145,8 @@ class Judgement:
     score: float | None = None
     """On the judge's own scale; None where it gave no score."""
     status: Literal["ok", "unparsed", "failed"] = "ok"
+
+
+def system_hash(system: str | None) -> str:
+    """SHA-256 of a system prompt, in hex; that of the empty text where there is none."""
+    return hashlib.sha256((system or "").encode(errors="surrogatepass")).hexdigest()

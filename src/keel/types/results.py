@@ -8,6 +8,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from keel.types.conversation import system_hash
 from keel.types.floors import Floors
 from keel.types.space import AssistantAxis, AxisFolds, PersonaSpace, PersonaVector
 from keel.words import Form, fixed
@@ -218,6 +219,31 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class TurnLevels:
+    """Levels of default conversations turn by turn, at one layer, gap units."""
+
+    layer: int
+    means: tuple[float, ...]
+    """By 0-based turn, at least one; later turns are expected where the last one is."""
+    spreads: tuple[float, ...]
+    """Standard deviation of a conversation's level at that turn."""
+    counts: tuple[int, ...]
+    """Conversations that the two are known from."""
+    source: str = ""
+    """Which conversations, in words."""
+    system_sha256: str | None = None
+    """Hash of the system prompt that they stood under; None where they differ."""
+
+    def expected_at(self, turn: int) -> float:
+        """Level that a default conversation has at a 0-based turn."""
+        return self.means[min(turn, len(self.means) - 1)]
+
+    def fits_system(self, system: str | None) -> bool:
+        """Whether a conversation stands under their system prompt; True where they differ."""
+        return self.system_sha256 in (None, system_hash(system))
+
+
+@dataclass(frozen=True)
 class TurnReading:
     """Projection of one assistant turn on the axis."""
 
@@ -234,20 +260,30 @@ class TurnReading:
     """Whether the turn's mean lies below the floor; None where there is no floor at this layer. A
     floor is for single tokens: most means of default answers may lie below it."""
     lowest_usual_gaps: float | None = None
-    """Gap units that all but a stated share of default answers of this length reach, as first
-    turns; None where the run cannot tell."""
+    """Gap units that all but a stated share of default answers reach: of a first turn those of its
+    length, of a later one those at its turn; None where the run cannot tell."""
     is_cut: bool | None = None
     """Whether the answer was cut off at the token limit; None where the turn was given."""
+    expected_gaps: float | None = None
+    """Level that default conversations have at this turn; None where the run does not know it."""
+    gaps_alone: float | None = None
+    """The same words read behind their message alone, without what was said before; None where
+    that was not read."""
 
     @property
     def is_low(self) -> bool:
-        """Whether the turn is marked: lower than the model's own default answers usually are."""
-        return self.lowest_usual_gaps is not None and self.gaps < self.lowest_usual_gaps
+        """Whether the turn is marked: lower than default answers usually are at its turn.
+
+        Conversations fall by themselves: a later turn is marked only where it is known how far.
+        """
+        if self.lowest_usual_gaps is None or (self.turn > 0 and self.expected_gaps is None):
+            return False
+        return self.gaps < self.lowest_usual_gaps
 
     @property
     def mark(self) -> str:
-        """What a low turn is called: later ones are judged by first turns, and that is said."""
-        return "unusually low" if self.turn == 0 else "unusually low for a first turn"
+        """What a low turn is called."""
+        return "unusually low" if self.turn == 0 else f"unusually low for turn {self.turn + 1}"
 
 
 @dataclass(frozen=True)
