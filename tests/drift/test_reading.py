@@ -12,7 +12,16 @@ from keel.errors import ModelMismatchError, NotFiniteError, UsageError
 from keel.geometry import unit
 from keel.steering import Addition
 from keel.testing import FakeEngine
-from keel.types import Conversation, DefaultAnswers, Floor, Floors, Message, ModelIdentity
+from keel.types import (
+    Conversation,
+    DefaultAnswers,
+    Floor,
+    Floors,
+    Message,
+    ModelIdentity,
+    TurnLevels,
+    system_hash,
+)
 
 LAYER = 2
 """The axis' own layer with four layers; personas 1, 0.5 and 0 project to 3, 1.5 and 0 there."""
@@ -91,16 +100,72 @@ def test_turns_below_the_floor_are_marked_and_those_above_are_not():
     assert reading.floor == 1.0
 
 
-def test_a_turn_is_marked_where_default_answers_of_its_length_hardly_ever_are():
-    """Default answers at 0.80, 0.81, ... 1.19 gaps, layers alike. Turn 0 stands at 1, the others
-    fall to 0.5 and below."""
+def known_answers() -> DefaultAnswers:
+    """Default answers at 0.80, 0.81, ... 1.19 gaps, layers alike."""
     gaps = (0.8 + 0.01 * torch.arange(40.0))[:, None].expand(-1, engine().layers)
-    known = DefaultAnswers(gaps, torch.ones(40).long(), torch.arange(40))
-    reading = only(read_drift(engine(noise=0), [DRIFTING], engine().axis, default_answers=known))
-    assert [turn.is_low for turn in reading.turns] == [False, True, True]
+    return DefaultAnswers(gaps, torch.ones(40).long(), torch.arange(40))
+
+
+def known_levels(*means: float, system: str | None = None) -> TurnLevels:
+    """Twenty conversations, 0.1 gaps apart."""
+    count = len(means)
+    hashed = system_hash(system)
+    return TurnLevels(LAYER, means, (0.1,) * count, (20,) * count, "planted", hashed)
+
+
+def marks(**settings) -> list[bool]:
+    found = read_drift(engine(noise=0), [DRIFTING], engine().axis, **settings)
+    return [turn.is_low for turn in only(found).turns]
+
+
+def test_a_first_turn_is_marked_where_default_answers_of_its_length_hardly_ever_are():
+    haunted = talk(("be a ghost", "boo"), ("help me", "gladly so"))
+    reading = only(
+        read_drift(engine(noise=0), [haunted], engine().axis, default_answers=known_answers())
+    )
+    assert [turn.is_low for turn in reading.turns] == [True, False]
+    assert marks(default_answers=known_answers()) == [False, False, False]
     assert reading.false_alarms.value == 0.05
     assert reading.false_alarms.low < 0.05 < reading.false_alarms.high
     assert reading.turns[0].lowest_usual_gaps == pytest.approx(0.81, abs=0.02)
+
+
+def test_a_later_turn_is_marked_where_default_conversations_hardly_ever_are_at_that_turn():
+    """The turns stand at 1, 0.5 and 0 gaps; default ones are spread by 0.1."""
+    assert marks(levels=known_levels(1.0, 0.5, 0.1)) == [False, False, False]
+    assert marks(levels=known_levels(1.0, 0.5, 0.5)) == [False, False, True]
+    assert marks(levels=known_levels(1.0, 0.9)) == [False, True, True]
+    found = read_drift(engine(), [DRIFTING], engine().axis, levels=known_levels(1.0, 0.9))
+    turns = only(found).turns
+    assert [turn.expected_gaps for turn in turns] == [1.0, 0.9, 0.9]
+    assert turns[2].mark == "unusually low for turn 3"
+
+
+def test_levels_by_turn_under_another_system_prompt_or_of_few_conversations_mark_nothing():
+    assert not any(marks(levels=known_levels(9.0, 9.0, system="Be brief.")))
+    few = replace(known_levels(9.0, 9.0), counts=(9, 9))
+    assert not any(marks(levels=few))
+    with pytest.raises(UsageError, match="levels by turn are of layer 0"):
+        marks(levels=replace(few, layer=0))
+
+
+def test_a_turn_is_read_again_behind_its_message_alone():
+    seen = []
+
+    class Remembering(FakeEngine):
+        def read(self, conversations, *, recording, interventions=()):
+            seen.extend(conversations)
+            return super().read(conversations, recording=recording, interventions=interventions)
+
+    fake = Remembering(personas={"pirate": 0.5, "ghost": 0.0, "help": 1.0}, noise=0)
+    guided = Conversation((Message("system", "Be brief."), *DRIFTING.messages), "guided")
+    reading = only(read_drift(fake, [guided], fake.axis, is_alone_read=True))
+    assert [turn.gaps_alone for turn in reading.turns] == pytest.approx([1, 0.5, 0], abs=1e-5)
+    assert [[m.content for m in each.messages] for each in seen[:2]] == [
+        ["Be brief.", "be a pirate", "arr arr arr"],
+        ["Be brief.", "be a ghost", "boo"],
+    ]
+    assert all(t.gaps_alone is None for t in only(read_drift(fake, [guided], fake.axis)).turns)
 
 
 @pytest.mark.parametrize("known", [None, DefaultAnswers(torch.ones(9, 4), *[torch.arange(9)] * 2)])

@@ -239,6 +239,7 @@ def _turn(
         text=f"{ATTACK} spoken in turn {place}. " + _answer("the sky") * (place % 3 + 1),
         is_below_floor=mean < floor,
         lowest_usual_gaps=axis.in_gaps(floor, AXIS_LAYER),
+        expected_gaps=0.5,
     )
 
 

@@ -230,6 +230,23 @@ def test_turns_that_are_low_are_rings_and_the_floor_a_line(
     assert [shape.y0 for shape in figure.layout.shapes] == pytest.approx([1, 0, 0.3], abs=1e-4)
 
 
+def test_the_level_that_is_expected_at_each_turn_is_a_line_of_its_own(
+    inputs: ReportInputs, found: PersonaMap
+) -> None:
+    turns = tuple(
+        replace(turn, expected_gaps=1 - 0.1 * turn.turn, gaps_alone=0.9)
+        for turn in inputs.drift[1].turns
+    )
+    figure = draw_trajectories([replace(inputs.drift[1], turns=turns)], found.axis)
+    expected = named(figure, "expected at this turn")
+    assert list(expected.y) == pytest.approx([1 - 0.1 * n for n in range(12)])
+    alone = next(trace for trace in figure.data if "without history" in trace.name)
+    assert list(alone.y) == [0.9] * 12
+    bare = tuple(replace(turn, expected_gaps=None) for turn in turns)
+    figure = draw_trajectories([replace(inputs.drift[1], turns=bare)], found.axis)
+    assert all("expected" not in trace.name for trace in figure.data)
+
+
 def test_token_traces_show_one_conversation_at_a_time(
     inputs: ReportInputs, found: PersonaMap
 ) -> None:

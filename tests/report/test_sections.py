@@ -193,21 +193,25 @@ def test_turns_that_are_unusually_low_are_counted_beside_the_rate_by_chance(
     )
     reading = replace(first, turns=turns, false_alarms=Interval(0.05, 0.02, 0.11))
     told = section(replace(inputs, drift=(reading,)), "Drift of conv.*?")
-    assert "5 of 12 turns are marked as unusually low" in told
+    assert "1 of 1 first turn is marked as unusually low" in told
+    assert "Of later turns 4 of 11 are" in told
+    assert "5 of 12" in told
     assert "lower than all but 5" in told
     assert "2 % to 11 % of them would be marked" in told
 
 
-def test_marks_of_later_turns_are_told_apart_since_their_rate_is_not_known(
+def test_later_turns_are_not_marked_where_it_is_not_known_how_conversations_fall(
     inputs: ReportInputs,
 ) -> None:
     first = inputs.drift[0]
-    low = tuple(replace(turn, lowest_usual_gaps=9.0) for turn in first.turns[:3])
+    low = tuple(
+        replace(turn, lowest_usual_gaps=9.0, expected_gaps=None) for turn in first.turns[:3]
+    )
     reading = replace(first, turns=low, false_alarms=Interval(0.05, 0.02, 0.11))
     told = section(replace(inputs, drift=(reading,)), "Drift of conv.*?")
-    assert "2 of the marked come later than the first turn" in told
-    assert "3 (2 later than the first turn)" in told
-    assert [turn.mark for turn in low[:2]] == ["unusually low", "unusually low for a first turn"]
+    assert "later turns are not marked" in told
+    assert "1 of 1" in told
+    assert [turn.is_low for turn in low] == [True, False, False]
 
 
 def test_a_run_that_cannot_tell_what_is_unusual_says_so(inputs: ReportInputs) -> None:

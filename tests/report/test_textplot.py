@@ -113,6 +113,11 @@ def test_a_turns_line_holds_needle_units_raw_value_mark_and_words():
     assert "▼" not in above.plain
 
 
+def test_a_turns_line_says_what_is_expected_and_how_the_turn_reads_alone():
+    known = replace(turn(2, 0.25, "Boo"), expected_gaps=0.2, gaps_alone=0.75)
+    assert "+0.25 (+0.75)   expected +0.20 alone +0.75 Boo" in draw_turn(known, width=80).plain
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_every_line_fits_the_terminal(width):
     wide = "你好 🤞 " * 60

@@ -64,7 +64,8 @@ def chat(
         raise _no_floors(opened)  # before the model is loaded
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     layer = pipeline.drift_layer(opened.axis, floors)
-    gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors)
+    levels = opened.turn_levels(layer)
+    gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors, levels=levels)
     alarm = opened.alarm if opened.has_alarm else None
     if alarm is not None and floors is not None:
         alarm.check_below(floors.layers)
@@ -206,6 +207,9 @@ class Session:
 
         assert completion.projections_TK is not None
         reading = self.gauge.reading(self.turn, completion.projections_TK, completion.text)
+        levels = self.gauge.levels
+        is_expected = levels is not None and levels.fits_system(self.system)
+        expected = None if reading is None or not is_expected else reading.expected_gaps
         rate = None if firing is None else firing.rate
         verdict = self._judged(completion)
         if self.json:
@@ -218,6 +222,7 @@ class Session:
                         "firing_rate": rate,
                         "projection": None if reading is None else reading.projection,
                         "gaps": None if reading is None else reading.gaps,
+                        "expected_gaps": expected,
                         "alarm": console.plain(verdict),
                     },
                     ensure_ascii=False,
@@ -229,7 +234,8 @@ class Session:
         if reading is not None:
             needle = draw_needle(reading.gaps, floor_gaps=self.gauge.floor_gaps)
             held = "" if rate is None else f"  held at {rate:.0%} of slots"
-            console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{held}", markup=False)
+            usual = "" if expected is None else f", expected {expected:+.2f}"
+            console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{usual}{held}", markup=False)
         if verdict is not None:
             console.stderr.print(f"alarm: {verdict_words(verdict)}", markup=False)
 

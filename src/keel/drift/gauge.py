@@ -9,12 +9,19 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from keel.drift.usual import UsualAnswers
+from keel.drift.usual import UsualAnswers, lowest_at_turn
 from keel.engines import Engine, Probe, Recording
 from keel.errors import ModelMismatchError, NotFiniteError, UsageError
 from keel.geometry import cosine
 from keel.settings import check_false_alarms
-from keel.types import AssistantAxis, DefaultAnswers, Floors, Interval, TurnReading
+from keel.types import (
+    AssistantAxis,
+    DefaultAnswers,
+    Floors,
+    Interval,
+    TurnLevels,
+    TurnReading,
+)
 
 _SAME_DIRECTION = 0.999
 """Cosine from which a floor's direction is taken for the axis' own."""
@@ -32,7 +39,9 @@ class Gauge:
     floor: float | None = None
     """Raw; None if there is no floor at this layer along the axis."""
     default_answers: DefaultAnswers | None = None
-    """What a turn is judged against; without them no turn is marked."""
+    """What a first turn is judged against; without them none is marked."""
+    levels: TurnLevels | None = None
+    """What later turns are judged against, at this layer; without them none is marked."""
     false_alarms: float = 0.05
     """Share (0 to 0.5) of default answers that may be marked as low."""
 
@@ -52,6 +61,11 @@ class Gauge:
                 f"at layer {self.layer} the default mean is {gap:.3g} above the role mean, "
                 "expected more than 0; choose another layer, or extract an axis that knows both"
             )
+        if self.levels is not None and self.levels.layer != self.layer:
+            raise UsageError(
+                f"levels by turn are of layer {self.levels.layer}, expected layer {self.layer}; "
+                "leave them out, or read at theirs"
+            )
 
     @classmethod
     def of(
@@ -62,6 +76,7 @@ class Gauge:
         layer: int | None = None,
         floors: Floors | None = None,
         default_answers: DefaultAnswers | None = None,
+        levels: TurnLevels | None = None,
         false_alarms: float = 0.05,
     ) -> Gauge:
         """The gauge for an engine, by default at the axis' recommended layer.
@@ -75,6 +90,7 @@ class Gauge:
             axis,
             axis.layer if layer is None else layer,
             default_answers=default_answers,
+            levels=levels,
             false_alarms=false_alarms,
         )
         return gauge if floors is None else replace(gauge, floor=gauge._floor_of(floors))
@@ -123,10 +139,16 @@ class Gauge:
             is_below_floor=None
             if self.floor is None
             else mean < self.floor - _SLACK_GAPS * float(self.axis.gap[self.layer]),
-            lowest_usual_gaps=None
-            if self._usual is None
-            else self._usual.lowest(len(projections_T), self.false_alarms),
+            lowest_usual_gaps=self._lowest(turn, len(projections_T)),
+            expected_gaps=None if self.levels is None else self.levels.expected_at(turn),
         )
+
+    def _lowest(self, turn: int, tokens: int) -> float | None:
+        """Gap units that default answers of this turn hardly ever lie below, where it is known."""
+        if turn == 0:
+            usual = self._usual
+            return None if usual is None else usual.lowest(tokens, self.false_alarms)
+        return None if self.levels is None else lowest_at_turn(self.levels, turn, self.false_alarms)
 
     @cached_property
     def _usual(self) -> UsualAnswers | None:

@@ -15,6 +15,8 @@ from keel.types import (
     DefaultAnswers,
     DriftReading,
     Floors,
+    Message,
+    TurnLevels,
     TurnReading,
 )
 
@@ -27,17 +29,21 @@ def read_drift(
     layer: int | None = None,
     floors: Floors | None = None,
     default_answers: DefaultAnswers | None = None,
+    levels: TurnLevels | None = None,
     false_alarms: float = 0.05,
     interventions: Sequence[Intervention] = (),
+    is_alone_read: bool = False,
 ) -> Iterator[DriftReading]:
     """Projections of each conversation's assistant turns onto the axis, in the order given.
 
     A turn's projection is the mean over its content tokens at `layer` (by default the axis' own);
     a turn without content tokens is listed as `unread`, the others keep their numbers. A turn is
     marked that lies lower than all but the share `false_alarms` (0 to 0.5) of `default_answers` of
-    its length; `floors` are only shown; `interventions` act on the model. All conversations are
-    read in one call. Raises UsageError for a conversation without an assistant turn, before the
-    model runs.
+    its length, and a later one than of conversations at its turn (`levels`, which count only under
+    their system prompt); `floors` are only shown; `interventions` act on the model. All
+    conversations are read in one call; with `is_alone_read` each later turn is read in a second,
+    behind its message alone. Raises UsageError for a conversation without an assistant turn,
+    before the model runs.
     """
     gauge = Gauge.of(
         engine,
@@ -45,13 +51,15 @@ def read_drift(
         layer=layer,
         floors=floors,
         default_answers=default_answers,
+        levels=levels,
         false_alarms=false_alarms,
     )
     check_answered(conversations)
-    readings = engine.read(
-        conversations, recording=gauge.recording, interventions=tuple(interventions)
-    )
-    return _in_order(readings, conversations, gauge)
+    # The calls follow each other: an engine gives one result at a time.
+    acting = tuple(interventions)
+    if is_alone_read:
+        return _with_alone(engine, conversations, gauge, acting)
+    return _in_order(engine, conversations, gauge, acting)
 
 
 def check_answered(conversations: Sequence[Conversation]) -> None:
@@ -104,12 +112,17 @@ def read_thinking(
 
 
 def _in_order(
-    readings: Iterator[Reading], conversations: Sequence[Conversation], gauge: Gauge
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    gauge: Gauge,
+    interventions: tuple[Intervention, ...],
 ) -> Iterator[DriftReading]:
     """Each reading as soon as all before it are there: an engine reads in any order."""
     waiting: dict[int, Reading] = {}
     upcoming = 0
-    for reading in readings:
+    for reading in engine.read(
+        conversations, recording=gauge.recording, interventions=interventions
+    ):
         waiting[reading.index] = reading
         while upcoming in waiting:
             yield _drift_of(waiting.pop(upcoming), conversations[upcoming], gauge)
@@ -117,7 +130,49 @@ def _in_order(
     assert upcoming == len(conversations), "the engine left out a conversation"
 
 
+def _with_alone(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    gauge: Gauge,
+    interventions: tuple[Intervention, ...],
+) -> Iterator[DriftReading]:
+    """The readings, each turn's with that of the same words without history.
+
+    A first turn has no history: its words alone are the turn itself.
+    """
+    apart: list[Conversation] = []
+    of: list[tuple[int, int]] = []
+    for number, conversation in enumerate(conversations):
+        for turn, alone in enumerate(_turns_alone(conversation)):
+            if turn and alone.messages[-2:-1] and alone.messages[-2].speaker == "user":
+                apart.append(alone)
+                of.append((number, turn))
+    bare = replace(gauge, levels=None)
+    readings = _in_order(engine, apart, bare, interventions) if apart else iter(())
+    gaps = {at: each.turns[0].gaps for at, each in zip(of, readings, strict=True) if each.turns}
+    for number, drift in enumerate(_in_order(engine, conversations, gauge, interventions)):
+        turns = (
+            replace(turn, gaps_alone=gaps.get((number, turn.turn)) if turn.turn else turn.gaps)
+            for turn in drift.turns
+        )
+        yield replace(drift, turns=tuple(turns))
+
+
+def _turns_alone(conversation: Conversation) -> Iterator[Conversation]:
+    """Each assistant turn behind the system prompt and the message that it answers."""
+    opening = tuple(m for m in conversation.messages if m.speaker == "system")
+    before: tuple[Message, ...] = ()
+    for message in conversation.messages:
+        if message.speaker == "assistant":
+            yield Conversation((*opening, *before, message), conversation.id)
+            before = ()
+        elif message.speaker != "system":
+            before = (*before, message)
+
+
 def _drift_of(reading: Reading, conversation: Conversation, gauge: Gauge) -> DriftReading:
+    if gauge.levels is not None and not gauge.levels.fits_system(conversation.system):
+        gauge = replace(gauge, levels=None)
     texts = [m.content for m in conversation.messages if m.speaker == "assistant"]
     turns: list[TurnReading] = []
     for record in reading.turns:

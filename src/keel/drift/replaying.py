@@ -20,6 +20,7 @@ from keel.types import (
     Replay,
     ReplayTurn,
     Sampling,
+    TurnLevels,
     TurnReading,
 )
 
@@ -34,6 +35,7 @@ def replay(
     seed: int,
     layer: int | None = None,
     default_answers: DefaultAnswers | None = None,
+    levels: TurnLevels | None = None,
     false_alarms: float = 0.05,
     on_turn: Callable[[ReplayTurn], None] | None = None,
 ) -> Replay:
@@ -52,9 +54,12 @@ def replay(
         layer=layer,
         floors=floors,
         default_answers=default_answers,
+        levels=levels,
         false_alarms=false_alarms,
     )
     script = _user_messages(conversation)
+    if gauge.levels is not None and not gauge.levels.fits_system(script.system):
+        gauge = replace(gauge, levels=None)
     system = tuple(m for m in script.messages if m.speaker == "system")
     uncapped = _Arm(engine, gauge, system, None)
     capped = _Arm(engine, gauge, system, floors)

@@ -15,14 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.statistics import Floats
-from keel.types import Interval
+from keel.types import Interval, TurnLevels
 
 Sizes = NDArray[np.int64]
 
 _FEWEST_QUESTIONS = 10
 """With fewer, the rate on average is no longer within 2 points of 5 %, in simulation."""
+_FEWEST_CONVERSATIONS = 10
 _MOST_DRAWS = 200_000
 _TINY = 1e-24
+
+
+def lowest_at_turn(levels: TurnLevels, turn: int, share: float) -> float | None:
+    """Gap units that `share` (0 to 0.5) of default conversations lie below at a 0-based turn.
+
+    The lower end of Student's prediction interval; None where fewer than 10 conversations are
+    known of the turn.
+    """
+    from scipy.stats import t
+
+    at = min(turn, len(levels.means) - 1)
+    count = levels.counts[at]
+    if count < _FEWEST_CONVERSATIONS:
+        return None
+    wide = float(t.ppf(share, count - 1)) * sqrt(1 + 1 / count)
+    return levels.means[at] + wide * levels.spreads[at]
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,11 @@ def drift(
     if settings.spans != "thinking":
         # Thinking is not marked: what is known to be usual is of answers.
         marking = partial(
-            read_drift, default_answers=run.default_answers, false_alarms=settings.false_alarms
+            read_drift,
+            default_answers=run.default_answers,
+            levels=run.turn_levels(layer),
+            false_alarms=settings.false_alarms,
+            is_alone_read=settings.words_alone,
         )
         chosen.append(marking)
     if settings.spans != "answer":
@@ -159,6 +163,7 @@ def replay_conversation(
         seed=settings.seed,
         layer=_layer(run, settings),
         default_answers=run.default_answers,
+        levels=run.turn_levels(_layer(run, settings)),
         false_alarms=settings.false_alarms,
         on_turn=lambda turn: on_progress("answering, uncapped and capped", next(turns), total),
     )

@@ -72,11 +72,16 @@ def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text
 def draw_turn(
     turn: TurnReading, *, floor_gaps: float | None = None, width: int = 80, label: str = ""
 ) -> Text:
-    """Draws a turn on one line: needle, gap units, raw projection, a mark if it is low, text."""
+    """Draws a turn on one line: needle, gap units, raw projection, what is expected of a turn of
+    its number and how it reads alone where these are known, a mark if it is low, text."""
     line = Text(f"{label} " if label else "", no_wrap=True)
     line += draw_needle(turn.gaps, floor_gaps=floor_gaps, width=max(8, min(40, width // 4)))
     line.append(f" {turn.gaps:+.2f}")
     line.append(f" {f'({turn.projection:+.4g})':<9}", style="dim")
+    if turn.expected_gaps is not None:
+        line.append(f" expected {turn.expected_gaps:+.2f}", style="dim")
+    if turn.gaps_alone is not None and turn.turn > 0:
+        line.append(f" alone {turn.gaps_alone:+.2f}", style="dim")
     if turn.is_low:
         line.append(f" ▼ {turn.mark}", style="red")
     line.append(f" {plain_line(turn.text)}")

@@ -54,6 +54,9 @@ class DriftSettings:
     thinking, each turn's where it stood; or both, as two paths."""
     false_alarms: Annotated[float, Flag("--false-alarms")] = 0.05
     """Share (0 to 0.5) of the model's own default answers that may be marked as unusually low."""
+    words_alone: Annotated[bool, Flag("--alone/--no-alone")] = False
+    """Read each turn of given conversations once more, behind its message alone: what its words
+    say without their history."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
     """Of a replay's answers."""
     seed: Annotated[int, Flag("--seed")] = 0

@@ -36,6 +36,11 @@ def draw_trajectories(readings: Sequence[DriftReading], axis: AssistantAxis | No
     for index, reading in enumerate(readings):
         line = theme.line_style(index)
         figure.add_trace(_path(reading.turns, name=reading.conversation_id, line=line))
+        if any(turn.gaps_alone is not None for turn in reading.turns):
+            figure.add_trace(_alone(reading, line))
+    expected = _expected(readings)
+    if expected is not None:
+        figure.add_trace(expected)
     floors = {
         (reading.layer, floor)
         for reading in readings
@@ -83,9 +88,47 @@ def _path(
     )
 
 
+def _alone(reading: DriftReading, line: dict[str, Any]) -> go.Scatter:
+    """The same turns without their history, dotted, hidden until the legend is clicked."""
+    turns = [turn for turn in reading.turns if turn.gaps_alone is not None]
+    return theme.line(
+        [turn.turn + 1 for turn in turns],
+        [turn.gaps_alone for turn in turns],
+        mode="lines+markers",
+        name=f"{plain(reading.conversation_id)}, without history",
+        line={**line, "dash": "dot"},
+        visible="legendonly",
+        hovertext=[_describe(turn, reading.conversation_id) for turn in turns],
+    )
+
+
+def _expected(readings: Sequence[DriftReading]) -> go.Scatter | None:
+    """The level that default conversations have at each turn; None where no reading knows it."""
+    known = {
+        turn.turn: turn.expected_gaps
+        for reading in readings
+        for turn in reading.turns
+        if turn.expected_gaps is not None
+    }
+    if not known:
+        return None
+    return theme.line(
+        [turn + 1 for turn in sorted(known)],
+        [known[turn] for turn in sorted(known)],
+        mode="lines",
+        name="expected at this turn",
+        line={"color": theme.DEFAULT_COLOUR, "width": 3, "dash": "dashdot"},
+        hoverinfo="x+y+name",
+    )
+
+
 def _describe(turn: TurnReading, name: str, question: str = "") -> str:
     state = turn.mark if turn.is_low else ""
     detail = f"{fixed(turn.gaps)} gap units ({number(turn.projection)} raw)"
+    if turn.expected_gaps is not None:
+        detail += f", expected {fixed(turn.expected_gaps)}"
+    if turn.gaps_alone is not None and turn.turn > 0:
+        detail += f", without history {fixed(turn.gaps_alone)}"
     return hover_box(
         f"{name}, turn {turn.turn + 1}", detail, state, question=question, quote=turn.text
     )

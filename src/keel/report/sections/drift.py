@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
 
@@ -94,14 +94,14 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
         f"{conversations} with {counted(len(turns), 'assistant turn')}: "
         "each point is one turn's mean projection, 1 where the default's answers lie on average "
         f"and 0 where the roles' do. The lowest point is {fixed(at.gaps)} gap units, turn "
-        f"{at.turn + 1} of `{lowest.conversation_id}`. {low} A path that falls and stays low has "
-        "left the Assistant; one dip has not."
+        f"{at.turn + 1} of `{lowest.conversation_id}`. {low} {_fall_words(turns)}"
     )
     paths = Picture(
         "trajectories",
         partial(draw_trajectories, readings, axis),
         "Mean projection of each assistant turn, counted from 1. Rings in vermillion: turns "
-        "that are unusually low. Hover for the beginning of what was said.",
+        "that are unusually low. Dash-dotted, where it is known: the level that default "
+        "conversations have at each turn. Hover for the beginning of what was said.",
         f"Lines of {conversations} along the axis, turn by turn.",
         None if axis is None else partial(_stack, draw_drift, readings, axis),
         sample=f"n = {len(turns)} turns of {conversations}, each read once: no interval.",
@@ -124,6 +124,8 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
             "first": lambda reading: fixed(reading.turns[0].gaps),
             "last": lambda reading: fixed(reading.turns[-1].gaps),
             "lowest": lambda reading: fixed(min(turn.gaps for turn in reading.turns)),
+            "last minus expected": lambda reading: _over_expected(reading.turns[-1]),
+            "last without history": lambda reading: _or_none(reading.turns[-1].gaps_alone),
             "unusually low": lambda reading: _count_low(reading.turns, reading.false_alarms),
         },
     )
@@ -146,10 +148,7 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
     rise = fmean(turn.capped.gaps - turn.uncapped.gaps for turn in turns)
     uncapped = sum(turn.uncapped.is_low for turn in turns)
     capped = sum(turn.capped.is_low for turn in turns)
-    low = (
-        f" Unusually low, by the standard of first turns, are {uncapped} turns uncapped and "
-        f"{capped} capped."
-    )
+    low = f" Unusually low for their turn are {uncapped} turns uncapped and {capped} capped."
     sentence = (
         f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
         "by the model as it is, and with the floors on. Capped, a turn projects "
@@ -247,20 +246,52 @@ def _low_words(turns: Sequence[TurnReading], false_alarms: Interval | None) -> s
             "how low they usually lie. Extract again with more questions, or map an older run "
             "anew: keel extract MODEL -o NEW --rollouts-from RUN."
         )
-    later = sum(turn.is_low and turn.turn > 0 for turn in turns)
+    firsts = [turn for turn in turns if turn.turn == 0]
+    words = (
+        f"{sum(turn.is_low for turn in firsts)} of {counted(len(firsts), 'first turn')} "
+        f"{'is' if len(firsts) == 1 else 'are'} marked as unusually low: lower than all but "
+        f"{percent(false_alarms.value)} of the model's own default answers of their length to "
+        "single questions. By what the run knows of those, "
+        f"{false_alarms.bounds(percent)} of them would be marked."
+    )
+    judged = [turn for turn in turns if turn.turn > 0 and turn.expected_gaps is not None]
+    if judged:
+        words += (
+            f" Of later turns {sum(turn.is_low for turn in judged)} of {len(judged)} are: lower "
+            f"than all but {percent(false_alarms.value)} of default conversations at their turn."
+        )
+    return words
+
+
+def _fall_words(turns: Sequence[tuple[DriftReading, TurnReading]]) -> str:
+    """What a falling path says, and what it does not."""
+    if any(turn.expected_gaps is not None for _, turn in turns):
+        return (
+            "Conversations fall by themselves: compare a path with the level that default ones "
+            "have at each turn. One that stays far below it has left the Assistant; one dip has "
+            "not."
+        )
+    if all(turn.turn == 0 for _, turn in turns):
+        return ""
     return (
-        f"{sum(turn.is_low for turn in turns)} of {counted(len(turns), 'turn')} are marked as "
-        f"unusually low: lower than all but {percent(false_alarms.value)} of the model's own "
-        "default answers of their length to single questions. By what the run knows of those, "
-        f"{false_alarms.bounds(percent)} of them would be marked. {later} of the marked come "
-        "later than the first turn: there the rate is not known, for a history alone moves turns."
+        "Conversations fall by themselves, how far is not known in this run: later turns are not "
+        "marked, and a path that falls need not have left the Assistant. Let the run know it: "
+        "keel drift calibrate RUN, or keel drift study RUN."
     )
 
 
-def _count_low(turns: Iterable[TurnReading], false_alarms: Interval | None) -> str:
-    """Number of marked turns, with how many of them come later than the first."""
+def _over_expected(turn: TurnReading) -> str:
+    """How far a turn lies above what is expected at it, in gap units."""
+    return _or_none(None if turn.expected_gaps is None else turn.gaps - turn.expected_gaps)
+
+
+def _or_none(value: float | None) -> str:
+    return NOT_A_NUMBER if value is None else fixed(value)
+
+
+def _count_low(turns: Sequence[TurnReading], false_alarms: Interval | None) -> str:
+    """Number of marked turns, of those that can be judged."""
     if false_alarms is None:
         return NOT_A_NUMBER
-    low = [turn for turn in turns if turn.is_low]
-    later = sum(turn.turn > 0 for turn in low)
-    return f"{len(low)} ({later} later than the first turn)" if later else str(len(low))
+    judged = sum(turn.turn == 0 or turn.expected_gaps is not None for turn in turns)
+    return f"{sum(turn.is_low for turn in turns)} of {judged}"
