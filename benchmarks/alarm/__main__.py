@@ -2,126 +2,178 @@
 
 python -m benchmarks.alarm RUN KEPT.jsonl --pairs 100   answer what is missing, then analyse
 python -m benchmarks.alarm RUN KEPT.jsonl --pairs 0     analyse what is there
+python -m benchmarks.alarm RUN KEPT.jsonl --pairs 0 --page docs/results/smollm2-alarm.md
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.alarm.talking import ARMS, CHANGE, Talks, talk, talks_of
+from benchmarks.alarm.page import page_of
+from benchmarks.alarm.talking import ARMS, CHANGE, TURNS, Talks, talk, talks_of
 from keel import open_engine, open_run
-from keel.alarm import Alarm, ConversationMeans, TurnMean, evidence_paths, fit_alarm
-from keel.settings import STATISTICS
+from keel.alarm import Alarm, ConversationMeans, TurnMean, estimated, evidence_paths
+from keel.settings import STATISTICS, Statistic
 from keel.types import AssistantAxis
 
-RATE = 0.05
-SPLITS = 50
+RATES = (0.05, 0.01)
+SPLITS = 20
 DRAWS = 2000
+WITHIN = 3
 DROP = 0.8
-"""Decided before the conversations were answered, as were the layers and the 3 turns."""
+"""Decided before the conversations were answered, as were the layers and the three turns."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints one table per layer."""
+    """Prints a section per layer, and writes the page if one is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.alarm", description=__doc__)
     parser.add_argument("run")
     parser.add_argument("kept", type=Path)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--layers", type=int, nargs="+", default=[26, 20, 16, 14])
+    parser.add_argument("--page", type=Path)
     given = parser.parse_args(arguments)
     run = open_run(given.run)
     if given.pairs:
         engine = open_engine(run.identity.model_id)
         talk(engine, run.axis, given.layers, given.pairs, given.kept, seed=0)
     talks = talks_of(given.kept)
+    sections = []
     for index, layer in enumerate(talks.layers):
-        print("\n".join(table(run.axis, talks, index, layer)), flush=True)
+        sections.append("\n".join(Layer(run.axis, talks, index, layer).lines()))
+        print(sections[-1], flush=True)
+    if given.page is not None:
+        given.page.write_text(page_of(sections), encoding="utf-8")
     return 0
 
 
-def table(axis: AssistantAxis, talks: Talks, index: int, layer: int) -> list[str]:
-    """The paired fall, and what each statistic detects within three turns of the change."""
-    blank = Alarm(
-        layer=layer,
-        direction=axis.direction[layer].float(),
-        zero=float(axis.role_projection[layer]),
-        gap=float(axis.gap[layer]),
-        expected=(1.0,),
-        between=0.0,
-        within=1.0,
-        token=0.0,
-        identity=axis.identity,
-        rate=RATE,
-        drop=DROP,
-    )
-    gaps = {arm: (talks.means_NTL[arm][:, :, index] - blank.zero) / blank.gap for arm in ARMS}
-    fall_N = (gaps["default"] - gaps["changed"])[:, CHANGE:].mean(axis=1)
-    error = 1.96 * fall_N.std(ddof=1) / np.sqrt(len(fall_N))
-    levels = " ".join(f"{level:+.2f}" for level in gaps["default"].mean(axis=0))
-    lines = [
-        f"layer {layer}, {len(fall_N)} pairs; default by turn {levels}; paired fall "
-        f"{fall_N.mean():.2f} ± {error:.2f}; {np.mean(fall_N > 0.5):.0%} fall by more than .5",
-        "| statistic | false alarms | detected | minus a single turn |",
-        "|---|---|---|---|",
-    ]
-    hits = {name: _split(blank, talks, index, gaps, name) for name in (*STATISTICS, "1 / rate")}
-    for name, (wrong_N, right_N) in hits.items():
-        apart_N = right_N - hits["turn"][1]
-        lines.append(
-            f"| {name} | {wrong_N.mean():.3f} | {_with_interval(right_N)} | "
-            f"{_with_interval(apart_N)} |"
+@dataclass(frozen=True)
+class Trial:
+    """Share of halves in which each pair alarmed, by pair."""
+
+    wrong_N: np.ndarray
+    """Its unchanged conversation, at any turn."""
+    right_N: np.ndarray
+    """Its changed one, within three turns of the change and not before."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """All pairs, read at one layer."""
+
+    axis: AssistantAxis
+    talks: Talks
+    index: int
+    layer: int
+
+    def lines(self) -> Iterator[str]:
+        """The paired fall, then what each statistic detects at 5 and 1 %."""
+        fall_N = (self.gaps["default"] - self.gaps["changed"])[:, CHANGE:].mean(axis=1)
+        error = 1.96 * fall_N.std(ddof=1) / np.sqrt(len(fall_N))
+        levels = " ".join(f"{level:+.2f}" for level in self.gaps["default"].mean(axis=0))
+        yield f"## Layer {self.layer}"
+        yield ""
+        yield (
+            f"{len(fall_N)} pairs. Default by turn: {levels}. Paired fall over the turns from the "
+            f"change on: **{fall_N.mean():.2f} ± {error:.2f}** gaps; {np.mean(fall_N > 0.5):.0%} "
+            "of pairs fall by more than 0.5."
         )
-    return lines
+        yield ""
+        yield "| rate | statistic | false alarms | detected | minus a single turn |"
+        yield "|---|---|---|---|---|"
+        for rate in RATES:
+            trials = {name: self._trial(name, rate, is_tuned=False) for name in STATISTICS}
+            yield from _rows(f"{rate:.0%}", trials)
+        trials = {name: self._trial(name, RATES[0], is_tuned=True) for name in STATISTICS}
+        yield from _rows("5 %, tuned on the half", trials)
+        yield ""
+
+    @cached_property
+    def gaps(self) -> dict[str, np.ndarray]:
+        """Levels of each arm by pair and turn."""
+        return {
+            arm: (self.talks.means_NTL[arm][:, :, self.index] - self.blank.zero) / self.blank.gap
+            for arm in ARMS
+        }
+
+    @cached_property
+    def blank(self) -> Alarm:
+        """An alarm of this layer before it is fitted."""
+        return Alarm(
+            layer=self.layer,
+            direction=self.axis.direction[self.layer].float(),
+            zero=float(self.axis.role_projection[self.layer]),
+            gap=float(self.axis.gap[self.layer]),
+            expected=(1.0,),
+            between=0.0,
+            within=1.0,
+            token=0.0,
+            identity=self.axis.identity,
+            rate=RATES[0],
+            drop=DROP,
+        )
+
+    def _trial(self, name: Statistic, rate: float, *, is_tuned: bool) -> Trial:
+        """Fitted to the default conversations of one half of the pairs, tried on the other.
+
+        The threshold is that of the alarm as it is shipped; or, so that statistics are compared at
+        the same rate, the quantile of the highest evidence in the half that was fitted to.
+        """
+        count = len(self.gaps["default"])
+        tokens = {arm: np.maximum(self.talks.tokens_NT[arm], 1) for arm in ARMS}
+        blank = replace(self.blank, rate=rate)
+        if name != "mixture":
+            thresholds = {f"{rate:g}": 1.0}
+            blank = replace(blank, statistic=name, thresholds=thresholds, horizon=TURNS)
+        wrong_N, right_N, tried_N = np.zeros(count), np.zeros(count), np.zeros(count)
+        rng = np.random.default_rng(1)
+        for _ in range(SPLITS):
+            order = rng.permutation(count)
+            known, new = order[: count // 2], order[count // 2 :]
+            alarm, _ = estimated(blank, [self._means(int(n)) for n in known], horizon=TURNS)
+            paths = {arm: evidence_paths(alarm, self.gaps[arm], tokens[arm]) for arm in ARMS}
+            at = alarm.threshold()
+            if is_tuned:
+                at = float(np.quantile(paths["default"][known].max(axis=1), 1 - rate))
+            over = {arm: paths[arm][new] >= at for arm in ARMS}
+            wrong_N[new] += over["default"].any(axis=1)
+            hit = over["changed"][:, CHANGE : CHANGE + WITHIN].any(axis=1)
+            right_N[new] += hit & ~over["changed"][:, :CHANGE].any(axis=1)
+            tried_N[new] += 1
+        tried_N = np.maximum(tried_N, 1)
+        return Trial(wrong_N / tried_N, right_N / tried_N)
+
+    def _means(self, pair: int) -> ConversationMeans:
+        turns = []
+        for turn, blocks in enumerate(self.talks.blocks["default"][pair]):
+            eights = tuple(block[self.index] for block in blocks)
+            mean = float(self.talks.means_NTL["default"][pair, turn, self.index])
+            tokens = int(self.talks.tokens_NT["default"][pair, turn])
+            turns.append(TurnMean(turn, mean, tokens, {"16": (), "8": eights}))
+        return ConversationMeans(str(pair), tuple(turns))
 
 
-def _with_interval(values_N: np.ndarray) -> str:
+def _rows(rate: str, trials: dict[Statistic, Trial]) -> Iterator[str]:
+    for name, trial in trials.items():
+        apart_N = trial.right_N - trials["turn"].right_N
+        apart = "" if name == "turn" else _with_interval(apart_N, "+.2f")
+        yield (
+            f"| {rate} | {name} | {_with_interval(trial.wrong_N, '.3f')} | "
+            f"{_with_interval(trial.right_N, '.2f')} | {apart} |"
+        )
+
+
+def _with_interval(values_N: np.ndarray, form: str) -> str:
     """A mean over pairs, with its interval by resampling pairs."""
     draws = np.random.default_rng(0).integers(len(values_N), size=(DRAWS, len(values_N)))
     low, high = np.percentile(values_N[draws].mean(axis=1), (2.5, 97.5))
-    return f"{values_N.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def _split(
-    blank: Alarm, talks: Talks, index: int, gaps: dict[str, np.ndarray], name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Share of splits in which each pair alarmed: unchanged, and changed within three turns.
-
-    Fitted and tuned on the default conversations of one half of the pairs, tried on the other.
-    """
-    count = len(gaps["default"])
-    tokens = {arm: np.maximum(talks.tokens_NT[arm], 1) for arm in ARMS}
-    wrong_N, right_N, tried_N = np.zeros(count), np.zeros(count), np.zeros(count)
-    rng = np.random.default_rng(1)
-    for _ in range(SPLITS):
-        order = rng.permutation(count)
-        known, new = order[: count // 2], order[count // 2 :]
-        fitted = fit_alarm(blank, [_means(blank, talks, index, int(n)) for n in known])
-        alarm = fitted
-        if name not in ("mixture", "1 / rate"):
-            alarm = replace(fitted, statistic=name, thresholds={f"{RATE:g}": 1.0}, horizon=5)
-        paths = {arm: evidence_paths(alarm, gaps[arm], tokens[arm]) for arm in ARMS}
-        highest = paths["default"][known].max(axis=1)
-        at = 1 / RATE if name == "1 / rate" else float(np.quantile(highest, 1 - RATE))
-        wrong_N[new] += (paths["default"][new] > at).any(axis=1)
-        over = paths["changed"][new] > at
-        right_N[new] += over[:, CHANGE:].any(axis=1) & ~over[:, :CHANGE].any(axis=1)
-        tried_N[new] += 1
-    return wrong_N / tried_N, right_N / tried_N
-
-
-def _means(blank: Alarm, talks: Talks, index: int, pair: int) -> ConversationMeans:
-    turns = []
-    for turn, blocks in enumerate(talks.blocks["default"][pair]):
-        eights = tuple(block[index] for block in blocks)
-        mean = float(talks.means_NTL["default"][pair, turn, index])
-        tokens = int(talks.tokens_NT["default"][pair, turn])
-        turns.append(TurnMean(turn, mean, tokens, {"16": (), "8": eights}))
-    return ConversationMeans(str(pair), tuple(turns))
+    return f"{values_N.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":
