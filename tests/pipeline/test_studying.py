@@ -141,6 +141,22 @@ def test_a_finished_study_is_in_the_manifest_and_the_report(calibrated, model_fo
     assert "conversations-domains" in page
 
 
+def test_levels_by_turn_are_those_of_a_studys_neutral_conversations(calibrated, model_folder):
+    made = study(model_folder, calibrated)
+    run = open_run(calibrated.path)
+    levels = run.turn_levels(made.layer)
+    neutral = made.path("none", NEUTRAL_DOMAIN)
+    assert levels.means == tuple(level.value for level in neutral.levels)
+    assert levels.counts == (2, 2, 2)
+    assert levels.fits_system(None)
+    assert not levels.fits_system("Be brief.")
+    # Two values' standard deviation is their distance over the root of 2; Student's t is 12.706.
+    assert levels.spreads[0] == pytest.approx(
+        (neutral.levels[0].high - neutral.levels[0].value) / 12.706 * 2**0.5, rel=1e-3
+    )
+    assert run.turn_levels(0 if made.layer else 1) is None
+
+
 def test_with_people_enough_what_moves_the_model_is_predicted_from_words(run, model_folder):
     alone = replace(SETTINGS, arms="none", words_alone=False, permutations=9)
     made = study(model_folder, run, alone)
