@@ -360,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         server.kill(signal.SIGTERM)
     took_s = time.time() - began
+    (folder / "turns.json").write_text(json.dumps([asdict(turn) for turn in soak.turns]))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -379,15 +380,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder": str(folder),
     }
     print(json.dumps(outcome, indent=1))
-    (folder / "turns.json").write_text(json.dumps([asdict(turn) for turn in soak.turns]))
     return 1 if outcome["differing"] or marked else 0
 
 
 def _counted(metrics: str) -> dict[str, float]:
     """Preemptions, prefix hits and Keel's counters, of what `/metrics` says."""
-    wanted = (
-        r"^((?:vllm:num_preemptions_total|vllm:prefix_cache_hits_total|keel_drift_\w+)\S*) (\S+)"
-    )
+    wanted = r"^((?:vllm:num_preemptions_total|vllm:prefix_cache_hits_total|keel_drift_).*) (\S+)$"
     lines = re.findall(wanted, metrics, re.M)
     return {name: float(value) for name, value in lines if "bucket" not in name}
 

@@ -1,6 +1,10 @@
 """A served turn's verdict is the alarm's own, and nothing of its text is kept."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +201,37 @@ def test_under_another_system_prompt_than_the_calibrated_a_turn_is_foreign(store
     series = {each.name: each.values for each in watching.series("tiny")}
     assert series["keel_drift_turns"] == {("tiny", "low", "ok"): 2, ("tiny", "low", "foreign"): 2}
     assert series["keel_drift_conversations"] == {("tiny",): 1}
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from keel.serve.conversations import ConversationStore
+from keel.serve.sinks import jsonl_sink
+from tests.serve.test_watcher import said_over, watcher
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+watching, log = watcher(ConversationStore(folder / "c.sqlite")), jsonl_sink(folder / "log")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for number in range(120):
+    for said in said_over(watching, [1.0, 0.9], sender=str(number)):
+        assert said["state"] == "ok"
+        log({**said, "more": "x" * 900})
+assert log.drain(30)
+assert watching.unkept.total() > 50 and log.lost > 50
+assert any(each.name == "keel_drift_turns" and each.values for each in watching.series("m"))
+"""
+
+
+def test_files_that_may_not_grow_any_more_keep_no_verdict_back(tmp_path):
+    """As on a full disk, but for a limit on the size of files: of the state's and the log's."""
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([f"{root}/src", root])}
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stderr.splitlines()
+    assert any(line.startswith("keel: NOT watching: 1 turns could not be kept") for line in lines)
+    assert any("log has lost 1 events" in line for line in lines)
+    assert len(lines) <= 20  # the 1st, 2nd, 4th, 8th, ... of each
