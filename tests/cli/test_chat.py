@@ -177,3 +177,74 @@ def test_what_the_context_cannot_hold_is_refused_and_the_talk_goes_on(chat, held
     assert "the model's context holds 4,096" in said
     assert "; /reset starts over" in said
     assert [json.loads(line)["turn"] for line in found.out.splitlines()] == [0]
+
+
+class _Interrupted(io.StringIO):
+    """An output at whose third write somebody presses Ctrl-C, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        if self.writes == 3:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(
+    chat, held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The conversation goes on: the next message is answered behind what was said."""
+    monkeypatch.setattr("sys.stdout", _Interrupted())
+    kept = tmp_path / "kept.json"
+    found = chat(held, "Hi", "And now?", f"/save {kept}")
+    assert "stopped; what was said is kept" in found.err
+    messages = json.loads(kept.read_text(encoding="utf-8"))["messages"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["Hi", "And now?"]
+    assert messages[1]["content"]
+
+
+def test_retry_draws_anew_and_undo_takes_back(chat, held, tmp_path: Path):
+    kept = tmp_path / "kept.json"
+    warm = ("--temperature", "1")
+    found = chat.answers(
+        held, "Hi", "And?", "/retry", "/undo", "What?", f"/save {kept}", options=warm
+    )
+    assert [answer["turn"] for answer in found] == [0, 1, 1, 1]
+    assert found[1]["text"] != found[2]["text"]
+    messages = json.loads(kept.read_text(encoding="utf-8"))["messages"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["Hi", "What?"]
+
+
+def test_both_shows_the_other_side_and_goes_on_with_the_chosen_one(chat, held):
+    """The side that is not kept is what the same message gets with capping switched."""
+    found = chat.answers(held, "/both Hi", "/cap on", "And?", "/both")
+    assert [a["is_capped"] for a in found] == [False, True, True, False]
+    assert [a["is_kept"] for a in found] == [True, False, True, False]
+    (capped,) = chat.answers(held, "/cap on", "Hi")[-1:]
+    assert found[1]["text"] == capped["text"]
+
+
+def test_a_conversation_is_loaded_measured_and_gone_on_with(chat, held, tmp_path: Path):
+    kept = tmp_path / "kept.json"
+    said = chat.answers(held, "Hi", "And?", f"/save {kept}")
+    loaded = chat.answers(held, f"/load {kept}", "Third?", "/undo", "/undo", "Second again?")
+    assert [answer["turn"] for answer in loaded] == [0, 1, 2, 1]
+    assert [answer["text"] for answer in loaded[:2]] == [answer["text"] for answer in said]
+
+
+def test_commands_without_an_argument_say_what_they_do(chat, held):
+    found = chat(held, "/cap", "/cap on", "/cap", "/save", "/load")
+    for words in ("capping is off", "capping is on, by layers_", "/save talk.json", "/load talk"):
+        assert words in found.err
+
+
+def test_nothing_can_be_taken_back_before_something_was_said(chat, held):
+    found = chat(held, "/undo", "/retry", "/both")
+    assert found.err.count("nothing has been said yet") == 3
+
+
+def test_the_needle_is_explained_once(chat, held):
+    assert chat(held, "Hi", "And?").err.count("The needle:") == 1
