@@ -55,6 +55,14 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
         lambda run, model: ["chat", model],
         ("is a model's folder, expected a run's; make a run of it: keel extract",),
     ),
+    "a folder of runs to serve, with no vLLM either": (
+        lambda run, model: ["serve", "."],
+        ("is a folder of runs (held); give one: /",),
+    ),
+    "a setting with a slip to serve, with no vLLM either": (
+        lambda run, model: ["serve", "held", "--setting", "nonsense"],
+        ("KEEL_SETTING is 'nonsense', but", "held holds "),
+    ),
     "a run with a slip": (
         lambda run, model: ["report", "heldd"],
         ("heldd is no run folder; did you mean held? or make one",),

@@ -82,7 +82,6 @@ def plan_server(
     UsageError for a setting or an argument that cannot be, ModelMismatchError for other weights.
     """
     given = dict(os.environ if environment is None else environment)
-    check_version()
     notes = list[str]()
     variables = {**given, **_variables(source, settings), **_plugins(given, notes)}
     held = ServeEnvironment.of(variables)
@@ -103,6 +102,7 @@ def plan_server(
     where = locate(name)
     if not held.accepts_other_weights:
         check_weights(settings_of(held), where, _value_of(arguments, "--revision"))
+    check_version()
     own = list(_defaults(arguments, name, _choices(held), notes))
     return ServerPlan(
         (*_program(where), "--middleware", FRONT, *own, *arguments), variables, tuple(notes)
