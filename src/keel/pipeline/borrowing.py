@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from keel.engines import cache_folder
-from keel.engines.transformers import load_config
 from keel.errors import ModelLoadError, UsageError
 from keel.settings import AxisSource, LoadSettings
 from keel.store import borrow, keep_borrowed
@@ -49,6 +48,8 @@ def declared_identity(model: str, load: LoadSettings) -> ModelIdentity:
 
     Raises ModelLoadError for a model that is not there, and for a config without these numbers.
     """
+    from keel.engines.transformers import load_config  # seconds, which no other command needs
+
     config = load_config(model, load).config
     text = config.get_text_config(decoder=True)
     layers = getattr(text, "num_hidden_layers", None)
