@@ -98,6 +98,16 @@ def test_recorded_levels_are_those_of_the_same_tokens_read_again(calibrated, mod
     assert recorded == pytest.approx([t.projection for t in read.turns], abs=1e-3 * gap)
 
 
+def test_conversations_are_placed_in_persona_space_and_its_share_has_a_null(run, model_folder):
+    made = study(model_folder, run, replace(SETTINGS, arms="none", words_alone=False))
+    assert len(made.path("none", "therapy", "along PC2").levels) == 3
+    assert [row.components for row in made.space][:2] == [1, 2]
+    assert all(row.count == 18 and row.share.value <= row.most + 1e-9 for row in made.space)
+    page = pipeline.report(run).read_text()
+    assert "conversations-plane" in page
+    assert "random directions, 95 % below" in page
+
+
 class Killed(BaseException):
     """Nothing catches it, as nothing catches a kill."""
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from dataclasses import replace
+from math import inf, nan
 
 import numpy as np
 import pytest
 
-from keel.studies import TurnPoint, arm_differences, domain_paths, person_interval, variance_shares
+from keel.studies import (
+    TurnPoint,
+    arm_differences,
+    conversation_paths,
+    domain_paths,
+    person_interval,
+    variance_shares,
+)
 from keel.types import NEUTRAL_DOMAIN
 from tests.studies.worlds import talk
 
@@ -120,3 +128,16 @@ def test_shares_of_variance_are_recovered():
 def test_with_a_single_conversation_each_there_are_no_shares_of_variance():
     made = talk(lambda *given: 1.0, topics=1)
     assert variance_shares(made, "none") is None
+
+
+def test_a_conversation_keeps_its_own_levels_beside_its_domains_mean():
+    one, *_ = conversation_paths(points(lambda _d, _p, turn: nan if turn == 1 else 1.0 * turn))
+    assert (one.arm, one.conversation, one.domain) == ("none", "therapy-0", "therapy")
+    assert one.levels == (0.0, None, 2.0, 3.0)
+
+
+def test_coordinates_along_components_are_paths_of_their_own():
+    given = [replace(point, along=(2.0, -1.0)) for point in points(lambda *_: 0.0)]
+    paths = {(p.domain, p.reading): p for p in domain_paths(given)}
+    assert [level.value for level in paths["therapy", "along PC2"].levels] == [-1.0] * 4
+    assert not [p for p in domain_paths(points(lambda *_: 0.0)) if p.reading.startswith("along")]

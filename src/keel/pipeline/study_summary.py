@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from keel.judge import name_clusters
 from keel.pipeline.progress import OnProgress
 from keel.prompts import Embed
@@ -18,8 +22,10 @@ from keel.studies import (
     TurnPoint,
     arm_differences,
     cluster_messages,
+    conversation_paths,
     domain_paths,
     predict_levels,
+    space_shares,
     variance_shares,
 )
 from keel.types import (
@@ -27,6 +33,7 @@ from keel.types import (
     DriftStudy,
     MessageCluster,
     PredictionRow,
+    SpaceShare,
     TurnLevel,
 )
 
@@ -76,6 +83,8 @@ class StudySummary:
             paths=domain_paths(points),
             differences=arm_differences(points),
             variance=tuple(share for share in shares if share is not None),
+            conversation_paths=conversation_paths(points),
+            space=tuple(share for arm in arms for share in self._space_shares(arm)),
             prediction=prediction,
             clusters=clusters,
             facts=self._facts(),
@@ -116,7 +125,8 @@ class StudySummary:
                 alone = {
                     each.conversation: each for each in self.kept.alone(arm, group, turn) or ()
                 }
-                for each in turns:
+                means_BD = self.kept.means(arm, group, turn)
+                for row, each in enumerate(turns):
                     planned, apart = by_id[each.conversation], alone.get(each.conversation)
                     level = self._gaps(each.levels)
                     is_first = turn == 0 and self.settings.words_alone
@@ -132,7 +142,50 @@ class StudySummary:
                         tokens=len(each.token_ids),
                         message=each.message,
                         is_cut=each.finish == "length",
+                        along=self._along(None if means_BD is None else means_BD[row]),
                     )
+
+    def _along(self, mean_D: Float[Tensor, " hidden"] | None) -> tuple[float, float]:
+        """A turn's coordinates along PC1 and PC2 in gap units; NaN where they are not known."""
+        if mean_D is None or not self.run.has_map:
+            return (math.nan, math.nan)
+        space, layer = self.run.persona_map.space, self.layers[0]
+        centred_D = mean_D - space.mean_LD[layer].float()
+        gap = float(self.run.axis.gap[layer])
+        along_K = (space.components_LKD[layer, :2].float() @ centred_D / gap).tolist()
+        first, second = [*along_K, math.nan, math.nan][:2]
+        return (first, second)
+
+    def _space_shares(self, arm: str) -> tuple[SpaceShare, ...]:
+        """How much of the variance of an arm's turns persona space explains."""
+        if not self.run.has_map:
+            return ()
+        space, layer = self.run.persona_map.space, self.layers[0]
+        person_of = {each.id: each.person for each in self.plan.conversations}
+        rows, people = [], []
+        for group in range(len(self.plan.groups)):
+            for turn in range(self.settings.turns):
+                means_BD = self.kept.means(arm, group, turn)
+                if means_BD is None:
+                    continue
+                for each, mean_D in zip(
+                    self.kept.turns(arm, group, turn) or (), means_BD, strict=True
+                ):
+                    if bool(mean_D.isfinite().all()):
+                        rows.append(mean_D)
+                        people.append(person_of[each.conversation])
+        if not rows:
+            return ()
+        kept = space.components_LKD.shape[1]
+        counts = sorted({1, min(2, kept), space.components_for(0.7, layer) or kept})
+        return space_shares(
+            arm,
+            torch.stack(rows).double().numpy(),
+            people,
+            space.components_LKD[layer].double().numpy(),
+            counts,
+            seed=self.settings.seed,
+        )
 
     def _gaps(self, levels: Sequence[TurnLevel]) -> float:
         """The level at the first layer in gap units; NaN where nothing was said."""

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from keel.drift import check_answered
-from keel.engines import Engine, Probe, Recording
+from keel.engines import Engine, Probe, Recording, TurnRecord
 from keel.errors import UsageError
 from keel.pipeline.axis import check_same_model
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.pipeline.study_summary import StudySummary
-from keel.pipeline.studying import embedder_of, layers_of
+from keel.pipeline.studying import embedder_of, layers_of, mean_rows
 from keel.settings import DriftStudySettings
-from keel.store import ArmRecord, EvaluationPlan, RunFolder, StudyFolder
+from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, RunFolder, StudyFolder
 from keel.studies import StudyPlan, turn_levels
 from keel.types import (
+    Activations,
     Conversation,
     DriftStudy,
     Message,
@@ -84,15 +85,20 @@ def study_transcripts(
                 talks = [by_domain[index][1] for index in group]
                 given = [turns_of[index] for index in group]
                 ids = [plan.conversations[index].id for index in group]
-                read = _read(engine, talks, given, ids, recording, layers)
+                with_means = replace(recording, means=True)
+                read = _read(engine, talks, given, ids, with_means, layers)
                 is_apart = settings.words_alone
                 alone = _alone(engine, talks, given, ids, recording, layers) if is_apart else []
                 for turn in missing:
                     if is_apart and turn:
                         apart = [each for each in alone if each.turn == turn]
                         kept.commit_alone(GIVEN, number, turn, apart)
-                    here = [each for each in read if each.turn == turn]
-                    kept.commit_turns(GIVEN, number, turn, here)
+                    here = [each for each in read if each.said.turn == turn]
+                    means_BD = mean_rows([each.activations for each in here], run, layers[0])
+                    turns = tuple(each.said for each in here)
+                    kept.commit_turns(
+                        GIVEN, number, turn, AnsweredTurns(turns, layers[0], means_BD)
+                    )
             counter.add(len(group))
         as_given = replace(settings, turns=max(2, longest), people=len(by_domain))
         study = StudySummary(kept, plan, run, as_given, layers, None, is_given=True).made(
@@ -142,6 +148,14 @@ def _plan(
     )
 
 
+@dataclass(frozen=True)
+class _ReadTurn:
+    """A given turn as it was read; no activations where it has no token."""
+
+    said: StudiedTurn
+    activations: Activations | None
+
+
 def _read(
     engine: Engine,
     talks: Sequence[Conversation],
@@ -149,21 +163,25 @@ def _read(
     ids: Sequence[str],
     recording: Recording,
     layers: Sequence[int],
-) -> list[StudiedTurn]:
+) -> list[_ReadTurn]:
     """Every turn of a group's conversations, each conversation read once."""
-    levels = {
-        (reading.index, record.turn): (record.token_ids, record.projections_TK)
+    records = {
+        (reading.index, record.turn): record
         for reading in engine.read(talks, recording=recording)
         for record in reading.turns
     }
     turns = []
     for row, (id, said) in enumerate(zip(ids, given, strict=True)):
         for turn, each in enumerate(said):
-            token_ids, projections_TK = levels.get((row, turn), ((), None))
+            record = records.get((row, turn), TurnRecord(turn, ()))
+            projections_TK = record.projections_TK
             level = () if projections_TK is None else turn_levels(layers, projections_TK)
-            answer = each.answer.content
+            answer, token_ids = each.answer.content, record.token_ids
             turns.append(
-                StudiedTurn(id, turn, each.message, GIVEN, answer, token_ids, "stop", level)
+                _ReadTurn(
+                    StudiedTurn(id, turn, each.message, GIVEN, answer, token_ids, "stop", level),
+                    record.activations,
+                )
             )
     return turns
 

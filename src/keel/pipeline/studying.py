@@ -8,8 +8,12 @@ is answered in the same batch again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from keel.drift import Gauge
 from keel.endpoint import Endpoint, EndpointClient, Tokens
@@ -23,7 +27,7 @@ from keel.pipeline.study_summary import StudySummary
 from keel.prompts import Embed, load_embedder, load_user_lines, load_user_personas
 from keel.seeds import seed_of
 from keel.settings import DriftStudySettings
-from keel.store import ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
+from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
 from keel.studies import (
     ATTEMPTS,
     Auditor,
@@ -36,6 +40,7 @@ from keel.studies import (
 )
 from keel.types import (
     NEUTRAL_DOMAIN,
+    Activations,
     AuditedMessage,
     Conversation,
     DriftStudy,
@@ -211,8 +216,9 @@ class _StudyJob:
                 turns = self.kept.turns(arm.name, number, turn)
                 if turns is None:
                     self.kept.reopen()
-                    turns = self._answered(talks, self._messages(talks, turn, arm, number), arm)
-                    self.kept.commit_turns(arm.name, number, turn, turns)
+                    answered = self._answered(talks, self._messages(talks, turn, arm, number), arm)
+                    self.kept.commit_turns(arm.name, number, turn, answered)
+                    turns = answered.turns
                 by_id = {each.conversation: each for each in turns}
                 counter.add(len(planned))
                 # A conversation that its user has ended has no turn, and none after it.
@@ -265,7 +271,7 @@ class _StudyJob:
 
     def _answered(
         self, talks: Sequence[_Talk], messages: Mapping[str, AuditedMessage], arm: Arm
-    ) -> tuple[StudiedTurn, ...]:
+    ) -> AnsweredTurns:
         talks = [talk for talk in talks if not messages[talk.planned.id].is_end]
         said = [messages[talk.planned.id] for talk in talks]
         prompts = [
@@ -277,8 +283,8 @@ class _StudyJob:
         ]
         # No arm in the seeds: arms differ by what is done to the model alone.
         seeds = [seed_of(self.settings.seed, t.planned.id, t.turn, "target") for t in talks]
-        answers = self._generated(prompts, seeds, arm)
-        return tuple(
+        answers = self._generated(prompts, seeds, arm, replace(self.recording, means=True))
+        turns = tuple(
             StudiedTurn(
                 talk.planned.id,
                 talk.turn,
@@ -293,6 +299,8 @@ class _StudyJob:
             )
             for talk, message, answer in zip(talks, said, answers, strict=True)
         )
+        means_BD = mean_rows([answer.activations for answer in answers], self.run, self.layers[0])
+        return AnsweredTurns(turns, self.layers[0], means_BD)
 
     def read_alone(self, arm: Arm, on_progress: OnProgress) -> None:
         """Read each turn but the first without what was said before it, where that is missing."""
@@ -326,14 +334,14 @@ class _StudyJob:
                 said[spoken[reading.index]] = turn_levels(self.layers, record.projections_TK)
         seeds = [seed_of(self.settings.seed, t.conversation, turn, "fresh") for t in turns]
         prompts = [Prompt(f"{turn}/{n}", conversation) for n, conversation in enumerate(bare)]
-        fresh = self._generated(prompts, seeds, arm)
+        fresh = self._generated(prompts, seeds, arm, self.recording)
         return tuple(
             TurnAlone(each.conversation, turn, said.get(n, ()), self._levels(fresh[n]))
             for n, each in enumerate(turns)
         )
 
     def _generated(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], arm: Arm
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], arm: Arm, recording: Recording
     ) -> list[Completion]:
         if not prompts:
             return []
@@ -341,7 +349,7 @@ class _StudyJob:
             prompts,
             self.settings.sampling,
             seed=seeds,
-            recording=self.recording,
+            recording=recording,
             interventions=arm.interventions,
         )
         return sorted(completions, key=lambda completion: completion.index)
@@ -359,6 +367,17 @@ def _auditor_of(settings: DriftStudySettings) -> Auditor | None:
         client.check()
         return EndpointAuditor(client)
     return EngineAuditor(open_engine(model)) if kind == "local" else None
+
+
+def mean_rows(
+    activations: Sequence[Activations | None], run: Run, layer: int
+) -> Float[Tensor, "turn hidden"]:
+    """Each turn's mean activation at a layer; NaN where nothing was said."""
+    means_BD = torch.full((len(activations), run.axis.vector.shape[1]), torch.nan)
+    for row, recorded in enumerate(activations):
+        if recorded is not None:
+            means_BD[row] = recorded.means_LD[layer].float().cpu()
+    return means_BD
 
 
 def embedder_of(name: str) -> Embed | None:

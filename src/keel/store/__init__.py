@@ -23,11 +23,12 @@ from keel.store.provenance import EvaluationPlan, Kept, Manifest, RunPlan
 from keel.store.published import Borrowed, borrow, keep_borrowed, published_axis
 from keel.store.records import parse_record, record_keys
 from keel.store.run import Run, find_runs, open_run
-from keel.store.studies import StudyFolder
+from keel.store.studies import AnsweredTurns, StudyFolder
 
 __all__ = [
     "PUBLISHED",
     "AlarmWork",
+    "AnsweredTurns",
     "ArmRecord",
     "Borrowed",
     "EvaluationFolder",

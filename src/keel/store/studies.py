@@ -5,6 +5,7 @@ studies/NAME/settings.json              settings, model, seed, and the groups th
              messages/ARM/g003-t05.jsonl   what an auditor wrote, as it came
              turns/ARM/arm.json         what the arm does, its fingerprint
              turns/ARM/g003-t05.jsonl   one turn of a group's conversations, whole or not there
+             turns/ARM/g003-t05.safetensors   mean activations of its answers, a row for each
              alone/ARM/g003-t05.jsonl   the same turns without what was said before them
              result.json                last
 """
@@ -14,12 +15,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from keel.errors import StaleArtifactError, UsageError
 from keel.store import layout
-from keel.store.artefacts import FORMAT, check_format
+from keel.store.artefacts import FORMAT, check_format, read_artefact, write_artefact
 from keel.store.batches import append_journal, read_journal
 from keel.store.evaluations import ArmRecord
 from keel.store.files import jsonl, read_json, read_jsonl, reading, write_json, write_jsonl
@@ -39,6 +44,17 @@ T = TypeVar("T")
 
 _SETTINGS, _CONVERSATIONS = "settings.json", "conversations.jsonl"
 _TURNS, _ALONE, _MESSAGES = "turns", "alone", "messages"
+_MEANS = "means of a study's turns"
+
+
+@dataclass(frozen=True)
+class AnsweredTurns:
+    """One turn of a group's conversations."""
+
+    turns: tuple[StudiedTurn, ...]
+    layer: int
+    means_BD: Float[Tensor, "turn hidden"]
+    """Mean activation of each answer's content tokens at that layer; NaN where it has none."""
 
 
 class StudyFolder:
@@ -130,9 +146,19 @@ class StudyFolder:
         path = _unit(self._folder(_TURNS, arm), group, turn)
         return tuple(_lines(path, StudiedTurn)) if path.exists() else None
 
-    def commit_turns(self, arm: str, group: int, turn: int, turns: Sequence[StudiedTurn]) -> None:
+    def commit_turns(self, arm: str, group: int, turn: int, answered: AnsweredTurns) -> None:
         """Keep one turn of a group's conversations: whole, or not counted."""
-        write_jsonl(_unit(self._folder(_TURNS, arm), group, turn), map(to_record, turns))
+        path = _unit(self._folder(_TURNS, arm), group, turn)
+        facts = {"layer": answered.layer}
+        means = {"means": answered.means_BD}
+        write_artefact(path.with_suffix(".safetensors"), _MEANS, means, facts)
+        write_jsonl(path, map(to_record, answered.turns))
+
+    def means(self, arm: str, group: int, turn: int) -> Float[Tensor, "turn hidden"] | None:
+        """Mean activations of a turn's answers, NaN where one is empty; None where an earlier
+        version of Keel kept none."""
+        path = _unit(self._folder(_TURNS, arm), group, turn).with_suffix(".safetensors")
+        return read_artefact(path, _MEANS)[1]["means"] if path.exists() else None
 
     def messages(self, arm: str, group: int, turn: int) -> dict[str, AuditedMessage]:
         """What an auditor wrote for a turn so far, by conversation. A torn line does not count."""

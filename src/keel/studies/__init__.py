@@ -10,11 +10,13 @@ from keel.studies.auditing import (
 )
 from keel.studies.levels import turn_levels
 from keel.studies.message_clusters import cluster_messages
+from keel.studies.persona_share import space_shares
 from keel.studies.planning import StudyPlan, plan_study
 from keel.studies.prediction import MessageTable, predict_levels
 from keel.studies.trajectories import (
     TurnPoint,
     arm_differences,
+    conversation_paths,
     domain_paths,
     person_interval,
     variance_shares,
@@ -31,11 +33,13 @@ __all__ = [
     "TurnPoint",
     "arm_differences",
     "cluster_messages",
+    "conversation_paths",
     "domain_paths",
     "person_interval",
     "plan_study",
     "predict_levels",
     "read_message",
+    "space_shares",
     "turn_levels",
     "variance_shares",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from keel.statistics import Floats
 from keel.types import (
     NEUTRAL_DOMAIN,
     ArmDifference,
+    ConversationPath,
     DomainPath,
     Interval,
     SharesOfVariance,
@@ -24,7 +26,7 @@ from keel.types import (
 
 FEWEST_CONVERSATIONS = 10
 """Turns that fewer conversations of a domain reach are left out, as in Lu et al. 2026."""
-_KINDS: tuple[TurnReadingKind, ...] = ("with history", "without history", "fresh answer")
+_KINDS: tuple[TurnReadingKind, ...] = get_args(TurnReadingKind)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ class TurnPoint:
     tokens: int
     message: str
     is_cut: bool = False
+    along: tuple[float, float] = (np.nan, np.nan)
+    """Coordinates along the first two components of persona space, in gap units of the axis."""
 
     def level(self, reading: TurnReadingKind) -> float:
-        """The level by one of the three readings."""
-        by_kind = dict(zip(_KINDS, (self.with_history, self.alone, self.fresh), strict=True))
+        """The level by one of the readings."""
+        levels = (self.with_history, self.alone, self.fresh, *self.along)
+        by_kind = dict(zip(_KINDS, levels, strict=True))
         return by_kind[reading]
 
 
@@ -65,6 +70,25 @@ def domain_paths(points: Sequence[TurnPoint]) -> tuple[DomainPath, ...]:
                     over = None if domain == NEUTRAL_DOMAIN else neutral
                     paths.append(_path(arm, domain, reading, levels, over))
     return tuple(paths)
+
+
+def conversation_paths(points: Sequence[TurnPoint]) -> tuple[ConversationPath, ...]:
+    """Every conversation's own levels under every arm."""
+    talks: dict[tuple[str, str], list[TurnPoint]] = {}
+    for point in points:
+        talks.setdefault((point.arm, point.conversation), []).append(point)
+    return tuple(
+        ConversationPath(
+            arm,
+            name,
+            own[0].domain,
+            tuple(
+                point.with_history if np.isfinite(point.with_history) else None
+                for point in sorted(own, key=lambda point: point.turn)
+            ),
+        )
+        for (arm, name), own in talks.items()
+    )
 
 
 def arm_differences(points: Sequence[TurnPoint]) -> tuple[ArmDifference, ...]:

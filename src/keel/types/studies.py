@@ -9,9 +9,11 @@ from keel.types.results import Interval
 
 NEUTRAL_DOMAIN = "neutral"
 """Domain of conversations whose turns are unrelated plain tasks: what position alone does."""
-TurnReadingKind = Literal["with history", "without history", "fresh answer"]
-"""How a turn is read: with its history; its message and answer without it; or another answer to the
-message without history."""
+TurnReadingKind = Literal[
+    "with history", "without history", "fresh answer", "along PC1", "along PC2"
+]
+"""How a turn is read: with its history; its message and answer without it; another answer to the
+message without history; or, with its history, along a component of persona space."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,36 @@ class DomainPath:
 
 
 @dataclass(frozen=True)
+class ConversationPath:
+    """One conversation's levels turn by turn, gap units; None where a turn has none."""
+
+    arm: str
+    conversation: str
+    domain: str
+    levels: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class SpaceShare:
+    """How much of the variance of turns' mean activations persona space explains.
+
+    Over all turns of an arm, domains and neutral conversations alike.
+    """
+
+    arm: str
+    components: int
+    """The first so many components of the role vectors."""
+    share: Interval
+    """0 to 1, with its interval over people."""
+    null95: float
+    """What 95 % of as many random directions stay below."""
+    most: float
+    """What as many directions explain that were chosen for these very turns."""
+    count: int
+    """Turns."""
+
+
+@dataclass(frozen=True)
 class ArmDifference:
     """How a domain's levels under an arm differ from those under the first arm, turn by turn of
     the same conversations; gap units."""
@@ -206,6 +238,9 @@ class DriftStudy:
     """Under the first arm; empty where people are too few, or nothing was to be embedded."""
     clusters: tuple[MessageCluster, ...] = ()
     """Of messages under the first arm, the one that moves furthest away first."""
+    conversation_paths: tuple[ConversationPath, ...] = ()
+    space: tuple[SpaceShare, ...] = ()
+    """Empty where the run has no persona space, or the study was made by an earlier version."""
     facts: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

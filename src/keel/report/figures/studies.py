@@ -10,12 +10,20 @@ from plotly.subplots import make_subplots
 
 from keel.report.figures import theme
 from keel.report.figures.theme import hover_box
-from keel.types import NEUTRAL_DOMAIN, DomainPath, DriftStudy, PredictionRow
+from keel.types import (
+    NEUTRAL_DOMAIN,
+    DomainPath,
+    DriftStudy,
+    Interval,
+    PersonaMap,
+    PredictionRow,
+)
 from keel.words import fixed
 
 _COLUMNS = 2
 _ROW_PX = 250
 _FOREST_ROW_PX = 26
+_PLANE_PX = 520
 
 
 def draw_domains(study: DriftStudy) -> go.Figure:
@@ -34,6 +42,8 @@ def draw_domains(study: DriftStudy) -> go.Figure:
     )
     for index, domain in enumerate(shown):
         cell = {"row": index // _COLUMNS + 1, "col": index % _COLUMNS + 1}
+        for number, arm in enumerate(study.arms):
+            figure.add_trace(_single_conversations(study, arm, domain, number), **cell)
         for path in with_history:
             if path.domain in (domain, NEUTRAL_DOMAIN):
                 for trace in _traces(path, study):
@@ -50,6 +60,97 @@ def draw_domains(study: DriftStudy) -> go.Figure:
         line = {"color": colour, "width": 1, "dash": "dot"}
         figure.add_hline(y=level, line=line, row="all", col="all")
     return figure
+
+
+def _single_conversations(study: DriftStudy, arm: str, domain: str, number: int) -> go.Scatter:
+    """All conversations of a domain under an arm as one broken thin line."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for path in study.conversation_paths:
+        if (path.arm, path.domain) == (arm, domain):
+            x += [*range(1, 1 + len(path.levels)), None]
+            y += [*path.levels, None]
+    style = {**theme.line_style(number), "width": 0.7}
+    return theme.line(x, y, line=style, opacity=0.35, legendgroup=f"{arm}, single conversations")
+
+
+def draw_plane(study: DriftStudy, persona_map: PersonaMap | None) -> go.Figure:
+    """Mean turns of each domain under the first arm in the plane of two components, over roles."""
+    figure = theme.new_figure(_PLANE_PX, margin={"t": 60})
+    if persona_map is not None:
+        space, layer = persona_map.space, study.layer
+        gap = float(persona_map.axis.gap[layer])
+        roles_RK = (space.coordinates_LRK[layer, :, :2].float() / gap).tolist()
+        default_K = (space.default_coordinates_LK[layer, :2].float() / gap).tolist()
+        for points, names, marker in (
+            (roles_RK, space.roles, {"color": theme.PALE, "size": 5}),
+            ([default_K], ("default",), {"color": theme.DEFAULT_COLOUR, "symbol": "star"}),
+        ):
+            theme.add_points(
+                figure,
+                [x for x, _ in points],
+                [y for _, y in points],
+                [hover_box(name) for name in names],
+                marker={"size": 15, **marker},
+                showlegend=False,
+            )
+    domains = dict.fromkeys(path.domain for path in study.paths)
+    for index, domain in enumerate(domains):
+        paths = {p.reading: p for p in study.paths if (p.arm, p.domain) == (study.arms[0], domain)}
+        if not {"along PC1", "along PC2"} <= paths.keys():
+            continue
+        first, second = paths["along PC1"].levels, paths["along PC2"].levels
+        style = theme.line_style(index)
+        if domain == NEUTRAL_DOMAIN:
+            style["color"] = theme.ROLES_COLOUR
+        _add_trajectory(figure, domain, first, second, style)
+    figure.update_xaxes(title_text="PC1 (gap units)")
+    figure.update_yaxes(title_text="PC2 (gap units)", scaleanchor="x")
+    return figure
+
+
+def _add_trajectory(
+    figure: go.Figure,
+    domain: str,
+    first: Sequence[Interval],
+    second: Sequence[Interval],
+    style: dict[str, Any],
+) -> None:
+    """A line from turn to turn, hollow at the first, with bars at the last."""
+    turns = range(1, 1 + len(first))
+    x, y = [at.value for at in first], [at.value for at in second]
+    figure.add_trace(
+        theme.line(
+            x,
+            y,
+            mode="lines+markers",
+            name=domain,
+            line=style,
+            marker={"size": 5},
+            hovertext=[
+                hover_box(f"{domain}, turn {turn}", f"PC1 {pc1.text()}", f"PC2 {pc2.text()}")
+                for turn, pc1, pc2 in zip(turns, first, second, strict=True)
+            ],
+        )
+    )
+    for at, symbol in ((0, "circle-open"), (-1, "circle")):
+        is_last = at == -1
+        theme.add_points(
+            figure,
+            [x[at]],
+            [y[at]],
+            [hover_box(f"{domain}, turn {turns[at]}")],
+            marker={"size": 11, "color": style["color"], "symbol": symbol},
+            showlegend=False,
+            **(
+                {
+                    "error_x": theme.error_bars([first[at]], style["color"]),
+                    "error_y": theme.error_bars([second[at]], style["color"]),
+                }
+                if is_last
+                else {}
+            ),
+        )
 
 
 def _traces(path: DomainPath, study: DriftStudy) -> list[go.Scatter]:
@@ -72,7 +173,8 @@ def _traces(path: DomainPath, study: DriftStudy) -> list[go.Scatter]:
             for turn, level, count in zip(turns, path.levels, path.counts, strict=True)
         ],
     )
-    return [theme.band(turns, path.levels, style["color"], 0.1 if is_neutral else 0.18), line]
+    band = theme.band(turns, path.levels, style["color"], 0.1 if is_neutral else 0.18)
+    return [band.update(legendgroup=name), line]
 
 
 def draw_prediction(rows: Sequence[PredictionRow]) -> go.Figure:

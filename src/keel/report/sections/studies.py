@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from keel.report.content import Picture, Section, Table
-from keel.report.figures.studies import draw_domains, draw_prediction
+from keel.report.figures.studies import draw_domains, draw_plane, draw_prediction
 from keel.report.inputs import ReportInputs
 from keel.report.textplot import draw_needle, draw_sparkline
 from keel.types import (
@@ -16,6 +16,7 @@ from keel.types import (
     DomainPath,
     DriftStudy,
     Interval,
+    PersonaMap,
     StudiedConversation,
     StudiedTurn,
 )
@@ -41,7 +42,8 @@ def study_sections(inputs: ReportInputs) -> Iterator[Section]:
         sentences = (_intro(study), _over_neutral(study), _what_words_add(study))
         words = tuple(sentence for sentence in sentences if sentence)
         transcripts = inputs.transcripts.get(name, ())
-        pictures = [_domains(study, id), *([_forest(study, id)] if study.prediction else [])]
+        pictures = [_domains(study, id), *_plane(study, id, inputs.persona_map)]
+        pictures += [_forest(study, id)] if study.prediction else []
         yield Section(
             id,
             title,
@@ -126,10 +128,25 @@ def _domains(study: DriftStudy, id: str) -> Picture:
     return Picture(
         f"{id}-domains",
         partial(draw_domains, study),
-        "Mean level of each domain's conversations, turn by turn; bands: 95 % over people. Grey: "
-        "the neutral conversations under the same arm. Dotted: the means of default and roles.",
+        "Mean level of each domain's conversations, turn by turn; bands: 95 % over people; thin "
+        "lines: single conversations. Grey: the neutral conversations under the same arm. Dotted: "
+        "the means of default and roles.",
         "Small plots of level by turn, one for each domain.",
     )
+
+
+def _plane(study: DriftStudy, id: str, persona_map: PersonaMap | None) -> Iterator[Picture]:
+    """Where conversations go in persona space; nothing where it was not read."""
+    if any(path.reading == "along PC1" for path in study.paths):
+        yield Picture(
+            f"{id}-plane",
+            partial(draw_plane, study, persona_map),
+            "Mean coordinates of each domain's turns along the first two components of persona "
+            "space, in gap units of the axis: a line runs from the first turn (hollow) to the last "
+            f"(filled) under {study.arms[0]}, bars at the last are 95 % over people. Grey: the "
+            "roles; the star: the default.",
+            "Lines of domains in the plane of two components.",
+        )
 
 
 def _tables(study: DriftStudy) -> Iterator[Table]:
@@ -148,7 +165,12 @@ def _tables(study: DriftStudy) -> Iterator[Table]:
             "per turn over neutral": lambda path: _known(path.slope_over_neutral),
         },
     )
-    apart = [path for path in study.paths if len(path.levels) == study.turns]
+    yield from _space_tables(study)
+    apart = [
+        path
+        for path in study.paths
+        if len(path.levels) == study.turns and path.reading in _READINGS
+    ]
     if any(path.reading != "with history" for path in apart):
         yield Table.of(
             "The last turn read in three ways, gap units",
@@ -183,6 +205,38 @@ def _tables(study: DriftStudy) -> Iterator[Table]:
                 "between people": lambda row: percent(row.people),
                 "between conversations": lambda row: percent(row.conversations),
                 "between turns": lambda row: percent(row.turns),
+            },
+        )
+
+
+def _space_tables(study: DriftStudy) -> Iterator[Table]:
+    """Paths along the components of persona space, and how much of the chats' variance these
+    explain."""
+    along = [path for path in study.paths if path.reading in ("along PC1", "along PC2")]
+    if along:
+        yield Table.of(
+            "Along the components of persona space, gap units",
+            along,
+            {
+                "domain": lambda path: path.domain,
+                "arm": lambda path: path.arm,
+                "component": lambda path: path.reading.removeprefix("along "),
+                "first turn": lambda path: _known(path.levels[0]),
+                "last turn": lambda path: _known(path.levels[-1]),
+                "last turn over neutral": lambda path: _last(path.over_neutral),
+            },
+        )
+    if study.space:
+        yield Table.of(
+            "Share of the variance of the chats' turns that persona space explains",
+            study.space,
+            {
+                "arm": lambda row: row.arm,
+                "components": lambda row: str(row.components),
+                "share": lambda row: row.share.text(percent),
+                "random directions, 95 % below": lambda row: percent(row.null95),
+                "the most that so many can": lambda row: percent(row.most),
+                "turns": lambda row: str(row.count),
             },
         )
 
