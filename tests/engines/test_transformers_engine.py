@@ -39,6 +39,21 @@ def test_generating_and_reading_record_the_same_of_the_same_tokens(family):
         assert torch.allclose(turn.projections_TK[:, 0], -turn.projections_TK[:, 2], atol=1e-5)
 
 
+def test_the_prompts_last_token_is_recorded_before_the_answer():
+    """Against transformers' own output on each prompt by itself."""
+    made = engine()
+    recording = Recording(means=True, prompt=True, probes=(Probe(0, V), Probe(1, V)))
+    done, without = answers(made, recording=recording), answers(made, recording=Recording(True))
+    for each, asked, other in zip(done, prompts(), without, strict=True):
+        ids = torch.tensor([made.template.prompt_ids(asked.conversation)])
+        with torch.inference_mode():
+            hidden = made.model(ids, output_hidden_states=True).hidden_states
+        expected = torch.stack([hidden[1][0, -1] @ V, hidden[2][0, -1] @ V])
+        torch.testing.assert_close(each.prompt_K, expected, rtol=1e-3, atol=2e-4)
+        assert each.token_ids == other.token_ids
+        assert other.prompt_K is None
+
+
 def test_reading_agrees_with_hidden_states_kept_whole():
     """Against transformers' own output: hidden_states[l + 1] is the output of block l."""
     made = engine()

@@ -173,6 +173,9 @@ def test_with_people_enough_what_moves_the_model_is_predicted_from_words(run, mo
     rows = {(row.target, row.columns): row for row in made.prediction}
     assert rows["level", "words"].null95 is not None
     assert rows["change", "what words add to these"].count == 8  # 4 conversations, 2 later turns
+    assert rows["level", "prompt's last token"].null95 is not None
+    assert made.prompt_correlation is not None
+    assert "the level of the prompt's last token" in pipeline.report(run).read_text()
     assert not study(model_folder, run, replace(alone, embed="none")).prediction
 
 

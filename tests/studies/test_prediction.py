@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from keel.studies import MessageTable, predict_levels
+from keel.studies import MessageTable, predict_levels, prompt_correlation
 from keel.studies.ridge import deal_folds, ridge_out_of_fold
 from keel.types import PredictionRow
 from tests.studies.worlds import embedding, table_of, talk
@@ -109,3 +109,38 @@ def test_ridge_out_of_fold_is_that_of_scikit_learn():
     inner = x[folds != 0], y[folds != 0, 0]
     theirs = [Ridge(alpha).fit(*inner).predict(x[folds == 0]) for alpha in ridge.ALPHAS]
     assert min(np.abs(ours - each).max() for each in theirs) < 1e-9
+
+
+def told_by_the_prompt(points, share):
+    """The prompt's last token says `share` of each answer's level, the rest is noise."""
+    chance = np.random.default_rng(11)
+    return [
+        replace(p, prompt=p.with_history * share + (1 - share) * chance.standard_normal())
+        for p in points
+    ]
+
+
+def test_a_prompt_that_says_where_the_answer_will_lie_has_its_rows_above_their_null():
+    levels = np.random.default_rng(12)
+    points = talk(lambda *_: float(levels.standard_normal()))
+    made = {
+        (row.target, row.columns): row
+        for row in predict_levels(table_of(told_by_the_prompt(points, 0.9)), permutations=19)
+    }
+    row = made["level", "prompt's last token"]
+    assert row.r2.low > 0.9 > row.null95
+    added = made["level after the first turn", "what the prompt's last token adds to these"]
+    assert added.r2.low > 0.8 > added.null95
+    correlation = prompt_correlation(told_by_the_prompt(points, 0.9))
+    assert correlation.low > 0.95
+    noise = prompt_correlation(told_by_the_prompt(points, 0.0))
+    assert noise.low < 0.15
+    assert noise.high > -0.15
+
+
+def test_without_the_prompts_last_token_there_is_no_row_for_it():
+    points = talk(lambda _d, _p, line, *_: line / 24)
+    assert not [
+        r for r in predict_levels(table_of(points), permutations=9) if "prompt" in r.columns
+    ]
+    assert prompt_correlation(points) is None

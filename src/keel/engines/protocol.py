@@ -29,6 +29,8 @@ class Recording:
     """Mean activation of the response's content tokens, at every layer."""
     probes: tuple[Probe, ...] = ()
     """Per-token projections, one column each."""
+    prompt: bool = False
+    """Projections of the prompt's last token, too (`generate` only)."""
     log_likelihood: bool = False
     """Log-likelihood of each content token given what stands before it (`read` only)."""
     spans: Spans = "answer"

@@ -44,6 +44,8 @@ class Completion:
     finish: Literal["stop", "length"]
     activations: Activations | None = None
     projections_TK: Float[Tensor, "token probe"] | None = None
+    prompt_K: Float[Tensor, " probe"] | None = None
+    """Projections of the prompt's last token: what the model was in before it answered."""
 
 
 @dataclass(frozen=True)

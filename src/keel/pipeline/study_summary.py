@@ -25,6 +25,7 @@ from keel.studies import (
     conversation_paths,
     domain_paths,
     predict_levels,
+    prompt_correlation,
     space_shares,
     variance_shares,
 )
@@ -86,6 +87,7 @@ class StudySummary:
             conversation_paths=conversation_paths(points),
             space=tuple(share for arm in arms for share in self._space_shares(arm)),
             prediction=prediction,
+            prompt_correlation=prompt_correlation([p for p in points if p.arm == arms[0]]),
             clusters=clusters,
             facts=self._facts(),
             warnings=tuple(self._warnings(points, embed)),
@@ -142,6 +144,7 @@ class StudySummary:
                         tokens=len(each.token_ids),
                         message=each.message,
                         is_cut=each.finish == "length",
+                        prompt=self._prompt_gaps(each.levels),
                         along=self._along(None if means_BD is None else means_BD[row]),
                     )
 
@@ -190,6 +193,11 @@ class StudySummary:
     def _gaps(self, levels: Sequence[TurnLevel]) -> float:
         """The level at the first layer in gap units; NaN where nothing was said."""
         return self.run.axis.in_gaps(levels[0].mean, self.layers[0]) if levels else math.nan
+
+    def _prompt_gaps(self, levels: Sequence[TurnLevel]) -> float:
+        """The level of the prompt's last token; NaN where it was not recorded."""
+        raw = levels[0].prompt if levels else None
+        return math.nan if raw is None else self.run.axis.in_gaps(raw, self.layers[0])
 
     def _facts(self) -> dict[str, str]:
         if self.is_given:

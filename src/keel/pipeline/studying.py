@@ -283,7 +283,9 @@ class _StudyJob:
         ]
         # No arm in the seeds: arms differ by what is done to the model alone.
         seeds = [seed_of(self.settings.seed, t.planned.id, t.turn, "target") for t in talks]
-        answers = self._generated(prompts, seeds, arm, replace(self.recording, means=True))
+        answers = self._generated(
+            prompts, seeds, arm, replace(self.recording, means=True, prompt=True)
+        )
         turns = tuple(
             StudiedTurn(
                 talk.planned.id,
@@ -356,7 +358,7 @@ class _StudyJob:
 
     def _levels(self, answer: Completion) -> tuple[TurnLevel, ...]:
         assert answer.projections_TK is not None, "the engine recorded no projections"
-        return turn_levels(self.layers, answer.projections_TK)
+        return turn_levels(self.layers, answer.projections_TK, answer.prompt_K)
 
 
 def _auditor_of(settings: DriftStudySettings) -> Auditor | None:

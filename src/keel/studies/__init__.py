@@ -12,7 +12,7 @@ from keel.studies.levels import turn_levels
 from keel.studies.message_clusters import cluster_messages
 from keel.studies.persona_share import space_shares
 from keel.studies.planning import StudyPlan, plan_study
-from keel.studies.prediction import MessageTable, predict_levels
+from keel.studies.prediction import MessageTable, predict_levels, prompt_correlation
 from keel.studies.trajectories import (
     TurnPoint,
     arm_differences,
@@ -38,6 +38,7 @@ __all__ = [
     "person_interval",
     "plan_study",
     "predict_levels",
+    "prompt_correlation",
     "read_message",
     "space_shares",
     "turn_levels",

@@ -16,7 +16,9 @@ _BEGINNING = 16
 
 
 def turn_levels(
-    layers: Sequence[int], projections_TK: Float[Tensor, "token probe"]
+    layers: Sequence[int],
+    projections_TK: Float[Tensor, "token probe"],
+    prompt_K: Float[Tensor, " probe"] | None = None,
 ) -> tuple[TurnLevel, ...]:
     """The level of a turn at each layer, one column of projections each; () without tokens.
 
@@ -25,7 +27,9 @@ def turn_levels(
     if not len(projections_TK):
         return ()
     levels = []
-    for layer, projections_T in zip(layers, projections_TK.double().cpu().T, strict=True):
+    before = [None] * len(layers) if prompt_K is None else prompt_K.double().tolist()
+    columns = projections_TK.double().cpu().T
+    for layer, projections_T, prompt in zip(layers, columns, before, strict=True):
         mean = float(projections_T.mean())
         if not math.isfinite(mean):
             raise NotFiniteError(
@@ -40,6 +44,7 @@ def turn_levels(
                 float(projections_T.std(correction=0)),
                 float(projections_T.unfold(0, window, 1).mean(1).min()),
                 float(projections_T[:_BEGINNING].mean()),
+                prompt,
             )
         )
     return tuple(levels)

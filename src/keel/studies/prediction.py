@@ -13,7 +13,14 @@ from functools import cached_property
 
 import numpy as np
 
-from keel.statistics import Codes, Floats, percentile_interval
+from keel.statistics import (
+    FEWEST_LEVELS,
+    Clusters,
+    Codes,
+    Floats,
+    clustered_correlation,
+    percentile_interval,
+)
 from keel.studies.ridge import deal_folds, ridge_in_sample, ridge_out_of_fold
 from keel.studies.trajectories import TurnPoint
 from keel.types import NEUTRAL_DOMAIN, Interval, PredictionRow
@@ -24,6 +31,7 @@ FEWEST_PEOPLE = 2
 _KNOWN = 10.0
 """Length of columns that are not words, beside words of length 1: hardly penalised."""
 _DRAWS = 1000
+_PROMPT = "prompt's last token"
 
 Features = Mapping[str, Floats]
 """Name -> columns."""
@@ -40,6 +48,8 @@ class MessageTable:
     """Tokens of the answer before, logarithm; 0 at the first turn."""
     words_ND: Floats
     """Embedding of each message, unit length."""
+    prompts_N: Floats
+    """Level of the prompt's last token; NaN where it was not recorded."""
 
     @classmethod
     def of(
@@ -63,13 +73,18 @@ class MessageTable:
             np.array([np.nan if each is None else each.with_history for each in before]),
             np.log1p([0 if each is None else each.tokens for each in before]),
             words_ND,
+            np.array([point.prompt for point in kept]),
         )
 
     def only(self, kept_N: np.typing.NDArray[np.bool_]) -> MessageTable:
         """Some of the messages."""
         points = tuple(point for point, is_kept in zip(self.points, kept_N, strict=True) if is_kept)
         return MessageTable(
-            points, self.previous_N[kept_N], self.before_N[kept_N], self.words_ND[kept_N]
+            points,
+            self.previous_N[kept_N],
+            self.before_N[kept_N],
+            self.words_ND[kept_N],
+            self.prompts_N[kept_N],
         )
 
     @cached_property
@@ -126,8 +141,14 @@ class MessageTable:
             "domain x turn": _KNOWN * _indicators(self.cells_N),
             "previous level": _KNOWN * _standard(previous_N1),
             "lengths": _KNOWN * _standard(np.stack([sent_N, self.before_N], 1)),
+            _PROMPT: _KNOWN * _standard(np.nan_to_num(self.prompts_N)[:, None]),
             "words": self.words_NK,
         }
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether the prompt's last token was read before every answer."""
+        return bool(len(self.prompts_N)) and bool(np.isfinite(self.prompts_N).all())
 
     @property
     def is_enough(self) -> bool:
@@ -159,10 +180,28 @@ def predict_levels(
     change = _Target("change", later, later.levels_N - later.previous_N, permutations, chance)
     rows = [level.row(name) for name in ("turn", "domain", "domain x turn")]
     rows += [level.row("words", has_null=True), *level.other_folds()]
+    if table.has_prompts:
+        rows.append(level.row(_PROMPT, has_null=True))
     for target in (following, change):
         rows += [target.row("previous level"), target.row(*_BASE), target.row(*_BASE, "lengths")]
-        rows += [target.row("words", has_null=True), *target.what_words_add()]
+        rows += [target.row("words", has_null=True), *target.what_adds("words", "what words add")]
+        if table.has_prompts:
+            rows.append(target.row(_PROMPT, has_null=True))
+            rows.append(target.what_adds(_PROMPT, f"what the {_PROMPT} adds")[1])
     return (*rows, change.in_sample())
+
+
+def prompt_correlation(points: Sequence[TurnPoint]) -> Interval | None:
+    """Correlation of the prompt's last token's level with the answer's, over people; None where
+    either is not known or does not vary, or people are fewer than five."""
+    known = [p for p in points if np.isfinite(p.prompt) and np.isfinite(p.with_history)]
+    prompts_N = np.array([point.prompt for point in known])
+    levels_N = np.array([point.with_history for point in known])
+    people = [point.person for point in known]
+    if len(set(people)) < FEWEST_LEVELS or not (np.ptp(prompts_N) and np.ptp(levels_N)):
+        return None
+    clusters = Clusters.of([{"person": person} for person in people])
+    return clustered_correlation(prompts_N, levels_N, clusters)
 
 
 def innovations(table: MessageTable) -> Floats:
@@ -199,26 +238,26 @@ class _Target:
         interval = self._interval(spread_N - errors_N, spread_N)
         return PredictionRow(self.name, " + ".join(names), interval, null, len(self.target_N))
 
-    def what_words_add(self) -> tuple[PredictionRow, PredictionRow]:
-        """The base with words, and by how much R² is higher than without them."""
+    def what_adds(self, columns: str, name: str) -> tuple[PredictionRow, PredictionRow]:
+        """The base with further columns, and by how much R² is higher than without them."""
         base_N1 = self.target_N[:, None]
         predicted_NY, _, _ = self._fitted(_BASE, base_N1)
         fitted_N = predicted_NY[:, 0]
         residual_NS = self._permuted(self.target_N - fitted_N)
         targets_NY = np.column_stack([self.target_N, fitted_N[:, None] + residual_NS])
         base_NY, mean_NY, base_Y = self._fitted(_BASE, targets_NY)
-        full_NY, _, full_Y = self._fitted((*_BASE, "words"), targets_NY)
+        full_NY, _, full_Y = self._fitted((*_BASE, columns), targets_NY)
         null = float(np.percentile((full_Y - base_Y)[1:], 95))
         spread_N = (self.target_N - mean_NY[:, 0]) ** 2
         errors_N, base_N = ((self.target_N - p_NY[:, 0]) ** 2 for p_NY in (full_NY, base_NY))
-        names, count = " + ".join((*_BASE, "words")), len(self.target_N)
+        names, count = " + ".join((*_BASE, columns)), len(self.target_N)
         return (
             PredictionRow(
                 self.name, names, self._interval(spread_N - errors_N, spread_N), None, count
             ),
             PredictionRow(
                 self.name,
-                "what words add to these",
+                f"{name} to these",
                 self._interval(base_N - errors_N, spread_N),
                 null,
                 count,

@@ -44,6 +44,8 @@ class TurnPoint:
     tokens: int
     message: str
     is_cut: bool = False
+    prompt: float = np.nan
+    """Level of the prompt's last token, before the answer."""
     along: tuple[float, float] = (np.nan, np.nan)
     """Coordinates along the first two components of persona space, in gap units of the axis."""
 

@@ -64,6 +64,8 @@ class TurnLevel:
     """Least mean of eight tokens in a row."""
     first: float
     """Mean of the first sixteen tokens."""
+    prompt: float | None = None
+    """Of the prompt's last token, before the answer; None where it was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,9 @@ class DriftStudy:
     variance: tuple[SharesOfVariance, ...] = ()
     prediction: tuple[PredictionRow, ...] = ()
     """Under the first arm; empty where people are too few, or nothing was to be embedded."""
+    prompt_correlation: Interval | None = None
+    """Correlation of the prompt's last token with the answer's level under the first arm, over
+    people; None where it was not recorded."""
     clusters: tuple[MessageCluster, ...] = ()
     """Of messages under the first arm, the one that moves furthest away first."""
     conversation_paths: tuple[ConversationPath, ...] = ()

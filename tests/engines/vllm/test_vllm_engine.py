@@ -107,6 +107,22 @@ def test_both_engines_answer_alike_and_record_the_same(engine, plain, interventi
         assert made.firing.by_layer == pytest.approx(expected.firing.by_layer)
 
 
+def test_both_engines_record_the_prompts_last_token(engine, plain):
+    """Twice by vLLM: the second time the rest of each prompt lies in its prefix cache."""
+    asked = {"seed": 0, "recording": Recording(means=True, prompt=True, probes=probes())}
+    expected = by_index(plain.generate(PROMPTS, GREEDY, **asked))
+    for made in (by_index(engine.generate(PROMPTS, GREEDY, **asked)) for _ in range(2)):
+        for index, one in expected.items():
+            ours = made[index]
+            torch.testing.assert_close(ours.prompt_K, one.prompt_K, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                ours.projections_TK, one.projections_TK, rtol=1e-4, atol=1e-4
+            )
+            torch.testing.assert_close(
+                ours.activations.means_LD, one.activations.means_LD, rtol=1e-4, atol=1e-4
+            )
+
+
 @pytest.mark.parametrize("probes", [(), probes()], ids=["not recorded", "recorded"])
 def test_stop_strings_end_answers_as_on_the_other_engine(engine, plain, probes):
     """The stop stands in the middle of the first answer."""

@@ -258,6 +258,7 @@ class TransformersEngine:
             finished.finish,
             record.activations,
             None if projections_TK is None else projections_TK[: len(answer.token_ids)],
+            record.prompt_K,
         )
 
     def _last_needed(self, recording: Recording) -> int:

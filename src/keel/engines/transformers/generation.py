@@ -144,10 +144,14 @@ class _Loop:
     def run(self) -> Iterator[Finished]:
         with torch.inference_mode():
             self._before_pass()
-            self._draw(self._pass())
+            self.job.recorder.is_at_prompt = True
+            logits_BV: Tensor | None = self._pass()
+            self.job.recorder.is_at_prompt = False
+            assert logits_BV is not None
+            self._draw(logits_BV)
         for step in range(self.job.sampling.max_new_tokens):
             is_last = step == self.job.sampling.max_new_tokens - 1
-            logits_BV: Tensor | None = None
+            logits_BV = None
             with torch.inference_mode():
                 self.unread.append((self.rows, Transfer.begin(self.tokens_B)))
                 self._take(all_but=self.job.steps_ahead)

@@ -27,6 +27,7 @@ class RowRecord:
 
     activations: Activations | None
     projections_TK: Tensor | None
+    prompt_K: Tensor | None = None
 
 
 class ResponseRecorder:
@@ -38,10 +39,13 @@ class ResponseRecorder:
         device = next(decoder.blocks[0].parameters()).device
         layers, hidden = len(decoder.blocks), decoder.hidden_size or 0
         self.is_on = False
+        self.is_at_prompt = False
+        """Whether the pass that ends with each row's last prompt token runs."""
         probes = len(recording.probes)
         self.sums = StreamSums(layers if recording.means else 0, rows, hidden, device)
         self.projections_BTK = torch.zeros(rows, max_tokens, probes, device=device)
         self.latest_BK = torch.zeros(rows, probes, device=device)
+        self.prompt_BK = torch.zeros(rows, probes, device=device)
         self.rows_B = torch.arange(rows, device=device)
         """Of each row in the batch now: its number in the batch as it began."""
         self.step_1 = torch.zeros(1, dtype=torch.long, device=device)
@@ -87,35 +91,40 @@ class ResponseRecorder:
         rows_R = self.rows_B[indices_R]
         sums_LRD = self.sums.sums_LBD.index_select(1, indices_R)
         norms_LR = self.sums.norms_LB.index_select(1, indices_R)
-        return Transfer.begin(sums_LRD, norms_LR, self.projections_BTK[rows_R])
+        return Transfer.begin(
+            sums_LRD, norms_LR, self.projections_BTK[rows_R], self.prompt_BK[rows_R]
+        )
 
     def record_of(self, transfer: Transfer, number: int, count: int) -> RowRecord:
         """The record of the first `count` tokens of one of the rows that were handed over."""
         if not self.records:
             return RowRecord(None, None)
-        sums_LRD, norms_LR, projections_RTK = transfer.finish()
+        sums_LRD, norms_LR, projections_RTK, prompt_RK = transfer.finish()
         activations = None
         if self.recording.means and count:
             activations = Activations(
                 sums_LRD[:, number] / count, norms_LR[:, number] / count, count
             )
         projections_TK = projections_RTK[number, :count].clone() if self.recording.probes else None
-        return RowRecord(activations, projections_TK)
+        prompt_K = prompt_RK[number].clone() if self.recording.prompt else None
+        return RowRecord(activations, projections_TK, prompt_K)
 
     def _hook(self, layer: int, probes: Sequence[tuple[int, Probe]]) -> Any:
         directions_DK = torch.stack([p.direction.float() for _, p in probes], 1) if probes else None
         columns = [k for k, _ in probes]
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
-            if not self.is_on:
+            is_prompt = self.is_at_prompt and self.recording.prompt
+            if not (self.is_on or is_prompt):
                 return
             self.silent.discard(layer)
             hidden_BD = self.decoder.layout.stream_in(output)[:, -1]
-            if self.recording.means:
+            if self.recording.means and not is_prompt:
                 self.sums.put(layer, hidden_BD)
+            into_BK = self.prompt_BK if is_prompt else self.latest_BK
             if directions_DK is not None:
                 values_BK = hidden_BD.float() @ directions_DK.to(hidden_BD.device)
                 for index, column in enumerate(columns):
-                    self.latest_BK[:, column].copy_(values_BK[:, index])
+                    into_BK[:, column].copy_(values_BK[:, index])
 
         return hook

@@ -206,6 +206,8 @@ class VllmEngine:
                 sampling, seed_of(seeds[index], prompt.id, separator="/"), stop
             )
             spans = (len(ids), -1) if records else ()
+            if records and recording.prompt:
+                spans = (len(ids) - 1, len(ids), *spans)
             return RecordedRequest(index, ids, parameters, spans, is_summed=recording.means)
 
         with self._probing(recording), self._under(interventions) as setting:
@@ -337,17 +339,27 @@ class VllmEngine:
         finish: Literal["stop", "length"] = (
             "stop" if len(content) < len(sampled) and len(content) < limit else "length"
         )
-        activations = projections = None
+        activations = projections = prompt_K = None
         if request.spans:
+            answered = 1 if recording.prompt else 0
+            if recording.prompt:
+                _, prompt_1K = _span_record(recorded, f"{request.key}/0", 1, recording)
+                prompt_K = None if prompt_1K is None else prompt_1K[0]
             activations, projections = _span_record(
-                recorded, f"{request.key}/0", len(content), recording
+                recorded, f"{request.key}/{answered}", len(content), recording
             )
         answer = cut_at_stop(self.tokenizer, content, sampling.stop)
         if projections is not None:
             projections = projections[: len(answer.token_ids)]
         finish = "stop" if answer.is_stopped else finish
         return Completion(
-            request.index, answer.text, answer.token_ids, finish, activations, projections
+            request.index,
+            answer.text,
+            answer.token_ids,
+            finish,
+            activations,
+            projections,
+            prompt_K,
         )
 
     @property

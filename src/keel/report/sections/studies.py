@@ -39,8 +39,8 @@ def study_sections(inputs: ReportInputs) -> Iterator[Section]:
     for name, study in studies.items():
         id = "conversations" if len(studies) == 1 else f"conversations-{name}"
         title = _TITLE if len(studies) == 1 else f"{_TITLE}: {name}"
-        sentences = (_intro(study), _over_neutral(study), _what_words_add(study))
-        words = tuple(sentence for sentence in sentences if sentence)
+        paragraphs = (_intro, _over_neutral, _what_words_add, _what_the_prompt_says)
+        words = tuple(sentence for tell in paragraphs if (sentence := tell(study)))
         transcripts = inputs.transcripts.get(name, ())
         pictures = [_domains(study, id), *_plane(study, id, inputs.persona_map)]
         pictures += [_forest(study, id)] if study.prediction else []
@@ -112,6 +112,23 @@ def _what_words_add(study: DriftStudy) -> str:
         f"What users say explains {share} beyond subject, turn and the answer before, for people "
         f"whom the fit has not seen; {null}."
     )
+
+
+def _what_the_prompt_says(study: DriftStudy) -> str:
+    """How far an answer's level is known before its first token."""
+    if study.prompt_correlation is None:
+        return ""
+    sentence = (
+        "Before the answer: the level of the prompt's last token correlates with that of the "
+        f"answer at r = {study.prompt_correlation.text()}"
+    )
+    added = [row for row in study.prediction if row.columns.startswith("what the prompt's last")]
+    if added and added[0].null95 is not None:
+        sentence += (
+            f"; beyond subject, turn and the answer before it explains {added[0].r2.text()} of the "
+            f"variance of levels, permuted up to {fixed(added[0].null95)}"
+        )
+    return f"{sentence}."
 
 
 def _forest(study: DriftStudy, id: str) -> Picture:
