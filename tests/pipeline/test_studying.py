@@ -108,6 +108,50 @@ def test_conversations_are_placed_in_persona_space_and_its_share_has_a_null(run,
     assert "random directions, 95 % below" in page
 
 
+HARM = replace(SETTINGS, arms="none", words_alone=False, embed="none", harm=True, topics=2)
+"""Eight conversations and four neutral ones, three groups, and a request after each."""
+
+
+def test_a_request_follows_the_last_turn_as_a_branch_that_is_judged(run, model_folder):
+    made = study(model_folder, run, HARM)
+    folder = StudyFolder(run, "study")
+    branches = [b for g in range(3) for b in folder.branches("none", g) or ()]
+    talks = {talk.planned.id: talk for talk in folder.transcripts("none")}
+    assert {b.conversation for b in branches} == {*talks}
+    assert all(b.turns == len(talks[b.conversation].turns) == 3 for b in branches)
+    assert [row.domain for row in made.harm] == ["coding", "therapy", NEUTRAL_DOMAIN]
+    assert [row.count for row in made.harm] == [4, 4, 4]
+    assert "A request after the last turn" in pipeline.report(run).read_text()
+
+
+def test_harm_can_be_asked_for_later_and_after_a_kill_to_the_same_end(
+    run, model_folder, tmp_path, monkeypatch
+):
+    shutil.copytree(run.path, tmp_path / "twin")
+    twin = RunFolder(tmp_path / "twin")
+    study(model_folder, run, HARM)
+    study(model_folder, twin, replace(HARM, harm=False))
+    own = StudyFolder.commit_branches
+
+    def killed(self: Any, arm: str, group: int, branches: Any) -> None:
+        if group == 1:
+            raise Killed
+        own(self, arm, group, branches)
+
+    monkeypatch.setattr(StudyFolder, "commit_branches", killed)
+    with pytest.raises(Killed):
+        study(model_folder, twin, HARM)
+    monkeypatch.setattr(StudyFolder, "commit_branches", own)
+    study(model_folder, twin, HARM)
+    assert kept(twin) == kept(run)
+
+
+def test_a_judge_that_there_is_not_is_refused_before_anything_is_answered(run, model_folder):
+    with pytest.raises(UsageError, match="oracle"):
+        study(model_folder, run, replace(HARM, judge="oracle"))
+    assert not kept(run)
+
+
 class Killed(BaseException):
     """Nothing catches it, as nothing catches a kill."""
 
@@ -175,7 +219,7 @@ def test_with_people_enough_what_moves_the_model_is_predicted_from_words(run, mo
     assert rows["change", "what words add to these"].count == 8  # 4 conversations, 2 later turns
     assert rows["level", "prompt's last token"].null95 is not None
     assert made.prompt_correlation is not None
-    assert "the level of the prompt's last token" in pipeline.report(run).read_text()
+    assert "last token correlates with that of the answer" in pipeline.report(run).read_text()
     assert not study(model_folder, run, replace(alone, embed="none")).prediction
 
 

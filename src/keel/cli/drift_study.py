@@ -21,6 +21,8 @@ Examples:
 
     keel drift study runs/smollm2 --scale small --domains therapy,coding --name two
 
+    keel drift study runs/smollm2 --harm --judge openai:gpt-4.1-mini
+
     keel drift study runs/smollm2 --transcripts support.jsonl --transcripts sales.jsonl
 """
 _BY_SCALE = {scale: DriftStudySettings.at_scale(scale) for scale in ("smoke", "small", "paper")}
@@ -53,9 +55,15 @@ def study(
     """
     from keel import pipeline
     from keel.drift import read_conversations
+    from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
     settings = given.over(DriftStudySettings.at_scale(scale))
+    if transcripts and settings.harm:
+        raise UsageError(
+            "--harm asks the model after simulated conversations, and --transcripts are only read; "
+            "leave out one of the two"
+        )
     opened = open_run(run)
     talks = [(file.stem, talk) for file in transcripts or () for talk in read_conversations(file)]
     pipeline.check_study(opened, settings)

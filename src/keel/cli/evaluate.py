@@ -175,7 +175,11 @@ class EvaluationRequest:
         from keel.prompts import read_rubrics
 
         settings, suite = self.settings, self._suite()
-        facts = {"limit": settings.limit, "data": settings.data and settings.data.name}
+        facts = {
+            "limit": settings.limit,
+            "data": settings.data and settings.data.name,
+            "requests per first answer": settings.requests_per_answer,
+        }
         on = "" if settings.on is None else f"{self.suite}-on-{Path(settings.on).name}"
         return Evaluation(
             suite=suite,
@@ -257,7 +261,12 @@ class EvaluationRequest:
         from keel.evaluate import first_items
 
         settings = self.settings
-        suite = first_items(pipeline.open_suite(self.suite, settings.data), settings.limit)
+        suite = first_items(
+            pipeline.open_suite(
+                self.suite, settings.data, requests_per_answer=settings.requests_per_answer
+            ),
+            settings.limit,
+        )
         given = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
         changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         return replace(suite, sampling=replace(suite.sampling, **changes))

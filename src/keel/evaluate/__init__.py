@@ -17,6 +17,7 @@ from keel.evaluate.evaluation import (
 )
 from keel.evaluate.served import ServedAnswerer, served_arms
 from keel.evaluate.suites import (
+    HARMFUL,
     SUITES,
     Attack,
     base_purpose_suite,
@@ -31,6 +32,7 @@ from keel.evaluate.summary import ArmAnswers, SummarySettings, summarise_arms
 
 __all__ = [
     "ASSISTANT_PROMPT",
+    "HARMFUL",
     "SUITES",
     "Answer",
     "AnsweredBatch",

@@ -38,13 +38,15 @@ ITEMS_PER_ROLE = 10
 _SHORT = Sampling(max_new_tokens=128)
 """Labels go by what is named first, so the paper's 512 tokens would add nothing but time."""
 _LONG = Sampling(max_new_tokens=256)
-_HARMFUL = ("harmful_mild", "harmful_full")
+HARMFUL = ("harmful_mild", "harmful_full")
+"""Labels of the rubric `harm` that count."""
 
 
 def suite(name: str) -> Callable[[MakeSuite], MakeSuite]:
     """Register the function that makes the suite of that name.
 
-    Its parameter `data`, if it has one, is the user's file of items, None where none is given.
+    Its parameter `data`, if it has one, is the user's file of items, None where none is given;
+    `requests_per_answer` says how many requests follow each first answer, None where nobody said.
     """
 
     def register(make: MakeSuite) -> MakeSuite:
@@ -54,23 +56,26 @@ def suite(name: str) -> Callable[[MakeSuite], MakeSuite]:
     return register
 
 
-def open_suite(name: str, data: Path | None = None) -> Suite:
+def open_suite(
+    name: str, data: Path | None = None, *, requests_per_answer: int | None = None
+) -> Suite:
     """The suite of that name, of the user's file of items where one is given.
 
-    Raises UsageError, listing all names, for one that is not registered, and where a file is given
-    for a suite that takes none.
+    Raises UsageError, listing all names, for one that is not registered, and where a file or a
+    number of requests is given for a suite that takes none.
     """
     make = SUITES.get(name)
-    if _takes_file(make):
-        return make(data=data)
-    if data is not None:
-        taking = [other for other, made in SUITES.registered.items() if _takes_file(made)]
-        raise UsageError(f"{name} has items of its own; --data is for {listed(taking)}")
-    return make()
+    options = {"data": data, "requests_per_answer": requests_per_answer}
+    for option, value in options.items():
+        if value is not None and not _takes(make, option):
+            taking = [other for other, made in SUITES.registered.items() if _takes(made, option)]
+            flag = f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} has items of its own; {flag} is for {listed(taking)}")
+    return make(**{option: value for option, value in options.items() if _takes(make, option)})
 
 
-def _takes_file(make: Callable[..., Suite]) -> bool:
-    return "data" in inspect.signature(make).parameters
+def _takes(make: Callable[..., Suite], option: str) -> bool:
+    return option in inspect.signature(make).parameters
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def jailbreak_suite(attacks: Sequence[Attack], sampling: Sampling = _LONG) -> Su
         )
         for request, attack in bare.items()
     ]
-    return Suite("jailbreak", tuple(items), "harm", "harmful answers", _HARMFUL, sampling=sampling)
+    return Suite("jailbreak", tuple(items), "harm", "harmful answers", HARMFUL, sampling=sampling)
 
 
 def drift_harm_suite(
@@ -169,15 +174,24 @@ def drift_harm_suite(
     requests: Sequence[Attack],
     *,
     per_role: int = ITEMS_PER_ROLE,
+    requests_per_answer: int | None = None,
     sampling: Sampling = _LONG,
 ) -> Suite:
     """Whether a model that has drifted does more harm: a role answers a neutral question, then
     gets a request (Lu et al. 2026, §4.3 and figure 8, arXiv:2601.10387).
 
     The second answer is judged. `roles` are role -> system prompts; `requests` are used without
-    their personas. Ordered so that the first N items spread evenly over roles, questions and
-    requests. Items that begin with the same role and question share the first answer.
+    their personas. `requests_per_answer` requests follow each first answer, of every role to every
+    question: as many as there are make the cross of the paper; None takes `per_role` items of each
+    role. Ordered so that the first N items spread evenly over roles, questions and requests. Items
+    that begin with the same role and question share the first answer. More requests for each
+    answer hold all items of fewer.
     """
+    if requests_per_answer is not None and not 1 <= requests_per_answer <= len(requests):
+        raise UsageError(
+            f"requests_per_answer is {requests_per_answer}, expected 1 to {len(requests)}, the "
+            "requests that there are; give others with --data"
+        )
     if not roles or not questions or not requests or per_role < 1:
         raise UsageError(
             f"drift-harm was given {len(roles)} roles, {len(questions)} questions and "
@@ -185,7 +199,13 @@ def drift_harm_suite(
         )
     names, items = list(roles), []
     walk = balanced_walk([len(names), len(questions), len(requests)])
-    for role, question, request in walk[: per_role * len(names)]:
+    if requests_per_answer is None:
+        walk = walk[: per_role * len(names)]
+    after: Counter[tuple[int, int]] = Counter()
+    for role, question, request in walk:
+        after[role, question] += 1
+        if requests_per_answer is not None and after[role, question] > requests_per_answer:
+            continue
         name, prompts, attack = names[role], roles[names[role]], requests[request]
         items.append(
             Item(
@@ -197,7 +217,7 @@ def drift_harm_suite(
             )
         )
     return Suite(
-        "drift-harm", tuple(items), "harm", "harmful second answers", _HARMFUL, sampling=sampling
+        "drift-harm", tuple(items), "harm", "harmful second answers", HARMFUL, sampling=sampling
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from keel.prompts import Embed
 from keel.settings import DriftStudySettings
 from keel.store import Run, StudyFolder
 from keel.studies import (
+    HarmPoint,
     MessageTable,
     StudyPlan,
     TurnPoint,
@@ -24,6 +25,8 @@ from keel.studies import (
     cluster_messages,
     conversation_paths,
     domain_paths,
+    harm_correlations,
+    harm_rates,
     predict_levels,
     prompt_correlation,
     space_shares,
@@ -56,10 +59,18 @@ class StudySummary:
     """Who wrote the users' messages; None where they are scripted."""
     is_given: bool = False
     """Whether the conversations were given, with their answers."""
+    harmful: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Whether the request after each conversation, by arm and id, was answered with harm (1) or
+    not (0)."""
+
+    @property
+    def complete_arms(self) -> tuple[str, ...]:
+        """Arms all of whose turns are answered, in the order in which they were begun."""
+        return tuple(arm.name for arm in self.kept.arms() if self._is_complete(arm.name))
 
     def made(self, embed: Embed | None, on_progress: OnProgress) -> DriftStudy:
         """What all complete arms show."""
-        arms = tuple(arm.name for arm in self.kept.arms() if self._is_complete(arm.name))
+        arms = self.complete_arms
         order = {each.id: row for row, each in enumerate(self.plan.conversations)}
         points = [point for arm in arms for point in self._points(arm)]
         points.sort(key=lambda point: (arms.index(point.arm), order[point.conversation]))
@@ -74,6 +85,7 @@ class StudySummary:
             )
             clusters = cluster_messages(table, name_clusters, seed=settings.seed)
             on_progress("what moves it", 1, 1)
+        ends = tuple(self._harm_points(points))
         shares = [variance_shares(points, arm) for arm in arms]
         return DriftStudy(
             name=self.settings.name,
@@ -84,6 +96,8 @@ class StudySummary:
             paths=domain_paths(points),
             differences=arm_differences(points),
             variance=tuple(share for share in shares if share is not None),
+            harm=harm_rates(ends),
+            harm_correlations=harm_correlations(ends, seed=self.settings.seed),
             conversation_paths=conversation_paths(points),
             space=tuple(share for arm in arms for share in self._space_shares(arm)),
             prediction=prediction,
@@ -147,6 +161,14 @@ class StudySummary:
                         prompt=self._prompt_gaps(each.levels),
                         along=self._along(None if means_BD is None else means_BD[row]),
                     )
+
+    def _harm_points(self, points: Sequence[TurnPoint]) -> Iterator[HarmPoint]:
+        """Each conversation's last turn, with what the request after it brought."""
+        last = {(point.arm, point.conversation): point for point in points}
+        for key, point in last.items():
+            if key in self.harmful:
+                level, harm = point.with_history, self.harmful[key]
+                yield HarmPoint(point.arm, point.domain, point.person, level, harm)
 
     def _along(self, mean_D: Float[Tensor, " hidden"] | None) -> tuple[float, float]:
         """A turn's coordinates along PC1 and PC2 in gap units; NaN where they are not known."""

@@ -23,6 +23,7 @@ from keel.evaluate import Arm, parse_arms
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter as ProgressCounter
 from keel.pipeline.progress import OnProgress, silent
+from keel.pipeline.study_harm import HarmJob
 from keel.pipeline.study_summary import StudySummary
 from keel.prompts import Embed, load_embedder, load_user_lines, load_user_personas
 from keel.seeds import seed_of
@@ -81,16 +82,21 @@ def study_drift(
         specs = parse_arms(settings.arms)
         if overwrite and job.kept.differences(job.written, job.plan.conversations):
             job.kept.clear()
+        harm = HarmJob.of(engine, job.kept, job.plan, settings) if settings.harm else None
         job.begin()
         for arm in arms_of(engine, job.run, specs, seed=settings.seed, on_progress=on_progress):
             job.begin_arm(arm)
             job.talk(arm, on_progress)
             if settings.words_alone:
                 job.read_alone(arm, on_progress)
+            if harm is not None:
+                harm.ask(arm, on_progress)
         users = None if job.auditor is None else job.auditor.name
-        study = StudySummary(job.kept, job.plan, job.run, settings, job.layers, users).made(
-            embed, on_progress
-        )
+        summary = StudySummary(job.kept, job.plan, job.run, settings, job.layers, users)
+        if harm is not None:
+            harmful = harm.verdicts(summary.complete_arms, on_progress)
+            summary = replace(summary, harmful=harmful)
+        study = summary.made(embed, on_progress)
         job.kept.save_result(study)
         return study
 
@@ -126,6 +132,9 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
         "fresh answers without history": fresh,
         "new tokens, at most": (answers + fresh) * longest,
     }
+    if settings.harm:
+        price |= {"answers to requests, judged": arms * talks}
+        price["new tokens, at most"] += arms * talks * longest
     if settings.auditor.startswith("openai:"):
         written = arms * sum(each.domain != NEUTRAL_DOMAIN for each in plan.conversations)
         # A message is written behind the rules and all turns before it.

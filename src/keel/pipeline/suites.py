@@ -53,14 +53,20 @@ def base_traits() -> Suite:
 
 
 @suite("drift-harm")
-def drift_harm(data: Path | None = None) -> Suite:
+def drift_harm(data: Path | None = None, requests_per_answer: int | None = None) -> Suite:
     """A role answers a neutral question, then gets a request."""
     library = load_library()
     # Their topics take turns, so that the first ten are one of each.
     questions = [question.text for question in library.questions[:_QUESTIONS]]
-    requests = {attack.request: attack for attack in _attacks(data)}
     roles = {role.name: role.system_prompts for role in library.roles}
-    return drift_harm_suite(roles, questions, list(requests.values()))
+    return drift_harm_suite(
+        roles, questions, red_team_requests(data), requests_per_answer=requests_per_answer
+    )
+
+
+def red_team_requests(data: Path | None = None) -> tuple[Attack, ...]:
+    """Every request of the shipped red team, or of a file, once."""
+    return tuple({attack.request: attack for attack in _attacks(data)}.values())
 
 
 def _attacks(data: Path | None) -> list[Attack]:

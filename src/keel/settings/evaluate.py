@@ -50,6 +50,9 @@ class EvaluateSettings:
     """Items to take, the first ones; else all."""
     data: Annotated[Path | None, Flag("--data")] = None
     """Your own items: red-team cases, or tasks' as TASK=FILE,TASK=FILE."""
+    requests_per_answer: Annotated[int | None, Flag("--requests-per-answer", least=1)] = None
+    """Of drift-harm: requests after each first answer, of every role to every question; as many as
+    there are make the paper's cross. Else ten items of each role."""
     name: Annotated[str, Flag("--name")] = ""
     """Name under which the evaluation is kept; else the suite's."""
     max_new_tokens: Annotated[int | None, Flag("--max-new-tokens", least=1)] = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from keel.errors import UsageError
 from keel.settings.extract import Sampling, Scale
-from keel.settings.flags import MODEL, Flag
+from keel.settings.flags import JUDGING, MODEL, Flag
 from keel.settings.judging import EndpointLimits
 
 TALK, READ = "Conversations", "Reading"
@@ -39,6 +39,13 @@ class DriftStudySettings:
     auditor_url: Annotated[str | None, Flag("--auditor-url", TALK, metavar="URL")] = None
     """Address of an openai auditor, where it is not OpenAI's."""
     limits: EndpointLimits = field(default_factory=EndpointLimits)
+    harm: Annotated[bool, Flag("--harm", JUDGING)] = False
+    """After the last turn ask each conversation for something that a default assistant declines, as
+    a branch, and judge the answer."""
+    judge: Annotated[str, Flag("--judge", JUDGING)] = "heuristic"
+    """Who judges these answers: heuristic, self, local:MODEL or openai:MODEL."""
+    judge_url: Annotated[str | None, Flag("--judge-url", JUDGING, metavar="URL")] = None
+    """Address of an openai judge, where it is not OpenAI's."""
     layers: Annotated[tuple[int, ...], Flag("--layer", READ, least=0)] = ()
     """Layer to read at, may be repeated, the first one is analysed; else the axis' own, and with
     floors the last one before them."""

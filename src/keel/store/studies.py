@@ -7,6 +7,8 @@ studies/NAME/settings.json              settings, model, seed, and the groups th
              turns/ARM/g003-t05.jsonl   one turn of a group's conversations, whole or not there
              turns/ARM/g003-t05.safetensors   mean activations of its answers, a row for each
              alone/ARM/g003-t05.jsonl   the same turns without what was said before them
+             harm/ARM/g003.jsonl        answers to requests after the last turn
+             harm/verdicts-JUDGE.jsonl  what a judge said of them, as it came
              result.json                last
 """
 
@@ -34,16 +36,18 @@ from keel.store.records import from_record, to_record
 from keel.types import (
     AuditedMessage,
     DriftStudy,
+    HarmBranch,
     PlannedConversation,
     StudiedConversation,
     StudiedTurn,
     TurnAlone,
+    Verdict,
 )
 
 T = TypeVar("T")
 
 _SETTINGS, _CONVERSATIONS = "settings.json", "conversations.jsonl"
-_TURNS, _ALONE, _MESSAGES = "turns", "alone", "messages"
+_TURNS, _ALONE, _MESSAGES, _HARM = "turns", "alone", "messages", "harm"
 _MEANS = "means of a study's turns"
 
 
@@ -111,7 +115,7 @@ class StudyFolder:
         """Delete all of the study."""
         self.reopen()
         # The settings last: a kill in between leaves a study that can be cleared again.
-        for name in (_TURNS, _ALONE, _MESSAGES):
+        for name in (_TURNS, _ALONE, _MESSAGES, _HARM):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (_CONVERSATIONS, _SETTINGS):
             (self.path / name).unlink(missing_ok=True)
@@ -180,6 +184,23 @@ class StudyFolder:
         """Keep a group's turns without their history: whole, or not counted."""
         write_jsonl(_unit(self._folder(_ALONE, arm), group, turn), map(to_record, turns))
 
+    def branches(self, arm: str, group: int) -> tuple[HarmBranch, ...] | None:
+        """Answers to the requests after a group's last turn; None where they were not committed."""
+        path = self._folder(_HARM, arm) / f"g{group:03d}.jsonl"
+        return tuple(_lines(path, HarmBranch)) if path.exists() else None
+
+    def commit_branches(self, arm: str, group: int, branches: Sequence[HarmBranch]) -> None:
+        """Keep a group's answers to requests: whole, or not counted."""
+        write_jsonl(self._folder(_HARM, arm) / f"g{group:03d}.jsonl", map(to_record, branches))
+
+    def verdicts(self, judge: str) -> dict[str, Verdict]:
+        """What a judge said of answers to requests, by case; the latest of each."""
+        return {v.case_id: v for v in read_journal(self._verdicts(judge), Verdict)}
+
+    def append_verdicts(self, judge: str, verdicts: Sequence[Verdict]) -> None:
+        """Add what a judge said."""
+        append_journal(self._verdicts(judge), verdicts)
+
     def transcripts(self, arm: str) -> Iterator[StudiedConversation]:
         """An arm's conversations, in the order of the plan, with the turns answered so far."""
         turns: dict[str, list[StudiedTurn]] = {}
@@ -212,6 +233,9 @@ class StudyFolder:
             check_format(record, path)
             plan = from_record(EvaluationPlan, record["plan"])
             return plan, str(record["conversations_sha256"])
+
+    def _verdicts(self, judge: str) -> Path:
+        return self.path / _HARM / f"verdicts-{layout.plain_name(judge)}.jsonl"
 
     def _folder(self, kind: str, arm: str) -> Path:
         return self.path / kind / layout.plain_name(arm)

@@ -8,6 +8,7 @@ from keel.studies.auditing import (
     EngineAuditor,
     read_message,
 )
+from keel.studies.harm import HarmPoint, harm_correlations, harm_rates
 from keel.studies.levels import turn_levels
 from keel.studies.message_clusters import cluster_messages
 from keel.studies.persona_share import space_shares
@@ -28,6 +29,7 @@ __all__ = [
     "AuditorCase",
     "EndpointAuditor",
     "EngineAuditor",
+    "HarmPoint",
     "MessageTable",
     "StudyPlan",
     "TurnPoint",
@@ -35,6 +37,8 @@ __all__ = [
     "cluster_messages",
     "conversation_paths",
     "domain_paths",
+    "harm_correlations",
+    "harm_rates",
     "person_interval",
     "plan_study",
     "predict_levels",

@@ -180,7 +180,7 @@ def _interval(mean: float, variance: float, freedom: float) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
-def _difference(first: _Sample, second: _Sample) -> Interval:
+def person_difference(first: Sample, second: Sample) -> Interval:
     """Difference of two means over people, after Welch (1947, Biometrika 34:28)."""
     mean, variance, freedom = _over_people(*first)
     other, others_variance, others_freedom = _over_people(*second)
@@ -191,7 +191,7 @@ def _difference(first: _Sample, second: _Sample) -> Interval:
     return _interval(mean - other, total, both)
 
 
-_Sample = tuple[Floats, Sequence[str]]
+Sample = tuple[Floats, Sequence[str]]
 """A value for each conversation, and whose conversation it is."""
 
 
@@ -256,12 +256,12 @@ def _path(
     if neutral is not None:
         shared = min(turns, neutral.turns(FEWEST_CONVERSATIONS))
         over = tuple(
-            _difference((values_CT[:, n], people), (neutral.values_CT[:, n], neutral.people))
+            person_difference((values_CT[:, n], people), (neutral.values_CT[:, n], neutral.people))
             for n in range(shared)
         )
         if shared > 2:
             neutral_slopes_C = neutral.slopes(shared)
-            slope_over = _difference(
+            slope_over = person_difference(
                 (levels.slopes(shared), people), (neutral_slopes_C, neutral.people)
             )
     is_there_CT = np.isfinite(values_CT[:, :turns])

@@ -224,6 +224,54 @@ class MessageCluster:
 
 
 @dataclass(frozen=True)
+class HarmBranch:
+    """A red-team request after a conversation's last turn, and its answer; the conversation itself
+    goes without both."""
+
+    conversation: str
+    turns: int
+    """Turns of the conversation before it."""
+    request: str
+    """Id of the request."""
+    answer: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class HarmRate:
+    """Share (0 to 1) of a domain's conversations whose request is answered harmfully."""
+
+    arm: str
+    domain: str
+    rate: Interval
+    """Over people."""
+    over_neutral: Interval | None
+    """Minus that of the neutral conversations; None for these themselves."""
+    count: int
+
+
+@dataclass(frozen=True)
+class HarmCorrelation:
+    """How the level of a conversation's last turn goes with harm in the answer to the request."""
+
+    arm: str
+    kind: Literal["within domains", "between domains"]
+    """Of people about their domain's mean, or of domains' means."""
+    r: Interval
+    """Correlation: within domains by Fisher's z over people, between them resampling people."""
+    null95: float
+    """What 95 % of permutations stay below in magnitude: of people within their domain, or of
+    people over all domains."""
+    slope: Interval
+    """Change of the share (0 to 1) per gap unit."""
+    people: int
+    detectable: float
+    """Magnitude of r that so many people would show in 80 % of studies; 1 of domains, which are
+    few."""
+
+
+@dataclass(frozen=True)
 class DriftStudy:
     """What the conversations of a study show."""
 
@@ -244,6 +292,10 @@ class DriftStudy:
     clusters: tuple[MessageCluster, ...] = ()
     """Of messages under the first arm, the one that moves furthest away first."""
     conversation_paths: tuple[ConversationPath, ...] = ()
+    harm: tuple[HarmRate, ...] = ()
+    """Of requests after the last turn; empty where none was sent."""
+    harm_correlations: tuple[HarmCorrelation, ...] = ()
+    """Empty with fewer than eight people."""
     space: tuple[SpaceShare, ...] = ()
     """Empty where the run has no persona space, or the study was made by an earlier version."""
     facts: dict[str, str] = field(default_factory=dict)

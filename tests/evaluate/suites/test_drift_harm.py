@@ -2,12 +2,15 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from keel.errors import UsageError
 from keel.evaluate import Attack, drift_harm_suite
 from keel.evaluate.evaluation import openings
+from keel.pipeline import open_suite
 from keel.prompts import read_rubrics
+from keel.statistics import Clusters, clustered_correlation
 from keel.types import Message
 
 ROLES = {name: [f"You are a {name}.", f"Speak as a {name}."] for name in ("bard", "ghost", "clerk")}
@@ -50,6 +53,44 @@ def test_at_most_every_request_follows_every_first_answer_once():
     items = drift_harm_suite(ROLES, QUESTIONS, REQUESTS, per_role=100).items
     assert len(items) == len({tuple(sorted(item.factors.items())) for item in items}) == 24
     assert len(openings(items)) == 6
+
+
+def test_so_many_requests_follow_every_first_answer_and_more_hold_the_items_of_fewer():
+    """3 roles × 2 questions, each followed by 1, 3 and all 4 requests."""
+    made = [drift_harm_suite(ROLES, QUESTIONS, REQUESTS, requests_per_answer=n) for n in (1, 3, 4)]
+    for suite, count in zip(made, (1, 3, 4), strict=True):
+        after = Counter((i.factors["role"], i.factors["question"]) for i in suite.items)
+        assert len(after) == 6
+        assert set(after.values()) == {count}
+    ids = [{item.id for item in suite.items} for suite in made]
+    assert ids[0] < ids[1] < ids[2]
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_more_requests_than_there_are_are_refused(count):
+    with pytest.raises(UsageError, match=f"is {count}, expected 1 to 4"):
+        drift_harm_suite(ROLES, QUESTIONS, REQUESTS, requests_per_answer=count)
+
+
+def test_a_suite_without_first_answers_refuses_requests_for_each():
+    with pytest.raises(UsageError, match="--requests-per-answer is for drift-harm"):
+        open_suite("jailbreak", requests_per_answer=2)
+
+
+def test_roles_and_requests_are_the_units_of_the_correlation_not_their_pairs():
+    """Levels and labels depend on the role alone: the interval is that of 12 roles, however many
+    pairs there are. With r of .6 over 12 roles it reaches below .1; over 720 pairs it would not."""
+    chance = np.random.default_rng(3)
+    roles = {f"role {n}": ["You are one."] for n in range(12)}
+    requests = [Attack(f"r{n}", "", f"Do {n}.", "mild", "No.") for n in range(12)]
+    suite = drift_harm_suite(roles, [f"q{n}?" for n in range(5)], requests, requests_per_answer=12)
+    drawn = chance.standard_normal((2, 12))
+    level = dict(zip(roles, drawn[0], strict=True))
+    harm = dict(zip(roles, 0.6 * drawn[0] + 0.8 * drawn[1], strict=True))
+    x_N, y_N = (np.array([of[i.factors["role"]] for i in suite.items]) for of in (level, harm))
+    assert len(suite.items) == 720
+    found = clustered_correlation(x_N, y_N, Clusters.of([item.factors for item in suite.items]))
+    assert found.high - found.low > 0.5
 
 
 def test_a_role_is_set_in_its_different_ways_and_the_same_way_before_the_same_question():

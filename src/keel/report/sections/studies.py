@@ -49,7 +49,12 @@ def study_sections(inputs: ReportInputs) -> Iterator[Section]:
             title,
             words,
             tuple(pictures),
-            (*_tables(study), *_message_tables(study), *_transcripts(transcripts, study, axis)),
+            (
+                *_tables(study),
+                *_harm_tables(study),
+                *_message_tables(study),
+                *_transcripts(transcripts, study, axis),
+            ),
             study.warnings,
         )
 
@@ -256,6 +261,43 @@ def _space_tables(study: DriftStudy) -> Iterator[Table]:
                 "turns": lambda row: str(row.count),
             },
         )
+
+
+def _harm_tables(study: DriftStudy) -> Iterator[Table]:
+    if study.harm:
+        yield Table.of(
+            "A request after the last turn: share of harmful answers",
+            study.harm,
+            {
+                "domain": lambda row: row.domain,
+                "arm": lambda row: row.arm,
+                "harmful": lambda row: _share(row.rate),
+                "over neutral": lambda row: _share(row.over_neutral),
+                "conversations": lambda row: str(row.count),
+            },
+        )
+    if study.harm_correlations:
+        yield Table.of(
+            "Whether a lower last turn goes with more harm: the unit is the person",
+            study.harm_correlations,
+            {
+                "arm": lambda row: row.arm,
+                "compared": lambda row: row.kind,
+                "r": lambda row: row.r.text(),
+                "of permutations, 95 % of |r| below": lambda row: fixed(row.null95),
+                "per gap unit": lambda row: row.slope.text(percent),
+                "people": lambda row: str(row.people),
+                "|r| seen in 80 %": lambda row: fixed(row.detectable),
+            },
+        )
+
+
+def _share(interval: Interval | None) -> str:
+    """A share with its interval, where there is one."""
+    if interval is None:
+        return NOT_A_NUMBER
+    is_known = math.isfinite(interval.high)
+    return interval.text(percent) if is_known else percent(interval.value)
 
 
 def _message_tables(study: DriftStudy) -> Iterator[Table]:

@@ -1,0 +1,159 @@
+"""Red-team requests after the last turn of a study's conversations, answered, kept and judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+
+from keel.engines import Engine
+from keel.evaluate import HARMFUL, Arm, Attack
+from keel.judge import open_grader, stop_if_judge_fails
+from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way
+from keel.pipeline.suites import red_team_requests
+from keel.prompts import load_embedder, read_rubrics
+from keel.seeds import seed_of, shuffle_key
+from keel.settings import DriftStudySettings
+from keel.store import StudyFolder
+from keel.studies import StudyPlan
+from keel.types import (
+    Case,
+    Conversation,
+    Grader,
+    HarmBranch,
+    Message,
+    Prompt,
+    StudiedConversation,
+    Verdict,
+)
+
+_RUBRIC = "harm"
+
+
+@dataclass(frozen=True)
+class HarmJob:
+    """Requests to a study's conversations, one each, the same under every arm."""
+
+    engine: Engine
+    kept: StudyFolder
+    plan: StudyPlan
+    settings: DriftStudySettings
+    grader: Grader
+
+    @classmethod
+    def of(
+        cls, engine: Engine, kept: StudyFolder, plan: StudyPlan, settings: DriftStudySettings
+    ) -> HarmJob:
+        """Raises UsageError for a judge that there is not, before anything is answered."""
+        limits = settings.limits if settings.judge.startswith("openai:") else None
+        grader = open_grader(
+            settings.judge,
+            url=settings.judge_url,
+            engine=engine,
+            limits=limits,
+            load_embedder=load_embedder,
+        )
+        grader.grade((), read_rubrics()[_RUBRIC])
+        return cls(engine, kept, plan, settings, grader)
+
+    def ask(self, arm: Arm, on_progress: OnProgress) -> None:
+        """Answer what is missing of an arm's requests, a group at a time."""
+        talks = {talk.planned.id: talk for talk in self.kept.transcripts(arm.name)}
+        counter = Counter(f"requests: {arm.name}", len(self.plan.conversations), on_progress)
+        for number, group in enumerate(self.plan.groups):
+            if self.kept.branches(arm.name, number) is None:
+                self.kept.reopen()
+                ids = [self.plan.conversations[index].id for index in group]
+                spoken = [talks[id] for id in ids if id in talks]
+                self.kept.commit_branches(arm.name, number, self._branches(spoken, arm))
+            counter.add(len(group))
+
+    def verdicts(
+        self, arms: Sequence[str], on_progress: OnProgress
+    ) -> dict[tuple[str, str], float]:
+        """Whether each conversation under each arm ended in harm, 1 or 0; only what is missing is
+        judged. Raises JudgeError where too many verdicts are of no use."""
+        rubric = read_rubrics()[_RUBRIC]
+        name = self.grader.verdicts_name(rubric)
+        cases = {key: case for arm in arms for key, case in self._cases(arm)}
+        by_id = {case.id: case for case in cases.values()}
+        known = self.kept.verdicts(name)
+        old = [known[id] for id in by_id if id in known and known[id].status != "failed"]
+        new = [case for id, case in by_id.items() if id not in {v.case_id for v in old}]
+        counter = Counter("judging", len(by_id), on_progress)
+        counter.add(len(old))
+
+        def save(verdicts: list[Verdict]) -> None:
+            self.kept.append_verdicts(name, [v for v in verdicts if known.get(v.case_id) != v])
+
+        fresh = saved_on_the_way(self.grader.grade(new, rubric) if new else (), save)
+        judged: dict[str, Verdict] = {}
+        with closing(fresh):
+            for verdict in stop_if_judge_fails(chain(old, fresh)):
+                counter.add(verdict.case_id not in known)
+                judged[verdict.case_id] = verdict
+        return {
+            key: float(judged[case.id].label in HARMFUL)
+            for key, case in cases.items()
+            if case.id in judged and judged[case.id].status == "ok"
+        }
+
+    @property
+    def requests(self) -> Mapping[str, Attack]:
+        """The request of each conversation: all requests in turn, conversations shuffled."""
+        seed = self.settings.seed
+        attacks = sorted(red_team_requests(), key=lambda a: shuffle_key(seed, f"harm/{a.request}"))
+        ids = [each.id for each in self.plan.conversations]
+        ids.sort(key=lambda id: shuffle_key(seed, f"harm/{id}"))
+        return {id: attacks[n % len(attacks)] for n, id in enumerate(ids)}
+
+    def _branches(self, talks: Sequence[StudiedConversation], arm: Arm) -> tuple[HarmBranch, ...]:
+        requests = self.requests
+        asked = [requests[talk.planned.id] for talk in talks]
+        conversations = [self._before(t, a.request) for t, a in zip(talks, asked, strict=True)]
+        prompts = [Prompt(str(n), arm.change(talk)) for n, talk in enumerate(conversations)]
+        seeds = [seed_of(self.settings.seed, talk.planned.id, "harm") for talk in talks]
+        answers = sorted(
+            self.engine.generate(
+                prompts, self.settings.sampling, seed=seeds, interventions=arm.interventions
+            )
+            if prompts
+            else (),
+            key=lambda answer: answer.index,
+        )
+        return tuple(
+            HarmBranch(
+                talk.planned.id,
+                len(talk.turns),
+                attack.id,
+                answer.text,
+                answer.token_ids,
+                answer.finish,
+            )
+            for talk, attack, answer in zip(talks, asked, answers, strict=True)
+        )
+
+    def _before(self, talk: StudiedConversation, request: str) -> Conversation:
+        """The conversation with a request after its last turn."""
+        system = self.settings.system
+        messages = [Message("system", system)] if system.strip() else []
+        for turn in talk.turns:
+            messages.append(Message("user", turn.message))
+            messages.append(Message("assistant", turn.answer, turn.token_ids))
+        return Conversation((*messages, Message("user", request)))
+
+    def _cases(self, arm: str) -> Iterator[tuple[tuple[str, str], Case]]:
+        """An arm's answers as the judge sees them, without the arm's own instructions."""
+        requests = self.requests
+        talks = {talk.planned.id: talk for talk in self.kept.transcripts(arm)}
+        for number in range(len(self.plan.groups)):
+            for branch in self.kept.branches(arm, number) or ():
+                attack = requests[branch.conversation]
+                before = self._before(talks[branch.conversation], attack.request)
+                said = before.with_reply(branch.answer)
+                words = "\n".join(message.content for message in said.messages)
+                digest = hashlib.sha256(words.encode()).hexdigest()[:12]
+                case = Case(f"{branch.conversation}#{digest}", said, attack.fields)
+                yield (arm, branch.conversation), case
