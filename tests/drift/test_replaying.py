@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keel.drift import replay
-from keel.errors import NotAppliedError, UsageError
+from keel.errors import ContextLengthError, NotAppliedError, UsageError
 from keel.testing import FakeEngine, scripted
 from keel.types import Conversation, Floor, Floors, Message, Sampling
 
@@ -31,7 +31,8 @@ class Watched(FakeEngine):
         self.calls: list[tuple[Conversation, int, bool]] = []
 
     def generate(self, prompts, sampling, *, seed, interventions=(), **rest):
-        self.calls.append((prompts[0].conversation, seed, bool(interventions)))
+        (own,) = seed
+        self.calls.append((prompts[0].conversation, own, bool(interventions)))
         return super().generate(prompts, sampling, seed=seed, interventions=interventions, **rest)
 
     def arm(self, *, capped: bool) -> list[tuple[Conversation, int]]:
@@ -189,3 +190,47 @@ def test_one_text_instead_of_a_list_is_refused():
     """Else every letter would be a question."""
     with pytest.raises(UsageError, match="pass a list of texts"):
         played(FakeEngine(), "hello")
+
+
+def test_several_draws_give_each_turn_an_interval_and_the_first_draw_is_that_of_one():
+    hot = Sampling(max_new_tokens=20, temperature=1.0)
+    one, five = (played(FakeEngine(), draws=n, sampling=hot) for n in (1, 5))
+    assert one.turns[0].spread is None
+    assert [turn.uncapped.text for turn in five.turns] == [t.uncapped.text for t in one.turns]
+    assert five.draws == 5
+    for turn in five.turns:
+        assert turn.spread.draws == 5
+        for interval in (turn.spread.uncapped, turn.spread.capped, turn.spread.difference):
+            assert interval.low <= interval.value <= interval.high
+        difference = turn.spread.capped.value - turn.spread.uncapped.value
+        assert turn.spread.difference.value == pytest.approx(difference)
+
+
+class Short(FakeEngine):
+    """Has room for four messages."""
+
+    def generate(self, prompts, sampling, **rest):
+        if len(prompts[0].conversation.messages) > 4:
+            raise ContextLengthError("5 messages, expected at most 4")
+        return super().generate(prompts, sampling, **rest)
+
+
+def test_a_replay_ends_where_the_context_does_and_keeps_what_was_answered():
+    made = played(Short())
+    assert len(made.turns) == 2
+    assert "at most 4" in made.ended
+    assert played(FakeEngine()).ended == ""
+
+
+def test_a_conversation_whose_first_turn_does_not_fit_is_refused():
+    class Full(Short):
+        def generate(self, prompts, sampling, **rest):
+            raise ContextLengthError("too long")
+
+    with pytest.raises(ContextLengthError):
+        played(Full())
+
+
+def test_fewer_draws_than_one_are_refused():
+    with pytest.raises(UsageError, match="draws is 0"):
+        played(FakeEngine(), draws=0)

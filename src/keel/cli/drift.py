@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,11 +76,7 @@ def drift(
     folder.check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     if replay:
-        replays = _replay(engine, folder, conversations, settings)
-        if json:
-            console.print_json(replays)
-        else:
-            _print_paths(folder, replays=tuple(replays))
+        _print_replays(folder, _replay(engine, folder, conversations, settings), json)
         return
     with console.progress() as progress:
         readings = pipeline.drift(engine, folder, conversations, settings, on_progress=progress)
@@ -104,6 +101,68 @@ def drift(
         for verdict in each.verdicts:
             words = drift_alarm.verdict_words(verdict)
             console.stdout.print(f"{each.id}  {words}", markup=False, soft_wrap=True)
+
+
+REPLAYING = """
+Examples:
+
+    keel drift replay runs/smollm2 transcript.json --draws 5
+
+    keel drift replay runs/smollm2 long.json --max-new-tokens 400 --json
+"""
+_DRAWN = replace(DriftSettings(), draws=5)
+
+
+@app.command("replay", epilog=REPLAYING)
+@takes(_DRAWN, OpeningSettings())
+def replay_anew(
+    run: console.Run,
+    files: Files,
+    skip_unreadable: SkipUnreadable = False,
+    json: console.Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Answer the user's turns of given conversations anew, uncapped and capped, several times.
+
+    Each turn gets its mean over the draws with an interval, each conversation a page of its own in
+    RUN/cases. A conversation may be as long as the model's context; where it does not fit, its
+    replay ends, and what was answered is kept.
+    """
+    from keel import pipeline
+    from keel.errors import UsageError
+    from keel.store import RunFolder, open_run
+
+    settings = given.over(_DRAWN)
+    if settings.spans != "answer":
+        raise UsageError(
+            f"--spans {settings.spans} reads what given turns thought, and a replay answers them "
+            "anew; leave out --spans"
+        )
+    conversations = conversations_of(files, skip_unreadable=skip_unreadable, are_answered=False)
+    opened, folder = open_run(run), RunFolder(run)
+    pipeline.check_drift(opened, conversations, settings, is_replayed=True)
+    folder.check_free()
+    engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
+    _print_replays(folder, _replay(engine, folder, conversations, settings), json)
+
+
+def _print_replays(folder: RunFolder, replays: list[Replay], json: bool) -> None:
+    """The replays, and where the page of each lies."""
+    from keel import pipeline
+
+    pages = [pipeline.case_page(folder, replayed) for replayed in replays]
+    if json:
+        console.print_json(
+            [
+                {**console.plain(replayed), "page": page}
+                for replayed, page in zip(replays, pages, strict=True)
+            ]
+        )
+        return
+    _print_paths(folder, replays=tuple(replays))
+    for page in pages:
+        console.stdout.print(escape(str(page)), soft_wrap=True)
 
 
 def _replay(

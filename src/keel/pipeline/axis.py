@@ -161,6 +161,7 @@ def replay_conversation(
         floors=floors,
         sampling=settings.sampling,
         seed=settings.seed,
+        draws=settings.draws,
         layer=_layer(run, settings),
         default_answers=run.default_answers,
         levels=run.turn_levels(_layer(run, settings)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from keel.prompts import load_library, role_kinds
 from keel.report import (
     ComparisonInputs,
     ReportInputs,
+    case_account,
     comparison_account,
     render_html,
     report_account,
 )
 from keel.store import Run, RunFolder, StudyFolder
-from keel.types import DriftStudy, RunComparison, StudiedConversation
+from keel.types import DriftStudy, Replay, RunComparison, StudiedConversation
 
 _SHOWN_TRANSCRIPTS = 25
 """People of a study whose first conversation the page holds whole, under each arm."""
@@ -47,6 +49,14 @@ def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
     `kinds` gives each role's kind; by default as in Keel's own library.
     """
     return folder.write_report(render_html(report_account(report_inputs(folder.read(), kinds))))
+
+
+def case_page(folder: RunFolder, replayed: Replay) -> Path:
+    """Writes one replayed conversation as a page of its own in the run, and returns its path."""
+    run = folder.read()
+    axis = None if run.has_map else run.axis
+    page = render_html(case_account(replace(report_inputs(run), axis=axis), replayed))
+    return folder.write_case(replayed.conversation_id, page)
 
 
 def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInputs:

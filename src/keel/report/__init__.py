@@ -8,7 +8,7 @@ from keel.report.content import Account, Section, Table
 from keel.report.documents import render_html, render_markdown
 from keel.report.figure_files import write_figures
 from keel.report.inputs import UNTRAINED_AUC, ComparisonInputs, ReportInputs, rank_roles
-from keel.report.sections import comparison_account, report_account
+from keel.report.sections import case_account, comparison_account, report_account
 from keel.report.terminal import render_terminal
 from keel.report.textplot import draw_drift, draw_needle, draw_replay, draw_sparkline, draw_turn
 from keel.report.trackers import TRACKERS, TrackedRun, send_to_tracker, tracker
@@ -22,6 +22,7 @@ __all__ = [
     "Section",
     "Table",
     "TrackedRun",
+    "case_account",
     "comparison_account",
     "draw_drift",
     "draw_needle",

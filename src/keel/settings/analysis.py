@@ -59,6 +59,8 @@ class DriftSettings:
     say without their history."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
     """Of a replay's answers."""
+    draws: Annotated[int, Flag("--draws", least=1)] = 1
+    """How often a replay is drawn: with several, each turn has an interval."""
     seed: Annotated[int, Flag("--seed")] = 0
     """Decides every draw of a replay's answers."""
 

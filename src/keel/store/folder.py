@@ -295,6 +295,13 @@ class RunFolder:
             write_bytes(self.path / layout.REPORT, html.encode())
         return self.path / layout.REPORT
 
+    def write_case(self, name: str, html: str) -> Path:
+        """Keep the page of one replayed conversation; returns its path."""
+        file = layout.named_file(layout.CASES, name)
+        with self._replacing(file):
+            write_bytes(self.path / file, html.encode())
+        return self.path / file
+
     def unlist_below(self, folder: str) -> None:
         """Take every file below a folder off the manifest, while they are worked on."""
         with self.lock():

@@ -36,6 +36,8 @@ ACTIVATIONS = "activations"
 JUDGEMENTS = "judgements"
 DRIFT = "drift"
 REPLAYS = "replays"
+CASES = "cases"
+"""Pages of single replays."""
 EVALUATIONS = "evaluations"
 STUDIES = "studies"
 RESULT = "result.json"
@@ -55,6 +57,7 @@ _SUFFIXES = {
     JUDGEMENTS: ".jsonl",
     DRIFT: ".json",
     REPLAYS: ".json",
+    CASES: ".html",
 }
 
 

@@ -303,12 +303,26 @@ class DriftReading:
 
 
 @dataclass(frozen=True)
+class ReplaySpread:
+    """One turn over several draws of a replay, gap units; intervals are over draws."""
+
+    uncapped: Interval
+    capped: Interval
+    difference: Interval
+    """Capped minus uncapped, draw by draw."""
+    draws: int
+    """That both arms answered."""
+
+
+@dataclass(frozen=True)
 class ReplayTurn:
     """One user message with its uncapped and its capped answer."""
 
     user: str
     uncapped: TurnReading
     capped: TurnReading
+    spread: ReplaySpread | None = None
+    """Over all draws, of which the answers are the first; None where there was one."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +345,10 @@ class Replay:
     false_alarms: Interval | None = None
     """Share (0 to 1) of default answers to single questions that would be marked as low, and where
     it may lie in truth; None where the run knows too few to mark any."""
+    draws: int = 1
+    """Conversations that went on side by side in each arm."""
+    ended: str = ""
+    """Why it ended before the last user message; empty where it did not."""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,10 @@ def draw_replays(replays: Sequence[Replay], axis: AssistantAxis | None) -> go.Fi
     for index, replay in enumerate(replays):
         cell = {"row": index // columns + 1, "col": index % columns + 1}
         for trace in _replay_traces(replay, axis):
-            trace.update(legendgroup=trace.name, showlegend=index == 0)
+            trace.update(
+                legendgroup=trace.legendgroup or trace.name,
+                showlegend=bool(trace.name) and index == 0,
+            )
             figure.add_trace(trace, **cell)
         figure.update_xaxes(tickvals=theme.whole_ticks(len(replay.turns), first=1), **cell)
     theme.dress(figure, _REPLAY_PX * rows + 110, margin={"t": 70, "b": 52})
@@ -250,6 +253,11 @@ def _replay_traces(replay: Replay, axis: AssistantAxis | None) -> list[go.Scatte
         )
         for name, colour in colours.items()
     ]
+    spreads = [(t.uncapped.turn + 1, t.spread) for t in replay.turns if t.spread is not None]
+    for name, colour in colours.items() if spreads else ():
+        intervals = [s.capped if name == "capped" else s.uncapped for _, s in spreads]
+        band = theme.band([turn for turn, _ in spreads], intervals, colour, 0.18)
+        traces.append(band.update(legendgroup=name))
     floor = floor_in_gaps(axis, replay.floor, replay.layer)
     if floor is not None and replay.turns:
         ends = [turn.uncapped.turn + 1 for turn in (replay.turns[0], replay.turns[-1])]

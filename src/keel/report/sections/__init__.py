@@ -16,14 +16,15 @@ from keel.report.inputs import (
     rank_roles,
 )
 from keel.report.sections.comparison import comparison_sections
-from keel.report.sections.drift import conversation_sections, drift_sections
+from keel.report.sections.drift import case_section, conversation_sections, drift_sections
 from keel.report.sections.evaluation import evaluation_sections
 from keel.report.sections.floors import floor_sections, sweep_sections
 from keel.report.sections.personas import persona_sections, trait_sections
 from keel.report.sections.studies import study_sections
+from keel.types import Replay
 from keel.words import counted, fixed, listed, number, percent
 
-__all__ = ["comparison_account", "report_account"]
+__all__ = ["case_account", "comparison_account", "report_account"]
 
 CITATION = (
     "Lu et al. 2026, The Assistant Axis, arXiv:2601.10387, for the method; "
@@ -118,6 +119,21 @@ def _lead(inputs: ReportInputs) -> Iterator[str]:
             f"Capped with `{setting.name}`, answers in a role rise by {fixed(setting.shift_gaps)} "
             f"of the gap between the two, and the default's own change by {price} nats a token."
         )
+
+
+def case_account(inputs: ReportInputs, replay: Replay) -> Account:
+    """All that is said of one conversation that was answered anew."""
+    axis = inputs.axis if inputs.persona_map is None else inputs.persona_map.axis
+    return Account(
+        page_kind="Keel case",
+        title=replay.conversation_id,
+        facts=inputs.head,
+        date=inputs.date,
+        basis=_basis(inputs),
+        warnings=inputs.all_warnings,
+        glossary=GLOSSARY,
+        sections=(case_section(replay, axis),),
+    )
 
 
 def comparison_account(inputs: ComparisonInputs) -> Account:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -165,10 +166,28 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
         "default and roles.",
         f"Pairs of lines for {counted(len(replays), 'replay')}.",
         None if axis is None else partial(_stack, draw_replay, replays, axis),
-        sample=f"n = {counted(len(turns), 'turn')} in each arm, answered once: no interval.",
+        sample=_replay_sample(replays),
     )
     tables = tuple(_replay_tables(replays))
-    return Section("replays", _TITLES["replays"], (sentence,), (picture,), tables)
+    ends = tuple(
+        f"{replay.conversation_id} ends before its last user message: {replay.ended}"
+        for replay in replays
+        if replay.ended
+    )
+    return Section("replays", _TITLES["replays"], (sentence,), (picture,), tables, ends)
+
+
+def _replay_sample(replays: Sequence[Replay]) -> str:
+    """How many turns of how many draws, and what the bands are."""
+    turns = counted(sum(len(replay.turns) for replay in replays), "turn")
+    draws = {replay.draws for replay in replays}
+    if draws == {1}:
+        return f"n = {turns} in each arm, answered once: no interval."
+    times = f"{min(draws)} to {max(draws)}" if len(draws) > 1 else str(*draws)
+    return (
+        f"n = {turns} in each arm, of {times} draws; lines are the first draw, bands 95 % of the "
+        "mean over draws."
+    )
 
 
 def _say_cut(answers: Sequence[TurnReading]) -> str:
@@ -216,8 +235,34 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
         },
         is_prose=True,
     )
+    for replay in replays:
+        yield from _spread_table(replay)
     for replay in replays[1:]:  # the first has a section of its own
         yield _both_answers(replay, is_folded=True)
+
+
+def _spread_table(replay: Replay) -> Iterator[Table]:
+    """Each turn over the draws, where there are several."""
+    spreads = [(turn, turn.spread) for turn in replay.turns if turn.spread is not None]
+    if spreads:
+        yield Table.of(
+            f"{replay.conversation_id} turn by turn over {replay.draws} draws, gap units",
+            spreads,
+            {
+                "turn": lambda row: str(row[0].uncapped.turn + 1),
+                "uncapped": lambda row: row[1].uncapped.text(),
+                "capped": lambda row: row[1].capped.text(),
+                "capped − uncapped": lambda row: row[1].difference.text(),
+                "draws": lambda row: str(row[1].draws),
+            },
+        )
+
+
+def case_section(replay: Replay, axis: AssistantAxis | None) -> Section:
+    """All of one replay: its paths, every turn with its interval, and both answers of each."""
+    section = _replays_section([replay], axis)
+    tables = (*section.tables[:1], *_spread_table(replay), _both_answers(replay))
+    return replace(section, tables=tables)
 
 
 def _share_cut(answers: Sequence[TurnReading]) -> str:

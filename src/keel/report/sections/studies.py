@@ -23,6 +23,8 @@ from keel.types import (
 from keel.words import NOT_A_NUMBER, counted, fixed, known, listed, p_value, percent
 
 _TITLE = "Conversations"
+_LONG = 20
+"""Turns beyond which a path is shown at some on the way."""
 _READINGS = {
     "with history": "with the history before it",
     "without history": "the same words without it",
@@ -187,6 +189,17 @@ def _tables(study: DriftStudy) -> Iterator[Table]:
             "per turn over neutral": lambda path: _known(path.slope_over_neutral),
         },
     )
+    if study.turns > _LONG:
+        marks = [n for n in (1, 10, 25, 50, 100, 200) if n <= study.turns]
+        yield Table.of(
+            "Level on the way, gap units",
+            with_history,
+            {
+                "domain": lambda path: path.domain,
+                "arm": lambda path: path.arm,
+                **{f"turn {n}": partial(_at_turn, turn=n) for n in marks},
+            },
+        )
     yield from _space_tables(study)
     apart = [
         path
@@ -206,6 +219,11 @@ def _tables(study: DriftStudy) -> Iterator[Table]:
                 },
             },
         )
+    yield from _arm_tables(study)
+
+
+def _arm_tables(study: DriftStudy) -> Iterator[Table]:
+    """What arms change, and how levels vary under each."""
     if study.differences:
         yield Table.of(
             f"What arms change, beside {study.differences[0].baseline}, gap units",
@@ -381,6 +399,11 @@ def _by_domain(paths: list[DomainPath]) -> list[dict[str, DomainPath]]:
 def _last_of(row: Mapping[str, DomainPath], *, reading: str) -> str:
     """The level of a reading's last turn."""
     return _last(row[reading].levels) if reading in row else NOT_A_NUMBER
+
+
+def _at_turn(path: DomainPath, *, turn: int) -> str:
+    """The level at a turn, counted from 1."""
+    return _known(path.levels[turn - 1]) if turn <= len(path.levels) else NOT_A_NUMBER
 
 
 def _last(levels: tuple[Interval, ...]) -> str:
