@@ -8,6 +8,7 @@ from keel.engines.catalogue import (
     unpacked_fingerprint,
 )
 from keel.engines.chat_template import ChatTemplate
+from keel.engines.context import check_context
 from keel.engines.decoding import text_before
 from keel.engines.opening import (
     check_untrained,
@@ -16,7 +17,7 @@ from keel.engines.opening import (
     parse_engine,
     settings_class,
 )
-from keel.engines.protocol import Batch, Budget, Engine, LocalModel, Recording
+from keel.engines.protocol import Batch, Budget, Engine, KeepsPrompts, LocalModel, Recording
 from keel.engines.rendered_tokens import Transcript, Turn
 from keel.engines.results import (
     Calls,
@@ -38,6 +39,7 @@ __all__ = [
     "Completion",
     "Divergence",
     "Engine",
+    "KeepsPrompts",
     "LocalModel",
     "Probe",
     "Reading",
@@ -47,6 +49,7 @@ __all__ = [
     "Turn",
     "TurnRecord",
     "cache_folder",
+    "check_context",
     "check_untrained",
     "engine_call",
     "locate",

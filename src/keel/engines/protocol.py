@@ -8,6 +8,7 @@ which engine it has.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -150,3 +151,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Break off the call that is open and stop the processes that the engine started."""
+
+
+@runtime_checkable
+class KeepsPrompts(Protocol):
+    """An engine that may be told to keep what the prompts of a batch gave, for those that go on
+    from them. vLLM does so by itself."""
+
+    def keeping_prompts(self) -> AbstractContextManager[None]:
+        """Inside, prompts that go on from those of the batch before are computed from there on."""
+
+    def prime(self, prompts: Sequence[Prompt], interventions: Sequence[Intervention] = ()) -> None:
+        """Compute prompts whose answers are known, so that what follows has the bits that it had
+        when they were answered."""

@@ -332,3 +332,37 @@ def test_interventions_that_cannot_be_applied_are_refused(engine, wrong, message
     with pytest.raises(Exception, match=message):
         list(engine.generate(PROMPTS, GREEDY, seed=0, interventions=wrong))
     assert by_index(engine.generate(PROMPTS, GREEDY, seed=0))  # and it goes on
+
+
+def test_of_a_conversation_that_grows_little_more_than_its_new_prompt_tokens_is_computed(
+    folder, monkeypatch
+):
+    """By vLLM's own count of cached tokens: 8 conversations of 5 turns, recorded. Blocks of 16
+    tokens are kept whole, so that up to 15 of each turn are computed again."""
+    counts = []
+    with started(folder, max_model_len=2048, arguments={"block_size": 16}) as engine:
+        own = engine._completion
+
+        def counting(request, output, *rest):
+            counts.append((request.index, len(request.token_ids), output.num_cached_tokens or 0))
+            return own(request, output, *rest)
+
+        monkeypatch.setattr(engine, "_completion", counting)
+        recording = Recording(means=True, prompt=True, probes=probes())
+        asked = [prompt(f"talk {n}: " + "the sea is wide and far " * 6) for n in range(8)]
+        for turn in range(5):
+            answers = by_index(engine.generate(asked, GREEDY, seed=turn, recording=recording))
+            asked = [
+                replace(
+                    each,
+                    conversation=each.conversation.with_reply(
+                        answers[n].text, answers[n].token_ids
+                    ).with_user(f"turn {turn}: " + "and what do you say to that " * 5),
+                )
+                for n, each in enumerate(asked)
+            ]
+    unique = sum(length for _, length, _ in counts[-8:])
+    computed = sum(length - cached for _, length, cached in counts)
+    whole = sum(length for _, length, _ in counts)
+    assert computed <= 1.1 * unique
+    assert whole > 2 * unique

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -27,10 +27,13 @@ from keel.engines.transformers.generation import (
     Finished,
     GenerationJob,
     run_batch,
+    run_prompts,
     uniform_numbers,
 )
+from keel.engines.transformers.prefixes import KeptPrompts, PaddedPrompts, PromptTokens
 from keel.engines.transformers.reading import PaddedBatch, divergences, read_batch
 from keel.engines.transformers.recorder import ResponseRecorder
+from keel.engines.transformers.running import Passes
 from keel.engines.transformers.static import Capture, capture_graph
 from keel.engines.transformers.traits import traits_of, why_not_static
 from keel.engines.transformers.trial import try_model
@@ -78,6 +81,45 @@ class TransformersEngine:
             warnings.warn(f"generating without static=true: {self.why_not_static}", stacklevel=2)
         self.identity = self._checked_identity(identity)
         self.engine_calls = Calls()
+        self.prompt_tokens = PromptTokens()
+        self._keeps_prompts = False
+        self._kept: KeptPrompts | None = None
+
+    @contextmanager
+    def keeping_prompts(self) -> Iterator[None]:
+        """Inside, each batch's prompts stay in memory until the next batch, and prompts that go on
+        from them are computed from there on.
+
+        That gives other last bits than to compute them whole, and the same bits each time that the
+        same prompts come in the same order: `prime` makes up for those that were answered before.
+        Does nothing for a model that keeps more of a text than its keys and values.
+        """
+        self._keeps_prompts = True
+        try:
+            yield
+        finally:
+            self._keeps_prompts, self._kept = False, None
+
+    def prime(self, prompts: Sequence[Prompt], interventions: Sequence[Intervention] = ()) -> None:
+        """Compute prompts as `generate` would, inside `keeping_prompts`, and answer none."""
+        self.engine_calls.close()
+        rows = [self.template.prompt_ids(prompt.conversation) for prompt in prompts]
+        if not (self._keeps_prompts and rows):
+            return
+        with self._steering(interventions) as steering:
+            for group in groups_that_run([len(row) for row in rows], self.traits):
+                own = [rows[n] for n in group.indices]
+                batch = self._prompt_batch(own, group.width, interventions)
+                job = GenerationJob(
+                    sampling=Sampling(max_new_tokens=1),
+                    end_tokens=frozenset(),
+                    uniform_TB=uniform_numbers(0, len(own), 1),
+                    recorder=ResponseRecorder(Recording(), self.decoder, len(own), 1),
+                    traits=self.traits,
+                    steering=steering,
+                    on_prompts=partial(self._keep, own, batch, interventions),
+                )
+                run_prompts(self.model, batch, job)
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +183,10 @@ class TransformersEngine:
         with self._steering(interventions) as steering:
             for group in groups_that_run([len(row) for row in rows], self.traits):
                 indices = group.indices
+                own = [rows[n] for n in indices]
+                batch = self._prompt_batch(own, group.width, interventions)
+                keeps = self._keeps_prompts and not is_static
+                keep = partial(self._keep, own, batch, interventions) if keeps else None
                 job = GenerationJob(
                     sampling=sampling,
                     end_tokens=self._end_tokens(),
@@ -156,9 +202,9 @@ class TransformersEngine:
                     on_token=None if stream is None else _renumbered(stream, indices),
                     on_step=on_step,
                     is_stopped=is_stopped,
+                    on_prompts=keep,
                 )
-                ids_BT, mask_BT = self._left_padded([rows[n] for n in indices], group.width)
-                for finished in run_batch(self.model, ids_BT, mask_BT, job):
+                for finished in run_batch(self.model, batch, job):
                     yield self._completion(finished, indices, job)
             return steering.firing() if steering is not None else None
 
@@ -245,6 +291,28 @@ class TransformersEngine:
             ids_BT[index, width - len(row) :] = torch.tensor(row)
             mask_BT[index, width - len(row) :] = 1
         return ids_BT.to(self.device), mask_BT.to(self.device)
+
+    def _prompt_batch(
+        self, rows: Sequence[Sequence[int]], width: int, interventions: Sequence[Intervention]
+    ) -> PaddedPrompts:
+        """The rows, gone on with from those kept where they do so."""
+        kept, self._kept = self._kept, None
+        batch = kept.continued(rows, self._pad(), interventions) if kept is not None else None
+        if batch is None:
+            batch = PaddedPrompts(*self._left_padded(rows, width))
+        self.prompt_tokens.count(rows, batch)
+        return batch
+
+    def _keep(
+        self,
+        rows: Sequence[Sequence[int]],
+        batch: PaddedPrompts,
+        interventions: Sequence[Intervention],
+        state: dict[str, Any],
+    ) -> None:
+        """Keep what a batch's prompts gave, where the next ones may go on from it."""
+        if self.traits.passes == Passes() and self.traits.pads_left:
+            self._kept = KeptPrompts.of(rows, batch, state, interventions)
 
     def _completion(
         self, finished: Finished, indices: Sequence[int], job: GenerationJob

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.engines.decoding import check_drawn, draw, draw_by_sorting
+from keel.engines.transformers.prefixes import PaddedPrompts
 from keel.engines.transformers.recorder import ResponseRecorder, RowRecord
 from keel.engines.transformers.running import RunningRows, begin
 from keel.engines.transformers.static import Capture, StaticRows, begin_static
@@ -66,6 +67,8 @@ class GenerationJob:
     """Called before each forward pass; what it raises ends the batch."""
     is_stopped: Callable[[Sequence[int]], bool] | None = None
     """Whether content tokens end with a stop string; None where there are none."""
+    on_prompts: Callable[[dict[str, Any]], None] | None = None
+    """Called with the model's state when the prompts are computed, before it is changed."""
 
 
 def uniform_numbers(seed: int | Sequence[int], rows: int, steps: int) -> Float[Tensor, "step row"]:
@@ -81,10 +84,9 @@ def uniform_numbers(seed: int | Sequence[int], rows: int, steps: int) -> Float[T
     return torch.stack([torch.rand(steps, generator=generator) for generator in own], 1)
 
 
-def run_batch(
-    model: Any, ids_BT: Tensor, mask_BT: Tensor, job: GenerationJob
-) -> Iterator[Finished]:
+def run_batch(model: Any, batch: PaddedPrompts, job: GenerationJob) -> Iterator[Finished]:
     """Rows of a left-padded batch as they finish."""
+    ids_BT, mask_BT = batch.ids_BT, batch.mask_BT
     with ExitStack() as stack:
         job.recorder.attach(stack)
         # One token more than wanted, so that the cache has room for the last one's own pass.
@@ -93,8 +95,21 @@ def run_batch(
         if job.is_static:
             running = begin_static(model, ids_BT, mask_BT, new_tokens=length)
         else:
-            running = begin(model, ids_BT, mask_BT, new_tokens=length, passes=job.traits.passes)
+            passes = job.traits.passes
+            running = begin(
+                model, ids_BT, mask_BT, new_tokens=length, passes=passes, past=batch.past
+            )
         yield from _Loop(running, mask_BT, job).run()
+
+
+def run_prompts(model: Any, batch: PaddedPrompts, job: GenerationJob) -> None:
+    """Compute a batch's prompts as `run_batch` does, and answer none of them."""
+    passes = job.traits.passes
+    running = begin(
+        model, batch.ids_BT, batch.mask_BT, new_tokens=1, passes=passes, past=batch.past
+    )
+    with torch.inference_mode():
+        _Loop(running, batch.mask_BT, job).run_prompts()
 
 
 @dataclass(frozen=True)
@@ -144,11 +159,8 @@ class _Loop:
     def run(self) -> Iterator[Finished]:
         with torch.inference_mode():
             self._before_pass()
-            self.job.recorder.is_at_prompt = True
-            logits_BV: Tensor | None = self._pass()
-            self.job.recorder.is_at_prompt = False
-            assert logits_BV is not None
-            self._draw(logits_BV)
+            self._draw(self.run_prompts())
+            logits_BV: Tensor | None
         for step in range(self.job.sampling.max_new_tokens):
             is_last = step == self.job.sampling.max_new_tokens - 1
             logits_BV = None
@@ -168,6 +180,15 @@ class _Loop:
             if not self.rows:
                 break
         yield from self._finished(all_but=0)
+
+    def run_prompts(self) -> Tensor:
+        """The prompts' own pass; logits of each row's first new token."""
+        self.job.recorder.is_at_prompt = True
+        logits_BV = self._pass()
+        self.job.recorder.is_at_prompt = False
+        if self.job.on_prompts is not None:
+            self.job.on_prompts(self.running.state)
+        return logits_BV
 
     def _draw(self, logits_BV: Tensor) -> None:
         # Every row has its own number at every step, whatever rows have left the batch.
@@ -190,7 +211,9 @@ class _Loop:
         """What a pass of so many columns holds: the prompts, a new token of each row, or both."""
         if not self.running.is_begun:
             valid_BT = self.mask_BT.bool()
-            return PassTokens(valid_BT.numel(), valid_BT, is_first=first_of_rows(valid_BT))
+            is_first_BT = first_of_rows(valid_BT)[:, -width:]
+            valid_BT = valid_BT[:, -width:]
+            return PassTokens(valid_BT.numel(), valid_BT, is_first=is_first_BT)
         is_content_B1 = self.is_content_B[:, None]
         if width == 1:
             return PassTokens(len(is_content_B1), is_content_B1, is_generated=True)

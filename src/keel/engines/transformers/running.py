@@ -50,8 +50,11 @@ class RunningRows:
         state: dict[str, Any],
         new_tokens: int,
         passes: Passes,
+        past_width: int = 0,
     ) -> None:
         self.model, self.state, self.passes = model, state, passes
+        self.fresh = ids_BT.shape[1] - past_width if past_width else None
+        """Columns of the first pass; None for all."""
         self.width = ids_BT.shape[1]
         """Tokens that each row has now."""
         self.room_BT = torch.nn.functional.pad(ids_BT, (0, new_tokens))
@@ -60,9 +63,10 @@ class RunningRows:
 
     def prepare(self) -> int:
         """Make the next pass ready; the number of tokens of each row that it runs."""
+        is_step = self.is_begun and self.passes.reuses_state
         self.inputs = self.model.prepare_inputs_for_generation(
             self.room_BT[:, : self.width],
-            next_sequence_length=1 if self.is_begun and self.passes.reuses_state else None,
+            next_sequence_length=1 if is_step else self.fresh,
             is_first_iteration=not self.is_begun,
             **self.state,
         )
@@ -136,16 +140,26 @@ def cache_name(state: Mapping[str, Any]) -> str:
 
 
 def begin(
-    model: Any, ids_BT: Tensor, mask_BT: Tensor, *, new_tokens: int, passes: Passes
+    model: Any,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    new_tokens: int,
+    passes: Passes,
+    past: Cache | None = None,
 ) -> RunningRows:
-    """A left-padded batch as transformers prepares it for generation; nothing has run yet."""
+    """A left-padded batch as transformers prepares it for generation; nothing has run yet but what
+    gave `past`, the keys and values of its first columns."""
+    past_width = 0 if past is None else int(past.get_seq_length())
 
     def running(model: Any, ids_BT: Tensor, state: dict[str, Any]) -> RunningRows:
         if not passes.takes_positions:
             state.pop("position_ids", None)
-        return RunningRows(model, ids_BT, state, new_tokens, passes)
+        return RunningRows(model, ids_BT, state, new_tokens, passes, past_width)
 
-    settings = {"max_new_tokens": new_tokens, "use_cache": passes.reuses_state}
+    settings: dict[str, Any] = {"max_new_tokens": new_tokens, "use_cache": passes.reuses_state}
+    if past is not None:
+        settings["past_key_values"] = past
     return prepared(running, model, ids_BT, mask_BT, **settings)
 
 
