@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import capping, generating, memory, one_pass, reading
+from benchmarks import capping, generating, memory, one_pass, reading, studies
 from benchmarks.machine import Machine
 from benchmarks.measuring import NotMeasuredError
 from benchmarks.outcomes import Dial, Outcome
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Dial], list[Outcome]]] = {
     "reading": reading.run,
     "capping": capping.run,
     "memory": memory.run,
+    "studies": studies.run,
 }
 
 

@@ -37,6 +37,17 @@ VERDICT_TOKENS = 3
 JUDGE_USD_PER_MILLION_IN, JUDGE_USD_PER_MILLION_OUT = 0.40, 1.60
 """List price of gpt-4.1-mini, the paper's judge, without batch discount."""
 
+PEOPLE_TOPICS, DOMAINS, TURNS, STUDY_ARMS, AUDITORS = 100, 4, 15, 2, 3
+"""A drift study: conversations of each domain and as many neutral ones, uncapped and capped, the
+users written by each of three auditors in turn, as the paper's were."""
+MESSAGE_TOKENS, AUDITOR_RULES_TOKENS = 40, 250
+"""Assumed of a user's message; measured of Keel's instructions to an auditor."""
+COMPUTED = 1.1
+"""Prompt tokens computed over unique ones, with what engines keep of a conversation: the most that
+we allow ourselves."""
+HARM_FIRST, HARM_REQUESTS = ROLES * 10, 440
+"""First answers, each followed by so many requests: the paper's cross."""
+
 ROW_BYTES, ROW_BYTES_PER_TOKEN = 300, 11
 """Measured on a run of `smollm2`: a rollout's line of JSON, with text and token ids."""
 
@@ -93,6 +104,7 @@ def tables() -> str:
         ("How fast others were", _anchors()),
         ("What it takes", _machines()),
         ("What judging takes", _judges()),
+        ("What a drift study takes", _study()),
     )
     return "\n\n".join(f"### {heading}\n\n{table}" for heading, table in parts)
 
@@ -174,6 +186,51 @@ def _judges() -> str:
         rows.append((what, *asked(answers, rubric), *own))
     heads = (f"by likelihood, {m.name}, GPU hours" for m in MODELS)
     return _table(("judged", "tokens read", "tokens written", "gpt-4.1-mini", *heads), rows)
+
+
+def _study() -> str:
+    talks = (DOMAINS + 1) * PEOPLE_TOPICS * STUDY_ARMS * AUDITORS
+    turn_tokens = MESSAGE_TOKENS + ANSWER_TOKENS
+    answers, fresh = talks * TURNS, talks * (TURNS - 1)
+    unique = talks * TURNS * turn_tokens
+    whole = talks * turn_tokens * TURNS * (TURNS - 1) // 2 + talks * TURNS * MESSAGE_TOKENS
+    alone = fresh * turn_tokens
+    written = DOMAINS * PEOPLE_TOPICS * STUDY_ARMS * TURNS
+    sent = written * (AUDITOR_RULES_TOKENS + (TURNS - 1) * turn_tokens // 2)
+    usd = sent * JUDGE_USD_PER_MILLION_IN / 1e6
+    usd += written * MESSAGE_TOKENS * JUDGE_USD_PER_MILLION_OUT / 1e6
+    crossed = HARM_FIRST * HARM_REQUESTS
+
+    def answering(model: Model) -> float:
+        return model.generating_hours(answers + fresh)
+
+    def prompts(model: Model) -> float:
+        return model.reading_hours(int(COMPUTED * unique) + alone)
+
+    def harm(model: Model) -> float:
+        read = int(COMPUTED * crossed * MESSAGE_TOKENS)
+        return model.generating_hours(crossed + HARM_FIRST) + model.reading_hours(read)
+
+    def cost(hours: float) -> str:
+        return f"${hours * GPU_USD_PER_HOUR:,.0f}"
+
+    lines = (
+        f"{talks:,} conversations of {TURNS} turns: {answers + fresh:,} answers with those to "
+        f"single messages, {_million(unique)} unique tokens, {_million(whole)} of prompts if every "
+        f"turn read its history anew. An auditor at the price of gpt-4.1-mini: {written:,} "
+        f"messages, {_million(sent)} tokens sent, ${usd:,.0f} each. The cross of roles and "
+        f"requests: {crossed:,} second answers."
+    )
+    table = _by_model(
+        ("**conversations**: answers, GPU hours", lambda m: f"{answering(m):,.1f}"),
+        ("prompts with what is kept, and single turns, GPU hours", lambda m: f"{prompts(m):,.1f}"),
+        ("prompts computed whole instead, GPU hours", lambda m: f"{m.reading_hours(whole):,.1f}"),
+        ("GPU cost", lambda m: cost(answering(m) + prompts(m))),
+        ("disk: means at one layer", lambda m: _gigabytes(answers * m.hidden * 4)),
+        ("**roles × first answers × requests**, GPU hours", lambda m: f"{harm(m):,.1f}"),
+        ("GPU cost", lambda m: cost(harm(m))),
+    )
+    return f"{lines}\n\n{table}"
 
 
 def _text_bytes() -> int:

@@ -32,7 +32,7 @@ def generating(
     *, repeats: int, rows: int, new_tokens: int, band: list[int], device: str
 ) -> dict[str, Any]:
     """transformers' `generate` and Keel in turn: plain, recorded, capped, recorded and capped."""
-    engine, asked = _engine() if device == "cpu" else _engine_1b(device), prompts(rows)
+    engine, asked = endless_engine() if device == "cpu" else _engine_1b(device), prompts(rows)
     floors = median_floors(engine, asked, band)
     ways: dict[str, tuple[Recording, Sequence[Intervention]]] = {
         "": (Recording(), ()),
@@ -59,13 +59,13 @@ def generating(
 
 def one_pass(*, rows: int, new_tokens: int) -> dict[str, Any]:
     """Answers with their means, recorded as they are generated."""
-    engine, asked = _engine(), prompts(rows)
+    engine, asked = endless_engine(), prompts(rows)
     return _alone(engine, lambda count: answer(engine, asked, count, _MEANS), new_tokens)
 
 
 def two_passes(*, rows: int, new_tokens: int) -> dict[str, Any]:
     """Answers first, then every hidden state of prompts and answers, then the means."""
-    engine, asked = _engine(), prompts(rows)
+    engine, asked = endless_engine(), prompts(rows)
 
     def work(count: int) -> Tensor:
         ids_BT, mask_BT = plain(engine, asked, count)
@@ -82,7 +82,7 @@ def capping(*, repeats: int, rows: int, new_tokens: int, band: list[int]) -> dic
     All take the likeliest token: caps change the texts, and what it takes to sample a token
     depends on how many words are likely, which would be counted as the price of the caps.
     """
-    engine, asked = _engine(), prompts(rows)
+    engine, asked = endless_engine(), prompts(rows)
     floors = median_floors(engine, asked, band)
 
     def greedy(count: int, interventions: Sequence[Intervention] = ()) -> None:
@@ -174,7 +174,7 @@ def plain_caps(blocks: Sequence[nn.Module], floors: Sequence[Floor]) -> Iterator
         yield
 
 
-def _engine() -> Any:
+def endless_engine() -> Any:
     """The embedded model, set so that no token ends an answer, in no arm."""
     return _endless(keel.open_engine(MODEL))
 

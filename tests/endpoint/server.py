@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             served.at_once += 1
             served.most_at_once = max(served.most_at_once, served.at_once)
         try:
-            is_known = self.path == "/v1/chat/completions"
+            is_known = self.path in ("/v1/chat/completions", "/v1/embeddings")
             answer = served.behaviour(number, asked) if is_known else refuse(404, self.path)
             served.closing.wait(answer.after_s)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from keel.pipeline import DriftStudySettings
 from keel.settings import EndpointLimits
 from keel.store import RunFolder, StudyFolder
 from keel.types import NEUTRAL_DOMAIN, Sampling
-from tests.endpoint.server import Asked, refuse, say, serving
+from tests.endpoint.server import Answer, Asked, refuse, say, serving
 from tests.pipeline.small import files, open_small
 
 QUICK = EndpointLimits(first_wait_s=0.01, longest_wait_s=0.02, timeout_s=5, attempts=3, workers=2)
@@ -153,3 +154,99 @@ def test_what_an_auditor_costs_is_priced_before_anything_is_asked():
     assert price["auditor requests, at the first attempt"] == 4
     assert price["tokens sent to the auditor, at the first attempt"] == 2 * (250 + 294)
     assert price["auditor, dollars"] == 1.09
+
+
+def test_an_endpoint_that_hangs_ends_the_study_which_goes_on_later(run, model_folder):
+    hasty = replace(QUICK, timeout_s=0.2, attempts=2)
+    with serving(lambda *_: replace(say("too late"), after_s=5)) as served:
+        with pytest.raises(KeelError):
+            study(model_folder, run, served, hasty, people=3)
+        asked = len(served.asked)
+    assert not turns_of(run)
+    with serving(person) as served:
+        study(model_folder, run, served, people=3)
+    assert asked
+    assert {turn.source for turn in turns_of(run)} == {"auditor"}
+
+
+def test_a_request_that_hangs_among_others_is_counted_and_scripted(run, model_folder):
+    slow: set[int] = set()
+
+    def sometimes(number: int, asked: Asked) -> Any:
+        seed = asked.body["seed"]
+        if not slow:
+            slow.add(seed)
+        return replace(person(number, asked), after_s=5 if seed in slow else 0)
+
+    with serving(sometimes) as served:
+        made = study(model_folder, run, served, replace(QUICK, timeout_s=0.5, attempts=2), people=4)
+    fallen = [turn for turn in turns_of(run) if turn.source.startswith("fallback")]
+    assert [turn.faults for turn in fallen] == [("no reply",)]
+    assert len(turns_of(run)) == 8
+    assert "no reply 1" in made.warnings[0]
+
+
+def test_a_model_of_this_machine_writes_messages_and_what_will_not_do_is_counted(run, model_folder):
+    """A random model writes nothing that would do: all is scripted, and all attempts counted."""
+    settings = replace(SETTINGS, auditor=f"local:{model_folder}")
+    made = pipeline.study_drift(open_small(model_folder), run, settings)
+    turns = turns_of(run)
+    assert len(turns) == 4
+    assert all(turn.source == "auditor" or turn.attempts == 3 for turn in turns)
+    assert all(turn.message for turn in turns)
+    assert f"local:{model_folder}" in made.facts["users"]
+    fallen = sum(turn.source.startswith("fallback") for turn in turns)
+    assert not fallen or made.warnings[0].startswith(f"{fallen} of 4 users' messages")
+
+
+def test_what_a_model_of_this_machine_wrote_is_kept_through_a_kill(
+    run, model_folder, tmp_path, monkeypatch
+):
+    shutil.copytree(run.path, tmp_path / "twin")
+    twin, settings = (
+        RunFolder(tmp_path / "twin"),
+        replace(SETTINGS, auditor=f"local:{model_folder}"),
+    )
+    pipeline.study_drift(open_small(model_folder), run, settings)
+    own = StudyFolder.commit_turns
+
+    def killed(self: Any, arm: str, group: int, turn: int, answered: Any) -> None:
+        if turn == 1:
+            raise KeyboardInterrupt
+        own(self, arm, group, turn, answered)
+
+    monkeypatch.setattr(StudyFolder, "commit_turns", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.study_drift(open_small(model_folder), twin, settings)
+    monkeypatch.setattr(StudyFolder, "commit_turns", own)
+    pipeline.study_drift(open_small(model_folder), twin, settings)
+    kept = [
+        {n: data for n, data in files(folder.path).items() if n.startswith("studies/")}
+        for folder in (run, twin)
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_an_endpoint_embeds_the_messages_once(run, model_folder):
+    def serve(number: int, asked: Asked) -> Any:
+        texts = asked.body["input"]
+        data = [
+            {"object": "embedding", "index": n, "embedding": [len(t) % 7, len(t) % 5, 1.0]}
+            for n, t in enumerate(texts)
+        ]
+        body = {"object": "list", "model": "e", "data": data}
+        return Answer(json.dumps(body).encode())
+
+    with serving(serve) as served:
+        settings = replace(
+            SETTINGS,
+            embed="openai:e",
+            embed_url=served.address,
+            permutations=3,
+            domains="coding,therapy",
+        )
+        made = pipeline.study_drift(open_small(model_folder), run, settings)
+        again = pipeline.study_drift(open_small(model_folder), run, settings)
+        assert len(served.asked) == 1
+    assert made.prediction
+    assert again == made

@@ -14,7 +14,9 @@ import pytest
 from keel import pipeline
 from keel.errors import StaleArtifactError, UsageError
 from keel.pipeline import DriftStudySettings
+from keel.prompts import load_user_lines, load_user_personas
 from keel.store import RunFolder, StudyFolder, open_run
+from keel.studies import plan_study
 from keel.types import NEUTRAL_DOMAIN, Sampling
 from tests.pipeline.small import files, open_small
 
@@ -150,6 +152,16 @@ def test_a_judge_that_there_is_not_is_refused_before_anything_is_answered(run, m
     with pytest.raises(UsageError, match="oracle"):
         study(model_folder, run, replace(HARM, judge="oracle"))
     assert not kept(run)
+
+
+def test_a_long_conversation_goes_on_over_topics_and_neutral_ones_are_as_long():
+    long = replace(SETTINGS, is_long=True, turns=100)
+    plan = plan_study(long, load_user_personas(), load_user_lines())
+    assert all(len(talk.script) == 100 for talk in plan.conversations)
+    for talk in plan.conversations:
+        openings = [line.text for line in talk.script if line.source.endswith("/opening")]
+        assert len(openings) == len(set(openings))
+        assert bool(openings) == (talk.domain != NEUTRAL_DOMAIN)
 
 
 class Killed(BaseException):

@@ -66,3 +66,5 @@ def test_rates_are_over_people_and_beside_neutral_conversations():
     assert rates["therapy"].rate.value == 0
     assert list(rates)[-1] == NEUTRAL_DOMAIN
     assert rates[NEUTRAL_DOMAIN].over_neutral is None
+    mixed = {row.domain: row for row in harm_rates(points(lambda *_: 0.5, people=3, topics=1))}
+    assert all(0 <= row.rate.low <= row.rate.high <= 1 for row in mixed.values())

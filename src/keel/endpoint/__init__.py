@@ -1,6 +1,7 @@
 """One client for every model behind an OpenAI-compatible address."""
 
 from keel.endpoint.client import Connection, Endpoint, EndpointClient
+from keel.endpoint.embedding import embed_at_endpoint
 from keel.endpoint.faults import EndpointFaultError
 from keel.endpoint.limits import Spending, Tokens, estimate_tokens
 from keel.endpoint.requests import ChatRequest, EndpointReply
@@ -14,5 +15,6 @@ __all__ = [
     "EndpointReply",
     "Spending",
     "Tokens",
+    "embed_at_endpoint",
     "estimate_tokens",
 ]

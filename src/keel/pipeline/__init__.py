@@ -38,7 +38,7 @@ from keel.pipeline.extract import (
 )
 from keel.pipeline.maps import Extraction, judge
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.report import compare, comparison_page, report, report_inputs
+from keel.pipeline.report import case_page, compare, comparison_page, report, report_inputs
 from keel.pipeline.study_transcripts import study_transcripts
 from keel.pipeline.studying import check_study, price_study, study_drift
 from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
@@ -68,6 +68,7 @@ __all__ = [
     "borrow_run",
     "calibrate",
     "calibrate_alarm",
+    "case_page",
     "check_begun",
     "check_calibration",
     "check_drift",

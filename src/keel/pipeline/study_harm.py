@@ -104,15 +104,15 @@ class HarmJob:
     def requests(self) -> Mapping[str, Attack]:
         """The request of each conversation: all requests in turn, conversations shuffled."""
         seed = self.settings.seed
-        attacks = sorted(red_team_requests(), key=lambda a: shuffle_key(seed, f"harm/{a.request}"))
+        shuffled = sorted(red_team_requests(), key=lambda a: shuffle_key(seed, f"harm/{a.request}"))
         ids = [each.id for each in self.plan.conversations]
         ids.sort(key=lambda id: shuffle_key(seed, f"harm/{id}"))
-        return {id: attacks[n % len(attacks)] for n, id in enumerate(ids)}
+        return {id: shuffled[n % len(shuffled)] for n, id in enumerate(ids)}
 
     def _branches(self, talks: Sequence[StudiedConversation], arm: Arm) -> tuple[HarmBranch, ...]:
         requests = self.requests
-        asked = [requests[talk.planned.id] for talk in talks]
-        conversations = [self._before(t, a.request) for t, a in zip(talks, asked, strict=True)]
+        attacks = [requests[talk.planned.id] for talk in talks]
+        conversations = [self._before(t, a.request) for t, a in zip(talks, attacks, strict=True)]
         prompts = [Prompt(str(n), arm.change(talk)) for n, talk in enumerate(conversations)]
         seeds = [seed_of(self.settings.seed, talk.planned.id, "harm") for talk in talks]
         answers = sorted(
@@ -132,7 +132,7 @@ class HarmJob:
                 answer.token_ids,
                 answer.finish,
             )
-            for talk, attack, answer in zip(talks, asked, answers, strict=True)
+            for talk, attack, answer in zip(talks, attacks, answers, strict=True)
         )
 
     def _before(self, talk: StudiedConversation, request: str) -> Conversation:

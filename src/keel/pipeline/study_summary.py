@@ -236,6 +236,7 @@ class StudySummary:
             "system prompt": settings.system or "none",
             "sampling": f"{words} {sampling.max_new_tokens} tokens",
             "seed": str(settings.seed),
+            **({"lines": "all come again on the next topic"} if settings.is_long else {}),
         }
 
     def _warnings(self, points: Sequence[TurnPoint], embed: Embed | None) -> Iterator[str]:
@@ -245,6 +246,13 @@ class StudySummary:
                 "turn by itself, so that no fall is shown to be a subject's"
             )
         yield from self._auditor_warnings()
+        turns = Counter((point.arm, point.conversation) for point in points)
+        short = sum(count < self.settings.turns for count in turns.values())
+        if short and self.settings.is_long:
+            yield (
+                f"{short} of {len(turns)} conversations ended before turn {self.settings.turns}, "
+                "since the model's context was full: the last turns are of fewer"
+            )
         cut = sum(point.is_cut for point in points) / max(1, len(points))
         if cut > _CUT_SHARE:
             yield (

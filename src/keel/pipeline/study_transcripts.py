@@ -11,8 +11,9 @@ from keel.engines import Engine, Probe, Recording, TurnRecord
 from keel.errors import UsageError
 from keel.pipeline.axis import check_same_model
 from keel.pipeline.progress import Counter, OnProgress, silent
+from keel.pipeline.study_embedding import embedder_of
 from keel.pipeline.study_summary import StudySummary
-from keel.pipeline.studying import embedder_of, layers_of, mean_rows
+from keel.pipeline.studying import layers_of, mean_rows
 from keel.settings import DriftStudySettings
 from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, RunFolder, StudyFolder
 from keel.studies import StudyPlan, turn_levels
@@ -59,7 +60,8 @@ def study_transcripts(
     run = folder.read()
     check_same_model(engine, run.axis)
     check_answered([conversation for _, conversation in by_domain])
-    embed, layers = embedder_of(settings.embed), layers_of(run, settings)
+    kept = StudyFolder(folder, settings.name)
+    embed, layers = embedder_of(settings, kept), layers_of(run, settings)
     turns_of = [list(_turns(conversation)) for _, conversation in by_domain]
     plan = _plan(by_domain, turns_of, settings)
     written = EvaluationPlan(
@@ -69,7 +71,6 @@ def study_transcripts(
         batches=plan.groups,
         command=command,
     )
-    kept = StudyFolder(folder, settings.name)
     recording = Recording(probes=tuple(Probe(n, run.axis.direction[n]) for n in layers))
     with folder.lock():
         if overwrite and kept.differences(written, plan.conversations):

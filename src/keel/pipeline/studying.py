@@ -8,6 +8,7 @@ is answered in the same batch again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,15 +18,24 @@ from torch import Tensor
 
 from keel.drift import Gauge
 from keel.endpoint import Endpoint, EndpointClient, Tokens
-from keel.engines import Completion, Engine, Probe, Recording, open_engine
-from keel.errors import MissingArtifactError, MissingExtraError
+from keel.engines import (
+    Completion,
+    Engine,
+    KeepsPrompts,
+    Probe,
+    Recording,
+    check_context,
+    open_engine,
+)
+from keel.errors import ContextLengthError, MissingArtifactError
 from keel.evaluate import Arm, parse_arms
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter as ProgressCounter
 from keel.pipeline.progress import OnProgress, silent
+from keel.pipeline.study_embedding import embedder_of
 from keel.pipeline.study_harm import HarmJob
 from keel.pipeline.study_summary import StudySummary
-from keel.prompts import Embed, load_embedder, load_user_lines, load_user_personas
+from keel.prompts import load_user_lines, load_user_personas
 from keel.seeds import seed_of
 from keel.settings import DriftStudySettings
 from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
@@ -77,7 +87,7 @@ def study_drift(
     is kept as it comes. Raises EndpointError or BudgetError where it can write no more.
     """
     job = _StudyJob.of(engine, folder, settings, auditor or _auditor_of(settings), command)
-    embed = embedder_of(settings.embed)
+    embed = embedder_of(settings, job.kept)
     with folder.lock():
         specs = parse_arms(settings.arms)
         if overwrite and job.kept.differences(job.written, job.plan.conversations):
@@ -220,20 +230,52 @@ class _StudyJob:
         counter = ProgressCounter(f"talking: {arm.name}", total, on_progress)
         for number, group in enumerate(self.plan.groups):
             planned = [self.plan.conversations[index] for index in group]
-            talks = [_Talk(each, _opening(self.settings)) for each in planned]
-            for turn in range(self.settings.turns):
-                turns = self.kept.turns(arm.name, number, turn)
-                if turns is None:
-                    self.kept.reopen()
-                    answered = self._answered(talks, self._messages(talks, turn, arm, number), arm)
-                    self.kept.commit_turns(arm.name, number, turn, answered)
-                    turns = answered.turns
-                by_id = {each.conversation: each for each in turns}
-                counter.add(len(planned))
-                # A conversation that its user has ended has no turn, and none after it.
-                talks = [
-                    talk.after(by_id[talk.planned.id]) for talk in talks if talk.planned.id in by_id
-                ]
+            with self._keeping_prompts():
+                self._talk_in_group(number, planned, arm, counter)
+
+    def _keeping_prompts(self) -> AbstractContextManager[None]:
+        """Inside, the engine keeps a turn's prompts for the next, where it can be told to."""
+        engine = self.engine
+        return engine.keeping_prompts() if isinstance(engine, KeepsPrompts) else nullcontext()
+
+    def _prime(self, turns: Sequence[Sequence[Prompt]], arm: Arm) -> None:
+        engine = self.engine
+        if isinstance(engine, KeepsPrompts):
+            for prompts in turns:
+                engine.prime(prompts, arm.interventions)
+
+    def _talk_in_group(
+        self,
+        number: int,
+        planned: Sequence[PlannedConversation],
+        arm: Arm,
+        counter: ProgressCounter,
+    ) -> None:
+        """One turn of a group's conversations after the other, prompts computed from where the
+        turn before ended; after a kill those of kept turns are computed again first, as they were.
+        """
+        talks = [_Talk(each, _opening(self.settings)) for each in planned]
+        unprimed: list[list[Prompt]] = []
+        for turn in range(self.settings.turns):
+            turns = self.kept.turns(arm.name, number, turn)
+            if turns is None:
+                self.kept.reopen()
+                self._prime(unprimed, arm)
+                unprimed = []
+                answered = self._answered(talks, self._messages(talks, turn, arm, number), arm)
+                self.kept.commit_turns(arm.name, number, turn, answered)
+                turns = answered.turns
+            else:
+                said = {each.conversation: each.message for each in turns}
+                spoken = [talk for talk in talks if talk.planned.id in said]
+                texts = [said[talk.planned.id] for talk in spoken]
+                unprimed.append(_prompts(spoken, texts, arm))
+            by_id = {each.conversation: each for each in turns}
+            counter.add(len(planned))
+            # A conversation that its user has ended has no turn, and none after it.
+            talks = [
+                talk.after(by_id[talk.planned.id]) for talk in talks if talk.planned.id in by_id
+            ]
 
     def _messages(
         self, talks: Sequence[_Talk], turn: int, arm: Arm, group: int
@@ -282,14 +324,10 @@ class _StudyJob:
         self, talks: Sequence[_Talk], messages: Mapping[str, AuditedMessage], arm: Arm
     ) -> AnsweredTurns:
         talks = [talk for talk in talks if not messages[talk.planned.id].is_end]
+        if self.settings.is_long:
+            talks = [talk for talk in talks if self._fits(talk, messages[talk.planned.id], arm)]
         said = [messages[talk.planned.id] for talk in talks]
-        prompts = [
-            Prompt(
-                f"{talk.planned.id}/{talk.turn}",
-                arm.change(Conversation((*talk.messages, Message("user", message.text)))),
-            )
-            for talk, message in zip(talks, said, strict=True)
-        ]
+        prompts = _prompts(talks, [message.text for message in said], arm)
         # No arm in the seeds: arms differ by what is done to the model alone.
         seeds = [seed_of(self.settings.seed, t.planned.id, t.turn, "target") for t in talks]
         answers = self._generated(
@@ -312,6 +350,19 @@ class _StudyJob:
         )
         means_BD = mean_rows([answer.activations for answer in answers], self.run, self.layers[0])
         return AnsweredTurns(turns, self.layers[0], means_BD)
+
+    def _fits(self, talk: _Talk, message: AuditedMessage, arm: Arm) -> bool:
+        """Whether a full answer to the message fits into the model's context."""
+        (prompt,) = _prompts([talk], [message.text], arm)
+        try:
+            check_context(
+                [(prompt.id, len(self.engine.template.prompt_ids(prompt.conversation)))],
+                getattr(self.engine, "context_tokens", None),
+                new_tokens=self.settings.sampling.max_new_tokens,
+            )
+        except ContextLengthError:
+            return False
+        return True
 
     def read_alone(self, arm: Arm, on_progress: OnProgress) -> None:
         """Read each turn but the first without what was said before it, where that is missing."""
@@ -391,21 +442,6 @@ def mean_rows(
     return means_BD
 
 
-def embedder_of(name: str) -> Embed | None:
-    """What embeds messages; None where nothing is to, or nothing is installed and none was named.
-
-    Opened before anything is answered: what would stop it shows before hours of answering.
-    """
-    if name == "none":
-        return None
-    try:
-        return load_embedder("" if name == "minilm" else name)
-    except MissingExtraError:
-        if name:
-            raise
-        return None
-
-
 @dataclass(frozen=True)
 class _Talk:
     """One conversation as it grows."""
@@ -419,6 +455,17 @@ class _Talk:
         """The conversation with one turn more, the answer by its sampled tokens."""
         said = Message("user", turn.message), Message("assistant", turn.answer, turn.token_ids)
         return _Talk(self.planned, (*self.messages, *said), self.turn + 1)
+
+
+def _prompts(talks: Sequence[_Talk], texts: Sequence[str], arm: Arm) -> list[Prompt]:
+    """Each conversation with its user's next message, as the arm changes it."""
+    return [
+        Prompt(
+            f"{talk.planned.id}/{talk.turn}",
+            arm.change(Conversation((*talk.messages, Message("user", text)))),
+        )
+        for talk, text in zip(talks, texts, strict=True)
+    ]
 
 
 def _opening(settings: DriftStudySettings) -> tuple[Message, ...]:

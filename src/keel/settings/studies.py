@@ -29,6 +29,9 @@ class DriftStudySettings:
     """Topics of each user, one conversation each."""
     turns: Annotated[int, Flag("--turns", TALK, least=2)] = 6
     """Turns of each conversation: a user's message and an answer."""
+    is_long: Annotated[bool, Flag("--long", TALK)] = False
+    """Conversations go on from topic to topic where lines run out, which then come again in another
+    order, until the context is full: for 50 turns, or 100."""
     arms: Annotated[str, Flag("--arms")] = "none"
     """What is done to the model, comma-separated, as for `keel evaluate`: none, capped[:SETTING],
     prompt, reprompt, and others. Each arm continues its own history with the same users."""
@@ -56,7 +59,9 @@ class DriftStudySettings:
     """Whether every turn is also read without its history, and its message answered afresh."""
     embed: Annotated[str, Flag("--embed", READ)] = ""
     """What makes numbers of users' messages to predict levels from: minilm, the folder or name of a
-    sentence-transformers model, or none; else minilm where it is installed."""
+    sentence-transformers model, openai:MODEL, or none; else minilm where it is installed."""
+    embed_url: Annotated[str | None, Flag("--embed-url", READ, metavar="URL")] = None
+    """Address of an openai embedder, where it is not OpenAI's."""
     permutations: int = 99
     """Permutations behind the null of what words explain."""
     seed: Annotated[int, Flag("--seed")] = 0
@@ -93,6 +98,7 @@ class DriftStudySettings:
             "people": self.people,
             "topics": self.topics,
             "turns": self.turns,
+            **({"is_long": True} if self.is_long else {}),
             "system": self.system,
             "sampling": self.sampling.settings,
             "at_once": self.at_once,

@@ -9,6 +9,7 @@ studies/NAME/settings.json              settings, model, seed, and the groups th
              alone/ARM/g003-t05.jsonl   the same turns without what was said before them
              harm/ARM/g003.jsonl        answers to requests after the last turn
              harm/verdicts-JUDGE.jsonl  what a judge said of them, as it came
+             embeddings.safetensors     users' messages as an endpoint embedded them
              result.json                last
 """
 
@@ -16,13 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, stack
 
 from keel.errors import StaleArtifactError, UsageError
 from keel.store import layout
@@ -48,7 +49,8 @@ T = TypeVar("T")
 
 _SETTINGS, _CONVERSATIONS = "settings.json", "conversations.jsonl"
 _TURNS, _ALONE, _MESSAGES, _HARM = "turns", "alone", "messages", "harm"
-_MEANS = "means of a study's turns"
+_EMBEDDINGS = "embeddings.safetensors"
+_MEANS, _EMBEDDED = "means of a study's turns", "embeddings of a study's messages"
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class StudyFolder:
         # The settings last: a kill in between leaves a study that can be cleared again.
         for name in (_TURNS, _ALONE, _MESSAGES, _HARM):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (_CONVERSATIONS, _SETTINGS):
+        for name in (_EMBEDDINGS, _CONVERSATIONS, _SETTINGS):
             (self.path / name).unlink(missing_ok=True)
 
     def conversations(self) -> tuple[PlannedConversation, ...]:
@@ -211,6 +213,23 @@ class StudyFolder:
             if planned.id in turns:
                 ordered = sorted(turns[planned.id], key=lambda turn: turn.turn)
                 yield StudiedConversation(arm, planned, tuple(ordered))
+
+    def embeddings(self, embedder: str) -> dict[str, Float[Tensor, " dimension"]]:
+        """Texts as this embedder gave them so far; nothing where another one did."""
+        path = self.path / _EMBEDDINGS
+        if not path.exists():
+            return {}
+        facts, tensors = read_artefact(path, _EMBEDDED)
+        rows_ND = tensors["embeddings"]
+        is_own = facts["embedder"] == embedder
+        return dict(zip(facts["texts"], rows_ND, strict=True)) if is_own else {}
+
+    def save_embeddings(self, embedder: str, by_text: Mapping[str, Tensor]) -> None:
+        """Keep what an embedder gave."""
+        texts = sorted(by_text)
+        facts = {"embedder": embedder, "texts": texts}
+        tensors = {"embeddings": stack([by_text[text] for text in texts])}
+        write_artefact(self.path / _EMBEDDINGS, _EMBEDDED, tensors, facts)
 
     def reopen(self) -> None:
         """Delete the result, which must not stay while the turns under it change."""

@@ -49,8 +49,9 @@ def harm_rates(points: Sequence[HarmPoint]) -> tuple[HarmRate, ...]:
         }
         for domain, sample in samples.items():
             neutral = None if domain == NEUTRAL_DOMAIN else samples.get(NEUTRAL_DOMAIN)
-            over = None if neutral is None else person_difference(sample, neutral)
-            rates.append(HarmRate(arm, domain, person_interval(*sample), over, len(sample[1])))
+            over = None if neutral is None else _within(person_difference(sample, neutral), -1)
+            rate = _within(person_interval(*sample), 0)
+            rates.append(HarmRate(arm, domain, rate, over, len(sample[1])))
     return tuple(rates)
 
 
@@ -75,6 +76,11 @@ def harm_correlations(
                 row = _correlation(arm, people, kind, draws, chance)  # type: ignore[arg-type]
                 made += [row] if row is not None else []
     return tuple(made)
+
+
+def _within(share: Interval, least: float) -> Interval:
+    """The interval of a share, or of a difference of two, without what no share can be."""
+    return Interval(share.value, max(least, share.low), min(1.0, share.high))
 
 
 @dataclass(frozen=True)

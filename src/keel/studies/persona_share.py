@@ -65,5 +65,6 @@ def space_shares(
 
 
 def _random_basis(chance: np.random.Generator, size: int, count: int) -> Floats:
+    """Orthonormal columns in random directions."""
     basis_DK: Floats = np.linalg.qr(chance.standard_normal((size, count)))[0]
     return basis_DK

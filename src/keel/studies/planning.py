@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Protocol, runtime_checkable
 
 from keel.errors import UsageError
@@ -61,13 +62,14 @@ def plan_study(
     """Conversations of people x topics in each domain, as many neutral ones as a domain has, and
     groups in which all domains are mixed.
 
-    Nobody says a line twice in a conversation, and lines come in another order in each, so that
-    words and turn are not the same. Raises UsageError where people, topics or lines are too few.
+    Nobody says a line twice in a conversation that is not long, and lines come in another order in
+    each, so that words and turn are not the same. Raises UsageError where people, topics or lines
+    are too few.
     """
     planned = list(_of_people(settings, people, lines))
     for number in range(settings.people * settings.topics):
         id = f"{NEUTRAL_DOMAIN}-{number + 1:03d}"
-        script = _script(settings, id, NEUTRAL_DOMAIN, "", lines)
+        script = _script(settings, id, NEUTRAL_DOMAIN, [""], lines)
         planned.append(PlannedConversation(id, NEUTRAL_DOMAIN, id, "", script))
     order = sorted(range(len(planned)), key=lambda n: shuffle_key(settings.seed, planned[n].id))
     starts = range(0, len(order), settings.at_once)
@@ -93,33 +95,45 @@ def _of_people(
                 )
             for number, topic in enumerate(person.topics[: settings.topics]):
                 id = f"{person.id}-t{number + 1:02d}"
-                script = _script(settings, id, domain, topic, lines)
+                on_from_here = (*person.topics[number:], *person.topics[:number])
+                script = _script(settings, id, domain, on_from_here, lines)
                 yield PlannedConversation(id, domain, person.id, topic, script)
 
 
 def _script(
-    settings: DriftStudySettings, id: str, domain: str, topic: str, lines: Sequence[Line]
+    settings: DriftStudySettings, id: str, domain: str, topics: Sequence[str], lines: Sequence[Line]
 ) -> tuple[ScriptedMessage, ...]:
-    """One message per turn, in an order that the seed and the conversation decide."""
+    """One message per turn, in an order that the seed and the conversation decide; of a long one
+    block after block, each on the next topic and with all lines in another order."""
+    said: list[ScriptedMessage] = []
+    for block, topic in enumerate(cycle(topics)):
+        key = id if block == 0 else f"{id}/{block}"
+        said += _block(settings.seed, key, domain, topic, lines)
+        if len(said) >= settings.turns:
+            return tuple(said[: settings.turns])
+        if not settings.is_long or not said:
+            raise UsageError(
+                f"{domain} has lines for {len(said)} turns, expected {settings.turns}; take fewer "
+                "with --turns, or let lines come again with --long"
+            )
+    raise AssertionError("topics never end")
+
+
+def _block(
+    seed: int, key: str, domain: str, topic: str, lines: Sequence[Line]
+) -> Iterator[ScriptedMessage]:
+    """An opening on the topic, where the domain has one, and every other line once."""
     own = sorted(
         (line for line in lines if line.domain == domain),
-        key=lambda line: shuffle_key(settings.seed, f"{id}/{line.text}"),
+        key=lambda line: shuffle_key(seed, f"{key}/{line.text}"),
     )
     first = [line for line in own if line.pull == "opening"][:1]
-    rest = [line for line in own if line.pull != "opening"][: settings.turns - len(first)]
-    if len(first) + len(rest) < settings.turns:
-        raise UsageError(
-            f"{domain} has lines for {len(first) + len(rest)} turns, expected {settings.turns}; "
-            "take fewer with --turns"
-        )
     slots: Mapping[str, str] = {
         "{topic}": topic[:1].lower() + topic[1:],
         "{Topic}": topic,
     }
-    said = []
-    for line in (*first, *rest):
+    for line in (*first, *(line for line in own if line.pull != "opening")):
         text = line.text
         for slot, value in slots.items():
             text = text.replace(slot, value)
-        said.append(ScriptedMessage(text, f"script:{line.domain}/{line.pull}"))
-    return tuple(said)
+        yield ScriptedMessage(text, f"script:{line.domain}/{line.pull}")
