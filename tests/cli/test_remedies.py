@@ -63,6 +63,10 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
         lambda run, model: ["serve", "held", "--setting", "nonsense"],
         ("KEEL_SETTING is 'nonsense', but", "held holds "),
     ),
+    "no demo yet where the page looks for it": (
+        lambda run, model: ["ui"],
+        ("runs/demo is no run folder", "keel demo shows one that is recorded"),
+    ),
     "a run with a slip": (
         lambda run, model: ["report", "heldd"],
         ("heldd is no run folder; did you mean held? or make one",),

@@ -23,6 +23,8 @@ from keel.types import ModelIdentity, Prompt
 
 Kept = Literal["means", "sample", "none"]
 
+_DEMO = Path("runs/demo")
+"""Where `keel demo` puts the recorded run, and where `keel ui` looks by itself."""
 _DECIDING_FACTS = ("clock", "thinking")
 """Facts of the chat template that its source does not fix, and that answers depend on."""
 
@@ -205,7 +207,8 @@ def _no_run(root: Path) -> str:
     hint = f"did you mean {root.parent / near[0]}? or " if near else ""
     is_name = len(root.parts) == 1 and not root.exists()
     model = f"; if it is a model: keel extract {root} -o runs/{root}" if is_name else ""
-    return f"{root} is no run folder; {hint}make one: keel extract MODEL -o {root}{model}"
+    demo = "; keel demo shows one that is recorded" if root == _DEMO else ""
+    return f"{root} is no run folder; {hint}make one: keel extract MODEL -o {root}{model}{demo}"
 
 
 def _runs_in(folder: Path) -> list[str]:
