@@ -337,10 +337,10 @@ def test_interventions_that_cannot_be_applied_are_refused(engine, wrong, message
 def test_of_a_conversation_that_grows_little_more_than_its_new_prompt_tokens_is_computed(
     folder, monkeypatch
 ):
-    """By vLLM's own count of cached tokens: 8 conversations of 5 turns, recorded. Blocks of 16
-    tokens are kept whole, so that up to 15 of each turn are computed again."""
+    """By vLLM's own count of cached tokens: 8 conversations of 5 turns, recorded. Blocks of 32
+    tokens are kept whole, so that up to 31 of each turn are computed again."""
     counts = []
-    with started(folder, max_model_len=2048, arguments={"block_size": 16}) as engine:
+    with started(folder, max_model_len=2048, arguments={"block_size": 32}) as engine:
         own = engine._completion
 
         def counting(request, output, *rest):
@@ -364,5 +364,5 @@ def test_of_a_conversation_that_grows_little_more_than_its_new_prompt_tokens_is_
     unique = sum(length for _, length, _ in counts[-8:])
     computed = sum(length - cached for _, length, cached in counts)
     whole = sum(length for _, length, _ in counts)
-    assert computed <= 1.1 * unique
+    assert computed <= 1.1 * unique, (computed, unique, whole)
     assert whole > 2 * unique
