@@ -10,9 +10,16 @@ import torch
 from keel import pipeline
 from keel.engines import Recording
 from keel.steering import Addition
-from keel.store import RunFolder, open_run
+from keel.store import Run, RunFolder, open_run
 from keel.testing import FakeEngine
-from keel.types import Conversation, Message, Prompt, Sampling
+from keel.types import (
+    Conversation,
+    Message,
+    Prompt,
+    Sampling,
+    TurnLevels,
+    system_hash,
+)
 from keel.ui import SideBySide, TwoSidedQuestion
 from keel.ui.answering import pieces_of
 from tests.pipeline.small import INPUTS, SETTINGS
@@ -178,6 +185,28 @@ def test_a_loaded_conversation_is_measured_answer_by_answer(page, model):
     (reading,) = pipeline_drift(model, Conversation(said))
     assert [e["answer"]["gaps"] for e in found] == pytest.approx([t.gaps for t in reading.turns])
     assert {e["answer"]["finish"] for e in found} == {"given"}
+
+
+def test_an_answer_is_held_against_the_default_of_its_own_turn(held_run):
+    """Under the system prompt that the levels are of; of others nothing is known."""
+
+    class Knowing(Run):
+        def turn_levels(self, layer: int) -> TurnLevels:
+            known = system_hash("Be brief.")
+            return TurnLevels(layer, (0.9, 0.4), (0.1, 0.1), (12, 12), system_sha256=known)
+
+    model = opened(held_run)
+    model.run = Knowing(held_run)
+    said = (("user", "Hi"), ("assistant", "Boo"), ("user", "So?"), ("assistant", "Whooo"))
+    assert expected_by(model, "Be brief.", said) == [0.9, 0.4]
+    assert expected_by(model, "Be a ghost.", said) == [None, None]
+
+
+def expected_by(model: SideBySide, system: str, said) -> list[float | None]:
+    answers = []
+    conversation = Conversation((Message("system", system), *(Message(*each) for each in said)))
+    model.read(conversation, None, lambda kind, **values: answers.append(values["answer"]))
+    return [answer.expected_gaps for answer in answers]
 
 
 def pipeline_drift(model: SideBySide, conversation: Conversation):

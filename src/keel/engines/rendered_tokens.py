@@ -144,12 +144,16 @@ def content_tokens(
     """
     start, stop = span
 
-    def is_content(token: tuple[int, int]) -> bool:
-        first, last = max(token[0], start), min(token[1], stop)
-        if first >= last:
-            return False
-        around = text[token[0] : first] + text[last : token[1]]
-        return not around or (not around.strip() and bool(text[first:last].strip()))
+    def is_content(first: int, last: int) -> bool:
+        """Of a token that shares characters with the message."""
+        inner = slice(max(first, start), min(last, stop))
+        around = text[first : inner.start] + text[inner.stop : last]
+        return not around or (not around.strip() and bool(text[inner].strip()))
 
-    inside = [index for index, token in enumerate(offsets) if is_content(token)]
+    # Long conversations ask this of every message and token: most are told apart by their ends.
+    inside = [
+        index
+        for index, (first, last) in enumerate(offsets)
+        if first < stop and last > start and first < last and is_content(first, last)
+    ]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)

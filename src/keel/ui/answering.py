@@ -72,6 +72,8 @@ class Measured:
     """None where no floors were to act."""
     step: float = 0.0
     """The strength of the step along the axis that was added."""
+    expected_gaps: float | None = None
+    """Where the default's own answers stand at this turn; None where the run does not know."""
 
 
 OnEvent = Callable[..., None]
@@ -96,7 +98,8 @@ class SideBySide:
         """What measures answers under a setting: at its layer nearest to the axis' own."""
         floors = pipeline.floors_of(self.run, setting)
         layer = pipeline.drift_layer(self.run.axis, floors)
-        return Gauge.of(self.engine, self.run.axis, layer=layer, floors=floors)
+        levels = self.run.turn_levels(layer)
+        return Gauge.of(self.engine, self.run.axis, layer=layer, floors=floors, levels=levels)
 
     def interventions(self, side: Side, setting: str | None, strength: float) -> list[Intervention]:
         """What acts on a side. Raises MissingArtifactError for a cap of a run without floors."""
@@ -139,7 +142,9 @@ class SideBySide:
                 record = records.get(turn)
                 ids = () if record is None else record.token_ids
                 projections_TK = None if record is None else record.projections_TK
-                answer = self._measured(gauge, text, ids, projections_TK, "given")
+                answer = self._measured(
+                    gauge, text, ids, projections_TK, "given", standing=(turn, conversation.system)
+                )
                 on_event("answered", side="uncapped", turn=turn, answer=answer)
 
     def _answered(
@@ -184,6 +189,7 @@ class SideBySide:
             completion.token_ids,
             completion.projections_TK,
             completion.finish,
+            standing=(_answers_in(conversation), conversation.system),
             acted=None if setting is None else _acted(setting, firing),
             step=question.strength,
         )
@@ -201,7 +207,7 @@ class SideBySide:
         A call that is broken off has no counts: how often it intervened is unknown.
         """
         conversation = question.conversations[side].with_reply(text)
-        last = sum(m.speaker == "assistant" for m in conversation.messages) - 1
+        last = _answers_in(conversation) - 1
         readings = self.engine.read(
             [conversation], recording=gauge.recording, interventions=tuple(acting)
         )
@@ -214,6 +220,7 @@ class SideBySide:
             () if record is None else record.token_ids,
             None if record is None else record.projections_TK,
             "stopped",
+            standing=(last, conversation.system),
             acted=None if setting is None else _acted(setting, readings.firing),
             step=question.strength,
         )
@@ -226,10 +233,14 @@ class SideBySide:
         projections_TK: Float[Tensor, "token probe"] | None,
         finish: Literal["stop", "length", "stopped", "given"],
         *,
+        standing: tuple[int, str | None],
         acted: Acted | None = None,
         step: float = 0.0,
     ) -> Measured:
-        reading = None if projections_TK is None else gauge.reading(0, projections_TK, text)
+        """`standing`: the turn of its conversation, and the system prompt."""
+        turn, system = standing
+        reading = None if projections_TK is None else gauge.reading(turn, projections_TK, text)
+        is_known = gauge.levels is not None and gauge.levels.fits_system(system)
         gaps = [] if reading is None else map(gauge.in_gaps, reading.token_projections)
         pieces = pieces_of(self.engine.template.tokenizer, token_ids)
         return Measured(
@@ -241,6 +252,7 @@ class SideBySide:
             finish,
             acted,
             step,
+            reading.expected_gaps if reading is not None and is_known else None,
         )
 
     def _setting_on(self, side: Side, question: TwoSidedQuestion) -> Floors | None:
@@ -263,6 +275,10 @@ def open_side_by_side(run: Run, open_engine: Callable[[str], Engine]) -> SideByS
     """
     model = run.axis.identity.model_id
     return SideBySide(open_engine(model), run)
+
+
+def _answers_in(conversation: Conversation) -> int:
+    return sum(message.speaker == "assistant" for message in conversation.messages)
 
 
 def pieces_of(tokenizer: Any, token_ids: Sequence[int]) -> Iterator[str]:

@@ -104,8 +104,10 @@ function drawnReading(answer, side) {
     drawn.push(element("p", { class: "reading" }, "No token to measure."));
   } else {
     const below = answer.is_below_floor ? ", below the floor" : "";
+    const expected = answer.expected_gaps == null ? ""
+      : `, the default at this turn ${signed(answer.expected_gaps)}`;
     drawn.push(needle(answer.gaps, answer.floor_gaps),
-      element("p", { class: "reading" }, `${signed(answer.gaps)} gaps${below}`));
+      element("p", { class: "reading" }, `${signed(answer.gaps)} gaps${expected}${below}`));
   }
   drawn.push(element("p", { class: "acted" }, wordsOn(answer, side)));
   return drawn;
