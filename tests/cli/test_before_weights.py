@@ -67,6 +67,14 @@ def test_floors_that_are_not_there(keel, gone, case):
     check_refused(keel(*NO_FLOORS[case], *CPU), "bare has no floors", "keel calibrate bare")
 
 
+def test_a_task_that_lm_eval_does_not_have(keel, gone):
+    """Told after 2 min 15 s once, when controls had been matched."""
+    arguments = ["evaluate", "bare", "capability", "--arms", "none"]
+    check_refused(keel(*arguments, "--task", "nosuch"), "lm-eval has no task 'nosuch'")
+    suites = "Keel has no suite 'nosuch' (capability, susceptibility, jailbreak,"
+    check_refused(keel("evaluate", "bare", "nosuch", "--arms", "none"), suites, "no task 'nosuch'")
+
+
 def test_too_few_roles(keel, place):
     """Told after 77 s once."""
     found = keel("extract", "./gone/model", "-o", "run", "--roles", role_files(2))

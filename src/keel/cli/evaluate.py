@@ -229,8 +229,9 @@ class EvaluationRequest:
             task_evaluation,
         )
 
-        check_harness()  # before a model is loaded, which may take minutes
-        sources = self._task_sources(options)
+        # Before a model is loaded and controls are matched, which may take minutes.
+        check_harness()
+        tasks = self._opened_tasks(options)
         warnings: tuple[str, ...] = ()
         if self.settings.endpoint is not None:
             served, arms, warnings = self._served(self.settings.endpoint)
@@ -240,8 +241,7 @@ class EvaluationRequest:
             answerer_of = partial(task_answerer, engine=engine)
             names = tuple(Arm(spec.name) for spec in parse_arms(self.settings.arms))
             arms = names if is_priced else self._arms(engine, self.run.axis)
-        for source in sources:
-            task = source.open()
+        for task in tasks:
             yield task_evaluation(
                 task,
                 answerer_of(task),
@@ -250,6 +250,21 @@ class EvaluationRequest:
                 warnings=warnings,
                 command=self._command,
             )
+
+    def _opened_tasks(self, options: CapabilitySettings) -> list[CapabilityTask]:
+        """The tasks with their items. Raises UsageError for a name that is no suite's either."""
+        from keel.errors import UsageError
+        from keel.evaluate.capability import UnknownTaskError
+        from keel.pipeline import SUITES
+
+        sources = self._task_sources(options)
+        try:
+            return [source.open() for source in sources]
+        except UnknownTaskError as error:
+            if self.suite == CAPABILITY:
+                raise
+            suites = ", ".join([CAPABILITY, *SUITES.names()])
+            raise UsageError(f"Keel has no suite {self.suite!r} ({suites}), and {error}") from None
 
     @property
     def _command(self) -> str:

@@ -6,7 +6,7 @@ from keel.evaluate.capability.answering import (
     TaskAnswerer,
     task_answerer,
 )
-from keel.evaluate.capability.loading import PAPER_METRICS
+from keel.evaluate.capability.loading import PAPER_METRICS, UnknownTaskError
 from keel.evaluate.capability.scoring import TaskGrader, task_evaluation
 from keel.evaluate.capability.task import CapabilityTask, TaskSource, check_harness, open_task
 from keel.settings import CapabilitySettings
@@ -23,6 +23,7 @@ __all__ = [
     "TaskAnswerer",
     "TaskGrader",
     "TaskSource",
+    "UnknownTaskError",
     "check_harness",
     "open_task",
     "task_answerer",

@@ -67,6 +67,10 @@ def load_leaves(name: str, *, data: Path | None, allows_code: bool, seed: int) -
     return leaves
 
 
+class UnknownTaskError(UsageError):
+    """No task of lm-eval has that name."""
+
+
 def registered_name(name: str) -> str:
     """The name under which lm-eval knows a task; of a YAML file it is written inside."""
     if not name.endswith((".yaml", ".yml")):
@@ -97,7 +101,7 @@ def _manager_with(name: str) -> Any:
                 return small
     full = TaskManager()
     if registered not in full.all_tasks:
-        raise UsageError(_unknown(name, full.all_tasks))
+        raise UnknownTaskError(_unknown(name, full.all_tasks))
     return full
 
 
