@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import keel
 from keel.cli import run as keel_command
 from keel.engines import open_engine
 from keel.store import save_floors
@@ -123,9 +124,9 @@ def test_a_keel_that_cannot_be_loaded_ends_a_server_with_floors(folder, floors, 
 def install_as_declared(where):
     """Keel's entry points as pyproject.toml has them now, whatever was installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    folder = where / f"keel_llm-{project['version']}.dist-info"
+    name, version = project["name"], keel.__version__
+    folder = where / f"keel_llm-{version}.dist-info"
     folder.mkdir()
-    name, version = project["name"], project["version"]
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (folder / "entry_points.txt").write_text(
         "\n".join(
