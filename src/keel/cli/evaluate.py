@@ -231,12 +231,13 @@ class EvaluationRequest:
 
         # Before a model is loaded and controls are matched, which may take minutes.
         check_harness()
-        tasks = self._opened_tasks(options)
         warnings: tuple[str, ...] = ()
         if self.settings.endpoint is not None:
             served, arms, warnings = self._served(self.settings.endpoint)
             answerer_of: AnswererOf = partial(ChatTaskAnswerer, answerer=served)
+            tasks = self._opened_tasks(options)
         else:
+            tasks = self._opened_tasks(options)
             engine = console.open_model(self.run.identity.model_id, self.opening)
             answerer_of = partial(task_answerer, engine=engine)
             names = tuple(Arm(spec.name) for spec in parse_arms(self.settings.arms))
