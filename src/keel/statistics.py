@@ -247,7 +247,7 @@ def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
         levels = min(clusters.levels.values(), default=len(values_N))
         tail = float(log_N.var(ddof=1)) / 2 * levels / (levels - 1)
         largest = max(largest, clusters.variance(log_N - log_N.mean()).value * (1 + tail))
-    reach = variance.quantile(_LEVEL) * largest**0.5
+    reach = variance.quantile(_LEVEL) * largest**0.5 if largest > 0 else 0.0
     return Interval(value, float(value * np.exp(-reach)), float(value * np.exp(reach)))
 
 

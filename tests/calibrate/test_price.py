@@ -145,6 +145,11 @@ def test_a_price_reaches_farther_up_than_down_and_not_below_nothing():
     assert price.high - price.value > 2 * (price.value - price.low)
 
 
+def test_a_price_of_one_answer_is_that_answers():
+    price = price_interval([0.02], rollouts("default", 1))
+    assert (price.value, price.low, price.high) == (0.02, 0.02, 0.02)
+
+
 def test_answers_to_one_question_tell_no_more_than_one_of_it():
     """Two questions, five answers each: as good as two numbers, whose t has one degree."""
     answers = [*rollouts("default", 1) * 5, *[rollouts("default", 2)[1]] * 5]
