@@ -22,6 +22,7 @@ from keel.engines import Completion, Engine, Probe, Recording
 from keel.engines.transformers import TransformersEngine
 from keel.geometry import unit
 from keel.steering import Intervention
+from keel.testing import tiny_tokenizer
 from keel.types import Floor, Prompt, Sampling
 
 _MEANS = Recording(means=True)
@@ -180,8 +181,7 @@ def endless_engine() -> Any:
 
 
 def _engine_1b(device: str) -> Any:
-    """Random weights in the shape of a Llama of 1B parameters, with the embedded tokenizer."""
-    embedded: Any = keel.open_engine(MODEL, device="cpu")
+    """Random weights in the shape of a Llama of 1B parameters, with the tests' tokenizer."""
     shape = LlamaConfig(
         vocab_size=128256,
         hidden_size=2048,
@@ -194,7 +194,7 @@ def _engine_1b(device: str) -> Any:
     )
     with torch.device(device):
         model: Any = LlamaForCausalLM(shape).to(torch.bfloat16)
-    return _endless(TransformersEngine(model, embedded.tokenizer))
+    return _endless(TransformersEngine(model, tiny_tokenizer()))
 
 
 def _endless(engine: Any) -> Any:

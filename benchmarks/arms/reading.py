@@ -63,12 +63,13 @@ def load(model: str, dtype: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
 
 
-def dummy(folder: str) -> Any:
+def dummy(folder: str, device: str) -> Any:
     """A model of a folder's config with random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
 
 def span_means(model: Any, batch: Sequence[Given]) -> list[Tensor]:

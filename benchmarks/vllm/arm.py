@@ -66,11 +66,14 @@ class _Engine:
         if deployment is not None:
             extra = {"additional_config": {"keel": Deployment(**deployment).to_config()}}
         self.is_dummy = shape is not None
-        where: dict[str, Any] = {"model": locate(MODEL), "max_model_len": 1024}
-        where |= {"gpu_memory_utilization": 0.1}
-        if shape is not None:
-            where |= {"model": shape["folder"], "max_model_len": 4096, "load_format": "dummy"}
+        where: dict[str, Any]
+        if shape is None:
+            where = {"model": locate(MODEL), "max_model_len": 1024, "gpu_memory_utilization": 0.1}
+        else:
+            where = {"model": shape["folder"], "max_model_len": 4096, "load_format": "dummy"}
             where |= {"gpu_memory_utilization": shape["share"], "skip_tokenizer_init": True}
+            # Said, not measured: engines that start side by side would measure each other.
+            where |= {"kv_cache_memory_bytes": shape["cache_bytes"]}
         self.llm = LLM(
             dtype="bfloat16",
             enforce_eager=is_eager,

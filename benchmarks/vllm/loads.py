@@ -9,7 +9,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class _Row:
     engine: str
     held: float = 0.0
     record: bool = False
+    watch: bool = False
+    """Whether each answer is read for an alarm, as a server does."""
     target: float | None = None
 
 
@@ -42,6 +44,8 @@ _ROWS: Mapping[str, _Row] = {
     "held globally": _Row("global", 1.0, target=1.01),
     "every request held": _Row("per request", 1.0, target=1.01),
     "means at all layers": _Row("means", record=True, target=1.03),
+    "watched, none held": _Row("watched", watch=True, target=1.01),
+    "watched, all held": _Row("watched", 1.0, watch=True, target=1.01),
 }
 
 
@@ -55,7 +59,11 @@ def measure(shape: Shape, *, mode: str, rounds: int, is_end_to_end: bool) -> dic
     fit = device.engines_at_once(shape, len(engines))
     taken: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as folder:
-        spec = {"folder": str(shape.write(Path(folder))), "share": device.share(shape)}
+        spec = {
+            "folder": str(shape.write(Path(folder))),
+            "share": device.share(shape),
+            "cache_bytes": shape.cache_bytes,
+        }
         pool = _Pool(engines, spec, mode, fit)
         with pool.closing():
             for number in range(rounds):
@@ -114,6 +122,7 @@ def _engines(shape: Shape) -> dict[str, dict[str, Any] | None]:
         "global": {**band, "is_global": True, "default": "held", "settings": 2},
         "per request": {**band, "settings": 4},
         "means": {**band, "settings": 4, "recordings": _TOGETHER},
+        "watched": {**band, "settings": 4, "watched_layer": shape.band[0] - 1},
     }
 
 
@@ -137,38 +146,42 @@ class _Pool:
         try:
             yield
         finally:
-            self._end()
+            self.keep()
 
     def ask(self, row: _Row, load: Load, **more: Any) -> dict[str, Any]:
         """What a load took on a row's engine, which is started where it is not up."""
         if row.engine not in self.running:
             if len(self.running) >= self.fit:
-                self._end()
-            self._start(row.engine)
+                self.keep()
+            self._start(list(self.engines) if self.fit > 1 else [row.engine])
         return self.running[row.engine].ask(
             requests=load.requests,
             prompt=load.prompt,
             new=load.new,
             held=row.held,
             record=row.record,
+            watch=row.watch,
             **more,
         )
 
-    def _start(self, name: str) -> None:
-        deployment = json.dumps(self.engines[name])
-        process = Process("benchmarks.vllm.arm", deployment, self.mode, json.dumps(self.spec))
-        self.running[name] = process
-        self.runner = process.hear()["runner"]
-        _say(f"engine `{name}` is up")
-        for row in (row for row in _ROWS.values() if row.engine == name):
+    def keep(self, *names: str) -> None:
+        """End all engines but these."""
+        with ExitStack() as stack:
+            for name in [name for name in self.running if name not in names]:
+                stack.callback(self.running.pop(name).end)
+
+    def _start(self, names: Sequence[str]) -> None:
+        for name in names:
+            deployment = json.dumps(self.engines[name])
+            self.running[name] = Process(
+                "benchmarks.vllm.arm", deployment, self.mode, json.dumps(self.spec)
+            )
+        for name in names:
+            self.runner = self.running[name].hear()["runner"]
+            _say(f"engine `{name}` is up")
+        for row in (row for row in _ROWS.values() if row.engine in names):
             for load in LOADS:  # the first time is slower than all others
                 self.ask(row, load)
-
-    def _end(self) -> None:
-        with ExitStack() as stack:
-            for process in self.running.values():
-                stack.callback(process.end)
-        self.running.clear()
 
 
 def _in_order(pool: _Pool, number: int) -> Iterator[tuple[str, _Row, Load]]:
@@ -204,10 +217,11 @@ def _end_to_end(
     pool: _Pool, spec: Mapping[str, Any], device: Device, rounds: int
 ) -> dict[str, float]:
     """How much faster answers come with their means than by vLLM and then a reading pass."""
+    means, plain = _ROWS["means at all layers"], _ROWS[PLAIN]
+    pool.keep(means.engine, plain.engine)  # the reader needs their memory
     reader = Process("benchmarks.vllm.reader", spec["folder"], device.name)
     reader.hear()
     faster = []
-    means, plain = replace(_ROWS["means at all layers"]), _ROWS[PLAIN]
     try:
         for number in range(rounds + 1):
             one = pool.ask(means, _EXTRACTION)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ class Process:
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
         self.process = subprocess.Popen(
             [python, "-W", "ignore", "-m", module, *arguments],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             env={**os.environ, **(environment or {})},
         )
@@ -39,7 +41,7 @@ class Process:
         line = self.process.stdout.readline()
         if not line:
             told = " ".join(map(str, self.process.args[1:]))  # type: ignore[index,union-attr]
-            raise RuntimeError(f"an engine ended; run it by hand: python {told}")
+            raise RuntimeError(f"python {told} ended, having said:\n{self._last_errors()}")
         return dict(json.loads(line))
 
     def ask(self, **work: Any) -> dict[str, Any]:
@@ -48,6 +50,11 @@ class Process:
         self.process.stdin.write(json.dumps(work) + "\n")
         self.process.stdin.flush()
         return self.hear()
+
+    def _last_errors(self) -> str:
+        self.process.wait(60)
+        self._errors.seek(0)
+        return "".join(self._errors.readlines()[-40:])
 
     def end(self) -> None:
         """Let it finish."""

@@ -24,8 +24,9 @@ def main(folder: str | None, device: str) -> None:
     """Serve rounds until stdin ends; with a folder, on dummy weights of its config."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    model = load(locate(MODEL), "bfloat16") if folder is None else dummy(folder)
-    model = model.to("cpu" if device == "cpu" else "cuda")
+    device = "cpu" if device == "cpu" else "cuda"
+    model = load(locate(MODEL), "bfloat16") if folder is None else dummy(folder, device)
+    model = model.to(device)
     _say(answers, {"ready": True})
     for line in sys.stdin:
         given = [

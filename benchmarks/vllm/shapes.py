@@ -68,8 +68,12 @@ class Shape:
     @property
     def engine_gb(self) -> float:
         """What one engine takes: weights, a cache for the largest load, graphs."""
-        token = 2 * 2 * self.layers * self.key_value_heads * self.head_dim
-        return self.weights_gb + _LOADED_TOKENS * token / _GB + _GRAPHS_GB
+        return self.weights_gb + self.cache_bytes / _GB + _GRAPHS_GB
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of the largest load."""
+        return _LOADED_TOKENS * 2 * 2 * self.layers * self.key_value_heads * self.head_dim
 
     def write(self, folder: Path) -> Path:
         """A folder with the config alone: vLLM makes up the weights."""

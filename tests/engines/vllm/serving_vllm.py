@@ -29,9 +29,14 @@ def started(folder: Path | str, **settings: Any) -> Iterator[Any]:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import torch
+
     from keel.engines.vllm import VllmSettings, load_engine
 
     asked = {"dtype": "float32", "eager": True, "max_model_len": 512, **settings}
+    if torch.cuda.is_available():  # where other engines may start beside it, and none measures
+        asked = {"memory_share": 0.05, **asked}
+        asked["arguments"] = {"kv_cache_memory_bytes": 2**28, **asked.get("arguments", {})}
     engine = load_engine(str(folder), VllmSettings(**asked))
     try:
         yield engine
