@@ -24,7 +24,7 @@ class Process:
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - written to until the process ends
         self.process = subprocess.Popen(
             [python, "-W", "ignore", "-m", module, *arguments],
             cwd=_ROOT,
