@@ -1,0 +1,248 @@
+"""Means, shares and differences with their intervals, and p-values that go with them.
+
+All intervals are of 95 %, where no `level` is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from keel.errors import TooFewSamplesError
+from keel.statistics.clusters import Clusters, Floats, Variance
+from keel.types import Interval
+
+LEVEL = 0.95
+_ENDS = (2.5, 97.5)
+_LEAST_P = 1e-12
+
+
+def rate_interval(values_N: Floats, clusters: Clusters, *, level: float = LEVEL) -> Interval:
+    """Mean of the values, 0 or 1 or scores, with its 95 % interval.
+
+    Of shares it is Wilson's for as many independent answers as would be as uncertain (Korn and
+    Graubard 1998, Survey Methodology 24:193, with Wilson's in place of the exact interval); where
+    all are equal, items of one level count once. Of scores it is Student's t.
+    Raises TooFewSamplesError where there is no value.
+    """
+    _check_some(values_N)
+    value = float(values_N.mean())
+    if _are_shares(values_N):
+        return share_interval(value, clusters, values_N - value, level)
+    return mean_interval(values_N, clusters, level=level)
+
+
+def mean_interval(values_N: Floats, clusters: Clusters, *, level: float = LEVEL) -> Interval:
+    """Mean of numbers that are no shares, whatever their values, with Student's interval."""
+    _check_some(values_N)
+    value = float(values_N.mean())
+    return _t_interval(value, clusters.variance(values_N - value), level)
+
+
+def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
+    """Mean of costs, which no one gets below 0 and few have much of, with its 95 % interval.
+
+    Student's on the logarithm of the mean, with the larger of two variances: the delta method's and
+    Cox's for lognormal values (Zhou and Gao 1997, Statistics in Medicine 16:783). A sample that
+    lacks the long tail makes the first too small. Where all are 0, so are the ends.
+    Raises TooFewSamplesError where there is no value.
+    """
+    _check_some(values_N)
+    value = float(values_N.mean())
+    if not value > 0:
+        return Interval(value, value, value)
+    variance = clusters.variance(values_N / value - 1)
+    largest = variance.value
+    if (values_N > 0).all() and len(values_N) > 1:
+        log_N = np.log(values_N)
+        levels = min(clusters.levels.values(), default=len(values_N))
+        tail = float(log_N.var(ddof=1)) / 2 * levels / (levels - 1)
+        largest = max(largest, clusters.variance(log_N - log_N.mean()).value * (1 + tail))
+    reach = variance.quantile(LEVEL) * largest**0.5 if largest > 0 else 0.0
+    return Interval(value, float(value * np.exp(-reach)), float(value * np.exp(reach)))
+
+
+def difference_interval(
+    values_N: Floats, baseline_N: Floats, clusters: Clusters, *, level: float = LEVEL
+) -> Interval:
+    """Mean of value minus baseline, item by item, with its 95 % interval.
+
+    Of shares it is Newcombe's (1998, Statistics in Medicine 17:2635, method 10) from the intervals
+    and the covariance that both arms have over the items' clusters; widened up to 0 where too few
+    pairs differ to tell. Of scores it is Student's t.
+    """
+    _check_some(values_N)
+    interval = _difference(values_N, baseline_N, clusters, level)
+    if _fewest_p(values_N, baseline_N, clusters) > 1 - level:
+        return Interval(interval.value, min(0.0, interval.low), max(0.0, interval.high))
+    return interval
+
+
+def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
+    """Two-sided p of no difference between two answers to the same items.
+
+    The level from which on `difference_interval` holds 0, so that the two never contradict each
+    other: 1 where nothing differs, and never less than 1e-12.
+    """
+    from scipy.optimize import brentq
+
+    def nearer_end(p: float) -> float:
+        """The end of the interval that lies towards 0, in the direction of the difference."""
+        interval = _difference(values_N, baseline_N, clusters, 1 - p)
+        return interval.low if interval.value > 0 else -interval.high
+
+    if abs(float((values_N - baseline_N).mean())) < 1e-12:
+        return 1.0
+    p = _LEAST_P
+    if nearer_end(p) <= 0:
+        p = brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12)
+    return max(float(p), _fewest_p(values_N, baseline_N, clusters))
+
+
+def _difference(values_N: Floats, baseline_N: Floats, clusters: Clusters, level: float) -> Interval:
+    if _are_shares(values_N) and _are_shares(baseline_N):
+        return _share_difference(values_N, baseline_N, clusters, level)
+    differences_N = values_N - baseline_N
+    value = float(differences_N.mean())
+    return _t_interval(value, clusters.variance(differences_N - value), level)
+
+
+def _fewest_p(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
+    """The least p that so few pairs, or clusters, can give: by chance each differs either way.
+
+    McNemar's with mid-p of independent pairs (Fagerland, Lydersen and Laake 2013, BMC Medical
+    Research Methodology 13:91); of clusters, that all of the fewest levels lean one way. Scores
+    that differ are as good as their variance says, unless all differ by the same.
+    """
+    from scipy.stats import binom
+
+    differences_N = values_N - baseline_N
+    if not (_are_shares(values_N) and _are_shares(baseline_N)) and np.ptp(differences_N) > 0:
+        return 0.0
+    if clusters.codes:
+        return float(0.5 ** min(clusters.levels.values()))
+    up, down = int((differences_N > 0).sum()), int((differences_N < 0).sum())
+    fewer, pairs = min(up, down), up + down
+    return min(1.0, float(2 * binom.cdf(fewer, pairs, 0.5) - binom.pmf(fewer, pairs, 0.5)))
+
+
+def _t_interval(value: float, variance: Variance, level: float) -> Interval:
+    reach = variance.quantile(level) * variance.value**0.5 if variance.value > 0 else 0.0
+    return Interval(value, value - reach, value + reach)
+
+
+def share_interval(share: float, clusters: Clusters, influence_N: Floats, level: float) -> Interval:
+    """Wilson's interval of a share, at the number of independent items that it is worth."""
+    count = _effective_items(share, clusters, influence_N)
+    z = (
+        clusters.variance(influence_N).quantile(level)
+        if clusters.codes
+        else Variance(0.0, np.inf).quantile(level)
+    )
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    # An end at 0 or 1 is exact: rounding may not push the share out of its own interval.
+    return Interval(
+        share, max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
+    )
+
+
+def _effective_items(share: float, clusters: Clusters, influence_N: Floats) -> float:
+    """How many independent items would leave a share as uncertain as these leave it."""
+    count = len(influence_N)
+    if not clusters.codes:
+        return count
+    if not 0 < share < 1:
+        return min(clusters.levels.values())
+    independent = share * (1 - share) / max(1, count - 1)
+    return count / max(1.0, clusters.variance(influence_N).value / independent)
+
+
+def _share_difference(
+    first_N: Floats, second_N: Floats, clusters: Clusters, level: float
+) -> Interval:
+    shares = float(first_N.mean()), float(second_N.mean())
+    first_I, second_I = first_N - shares[0], second_N - shares[1]
+    first = share_interval(shares[0], clusters, first_I, level)
+    second = share_interval(shares[1], clusters, second_I, level)
+    phi = _phi(clusters, first_I, second_I, shares)
+    difference = shares[0] - shares[1]
+    down, up = first.value - first.low, second.high - second.value
+    low = difference - max(0.0, down**2 - 2 * phi * down * up + up**2) ** 0.5
+    down, up = second.value - second.low, first.high - first.value
+    high = difference + max(0.0, down**2 - 2 * phi * down * up + up**2) ** 0.5
+    return Interval(difference, low, high)
+
+
+def _phi(
+    clusters: Clusters, first_I: Floats, second_I: Floats, shares: tuple[float, float]
+) -> float:
+    """Correlation of two paired shares, as Newcombe corrects it; 0 where either does not vary."""
+    variances = [clusters.variance(each).value for each in (first_I, second_I)]
+    product = shares[0] * (1 - shares[0]) * shares[1] * (1 - shares[1])
+    if min(variances) <= 0 or product <= 0:
+        return 0.0
+    phi = clusters.covariance(first_I, second_I) / (variances[0] * variances[1]) ** 0.5
+    if phi > 0:
+        items = min(
+            _effective_items(share, clusters, influence_N)
+            for share, influence_N in zip(shares, (first_I, second_I), strict=True)
+        )
+        phi = max(0.0, phi - 1 / (2 * items * product**0.5))
+    return float(min(1.0, max(-1.0, phi)))
+
+
+def _are_shares(values_N: Floats) -> bool:
+    return set(np.unique(values_N)) <= {0.0, 1.0}
+
+
+def _check_some(values_N: Floats) -> None:
+    if not len(values_N):
+        raise TooFewSamplesError(
+            "no answer was judged, so there is no rate; look at the verdicts' reasons"
+        )
+
+
+# --- many tests ---
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Each p after Holm's correction for having tested all of them (Holm 1979)."""
+    corrected: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = highest
+    return corrected
+
+
+# --- resamples ---
+
+
+def percentile_interval(
+    value: float, resampled_S: Floats, *, samples: int | None = None
+) -> Interval:
+    """The value with the middle 95 % of its resamples, widened where they miss the value itself.
+
+    Resamples of few samples are too much alike; where their number is given, the middle reaches as
+    much farther as Student's t does (Hesterberg 2015, American Statistician 69:371, section 3).
+    A resample in which nothing was left to compare is NaN, and left out. Raises TooFewSamplesError
+    where none is left.
+    """
+    finite_S = resampled_S[np.isfinite(resampled_S)]
+    if not len(finite_S):
+        raise TooFewSamplesError(
+            f"none of {len(resampled_S)} resamples drew anything to compare; ask the same "
+            "questions of all (default and roles)"
+        )
+    low, high = np.percentile(finite_S, _ENDS if samples is None else _wider_ends(samples))
+    return Interval(value, min(value, float(low)), max(value, float(high)))
+
+
+def _wider_ends(samples: int) -> tuple[float, float]:
+    from scipy.stats import norm, t
+
+    reach = t.ppf((1 + LEVEL) / 2, max(1, samples - 1)) * (samples / max(1, samples - 1)) ** 0.5
+    outside = 100 * float(norm.sf(reach))
+    return outside, 100 - outside
