@@ -11,7 +11,7 @@ import sys
 
 
 def register() -> None:
-    """Let Keel into this process of vLLM's; where floors are set and Keel cannot load, end it."""
+    """Set Keel up in this process of vLLM's; end it where floors are set and Keel cannot load."""
     try:
         from keel.engines.vllm import plugin
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What an alarm takes for granted, looked at on the conversations that it was calibrated on.
+"""Checks an alarm's assumptions on the conversations that it was calibrated on.
 
 A suffix `_C` counts conversations, `_N` turns of all of them. Levels are in gaps.
 """
@@ -29,7 +29,7 @@ of independent turns."""
 def checks_of(
     alarm: Alarm, conversations: Sequence[ConversationMeans], alarmed: Sequence[bool], advised: int
 ) -> tuple[FitCheck, ...]:
-    """Each assumption with what was seen of it, in a line; `alarmed` are held-out verdicts."""
+    """One check per assumption, in a line; `alarmed` are held-out verdicts."""
     return (
         _number(conversations, advised),
         _rate("held-out rate", alarm, alarmed),

@@ -62,7 +62,7 @@ class State:
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> State:
-        """The state of `to_bytes`. Raises CorruptArtifactError where the bytes are none."""
+        """The state of `to_bytes`. Raises CorruptArtifactError for other bytes."""
         try:
             turns, alarmed_at, weight, fall, score, settled, count = _HEAD.unpack_from(packed)
             rows = tuple(_ROW.iter_unpack(packed[_HEAD.size :]))

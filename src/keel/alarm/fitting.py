@@ -1,4 +1,4 @@
-"""Fits an alarm to conversations of the default, and tries it on those it was not fitted to.
+"""Fits an alarm to conversations of the default, and tests it on conversations held out of the fit.
 
 A suffix `_C` counts conversations. Levels are in gaps.
 """

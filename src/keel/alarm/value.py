@@ -51,7 +51,7 @@ class TurnVerdict:
 
 @dataclass(frozen=True)
 class FitCheck:
-    """Something that an alarm takes for granted, and what its own conversations say of it."""
+    """One assumption of an alarm, and whether its own conversations bear it out."""
 
     name: str
     sentence: str
@@ -62,7 +62,7 @@ class FitCheck:
 
 @dataclass(frozen=True)
 class AlarmFit:
-    """What an alarm was calibrated on, and what was seen when it was tried."""
+    """What an alarm was calibrated on, and its false alarms on conversations that were held out."""
 
     conversations: int
     turns: int

@@ -42,7 +42,7 @@ def axes(json: console.Json = False) -> None:
 
 
 def run_of(run: Path, given: Given, setting: str | None = None) -> Path:
-    """The run's folder; with `--axis`, a run made of the model in its stead and that axis.
+    """The run's folder; with `--axis`, that of a run made for the model named, with that axis.
 
     Says on stderr what was taken. Raises UsageError for floors without an axis.
     """

@@ -97,7 +97,7 @@ def show_calibration(calibration: Calibration, run: Path, json: bool) -> None:
 
 
 def sweep_run(run: Run, given: Given, *, is_priced: bool, json: bool) -> None:
-    """Sweep, or say what it would take, and show the result."""
+    """Run the sweep and print its result, or only its price."""
     from keel import pipeline
     from keel.judge import open_grader
     from keel.prompts import read_rubrics

@@ -251,7 +251,7 @@ class Session:
             self._show(other, is_kept=False)
 
     def retry(self) -> None:
-        """Answers the last message anew, with other draws; an answer ended unsaid changes nothing.
+        """Answers the last message anew, with other draws; one that is interrupted changes nothing.
 
         Raises UsageError where there is no message.
         """

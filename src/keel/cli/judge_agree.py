@@ -1,4 +1,4 @@
-"""keel judge agree: do two judges say the same?"""
+"""keel judge agree: how far two judges agree."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def help_text(fields: Sequence[FlaggedField]) -> str:
 
 
 def shown_default(value: Any) -> str:
-    """A default as the help shows it; empty where the sentence says what nothing means."""
+    """A default as the help shows it; empty where the field's sentence explains the unset value."""
     if isinstance(value, dict):
         shown = {scale: shown_default(each) for scale, each in value.items()}
         if len(set(shown.values())) == 1:

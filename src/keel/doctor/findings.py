@@ -1,4 +1,4 @@
-"""What a check ends with when it does not pass, and the comparison that most checks make."""
+"""The errors by which a check fails or is skipped, and the comparison that most checks make."""
 
 from __future__ import annotations
 

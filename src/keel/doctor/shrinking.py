@@ -435,7 +435,7 @@ def _set_sections(settings: dict[str, Any]) -> None:
 
 
 def _merged(settings: dict[str, Any], particulars: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with others put in their stead, down into nested configs."""
+    """The settings with others in place of their own, down into nested configs."""
     merged = {k: v for k, v in settings.items() if particulars.get(k) is not _DROPPED}
     for name, value in particulars.items():
         if isinstance(value, dict) and isinstance(merged.get(name), dict):

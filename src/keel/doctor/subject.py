@@ -1,4 +1,4 @@
-"""A model under examination: the engine on it, and plain passes that everything is held against.
+"""A model under examination: the engine on it, and plain passes to compare it with.
 
 A plain pass has no cache, no padding and no hook of Keel's in it: equation 1 is written out here
 once more, in a hook of its own, so that the two cannot be wrong together. Shared is only where the

@@ -1,4 +1,4 @@
-"""How low the model's own default answers usually lie, and how well a run can tell.
+"""How low the model's own default answers usually lie, and how precisely a run knows it.
 
 Answers to one question are alike: 200 of them to 40 questions say less of a new question than 200
 strangers would. So a new answer is taken to vary with its question, and then by itself, the more

@@ -49,7 +49,7 @@ def draw_by_sorting(
     sampling: Sampling,
     uniform_B: Float[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
-    """What `draw` gives, and NO_TOKEN in a row without finite logits, without a look at any number.
+    """As `draw`, with NO_TOKEN in a row without finite logits, and without waiting for the device.
 
     Nothing waits for the device, and a graph of its work can be captured; for that every row's
     vocabulary is sorted.

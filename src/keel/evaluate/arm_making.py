@@ -107,7 +107,7 @@ def make_arms(
 
 
 def spoken_arms(specs: Sequence[ArmSpec]) -> tuple[Arm, ...]:
-    """Arms of a model that can only be talked to, such as one behind an address.
+    """Arms that change prompts only, for a model whose activations are out of reach.
 
     Raises UsageError for one that does something to the model.
     """

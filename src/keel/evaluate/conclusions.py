@@ -1,4 +1,4 @@
-"""What a table of arms lets one conclude, in plain sentences. Knows numbers only."""
+"""States what a table of arms shows, in plain sentences. Knows numbers only."""
 
 from __future__ import annotations
 

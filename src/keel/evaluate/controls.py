@@ -82,7 +82,7 @@ def in_span_directions(
 
 
 def draw_source(seed: int, kind: str, draw: int) -> torch.Generator:
-    """Chance for one draw of one kind of control: it depends on nothing else."""
+    """The random generator for one draw of one kind of control, seeded by these alone."""
     return torch.Generator().manual_seed(seed_of(seed, kind, draw, separator="/", bits=63))
 
 

@@ -1,4 +1,4 @@
-"""Where each role stands on the axis, and how well its questions tell."""
+"""Where each role stands on the axis, with an interval over its questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's axis and floors are used for: calibrated, made into arms, drift read along them."""
+"""Uses a run's axis: calibrates floors, makes arms, reads drift, replays conversations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes numbers of a study's messages: a model of this machine, or one behind an address."""
+"""Opens the embedder of a study's messages: a model on this machine, or one behind an address."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keel.store import StudyFolder
 
 
 def embedder_of(settings: DriftStudySettings, kept: StudyFolder) -> Embed | None:
-    """What embeds messages; None where nothing is to, or nothing is installed and none was named.
+    """The embedder of messages; None where it is switched off, or not installed and none was named.
 
     Opened before anything is answered: what would stop it shows before hours of answering. What an
     endpoint embeds is kept, and not paid for again.

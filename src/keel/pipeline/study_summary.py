@@ -69,7 +69,7 @@ class StudySummary:
         return tuple(arm.name for arm in self.kept.arms() if self._is_complete(arm.name))
 
     def made(self, embed: Embed | None, on_progress: OnProgress) -> DriftStudy:
-        """What all complete arms show."""
+        """The study's result over all complete arms."""
         arms = self.complete_arms
         order = {each.id: row for row, each in enumerate(self.plan.conversations)}
         points = [point for arm in arms for point in self._points(arm)]

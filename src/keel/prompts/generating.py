@@ -108,7 +108,7 @@ def generate_trait(brief: PromptBrief, ask: Ask, *, attempts: int = 3) -> Trait:
 
 
 def save_prompts(made: Role | Trait, folder: Path) -> Path:
-    """Write a role or trait to FOLDER/NAME.json, in the form that is read. Never over another."""
+    """Write a role or trait to a new file FOLDER/NAME.json, in the form that is read."""
     path = folder / f"{made.name}.json"
     record = {k: v for k, v in asdict(made).items() if k != "questions"}
     folder.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ class ReportInputs:
 
     @property
     def head(self) -> tuple[str, ...]:
-        """The model, in a few words each."""
+        """Short facts on the model, for the head of the page."""
         model = self.identity
         if model is None:
             return ()

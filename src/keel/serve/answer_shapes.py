@@ -1,4 +1,4 @@
-"""The answers in what vLLM's endpoints send: their text, and where an answer that has ended shows.
+"""Finds the answers in what vLLM's endpoints send: their text, and where each ends.
 
 Of chat completions, completions, responses and messages, whole or streamed. Knows no HTTP.
 """

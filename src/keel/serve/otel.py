@@ -19,7 +19,7 @@ NAME, SCORE, LABEL, EXPLANATION = (
 
 
 def attributes_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event's attributes, of what is said of a turn."""
+    """The attributes of the event for one verdict."""
     since = "" if event.get("since") is None else f", most likely since turn {event['since']}"
     evidence = event["evidence"]
     reason = event["reason"] if evidence is None else f"evidence {evidence:g}"

@@ -80,7 +80,7 @@ def is_new_alarm(event: Event) -> bool:
 
 
 def is_verdict(event: Event) -> bool:
-    """Whether an event says something of a turn, and not what was done with one."""
+    """Whether an event is a verdict on a turn, not an action."""
     return "state" in event
 
 

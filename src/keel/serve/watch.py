@@ -1,4 +1,4 @@
-"""Adds to each answer of a server what the alarm says of it: an ASGI middleware inside the front.
+"""Adds the alarm's verdict to each answer of a server: an ASGI middleware inside the front.
 
 Of each answer it takes the sums that the workers kept. What fails here never keeps an answer back:
 it goes out without a verdict, and is counted as unread.

@@ -101,7 +101,7 @@ class Watcher:
     """What was counted while nothing could be written."""
 
     def judge(self, turn: ServedTurn) -> dict[str, Any]:
-        """What is said of an answer: its setting, level in gaps, evidence, state, since, firing.
+        """The verdict on an answer: its setting, level in gaps, evidence, state, since, firing.
 
         Under another system prompt than the calibrated it is `foreign`, with the `reason`, and no
         evidence for anything.
@@ -166,7 +166,7 @@ class Watcher:
         return said
 
     def provisional(self, turn: ServedTurn) -> dict[str, Any] | None:
-        """What is said of an answer that goes on; of one that nothing is said of yet, None."""
+        """The verdict on an unfinished answer; None where it is not due yet."""
         past = self._past(turn.turn) or KeptConversation()
         if self._is_foreign(turn.turn, past) or not turn.sums.tokens:
             return None
@@ -183,7 +183,7 @@ class Watcher:
         }
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Hand on what is said of a turn, or was done with one."""
+        """Pass a verdict, or an action on a turn, to every listener."""
         for listen in self.listeners:
             listen(event)
 

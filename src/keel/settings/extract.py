@@ -210,7 +210,7 @@ class ExtractSources:
 
 @dataclass(frozen=True)
 class NullSettings:
-    """What a run's AUC is held against."""
+    """Which models of random weights a run's AUC is compared with."""
 
     null: Annotated[Literal["documented", "untrained"], Flag("--null")] = "documented"
     """Random models that AUC and d′ are held against: those measured for the docs, or `untrained`

@@ -89,7 +89,7 @@ def borrow(
 
 
 def keep_borrowed(borrowed: Borrowed, folder: str | Path, model: str) -> Path:
-    """Write a run folder of it, for a model; one that is there already is left as it is."""
+    """Write a run folder with a borrowed axis, for a model, unless it is there already."""
     run = RunFolder(folder)
     if (run.path / layout.MANIFEST).exists():
         return run.path

@@ -1,4 +1,4 @@
-"""Users whose messages a model writes: what it is asked, and which of its messages will not do.
+"""Simulated users whose messages a model writes: its prompt, and the check of what it writes.
 
 A model that plays a user slips: it answers instead of asking, repeats what was said, lists, goes on
 without end. Such a message is refused by rules that need no model, asked for anew with another
@@ -163,7 +163,7 @@ class EngineAuditor:
 
 
 def audited(case: AuditorCase, say: Callable[[AuditorCase, int], str]) -> AuditedMessage:
-    """The first of some attempts that will do, else the scripted line; with what was refused."""
+    """The first attempt without a fault, else the scripted line; with the attempts refused."""
     refused: list[str] = []
     for attempt in range(ATTEMPTS):
         judged = read_message(case, say(case, attempt))

@@ -1,4 +1,4 @@
-"""Decides who talks with the model, in which words and in which groups. Knows no model."""
+"""Plans a study: simulated users, their lines, and groups of conversations. Knows no model."""
 
 from __future__ import annotations
 

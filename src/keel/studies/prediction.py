@@ -1,4 +1,4 @@
-"""How far a user's message says where the next answer will lie, beside what says so without it.
+"""How well a user's message predicts the next answer's level, beside what needs no message.
 
 Everything is predicted for people whom the fit has not seen. A row without its null and without the
 rows of position, subject and previous level beside it says little: turns of a conversation share a

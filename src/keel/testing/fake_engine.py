@@ -34,7 +34,7 @@ Reply = Callable[[Conversation, float, Random], str]
 
 
 def echo(conversation: Conversation, persona: float, chance: Random) -> str:
-    """The last message's words, shuffled by chance; a persona below 0.5 howls first."""
+    """The last message's words in random order, with a howl first for a persona below 0.5."""
     words = conversation.messages[-1].content.split()
     chance.shuffle(words)
     return " ".join(["whooo", *words] if persona < 0.5 else words)

@@ -93,7 +93,7 @@ def serve_page(
 
 
 def make_app(model: SideBySide, queue: JobQueue, settings: UiSettings, token: str) -> Starlette:
-    """The page as an ASGI application, for whoever shows the token."""
+    """The page as an ASGI application, for requests that show the token."""
     about = described(model, settings)
 
     async def run(_: Request) -> Response:

@@ -33,7 +33,7 @@ _SURELY = 10
 
 @dataclass(frozen=True)
 class BatchTraits:
-    """Which short cuts give a model the logits of each row run alone from its first token on."""
+    """Which ways of batching leave each row's logits as they are when the row runs alone."""
 
     passes: Passes
     """How the passes that generate are to be made."""
@@ -48,7 +48,7 @@ class BatchTraits:
 
 
 def traits_of(model: Any, device: torch.device, pad: int) -> BatchTraits:
-    """Which short cuts hold for this model, tried on three rows of up to 17 tokens.
+    """Which ways of batching hold for this model, tried on three rows of up to 17 tokens.
 
     A short cut that raises an error is one that does not hold. Raises ModelLayoutError for a model
     whose tokens see those behind them, or that predicts otherwise when it generates than in a plain

@@ -55,7 +55,7 @@ class Gate:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Gate | None:
-        """The gate that the environment names; None for a server that nobody probes."""
+        """The gate that the environment names; None for a server that is not probed."""
         folder = environment.get(VARIABLE)
         return cls(Path(folder)) if folder else None
 
@@ -96,12 +96,12 @@ class Gate:
         return None if address is None else ServerAddress(**address)
 
     def propose(self, change: FloorsChange) -> None:
-        """Ask the one who probes to try a change's floors."""
+        """Hand a change's floors to the process that probes."""
         (self.folder / "verdict").unlink(missing_ok=True)
         self._write("candidate", asdict(change))
 
     def withdraw(self) -> None:
-        """Ask no longer."""
+        """Take the candidate back: it is no longer to be probed."""
         (self.folder / "candidate").unlink(missing_ok=True)
 
     @property
@@ -133,7 +133,7 @@ class Gate:
         self.withdraw()
 
     def verdict_on(self, number: int) -> str | None:
-        """Why a change was not let through; None where nobody has said so."""
+        """Why a change was not let through; None where it was not rejected."""
         verdict = self._read("verdict")
         return verdict["reason"] if verdict and verdict["number"] == number else None
 
@@ -157,6 +157,6 @@ class Gate:
 
     @property
     def reason(self) -> str | None:
-        """Why the server did not start; None where nobody said."""
+        """Why the server did not start; None where no reason was noted."""
         file = self.folder / "refusal"
         return file.read_text(encoding="utf-8") if file.exists() else None

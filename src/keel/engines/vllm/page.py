@@ -1,4 +1,4 @@
-"""The page `/keel` of a server, for people, and the numbers that it draws.
+"""The page `/keel` of a server, as a browser shows it, and the numbers that it draws.
 
 For this machine alone where the server has no key; with one, for whoever gives it. Numbers only.
 """
@@ -38,7 +38,7 @@ def wants_page(scope: Scope) -> bool:
 
 
 def refusal_of(scope: Scope, keys: Sequence[str]) -> tuple[int, str] | None:
-    """Status and reason where the page is not for the one who asks; `keys` are the server's.
+    """Status and reason where the page is refused to a request; `keys` are the server's.
 
     A browser asks its user for a name and a password: the password is the key.
     """

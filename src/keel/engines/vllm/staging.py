@@ -1,4 +1,4 @@
-"""A change of floors in one engine core: registered beside those of before, and tested, unused yet.
+"""Prepares a change of floors in one engine core: registered and tested, not used yet.
 
 Requests take them up once the front names them. What an older change brought is forgotten when no
 request is held by it any more. Knows no HTTP.
@@ -26,7 +26,7 @@ _LOW = ShiftNumbers._fields.index("low")
 
 
 def stage(state: CoreState, change: int, live: int, packed: Mapping[str, bytes]) -> str:
-    """Register and test the settings of a change; why that cannot be, empty where it is done.
+    """Register and test the settings of a change; the reason if that failed, else an empty text.
 
     `live` is the number of the change whose floors new requests are held by until then. `packed`
     are the settings by their own names, as `PackedInterventions.to_bytes` gives them.

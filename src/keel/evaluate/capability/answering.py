@@ -1,4 +1,4 @@
-"""lm-eval's tasks as conversations to be answered: what it requests of a model, and how.
+"""Answers lm-eval's tasks: by its own model class, or as conversations.
 
 A model in this process is called through lm-eval's own model class. Any other answers chats, and
 texts that would have to be scored (multiple choice by log-likelihood) are out of its reach.
