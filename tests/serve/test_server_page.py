@@ -54,7 +54,12 @@ class Engines:
     async def call_utility_all_async(self, name, default):
         assert name == "keel_numbers"
         firing = {"high": [{"3": (900, 90)}], "low": [{"2": (100, 50)}]}
-        both = {"tested_s_ago": 12.0, "requests": {"high": 7, "low": 1}, "firing": firing}
+        both = {
+            "fault": "",
+            "tested_s_ago": 12.0,
+            "requests": {"high": 7, "low": 1},
+            "firing": firing,
+        }
         return [{**both, "default_is_held": True}, {**both, "default_is_held": self.is_held}]
 
 

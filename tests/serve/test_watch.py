@@ -5,7 +5,15 @@ import json
 
 import pytest
 
-from keel.engines.vllm import CURRENT, AnswerSums, RequestSetting, WatchedRequest
+from keel.engines.vllm import (
+    CURRENT,
+    FAILED,
+    LATE,
+    AnswerSums,
+    RequestSetting,
+    UnreadAnswer,
+    WatchedRequest,
+)
 from keel.engines.vllm.answer_sums import SumsReader
 from keel.errors import UsageError
 from keel.serve.conversations import ConversationStore, Namer
@@ -21,13 +29,15 @@ class Vllm:
     """Answers every chat with one choice, and says by which setting it was held."""
 
     def __init__(self, level):
-        self.level, self.held = level, []
+        self.level, self.held, self.sums = level, [], None
 
     async def __call__(self, scope, receive, send):
         await receive()
         current = CURRENT.get()
         self.held.append(current.name)
         current.used.add(current.name or "high")
+        if self.sums is not None:
+            current.watch.sums[0, 0] = self.sums
         if self.level is not None:
             sums = AnswerSums(40, 40 * (2.0 + 4.0 * self.level), 0.0, 0.0, 0.0)
             current.watch.sums[0, 0] = sums
@@ -97,11 +107,30 @@ def test_an_answer_that_could_not_be_read_goes_out_without_a_verdict_and_is_coun
     assert store.counts() == {"unread|not seen": 1}
 
 
-def test_a_store_that_fails_keeps_no_answer_back(store, capsys):
+def test_a_store_that_fails_keeps_no_answer_back_and_is_named_once(store, capsys):
+    """A first turn needs no past, and is judged all the same."""
     watch, _ = serving(store, 1.0)
     store.close()
+    assert [said["state"] for said in talk(watch, 3)] == ["ok", "unknown", "unknown"]
+    assert capsys.readouterr().err.count("a turn stays unread") == 1
+    assert watch.watcher.unkept["unread|not kept"] == 3
+
+
+@pytest.mark.parametrize(
+    ("unread", "reason"),
+    [
+        (UnreadAnswer(FAILED), "workers failed"),
+        (UnreadAnswer(LATE), "too late"),
+        (AnswerSums(40, float("nan"), 0.0, 0.0), "not judged"),
+        (AnswerSums(0, 0.0, 0.0, 0.0), "no tokens"),
+    ],
+    ids=["workers failed", "too late", "NaN", "no tokens"],
+)
+def test_why_an_answer_is_unread_is_counted_by_itself(store, unread, reason):
+    watch, app = serving(store, None)
+    app.sums = unread
     assert talk(watch, 1) == [{"setting": "high", "state": "unknown"}]
-    assert "a turn stays unread" in capsys.readouterr().err
+    assert store.counts() == {f"unread|{reason}": 1}
 
 
 def test_a_client_names_its_conversation_in_a_header(store):
@@ -250,6 +279,5 @@ def test_what_an_action_did_is_logged(store, capsys):
 def test_a_store_that_cannot_be_read_takes_no_action_and_no_answer(store, capsys):
     watch, _ = serving(store, 1.0, action=REFUSE)
     store.close()
-    said = talk(watch, 2)
-    assert said == [{"setting": "high", "state": "unknown"}] * 2
-    assert "goes on as if it had not alarmed" in capsys.readouterr().err
+    assert [said["state"] for said in talk(watch, 2)] == ["ok", "unknown"]
+    assert "goes on as if its conversation had not alarmed" in capsys.readouterr().err

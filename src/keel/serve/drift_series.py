@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from keel.alarm import Alarm
-from keel.engines.vllm import HistogramValue, Series
+from keel.engines.vllm import FAILED, LATE, NOT_SEEN, HistogramValue, Series
 
 GAPS_BOUNDS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, math.inf)
 EVIDENCE_BOUNDS = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, math.inf)
-NOT_SEEN, NO_TOKENS, NOT_KEPT = UNREAD = ("not seen", "no tokens", "not kept")
-"""Why an answer was not read: no worker knew it, it had no content, the file took it no more."""
+NO_TOKENS, NOT_KEPT, NOT_JUDGED = "no tokens", "not kept", "not judged"
+"""It had no content; the file took it no more; the judge failed."""
+UNREAD = (NOT_SEEN, FAILED, LATE, NO_TOKENS, NOT_KEPT, NOT_JUDGED)
+"""Why an answer was not read."""
 _BY = "|"
 """Stands between the parts of a counter's name: what is counted, then its labels."""
 _COUNTED = {

@@ -7,7 +7,6 @@ it goes out without a verdict, and is counted as unread.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sqlite3
 import sys
@@ -21,6 +20,7 @@ from keel.engines.vllm import (
     CURRENT,
     DRIFT_PATH,
     METRICS_PATH,
+    NOT_SEEN,
     PROVISIONAL_FIELD,
     PROVISIONAL_HEADER,
     AnswerSums,
@@ -30,6 +30,7 @@ from keel.engines.vllm import (
     Send,
     Series,
     ServeEnvironment,
+    UnreadAnswer,
     WatchedRequest,
     adding_series,
     fitting_alarm,
@@ -42,10 +43,17 @@ from keel.engines.vllm import (
 from keel.errors import UsageError
 from keel.serve.answer_shapes import AnswerPart, AnswerStream
 from keel.serve.conversations import ConversationStore, MessageTurn, Namer
-from keel.serve.drift_series import NO_TOKENS, NOT_SEEN
+from keel.serve.drift_series import NO_TOKENS, NOT_JUDGED, NOT_KEPT
 from keel.serve.otel import otel_sink
 from keel.serve.sinks import Sink, jsonl_sink, webhook_sink
-from keel.serve.watcher import ServedTurn, Watcher
+from keel.serve.watcher import (
+    NOT_COUNTED,
+    NOT_LOOKED_UP,
+    UNJUDGED,
+    UNJUDGED_EARLY,
+    ServedTurn,
+    Watcher,
+)
 
 PROVISIONAL_AT = (16, 64, 256)
 """Tokens after which a streamed answer is judged before its end, where its request wants that."""
@@ -146,7 +154,7 @@ class Watch:
         try:
             return self.watcher.series(model)
         except sqlite3.Error as error:
-            _log(f"/metrics lacks what is watched: {error}")
+            self.watcher.faults.note(NOT_COUNTED, error)
             return []
 
     def _has_alarmed(self, turn: MessageTurn) -> bool:
@@ -154,17 +162,14 @@ class Watch:
         try:
             return self.watcher.has_alarmed(turn)
         except sqlite3.Error as error:
-            _log(f"a turn goes on as if it had not alarmed: {error}")
+            self.watcher.faults.note(NOT_LOOKED_UP, error)
             return False
 
     def _acted(self, action: str) -> None:
         """Say what was done with a turn of a conversation that has alarmed."""
-        _log(f"a conversation has alarmed: its next turn is {action}")
+        line = f"keel: a conversation has alarmed: its next turn is {action}"
+        print(line, file=sys.stderr, flush=True)
         self.watcher.tell({"action": action})
-
-
-def _log(line: str) -> None:
-    print(f"keel: {line}", file=sys.stderr, flush=True)
 
 
 _REFUSAL = {
@@ -246,21 +251,37 @@ class _WatchedAnswers:
         if part.ended is None:
             early = self.watched.early.pop(number, None)
             return None if early is None else self._provisional(setting, early)
-        sums = self.watched.sums.get(number)
         try:
-            if sums is not None and sums.tokens and math.isfinite(sums.total):
-                turn = ServedTurn(self.turn, text, setting, sums, self.sender, part.id)
-                return self.watcher.judge(turn)
-            self.watcher.unread(NOT_SEEN if sums is None else NO_TOKENS)
+            said = self._verdict(part, text, setting, self.watched.sums.get(number))
         except Exception as error:  # an answer neither waits for its verdict nor fails with it
-            _log(f"a turn stays unread: {error}")
-        return {"setting": setting, "state": "unknown"}
+            self.watcher.faults.note(UNJUDGED, error)
+            self._unread(NOT_KEPT if isinstance(error, sqlite3.Error) else NOT_JUDGED)
+            said = None
+        return {"setting": setting, "state": "unknown"} if said is None else said
+
+    def _verdict(
+        self, part: AnswerPart, text: str, setting: str, sums: AnswerSums | UnreadAnswer | None
+    ) -> Mapping[str, Any] | None:
+        """What is said of an answer that has ended; None where it could not be read."""
+        if not isinstance(sums, AnswerSums):
+            self._unread(NOT_SEEN if sums is None else sums.reason)
+            return None
+        if not sums.tokens:
+            self._unread(NO_TOKENS)
+            return None
+        return self.watcher.judge(ServedTurn(self.turn, text, setting, sums, self.sender, part.id))
+
+    def _unread(self, reason: str) -> None:
+        try:
+            self.watcher.unread(reason)
+        except Exception as error:
+            self.watcher.faults.note(NOT_COUNTED, error)
 
     def _provisional(self, setting: str, sums: AnswerSums) -> Mapping[str, Any] | None:
         try:
             return self.watcher.provisional(ServedTurn(self.turn, "", setting, sums, self.sender))
         except Exception as error:  # the answer goes on without
-            _log(f"an answer is not judged before its end: {error}")
+            self.watcher.faults.note(UNJUDGED_EARLY, error)
             return None
 
 

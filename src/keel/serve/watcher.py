@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import sqlite3
 import struct
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keel.alarm import Alarm, State, advance, provisional
-from keel.engines.vllm import AnswerSums, Series
+from keel.engines.vllm import AnswerSums, FaultLog, Series
 from keel.errors import CorruptArtifactError
 from keel.serve.conversations import ConversationStore, MessageTurn, Namer
 from keel.serve.drift_series import (
@@ -84,6 +82,15 @@ class KeptConversation:
 
 
 _HEAD, _KEPT_TURNS, _LARGEST = struct.Struct("<q?B"), 32, 60_000.0
+NOT_WRITTEN, UNJUDGED, UNJUDGED_EARLY, NOT_LOOKED_UP, NOT_COUNTED, DAMAGED = FAULTS = (
+    "NOT watching, turns cannot be kept",
+    "a turn stays unread",
+    "an answer is not judged before its end",
+    "a turn goes on as if its conversation had not alarmed",
+    "/metrics lacks what is watched",
+    "a conversation begins anew, as its state is damaged",
+)
+"""Kinds of faults."""
 FOREIGN_SYSTEM = "the system prompt is not the calibrated one"
 
 
@@ -99,6 +106,7 @@ class Watcher:
     """Chance that a default conversation ever alarms; None for the alarm's own."""
     unkept: Counter[str] = field(default_factory=Counter)
     """What was counted while nothing could be written."""
+    faults: FaultLog = field(default_factory=lambda: FaultLog(*FAULTS))
 
     def judge(self, turn: ServedTurn) -> dict[str, Any]:
         """The verdict on an answer: its setting, level in gaps, evidence, state, since, firing.
@@ -137,10 +145,13 @@ class Watcher:
             counts["conversations"] = 1.0
         after = before.after(state, gaps)
         self.tell({**said, "turn": verdict.turn + 1, "is_new_alarm": verdict.is_new})
-        with self._writing(counts):
+
+        def keep() -> None:
             begun, alarms = float(past is None), float(verdict.is_new)
             self.store.recent.count(turns=1.0, gaps=gaps, begun=begun, alarms=alarms)
             self._keep(turn, _shown(self.store.recent, after, said))
+
+        self._write(counts, keep)
         return said
 
     def _is_foreign(self, turn: MessageTurn, past: KeptConversation) -> bool:
@@ -160,9 +171,10 @@ class Watcher:
             "firing": round(turn.sums.firing, 4),
         }
         self.tell({**said, "turn": before.state.turns + 1, "is_new_alarm": False})
-        with self._writing({counter_name("turns", turn.setting, "foreign"): 1.0}):
-            state = replace(before.state, turns=before.state.turns + 1)
-            self._keep(turn, replace(before, state=state, is_foreign=True))
+        state = replace(before.state, turns=before.state.turns + 1)
+        after = replace(before, state=state, is_foreign=True)
+        counts = {counter_name("turns", turn.setting, "foreign"): 1.0}
+        self._write(counts, lambda: self._keep(turn, after))
         return said
 
     def provisional(self, turn: ServedTurn) -> dict[str, Any] | None:
@@ -194,20 +206,17 @@ class Watcher:
             self.store.put(self.namer.of_id(turn.response_id, turn.sender), packed)
         self.store.recent.use(turn.setting, self.namer.of_id("", turn.sender))
 
-    @contextmanager
-    def _writing(self, counts: Mapping[str, float]) -> Iterator[None]:
-        """Write all of it, or count what could not be kept: an answer never fails with a disk."""
+    def _write(self, counts: Mapping[str, float], keep: Callable[[], None]) -> None:
+        """Count and `keep` all of it, or count what could not be kept: an answer never fails with
+        a disk."""
         try:
             with self.store.writing():
                 self.store.count({**counts, **self.unkept})
-                yield
+                keep()
             self.unkept.clear()
         except sqlite3.Error as error:
             self.unkept[counter_name("unread", NOT_KEPT)] += 1
-            lost = self.unkept.total()
-            if lost & (lost - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                line = f"keel: NOT watching: {lost} turns could not be kept: {error}"
-                print(line, file=sys.stderr, flush=True)
+            self.faults.note(NOT_WRITTEN, error)
 
     def has_alarmed(self, turn: MessageTurn) -> bool:
         """Whether the conversation that a turn goes on with has raised an alarm before."""
@@ -216,15 +225,16 @@ class Watcher:
 
     def unread(self, reason: str) -> None:
         """Count an answer that could not be judged."""
-        with self._writing({counter_name("unread", reason): 1.0}):
-            self.store.recent.count(unread=1.0)
+        counts = {counter_name("unread", reason): 1.0}
+        self._write(counts, lambda: self.store.recent.count(unread=1.0))
 
     def _past(self, turn: MessageTurn) -> KeptConversation | None:
         """The conversation so far; None where it begins, or is known no more."""
         packed = None if turn.key is None else self.store.get(turn.key)
         try:
             return None if packed is None else KeptConversation.from_bytes(packed)
-        except CorruptArtifactError:
+        except CorruptArtifactError as error:
+            self.faults.note(DAMAGED, error)
             return None
 
     def series(self, model: str) -> list[Series]:

@@ -54,6 +54,7 @@ def test_firing_is_by_setting_and_layer_and_workers_that_share_a_layer_count_onc
     raw = {
         "default_is_held": True,
         "tested_s_ago": 1.0,
+        "fault": "",
         "requests": {"low": 1},
         "firing": {
             "low\x1f2": [{1: [10, 4]}, {1: [10, 4]}, {2: [10, 6]}],

@@ -1,9 +1,17 @@
 """Keel inside vLLM: a plugin that steers and records per request, and the engine that uses it."""
 
-from keel.engines.vllm.answer_sums import AnswerSums, WatchedRequest
+from keel.engines.vllm.answer_sums import (
+    FAILED,
+    LATE,
+    NOT_SEEN,
+    AnswerSums,
+    UnreadAnswer,
+    WatchedRequest,
+)
 from keel.engines.vllm.asgi import Receive, Scope, Send, header_of, read_body, send_json
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment
 from keel.engines.vllm.engine import VllmEngine, load_engine
+from keel.engines.vllm.faults import FaultLog
 from keel.engines.vllm.front import CURRENT, FACTS_PATH, SETTING_HEADER, RequestSetting
 from keel.engines.vllm.gate import Gate, ServerAddress
 from keel.engines.vllm.metrics import METRICS_PATH, HistogramValue, Series, adding_series
@@ -36,14 +44,18 @@ __all__ = [
     "CURRENT",
     "DRIFT_PATH",
     "FACTS_PATH",
+    "FAILED",
     "FRONT",
+    "LATE",
     "METRICS_PATH",
+    "NOT_SEEN",
     "PROBE_HEADER",
     "PROVISIONAL_FIELD",
     "PROVISIONAL_HEADER",
     "SETTING_HEADER",
     "AnswerSums",
     "Deployment",
+    "FaultLog",
     "Gate",
     "HistogramValue",
     "PackedInterventions",
@@ -54,6 +66,7 @@ __all__ = [
     "Series",
     "ServeEnvironment",
     "ServerAddress",
+    "UnreadAnswer",
     "VllmEngine",
     "VllmSettings",
     "WatchedRequest",

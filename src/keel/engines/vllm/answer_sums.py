@@ -14,11 +14,14 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from keel.engines.vllm.faults import FaultLog
 from keel.engines.vllm.token_book import WATCH
 from keel.engines.vllm.watching import answer_key
 
 _PATIENCE_S = 5.0
 """How long an answer waits for its numbers; then it goes out unread."""
+SUMS_FAILED, SUMS_LATE = "workers give no sums of answers", "workers give sums of answers too late"
+"""Kinds of faults."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class AnswerSums:
         return self.total / self.tokens if self.tokens else float("nan")
 
 
+@dataclass(frozen=True)
+class UnreadAnswer:
+    """An answer whose sums are not known."""
+
+    reason: str
+    """`NOT_SEEN`, `FAILED` or `LATE`: no worker knows it, the workers failed, or took too long."""
+
+
+NOT_SEEN, FAILED, LATE = "not seen", "workers failed", "too late"
+
 CallWorkers = Callable[[Any, Sequence[str]], Awaitable[list[list[list[float] | None]]]]
 """Sums by worker and key, of an engine client and keys."""
 
@@ -46,31 +59,42 @@ CallWorkers = Callable[[Any, Sequence[str]], Awaitable[list[list[list[float] | N
 class SumsReader:
     """Reads the sums of ended answers from all workers, one call at a time."""
 
-    def __init__(self, call: CallWorkers) -> None:
+    def __init__(self, call: CallWorkers, faults: FaultLog | None = None) -> None:
         self.call = call
-        self.waiting: dict[str, asyncio.Future[AnswerSums | None]] = {}
+        self.faults = faults or FaultLog(SUMS_FAILED, SUMS_LATE)
+        self.waiting: dict[str, asyncio.Future[AnswerSums | UnreadAnswer]] = {}
         self.task: asyncio.Task[None] | None = None
 
-    async def read(self, client: Any, keys: Sequence[str]) -> list[AnswerSums | None]:
-        """The sums of each key; None where no worker knows it, or none answers in time."""
+    async def read(self, client: Any, keys: Sequence[str]) -> list[AnswerSums | UnreadAnswer]:
+        """The sums of each key, or why they are not known."""
         loop = asyncio.get_running_loop()
         futures = [self.waiting.setdefault(key, loop.create_future()) for key in keys]
         if self.task is None or self.task.done():
             self.task = loop.create_task(self._drain(client))
         done, _ = await asyncio.wait(futures, timeout=_PATIENCE_S)
-        return [future.result() if future in done else None for future in futures]
+        if len(done) < len(futures):
+            self.faults.note(SUMS_LATE, f"not within {_PATIENCE_S:g} s")
+        return [f.result() if f in done else UnreadAnswer(LATE) for f in futures]
 
     async def _drain(self, client: Any) -> None:
         while self.waiting:
             batch, self.waiting = self.waiting, {}
+            sums: list[AnswerSums | UnreadAnswer]
             try:
                 workers = await self.call(client, list(batch))
-            except Exception:  # whatever vLLM makes of an engine that fails: the answer goes out
-                workers = []
-            for number, future in enumerate(batch.values()):
-                rows = [row for worker in workers if (row := worker[number]) is not None]
+                sums = [_sums_of([worker[n] for worker in workers]) for n in range(len(batch))]
+            except Exception as error:  # whatever vLLM makes of an engine that fails
+                self.faults.note(SUMS_FAILED, error)
+                sums = [UnreadAnswer(FAILED)] * len(batch)
+            for future, given in zip(batch.values(), sums, strict=True):
                 if not future.done():
-                    future.set_result(AnswerSums(int(rows[0][0]), *rows[0][1:]) if rows else None)
+                    future.set_result(given)
+
+
+def _sums_of(rows: Sequence[list[float] | None]) -> AnswerSums | UnreadAnswer:
+    """The sums of an answer, as the worker gives them that reads the alarm's layer."""
+    row = next((row for row in rows if row is not None), None)
+    return UnreadAnswer(NOT_SEEN) if row is None else AnswerSums(int(row[0]), *row[1:])
 
 
 @dataclass
@@ -80,8 +104,8 @@ class WatchedRequest:
     reader: SumsReader
     prompts: int = 0
     """Prompts of it that were handed to the engine so far."""
-    sums: dict[tuple[int, int], AnswerSums | None] = field(default_factory=dict)
-    """By prompt and by number of the answer to it; None where an answer could not be read."""
+    sums: dict[tuple[int, int], AnswerSums | UnreadAnswer] = field(default_factory=dict)
+    """By prompt and by number of the answer to it."""
     looks: tuple[int, ...] = ()
     """Tokens after which an answer that goes on is looked at."""
     early: dict[tuple[int, int], AnswerSums] = field(default_factory=dict)
@@ -136,5 +160,5 @@ class WatchedRequest:
         if passed:
             keys = [answer_key(name, index) for index in passed]
             for index, sums in zip(passed, await self.reader.read(client, keys), strict=True):
-                if sums is not None:
+                if isinstance(sums, AnswerSums):
                     self.early[number, index] = sums

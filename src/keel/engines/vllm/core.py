@@ -157,15 +157,17 @@ class CoreState:
 
     def numbers(self, default: str) -> dict[str, Any]:
         """What `metrics.EngineNumbers` takes; `default` is registered for requests without name."""
+        firing, fault = dict[str, Any](), ""
         try:
             firing = {name: self.check_firing(name) for name in [*self.settings]}
-        except NotAppliedError:
-            firing = {}
+        except NotAppliedError as error:
+            fault = str(error)
         return {
             "default_is_held": default in firing,
             "tested_s_ago": None if self.tested < 0 else time.monotonic() - self.tested,
             "requests": dict(self.requests),
             "firing": firing,
+            "fault": fault,
         }
 
     def check_streams(self) -> None:

@@ -15,11 +15,14 @@ from typing import Any
 
 from keel.engines.vllm.asgi import Scope, Send, changing_body, header_of
 from keel.engines.vllm.deployment import OFF, SCRATCH
+from keel.engines.vllm.faults import FaultLog
 from keel.engines.vllm.live import named_change
 
 METRICS_PATH = "/metrics"
 _PATIENCE_S = 5.0
 """How long the engines may take to answer; Prometheus itself waits 10 s."""
+NUMBERS_FAILED, FIRING_FAILED = "engines give no numbers", "a layer was passed by"
+"""Kinds of faults."""
 _FIRING_SERIES = 32
 """Most series of tokens that were moved, of one engine; settings beyond have one, of all layers."""
 _END = b"# EOF\n"
@@ -40,6 +43,8 @@ class EngineNumbers:
     """Tokens computed under each setting so far."""
     moved: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """Tokens moved so far, by setting and layer."""
+    fault: str = ""
+    """Why it is not known how often floors fired; empty where it is."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> EngineNumbers:
@@ -62,9 +67,8 @@ class EngineNumbers:
             of_name = moved.setdefault(name, {})
             for layer, fired in layers.items():
                 of_name[layer] = of_name.get(layer, 0) + fired
-        return cls(
-            given["default_is_held"], given["tested_s_ago"], given["requests"], tokens, moved
-        )
+        held, tested_s_ago = given["default_is_held"], given["tested_s_ago"]
+        return cls(held, tested_s_ago, given["requests"], tokens, moved, given["fault"])
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ class EngineReader:
     """Asks the engines for their numbers, at most once a second however many look."""
 
     def __init__(self) -> None:
+        self.faults = FaultLog(NUMBERS_FAILED, FIRING_FAILED)
         self.until = 0.0
         self.last: list[EngineNumbers | None] = []
 
@@ -214,8 +219,11 @@ class EngineReader:
         try:
             answers = await asyncio.wait_for(call("keel_numbers", default), _PATIENCE_S)
             self.last = [None if each is None else EngineNumbers.of(each) for each in answers]
-        except Exception:  # whatever vLLM makes of an engine that died, hangs, or was passed by
+        except Exception as error:  # whatever vLLM makes of an engine that died, or hangs
+            self.faults.note(NUMBERS_FAILED, error)
             self.last = [None]
+        for fault in [each.fault for each in self.last if each is not None and each.fault]:
+            self.faults.note(FIRING_FAILED, fault)
         self.until = time.monotonic() + 1.0
         return self.last
 
