@@ -209,6 +209,11 @@ def test_an_alarm_in_the_band_that_is_capped_is_refused():
             ALARM.check_below(layers)
 
 
+def test_where_no_layer_lies_below_the_floors_none_is_advised():
+    with pytest.raises(UsageError, match="no layer lies below them"):
+        ALARM.check_below([0, 1])
+
+
 def test_an_alarm_of_another_model_is_refused():
     with pytest.raises(ModelMismatchError, match="alarm was made on another model"):
         ALARM.check_model(ModelIdentity("other", 5, 3))

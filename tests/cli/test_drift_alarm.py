@@ -53,6 +53,15 @@ def test_a_layer_in_the_band_is_refused(keel, held):
     assert "every turn stands at its floor" in outcome.err
 
 
+def test_floors_from_the_first_layer_on_leave_none_for_an_alarm(keel, bare):
+    """It ended in a traceback of max()."""
+    floors = ("--percentile", "50", "--band", "0:2", "--answers", "4", *CPU)
+    assert keel("calibrate", bare, *floors).code == 0
+    outcome = keel("drift", "calibrate", bare, *SIMULATED)
+    assert outcome.code == 3
+    assert "no layer is left for an alarm" in outcome.err
+
+
 def test_nothing_to_calibrate_on_is_refused(keel, held):
     outcome = keel("drift", "calibrate", held, *CPU)
     assert outcome.code == 3

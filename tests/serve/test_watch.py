@@ -9,15 +9,18 @@ from keel.engines.vllm import (
     CURRENT,
     FAILED,
     LATE,
+    REFUSE,
     AnswerSums,
     RequestSetting,
+    ServeEnvironment,
     UnreadAnswer,
     WatchedRequest,
+    action_of,
 )
 from keel.engines.vllm.answer_sums import SumsReader
 from keel.errors import UsageError
 from keel.serve.conversations import ConversationStore, Namer
-from keel.serve.watch import REFUSE, Watch, action_of
+from keel.serve.watch import Watch
 from keel.serve.watcher import Watcher
 from keel.store import save_floors
 from keel.types import Floor, Floors
@@ -29,12 +32,13 @@ class Vllm:
     """Answers every chat with one choice, and says by which setting it was held."""
 
     def __init__(self, level):
-        self.level, self.held, self.sums = level, [], None
+        self.level, self.held, self.allowed, self.sums = level, [], [], None
 
     async def __call__(self, scope, receive, send):
         await receive()
         current = CURRENT.get()
         self.held.append(current.name)
+        self.allowed.append(current.allowed)
         current.used.add(current.name or "high")
         if self.sums is not None:
             current.watch.sums[0, 0] = self.sums
@@ -63,8 +67,8 @@ def serving(store, level, *, action="", listeners=()):
     return Watch(app, Watcher(alarm(), store, Namer(store.secret), listeners), action), app
 
 
-def ask(watch, messages, *, name=None, **headers):
-    """(status, JSON) of a chat whose request names this setting."""
+def ask(watch, messages, *, name=None, allowed=None, **headers):
+    """(status, JSON) of a chat whose request names this setting, of those that it may name."""
     sent, raw = [], json.dumps({"messages": messages}).encode()
     named = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": "http", "path": "/v1/chat/completions", "headers": named}
@@ -75,7 +79,8 @@ def ask(watch, messages, *, name=None, **headers):
     async def send(message):
         sent.append(message)
 
-    token = CURRENT.set(RequestSetting(name, watch=WatchedRequest(SumsReader(_unused))))
+    watched = WatchedRequest(SumsReader(_unused))
+    token = CURRENT.set(RequestSetting(name, allowed, watch=watched))
     try:
         asyncio.run(watch(scope, receive, send))
     finally:
@@ -152,6 +157,13 @@ def test_once_it_has_alarmed_a_conversation_is_held_by_the_other_setting(store):
     assert said[-1]["setting"] == "low"
 
 
+def test_the_setting_of_an_action_need_not_be_the_clients_to_choose(store):
+    watch, app = serving(store, -0.2, action="low")
+    talk(watch, 6, allowed=frozenset({"high"}))
+    assert app.held[-1] == "low"
+    assert app.allowed[-1] == {"high", "low"}
+
+
 def test_a_request_that_names_its_setting_keeps_it(store):
     watch, app = serving(store, -0.2, action="low")
     talk(watch, 6, name="high")
@@ -183,21 +195,21 @@ def served(tmp_path):
 
 
 def test_an_action_is_a_setting_of_the_server_or_a_refusal(served):
-    assert action_of(served) is None
-    assert action_of({**served, "KEEL_ALARM_ACTION": "refuse"}) == REFUSE
-    assert action_of({**served, "KEEL_ALARM_ACTION": "setting:low"}) == "low"
+    assert action_of(ServeEnvironment.of(served)) is None
+    assert action_of(ServeEnvironment.of({**served, "KEEL_ALARM_ACTION": "refuse"})) == REFUSE
+    assert action_of(ServeEnvironment.of({**served, "KEEL_ALARM_ACTION": "setting:low"})) == "low"
 
 
 @pytest.mark.parametrize("action", ["low", "setting:lwo", "setting:none", "drop"])
 def test_an_action_that_cannot_be_taken_is_refused(served, action):
     with pytest.raises(UsageError, match="expected refuse or setting:NAME with one of"):
-        action_of({**served, "KEEL_ALARM_ACTION": action})
+        action_of(ServeEnvironment.of({**served, "KEEL_ALARM_ACTION": action}))
 
 
 def test_a_server_that_holds_every_request_alike_has_no_other_setting(served):
     enforced = {**served, "KEEL_ENFORCE": "1", "KEEL_ALARM_ACTION": "setting:low"}
     with pytest.raises(UsageError, match="holds every request alike"):
-        action_of(enforced)
+        action_of(ServeEnvironment.of(enforced))
 
 
 EARLY = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}

@@ -191,10 +191,14 @@ class Alarm:
         """
         first = min(layers, default=None)
         if first is not None and self.layer >= first:
+            remedy = (
+                f"calibrate an alarm below them: keel drift calibrate RUN --layer {first - 1}"
+                if first
+                else "no layer lies below them; calibrate floors from a later layer on"
+            )
             raise UsageError(
                 f"the alarm reads layer {self.layer} and layers from {first} on are capped, where "
-                "every turn stands at its floor; calibrate an alarm below them: keel drift "
-                f"calibrate RUN --layer {max(0, first - 1)}"
+                f"every turn stands at its floor; {remedy}"
             )
 
     def check_model(self, identity: ModelIdentity) -> None:

@@ -82,6 +82,11 @@ def alarm_layer(run: Run, layer: int | None = None) -> LayerChoice:
     first = min(capped, default=None)
     d_primes = [quality.d_prime.value for quality in run.persona_map.quality]
     own = run.axis.layer
+    if first == 0:
+        raise UsageError(
+            f"the floors of {run.path} begin at layer 0, and from there on every turn stands at "
+            "its floor: no layer is left for an alarm; calibrate floors from a later layer on"
+        )
     if layer is None:
         below = range(len(d_primes) if first is None else first)
         layer = own if first is None or own < first else max(below, key=lambda n: d_primes[n])

@@ -29,6 +29,7 @@ from keel.engines.vllm import (
     Gate,
     ServeEnvironment,
     ServerAddress,
+    action_of,
     check_version,
     check_weights,
     deployment_for,
@@ -43,7 +44,6 @@ from keel.errors import (
     UsageError,
 )
 from keel.serve.probe import ProbeResult, probe_server
-from keel.serve.watch import action_of
 from keel.settings import ServeSettings
 from keel.types import UNSTEERED
 
@@ -87,7 +87,7 @@ def plan_server(
     held = ServeEnvironment.of(variables)
     assert held is not None
     deployment_for(held)  # refuses settings that cannot be
-    action_of(variables)
+    action_of(held)
     for argument, reason in _NOT_OURS.items():
         if _value_of(arguments, argument) is not None:
             raise UsageError(f"keel serve cannot take {argument}: {reason}")

@@ -23,6 +23,7 @@ from keel.engines.vllm import (
     NOT_SEEN,
     PROVISIONAL_FIELD,
     PROVISIONAL_HEADER,
+    REFUSE,
     AnswerSums,
     Receive,
     RequestSetting,
@@ -32,12 +33,12 @@ from keel.engines.vllm import (
     ServeEnvironment,
     UnreadAnswer,
     WatchedRequest,
+    action_of,
     adding_series,
     fitting_alarm,
     header_of,
     read_body,
     send_json,
-    settings_of,
     watch_folder,
 )
 from keel.errors import UsageError
@@ -86,29 +87,6 @@ def _sinks(environment: Mapping[str, str]) -> Iterator[Sink]:
         yield otel_sink()
 
 
-REFUSE = "refuse"
-
-
-def action_of(environment: MutableMapping[str, str]) -> str | None:
-    """What is done with the next turn of a conversation that has alarmed: `refuse`, or the name of
-    the setting that holds it; None for nothing.
-
-    Raises UsageError for a setting that requests cannot have.
-    """
-    action = environment.get("KEEL_ALARM_ACTION") or None
-    if action is None or action == REFUSE:
-        return action
-    served = ServeEnvironment.of(environment)
-    kind, _, name = action.partition(":")
-    settings = {} if served is None or served.is_enforced else settings_of(served)
-    if kind != "setting" or name not in settings:
-        raise UsageError(
-            f"KEEL_ALARM_ACTION is {action!r}, expected {REFUSE} or setting:NAME with one of "
-            f"{', '.join(settings) or 'none: the server holds every request alike'}"
-        )
-    return name
-
-
 class Watch:
     """Wraps an app: adds a verdict to each answer of its chat endpoints."""
 
@@ -120,7 +98,7 @@ class Watch:
     ) -> None:
         self.app = app
         self.watcher = watcher_of(os.environ) if watcher is None else watcher
-        self.action = action_of(os.environ) if action is None else action or None
+        self.action = action_of(ServeEnvironment.of()) if action is None else action or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -147,6 +125,8 @@ class Watch:
                     if current.name is None:
                         self._acted(f"held by {self.action}")
                         current.name = self.action
+                        if current.allowed is not None:  # it need not be the client's to choose
+                            current.allowed |= {self.action}
         await self.app(scope, receive, send)
 
     def _series(self, model: str) -> list[Series]:

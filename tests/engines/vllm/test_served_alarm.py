@@ -6,8 +6,8 @@ import pytest
 
 from keel.alarm import Alarm
 from keel.engines.vllm.deployment import ServeEnvironment
-from keel.engines.vllm.serving import deployment_for, facts_of, line_of
-from keel.errors import KeelError
+from keel.engines.vllm.serving import check_held, deployment_for, facts_of, line_of
+from keel.errors import KeelError, ModelMismatchError, UsageError
 from keel.store import save_floors
 from keel.store.alarms import write_alarm
 from keel.types import Floor, Floors, ModelIdentity
@@ -77,3 +77,57 @@ def test_a_server_without_an_alarm_says_nothing_of_watching(environment):
     without = replace(environment, alarm=None)
     assert facts(without)["watching"] is None
     assert "watch" not in line_of(facts(without))
+
+
+HIGH = Floors((Floor(3, direction(2), 1.0),), "high", identity=IDENTITY)
+OTHER = Floors((Floor(3, direction(2), 1.0),), "low", identity=replace(IDENTITY, layers=7))
+LOWEST = Floors((Floor(1, direction(2), 1.0),), "low", identity=IDENTITY)
+
+
+def after(environment, tmp_path, floors):
+    """A server's environment once its floors were changed to these."""
+    path = tmp_path / "after.safetensors"
+    save_floors([floors], path, default=floors.name)
+    return replace(environment, floors=str(path))
+
+
+@pytest.mark.parametrize(
+    ("floors", "error", "reason"),
+    [
+        (LOWEST, UsageError, r"acts at layers \[1\], but this server was started for \[2, 3\]"),
+        (OTHER, ModelMismatchError, "made on another model"),
+        (HIGH, UsageError, "KEEL_ALARM_ACTION is 'setting:low', expected"),
+    ],
+    ids=["at the alarm's layer", "another model's", "without the action's setting"],
+)
+def test_floors_under_which_the_server_could_not_be_watched_are_refused(
+    environment, tmp_path, floors, error, reason
+):
+    write_alarm(FITS, tmp_path / "alarm.json")
+    acting = replace(environment, alarm_action="setting:low")
+    with pytest.raises(error, match=reason):
+        check_held(after(acting, tmp_path, floors), deployment_for(acting))
+
+
+def test_floors_that_a_running_alarm_would_have_fitted_do_not_make_it_watch(environment, tmp_path):
+    """Started with an alarm in its band, an engine reads nothing; it was said to watch."""
+    write_alarm(replace(FITS, layer=2), tmp_path / "alarm.json")
+    deployment = deployment_for(environment)
+    watching = facts_of(deployment, after(environment, tmp_path, HIGH))["watching"]
+    assert watching == {"reason": "the alarm did not fit the first floors; start the server anew"}
+
+
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["other", "deleted"])
+def test_after_a_change_of_floors_the_alarm_is_still_that_of_the_start(
+    environment, tmp_path, is_deleted
+):
+    write_alarm(FITS, tmp_path / "alarm.json")
+    needed = replace(environment, requires_alarm=True)
+    deployment = deployment_for(needed)
+    before = facts_of(deployment, needed)["watching"]
+    (tmp_path / "alarm.json").unlink()
+    if not is_deleted:
+        write_alarm(replace(FITS, layer=2), tmp_path / "alarm.json")
+    following = after(needed, tmp_path, LOW)
+    check_held(following, deployment)
+    assert facts_of(deployment, following)["watching"] == before

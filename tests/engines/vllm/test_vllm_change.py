@@ -9,10 +9,12 @@ import urllib.request
 
 import pytest
 
+from keel.alarm import Alarm
 from keel.cli import run as keel_command
 from keel.engines import open_engine
 from keel.store import save_floors
-from keel.types import Floors, Sampling
+from keel.store.alarms import write_alarm
+from keel.types import Floors, ModelIdentity, Sampling
 from tests.engines.vllm.http_servers import (
     free_port,
     get,
@@ -21,7 +23,8 @@ from tests.engines.vllm.http_servers import (
     said_by,
     start_keel,
 )
-from tests.engines.vllm.serving_vllm import band, by_index, prompt, tiny
+from tests.engines.vllm.serving_vllm import HIDDEN, LAYERS, band, by_index, prompt, tiny
+from tests.engines.vllm.toys import direction
 
 pytestmark = [
     pytest.mark.vllm,
@@ -33,6 +36,17 @@ pytestmark = [
 PROMPT = prompt("what is the sea like")
 BEFORE = {"low": band(2.0), "high": band(4.0, seed=5)}
 AFTER = {"low": band(5.0, seed=8), "steep": band(6.0, seed=9)}
+ALARM = Alarm(
+    layer=0,
+    direction=direction(3, HIDDEN),
+    zero=0.0,
+    gap=1.0,
+    expected=(0.0,),
+    between=0.3,
+    within=0.3,
+    token=1.0,
+    identity=ModelIdentity(model_id="tiny", layers=LAYERS, hidden_size=HIDDEN),
+)
 KEY = {"authorization": "Bearer s3cret"}
 LONG = 160
 
@@ -73,7 +87,9 @@ def expected(folder):
 def server(folder, tmp_path):
     """(URL, process) of a server whose floors can change."""
     floors = save(tmp_path / "before", BEFORE, "high")
+    write_alarm(ALARM, tmp_path / "alarm.json")
     options = ("--model", str(folder), "--admin-key-env", "ADMIN")
+    options += ("--alarm", str(tmp_path / "alarm.json"), "--alarm-action", "setting:low")
     process = start_keel(floors, port := free_port(), {"ADMIN": "s3cret"}, *options)
     with running_server(process, port) as url:
         yield url, process
@@ -133,6 +149,10 @@ def test_floors_change_under_running_requests_which_keep_theirs(server, expected
     assert held == "steep"
     assert agrees(tokens, expected["after"]["steep"])
     assert agrees(answer(url, expected, "low")[1], expected["after"]["low"])
+    _, _, reply = post(url, "/v1/completions", asked(expected))
+    assert reply["choices"][0]["keel"]["setting"] == "steep"
+    assert reply["choices"][0]["keel"]["state"] != "unknown"
+    assert facts["watching"]["layer"] == 0
     thread.join(60)
     assert len(running) == LONG
     assert agrees(running, expected["before"]["low"])
@@ -150,7 +170,10 @@ def test_floors_change_under_running_requests_which_keep_theirs(server, expected
 def test_a_change_that_cannot_be_changes_nothing(server, expected, tmp_path):
     url, process = server
     wide = [*band(4.0), *band(4.0, layers=range(3, 4))]
-    flat = save(tmp_path / "flat", {"flat": band(-1e6)}, "flat")
+    # With a setting for the alarm's action, which floors without are refused for.
+    flat = save(tmp_path / "flat", {"flat": band(-1e6), "low": band(2.0)}, "flat")
+    lone = save(tmp_path / "lone", {"flat": band(4.0)}, "flat")
+    lowest = save(tmp_path / "lowest", {"low": band(4.0, layers=range(3))}, "low")
     for body, key, status, message in (
         ({"floors": flat}, {}, 401, "administrator's key"),
         ({"floors": flat}, {"authorization": "Bearer guess"}, 401, "administrator's key"),
@@ -158,6 +181,8 @@ def test_a_change_that_cannot_be_changes_nothing(server, expected, tmp_path):
         ({"floor": flat}, KEY, 400, "the body has floor"),
         ({"floors": flat, "setting": "falt"}, KEY, 400, "falt"),
         ({"floors": save(tmp_path / "wide", {"w": wide}, "w")}, KEY, 400, "acts at layers [3]"),
+        ({"floors": lowest}, KEY, 400, "acts at layers [0]"),
+        ({"floors": lone}, KEY, 400, "KEEL_ALARM_ACTION is 'setting:low'"),
         ({"floors": flat}, KEY, 409, "moved none of"),  # what the probe says
     ):
         said = post(url, "/keel/floors", body, **key)

@@ -27,6 +27,8 @@ from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.page import DRIFT_PATH
 from keel.engines.vllm.plugin import FRONT, check_version
 from keel.engines.vllm.serving import (
+    REFUSE,
+    action_of,
     check_weights,
     deployment_for,
     fitting_alarm,
@@ -52,6 +54,7 @@ __all__ = [
     "PROBE_HEADER",
     "PROVISIONAL_FIELD",
     "PROVISIONAL_HEADER",
+    "REFUSE",
     "SETTING_HEADER",
     "AnswerSums",
     "Deployment",
@@ -70,6 +73,7 @@ __all__ = [
     "VllmEngine",
     "VllmSettings",
     "WatchedRequest",
+    "action_of",
     "adding_series",
     "check_version",
     "check_weights",

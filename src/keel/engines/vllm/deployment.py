@@ -147,6 +147,8 @@ class ServeEnvironment:
     """`KEEL_ALARM`: the run, or the file, whose alarm watches the conversations; None for none."""
     requires_alarm: bool = False
     """`KEEL_ALARM_REQUIRED=1`: a server that cannot watch does not start."""
+    alarm_action: str | None = None
+    """`KEEL_ALARM_ACTION`: what is done with the next turn of a conversation that has alarmed."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> ServeEnvironment | None:
@@ -177,6 +179,7 @@ class ServeEnvironment:
             _admin(environment),
             environment.get("KEEL_ALARM") or None,
             _switch(environment, "KEEL_ALARM_REQUIRED"),
+            environment.get("KEEL_ALARM_ACTION") or None,
         )
 
 

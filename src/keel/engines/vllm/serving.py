@@ -75,6 +75,13 @@ def held_settings(environment: ServeEnvironment) -> Mapping[str, Floors]:
 
 
 @lru_cache(maxsize=8)
+def _alarm_at(path: str) -> Alarm:
+    """The alarm of a run or file as it was when the process began: it watches until its end."""
+    alarm: Alarm = load_alarm(path)
+    return alarm
+
+
+@lru_cache(maxsize=8)
 def alarm_of(environment: ServeEnvironment) -> Alarm | None:
     """The alarm that fits the server's model and floors; None where none is wanted.
 
@@ -83,7 +90,7 @@ def alarm_of(environment: ServeEnvironment) -> Alarm | None:
     """
     if environment.alarm is None:
         return None
-    alarm: Alarm = load_alarm(environment.alarm)
+    alarm = _alarm_at(environment.alarm)
     for name, floors in held_settings(environment).items():
         if floors.identity is not None:
             alarm.check_model(floors.identity)
@@ -123,8 +130,34 @@ def reason_not_watching(environment: ServeEnvironment | None) -> str:
     return ""
 
 
+REFUSE = "refuse"
+
+
+def action_of(environment: ServeEnvironment | None) -> str | None:
+    """What is done with the next turn of a conversation that has alarmed: `refuse`, or the name of
+    the setting that holds it; None for nothing.
+
+    Raises UsageError for a setting that requests cannot have.
+    """
+    action = None if environment is None else environment.alarm_action
+    if environment is None or action in (None, REFUSE):
+        return action
+    kind, _, name = action.partition(":")
+    settings = {} if environment.is_enforced else settings_of(environment)
+    if kind != "setting" or name not in settings:
+        raise UsageError(
+            f"KEEL_ALARM_ACTION is {action!r}, expected {REFUSE} or setting:NAME with one of "
+            f"{', '.join(settings) or 'none: the server holds every request alike'}"
+        )
+    return name
+
+
 def check_held(environment: ServeEnvironment, deployment: Deployment) -> None:
-    """Refuse floors that an engine which was started for others cannot hold. Raises UsageError."""
+    """Refuse floors that an engine which was started for others cannot hold, or not watch.
+
+    Raises UsageError, also where an alarm's action names a setting that is not among them, and
+    ModelMismatchError where the alarm that watches was made on another model.
+    """
     for name, floors in held_settings(environment).items():
         packed = PackedInterventions.of(name, floors)
         unknown = sorted(set(packed.layers) - set(deployment.layers or packed.layers))
@@ -139,6 +172,9 @@ def check_held(environment: ServeEnvironment, deployment: Deployment) -> None:
                 f"server was started for {deployment.steps}; start one for those, and switch over"
             )
         _ = packed.spares_first  # refused where vLLM cannot tell its tokens apart
+    if deployment.watched_layer is not None:
+        alarm_of(environment)
+        action_of(environment)
 
 
 @lru_cache(maxsize=8)
@@ -200,17 +236,22 @@ def facts_of(
         "model": "" if made is None else made.model_id,
         "other_weights_accepted": environment.accepts_other_weights,
         "canary_minutes": environment.canary_s / 60,
-        "watching": _watching(environment),
+        "watching": _watching(environment, deployment),
     }
 
 
-def _watching(environment: ServeEnvironment) -> dict[str, Any] | None:
-    """By which alarm conversations are watched, or why they are not; None where none was given."""
+def _watching(environment: ServeEnvironment, deployment: Deployment) -> dict[str, Any] | None:
+    """By which alarm conversations are watched, or why they are not; None where none was given.
+
+    The engine watches, or not, as it was started: floors that came later may fit an alarm that it
+    was started without.
+    """
     if environment.alarm is None:
         return None
-    alarm = fitting_alarm(environment)
-    if alarm is None:
-        return {"reason": reason_not_watching(environment)}
+    if deployment.watched_layer is None:
+        reason = reason_not_watching(environment)
+        return {"reason": reason or "the alarm did not fit the first floors; start the server anew"}
+    alarm = _alarm_at(environment.alarm)
     made = json.dumps([alarm.layer, alarm.expected, alarm.between, alarm.within, alarm.token])
     return {
         "layer": alarm.layer,
