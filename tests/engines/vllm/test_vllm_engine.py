@@ -141,7 +141,8 @@ def test_stop_strings_end_answers_as_on_the_other_engine(engine, plain, probes):
             )
 
 
-def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
+@pytest.mark.parametrize("prompt", [False, True], ids=["turns", "prompts too"])
+def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain, prompt):
     talk = Conversation(
         (
             Message("user", "hello"),
@@ -150,7 +151,7 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
             Message("assistant", "There is nothing more."),
         )
     )
-    recording = Recording(means=True, probes=probes(), log_likelihood=True)
+    recording = Recording(means=True, prompt=prompt, probes=probes(), log_likelihood=True)
     asked = {"recording": recording, "interventions": band(HIGH)}
     read, expected = (one.read([talk], **asked) for one in (engine, plain))
     (ours,), (theirs,) = read, expected
@@ -163,6 +164,9 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
         torch.testing.assert_close(
             mine.log_likelihood_T, other.log_likelihood_T, rtol=1e-4, atol=1e-4
         )
+        assert (mine.prompt_K is None) == (other.prompt_K is None) == (not prompt)
+        if prompt:
+            torch.testing.assert_close(mine.prompt_K, other.prompt_K, rtol=1e-4, atol=1e-4)
     assert read.firing.slots == expected.firing.slots
     assert read.firing.fired == expected.firing.fired
 
