@@ -152,7 +152,7 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain, prompt
         )
     )
     recording = Recording(means=True, prompt=prompt, probes=probes(), log_likelihood=True)
-    asked = {"recording": recording, "interventions": band(HIGH)}
+    asked = {"recording": recording, "interventions": () if prompt else band(HIGH)}
     read, expected = (one.read([talk], **asked) for one in (engine, plain))
     (ours,), (theirs,) = read, expected
     for mine, other in zip(ours.turns, theirs.turns, strict=True):
@@ -167,6 +167,10 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain, prompt
         assert (mine.prompt_K is None) == (other.prompt_K is None) == (not prompt)
         if prompt:
             torch.testing.assert_close(mine.prompt_K, other.prompt_K, rtol=1e-4, atol=1e-4)
+    if prompt:
+        with pytest.raises(UsageError, match="without interventions only"):
+            list(engine.read([talk], recording=recording, interventions=band(HIGH)))
+        return
     assert read.firing.slots == expected.firing.slots
     assert read.firing.fired == expected.firing.fired
 

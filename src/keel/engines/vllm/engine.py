@@ -227,6 +227,13 @@ class VllmEngine:
         interventions: Sequence[Intervention] = (),
     ) -> Generator[Reading, None, Firing | None]:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
+        if recording.prompt and interventions:
+            # Recorded tokens of a given conversation are taken for sampled ones: a floor on
+            # generated tokens would act on the token before a turn, and count it.
+            raise UsageError(
+                "the tokens before given turns are recorded without interventions only on vLLM; "
+                "leave out one of the two, or use the transformers engine"
+            )
         transcripts = [self._transcript(c, recording.spans) for c in conversations]
         requests = [
             _reading_request(
