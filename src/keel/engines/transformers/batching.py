@@ -93,7 +93,9 @@ def groups_that_run(lengths: Sequence[int], traits: BatchTraits) -> list[RowGrou
     """The rows as one group where padding does the model no harm, else by length, longest first;
     each row alone where company does it harm."""
     if traits.pads_left:
-        return [RowGroup(list(range(len(lengths))), padded_width(max(lengths)))]
+        # A row alone needs no padding, and without any a model may take a faster kernel.
+        width = padded_width(max(lengths)) if len(lengths) > 1 else lengths[0]
+        return [RowGroup(list(range(len(lengths))), width)]
     by_width: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         by_width.setdefault(lengths[index], []).append(index)

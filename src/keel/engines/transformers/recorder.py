@@ -114,6 +114,7 @@ class ResponseRecorder:
         columns = [k for k, _ in probes]
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
+            nonlocal directions_DK
             is_prompt = self.is_at_prompt and self.recording.prompt
             if not (self.is_on or is_prompt):
                 return
@@ -123,7 +124,9 @@ class ResponseRecorder:
                 self.sums.put(layer, hidden_BD)
             into_BK = self.prompt_BK if is_prompt else self.latest_BK
             if directions_DK is not None:
-                values_BK = hidden_BD.float() @ directions_DK.to(hidden_BD.device)
+                # Once: a copy from the host waits for the device, and no graph can hold one.
+                directions_DK = directions_DK.to(hidden_BD.device)
+                values_BK = hidden_BD.float() @ directions_DK
                 for index, column in enumerate(columns):
                     into_BK[:, column].copy_(values_BK[:, index])
 

@@ -51,8 +51,12 @@ class RunningRows:
         new_tokens: int,
         passes: Passes,
         past_width: int = 0,
+        *,
+        is_padded: bool = True,
     ) -> None:
         self.model, self.state, self.passes = model, state, passes
+        self.is_padded = is_padded
+        """Whether some column holds no token of some row."""
         self.fresh = ids_BT.shape[1] - past_width if past_width else None
         """Columns of the first pass; None for all."""
         self.width = ids_BT.shape[1]
@@ -71,8 +75,14 @@ class RunningRows:
             **self.state,
         )
         if self.is_begun and self.passes.is_mask_given:
-            self.inputs["attention_mask"] = _whole_masks(self.model, self.inputs)
+            self.inputs["attention_mask"] = self._masks()
         return int(self.inputs["input_ids"].shape[1])
+
+    def _masks(self) -> Any:
+        """The masks of a step; None where the model needs none, and may take a faster kernel."""
+        if not self.is_padded and self.passes.takes_positions:
+            return None
+        return _whole_masks(self.model, self.inputs)
 
     def run(self) -> Float[Tensor, "row vocabulary"]:
         """Run the pass that is ready; logits of each row's next token."""
@@ -151,11 +161,14 @@ def begin(
     """A left-padded batch as transformers prepares it for generation; nothing has run yet but what
     gave `past`, the keys and values of its first columns."""
     past_width = 0 if past is None else int(past.get_seq_length())
+    is_padded = not bool(mask_BT.all())
 
     def running(model: Any, ids_BT: Tensor, state: dict[str, Any]) -> RunningRows:
         if not passes.takes_positions:
             state.pop("position_ids", None)
-        return RunningRows(model, ids_BT, state, new_tokens, passes, past_width)
+        return RunningRows(
+            model, ids_BT, state, new_tokens, passes, past_width, is_padded=is_padded
+        )
 
     settings: dict[str, Any] = {"max_new_tokens": new_tokens, "use_cache": passes.reuses_state}
     if past is not None:

@@ -144,8 +144,11 @@ class _Trial:
     def unasked(self, passes: Passes) -> Passes:
         """These passes with masks given, so that transformers need not look, where that holds."""
         given = replace(passes, is_mask_given=True)
-        rows = [0, 1, 2]
-        return given if self.holds(rows, lambda: self.generated(rows, _WIDTH, given)) else passes
+        holds = all(  # padded together, and one alone without padding
+            self.holds(rows, lambda rows=rows, width=width: self.generated(rows, width, given))
+            for rows, width in (([0, 1, 2], _WIDTH), ([0], _LENGTHS[0]))
+        )
+        return given if holds else passes
 
     def generated(
         self, rows: Sequence[int], width: int, passes: Passes
