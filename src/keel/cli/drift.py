@@ -18,7 +18,7 @@ from keel.settings import AxisSource, DriftSettings, OpeningSettings
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.store import RunFolder
-    from keel.types import Conversation
+    from keel.types import Conversation, Replay
 
 EXAMPLES = """
 Examples:
@@ -76,7 +76,7 @@ def drift(
     folder.check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     if replay:
-        _replay(engine, folder, conversations, settings, json)
+        _print_replays(folder, _replay(engine, folder, conversations, settings), json)
         return
     with console.progress() as progress:
         readings = pipeline.drift(engine, folder, conversations, settings, on_progress=progress)
@@ -127,8 +127,7 @@ def replay_anew(
 
     Each turn gets its mean over the draws with an interval, each conversation a page of its own in
     RUN/cases. A conversation may be as long as the model's context; where it does not fit, its
-    replay ends, and what was answered is kept. Interrupted, it goes on behind the last turn when
-    called again, and answers nothing twice.
+    replay ends, and what was answered is kept.
     """
     from keel import pipeline
     from keel.errors import UsageError
@@ -145,32 +144,14 @@ def replay_anew(
     pipeline.check_drift(opened, conversations, settings, is_replayed=True)
     folder.check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
-    _replay(engine, folder, conversations, settings, json)
+    _print_replays(folder, _replay(engine, folder, conversations, settings), json)
 
 
-def _replay(
-    engine: Engine,
-    folder: RunFolder,
-    conversations: list[Conversation],
-    settings: DriftSettings,
-    json: bool,
-) -> None:
-    """Answer conversations anew, and print what came of it, with the path of each one's page."""
+def _print_replays(folder: RunFolder, replays: list[Replay], json: bool) -> None:
+    """The replays, and where the page of each lies."""
     from keel import pipeline
 
-    replays, pages = [], []
-    with console.progress() as progress:
-        for conversation in conversations:
-
-            def show(stage: str, done: int, total: int, name: str = conversation.id) -> None:
-                progress(f"{name}: {stage}"[:34], done, total)
-
-            replays.append(
-                pipeline.replay_conversation(
-                    engine, folder, conversation, settings, on_progress=show
-                )
-            )
-            pages.append(pipeline.case_page(folder, replays[-1]))
+    pages = [pipeline.case_page(folder, replayed) for replayed in replays]
     if json:
         console.print_json(
             [
@@ -182,6 +163,26 @@ def _replay(
     _print_paths(folder, replays=tuple(replays))
     for page in pages:
         console.stdout.print(escape(str(page)), soft_wrap=True)
+
+
+def _replay(
+    engine: Engine, folder: RunFolder, conversations: list[Conversation], settings: DriftSettings
+) -> list[Replay]:
+    from keel import pipeline
+
+    replays = []
+    with console.progress() as progress:
+        for conversation in conversations:
+
+            def show(stage: str, done: int, total: int, name: str = conversation.id) -> None:
+                progress(f"{name}: {stage}"[:34], done, total)
+
+            replays.append(
+                pipeline.replay_conversation(
+                    engine, folder, conversation, settings, on_progress=show
+                )
+            )
+    return replays
 
 
 def _print_paths(folder: RunFolder, **paths: Any) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import jaxtyping
 
 from keel.engines import Completion
 from keel.testing import save_tiny_model
@@ -24,6 +26,17 @@ def tiny(folder: Path, family: str = "llama", **shape: int) -> Path:
 
 
 @contextmanager
+def unchecked_shapes() -> Iterator[None]:
+    """Shapes of arguments are not checked here: not every torch can trace the check."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@contextmanager
 def started(folder: Path | str, **settings: Any) -> Iterator[Any]:
     """Keel's engine on that checkpoint, eager and in float32 unless asked otherwise."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -37,7 +50,8 @@ def started(folder: Path | str, **settings: Any) -> Iterator[Any]:
     if torch.cuda.is_available():  # where other engines may start beside it, and none measures
         asked = {"memory_share": 0.05, **asked}
         asked["arguments"] = {"kv_cache_memory_bytes": 2**28, **asked.get("arguments", {})}
-    engine = load_engine(str(folder), VllmSettings(**asked))
+    with unchecked_shapes() if not asked["eager"] else nullcontext():
+        engine = load_engine(str(folder), VllmSettings(**asked))
     try:
         yield engine
     finally:
@@ -49,6 +63,22 @@ def started(folder: Path | str, **settings: Any) -> Iterator[Any]:
 def prompt(text: str, id: str = "") -> Prompt:
     """One user message, to be answered."""
     return Prompt(id or text, Conversation((Message("user", text),)))
+
+
+def assert_near(actual: Any, expected: Any) -> None:
+    """Two engines' numbers of the same tokens, of which each row is a vector.
+
+    On a GPU vLLM's attention rounds float32 to TF32: rows are up to 2.5e-3 of their length apart.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        return
+    assert actual.shape == expected.shape
+    apart = (actual.float() - expected.float()).norm(dim=-1)
+    length = expected.float().norm(dim=-1)
+    assert bool((apart <= 5e-3 * length + 0.1).all()), (apart, length)
 
 
 def band(value: float, *, layers: range = range(1, 3), seed: int = 0) -> list[Floor]:

@@ -123,6 +123,18 @@ def test_an_engine_without_keel_refuses_a_setting_and_nothing_else():
         check_request({KEY: "low"}, None)
 
 
+def test_a_request_does_not_make_the_server_read_its_environment_again(served, monkeypatch):
+    """Names in it are compared with Keel's own by spelling, which took 6 ms a request."""
+    check_request({KEY: "low"}, served)
+    reads = []
+    monkeypatch.setattr(ServeEnvironment, "of", classmethod(lambda cls: reads.append(1)))
+    check_request({KEY: "low"}, served)
+    assert not reads
+    monkeypatch.setenv("KEEL_CANARY_MINUTES", "3")
+    check_request({KEY: "low"}, served)
+    assert reads
+
+
 def config(model=".", layers=6, hidden=HIDDEN, transfer=None, **more):
     """vLLM's config, as far as it is looked at."""
     parallel = {"use_ubatching": False, "prefill_context_parallel_size": 1}

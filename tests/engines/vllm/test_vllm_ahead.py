@@ -7,11 +7,10 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-import torch
 
 from keel.engines import Probe, Recording, open_engine
 from keel.types import Sampling
-from tests.engines.vllm.serving_vllm import band, by_index, prompt, started, tiny
+from tests.engines.vllm.serving_vllm import assert_near, band, by_index, prompt, started, tiny
 
 pytestmark = [
     pytest.mark.vllm,
@@ -79,21 +78,14 @@ def worker_of(engine):
     return engine.llm.llm_engine.model_executor.driver_worker.worker.keel_worker
 
 
-def agree(ours, theirs, tolerance=1e-4):
+def agree(ours, theirs):
     for index, expected in theirs.items():
         assert ours[index].token_ids == expected.token_ids
         assert ours[index].finish == expected.finish
         if expected.activations is not None:
             assert ours[index].activations.tokens == expected.activations.tokens
-            torch.testing.assert_close(
-                ours[index].activations.means_LD,
-                expected.activations.means_LD,
-                rtol=tolerance,
-                atol=tolerance,
-            )
-        torch.testing.assert_close(
-            ours[index].projections_TK, expected.projections_TK, rtol=tolerance, atol=tolerance
-        )
+            assert_near(ours[index].activations.means_LD, expected.activations.means_LD)
+        assert_near(ours[index].projections_TK, expected.projections_TK)
 
 
 @pytest.mark.parametrize("means", [True, False], ids=["means", "projections alone"])

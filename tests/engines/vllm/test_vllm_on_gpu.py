@@ -13,7 +13,7 @@ import torch
 
 from keel.engines import Probe, Recording, open_engine
 from keel.types import Conversation, Message, Sampling
-from tests.engines.vllm.serving_vllm import band, by_index, prompt, started, tiny
+from tests.engines.vllm.serving_vllm import assert_near, band, by_index, prompt, started, tiny
 
 pytestmark = [
     pytest.mark.vllm,
@@ -38,7 +38,6 @@ TALK = Conversation(
         Message("assistant", "There is nothing more."),
     )
 )
-TOLERANCE = {"rtol": 1e-2, "atol": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +83,8 @@ def test_answers_are_recorded_as_when_they_are_read_again(engine, plain, interve
         talk = Conversation((*PROMPTS[index].conversation.messages, told))
         ((reading,),) = [tuple(one.turns) for one in plain.read([talk], **given)]
         assert answer.activations.tokens == len(answer.token_ids)
-        torch.testing.assert_close(
-            answer.activations.means_LD, reading.activations.means_LD, **TOLERANCE
-        )
-        torch.testing.assert_close(answer.projections_TK, reading.projections_TK, **TOLERANCE)
+        assert_near(answer.activations.means_LD, reading.activations.means_LD)
+        assert_near(answer.projections_TK, reading.projections_TK)
 
 
 def test_settings_of_requests_do_not_mix(engine):
@@ -104,7 +101,7 @@ def test_likelihoods_and_divergences_are_those_of_the_other_engine(engine, plain
     recording = Recording(log_likelihood=True)
     (ours,), (theirs,) = (list(one.read([TALK], recording=recording)) for one in (engine, plain))
     for mine, other in zip(ours.turns, theirs.turns, strict=True):
-        torch.testing.assert_close(mine.log_likelihood_T, other.log_likelihood_T, **TOLERANCE)
+        assert_near(mine.log_likelihood_T, other.log_likelihood_T)
     (mine,), (other,) = (list(one.divergence([TALK], [FLOORS])) for one in (engine, plain))
     assert (mine.tokens, mine.kl) == (other.tokens, pytest.approx(other.kl, rel=5e-2, abs=1e-3))
 

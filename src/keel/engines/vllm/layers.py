@@ -82,7 +82,10 @@ class TokenMaps(nn.Module):
         total = maps.maps_4T.shape[1]
         if total < self.filled:
             self.clear()
-        self.maps_4T[:, :total].copy_(torch.from_numpy(maps.maps_4T), non_blocking=True)
+        numbers_4T = torch.from_numpy(maps.maps_4T)
+        if self.maps_4T.is_cuda:  # other memory of the host is copied once the device is idle
+            numbers_4T = numbers_4T.pin_memory()
+        self.maps_4T[:, :total].copy_(numbers_4T, non_blocking=True)
         if self.deployment.watched_layer is not None:
             self.fired_T.zero_()
         self.filled = total

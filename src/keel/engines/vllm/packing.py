@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -107,7 +108,7 @@ class PackedInterventions:
             )
         return True
 
-    @property
+    @cached_property  # every request's cache is salted with it
     def fingerprint(self) -> str:
         """SHA-256 over everything that changes an activation; the name is not part of it."""
         digest = hashlib.sha256()
@@ -137,7 +138,7 @@ class PackedInterventions:
         """The rows as one safetensors file in memory; empty without interventions."""
         if not len(self):
             return b""
-        packed: bytes = save({n: value for n, value in vars(self).items() if n != "name"})
+        packed: bytes = save({n: getattr(self, n) for n in self.__match_args__ if n != "name"})
         return packed
 
     @classmethod

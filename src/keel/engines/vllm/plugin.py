@@ -216,7 +216,9 @@ def _refuse_unknown(original: Wrapper, self: Any, params: Any, *args: Any, **kwa
 
     from keel.engines.vllm.serving import check_request
 
-    deployment = _deployment(self.vllm_config)
+    if not hasattr(self, "keel_deployment"):
+        self.keel_deployment = _deployment(self.vllm_config)
+    deployment = self.keel_deployment
     arguments = getattr(params, "extra_args", None) or {}
     try:
         check_request(arguments, deployment)

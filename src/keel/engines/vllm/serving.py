@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from keel.engines.catalogue import local_weights, weights_fingerprint
 from keel.engines.vllm.deployment import (
     CHANGE_MARK,
     KEY,
+    KNOWN,
     OFF,
     Deployment,
     ServeEnvironment,
@@ -331,11 +333,17 @@ def check_request(
         return  # looked at when the request came; only the engine core knows whether it is held
     if deployment.is_enforced and name != deployment.default:
         raise UsageError("this engine holds every request alike; leave out the setting")
-    environment = environment or ServeEnvironment.of()
+    environment = environment or _own_environment(tuple(map(os.environ.get, KNOWN)))
     if environment is not None and name != OFF and name not in settings_of(environment):
         raise UsageError(
             f"{KEY} is {name!r}, expected {OFF} or one of {', '.join(settings_of(environment))}"
         )
+
+
+@lru_cache(maxsize=8)
+def _own_environment(_variables: tuple[str | None, ...]) -> ServeEnvironment | None:
+    """The process's own environment, read again where one of Keel's variables has changed."""
+    return ServeEnvironment.of()
 
 
 def refuse_unfit(config: Any, deployment: Deployment) -> None:

@@ -92,6 +92,11 @@ class RequestRecord:
         """Whether the recorded spans lie in the prompt, and nothing is to be sampled."""
         return bool(self.spans) and all(span.stop >= 0 for span in self.spans)
 
+    @cached_property
+    def is_answer(self) -> bool:
+        """Whether an answer is sampled, and of its prompt nothing is kept."""
+        return not self.is_given and not self.scores
+
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
@@ -209,12 +214,17 @@ class TokenBook:
         """The maps of a step that computes `counts` tokens of each request from `starts` on."""
         total = int(sum(counts))
         maps = StepMaps(idle_maps(total, self.recordings), [], [])
-        row = 0
+        row, columns, numbers = 0, [], []
         for request, start, count in zip(requests, starts, counts, strict=True):
             record = self.requests.get(request)
-            if record is not None:
+            if record is not None and count == 1 and record.is_answer and start > 0:
+                columns.append(row)
+                numbers.append(self._next_token(maps, record, row, int(start)))
+            elif record is not None:
                 self._fill(maps, record, row, int(start), int(count))
             row += int(count)
+        if columns:
+            maps.maps_4T[:, columns] = np.array(numbers).T
         return maps
 
     def _open(self, key: str, record: RequestRecord, arguments: Mapping[str, Any]) -> None:
@@ -273,6 +283,27 @@ class TokenBook:
                 maps.taken.append((record.key, number, begin, end))
                 if record.is_given:
                     self._tally(maps, record, begin, end)
+
+    def _next_token(
+        self, maps: StepMaps, record: RequestRecord, row: int, start: int
+    ) -> tuple[int, int, int, int]:
+        """What the maps say of one token of an answer, as `_fill` has it: most steps are these."""
+        is_sampled = start >= len(record.prompt_ids)
+        sums_row = self.recordings + row % TRASH
+        if record.watched is not None:
+            first, last = record.watched.fresh(start, start + 1)
+            if last > first:
+                sums_row, maps.is_watched = record.watched.row, True
+        if record.key is not None and self.by_key.get(record.key) is record:
+            for number, span in enumerate(record.spans):
+                first, last = span.fresh(start, start + 1)
+                if last > first:
+                    sums_row = span.row if span.row >= 0 else sums_row
+                    maps.taken.append((record.key, number, row, row + 1))
+        if record.slot:
+            self.tallied[record.slot] = self.tallied.get(record.slot, 0) + 1
+        phase = 2 * record.slot + is_sampled if record.slot else 0
+        return phase, sums_row, record.slot, record.ends if is_sampled else 0
 
     def _tally(self, maps: StepMaps, record: RequestRecord, begin: int, end: int) -> None:
         if record.slot and end > begin:
