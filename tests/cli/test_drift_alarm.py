@@ -1,6 +1,9 @@
 """keel drift calibrate and keel drift watch, on a tiny model."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -120,6 +123,38 @@ def test_a_stream_with_a_state_goes_on_after_it_was_broken_off(
         assert outcome.code == 3  # the torn line
         assert [json.loads(line)["turn"] for line in outcome.out.splitlines()] == turns
     assert b"MARKER" not in state.read_bytes()
+
+
+def test_a_watch_that_is_killed_goes_on_and_counts_no_line_twice_and_none_never(
+    keel, alarmed_run, tmp_path
+):
+    """kill -9 of a real process, at several lines of a log: each turn's evidence at the end is that
+    of one call that nobody killed."""
+    log, state = tmp_path / "turns.jsonl", tmp_path / "turns.state"
+    log.write_text(lines_of(alarmed_run, [0.9, 0.4, -0.2, 0.1, 0.3] * 200))
+    call = ["drift", "watch", str(alarmed_run), str(log), "--json"]
+    whole = keel(*call)
+    expected = [json.loads(line) for line in whole.out.splitlines()]
+    assert len(expected) == 1000
+    call += ["--state", str(state)]
+    command = [sys.executable, "-m", "keel", *call]
+    seen = list[dict[str, object]]()
+    for lines in (150, 300):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            seen += [json.loads(process.stdout.readline()) for _ in range(lines)]
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            rest = process.stdout.read().splitlines(keepends=True)
+            seen += [json.loads(line) for line in rest if line.endswith("\n")]
+    last = keel(*call)
+    assert last.code == whole.code
+    seen += [json.loads(line) for line in last.out.splitlines()]
+    # A turn that was kept but not yet printed is not said again, so a kill may swallow one line.
+    assert len(expected) - len(seen) in range(3)
+    by_turn = {each["turn"]: each for each in expected}
+    assert [each["turn"] for each in seen] == sorted({each["turn"] for each in seen})
+    assert all(each == by_turn[each["turn"]] for each in seen)
+    assert seen[-1] == expected[-1]
 
 
 def test_a_state_of_another_alarm_a_broken_one_and_one_for_transcripts_are_refused(

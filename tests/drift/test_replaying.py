@@ -231,6 +231,21 @@ def test_a_conversation_whose_first_turn_does_not_fit_is_refused():
         played(Full())
 
 
+def test_what_an_interrupted_replay_answered_is_not_answered_again():
+    said = []
+    whole = played(FakeEngine(), draws=3, on_answered=said.append)
+    for known in range(4):
+        asked = []
+
+        class Counting(FakeEngine):
+            def generate(self, prompts, sampling, asked=asked, **rest):
+                asked.extend(prompts)
+                return super().generate(prompts, sampling, **rest)
+
+        assert played(Counting(), draws=3, answered=said[:known]) == whole
+        assert len(asked) == (3 - known) * 3 * 2  # turns x draws x arms
+
+
 def test_fewer_draws_than_one_are_refused():
     with pytest.raises(UsageError, match="draws is 0"):
         played(FakeEngine(), draws=0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +18,10 @@ import pytest
 
 from keel import pipeline
 from keel.errors import NotFiniteError, RunLockedError
+from keel.settings import DriftSettings
 from keel.store import RunFolder
 from keel.testing import save_tiny_model, tiny_model
+from keel.types import Conversation, Message, Sampling
 from tests.pipeline.small import (
     INPUTS,
     ROLLOUTS,
@@ -121,7 +125,11 @@ class Working:
         """Started; 20 roles and 16 questions make 7 batches and some seconds of work."""
         run.parent.mkdir(exist_ok=True)
         sizes = ["--role-count", "20", "--question-count", "16", "--max-new-tokens", "8"]
-        command = ["extract", str(model), "-o", run.name, *sizes, "--device", "cpu"]
+        return cls.at(run, ["extract", str(model), "-o", run.name, *sizes, "--device", "cpu"])
+
+    @classmethod
+    def at(cls, run: Path, command: list[str]) -> Working:
+        """A command started beside a run."""
         process = subprocess.Popen(
             [sys.executable, "-c", f"from keel.cli import main; main({command!r})"],
             cwd=run.parent,
@@ -200,6 +208,107 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(model_folder, ref
     assert outcome(folder.path) == reference
     ids = [rollout.prompt.id for rollout in folder.read().rollouts()]
     assert len(ids) == len(set(ids)) == 20 * 16 + 5 * 16
+
+
+REPLAYED = Conversation(
+    tuple(Message("user", f"And what of the sea, {n}?") for n in range(5)), "talk"
+)
+SHORT = DriftSettings(draws=2, sampling=Sampling(max_new_tokens=6))
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_replay_that_failed_midway_ends_as_one_that_did_not(
+    engine, calibrated, model_folder, tmp_path, count
+):
+    shutil.copytree(calibrated.path, tmp_path / "twin")
+    twin = RunFolder(tmp_path / "twin")
+    made = pipeline.replay_conversation(engine, calibrated, REPLAYED, SHORT)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == count:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pipeline.replay_conversation(engine, twin, REPLAYED, SHORT, on_progress=stop)
+    assert not twin.read().replays()
+    seen: list[tuple[int, int]] = []
+    again = pipeline.replay_conversation(
+        open_small(model_folder),
+        twin,
+        REPLAYED,
+        SHORT,
+        on_progress=lambda stage, done, total: seen.append((done, total)),
+    )
+    assert seen == [(done, 5) for done in range(count, 6)]
+    assert again == made
+    assert outcome(twin.path) == outcome(calibrated.path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"draws": 3},
+        {"sampling": Sampling(max_new_tokens=7)},
+        {"layer": 0},
+        {"setting": "p50"},
+    ],
+)
+def test_answers_of_a_replay_with_other_settings_are_not_gone_on_with(engine, calibrated, other):
+    names = calibrated.read().settings
+    if "setting" in other:
+        other = {"setting": next(n for n in names if n != calibrated.read().floors.name)}
+    pipeline.replay_conversation(engine, calibrated, REPLAYED, SHORT)
+    seen: list[int] = []
+    pipeline.replay_conversation(
+        engine,
+        calibrated,
+        REPLAYED,
+        replace(SHORT, **other),
+        on_progress=lambda stage, done, total: seen.append(done),
+    )
+    assert seen == list(range(6))
+
+
+def test_a_replay_killed_again_and_again_ends_as_one_that_was_not(calibrated, tmp_path):
+    """`kill -9` at random moments, as a turn was kept or is being answered."""
+    for name in ("whole", "killed"):
+        shutil.copytree(calibrated.path, tmp_path / name)
+    for name in ("one", "two"):
+        talk = [{"role": "user", "content": f"And the sea of {name}, {n}?"} for n in range(4)]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"messages": talk}))
+
+    def started(name: str) -> Working:
+        sizes = ["--draws", "2", "--max-new-tokens", "40", "--device", "cpu"]
+        talks = ["one.json", "two.json"]
+        return Working.at(tmp_path / name, ["drift", "replay", name, *talks, *sizes])
+
+    code, said = started("whole").end()
+    assert code == 0, said
+    run, moments = tmp_path / "killed", random.Random(0)
+
+    def kept() -> int:
+        paths = (run / "replaying").glob("*.jsonl")
+        return sum(path.read_bytes().count(b"\n") for path in paths)
+
+    for turns in sorted(moments.sample(range(1, 8), 2)):
+        working = started("killed")
+        working.wait_for(lambda turns=turns: kept() >= turns)
+        time.sleep(moments.uniform(0, 0.05))
+        working.end(signal.SIGKILL)
+    code, said = started("killed").end()
+    assert code == 0, said
+    assert kept() == 8  # none twice
+    # A page says when it was made.
+    pages = [
+        {n for n in outcome(tmp_path / r) if n.startswith("cases/")} for r in ("whole", "killed")
+    ]
+    assert pages[0] == pages[1] == {"cases/one.html", "cases/two.html"}
+    whole, killed = (
+        {n: data for n, data in outcome(tmp_path / r).items() if not n.startswith("cases/")}
+        for r in ("whole", "killed")
+    )
+    assert killed == whole
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(working: Working, model_folder):

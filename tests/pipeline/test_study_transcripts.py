@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from keel import pipeline
 from keel.drift import read_drift
@@ -48,6 +49,24 @@ def test_their_levels_are_those_that_drift_reads(run, model_folder):
     assert [turn.levels[0].mean for turn in kept.turns] == pytest.approx(
         [turn.projection for turn in reading.turns], abs=1e-3
     )
+
+
+def test_the_token_before_each_given_answer_foretells_it(run, model_folder):
+    """Eight conversations, so that its correlation can be said; each level is the prompt's own."""
+    engine = open_small(model_folder)
+    talks = [("sales", talk(f"a{n}", 3)) for n in range(8)]
+    made = pipeline.study_transcripts(engine, run, talks, SETTINGS)
+    axis = open_run(run.path).axis
+    direction_D = axis.direction[axis.layer]
+    kept = next(iter(StudyFolder(run, "logs").transcripts("given")))
+    before = talks[0][1].messages[:3]
+    prompt = torch.tensor([engine.template.prompt_ids(Conversation(before))])
+    with torch.inference_mode():
+        hidden = engine.model(prompt, output_hidden_states=True).hidden_states[axis.layer + 1]
+    assert kept.turns[1].levels[0].prompt == pytest.approx(
+        float(hidden[0, -1] @ direction_D), rel=1e-3, abs=1e-4
+    )
+    assert made.prompt_correlation is not None
 
 
 def test_two_conversations_of_one_name_are_refused(run, model_folder):

@@ -1,9 +1,11 @@
 """Verdicts in files and webhooks: none keeps an answer waiting, what is lost is counted."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,16 @@ def test_a_file_that_cannot_be_written_loses_lines_and_says_so(tmp_path, capsys)
     assert "has lost 1 events" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_loses_lines_and_says_so(capsys):
+    sink = jsonl_sink(Path("/dev/full"))
+    for _ in range(3):
+        sink(TURN)
+    assert sink.drain(10)
+    assert sink.lost == 3
+    assert "has lost 1 events: [Errno 28] No space left" in capsys.readouterr().err
+
+
 def test_a_sink_that_hangs_keeps_nobody_waiting(capsys):
     released = threading.Event()
     sink = Sink("a sink", lambda _: released.wait(30), room=2)
@@ -42,39 +54,88 @@ def test_a_sink_that_hangs_keeps_nobody_waiting(capsys):
     assert 7 <= sink.lost <= 8  # two wait, and one may be in work
 
 
+RECEIVER = """
+import json, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+kind, taken = sys.argv[1], open(sys.argv[2], "a")
+posts = []
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        posts.append(body)
+        if kind == "hangs":
+            time.sleep(60)
+        if kind == "slow":
+            time.sleep(0.3)
+        if kind == "closes":
+            self.connection.close()
+            return
+        is_refused = kind == "refuses" or (kind == "refuses twice" and len(posts) <= 2)
+        if not is_refused:
+            print(body.decode(), file=taken, flush=True)
+        self.send_response(503 if is_refused else 200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
 @pytest.fixture
-def hook():
-    """A server that refuses the first two posts, and what it took."""
-    taken, refused = [], []
+def receiving(tmp_path):
+    """Starts a process that receives posts, of a kind; its URL, and what it has taken."""
+    processes, file = [], tmp_path / "taken.jsonl"
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
-            is_refused = len(refused) < 2
-            (refused if is_refused else taken).append(json.loads(body))
-            self.send_response(503 if is_refused else 200)
-            self.end_headers()
+    def start(kind):
+        command = [sys.executable, "-c", RECEIVER, kind, str(file)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return f"http://127.0.0.1:{int(process.stdout.readline())}/"
 
-        def log_message(self, *_):
-            pass
+    def taken():
+        return [json.loads(line) for line in file.read_text().splitlines()]
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/", taken
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    yield start, taken
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
-def test_alarms_and_nothing_else_are_posted_until_they_are_taken(hook):
-    url, taken = hook
-    sink = webhook_sink(url, first_pause_s=0.01)
-    sink(TURN)
-    sink(ALARM)
-    assert sink.drain(20)
-    assert [event["state"] for event in taken] == ["alarm"]
+@pytest.mark.parametrize("kind", ["takes", "refuses twice", "slow"])
+def test_a_receiver_gets_alarms_and_nothing_else_each_once(receiving, kind):
+    start, taken = receiving
+    sink = webhook_sink(start(kind), first_pause_s=0.01)
+    for turn in range(1, 4):
+        sink(TURN)
+        sink({**ALARM, "turn": turn})
+    assert sink.drain(30)
+    assert [(event["state"], event["turn"]) for event in taken()] == [
+        ("alarm", turn) for turn in range(1, 4)
+    ]
     assert sink.lost == 0
+
+
+@pytest.mark.parametrize("kind", ["hangs", "refuses", "closes"])
+def test_a_receiver_that_takes_nothing_holds_nobody_up_and_is_named_once(receiving, kind, capsys):
+    start, taken = receiving
+    sink = webhook_sink(start(kind), first_pause_s=0.001, timeout_s=0.2)
+    for _ in range(3):
+        sink(ALARM)
+    if kind == "hangs":
+        assert not sink.drain(0)  # whoever handed them over has gone on
+    assert sink.drain(60)
+    assert taken() == []
+    assert sink.lost == 3
+    lines = capsys.readouterr().err.splitlines()
+    said = [line.partition(" events: ")[0] for line in lines]
+    assert said == [f"keel: the alarm's webhook has lost {n}" for n in (1, 2)]
 
 
 def test_an_alarm_that_nobody_takes_is_lost_and_counted():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from keel.alarm.value import FEWEST_TOKENS, Alarm, TurnVerdict, VerdictState
@@ -18,6 +19,9 @@ from keel.errors import CorruptArtifactError, NotFiniteError
 
 AT_START, LATER = 0.5, 0.15
 """Prior mass of a change at turn 0; chance per turn of a later one, given that there is none."""
+_STAYS = 1 - LATER
+_LATER_MASS = (1 - AT_START) * LATER / _STAYS
+"""Prior mass of a change at turn c > 0, over `_STAYS` to the power of c."""
 _MOST_CANDIDATES = 32
 """Change points that are followed at a time: what bounds a state's size."""
 _FOREIGN = 4.0
@@ -102,7 +106,7 @@ def advance(
         fall, weight = expected - gaps, 1 / (alarm.within**2 + alarm.token**2 / tokens)
         deviation = fall / math.sqrt(alarm.between**2 + 1 / weight)
         after = _after(alarm, state, fall, weight, deviation)
-    evidence, since = _evidence(alarm, after)
+    after, evidence, since = _evidence(alarm, after)
     is_held = alarm.horizon is None or turn < alarm.horizon
     is_new = state.alarmed_at < 0 and is_judged and is_held and evidence >= threshold
     if is_new:
@@ -142,7 +146,7 @@ def _after(alarm: Alarm, state: State, fall: float, weight: float, deviation: fl
         if score <= 0 or not candidates:
             candidates = ((turn, 0.0, 0.0),)
         score = _score(alarm, state, fall, weight, deviation)
-    after = State(
+    return State(
         turn + 1,
         state.weight + weight,
         state.fall + weight * fall,
@@ -151,7 +155,6 @@ def _after(alarm: Alarm, state: State, fall: float, weight: float, deviation: fl
         state.alarmed_at,
         candidates,
     )
-    return after if len(candidates) <= _MOST_CANDIDATES else _without_least(alarm, after)
 
 
 def _score(alarm: Alarm, state: State, fall: float, weight: float, deviation: float) -> float:
@@ -172,56 +175,68 @@ def _score(alarm: Alarm, state: State, fall: float, weight: float, deviation: fl
     return deviation
 
 
-def _evidence(alarm: Alarm, state: State) -> tuple[float, int | None]:
-    """The statistic, and the turn from which on drift is most likely, if any evidence is there."""
-    if alarm.statistic not in ("mixture", "glr"):
-        return state.score, state.candidates[0][0] if state.score > 0 else None
-    best, since = -math.inf, None
+def _evidence(alarm: Alarm, state: State) -> tuple[State, float, int | None]:
+    """The state with its change points bounded, the statistic, and the turn from which on drift is
+    most likely, if any evidence is there."""
+    if alarm.statistic == "mixture":
+        return _mixture(alarm, state)
     if alarm.statistic == "glr":
-        for candidate in state.candidates:
-            slope, curvature = _slope(alarm, state, candidate)
-            value = slope * slope / (2 * curvature) if slope > 0 else 0.0
-            if value > best:
-                best, since = value, candidate[0]
-        return max(best, 0.0), since if best > 0 else None
-    total, left = state.settled, 1.0 - prior_until(state.turns)
-    for candidate in state.candidates:
-        part = _part(alarm, state, candidate)
-        total += part
-        if part > best:
-            best, since = part, candidate[0]
-    evidence = total + left
-    return evidence, since if evidence > 1 else None
+        return _largest_ratio(alarm, state)
+    return state, state.score, state.candidates[0][0] if state.score > 0 else None
 
 
-def _slope(alarm: Alarm, state: State, candidate: tuple[int, float, float]) -> tuple[float, float]:
-    """Slope and curvature of the log likelihood ratio of a change at a candidate, by its size."""
-    weight, fall = state.weight - candidate[1], state.fall - candidate[2]
-    between = alarm.between * alarm.between
-    shrink = between / (1 + between * state.weight)
-    return fall - shrink * state.fall * weight, weight - shrink * weight * weight
+def _mixture(alarm: Alarm, state: State) -> tuple[State, float, int | None]:
+    """Over change points the sum of prior mass times likelihood ratio.
+
+    Beyond so many, the least part stops where it stands. A martingale that is stopped is still one,
+    so the rate of false alarms holds.
+    """
+    # A fall by d has the log ratio d·slope - d²·curvature/2, each as in `_largest_ratio`: with the
+    # terms put together, a polynomial in what stood before the change point.
+    weight, fall, drop = state.weight, state.fall, alarm.drop
+    second = 0.5 * drop * drop * _shrink(alarm, state)
+    pull = drop * _shrink(alarm, state) * fall
+    first = pull + 0.5 * drop * drop - 2 * second * weight
+    constant = drop * fall - weight * (pull + 0.5 * drop * drop - second * weight)
+    parts = [
+        (_LATER_MASS * _STAYS**turn if turn else AT_START)
+        * math.exp(min(constant + w * (first + w * second) - drop * f, LARGEST))
+        for turn, w, f in state.candidates
+    ]
+    evidence = state.settled + sum(parts) + 1.0 - prior_until(state.turns)
+    since = state.candidates[parts.index(max(parts))][0] if parts and evidence > 1 else None
+    if len(parts) > _MOST_CANDIDATES:
+        settled = state.settled + min(parts)
+        state = replace(state, candidates=_without_least(state, parts), settled=settled)
+    return state, evidence, since
 
 
-def _part(alarm: Alarm, state: State, candidate: tuple[int, float, float]) -> float:
-    """Prior mass of a change at a candidate times its likelihood ratio."""
-    slope, curvature = _slope(alarm, state, candidate)
-    log = alarm.drop * slope - 0.5 * alarm.drop * alarm.drop * curvature
-    turn = candidate[0]
-    prior = AT_START if turn == 0 else (1 - AT_START) * LATER * (1 - LATER) ** (turn - 1)
-    return prior * math.exp(min(log, LARGEST))
+def _largest_ratio(alarm: Alarm, state: State) -> tuple[State, float, int | None]:
+    """The largest log likelihood ratio over change points and sizes of a fall."""
+    shrink = _shrink(alarm, state)
+    values = []
+    for _, w, f in state.candidates:
+        weight = state.weight - w
+        slope = state.fall - f - shrink * state.fall * weight
+        curvature = weight - shrink * weight * weight
+        values.append(slope * slope / (2 * curvature) if slope > 0 else 0.0)
+    evidence = max(values, default=0.0)
+    since = state.candidates[values.index(evidence)][0] if evidence > 0 else None
+    if len(values) > _MOST_CANDIDATES:
+        state = replace(state, candidates=_without_least(state, values))
+    return state, evidence, since
+
+
+def _shrink(alarm: Alarm, state: State) -> float:
+    """How much of a shared fall the conversation's own level explains, per unit of weight."""
+    return alarm.between**2 / (1 + alarm.between**2 * state.weight)
+
+
+def _without_least(state: State, parts: Sequence[float]) -> tuple[tuple[int, float, float], ...]:
+    least = parts.index(min(parts))
+    return state.candidates[:least] + state.candidates[least + 1 :]
 
 
 def prior_until(turns: int) -> float:
     """Prior mass of a change in the first so many turns."""
-    return 0.0 if turns == 0 else 1 - (1 - AT_START) * (1 - LATER) ** (turns - 1)
-
-
-def _without_least(alarm: Alarm, state: State) -> State:
-    """The state without the change point that counts least: the mixture stops where it stands.
-
-    A martingale that is stopped is still one, so the rate of false alarms holds.
-    """
-    parts = [_part(alarm, state, candidate) for candidate in state.candidates]
-    least = parts.index(min(parts))
-    left = state.candidates[:least] + state.candidates[least + 1 :]
-    return replace(state, candidates=left, settled=state.settled + parts[least])
+    return 0.0 if turns == 0 else 1 - (1 - AT_START) * _STAYS ** (turns - 1)

@@ -18,7 +18,7 @@ from keel.settings import AxisSource, DriftSettings, OpeningSettings
 if TYPE_CHECKING:
     from keel.engines import Engine
     from keel.store import RunFolder
-    from keel.types import Conversation, Replay
+    from keel.types import Conversation
 
 EXAMPLES = """
 Examples:
@@ -76,7 +76,7 @@ def drift(
     folder.check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     if replay:
-        _print_replays(folder, _replay(engine, folder, conversations, settings), json)
+        _replay(engine, folder, conversations, settings, json)
         return
     with console.progress() as progress:
         readings = pipeline.drift(engine, folder, conversations, settings, on_progress=progress)
@@ -127,7 +127,8 @@ def replay_anew(
 
     Each turn gets its mean over the draws with an interval, each conversation a page of its own in
     RUN/cases. A conversation may be as long as the model's context; where it does not fit, its
-    replay ends, and what was answered is kept.
+    replay ends, and what was answered is kept. Interrupted, it goes on behind the last turn when
+    called again, and answers nothing twice.
     """
     from keel import pipeline
     from keel.errors import UsageError
@@ -144,33 +145,20 @@ def replay_anew(
     pipeline.check_drift(opened, conversations, settings, is_replayed=True)
     folder.check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
-    _print_replays(folder, _replay(engine, folder, conversations, settings), json)
-
-
-def _print_replays(folder: RunFolder, replays: list[Replay], json: bool) -> None:
-    """The replays, and where the page of each lies."""
-    from keel import pipeline
-
-    pages = [pipeline.case_page(folder, replayed) for replayed in replays]
-    if json:
-        console.print_json(
-            [
-                {**console.plain(replayed), "page": page}
-                for replayed, page in zip(replays, pages, strict=True)
-            ]
-        )
-        return
-    _print_paths(folder, replays=tuple(replays))
-    for page in pages:
-        console.stdout.print(escape(str(page)), soft_wrap=True)
+    _replay(engine, folder, conversations, settings, json)
 
 
 def _replay(
-    engine: Engine, folder: RunFolder, conversations: list[Conversation], settings: DriftSettings
-) -> list[Replay]:
+    engine: Engine,
+    folder: RunFolder,
+    conversations: list[Conversation],
+    settings: DriftSettings,
+    json: bool,
+) -> None:
+    """Answer conversations anew, and print what came of it, with the path of each one's page."""
     from keel import pipeline
 
-    replays = []
+    replays, pages = [], []
     with console.progress() as progress:
         for conversation in conversations:
 
@@ -182,7 +170,18 @@ def _replay(
                     engine, folder, conversation, settings, on_progress=show
                 )
             )
-    return replays
+            pages.append(pipeline.case_page(folder, replays[-1]))
+    if json:
+        console.print_json(
+            [
+                {**console.plain(replayed), "page": page}
+                for replayed, page in zip(replays, pages, strict=True)
+            ]
+        )
+        return
+    _print_paths(folder, replays=tuple(replays))
+    for page in pages:
+        console.stdout.print(escape(str(page)), soft_wrap=True)
 
 
 def _print_paths(folder: RunFolder, **paths: Any) -> None:

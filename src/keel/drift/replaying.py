@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from keel.drift.gauge import Gauge
 from keel.engines import Engine
@@ -17,10 +18,13 @@ from keel.types import (
     AssistantAxis,
     Conversation,
     DefaultAnswers,
+    Floor,
     Floors,
     Message,
     Prompt,
     Replay,
+    ReplayedAnswer,
+    ReplayedMessage,
     ReplaySpread,
     ReplayTurn,
     Sampling,
@@ -42,6 +46,8 @@ def replay(
     default_answers: DefaultAnswers | None = None,
     levels: TurnLevels | None = None,
     false_alarms: float = 0.05,
+    answered: Sequence[ReplayedMessage] = (),
+    on_answered: Callable[[ReplayedMessage], None] | None = None,
     on_turn: Callable[[ReplayTurn], None] | None = None,
 ) -> Replay:
     """Answer the same user messages uncapped and capped; both arms' turn-by-turn projections.
@@ -53,6 +59,8 @@ def replay(
     Where the next turn would not fit into the model's context, the replay ends, and says so.
     A turn to which an arm gives an empty answer has no projection: it is listed as
     `unread`, the others keep their numbers, and the replay continues.
+    `answered` are the first messages as an interrupted replay with the same arguments answered
+    them (`on_answered` was called with each): they are not answered again.
     Raises UsageError for a conversation without a user message, NotAppliedError where the floors
     did not reach the model.
     """
@@ -71,41 +79,66 @@ def replay(
     if draws < 1:
         raise UsageError(f"draws is {draws}, expected 1 or more; give a larger number")
     system = tuple(m for m in script.messages if m.speaker == "system")
-    uncapped = _Arm(engine, gauge, [system] * draws, None)
-    capped = _Arm(engine, gauge, [system] * draws, floors)
+    arms = _Arms(
+        _Arm(engine, gauge, [system] * draws, ()),
+        _Arm(engine, gauge, [system] * draws, tuple(floors)),
+    )
+    known = iter(answered)
+    firing = Firing({}, {})
     turns: list[ReplayTurn] = []
     unread: list[int] = []
     ended = ""
     for number, message in enumerate(m for m in script.messages if m.speaker == "user"):
-        seeds = [_turn_seed(seed, number, draw) for draw in range(draws)]
-        try:
-            without_floors = uncapped.answer(message.content, sampling, seeds)
-            with_floors = capped.answer(message.content, sampling, seeds)
-        except ContextLengthError as error:
-            if not number:
-                raise
-            ended = str(error)
-            break
-        first, capped_first = without_floors[0], with_floors[0]
-        if first is None or capped_first is None:
+        said = next(known, None)
+        if said is None:
+            seeds = [_turn_seed(seed, number, draw) for draw in range(draws)]
+            try:
+                said = arms.answer(message, sampling, seeds)
+            except ContextLengthError as error:
+                if not number:
+                    raise
+                ended = str(error)
+                break
+            if on_answered is not None:
+                on_answered(said)
+        arms.follow(message, said)
+        firing += Firing(said.fired, said.slots)
+        turn = _turn(gauge, number, message.content, said)
+        if turn is None:
             unread.append(number)
             continue
-        spread = _spread(without_floors, with_floors) if draws > 1 else None
-        turns.append(ReplayTurn(message.content, first, capped_first, spread))
+        turns.append(turn)
         if on_turn is not None:
-            on_turn(turns[-1])
+            on_turn(turn)
     return Replay(
         conversation_id=script.id,
         layer=gauge.layer,
         floor=gauge.floor,
         setting=floors.name,
         turns=tuple(turns),
-        firing_rate=capped.firing.rate,
+        firing_rate=firing.rate,
         false_alarms=gauge.stated_false_alarms,
         unread=tuple(unread),
         draws=draws,
         ended=ended,
     )
+
+
+def _turn(gauge: Gauge, number: int, user: str, said: ReplayedMessage) -> ReplayTurn | None:
+    """A turn as it is read; None where an arm's first draw is empty."""
+    uncapped = [_reading(gauge, number, answer) for answer in said.uncapped]
+    capped = [_reading(gauge, number, answer) for answer in said.capped]
+    first, capped_first = uncapped[0], capped[0]
+    if first is None or capped_first is None:
+        return None
+    spread = _spread(uncapped, capped) if len(uncapped) > 1 else None
+    return ReplayTurn(user, first, capped_first, spread)
+
+
+def _reading(gauge: Gauge, turn: int, answer: ReplayedAnswer) -> TurnReading | None:
+    projections_TK = torch.tensor(answer.projections, dtype=torch.float64)[:, None]
+    reading = gauge.reading(turn, projections_TK, answer.text)
+    return None if reading is None else replace(reading, is_cut=answer.is_cut)
 
 
 def _spread(
@@ -129,52 +162,67 @@ def _spread(
     )
 
 
+@dataclass
 class _Arm:
     """One of the two sides, all its draws as they grow."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        gauge: Gauge,
-        starts: Sequence[tuple[Message, ...]],
-        floors: Floors | None,
-    ) -> None:
-        self.engine, self.gauge = engine, gauge
-        self.histories = list(starts)
-        self.floors = tuple(floors) if floors is not None else ()
-        self.turn = 0
-        self.firing = Firing({}, {})
+    engine: Engine
+    gauge: Gauge
+    histories: list[tuple[Message, ...]]
+    floors: tuple[Floor, ...]
 
     def answer(
-        self, question: str, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[TurnReading | None]:
-        """The next turn's reading in each draw; None where an answer is empty, which stays in the
-        history all the same. Raises ContextLengthError, and changes nothing, where it does not
-        fit."""
-        extended = [Conversation((*h, Message("user", question))) for h in self.histories]
-        prompts = [Prompt(f"replay/{self.turn}", conversation) for conversation in extended]
-        readings: dict[int, TurnReading | None] = {}
+        self, message: Message, sampling: Sampling, seeds: Sequence[int]
+    ) -> tuple[tuple[ReplayedAnswer, ...], Firing]:
+        """The next turn's answer in each draw, and what the floors moved. Changes nothing.
+
+        Raises ContextLengthError where it does not fit.
+        """
+        prompts = [Prompt("replay", Conversation((*each, message))) for each in self.histories]
+        said: dict[int, ReplayedAnswer] = {}
+        firing = Firing({}, {})
         for batch in self.engine.plan(prompts, sampling):
-            own = [seeds[index] for index in batch.indices]
             answers = self.engine.generate(
                 [prompts[index] for index in batch.indices],
                 sampling,
-                seed=own,
+                seed=[seeds[index] for index in batch.indices],
                 recording=self.gauge.recording,
                 interventions=self.floors,
             )
             for answer in answers:
-                index = batch.indices[answer.index]
-                said = extended[index].with_reply(answer.text, answer.token_ids)
-                self.histories[index] = said.messages
                 assert answer.projections_TK is not None, "the engine recorded no projections"
-                reading = self.gauge.reading(self.turn, answer.projections_TK, answer.text)
-                is_cut = answer.finish == "length"
-                readings[index] = None if reading is None else replace(reading, is_cut=is_cut)
-            if answers.firing is not None:
-                self.firing += answers.firing
-        self.turn += 1
-        return [readings[index] for index in range(len(extended))]
+                said[batch.indices[answer.index]] = ReplayedAnswer(
+                    answer.text,
+                    tuple(answer.token_ids),
+                    tuple(answer.projections_TK[:, 0].double().tolist()),
+                    answer.finish == "length",
+                )
+            firing += answers.firing or Firing({}, {})
+        return tuple(said[index] for index in range(len(prompts))), firing
+
+    def follow(self, message: Message, answers: Sequence[ReplayedAnswer]) -> None:
+        """Go on behind a turn."""
+        self.histories = [
+            Conversation((*history, message)).with_reply(answer.text, answer.token_ids).messages
+            for history, answer in zip(self.histories, answers, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Arms:
+    """Both sides, each on its own histories."""
+
+    uncapped: _Arm
+    capped: _Arm
+
+    def answer(self, message: Message, sampling: Sampling, seeds: Sequence[int]) -> ReplayedMessage:
+        uncapped, _ = self.uncapped.answer(message, sampling, seeds)
+        capped, firing = self.capped.answer(message, sampling, seeds)
+        return ReplayedMessage(uncapped, capped, firing.fired, firing.slots)
+
+    def follow(self, message: Message, said: ReplayedMessage) -> None:
+        self.uncapped.follow(message, said.uncapped)
+        self.capped.follow(message, said.capped)
 
 
 def _user_messages(conversation: Conversation | Sequence[str]) -> Conversation:

@@ -31,7 +31,8 @@ class Recording:
     probes: tuple[Probe, ...] = ()
     """Per-token projections, one column each."""
     prompt: bool = False
-    """Projections of the prompt's last token, too (`generate` only)."""
+    """Projections of the prompt's last token, too; in a given conversation of the token that stands
+    before each turn's first content token."""
     log_likelihood: bool = False
     """Log-likelihood of each content token given what stands before it (`read` only)."""
     spans: Spans = "answer"

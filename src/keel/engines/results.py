@@ -59,6 +59,8 @@ class TurnRecord:
     projections_TK: Float[Tensor, "token probe"] | None = None
     log_likelihood_T: Float[Tensor, " token"] | None = None
     """Natural logarithm, one per content token."""
+    prompt_K: Float[Tensor, " probe"] | None = None
+    """Projections of the token before the first content token, where they were to be recorded."""
 
 
 @dataclass(frozen=True)

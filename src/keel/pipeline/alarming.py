@@ -24,7 +24,7 @@ from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import load_library
 from keel.seeds import seed_of, shuffle_key
 from keel.settings import AlarmSettings, WatchSettings
-from keel.store import AlarmWork, Run, RunFolder
+from keel.store import JournalFolder, Run, RunFolder
 from keel.types import Conversation, Message, Prompt
 
 
@@ -132,7 +132,7 @@ def calibrate_alarm(
     check_calibration(run, conversations, settings)
     layer = alarm_layer(run, settings.layer).layer
     chosen = _under_system(conversations, settings)
-    work = AlarmWork(folder.path)
+    work = JournalFolder.of_alarm(folder.path)
     source = f"{len(chosen)} conversations given" if chosen else ""
     with folder.lock():
         if settings.simulate:
@@ -202,7 +202,7 @@ def watch(
     alarm.check_model(engine.identity)
     monitor = alarm.monitor(rate=settings.rate)
     check_answered(conversations)
-    work = AlarmWork(run.path)
+    work = JournalFolder.of_alarm(run.path)
     means = _read(engine, run, work, conversations, (alarm.layer,), on_progress)[alarm.layer]
     for number, (conversation, read) in enumerate(zip(conversations, means, strict=True)):
         if not alarm.fits_system(conversation.system):
@@ -230,7 +230,7 @@ def _under_system(
 def _read(
     engine: Engine,
     run: Run,
-    work: AlarmWork,
+    work: JournalFolder,
     conversations: Sequence[Conversation],
     layers: Sequence[int],
     on_progress: OnProgress,
@@ -239,7 +239,7 @@ def _read(
     gauges = [Gauge(run.axis, layer) for layer in layers]
     axis = run.manifest.files.get("axis.safetensors", "")[:12]
     name = f"read-{'-'.join(map(str, layers))}-{axis}"
-    kept = {row["key"]: row["turns"] for row in work.rows(name)}
+    kept = {row["key"]: row["turns"] for row in work.values(name, dict)}
     keys = [_key(conversation) for conversation in conversations]
     missing = [n for n, key in enumerate(keys) if key not in kept]
     counter = Counter("reading conversations", len(conversations), on_progress)
@@ -290,12 +290,12 @@ def _key(conversation: Conversation) -> str:
 
 
 def _simulated(
-    engine: Engine, work: AlarmWork, settings: AlarmSettings, on_progress: OnProgress
+    engine: Engine, work: JournalFolder, settings: AlarmSettings, on_progress: OnProgress
 ) -> list[Conversation]:
     """Conversations of unrelated questions, answered by the model; those kept are not redone."""
     plan = (settings.turns, settings.system, settings.sampling.settings, settings.seed)
     name = f"simulated-{hashlib.sha256(repr(plan).encode()).hexdigest()[:12]}"
-    kept = {row["number"]: row for row in work.rows(name)}
+    kept = {row["number"]: row for row in work.values(name, dict)}
     counter = Counter("simulating conversations", settings.simulate, on_progress)
     missing = [n for n in range(settings.simulate) if n not in kept]
     counter.reach(settings.simulate - len(missing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,9 +12,9 @@ from keel.drift import Gauge, check_answered, read_drift, read_thinking, replay
 from keel.engines import Engine
 from keel.errors import MissingArtifactError, ModelMismatchError
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
-from keel.pipeline.progress import OnProgress, silent
+from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.settings import CalibrateSettings, DriftSettings
-from keel.store import Run, RunFolder
+from keel.store import JournalFolder, Run, RunFolder
 from keel.types import (
     AssistantAxis,
     Calibration,
@@ -22,6 +23,7 @@ from keel.types import (
     Floors,
     ModelIdentity,
     Replay,
+    ReplayedMessage,
     Rollout,
 )
 
@@ -148,28 +150,69 @@ def replay_conversation(
     *,
     on_progress: OnProgress = silent,
 ) -> Replay:
-    """The conversation's user turns answered anew, uncapped and capped, kept in the run."""
-    run = folder.read()
-    check_same_model(engine, run.axis)
-    floors = _floors_to_cap_with(run, settings)
-    total = sum(m.speaker == "user" for m in conversation.messages)
-    turns = iter(range(1, total + 1))
-    replayed = replay(
-        engine,
-        conversation,
-        run.axis,
-        floors=floors,
-        sampling=settings.sampling,
-        seed=settings.seed,
-        draws=settings.draws,
-        layer=_layer(run, settings),
-        default_answers=run.default_answers,
-        levels=run.turn_levels(_layer(run, settings)),
-        false_alarms=settings.false_alarms,
-        on_turn=lambda turn: on_progress("answering, uncapped and capped", next(turns), total),
+    """The conversation's user turns answered anew, uncapped and capped, kept in the run.
+
+    Interrupted, it goes on behind the last turn that both arms answered, to the same result; done
+    again with the same settings, nothing is answered again.
+    """
+    with folder.lock():
+        run = folder.read()
+        check_same_model(engine, run.axis)
+        floors, layer = _floors_to_cap_with(run, settings), _layer(run, settings)
+        work = JournalFolder.of_replays(folder.path)
+        name = _replay_name(engine, run, floors, layer, conversation, settings)
+        # Weights that have no fingerprint may have changed since.
+        is_known = bool(engine.identity.weights_hash)
+        kept = work.values(name, ReplayedMessage) if is_known else []
+        total = sum(m.speaker == "user" for m in conversation.messages)
+        counter = Counter("answering, uncapped and capped", total, on_progress)
+        counter.reach(len(kept))
+
+        def keep(said: ReplayedMessage) -> None:
+            if is_known:
+                work.append(name, [said])
+            counter.add(1)
+
+        replayed = replay(
+            engine,
+            conversation,
+            run.axis,
+            floors=floors,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            draws=settings.draws,
+            layer=layer,
+            default_answers=run.default_answers,
+            levels=run.turn_levels(layer),
+            false_alarms=settings.false_alarms,
+            answered=kept,
+            on_answered=keep,
+        )
+        folder.save_drift(replayed)
+        return replayed
+
+
+def _replay_name(
+    engine: Engine,
+    run: Run,
+    floors: Floors,
+    layer: int,
+    conversation: Conversation,
+    settings: DriftSettings,
+) -> str:
+    """What the answers of a replay are kept under: a hash of all that decides them."""
+    said = [(m.speaker, m.content) for m in conversation.messages if m.speaker != "assistant"]
+    deciding = (
+        engine.identity,
+        run.manifest.files.get("axis.safetensors", ""),
+        Arm("capped", interventions=tuple(floors)).fingerprint,
+        layer,
+        settings.sampling.settings,
+        settings.seed,
+        settings.draws,
+        said,
     )
-    folder.save_drift(replayed)
-    return replayed
+    return hashlib.sha256(repr(deciding).encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def arms_of(

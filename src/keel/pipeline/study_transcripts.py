@@ -86,7 +86,7 @@ def study_transcripts(
                 talks = [by_domain[index][1] for index in group]
                 given = [turns_of[index] for index in group]
                 ids = [plan.conversations[index].id for index in group]
-                with_means = replace(recording, means=True)
+                with_means = replace(recording, means=True, prompt=True)
                 read = _read(engine, talks, given, ids, with_means, layers)
                 is_apart = settings.words_alone
                 alone = _alone(engine, talks, given, ids, recording, layers) if is_apart else []
@@ -176,7 +176,8 @@ def _read(
         for turn, each in enumerate(said):
             record = records.get((row, turn), TurnRecord(turn, ()))
             projections_TK = record.projections_TK
-            level = () if projections_TK is None else turn_levels(layers, projections_TK)
+            prompt_K = record.prompt_K
+            level = () if projections_TK is None else turn_levels(layers, projections_TK, prompt_K)
             answer, token_ids = each.answer.content, record.token_ids
             turns.append(
                 _ReadTurn(

@@ -97,14 +97,16 @@ def jsonl_sink(path: Path) -> Sink:
     return Sink("the alarm's log", append)
 
 
-def webhook_sink(url: str, *, first_pause_s: float = _FIRST_PAUSE_S) -> Sink:
+def webhook_sink(
+    url: str, *, first_pause_s: float = _FIRST_PAUSE_S, timeout_s: float = _TIMEOUT_S
+) -> Sink:
     """Every new alarm as a JSON object that is posted to `url`, four times where it fails.
 
     Raises UsageError for a URL that is not one of HTTP.
     """
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"the webhook is {url!r}, expected a URL that begins with http")
-    client = httpx.Client(timeout=_TIMEOUT_S)
+    client = httpx.Client(timeout=timeout_s)
 
     def post(event: Event) -> None:
         for number in range(_TRIES):

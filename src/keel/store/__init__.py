@@ -1,7 +1,8 @@
 """Everything on disk: whole or absent, hashed, versioned, never pickled. Knows no stage."""
 
-from keel.store.alarms import AlarmWork, WatchState
+from keel.store.alarms import WatchState
 from keel.store.artefacts import save_axis
+from keel.store.batches import JournalFolder
 from keel.store.copies import pull_run, push_run
 from keel.store.evaluations import ArmRecord, EvaluationFolder, Moved, evaluations_in
 from keel.store.files import write_bytes
@@ -27,7 +28,6 @@ from keel.store.studies import AnsweredTurns, StudyFolder
 
 __all__ = [
     "PUBLISHED",
-    "AlarmWork",
     "AnsweredTurns",
     "ArmRecord",
     "Borrowed",
@@ -35,6 +35,7 @@ __all__ = [
     "EvaluationPlan",
     "FirstRow",
     "FloorsFile",
+    "JournalFolder",
     "Kept",
     "Manifest",
     "Moved",

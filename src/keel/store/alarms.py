@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from keel.alarm import Alarm
 from keel.errors import CorruptArtifactError, StaleArtifactError, StorageError
-from keel.store import layout
 from keel.store.artefacts import FORMAT, check_format
-from keel.store.batches import read_journal
-from keel.store.files import append_lines, jsonl, read_json, reading, write_json
+from keel.store.files import read_json, reading, write_json
 from keel.store.records import from_record, to_record
 
 
@@ -118,21 +114,3 @@ class WatchState:
     def close(self) -> None:
         """Give the file free for another watch."""
         self._file.close()
-
-
-class AlarmWork:
-    """What calibrating an alarm goes on with after an interruption; no part of the run.
-
-    alarm/NAME.jsonl   rows of one stage, added to as they are made
-    """
-
-    def __init__(self, run: Path) -> None:
-        self.path = run / layout.ALARM_WORK
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Rows that were kept under a name. A line torn by a kill is not counted."""
-        return read_journal(self.path / f"{layout.plain_name(name)}.jsonl", dict)
-
-    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows to those under a name."""
-        append_lines(self.path / f"{layout.plain_name(name)}.jsonl", jsonl(map(dict, rows)))

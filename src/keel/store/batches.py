@@ -20,7 +20,14 @@ import torch
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
 from keel.store.artefacts import read_activations, save_activations
 from keel.store.files import append_lines, jsonl, read_jsonl, reading, write_jsonl
-from keel.store.layout import ACTIVATIONS, ROLLOUTS, files_ending
+from keel.store.layout import (
+    ACTIVATIONS,
+    ALARM_WORK,
+    REPLAY_WORK,
+    ROLLOUTS,
+    files_ending,
+    plain_name,
+)
 from keel.store.provenance import Kept
 from keel.store.records import from_record, to_record
 from keel.types import ActivationBatch, Rollout
@@ -44,6 +51,34 @@ def read_journal(path: Path, kind: type[T]) -> list[T]:
         lines = path.read_bytes().splitlines(keepends=True)
         records = [json.loads(line) for line in lines if line.endswith(b"\n")]
         return records if kind is dict else [from_record(kind, record) for record in records]
+
+
+class JournalFolder:
+    """What a stage goes on with after an interruption; no part of the run.
+
+    FOLDER/NAME.jsonl   values of one piece of work, added to as they are made
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of_alarm(cls, run: Path) -> JournalFolder:
+        """What an alarm was calibrated on so far."""
+        return cls(run / ALARM_WORK)
+
+    @classmethod
+    def of_replays(cls, run: Path) -> JournalFolder:
+        """What replays answered so far."""
+        return cls(run / REPLAY_WORK)
+
+    def values(self, name: str, kind: type[T]) -> list[T]:
+        """What was kept under a name. A line torn by a kill is not counted."""
+        return read_journal(self.path / f"{plain_name(name)}.jsonl", kind)
+
+    def append(self, name: str, values: Iterable[Any]) -> None:
+        """Add values to those under a name."""
+        append_journal(self.path / f"{plain_name(name)}.jsonl", values)
 
 
 def batch_path(folder: Path, number: int, name: str = "batch", suffix: str = ".jsonl") -> Path:

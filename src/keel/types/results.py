@@ -303,6 +303,32 @@ class DriftReading:
 
 
 @dataclass(frozen=True)
+class ReplayedAnswer:
+    """One answer of a replay: what is read of it, and what the next turn goes on from."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    projections: tuple[float, ...]
+    """Per content token, raw, at the replay's layer."""
+    is_cut: bool
+
+
+@dataclass(frozen=True)
+class ReplayedMessage:
+    """One user message as both arms of a replay answered it in every draw.
+
+    These, in order, are all that an interrupted replay needs to go on.
+    """
+
+    uncapped: tuple[ReplayedAnswer, ...]
+    capped: tuple[ReplayedAnswer, ...]
+    fired: dict[int, int]
+    """Layer -> tokens that the floors moved in the capped answers."""
+    slots: dict[int, int]
+    """Layer -> tokens on which they could act."""
+
+
+@dataclass(frozen=True)
 class ReplaySpread:
     """One turn over several draws of a replay, gap units; intervals are over draws."""
 

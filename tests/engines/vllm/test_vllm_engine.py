@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from keel.engines import Batch, Engine, Probe, Recording, open_engine
+from keel.errors import UsageError
 from keel.geometry import unit
 from keel.rollouts import answer_prompts
 from keel.steering import Ablation, Addition, Ceiling
@@ -130,7 +131,8 @@ def test_stop_strings_end_answers_as_on_the_other_engine(engine, plain, probes):
             assert_near(ours[place].projections_TK, one.projections_TK)
 
 
-def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
+@pytest.mark.parametrize("prompt", [False, True], ids=["turns", "prompts too"])
+def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain, prompt):
     talk = Conversation(
         (
             Message("user", "hello"),
@@ -139,8 +141,8 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
             Message("assistant", "There is nothing more."),
         )
     )
-    recording = Recording(means=True, probes=probes(), log_likelihood=True)
-    asked = {"recording": recording, "interventions": band(HIGH)}
+    recording = Recording(means=True, prompt=prompt, probes=probes(), log_likelihood=True)
+    asked = {"recording": recording, "interventions": () if prompt else band(HIGH)}
     read, expected = (one.read([talk], **asked) for one in (engine, plain))
     (ours,), (theirs,) = read, expected
     for mine, other in zip(ours.turns, theirs.turns, strict=True):
@@ -148,6 +150,13 @@ def test_reading_agrees_with_the_other_engine_turn_by_turn(engine, plain):
         assert_near(mine.activations.means_LD, other.activations.means_LD)
         assert_near(mine.projections_TK, other.projections_TK)
         assert_near(mine.log_likelihood_T, other.log_likelihood_T)
+        assert (mine.prompt_K is None) == (other.prompt_K is None) == (not prompt)
+        if prompt:
+            assert_near(mine.prompt_K, other.prompt_K)
+    if prompt:
+        with pytest.raises(UsageError, match="without interventions only"):
+            list(engine.read([talk], recording=recording, interventions=band(HIGH)))
+        return
     assert read.firing.slots == expected.firing.slots
     assert read.firing.fired == expected.firing.fired
 

@@ -227,10 +227,21 @@ class VllmEngine:
         interventions: Sequence[Intervention] = (),
     ) -> Generator[Reading, None, Firing | None]:
         """Read given conversations in one forward pass each, in any order; nothing is sampled."""
+        if recording.prompt and interventions:
+            # Recorded tokens of a given conversation are taken for sampled ones: a floor on
+            # generated tokens would act on the token before a turn, and count it.
+            raise UsageError(
+                "the tokens before given turns are recorded without interventions only on vLLM; "
+                "leave out one of the two, or use the transformers engine"
+            )
         transcripts = [self._transcript(c, recording.spans) for c in conversations]
         requests = [
             _reading_request(
-                index, transcript, is_summed=recording.means, is_scored=recording.log_likelihood
+                index,
+                transcript,
+                is_summed=recording.means,
+                is_scored=recording.log_likelihood,
+                has_prompts=recording.prompt,
             )
             for index, transcript in enumerate(transcripts)
         ]
@@ -392,14 +403,24 @@ def packed_probes(probes: Sequence[Probe]) -> bytes:
 
 
 def _reading_request(
-    index: int, transcript: Transcript, *, is_summed: bool = False, is_scored: bool = False
+    index: int,
+    transcript: Transcript,
+    *,
+    is_summed: bool = False,
+    is_scored: bool = False,
+    has_prompts: bool = False,
 ) -> RecordedRequest:
-    """A request that reads a transcript and records its turns."""
+    """A request that reads a transcript and records its turns; with `has_prompts`, before each a
+    span of the one token that stands before it."""
     return RecordedRequest(
         index,
         list(transcript.token_ids),
         reading_parameters(),
-        tuple(n for turn in transcript.turns for n in (turn.start, turn.stop)),
+        tuple(
+            n
+            for turn in transcript.turns
+            for n in (*((turn.start - 1, turn.start) if has_prompts else ()), turn.start, turn.stop)
+        ),
         is_summed=is_summed,
         is_scored=is_scored,
     )
@@ -412,20 +433,28 @@ def _reading(
     recording: Recording,
     scores: Mapping[str, Tensor] | None,
 ) -> Reading:
+    before = 1 if recording.prompt else 0
     lengths = [turn.stop - turn.start for turn in transcript.turns]
-    likelihoods = torch.split(scores["log_likelihood"], lengths) if scores is not None else None
+    # Nothing predicts a conversation's first token.
+    firsts = [(min(turn.start - 1, 1),) * before for turn in transcript.turns]
+    spans = [n for first, length in zip(firsts, lengths, strict=True) for n in (*first, length)]
+    likelihoods = torch.split(scores["log_likelihood"], spans) if scores is not None else None
     turns = []
     for number, turn in enumerate(transcript.turns):
+        span, prompt_1K = number * (1 + before) + before, None
         activations, projections = _span_record(
-            recorded, f"{request.key}/{number}", lengths[number], recording
+            recorded, f"{request.key}/{span}", lengths[number], recording
         )
+        if recording.prompt:
+            _, prompt_1K = _span_record(recorded, f"{request.key}/{span - 1}", 1, recording)
         turns.append(
             TurnRecord(
                 turn.turn,
                 transcript.token_ids[turn.start : turn.stop],
                 activations,
                 projections,
-                likelihoods[number] if likelihoods is not None else None,
+                likelihoods[span] if likelihoods is not None else None,
+                None if prompt_1K is None else prompt_1K[0],
             )
         )
     return Reading(request.index, tuple(turns))
