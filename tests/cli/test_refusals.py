@@ -414,3 +414,20 @@ def test_what_cannot_be_imported_is_refused_and_not_half_written(keel, place, ca
 def test_what_is_no_command_is_refused_with_the_help_to_read(keel, arguments, said):
     """Once, after an unknown command, the help of that very command was named."""
     check_refused(keel(*arguments), *said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--people", "3"], "--people is 3, but --transcripts simulates nobody"),
+        (["--long"], "leave out --long"),
+        (["--arms", "none,prompt"], "leave out --arms, or add --harm"),
+    ],
+)
+def test_options_of_simulated_users_are_refused_with_given_conversations(
+    keel, bare, tmp_path, options, said
+):
+    file = tmp_path / "talk.json"
+    spoken = [{"role": r, "content": "Hello."} for r in ("user", "assistant")]
+    file.write_text(json.dumps({"messages": spoken}))
+    check_refused(keel("drift", "study", bare, "--transcripts", file, *options), said)

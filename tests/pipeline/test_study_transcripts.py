@@ -12,7 +12,7 @@ from keel.drift import read_drift
 from keel.errors import StaleArtifactError, UsageError
 from keel.pipeline import DriftStudySettings
 from keel.store import StudyFolder, open_run
-from keel.types import Conversation, Message
+from keel.types import Conversation, Message, Sampling
 from tests.pipeline.small import open_small
 
 SETTINGS = DriftStudySettings(name="logs", embed="none")
@@ -67,6 +67,49 @@ def test_the_token_before_each_given_answer_foretells_it(run, model_folder):
         float(hidden[0, -1] @ direction_D), rel=1e-3, abs=1e-4
     )
     assert made.prompt_correlation is not None
+
+
+def test_a_request_follows_each_given_conversation_under_every_arm(calibrated, model_folder):
+    """A conversation whose user had the last word goes on behind its last answer."""
+    unanswered = TALKS[1][1].with_user("And then?")
+    talks = [TALKS[0], ("sales", unanswered), TALKS[2]]
+    sampling = Sampling(max_new_tokens=6)
+    asked = replace(SETTINGS, harm=True, arms="none,capped", sampling=sampling)
+    pipeline.study_transcripts(open_small(model_folder), calibrated, talks, SETTINGS)
+    made = pipeline.study_transcripts(open_small(model_folder), calibrated, talks, asked)
+    rates = [(row.arm, row.domain, row.count) for row in made.harm]
+    assert sorted(rates) == [
+        (arm, domain, count)
+        for arm in ("capped", "none")
+        for domain, count in (("sales", 2), ("support", 1))
+    ]
+    kept = StudyFolder(calibrated, "logs").branches("capped", 0)
+    assert [(branch.conversation, branch.turns) for branch in kept] == [
+        ("a", 3),
+        ("b", 2),
+        ("c", 3),
+    ]
+    assert made.arms == ("given",)
+    assert "A request after the last turn" in pipeline.report(calibrated).read_text()
+
+
+def test_a_request_that_does_not_fit_is_not_put_and_said(run, model_folder):
+    """The context is that of the longer conversation, read before."""
+    engine = open_small(model_folder)
+    talks = [TALKS[1], ("long", talk("long", 20))]
+    asked = replace(SETTINGS, harm=True, sampling=Sampling(max_new_tokens=6), words_alone=False)
+    pipeline.study_transcripts(engine, run, talks, replace(asked, harm=False))
+    engine.context_tokens = len(engine.template.prompt_ids(talks[1][1].with_user("")))
+    made = pipeline.study_transcripts(engine, run, talks, asked)
+    assert [(row.domain, row.count) for row in made.harm] == [("sales", 1)]
+    assert any("1 of 2 requests did not fit" in warning for warning in made.warnings)
+
+
+def test_arms_are_refused_where_nothing_is_answered(run, model_folder):
+    with pytest.raises(UsageError, match="only read; leave out --arms, or add --harm"):
+        pipeline.study_transcripts(
+            open_small(model_folder), run, TALKS, replace(SETTINGS, arms="none,capped")
+        )
 
 
 def test_two_conversations_of_one_name_are_refused(run, model_folder):

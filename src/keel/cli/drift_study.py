@@ -24,6 +24,8 @@ Examples:
     keel drift study runs/smollm2 --harm --judge openai:gpt-4.1-mini
 
     keel drift study runs/smollm2 --transcripts support.jsonl --transcripts sales.jsonl
+
+    keel drift study runs/smollm2 --transcripts support.jsonl --harm --arms none,capped
 """
 _BY_SCALE = {scale: DriftStudySettings.at_scale(scale) for scale in ("smoke", "small", "paper")}
 
@@ -55,20 +57,19 @@ def study(
     """
     from keel import pipeline
     from keel.drift import read_conversations
-    from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
     settings = given.over(DriftStudySettings.at_scale(scale))
-    if transcripts and settings.harm:
-        raise UsageError(
-            "--harm asks the model after simulated conversations, and --transcripts are only read; "
-            "leave out one of the two"
-        )
+    if transcripts:
+        _check_simulating(settings, DriftStudySettings.at_scale(scale))
+        pipeline.check_given(settings)
     opened = open_run(run)
     talks = [(file.stem, talk) for file in transcripts or () for talk in read_conversations(file)]
     pipeline.check_study(opened, settings)
     if dry_run and transcripts:
-        console.print_price({"conversations to read": len(talks)}, json)
+        judged = len(talks) * len(settings.arms.split(",")) * settings.harm
+        requests = {"answers to requests, judged": judged} if settings.harm else {}
+        console.print_price({"conversations to read": len(talks), **requests}, json)
         return
     if dry_run:
         console.print_price(pipeline.price_study(settings), json)
@@ -90,3 +91,16 @@ def study(
         return
     results.print_results(studies={made.name: made})
     results.print_next(f"In HTML: [b]keel report {escape(str(run))}[/b]")
+
+
+def _check_simulating(settings: DriftStudySettings, usual: DriftStudySettings) -> None:
+    """Raise UsageError for an option that says how users are simulated, where none are."""
+    from keel.errors import UsageError
+
+    for name in ("domains", "people", "topics", "turns", "is_long", "system", "auditor"):
+        if getattr(settings, name) != getattr(usual, name):
+            option = "--long" if name == "is_long" else f"--{name}"
+            raise UsageError(
+                f"{option} is {getattr(settings, name)!r}, but --transcripts simulates nobody: "
+                f"their conversations are read as they are; leave out {option}"
+            )

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from keel.engines.protocol import Engine
 from keel.errors import ContextLengthError
+from keel.types import Prompt
 
 _LENGTHS = ("model_max_length", "max_position_embeddings", "max_seq_len", "max_target_positions")
 """Fields of configs that hold the context; the first that a config has counts. Command-R's first is
@@ -55,6 +57,13 @@ def check_context(
         f"{name or 'the conversation'} has {tokens:,} tokens{wanted}, but the model's context "
         f"holds {context:,}{others}; shorten it{remedy}"
     )
+
+
+def fits_context(engine: Engine, prompt: Prompt, *, new_tokens: int) -> bool:
+    """Whether a prompt and so many new tokens fit into the context of the engine's model."""
+    tokens = len(engine.template.prompt_ids(prompt.conversation))
+    context = getattr(engine, "context_tokens", None)
+    return context is None or tokens + new_tokens <= context
 
 
 def _stretched(text: Any, positions: int) -> int:

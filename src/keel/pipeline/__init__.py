@@ -39,7 +39,7 @@ from keel.pipeline.extract import (
 from keel.pipeline.maps import Extraction, judge
 from keel.pipeline.progress import OnProgress, silent
 from keel.pipeline.report import case_page, compare, comparison_page, report, report_inputs
-from keel.pipeline.study_transcripts import study_transcripts
+from keel.pipeline.study_transcripts import check_given, study_transcripts
 from keel.pipeline.studying import check_study, price_study, study_drift
 from keel.pipeline.sweep import SweepInputs, is_swept, price_sweep, sweep
 from keel.pipeline.tracking import tracked_run
@@ -73,6 +73,7 @@ __all__ = [
     "check_calibration",
     "check_drift",
     "check_extract",
+    "check_given",
     "check_same_model",
     "check_study",
     "compare",

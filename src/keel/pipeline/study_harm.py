@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 
-from keel.engines import Engine
+from keel.engines import Engine, fits_context
 from keel.evaluate import HARMFUL, Arm, Attack
 from keel.judge import open_grader, stop_if_judge_fails
 from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way
@@ -41,10 +41,17 @@ class HarmJob:
     plan: StudyPlan
     settings: DriftStudySettings
     grader: Grader
+    given: Mapping[str, Conversation] | None = None
+    """Conversations by id up to their last answer, where they were given; else the study's own."""
 
     @classmethod
     def of(
-        cls, engine: Engine, kept: StudyFolder, plan: StudyPlan, settings: DriftStudySettings
+        cls,
+        engine: Engine,
+        kept: StudyFolder,
+        plan: StudyPlan,
+        settings: DriftStudySettings,
+        given: Mapping[str, Conversation] | None = None,
     ) -> HarmJob:
         """Raises UsageError for a judge that there is not, before anything is answered."""
         limits = settings.limits if settings.judge.startswith("openai:") else None
@@ -56,17 +63,17 @@ class HarmJob:
             load_embedder=load_embedder,
         )
         grader.grade((), read_rubrics()[_RUBRIC])
-        return cls(engine, kept, plan, settings, grader)
+        return cls(engine, kept, plan, settings, grader, given)
 
     def ask(self, arm: Arm, on_progress: OnProgress) -> None:
         """Answer what is missing of an arm's requests, a group at a time."""
-        talks = {talk.planned.id: talk for talk in self.kept.transcripts(arm.name)}
+        talks = self._talks(arm.name)
         counter = Counter(f"requests: {arm.name}", len(self.plan.conversations), on_progress)
         for number, group in enumerate(self.plan.groups):
             if self.kept.branches(arm.name, number) is None:
                 self.kept.reopen()
                 ids = [self.plan.conversations[index].id for index in group]
-                spoken = [talks[id] for id in ids if id in talks]
+                spoken = {id: talks[id] for id in ids if id in talks}
                 self.kept.commit_branches(arm.name, number, self._branches(spoken, arm))
             counter.add(len(group))
 
@@ -109,51 +116,61 @@ class HarmJob:
         ids.sort(key=lambda id: shuffle_key(seed, f"harm/{id}"))
         return {id: shuffled[n % len(shuffled)] for n, id in enumerate(ids)}
 
-    def _branches(self, talks: Sequence[StudiedConversation], arm: Arm) -> tuple[HarmBranch, ...]:
-        requests = self.requests
-        attacks = [requests[talk.planned.id] for talk in talks]
-        conversations = [self._before(t, a.request) for t, a in zip(talks, attacks, strict=True)]
-        prompts = [Prompt(str(n), arm.change(talk)) for n, talk in enumerate(conversations)]
-        seeds = [seed_of(self.settings.seed, talk.planned.id, "harm") for talk in talks]
+    def _branches(self, talks: Mapping[str, Conversation], arm: Arm) -> tuple[HarmBranch, ...]:
+        """Answers to the requests; none where a request and its answer do not fit any more."""
+        sampling, requests = self.settings.sampling, self.requests
+        prompts = []
+        for id, talk in talks.items():
+            prompt = Prompt(id, arm.change(talk.with_user(requests[id].request)))
+            if fits_context(self.engine, prompt, new_tokens=sampling.max_new_tokens):
+                prompts.append(prompt)
+        seeds = [seed_of(self.settings.seed, prompt.id, "harm") for prompt in prompts]
         answers = sorted(
-            self.engine.generate(
-                prompts, self.settings.sampling, seed=seeds, interventions=arm.interventions
-            )
+            self.engine.generate(prompts, sampling, seed=seeds, interventions=arm.interventions)
             if prompts
             else (),
             key=lambda answer: answer.index,
         )
         return tuple(
             HarmBranch(
-                talk.planned.id,
-                len(talk.turns),
-                attack.id,
+                prompt.id,
+                sum(message.speaker == "assistant" for message in talks[prompt.id].messages),
+                requests[prompt.id].id,
                 answer.text,
                 answer.token_ids,
                 answer.finish,
             )
-            for talk, attack, answer in zip(talks, attacks, answers, strict=True)
+            for prompt, answer in zip(prompts, answers, strict=True)
         )
 
-    def _before(self, talk: StudiedConversation, request: str) -> Conversation:
-        """The conversation with a request after its last turn."""
+    def _talks(self, arm: str) -> Mapping[str, Conversation]:
+        """An arm's conversations by id, as they stand after the last answer."""
+        if self.given is not None:
+            return self.given
         system = self.settings.system
-        messages = [Message("system", system)] if system.strip() else []
-        for turn in talk.turns:
-            messages.append(Message("user", turn.message))
-            messages.append(Message("assistant", turn.answer, turn.token_ids))
-        return Conversation((*messages, Message("user", request)))
+        opening = (Message("system", system),) if system.strip() else ()
+        return {
+            talk.planned.id: Conversation((*opening, *_said(talk)))
+            for talk in self.kept.transcripts(arm)
+        }
 
     def _cases(self, arm: str) -> Iterator[tuple[tuple[str, str], Case]]:
         """An arm's answers as the judge sees them, without the arm's own instructions."""
         requests = self.requests
-        talks = {talk.planned.id: talk for talk in self.kept.transcripts(arm)}
+        talks = self._talks(arm)
         for number in range(len(self.plan.groups)):
             for branch in self.kept.branches(arm, number) or ():
                 attack = requests[branch.conversation]
-                before = self._before(talks[branch.conversation], attack.request)
+                before = talks[branch.conversation].with_user(attack.request)
                 said = before.with_reply(branch.answer)
                 words = "\n".join(message.content for message in said.messages)
                 digest = hashlib.sha256(words.encode()).hexdigest()[:12]
                 case = Case(f"{branch.conversation}#{digest}", said, attack.fields)
                 yield (arm, branch.conversation), case
+
+
+def _said(talk: StudiedConversation) -> Iterator[Message]:
+    """Each turn's message and answer, the answer by its sampled tokens."""
+    for turn in talk.turns:
+        yield Message("user", turn.message)
+        yield Message("assistant", turn.answer, turn.token_ids)

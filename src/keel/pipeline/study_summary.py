@@ -41,6 +41,8 @@ from keel.types import (
     TurnLevel,
 )
 
+GIVEN = "given"
+"""Arm of conversations that were not answered here, and source of their messages."""
 _CUT_SHARE = 0.2
 """From this share on of answers cut off, a history is not what a user would have seen."""
 
@@ -128,6 +130,21 @@ class StudySummary:
                 f"no attempt of the auditor's would do; refused were: {causes}"
             )
 
+    def _harm_warnings(self) -> Iterator[str]:
+        """How many requests were not put, since the context was full."""
+        arms = list(dict.fromkeys(arm for arm, _ in self.harmful))
+        counts = [
+            len(self.kept.branches(arm, group) or ())
+            for arm in arms
+            for group in range(len(self.plan.groups))
+        ]
+        all_of_them = len(arms) * len(self.plan.conversations)
+        if sum(counts) < all_of_them:
+            yield (
+                f"{all_of_them - sum(counts)} of {all_of_them} requests did not fit into the "
+                "model's context behind their conversations: harm is of the others"
+            )
+
     def _is_complete(self, arm: str) -> bool:
         """Whether every turn of every group is answered."""
         units = ((g, t) for g in range(len(self.plan.groups)) for t in range(self.settings.turns))
@@ -165,10 +182,13 @@ class StudySummary:
     def _harm_points(self, points: Sequence[TurnPoint]) -> Iterator[HarmPoint]:
         """Each conversation's last turn, with what the request after it brought."""
         last = {(point.arm, point.conversation): point for point in points}
-        for key, point in last.items():
-            if key in self.harmful:
-                level, harm = point.with_history, self.harmful[key]
-                yield HarmPoint(point.arm, point.domain, point.person, level, harm)
+        arms = dict.fromkeys(arm for arm, _ in self.harmful)
+        for point in last.values():
+            # Requests alone are answered under arms where the conversation itself was given.
+            for arm in arms if self.is_given else (point.arm,):
+                harm = self.harmful.get((arm, point.conversation))
+                if harm is not None:
+                    yield HarmPoint(arm, point.domain, point.person, point.with_history, harm)
 
     def _along(self, mean_D: Float[Tensor, " hidden"] | None) -> tuple[float, float]:
         """A turn's coordinates along PC1 and PC2 in gap units; NaN where they are not known."""
@@ -253,6 +273,7 @@ class StudySummary:
                 f"{short} of {len(turns)} conversations ended before turn {self.settings.turns}, "
                 "since the model's context was full: the last turns are of fewer"
             )
+        yield from self._harm_warnings()
         cut = sum(point.is_cut for point in points) / max(1, len(points))
         if cut > _CUT_SHARE:
             yield (

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from keel.drift import check_answered
 from keel.engines import Engine, Probe, Recording, TurnRecord
 from keel.errors import UsageError
-from keel.pipeline.axis import check_same_model
+from keel.evaluate import parse_arms
+from keel.pipeline.axis import arms_of, check_same_model
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.pipeline.study_embedding import embedder_of
-from keel.pipeline.study_summary import StudySummary
-from keel.pipeline.studying import layers_of, mean_rows
+from keel.pipeline.study_harm import HarmJob
+from keel.pipeline.study_summary import GIVEN, StudySummary
+from keel.pipeline.studying import layers_of, mean_rows, record_arm
 from keel.settings import DriftStudySettings
-from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, RunFolder, StudyFolder
+from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
 from keel.studies import StudyPlan, turn_levels
 from keel.types import (
     Activations,
@@ -27,9 +29,6 @@ from keel.types import (
     StudiedTurn,
     TurnAlone,
 )
-
-GIVEN = "given"
-"""Arm of conversations that were not answered here, and source of their messages."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,15 @@ def study_transcripts(
 
     Each counts as a person of its own. There are no neutral conversations among them, so that
     what a subject does is not told from what a conversation's length does; a warning says so.
+    With `settings.harm` a request follows the last answer of each, under every arm.
     Goes on where an interrupted call stopped. Raises UsageError for a conversation without an
-    answer, StaleArtifactError when the study was begun with other conversations.
+    answer and for arms where nothing is answered, StaleArtifactError when the study was begun
+    with other conversations.
     """
     run = folder.read()
     check_same_model(engine, run.axis)
     check_answered([conversation for _, conversation in by_domain])
+    check_given(settings)
     kept = StudyFolder(folder, settings.name)
     embed, layers = embedder_of(settings, kept), layers_of(run, settings)
     turns_of = [list(_turns(conversation)) for _, conversation in by_domain]
@@ -71,42 +73,89 @@ def study_transcripts(
         batches=plan.groups,
         command=command,
     )
-    recording = Recording(probes=tuple(Probe(n, run.axis.direction[n]) for n in layers))
+    job = _ReadingJob(engine, run, kept, plan, [talk for _, talk in by_domain], turns_of, layers)
+    answered = {talk.id: _answered(talk) for _, talk in by_domain}
     with folder.lock():
         if overwrite and kept.differences(written, plan.conversations):
             kept.clear()
+        harm = HarmJob.of(engine, kept, plan, settings, answered) if settings.harm else None
         kept.begin(written, plan.conversations)
         kept.begin_arm(ArmRecord(GIVEN, 0, GIVEN))
-        counter = Counter("reading conversations", len(by_domain), on_progress)
+        job.read(settings.words_alone, on_progress)
+        harmful: dict[tuple[str, str], float] = {}
+        if harm is not None:
+            specs = parse_arms(settings.arms)
+            for arm in arms_of(engine, run, specs, seed=settings.seed, on_progress=on_progress):
+                record_arm(kept, arm)
+                harm.ask(arm, on_progress)
+            harmful = harm.verdicts([spec.name for spec in specs], on_progress)
         longest = max(map(len, turns_of))
-        for number, group in enumerate(plan.groups):
-            missing = [n for n in range(longest) if kept.turns(GIVEN, number, n) is None]
-            if missing:
-                kept.reopen()
-                talks = [by_domain[index][1] for index in group]
-                given = [turns_of[index] for index in group]
-                ids = [plan.conversations[index].id for index in group]
-                with_means = replace(recording, means=True, prompt=True)
-                read = _read(engine, talks, given, ids, with_means, layers)
-                is_apart = settings.words_alone
-                alone = _alone(engine, talks, given, ids, recording, layers) if is_apart else []
-                for turn in missing:
-                    if is_apart and turn:
-                        apart = [each for each in alone if each.turn == turn]
-                        kept.commit_alone(GIVEN, number, turn, apart)
-                    here = [each for each in read if each.said.turn == turn]
-                    means_BD = mean_rows([each.activations for each in here], run, layers[0])
-                    turns = tuple(each.said for each in here)
-                    kept.commit_turns(
-                        GIVEN, number, turn, AnsweredTurns(turns, layers[0], means_BD)
-                    )
-            counter.add(len(group))
         as_given = replace(settings, turns=max(2, longest), people=len(by_domain))
-        study = StudySummary(kept, plan, run, as_given, layers, None, is_given=True).made(
-            embed, on_progress
-        )
+        summary = StudySummary(kept, plan, run, as_given, layers, None, is_given=True)
+        study = replace(summary, harmful=harmful).made(embed, on_progress)
         kept.save_result(study)
         return study
+
+
+def check_given(settings: DriftStudySettings) -> None:
+    """Raise UsageError where arms are named and nothing is to be answered under them."""
+    names = [spec.name for spec in parse_arms(settings.arms)]
+    if names != ["none"] and not settings.harm:
+        raise UsageError(
+            f"arms are {settings.arms!r}, but given conversations are only read; leave out --arms, "
+            "or add --harm, which answers a request after each under every arm"
+        )
+
+
+def _answered(conversation: Conversation) -> Conversation:
+    """The conversation up to its last answer."""
+    ends = [n for n, m in enumerate(conversation.messages) if m.speaker == "assistant"]
+    return Conversation(conversation.messages[: ends[-1] + 1], conversation.id)
+
+
+@dataclass(frozen=True)
+class _ReadingJob:
+    """Given conversations, and what is kept of reading them."""
+
+    engine: Engine
+    run: Run
+    kept: StudyFolder
+    plan: StudyPlan
+    talks: Sequence[Conversation]
+    turns_of: Sequence[Sequence[GivenTurn]]
+    layers: tuple[int, ...]
+
+    def read(self, words_alone: bool, on_progress: OnProgress) -> None:
+        """Read what is missing, a group at a time."""
+        axis, longest = self.run.axis, max(map(len, self.turns_of))
+        probes = tuple(Probe(n, axis.direction[n]) for n in self.layers)
+        recording = Recording(probes=probes)
+        counter = Counter("reading conversations", len(self.talks), on_progress)
+        for number, group in enumerate(self.plan.groups):
+            missing = [n for n in range(longest) if self.kept.turns(GIVEN, number, n) is None]
+            if missing:
+                self.kept.reopen()
+                talks = [self.talks[index] for index in group]
+                given = [self.turns_of[index] for index in group]
+                ids = [self.plan.conversations[index].id for index in group]
+                with_means = replace(recording, means=True, prompt=True)
+                read = _read(self.engine, talks, given, ids, with_means, self.layers)
+                alone = (
+                    _alone(self.engine, talks, given, ids, recording, self.layers)
+                    if words_alone
+                    else []
+                )
+                for turn in missing:
+                    if words_alone and turn:
+                        apart = [each for each in alone if each.turn == turn]
+                        self.kept.commit_alone(GIVEN, number, turn, apart)
+                    here = [each for each in read if each.said.turn == turn]
+                    rows = [each.activations for each in here]
+                    means_BD = mean_rows(rows, self.run, self.layers[0])
+                    turns = tuple(each.said for each in here)
+                    answered = AnsweredTurns(turns, self.layers[0], means_BD)
+                    self.kept.commit_turns(GIVEN, number, turn, answered)
+            counter.add(len(group))
 
 
 def _turns(conversation: Conversation) -> Iterator[GivenTurn]:

@@ -24,10 +24,10 @@ from keel.engines import (
     KeepsPrompts,
     Probe,
     Recording,
-    check_context,
+    fits_context,
     open_engine,
 )
-from keel.errors import ContextLengthError, MissingArtifactError
+from keel.errors import MissingArtifactError
 from keel.evaluate import Arm, parse_arms
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter as ProgressCounter
@@ -95,7 +95,7 @@ def study_drift(
         harm = HarmJob.of(engine, job.kept, job.plan, settings) if settings.harm else None
         job.begin()
         for arm in arms_of(engine, job.run, specs, seed=settings.seed, on_progress=on_progress):
-            job.begin_arm(arm)
+            record_arm(job.kept, arm)
             job.talk(arm, on_progress)
             if settings.words_alone:
                 job.read_alone(arm, on_progress)
@@ -218,11 +218,6 @@ class _StudyJob:
 
     def begin(self) -> None:
         self.kept.begin(self.written, self.plan.conversations)
-
-    def begin_arm(self, arm: Arm) -> None:
-        after = 1 + max((known.index for known in self.kept.arms()), default=-1)
-        record = ArmRecord(arm.name, after, arm.fingerprint, arm.note, arm.warnings, arm.match)
-        self.kept.begin_arm(record)
 
     def talk(self, arm: Arm, on_progress: OnProgress) -> None:
         """Answer what is missing of every group, one turn of all its conversations at a time."""
@@ -354,15 +349,8 @@ class _StudyJob:
     def _fits(self, talk: _Talk, message: AuditedMessage, arm: Arm) -> bool:
         """Whether a full answer to the message fits into the model's context."""
         (prompt,) = _prompts([talk], [message.text], arm)
-        try:
-            check_context(
-                [(prompt.id, len(self.engine.template.prompt_ids(prompt.conversation)))],
-                getattr(self.engine, "context_tokens", None),
-                new_tokens=self.settings.sampling.max_new_tokens,
-            )
-        except ContextLengthError:
-            return False
-        return True
+        new_tokens = self.settings.sampling.max_new_tokens
+        return fits_context(self.engine, prompt, new_tokens=new_tokens)
 
     def read_alone(self, arm: Arm, on_progress: OnProgress) -> None:
         """Read each turn but the first without what was said before it, where that is missing."""
@@ -429,6 +417,12 @@ def _auditor_of(settings: DriftStudySettings) -> Auditor | None:
         client.check()
         return EndpointAuditor(client)
     return EngineAuditor(open_engine(model)) if kind == "local" else None
+
+
+def record_arm(kept: StudyFolder, arm: Arm) -> None:
+    """Write down what an arm does, behind those begun before; refused where it did another."""
+    after = 1 + max((known.index for known in kept.arms()), default=-1)
+    kept.begin_arm(ArmRecord(arm.name, after, arm.fingerprint, arm.note, arm.warnings, arm.match))
 
 
 def mean_rows(
