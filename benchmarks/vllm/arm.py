@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
@@ -116,8 +117,8 @@ class _Engine:
                 packed_probes([Probe(n, v) for n, v in zip(band, directions, strict=True)]),
             )
 
-    def _call(self, method: str, *arguments: Any) -> None:
-        self.llm.collective_rpc("keel_call", args=(method, *arguments))
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
+        return list(self.llm.collective_rpc("keel_call", args=(method, *arguments)))
 
     @property
     def runner(self) -> str:
@@ -139,7 +140,7 @@ class _Engine:
             if asked.get("watch"):
                 ended = [f"w{output.request_id}/0" for output in outputs if output.finished]
                 if ended:  # as a server's front does, of all that end together
-                    self._call("watched_sums", ended)
+                    _check_watched(self._call("watched_sums", ended))
             self.steps_s.append(time.perf_counter() - start)
             for output in outputs:
                 if output.outputs[0].token_ids and not first:
@@ -212,3 +213,10 @@ def _say(answers: Any, record: dict[str, Any]) -> None:
 if __name__ == "__main__":
     shape = json.loads(sys.argv[3]) if len(sys.argv) > 3 else None
     main(json.loads(sys.argv[1]), shape, is_eager=sys.argv[2] == "eager")
+
+
+def _check_watched(workers: Sequence[Sequence[Sequence[float] | None]]) -> None:
+    """Refuse to time answers that no worker has read: they would cost too little."""
+    for rows in zip(*workers, strict=True):
+        if not any(row is not None and row[0] > 0 for row in rows):
+            raise SystemExit("an answer of this arm was not watched; its time says nothing")

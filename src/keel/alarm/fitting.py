@@ -281,6 +281,6 @@ def _warnings(alarm: Alarm, conversations: Sequence[ConversationMeans], left_out
     if longest < 6:
         warnings.append(
             f"the expected level is known for {longest} turns only; later turns are taken to "
-            "stand where the last one does"
+            "stand where the last one does, and the rate may not hold for longer conversations"
         )
     return warnings
