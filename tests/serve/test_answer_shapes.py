@@ -109,3 +109,36 @@ def test_an_error_in_place_of_an_answer_passes_as_it_is():
     for body in (b'{"error": {"message": "no"}}', b"not json", b"[1]"):
         assert stream.whole(body) == body
     assert not seen
+
+
+def events(*contents):
+    return b"".join(b"data: " + json.dumps(content).encode() + b"\n\n" for content in contents)
+
+
+CALL = [{"index": 0, "id": "call-1", "type": "function"}]
+USE = {"type": "tool_use", "id": "call-1", "name": "f", "input": {}}
+CALLING = {
+    "chat": {"choices": [choice(message={"content": None, "tool_calls": CALL})]},
+    "message": {"type": "message", "content": [USE], "stop_reason": "tool_use"},
+}
+CALLING_STREAMED = {
+    "chat": events(
+        {"choices": [choice(finish=None, delta={"tool_calls": CALL})]},
+        {"choices": [choice(finish=None, delta={"tool_calls": [{"index": 0, "id": None}]})]},
+        {"choices": [choice(finish="tool_calls", delta={})]},
+    ),
+    "message": events(
+        {"type": "content_block_start", "index": 0, "content_block": USE},
+        {"type": "content_block_delta", "delta": {"type": "input_json_delta"}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CALLING)
+def test_an_answer_that_calls_a_tool_is_known_by_its_call(kind):
+    stream, seen = judged()
+    stream.whole(json.dumps(CALLING[kind]).encode())
+    streamed, seen_streamed = judged()
+    streamed.events(CALLING_STREAMED[kind], is_last=True)
+    assert [text for _, text, _ in seen] == [text for _, text, _ in seen_streamed] == ["call-1"]

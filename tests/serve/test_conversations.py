@@ -48,6 +48,31 @@ def test_content_in_parts_is_its_text():
     assert turn(body).key == after(said("a"), "b")
 
 
+CALLED = {
+    "chat": lambda id: [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": id, "type": "function"}]},
+        {"role": "tool", "tool_call_id": id, "content": "7"},
+    ],
+    "messages": lambda id: [
+        {"role": "assistant", "content": [{"type": "tool_use", "id": id, "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": "7"}]},
+    ],
+}
+
+
+@pytest.mark.parametrize("form", CALLED)
+def test_answers_that_only_call_a_tool_are_told_apart_by_their_calls(form):
+    """Their text is empty: branches of one chat went on with each other's levels."""
+    first, second = (
+        {"messages": [*FIRST["messages"], *CALLED[form](id)]} for id in ("call-1", "call-2")
+    )
+    assert turn(first).key == after(FIRST, "call-1")
+    assert turn(first).key != turn(second).key
+    answered = [{"role": "assistant", "content": "It is 7."}]
+    keys = {turn({"messages": [*b["messages"], *answered]}).key for b in (first, second)}
+    assert len(keys) == 2
+
+
 def test_a_system_prompt_beside_the_messages_is_a_part_of_the_conversation():
     assert turn({**said("a", "b", "c"), "system": "x"}).key != turn(said("a", "b", "c")).key
     assert list(messages_of({"instructions": "x", "input": "a"})) == [

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keel.serve.conversations import call_ids
+
 EXTRA = "keel"
 """Field that is added to each answer that has ended."""
 _EVENT_END = b"\n\n"
@@ -41,6 +43,7 @@ def parts_of(content: Any) -> Iterator[AnswerPart]:
         for choice in content["choices"]:
             said = choice.get("message") or choice.get("delta") or {}
             text = choice.get("text") or said.get("content") or ""
+            text += call_ids(said.get("tool_calls"))
             is_ended = choice.get("finish_reason") is not None
             ended, within = (choice, None) if is_ended else (None, choice)
             yield AnswerPart(int(choice.get("index", 0)), text, ended, within=within)
@@ -55,8 +58,11 @@ def parts_of(content: Any) -> Iterator[AnswerPart]:
     elif kind in _RESPONSE_ENDS:
         yield from parts_of(content.get("response"))
     elif kind == "message":
-        texts = (block.get("text") or "" for block in content.get("content") or ())
+        blocks = content.get("content") or ()
+        texts = (block.get("text") or call_ids([block]) for block in blocks)
         yield AnswerPart(0, "".join(texts), content if content.get("stop_reason") else None)
+    elif kind == "content_block_start":
+        yield AnswerPart(0, call_ids([content.get("content_block")]), within=content)
     elif kind == "content_block_delta":
         yield AnswerPart(0, content["delta"].get("text") or "", within=content)
     elif kind == "response.output_text.delta":

@@ -94,16 +94,30 @@ def messages_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, Mapping) and ("role" in message or "type" in message):
             role = str(message.get("role") or message.get("type"))
-            yield role, _text_of(message.get("content", message.get("output")))
+            text = _text_of(message.get("content", message.get("output")))
+            yield role, text + call_ids(message.get("tool_calls"))
 
 
 def _text_of(content: object) -> str:
-    """The text of a message's content: its own, or that of its parts."""
+    """The text of a message's content: its own, or that of its parts. Of tool calls, their ids:
+    answers that call a tool differ in nothing else."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else ()
-    texts = [p if isinstance(p, str) else p.get("text") for p in parts if p]
+    texts = list[object]()
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, Mapping):
+            texts += [part.get("text"), part.get("tool_use_id"), call_ids([part])]
+            texts += [_text_of(part["content"])] if "content" in part else []
+        else:
+            texts.append(part)
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def call_ids(calls: object) -> str:
+    """The ids of those parts of a message that call a tool, one after the other."""
+    parts = [p for p in calls if isinstance(p, Mapping)] if isinstance(calls, list) else []
+    kinds = ("function", "tool_use", None)  # a stream's later parts of a call have neither
+    return "".join(str(p["id"]) for p in parts if p.get("type") in kinds and p.get("id"))
 
 
 def _plain(text: str) -> str:
