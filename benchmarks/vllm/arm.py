@@ -210,13 +210,13 @@ def _say(answers: Any, record: dict[str, Any]) -> None:
     answers.flush()
 
 
-if __name__ == "__main__":
-    shape = json.loads(sys.argv[3]) if len(sys.argv) > 3 else None
-    main(json.loads(sys.argv[1]), shape, is_eager=sys.argv[2] == "eager")
-
-
 def _check_watched(workers: Sequence[Sequence[Sequence[float] | None]]) -> None:
     """Refuse to time answers that no worker has read: they would cost too little."""
     for rows in zip(*workers, strict=True):
         if not any(row is not None and row[0] > 0 for row in rows):
             raise SystemExit("an answer of this arm was not watched; its time says nothing")
+
+
+if __name__ == "__main__":
+    shape = json.loads(sys.argv[3]) if len(sys.argv) > 3 else None
+    main(json.loads(sys.argv[1]), shape, is_eager=sys.argv[2] == "eager")
