@@ -7,12 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from keel.endpoint import Endpoint, embed_at_endpoint
-from keel.errors import EndpointError
+from keel.endpoint import Endpoint, EndpointClient, embed_at_endpoint
+from keel.errors import BudgetError, EndpointError
 from keel.settings import EndpointLimits
 from tests.endpoint.server import Answer, Asked, refuse, serving
 
 LIMITS = EndpointLimits(timeout_s=2, attempts=3)
+
+
+def client(served, limits: EndpointLimits = LIMITS) -> EndpointClient:
+    return EndpointClient(Endpoint("m", served.address), limits)
+
+
 TEXTS = [f"text {n}" for n in range(70)]
 
 
@@ -32,7 +38,7 @@ def test_each_text_gets_its_vector_whatever_the_order_of_the_reply():
         return embeddings([[float(t.split()[1])] for t in asked.body["input"]], reversed)
 
     with serving(backwards) as served:
-        rows_ND = embed_at_endpoint(Endpoint("m", served.address), TEXTS, LIMITS)
+        rows_ND = embed_at_endpoint(client(served, LIMITS), TEXTS)
     assert np.array_equal(rows_ND[:, 0], np.arange(70))
     assert [len(asked.body["input"]) for asked in served.asked] == [64, 6]
 
@@ -42,7 +48,7 @@ def test_a_refused_pace_is_waited_for():
         return refuse(429) if number == 0 else lengths(number, asked)
 
     with serving(slow) as served:
-        rows_ND = embed_at_endpoint(Endpoint("m", served.address), TEXTS[:2], LIMITS)
+        rows_ND = embed_at_endpoint(client(served, LIMITS), TEXTS[:2])
     assert rows_ND.shape == (2, 2)
 
 
@@ -58,11 +64,38 @@ def test_a_refused_pace_is_waited_for():
 )
 def test_what_is_no_embedding_of_each_text_is_an_error_that_names_the_endpoint(behaviour):
     with serving(behaviour) as served, pytest.raises(EndpointError, match="'m' at http"):
-        embed_at_endpoint(Endpoint("m", served.address), TEXTS[:3], LIMITS)
+        embed_at_endpoint(client(served, LIMITS), TEXTS[:3])
 
 
 def test_an_endpoint_that_hangs_is_given_up():
     with serving(lambda *_: Answer(b"{}", after_s=30)) as served:
         quick = EndpointLimits(timeout_s=0.3, attempts=1)
         with pytest.raises(EndpointError):
-            embed_at_endpoint(Endpoint("m", served.address), TEXTS[:1], quick)
+            embed_at_endpoint(client(served, quick), TEXTS[:1])
+
+
+def test_requests_keep_to_the_pace_retries_included():
+    """Three at 120 a minute, two slots of the first second's worth: the third waits for its own."""
+
+    def slow(number: int, asked: Asked) -> Answer:
+        return refuse(503) if number == 0 else lengths(number, asked)
+
+    limits = EndpointLimits(timeout_s=2, attempts=3, first_wait_s=0, requests_per_minute=120)
+    with serving(slow) as served:
+        waited: list[float] = []
+        paced = client(served, limits)
+        reserve = paced.pace.next_wait_s
+        paced.pace.next_wait_s = lambda: waited.append(reserve()) or waited[-1]
+        embed_at_endpoint(paced, TEXTS)
+    assert len(waited) == len(served.asked) == 3
+    assert waited[2] > 0
+
+
+def test_the_budget_ends_the_requests_and_what_was_paid_for_is_handed_on():
+    got: list[str] = []
+    with serving(lengths) as served:
+        limited = client(served, EndpointLimits(timeout_s=2, max_requests=1))
+        with pytest.raises(BudgetError, match="1 requests is used up"):
+            embed_at_endpoint(limited, TEXTS, lambda texts, rows: got.extend(texts))
+    assert got == TEXTS[:64]
+    assert limited.spending.tokens.sent == 1  # by the reply's own account

@@ -12,8 +12,10 @@ import pytest
 from keel import pipeline
 from keel.errors import BudgetError, KeelError
 from keel.pipeline import DriftStudySettings
+from keel.prompts import load_user_lines, load_user_personas
 from keel.settings import EndpointLimits
 from keel.store import RunFolder, StudyFolder
+from keel.studies import plan_study
 from keel.types import NEUTRAL_DOMAIN, Sampling
 from tests.endpoint.server import Answer, Asked, refuse, say, serving
 from tests.pipeline.small import files, open_small
@@ -250,3 +252,18 @@ def test_an_endpoint_embeds_the_messages_once(run, model_folder):
         assert len(served.asked) == 1
     assert made.prediction
     assert again == made
+
+
+def test_the_price_says_what_an_embedder_is_sent():
+    """Each text of the scripts once, a token for four bytes."""
+    limits = EndpointLimits(usd_per_million_in=1000.0, usd_per_million_out=0.0)
+    settings = DriftStudySettings(
+        domains="coding", people=1, topics=2, turns=3, embed="openai:e", limits=limits
+    )
+    plan = plan_study(settings, load_user_personas(), load_user_lines())
+    texts = {line.text for each in plan.conversations for line in each.script[:3]}
+    price = pipeline.price_study(settings)
+    assert price["embedding requests, at the first attempt"] == 1
+    sent = sum(-(-len(text.encode()) // 4) for text in texts)
+    assert price["tokens sent to the embedder, about"] == sent
+    assert price["embedder, dollars"] == round(sent / 1000, 4)

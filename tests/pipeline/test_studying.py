@@ -17,7 +17,7 @@ from keel.pipeline import DriftStudySettings
 from keel.prompts import load_user_lines, load_user_personas
 from keel.store import RunFolder, StudyFolder, open_run
 from keel.studies import plan_study
-from keel.types import NEUTRAL_DOMAIN, Sampling
+from keel.types import NEUTRAL_DOMAIN, Conversation, Message, Sampling
 from tests.pipeline.small import files, open_small
 
 SETTINGS = DriftStudySettings(
@@ -162,6 +162,33 @@ def test_a_long_conversation_goes_on_over_topics_and_neutral_ones_are_as_long():
         openings = [line.text for line in talk.script if line.source.endswith("/opening")]
         assert len(openings) == len(set(openings))
         assert bool(openings) == (talk.domain != NEUTRAL_DOMAIN)
+
+
+def test_long_conversations_end_where_the_context_is_full_and_a_warning_says_so(run, model_folder):
+    """Its room is that of the shortest second turn's prompt and an answer: no third turn fits."""
+    long = replace(SETTINGS, arms="none", words_alone=False, embed="none", is_long=True)
+    engine = open_small(model_folder)
+    whole = pipeline.study_drift(engine, run, replace(long, name="whole"))
+    talks = list(StudyFolder(run, "whole").transcripts("none"))
+    third = [
+        len(engine.template.prompt_ids(Conversation(tuple(before(talk, 2))))) for talk in talks
+    ]
+    engine.context_tokens = min(third) + 4  # an answer takes 5
+    made = pipeline.study_drift(engine, run, long)
+    assert not any("context was full" in warning for warning in whole.warnings)
+    assert any(
+        "6 of 6 conversations ended before turn 3, since the model's context was full" in warning
+        for warning in made.warnings
+    )
+    assert "context was full" in pipeline.report(run).read_text()
+
+
+def before(talk: Any, turn: int) -> list[Message]:
+    """What stands before a turn's answer."""
+    said: list[Message] = []
+    for each in talk.turns[:turn]:
+        said += [Message("user", each.message), Message("assistant", each.answer, each.token_ids)]
+    return [*said, Message("user", talk.turns[turn].message)]
 
 
 class Killed(BaseException):

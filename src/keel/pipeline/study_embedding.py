@@ -10,7 +10,7 @@ import torch
 from keel.endpoint import Endpoint, EndpointClient, embed_at_endpoint
 from keel.errors import MissingExtraError
 from keel.prompts import Embed, load_embedder
-from keel.settings import DriftStudySettings, EndpointLimits
+from keel.settings import DriftStudySettings
 from keel.statistics import Floats
 from keel.store import StudyFolder
 
@@ -26,8 +26,9 @@ def embedder_of(settings: DriftStudySettings, kept: StudyFolder) -> Embed | None
         return None
     if name.startswith("openai:"):
         endpoint = Endpoint.of(name.removeprefix("openai:"), settings.embed_url)
-        EndpointClient(endpoint, settings.limits).check()
-        return partial(_embedded_once, endpoint, settings.limits, kept)
+        client = EndpointClient(endpoint, settings.limits)
+        client.check()
+        return partial(_embedded_once, client, kept)
     try:
         return load_embedder("" if name == "minilm" else name)
     except MissingExtraError:
@@ -36,16 +37,18 @@ def embedder_of(settings: DriftStudySettings, kept: StudyFolder) -> Embed | None
         return None
 
 
-def _embedded_once(
-    endpoint: Endpoint, limits: EndpointLimits, kept: StudyFolder, texts: Sequence[str]
-) -> Floats:
-    """Embeddings of texts, of which only those that are not kept are asked for."""
-    name = f"{endpoint.model}@{endpoint.host}"
+def _embedded_once(client: EndpointClient, kept: StudyFolder, texts: Sequence[str]) -> Floats:
+    """Embeddings of texts, of which only those that are not kept are asked for, and each request's
+    are kept as they come."""
+    name = f"{client.endpoint.model}@{client.endpoint.host}"
     known = kept.embeddings(name)
-    new = [text for text in texts if text not in known]
-    if new:
-        rows = torch.from_numpy(embed_at_endpoint(endpoint, new, limits)).float()
-        known |= dict(zip(new, rows, strict=True))
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+
+    def keep(batch: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+        known.update(zip(batch, map(torch.tensor, rows), strict=True))
         kept.save_embeddings(name, known)
+
+    if new:
+        embed_at_endpoint(client, new, keep)
     rows_ND: Floats = torch.stack([known[text] for text in texts]).double().numpy()
     return rows_ND

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.drift import Gauge
-from keel.endpoint import Endpoint, EndpointClient, Tokens
+from keel.endpoint import TEXTS_AT_ONCE, Endpoint, EndpointClient, Tokens, estimate_tokens
 from keel.engines import (
     Completion,
     Engine,
@@ -156,6 +156,17 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
             "auditor requests, at most": written * turns * ATTEMPTS,
             "tokens sent to the auditor, at the first attempt": tokens.sent,
             **({} if cost_usd is None else {"auditor, dollars": round(cost_usd, 2)}),
+        }
+    if settings.embed.startswith("openai:"):
+        said = [line.text for each in plan.conversations for line in each.script[:turns]]
+        is_scripted = settings.auditor == "script"
+        texts = len(set(said)) if is_scripted else len(said)
+        sent = sum(map(estimate_tokens, set(said))) if is_scripted else texts * _MESSAGE_TOKENS
+        cost_usd = Tokens(sent).cost_usd(settings.limits)
+        price |= {
+            "embedding requests, at the first attempt": -(-texts // TEXTS_AT_ONCE),
+            "tokens sent to the embedder, about": sent,
+            **({} if cost_usd is None else {"embedder, dollars": round(cost_usd, 4)}),
         }
     return price
 

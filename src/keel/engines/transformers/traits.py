@@ -145,7 +145,7 @@ class _Trial:
         """These passes with masks given, so that transformers need not look, where that holds."""
         given = replace(passes, is_mask_given=True)
         holds = all(  # padded together, and one alone without padding
-            self.holds(rows, lambda rows=rows, width=width: self.generated(rows, width, given))
+            self.holds(rows, lambda rows=rows, width=width: self.generated(rows, width, given))  # type: ignore[misc]
             for rows, width in (([0, 1, 2], _WIDTH), ([0], _LENGTHS[0]))
         )
         return given if holds else passes
