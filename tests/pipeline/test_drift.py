@@ -94,6 +94,14 @@ def test_a_replay_is_kept_in_the_run(engine, calibrated: RunFolder):
     assert keel.open_run(calibrated.path).replays() == (found,)
 
 
+def test_a_replay_of_a_conversation_without_a_question_is_refused_before_a_model_is_opened(
+    calibrated: RunFolder,
+):
+    silent = Conversation((Message("assistant", "Hello."),), "silent")
+    with pytest.raises(UsageError, match="'silent' has no user message"):
+        pipeline.check_drift(calibrated.read(), [silent], SHORT, is_replayed=True)
+
+
 def test_no_capped_turn_of_a_replay_lies_below_its_floor(engine, calibrated: RunFolder):
     found = pipeline.replay_conversation(engine, calibrated, TALK, SHORT)
     assert found.floor is not None

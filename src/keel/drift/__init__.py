@@ -3,7 +3,7 @@
 from keel.alarm import Alarm, Monitor, State, TurnVerdict, advance, provisional
 from keel.drift.gauge import Gauge
 from keel.drift.reading import check_answered, read_drift, read_thinking
-from keel.drift.replaying import replay
+from keel.drift.replaying import check_questions, replay
 from keel.drift.transcripts import (
     Outline,
     Transcripts,
@@ -22,6 +22,7 @@ __all__ = [
     "TurnVerdict",
     "advance",
     "check_answered",
+    "check_questions",
     "provisional",
     "read_conversations",
     "read_drift",

@@ -231,13 +231,19 @@ def _user_messages(conversation: Conversation | Sequence[str]) -> Conversation:
         raise UsageError(f"user messages are one text, {conversation[:40]!r}; pass a list of texts")
     if not isinstance(conversation, Conversation):
         return Conversation(tuple(Message("user", question) for question in conversation))
+    check_questions([conversation])
     kept = tuple(m for m in conversation.messages if m.speaker != "assistant")
-    if all(m.speaker == "system" for m in kept):
-        raise UsageError(
-            f"conversation {conversation.id!r} has no user message, expected at least one to "
-            "answer; add what is asked"
-        )
     return Conversation(kept, conversation.id)
+
+
+def check_questions(conversations: Sequence[Conversation]) -> None:
+    """Raise UsageError for a conversation without a user message to answer."""
+    for conversation in conversations:
+        if not any(message.speaker == "user" for message in conversation.messages):
+            raise UsageError(
+                f"conversation {conversation.id!r} has no user message, expected at least one to "
+                "answer; add what is asked"
+            )
 
 
 def _turn_seed(seed: int, turn: int, draw: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from keel.calibrate import calibrate_floors, choose_calibration, choose_rollouts
-from keel.drift import Gauge, check_answered, read_drift, read_thinking, replay
+from keel.drift import Gauge, check_answered, check_questions, read_drift, read_thinking, replay
 from keel.engines import Engine
 from keel.errors import MissingArtifactError, ModelMismatchError
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
@@ -90,6 +90,7 @@ def check_drift(
     Gauge(run.axis, _layer(run, settings), false_alarms=settings.false_alarms)
     if is_replayed:
         _floors_to_cap_with(run, settings)
+        check_questions(conversations)
     else:
         check_answered(conversations)
 
