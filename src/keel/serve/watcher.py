@@ -82,7 +82,7 @@ class KeptConversation:
 
 
 _HEAD, _KEPT_TURNS, _LARGEST = struct.Struct("<q?B"), 32, 60_000.0
-NOT_WRITTEN, UNJUDGED, UNJUDGED_EARLY, NOT_LOOKED_UP, NOT_COUNTED, DAMAGED = FAULTS = (
+NOT_WRITTEN, UNJUDGED, UNJUDGED_EARLY, NOT_LOOKED_UP, NOT_COUNTED, DAMAGED = (
     "NOT watching, turns cannot be kept",
     "a turn stays unread",
     "an answer is not judged before its end",
@@ -106,7 +106,7 @@ class Watcher:
     """Chance that a default conversation ever alarms; None for the alarm's own."""
     unkept: Counter[str] = field(default_factory=Counter)
     """What was counted while nothing could be written."""
-    faults: FaultLog = field(default_factory=lambda: FaultLog(*FAULTS))
+    faults: FaultLog = field(default_factory=FaultLog)
 
     def judge(self, turn: ServedTurn) -> dict[str, Any]:
         """The verdict on an answer: its setting, level in gaps, evidence, state, since, firing.

@@ -61,7 +61,7 @@ class SumsReader:
 
     def __init__(self, call: CallWorkers, faults: FaultLog | None = None) -> None:
         self.call = call
-        self.faults = faults or FaultLog(SUMS_FAILED, SUMS_LATE)
+        self.faults = faults or FaultLog()
         self.waiting: dict[str, asyncio.Future[AnswerSums | UnreadAnswer]] = {}
         self.task: asyncio.Task[None] | None = None
 

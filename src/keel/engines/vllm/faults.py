@@ -17,16 +17,17 @@ _PAUSE_S = 60.0
 
 
 class FaultLog:
-    """Counts faults by kind, and prints a line for a kind at most once a minute."""
+    """Counts faults by kind, and prints a line for a kind at most once a minute.
 
-    def __init__(self, *kinds: str, clock: Callable[[], float] = time.monotonic) -> None:
+    A kind has a series from its first fault on: a healthy server has none.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.said = dict[str, float]()
         """When the last line of each kind was printed."""
         self.unsaid = dict[str, int]()
         """Faults since that line."""
-        for kind in kinds:  # Prometheus sees no increase in a counter that begins with 1
-            _counter().labels(kind)
 
     def note(self, kind: str, reason: object) -> None:
         """Count a fault; say it where no line of its kind was printed in the last minute."""

@@ -204,7 +204,7 @@ class EngineReader:
     """Asks the engines for their numbers, at most once a second however many look."""
 
     def __init__(self) -> None:
-        self.faults = FaultLog(NUMBERS_FAILED, FIRING_FAILED)
+        self.faults = FaultLog()
         self.until = 0.0
         self.last: list[EngineNumbers | None] = []
 
