@@ -102,6 +102,11 @@ def test_a_replay_of_a_conversation_without_a_question_is_refused_before_a_model
         pipeline.check_drift(calibrated.read(), [silent], SHORT, is_replayed=True)
 
 
+def test_two_conversations_of_one_name_are_not_replayed_one_over_the_other(calibrated: RunFolder):
+    with pytest.raises(UsageError, match="two conversations are called 'talk'"):
+        pipeline.check_drift(calibrated.read(), [TALK, TALK], SHORT, is_replayed=True)
+
+
 def test_no_capped_turn_of_a_replay_lies_below_its_floor(engine, calibrated: RunFolder):
     found = pipeline.replay_conversation(engine, calibrated, TALK, SHORT)
     assert found.floor is not None

