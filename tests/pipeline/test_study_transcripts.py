@@ -35,9 +35,14 @@ def test_given_conversations_are_read_turn_by_turn_and_without_their_history(run
     assert made.path("given", "sales").counts == (2, 2)  # not all reach a third turn
     assert len(made.path("given", "support", "without history").levels) == 3
     assert "no neutral conversations" in made.warnings[0]
-    assert not any("--people" in warning for warning in made.warnings)
     assert set(open_run(run.path).studies()) == {"logs"}
     assert "It is 2 c." in pipeline.report(run).read_text()
+
+
+def test_few_given_conversations_are_said_without_an_option_that_they_refuse(run, model_folder):
+    made = pipeline.study_transcripts(open_small(model_folder), run, TALKS[:1], SETTINGS)
+    assert any("1 conversations say nearly nothing" in warning for warning in made.warnings)
+    assert not any("--people" in warning for warning in made.warnings)
 
 
 def test_their_levels_are_those_that_drift_reads(run, model_folder):
