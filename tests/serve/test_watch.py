@@ -138,6 +138,24 @@ def test_why_an_answer_is_unread_is_counted_by_itself(store, unread, reason):
     assert store.counts() == {f"unread|{reason}": 1}
 
 
+@pytest.mark.parametrize("unread", [AnswerSums(0, 0.0, 0.0, 0.0), UnreadAnswer(LATE)])
+def test_an_answer_without_a_verdict_does_not_begin_its_conversation_anew(store, unread):
+    """An empty answer, or one of a single token, ended all evidence; offline it is a turn."""
+    watch, app = serving(store, -0.2)
+    messages, said = [], []
+    for number in range(4):
+        app.level, app.sums = (None, unread) if number == 2 else (-0.2, None)
+        messages.append({"role": "user", "content": f"q{number}"})
+        said.append(ask(watch, messages)[1]["choices"][0]["keel"])
+        messages.append({"role": "assistant", "content": "x"})
+    assert said[2] == {"setting": "high", "state": "unknown"}
+    monitor = alarm().monitor()
+    raw = 2.0 - 4.0 * 0.2
+    offline = [monitor.turn("c", mean=raw, tokens=0 if n == 2 else 40) for n in range(4)]
+    assert said[3]["evidence"] == pytest.approx(offline[3].evidence, rel=1e-3)
+    assert "misses" not in store.counts()
+
+
 def test_a_client_names_its_conversation_in_a_header(store):
     watch, _ = serving(store, -0.2)
     fresh = [{"role": "user", "content": "anew"}]

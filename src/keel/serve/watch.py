@@ -243,17 +243,17 @@ class _WatchedAnswers:
         self, part: AnswerPart, text: str, setting: str, sums: AnswerSums | UnreadAnswer | None
     ) -> Mapping[str, Any] | None:
         """What is said of an answer that has ended; None where it could not be read."""
-        if not isinstance(sums, AnswerSums):
-            self._unread(NOT_SEEN if sums is None else sums.reason)
-            return None
-        if not sums.tokens:
-            self._unread(NO_TOKENS)
-            return None
-        return self.watcher.judge(ServedTurn(self.turn, text, setting, sums, self.sender, part.id))
+        known = sums if isinstance(sums, AnswerSums) else AnswerSums(0, 0.0, 0.0, 0.0)
+        turn = ServedTurn(self.turn, text, setting, known, self.sender, part.id)
+        if known.tokens:
+            return self.watcher.judge(turn)
+        unseen = NOT_SEEN if sums is None else NO_TOKENS
+        self._unread(sums.reason if isinstance(sums, UnreadAnswer) else unseen, turn)
+        return None
 
-    def _unread(self, reason: str) -> None:
+    def _unread(self, reason: str, turn: ServedTurn | None = None) -> None:
         try:
-            self.watcher.unread(reason)
+            self.watcher.unread(reason, turn)
         except Exception as error:
             self.watcher.faults.note(NOT_COUNTED, error)
 

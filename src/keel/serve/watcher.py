@@ -223,10 +223,18 @@ class Watcher:
         past = self._past(turn)
         return past is not None and past.state.alarmed_at >= 0
 
-    def unread(self, reason: str) -> None:
-        """Count an answer that could not be judged."""
-        counts = {counter_name("unread", reason): 1.0}
-        self._write(counts, lambda: self.store.recent.count(unread=1.0))
+    def unread(self, reason: str, turn: ServedTurn | None = None) -> None:
+        """Count an answer that could not be judged; its conversation goes on as it stood, one turn
+        later."""
+        past = None if turn is None else self._past(turn.turn)
+
+        def keep() -> None:
+            self.store.recent.count(unread=1.0)
+            if turn is not None and past is not None:
+                state = replace(past.state, turns=past.state.turns + 1)
+                self._keep(turn, replace(past, state=state))
+
+        self._write({counter_name("unread", reason): 1.0}, keep)
 
     def _past(self, turn: MessageTurn) -> KeptConversation | None:
         """The conversation so far; None where it begins, or is known no more."""
