@@ -54,6 +54,23 @@ def test_the_prompts_last_token_is_recorded_before_the_answer():
         assert other.prompt_K is None
 
 
+def test_reading_records_the_token_before_each_turn():
+    """The same projection as the prompt's last token has when the turn is generated."""
+    made = engine()
+    recording = Recording(prompt=True, probes=(Probe(0, V), Probe(1, V)))
+    done = answers(made, recording=recording)
+    talks = [
+        asked.conversation.with_reply(each.text, each.token_ids)
+        for asked, each in zip(prompts(), done, strict=True)
+    ]
+    for reading in made.read(talks, recording=recording):
+        for turn in reading.turns:  # an empty answer has none
+            expected = done[reading.index].prompt_K
+            torch.testing.assert_close(turn.prompt_K, expected, rtol=1e-3, atol=2e-4)
+    bare = list(made.read(talks, recording=replace(recording, prompt=False)))
+    assert {turn.prompt_K for each in bare for turn in each.turns} == {None}
+
+
 def test_reading_agrees_with_hidden_states_kept_whole():
     """Against transformers' own output: hidden_states[l + 1] is the output of block l."""
     made = engine()

@@ -209,6 +209,7 @@ class _Reader:
                     activations,
                     self.projections_BTK[row, start:stop] if self.recording.probes else None,
                     likelihoods[number] if likelihoods else None,
+                    self.projections_BTK[row, start - 1] if self.recording.prompt else None,
                 )
             )
         return [Reading(row, tuple(turns)) for row, turns in enumerate(by_row)]
