@@ -23,6 +23,7 @@ from tests.engines.vllm.serving_vllm import (
     assert_near,
     band,
     by_index,
+    on_equal_rounding,
     prompt,
     started,
     tiny,
@@ -38,6 +39,8 @@ pytestmark = [
 PROMPTS = [prompt(text) for text in ("hello there", "a", "what is the sea like", "go on")]
 HIGH = 3.0
 """A floor that most tokens of the tiny models are under."""
+KL_TOLERANCE = 1e-2 if torch.cuda.is_available() else 1e-3
+"""Relative; on a GPU vLLM's attention rounds float32 to TF32."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,7 @@ def test_it_keeps_the_protocol(engine):
     assert isinstance(engine, Engine)
 
 
+@on_equal_rounding
 @pytest.mark.parametrize(
     "interventions",
     [
@@ -175,7 +179,7 @@ def test_divergence_agrees_with_the_other_engine(engine, plain):
     for key, one in theirs.items():
         assert ours[key].tokens == one.tokens
         assert one.kl > 0
-        assert ours[key].kl == pytest.approx(one.kl, rel=1e-3, abs=1e-6)
+        assert ours[key].kl == pytest.approx(one.kl, rel=KL_TOLERANCE, abs=1e-6)
 
 
 def test_a_floor_holds_at_every_generated_token(engine):

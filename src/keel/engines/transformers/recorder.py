@@ -110,7 +110,10 @@ class ResponseRecorder:
         return RowRecord(activations, projections_TK, prompt_K)
 
     def _hook(self, layer: int, probes: Sequence[tuple[int, Probe]]) -> Any:
-        directions_DK = torch.stack([p.direction.float() for _, p in probes], 1) if probes else None
+        directions_DK = None
+        if probes:  # a copy in a step would wait for the device, and no graph can hold one
+            directions_DK = torch.stack([p.direction.float() for _, p in probes], 1)
+            directions_DK = directions_DK.to(self.latest_BK.device)
         columns = [k for k, _ in probes]
 
         def hook(_block: nn.Module, _args: Any, output: Any) -> None:
@@ -124,8 +127,7 @@ class ResponseRecorder:
                 self.sums.put(layer, hidden_BD)
             into_BK = self.prompt_BK if is_prompt else self.latest_BK
             if directions_DK is not None:
-                # Once: a copy from the host waits for the device, and no graph can hold one.
-                directions_DK = directions_DK.to(hidden_BD.device)
+                directions_DK = directions_DK.to(hidden_BD.device)  # a later GPU's, once
                 values_BK = hidden_BD.float() @ directions_DK
                 for index, column in enumerate(columns):
                     into_BK[:, column].copy_(values_BK[:, index])

@@ -180,19 +180,23 @@ class Recordings:
                 held.sums_RD[freed] = 0
                 held.norms_R[freed] = 0
 
-    def _gather(self, name: str, rows: Sequence[int]) -> Sequence[Tensor]:
-        """Each row's sums at every layer of the model."""
+    def _gather(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Each row's sums at every layer, up to the last that is here, in one transfer."""
         if not rows:
-            return []
-        tables = [getattr(held, name) for held in self.held.values()]
-        wanted = torch.tensor(rows, device=tables[0].device)
-        # One transfer, not one for each layer and row.
-        here = torch.stack([table[wanted] for table in tables], 1).cpu()
-        if len(tables) < self.layers:  # other pipeline stages have the rest
-            whole = torch.zeros(len(rows), max(self.held) + 1, *here.shape[2:])
-            whole[:, list(self.held)] = here
-            here = whole
-        return [numbers.clone() for numbers in here] if len(rows) > 1 else list(here)
+            return torch.zeros(0)
+        tables = {layer: getattr(held, name) for layer, held in self.held.items()}
+        first = next(iter(tables.values()))
+        wanted = torch.tensor(rows, device=first.device)
+        shape = (len(rows), max(tables) + 1, *first.shape[1:])
+        # Other pipeline stages may have some of the layers.
+        make = torch.empty if len(tables) == shape[1] else torch.zeros
+        numbers = make(shape, dtype=first.dtype, device=first.device)
+        for layer, table in tables.items():
+            numbers[:, layer] = table[wanted]
+        if not numbers.is_cuda:
+            return numbers
+        on_host = torch.empty(shape, dtype=first.dtype, pin_memory=True)
+        return on_host.copy_(numbers)
 
     def _predictions(self, key: str) -> Float[Tensor, "token hidden"]:
         kept = self.scores.get(key, [])
