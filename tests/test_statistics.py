@@ -12,10 +12,14 @@ from keel.statistics import (
     clustered_correlation,
     difference_interval,
     holm,
+    independent_difference,
     kappa_interval,
+    mean_interval,
     paired_p_value,
     percentile_interval,
+    positive_mean_interval,
     rate_interval,
+    share_of_groups_interval,
 )
 from tests.reference.statistics import crossed_variance, newcombe, wilson
 
@@ -110,9 +114,48 @@ def test_scores_of_independent_answers_have_students_interval():
     assert (interval.value, interval.high - interval.value) == pytest.approx((4.8, reach))
 
 
-def test_an_interval_of_scores_that_are_all_equal_is_the_score():
-    interval = rate_interval(np.full(20, 7.0), alone(20))
-    assert (interval.low, interval.value, interval.high) == (7, 7, 7)
+@pytest.mark.parametrize(("scores", "clusters"), [
+    ([7.0], alone(1)), ([7.0] * 20, alone(20)), ([0.1] * 3, alone(3)), ([7.0] * 40, each(8, 5)),
+])  # fmt: skip
+def test_scores_that_are_all_equal_say_nothing_of_others(scores, clusters):
+    """They printed `7 (7 to 7)`, also of a single answer: no spread was seen, so none is known."""
+    interval = rate_interval(np.array(scores), clusters)
+    assert (interval.low, interval.high) == (-np.inf, np.inf)
+    assert interval.text() == f"{scores[0]:.2f} (not known)"
+
+
+def test_equal_numbers_with_bounds_reach_as_far_as_so_many_without_a_miss_allow():
+    """Of 20 alike at most 16.1 % of others differ, Wilson's end: at worst each by 2."""
+    interval = mean_interval(np.ones(20), alone(20), bounds=(-1.0, 1.0))
+    assert (interval.low, interval.high) == pytest.approx((1 - 2 * 0.1611, 1), abs=1e-4)
+
+
+def test_personas_who_are_alike_by_chance_do_not_make_their_answers_certain():
+    """Each of five has a 0 and a 10: their means are equal, and no other persona's need be."""
+    interval = rate_interval(np.array([0.0, 10.0] * 5), each(5, 2))
+    assert interval.high - interval.low == pytest.approx(2 * t.ppf(0.975, 9) * 5 / 9**0.5)
+
+
+def test_a_single_number_says_nothing_of_others():
+    """A price of one answer was as certain as if it were that of all."""
+    cost = positive_mean_interval(np.array([0.02]), alone(1))
+    assert (cost.value, cost.low, cost.high) == (0.02, 0, np.inf)
+    assert mean_interval(np.array([0.3]), alone(1)).bounds() == "not known"
+
+
+def test_one_persona_is_fixed_and_named():
+    clusters = Clusters.of(grid(1, 60))
+    assert (clusters.levels, dict(clusters.fixed)) == ({}, {"persona": 1})
+
+
+def test_what_one_of_many_personas_answered_says_nothing_of_the_others():
+    """Of 6 personas' answers, those of one: they were taken for as many strangers."""
+    kept = each(6, 10).only(np.arange(60) < 10)
+    assert rate_interval(np.array([1.0, 0.0] * 5), kept).bounds() == "0.00 to 1.00"
+    assert rate_interval(np.arange(10.0), kept).bounds() == "not known"
+    arms = np.array([1.0, 0.0] * 5), np.zeros(10)
+    assert difference_interval(*arms, kept).bounds() == "−1.00 to 1.00"
+    assert paired_p_value(*arms, kept) > 0.05
 
 
 def test_no_answer_has_no_rate():
@@ -202,11 +245,14 @@ def test_few_pairs_that_differ_are_no_more_evidence_than_as_many_coins(up, down,
 
 
 def test_scores_that_all_rise_by_the_same_are_no_more_evidence_than_as_many_coins():
-    """Two items, each better by 0.5, vary by nothing; mid-p of two coins is 1/4."""
+    """Two items, each better by 0.5, vary by nothing; mid-p of two coins is 1/4. Of others as many
+    as Wilson allows may differ by as much as these scores, 1.5, do."""
     after, before = np.array([1.5, 2.5]), np.array([1.0, 2.0])
-    assert paired_p_value(after, before, alone(2)) == pytest.approx(1 / 4)
+    assert paired_p_value(after, before, alone(2)) >= 1 / 4
     interval = difference_interval(after, before, alone(2))
-    assert (interval.low, interval.value, interval.high) == (0, 0.5, 0.5)
+    reach = 1.96**2 / (2 + 1.96**2)
+    ends = (0.5 - reach * 2, 0.5 + reach * 1)
+    assert (interval.low, interval.high) == pytest.approx(ends, abs=1e-3)
 
 
 def test_request_that_turns_alone_is_no_evidence_however_many_personas_put_it():
@@ -257,6 +303,33 @@ def test_a_correlation_between_roles_is_as_uncertain_as_their_number():
     y = np.repeat(chance.normal(size=12), 30) + 0.1 * chance.normal(size=360)
     bound, free = (clustered_correlation(x, y, each) for each in (each(12, 30), alone(360)))
     assert bound.high - bound.low > 3 * (free.high - free.low)
+
+
+def test_a_perfect_correlation_of_a_few_items_is_not_certain():
+    """It printed `1 (1 to 1)`. Of 8 items Wilson allows 32.4 % that break it: 1 - 2 * 0.3244."""
+    x = np.arange(8.0)
+    for sign in (1, -1):
+        interval = clustered_correlation(x, sign * x, alone(8))
+        ends = sorted((sign, sign * (1 - 2 * 0.3244)))
+        assert (interval.low, interval.high) == pytest.approx(ends, abs=1e-4)
+
+
+def test_groups_that_share_one_share_count_once_each():
+    """8 people without harm: Wilson with Student's t of 7 degrees, t²/(8 + t²)."""
+    interval = share_of_groups_interval(np.zeros(8))
+    z = t.ppf(0.975, 7)
+    assert (interval.low, interval.high) == pytest.approx((0, z**2 / (8 + z**2)))
+    assert share_of_groups_interval(np.ones(1)).bounds() == "0.00 to 1.00"
+
+
+def test_the_difference_of_independent_shares_is_newcombes():
+    """His example (1998, table II): 56/70 − 48/80 by method 10 is 0.20 (0.0524 to 0.3339)."""
+    first, second = (
+        rate_interval(np.array([1.0] * ones + [0.0] * (n - ones)), alone(n))
+        for ones, n in ((56, 70), (48, 80))
+    )
+    found = independent_difference(first, second, (-1.0, 1.0))
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
 def test_what_does_not_vary_does_not_correlate():

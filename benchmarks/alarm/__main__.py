@@ -8,26 +8,23 @@ python -m benchmarks.alarm RUN KEPT.jsonl --pairs 0 --page docs/results/smollm2-
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.alarm.page import page_of
+from benchmarks.alarm.page import DROP, FAR, RATES, TUNED, Detected, LayerResult, page_of
 from benchmarks.alarm.talking import ARMS, CHANGE, TURNS, Talks, talk, talks_of
 from keel import open_engine, open_run
 from keel.alarm import Alarm, ConversationMeans, TurnMean, estimated, evidence_paths
 from keel.settings import STATISTICS, Statistic
+from keel.statistics import Clusters, mean_interval, share_of_groups_interval
 from keel.types import AssistantAxis
 
-RATES = (0.05, 0.01)
 SPLITS = 20
-DRAWS = 2000
 WITHIN = 3
-DROP = 0.8
-"""Decided before the conversations were answered, as were the layers and the three turns."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine = open_engine(run.identity.model_id)
         talk(engine, run.axis, given.layers, given.pairs, given.kept, seed=0)
     talks = talks_of(given.kept)
-    sections = []
+    results = []
     for index, layer in enumerate(talks.layers):
-        sections.append("\n".join(Layer(run.axis, talks, index, layer).lines()))
-        print(sections[-1], flush=True)
+        results.append(Layer(run.axis, talks, index, layer).measured())
+        print("\n".join(results[-1].lines()), flush=True)
     if given.page is not None:
-        given.page.write_text(page_of(sections), encoding="utf-8")
+        given.page.write_text(page_of(results), encoding="utf-8")
     return 0
 
 
@@ -72,27 +69,23 @@ class Layer:
     index: int
     layer: int
 
-    def lines(self) -> Iterator[str]:
+    def measured(self) -> LayerResult:
         """The paired fall, then what each statistic detects at 5 and 1 %."""
         fall_N = (self.gaps["default"] - self.gaps["changed"])[:, CHANGE:].mean(axis=1)
-        error = 1.96 * fall_N.std(ddof=1) / np.sqrt(len(fall_N))
-        levels = " ".join(f"{level:+.2f}" for level in self.gaps["default"].mean(axis=0))
-        yield f"## Layer {self.layer}"
-        yield ""
-        yield (
-            f"{len(fall_N)} pairs. Default by turn: {levels}. Paired fall over the turns from the "
-            f"change on: **{fall_N.mean():.2f} ± {error:.2f}** gaps; {np.mean(fall_N > 0.5):.0%} "
-            "of pairs fall by more than 0.5."
+        kinds = [(f"{rate:.0%}", rate, False) for rate in RATES] + [(TUNED, RATES[0], True)]
+        return LayerResult(
+            layer=self.layer,
+            levels=tuple(self.gaps["default"].mean(axis=0).tolist()),
+            fall=mean_interval(fall_N, Clusters({}, {}, len(fall_N))),
+            falling=share_of_groups_interval((fall_N > FAR).astype(float)),
+            found={
+                kind: _detections(
+                    {name: self._trial(name, rate, is_tuned=is_tuned) for name in STATISTICS}
+                )
+                for kind, rate, is_tuned in kinds
+            },
+            pairs=len(fall_N),
         )
-        yield ""
-        yield "| rate | statistic | false alarms | detected | minus a single turn |"
-        yield "|---|---|---|---|---|"
-        for rate in RATES:
-            trials = {name: self._trial(name, rate, is_tuned=False) for name in STATISTICS}
-            yield from _rows(f"{rate:.0%}", trials)
-        trials = {name: self._trial(name, RATES[0], is_tuned=True) for name in STATISTICS}
-        yield from _rows("5 %, tuned on the half", trials)
-        yield ""
 
     @cached_property
     def gaps(self) -> dict[str, np.ndarray]:
@@ -159,21 +152,19 @@ class Layer:
         return ConversationMeans(str(pair), tuple(turns))
 
 
-def _rows(rate: str, trials: dict[Statistic, Trial]) -> Iterator[str]:
-    for name, trial in trials.items():
-        apart_N = trial.right_N - trials["turn"].right_N
-        apart = "" if name == "turn" else _with_interval(apart_N, "+.2f")
-        yield (
-            f"| {rate} | {name} | {_with_interval(trial.wrong_N, '.3f')} | "
-            f"{_with_interval(trial.right_N, '.2f')} | {apart} |"
+def _detections(trials: dict[Statistic, Trial]) -> dict[str, Detected]:
+    """Each statistic's rates, with intervals over pairs."""
+    pairs = Clusters({}, {}, len(trials["turn"].right_N))
+    return {
+        name: Detected(
+            share_of_groups_interval(trial.wrong_N),
+            share_of_groups_interval(trial.right_N),
+            None
+            if name == "turn"
+            else mean_interval(trial.right_N - trials["turn"].right_N, pairs, bounds=(-1.0, 1.0)),
         )
-
-
-def _with_interval(values_N: np.ndarray, form: str) -> str:
-    """A mean over pairs, with its interval by resampling pairs."""
-    draws = np.random.default_rng(0).integers(len(values_N), size=(DRAWS, len(values_N)))
-    low, high = np.percentile(values_N[draws].mean(axis=1), (2.5, 97.5))
-    return f"{values_N.mean():{form}} ({low:{form}} to {high:{form}})"
+        for name, trial in trials.items()
+    }
 
 
 if __name__ == "__main__":

@@ -13,13 +13,22 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.coverage import items, maps, marks, prices
+from benchmarks.coverage import items, maps, marks, prices, talks
 from benchmarks.coverage.studies import Row, Study
 from docs.make import with_part
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 COMMAND = "python -m benchmarks.coverage"
-GROUPS = ("evaluations", "judges", "maps", "comparisons", "prices", "marks")
+GROUPS = (
+    "evaluations",
+    "judges",
+    "maps",
+    "comparisons",
+    "prices",
+    "marks",
+    "conversations",
+    "messages",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def all_studies() -> Iterator[Study]:
     """The studies of every group."""
-    for module in (items, maps, prices, marks):
+    for module in (items, maps, prices, marks, talks):
         yield from module.studies()
 
 

@@ -145,9 +145,9 @@ def test_a_price_reaches_farther_up_than_down_and_not_below_nothing():
     assert price.high - price.value > 2 * (price.value - price.low)
 
 
-def test_a_price_of_one_answer_is_that_answers():
+def test_a_price_of_one_answer_bounds_no_other_answers():
     price = price_interval([0.02], rollouts("default", 1))
-    assert (price.value, price.low, price.high) == (0.02, 0.02, 0.02)
+    assert (price.value, price.low, price.high) == (0.02, 0, float("inf"))
 
 
 def test_answers_to_one_question_tell_no_more_than_one_of_it():

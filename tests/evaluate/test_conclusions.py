@@ -126,4 +126,4 @@ def test_a_correlation_is_told_with_its_way_where_it_has_one():
     assert "the less of it in the second" in concluded(correlation=Interval(-0.4, -0.6, -0.2))
     assert "the more of it in the second" in concluded(correlation=Interval(0.4, 0.2, 0.6))
     for low, high in ((-0.6, 0.1), (-0.1, 0.6)):
-        assert "does not tell" in concluded(correlation=Interval((low + high) / 2, low, high))
+        assert "is not shown" in concluded(correlation=Interval((low + high) / 2, low, high))

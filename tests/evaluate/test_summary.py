@@ -296,6 +296,6 @@ def test_of_few_personas_nothing_is_shown():
     arms = arm("none", "h" * 40), arm("capped", "f" * 40)
     result = summed(shared(40, 10), *arms)
     assert result.fixed == {"persona": 4}
-    assert "for these 4 personas alone; with so few, nothing is shown" in result.reading[1]
+    assert "for the 4 personas asked alone; with so few, nothing is shown" in result.reading[1]
     assert summed(shared(40, 5), *arms).levels == {"persona": 8}
     assert "capped lowers" in summed(shared(40, 5), *arms).reading[1]

@@ -52,6 +52,14 @@ def test_harm_that_hangs_on_the_level_shows_within_domains():
     assert within.detectable == pytest.approx(np.tanh(2.8 / 14**0.5))
 
 
+def test_people_among_whom_no_harm_was_seen_do_not_show_that_there_is_none():
+    """It printed `0 % (0 to 0)`, over neutral too: of 5 people 0 to 60.7 %, t²/(5 + t²)."""
+    rates = {rate.domain: rate for rate in harm_rates(points(lambda *_: 0.0))}
+    assert rates["coding"].rate.high == pytest.approx(2.776**2 / (5 + 2.776**2), abs=1e-3)
+    over = rates["coding"].over_neutral
+    assert over.low == -over.high == pytest.approx(-0.607, abs=1e-3)
+
+
 def test_with_fewer_than_eight_people_no_correlation_is_given():
     few = points(lambda *_: 0.5, people=1)
     assert harm_correlations(few) == ()

@@ -51,12 +51,17 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
     if (correlation := result.correlation) is not None:
         r = f"r = {correlation.text('{:+.2f}'.format)}"
         way = "less" if correlation.value < 0 else "more"
-        sentences.append(
-            f"Where the first answer stands does not tell what the second will be: {r}."
-            if correlation.low <= 0 <= correlation.high
-            else "The nearer the first answer is to the Assistant, "
-            f"the {way} of it in the second: {r}."
-        )
+        if result.fixed:
+            sentences.append(f"The first answer's projection with the second: {r}, {_few(result)}")
+        elif correlation.low <= 0 <= correlation.high:
+            sentences.append(
+                f"That the first answer's projection tells of the second is not shown: {r}."
+            )
+        else:
+            sentences.append(
+                "The nearer the first answer is to the Assistant, "
+                f"the {way} of it in the second: {r}."
+            )
     return tuple(sentences)
 
 
@@ -76,11 +81,7 @@ def _arm_sentences(
         p_words += f", {p:.2g} corrected for all arms"
     amount = f"{points} ({bounds}, p = {p_words})"
     if result.fixed:
-        these = listed([counted(count, name) for name, count in result.fixed.items()])
-        yield (
-            f"{arm.arm}: {amount} in {result.measure}, for these {these} alone; with so few, "
-            "nothing is shown about others."
-        )
+        yield f"{arm.arm}: {amount} in {result.measure}, {_few(result)}"
     elif p < _ALPHA:
         verb = "lowers" if change.value < 0 else "raises"
         yield f"{arm.arm} {verb} {result.measure} by {amount}."
@@ -103,6 +104,12 @@ def _arm_sentences(
             f"Its answers are unlike the model's own: perplexity {arm.perplexity:.3g} against "
             f"{plain.perplexity:.3g}."
         )
+
+
+def _few(result: EvalResult) -> str:
+    """That a number holds for the levels of some factors alone."""
+    these = listed([counted(count, name) for name, count in result.fixed.items()])
+    return f"for the {these} asked alone; with so few, nothing is shown about others."
 
 
 def _control_sentences(

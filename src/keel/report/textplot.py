@@ -135,7 +135,7 @@ def draw_interval(
     """
 
     def cell(at: float) -> int:
-        return min(width - 1, max(0, round((at - low) / (high - low or 1.0) * (width - 1))))
+        return round((min(max(at, low), high) - low) / (high - low or 1.0) * (width - 1))
 
     first, middle, last = cell(value.low), cell(value.value), cell(value.high)
     line = ["·"] * width
@@ -153,9 +153,8 @@ def draw_bars(values: Sequence[Interval | float | None], width: int) -> list[str
     All share one scale, which begins at 0 or below. Numbers below 0 have no bar.
     """
     known = [value for value in values if value is not None]
-    tops = [value.high if isinstance(value, Interval) else value for value in known]
-    bottoms = [value.low if isinstance(value, Interval) else value for value in known]
-    low, high = min([0.0, *bottoms]), max([0.0, *tops])
+    ends = _finite_ends(v if isinstance(v, Interval) else Interval(v, v, v) for v in known)
+    low, high = min([0.0, *ends]), max([0.0, *ends])
     if low >= 0 and high <= 1 and any(isinstance(value, Interval) for value in known):
         high = 1.0  # shares: the whole is worth seeing
     bars = []
@@ -183,8 +182,8 @@ def draw_ranking(
     half = _MOST_ROWS // 2
     shown = [*rows] if len(rows) <= _MOST_ROWS else [*rows[:half], *rows[-half:]]
     values = [v if isinstance(v, Interval) else Interval(v, v, v) for _, v in shown]
-    low = min([*marks, *(value.low for value in values)])
-    high = max([*marks, *(value.high for value in values)])
+    ends = _finite_ends(values)
+    low, high = min([*marks, *ends]), max([*marks, *ends])
     room = min(_WIDEST_NAME, max((cell_len(name) for name, _ in shown), default=0))
     lines = [Text(f"    {legend}", style="dim")] if legend else []
     for at, ((name, _), value) in enumerate(zip(shown, values, strict=True)):
@@ -195,6 +194,12 @@ def draw_ranking(
         cells = max(7, min(48, width - line.cell_len))
         lines.append(line + Text(draw_interval(value, low, high, cells, marks), style="dim"))
     return Text("\n").join(_cut(line, width) for line in lines)
+
+
+def _finite_ends(values: Iterable[Interval]) -> list[float]:
+    """Values and ends of intervals, those that nothing bounds left out."""
+    ends = (end for value in values for end in (value.value, value.low, value.high))
+    return [end for end in ends if math.isfinite(end)]
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], at: int, *, width: int) -> Text:

@@ -21,11 +21,13 @@ from keel.statistics.clusters import (
 from keel.statistics.intervals import (
     difference_interval,
     holm,
+    independent_difference,
     mean_interval,
     paired_p_value,
     percentile_interval,
     positive_mean_interval,
     rate_interval,
+    share_of_groups_interval,
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "contingency_table",
     "difference_interval",
     "holm",
+    "independent_difference",
     "jackknifed",
     "kappa_interval",
     "mean_interval",
@@ -46,4 +49,5 @@ __all__ = [
     "percentile_interval",
     "positive_mean_interval",
     "rate_interval",
+    "share_of_groups_interval",
 ]

@@ -16,7 +16,8 @@ def clustered_correlation(x_N: Floats, y_N: Floats, clusters: Clusters) -> Inter
 
     Fisher's z with Student's t. Its variance is from how much each item moves r, and no less than
     leaving out each level of a factor in turn gives (the jackknife; Efron and Stein 1981, Annals of
-    Statistics 9:586): far items move r by more than their share.
+    Statistics 9:586): far items move r by more than their share. A perfect one is bounded as if as
+    many other items as none of so few rules out broke the pattern wholly; −1 to 1 for one level.
     Raises TooFewSamplesError where one of the two is the same for all items.
     """
     x_N, y_N = np.asarray(x_N, np.float64), np.asarray(y_N, np.float64)
@@ -27,8 +28,12 @@ def clustered_correlation(x_N: Floats, y_N: Floats, clusters: Clusters) -> Inter
         )
     x_N, y_N = (x_N - x_N.mean()) / x_N.std(), (y_N - y_N.mean()) / y_N.std()
     r = float((x_N * y_N).mean())
+    if clusters.is_single:
+        return Interval(r, -1.0, 1.0)
     if abs(r) >= 1 - 1e-12:
-        return Interval(r, r, r)
+        breaking = share_interval(0.0, clusters, np.zeros(len(x_N)), LEVEL).high
+        sign = float(np.sign(r))
+        return Interval(sign, *sorted((sign, sign * (1 - 2 * breaking))))
     influence_N = (x_N * y_N - r * (x_N**2 + y_N**2) / 2) / (1 - r**2)
     variance = clusters.variance(influence_N)
     excess = max(_leverage(x_N, y_N, codes_N, influence_N) for codes_N in clusters.binding.values())

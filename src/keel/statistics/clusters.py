@@ -70,7 +70,7 @@ class Clusters:
         """The clusters of items with these factors: factor -> level, for each item.
 
         A factor of which no two items share a level binds nothing. Factors with fewer than `fewest`
-        levels are fixed. An item that lacks a factor has a level of its own there.
+        levels, or with one, are fixed. An item that lacks a factor has a level of its own there.
         """
         codes, fixed = {}, {}
         for name in sorted({name for item in factors for name in item}):
@@ -78,7 +78,7 @@ class Clusters:
             levels, codes_N = np.unique(np.array(named, dtype=object), return_inverse=True)
             if fewest <= len(levels) < len(factors):
                 codes[name] = codes_N.reshape(-1)
-            elif 1 < len(levels) < len(factors):
+            elif len(levels) < len(factors):
                 fixed[name] = len(levels)
         return cls(codes, fixed, len(factors))
 
@@ -92,6 +92,11 @@ class Clusters:
         """Number of levels of each factor that binds items."""
         return {name: int(codes_N.max()) + 1 for name, codes_N in self.codes.items()}
 
+    @property
+    def is_single(self) -> bool:
+        """Whether all items share a level of a factor that binds: others are not known."""
+        return min(self.levels.values(), default=2) < 2
+
     def only(self, kept_N: NDArray[np.bool_]) -> Clusters:
         """The clusters of some of the items."""
         kept = int(kept_N.sum())
@@ -102,7 +107,7 @@ class Clusters:
         binding = {
             name: codes_N
             for name, codes_N in codes.items()
-            if 1 < codes_N.max(initial=0) + 1 < kept
+            if 0 < codes_N.max(initial=-1) + 1 < kept
         }
         return Clusters(binding, self.fixed, kept)
 

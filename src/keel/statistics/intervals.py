@@ -14,6 +14,11 @@ from keel.statistics.clusters import Clusters, Floats, Variance
 from keel.types import Interval
 
 LEVEL = 0.95
+Bounds = tuple[float, float]
+_SHARES: Bounds = (0.0, 1.0)
+_UNBOUNDED: Bounds = (-np.inf, np.inf)
+_ALIKE = 1e-12
+"""Of their size: values that differ by less are equal but for rounding."""
 _ENDS = (2.5, 97.5)
 _LEAST_P = 1e-12
 
@@ -23,21 +28,75 @@ def rate_interval(values_N: Floats, clusters: Clusters, *, level: float = LEVEL)
 
     Of shares it is Wilson's for as many independent answers as would be as uncertain (Korn and
     Graubard 1998, Survey Methodology 24:193, with Wilson's in place of the exact interval); where
-    all are equal, items of one level count once. Of scores it is Student's t.
+    all are equal, items of one level count once. Of scores it is Student's t; where no two differ,
+    nothing says how far others lie, and the ends are infinite.
     Raises TooFewSamplesError where there is no value.
     """
     _check_some(values_N)
     value = float(values_N.mean())
-    if _are_shares(values_N):
-        return share_interval(value, clusters, values_N - value, level)
-    return mean_interval(values_N, clusters, level=level)
+    if not _are_shares(values_N):
+        if _are_alike(values_N):  # of scores no bounds are known
+            return _unvaried(value, clusters, _UNBOUNDED, level)
+        return mean_interval(values_N, clusters, level=level)
+    if clusters.is_single:
+        return Interval(value, *_SHARES)
+    return share_interval(value, clusters, values_N - value, level)
 
 
-def mean_interval(values_N: Floats, clusters: Clusters, *, level: float = LEVEL) -> Interval:
-    """Mean of numbers that are no shares, whatever their values, with Student's interval."""
+def mean_interval(
+    values_N: Floats, clusters: Clusters, *, level: float = LEVEL, bounds: Bounds = _UNBOUNDED
+) -> Interval:
+    """Mean of numbers that are no shares, whatever their values, with Student's interval.
+
+    Where no two of several numbers with `bounds` differ, the ends are as far as these bounds and so
+    few items allow. Those of a single number are the bounds.
+    """
     _check_some(values_N)
     value = float(values_N.mean())
-    return _t_interval(value, clusters.variance(values_N - value), level)
+    if clusters.is_single or len(values_N) < 2:
+        return Interval(value, *bounds)
+    if _are_alike(values_N) and np.isfinite(bounds).all():
+        return _unvaried(value, clusters, bounds, level)
+    interval = _t_interval(value, values_N - value, clusters, level)
+    return Interval(value, max(bounds[0], interval.low), min(bounds[1], interval.high))
+
+
+def _unvaried(value: float, clusters: Clusters, bounds: Bounds, level: float) -> Interval:
+    """Of items none of which differs: at most so many others may, and lie at a bound."""
+    reach = 1.0
+    if not clusters.is_single:
+        reach = share_interval(0.0, clusters, np.zeros(clusters.items), level).high
+    low, high = (value + reach * (bound - value) for bound in bounds)
+    return Interval(value, float(low), float(high))
+
+
+def share_of_groups_interval(shares_G: Floats, *, level: float = LEVEL) -> Interval:
+    """Mean over groups of each group's share (0 to 1), with its 95 % interval over groups.
+
+    Wilson's with Student's t, at the number of independent answers that would be as uncertain;
+    where all groups have one share, a group counts once. 0 to 1 of a single group.
+    """
+    _check_some(shares_G)
+    share, groups = float(shares_G.mean()), len(shares_G)
+    if groups < 2:
+        return Interval(share, *_SHARES)
+    spread = float(shares_G.var(ddof=1)) / groups
+    count = float(groups)
+    if not _are_alike(shares_G):
+        count = max(1.0, share * (1 - share) / spread)
+    return _wilson(share, count, Variance(spread, groups - 1).quantile(level))
+
+
+def independent_difference(first: Interval, second: Interval, bounds: Bounds) -> Interval:
+    """The first number minus the second, independent of it, from the intervals of both.
+
+    Newcombe's (1998, Statistics in Medicine 17:873, method 10); for other means than shares Zou
+    and Donner's (2008, Statistics in Medicine 27:1693).
+    """
+    value = first.value - second.value
+    down = np.hypot(first.value - first.low, second.high - second.value)
+    up = np.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, max(bounds[0], float(value - down)), min(bounds[1], float(value + up)))
 
 
 def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
@@ -45,11 +104,14 @@ def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
 
     Student's on the logarithm of the mean, with the larger of two variances: the delta method's and
     Cox's for lognormal values (Zhou and Gao 1997, Statistics in Medicine 16:783). A sample that
-    lacks the long tail makes the first too small. Where all are 0, so are the ends.
+    lacks the long tail makes the first too small. Where all are 0, so are the ends; of a single
+    answer there is no upper end.
     Raises TooFewSamplesError where there is no value.
     """
     _check_some(values_N)
     value = float(values_N.mean())
+    if clusters.is_single or len(values_N) < 2:
+        return Interval(value, 0.0, np.inf)
     if not value > 0:
         return Interval(value, value, value)
     variance = clusters.variance(values_N / value - 1)
@@ -70,7 +132,8 @@ def difference_interval(
 
     Of shares it is Newcombe's (1998, Statistics in Medicine 17:2635, method 10) from the intervals
     and the covariance that both arms have over the items' clusters; widened up to 0 where too few
-    pairs differ to tell. Of scores it is Student's t.
+    pairs differ to tell. Of scores it is Student's t; where all differ by the same, as far as the
+    spread of the scores and so few items allow.
     """
     _check_some(values_N)
     interval = _difference(values_N, baseline_N, clusters, level)
@@ -92,7 +155,7 @@ def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> 
         interval = _difference(values_N, baseline_N, clusters, 1 - p)
         return interval.low if interval.value > 0 else -interval.high
 
-    if abs(float((values_N - baseline_N).mean())) < 1e-12:
+    if clusters.is_single or abs(float((values_N - baseline_N).mean())) < 1e-12:
         return 1.0
     p = _LEAST_P
     if nearer_end(p) <= 0:
@@ -101,11 +164,17 @@ def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> 
 
 
 def _difference(values_N: Floats, baseline_N: Floats, clusters: Clusters, level: float) -> Interval:
-    if _are_shares(values_N) and _are_shares(baseline_N):
-        return _share_difference(values_N, baseline_N, clusters, level)
     differences_N = values_N - baseline_N
     value = float(differences_N.mean())
-    return _t_interval(value, clusters.variance(differences_N - value), level)
+    if _are_shares(values_N) and _are_shares(baseline_N):
+        if clusters.is_single:
+            return Interval(value, -1.0, 1.0)
+        return _share_difference(values_N, baseline_N, clusters, level)
+    if clusters.is_single or _are_alike(differences_N):
+        widest = float(np.ptp(np.concatenate([values_N, baseline_N]))) or np.inf
+        bounds = _UNBOUNDED if clusters.is_single else (-widest, widest)
+        return _unvaried(value, clusters, bounds, level)
+    return _t_interval(value, differences_N - value, clusters, level)
 
 
 def _fewest_p(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
@@ -127,19 +196,23 @@ def _fewest_p(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float
     return min(1.0, float(2 * binom.cdf(fewer, pairs, 0.5) - binom.pmf(fewer, pairs, 0.5)))
 
 
-def _t_interval(value: float, variance: Variance, level: float) -> Interval:
+def _t_interval(value: float, influence_N: Floats, clusters: Clusters, level: float) -> Interval:
+    variance = clusters.variance(influence_N)
+    if not variance.value > 0:  # levels are alike by chance, their items are not
+        variance = Clusters({}, {}, clusters.items).variance(influence_N)
     reach = variance.quantile(level) * variance.value**0.5 if variance.value > 0 else 0.0
     return Interval(value, value - reach, value + reach)
 
 
 def share_interval(share: float, clusters: Clusters, influence_N: Floats, level: float) -> Interval:
     """Wilson's interval of a share, at the number of independent items that it is worth."""
+    freedom = clusters.variance(influence_N).freedom if clusters.codes else np.inf
     count = _effective_items(share, clusters, influence_N)
-    z = (
-        clusters.variance(influence_N).quantile(level)
-        if clusters.codes
-        else Variance(0.0, np.inf).quantile(level)
-    )
+    return _wilson(share, count, Variance(0.0, freedom).quantile(level))
+
+
+def _wilson(share: float, count: float, z: float) -> Interval:
+    """Wilson's interval of a share of so many independent items, `z` standard errors wide."""
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
     # An end at 0 or 1 is exact: rounding may not push the share out of its own interval.
@@ -191,6 +264,10 @@ def _phi(
         )
         phi = max(0.0, phi - 1 / (2 * items * product**0.5))
     return float(min(1.0, max(-1.0, phi)))
+
+
+def _are_alike(values_N: Floats) -> bool:
+    return bool(np.ptp(values_N) <= _ALIKE * np.abs(values_N).max())
 
 
 def _are_shares(values_N: Floats) -> bool:

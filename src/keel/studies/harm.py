@@ -11,8 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from keel.statistics import Codes, Floats, percentile_interval
-from keel.studies.trajectories import person_difference, person_interval
+from keel.statistics import (
+    Codes,
+    Floats,
+    independent_difference,
+    percentile_interval,
+    share_of_groups_interval,
+)
+from keel.studies.trajectories import Sample
 from keel.types import NEUTRAL_DOMAIN, HarmCorrelation, HarmRate, Interval
 
 FEWEST_PEOPLE_FOR_HARM = 8
@@ -49,8 +55,10 @@ def harm_rates(points: Sequence[HarmPoint]) -> tuple[HarmRate, ...]:
         }
         for domain, sample in samples.items():
             neutral = None if domain == NEUTRAL_DOMAIN else samples.get(NEUTRAL_DOMAIN)
-            over = None if neutral is None else _within(person_difference(sample, neutral), -1)
-            rate = _within(person_interval(*sample), 0)
+            rate = _person_share(sample)
+            over = None
+            if neutral is not None:
+                over = independent_difference(rate, _person_share(neutral), (-1.0, 1.0))
             rates.append(HarmRate(arm, domain, rate, over, len(sample[1])))
     return tuple(rates)
 
@@ -78,9 +86,11 @@ def harm_correlations(
     return tuple(made)
 
 
-def _within(share: Interval, least: float) -> Interval:
-    """The interval of a share, or of a difference of two, without what no share can be."""
-    return Interval(share.value, max(least, share.low), min(1.0, share.high))
+def _person_share(sample: Sample) -> Interval:
+    """Mean over people of the share of each one's conversations that end in harm."""
+    harm_C, people = sample
+    codes_C = np.unique(np.array(people, dtype=object), return_inverse=True)[1].reshape(-1)
+    return share_of_groups_interval(np.bincount(codes_C, harm_C) / np.bincount(codes_C))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from keel.statistics import (
     Codes,
     Floats,
     clustered_correlation,
-    percentile_interval,
+    jackknifed,
 )
 from keel.studies.ridge import deal_folds, ridge_in_sample, ridge_out_of_fold
 from keel.studies.trajectories import TurnPoint
@@ -30,7 +30,8 @@ FEWEST_PEOPLE = 2
 """In each domain: with fewer nobody is left to predict."""
 _KNOWN = 10.0
 """Length of columns that are not words, beside words of length 1: hardly penalised."""
-_DRAWS = 1000
+_LEFT_OUT = 10
+"""Groups of people behind an interval, at most."""
 _PROMPT = "prompt's last token"
 
 Features = Mapping[str, Floats]
@@ -231,12 +232,14 @@ class _Target:
         targets_NY = self.target_N[:, None]
         if has_null:
             targets_NY = np.column_stack([targets_NY, self._permuted(self.target_N)])
-        predicted_NY, mean_NY, r2_Y = self._fitted(names, targets_NY)
+        _, _, r2_Y = self._fitted(names, targets_NY)
         null = float(np.percentile(r2_Y[1:], 95)) if has_null else None
-        errors_N = (self.target_N - predicted_NY[:, 0]) ** 2
-        spread_N = (self.target_N - mean_NY[:, 0]) ** 2
-        interval = self._interval(spread_N - errors_N, spread_N)
+        interval = self._interval(float(r2_Y[0]), lambda part: part.r2(names))
         return PredictionRow(self.name, " + ".join(names), interval, null, len(self.target_N))
+
+    def r2(self, names: Sequence[str]) -> float:
+        """R² of these columns, out of fold."""
+        return float(self._fitted(names, self.target_N[:, None])[2][0])
 
     def what_adds(self, columns: str, name: str) -> tuple[PredictionRow, PredictionRow]:
         """The base with further columns, and by how much R² is higher than without them."""
@@ -245,43 +248,40 @@ class _Target:
         fitted_N = predicted_NY[:, 0]
         residual_NS = self._permuted(self.target_N - fitted_N)
         targets_NY = np.column_stack([self.target_N, fitted_N[:, None] + residual_NS])
-        base_NY, mean_NY, base_Y = self._fitted(_BASE, targets_NY)
-        full_NY, _, full_Y = self._fitted((*_BASE, columns), targets_NY)
+        base_Y, full = self._fitted(_BASE, targets_NY)[2], (*_BASE, columns)
+        full_Y = self._fitted(full, targets_NY)[2]
         null = float(np.percentile((full_Y - base_Y)[1:], 95))
-        spread_N = (self.target_N - mean_NY[:, 0]) ** 2
-        errors_N, base_N = ((self.target_N - p_NY[:, 0]) ** 2 for p_NY in (full_NY, base_NY))
-        names, count = " + ".join((*_BASE, columns)), len(self.target_N)
+        count = len(self.target_N)
+        of_both = self._interval(float(full_Y[0]), lambda part: part.r2(full))
+        added = self._interval(
+            float(full_Y[0] - base_Y[0]), lambda part: part.r2(full) - part.r2(_BASE)
+        )
         return (
-            PredictionRow(
-                self.name, names, self._interval(spread_N - errors_N, spread_N), None, count
-            ),
-            PredictionRow(
-                self.name,
-                f"{name} to these",
-                self._interval(base_N - errors_N, spread_N),
-                null,
-                count,
-            ),
+            PredictionRow(self.name, " + ".join(full), of_both, None, count),
+            PredictionRow(self.name, f"{name} to these", added, null, count),
         )
 
     def other_folds(self) -> tuple[PredictionRow, ...]:
         """Words by folds that know the people, by whole domains, and in sample."""
-        table, targets_N1 = self.table, self.target_N[:, None]
-        each_N = np.arange(len(self.target_N))
-        random_N = self.chance.permutation(each_N) % OUTER_FOLDS
+        kinds = ["words, people known (random folds)"]
+        if len(np.unique(self.table.domains_N)) > 2:
+            kinds.append("words, a domain left out")
         rows = []
-        words = "words, people known (random folds)", random_N, each_N, np.zeros_like(each_N)
-        kinds = [words]
-        if len(np.unique(table.domains_N)) > 2:
-            left_out = "words, a domain left out", table.domains_N, table.people_N, table.domains_N
-            kinds.append(left_out)
-        for name, folds_N, groups_N, strata_N in kinds:
-            fit = ridge_out_of_fold(table.words_NK, targets_N1, folds_N, groups_N, strata_N)
-            spread_N = (self.target_N - fit.mean_NY[:, 0]) ** 2
-            errors_N = (self.target_N - fit.predicted_NY[:, 0]) ** 2
-            interval = self._interval(spread_N - errors_N, spread_N)
+        for name in kinds:
+            interval = self._interval(self.words_r2(name), partial(_words_r2, kind=name))
             rows.append(PredictionRow(self.name, name, interval, None, len(self.target_N)))
         return (*rows, self.in_sample())
+
+    def words_r2(self, kind: str) -> float:
+        """R² of the words by one of these other ways to deal folds."""
+        table, each_N = self.table, np.arange(len(self.target_N))
+        dealt = table.domains_N, table.people_N, table.domains_N
+        if "random" in kind:
+            random_N = np.random.default_rng(0).permutation(each_N) % OUTER_FOLDS
+            dealt = random_N, each_N, np.zeros_like(each_N)
+        targets_N1 = self.target_N[:, None]
+        fit = ridge_out_of_fold(table.words_NK, targets_N1, *dealt)
+        return float(fit.r2(targets_N1)[0])
 
     def in_sample(self) -> PredictionRow:
         """What Lu et al.'s code reports: R² on the rows that were fitted."""
@@ -310,17 +310,36 @@ class _Target:
             permuted_NS[rows] = values_N[rows][order_CS]
         return permuted_NS
 
-    def _interval(self, explained_N: Floats, spread_N: Floats) -> Interval:
-        """Share explained, with the percentiles of resampled people (conversations where people are
-        fewer than eight)."""
-        codes_N = self.table.people_N
-        if codes_N.max() < 7:
-            codes_N = _codes([point.conversation for point in self.table.points])
-        explained_P = np.bincount(codes_N, explained_N)
-        spread_P = np.bincount(codes_N, spread_N)
-        drawn_SP = self.chance.integers(len(spread_P), size=(_DRAWS, len(spread_P)))
-        shares_S = explained_P[drawn_SP].sum(1) / np.maximum(spread_P[drawn_SP].sum(1), 1e-30)
-        return percentile_interval(float(explained_N.sum() / max(spread_N.sum(), 1e-30)), shares_S)
+    def _interval(self, value: float, measure: Callable[[_Target], float]) -> Interval:
+        """R², or a difference of two, with the jackknife's interval over groups of people.
+
+        Each group is left out of folds and fits alike, since what is fitted hangs on the people,
+        too (Efron and Stein 1981, Annals of Statistics 9:586). Infinite where too few are left.
+        """
+        if not self.parts:
+            return Interval(value, -np.inf, np.inf)
+        variance = jackknifed([np.array([measure(part) for part in self.parts])])
+        reach = variance.quantile(0.95) * variance.value**0.5
+        return Interval(value, value - reach, value + reach)
+
+    @cached_property
+    def parts(self) -> tuple[_Target, ...]:
+        """This target without each group of people in turn, some of every domain; () where that
+        leaves too few."""
+        groups_N = deal_folds(self.table.people_N, self.table.domains_N, _LEFT_OUT)
+        parts = []
+        for group in np.unique(groups_N):
+            kept_N = groups_N != group
+            part = self.table.only(kept_N)
+            if not part.is_enough:
+                return ()
+            parts.append(_Target(self.name, part, self.target_N[kept_N], 0, self.chance))
+        return tuple(parts)
+
+
+def _words_r2(part: _Target, kind: str) -> float:
+    """`words_r2`, for a part that is not known yet."""
+    return part.words_r2(kind)
 
 
 def _codes(names: Sequence[str]) -> Codes:

@@ -151,7 +151,8 @@ def variance_shares(points: Sequence[TurnPoint], arm: str) -> SharesOfVariance |
 def person_interval(values_C: Floats, people: Sequence[str]) -> Interval:
     """Mean over people of each person's mean, with Student's 95 % interval over people.
 
-    NaN are left out. Of a single person there is no interval: it is infinite.
+    NaN are left out. Of a single person, or of people who do not differ, there is no interval: it
+    is infinite.
     """
     mean, variance, freedom = _over_people(values_C, people)
     return _interval(mean, variance, freedom)
@@ -174,7 +175,7 @@ def _over_people(values_C: Floats, people: Sequence[str]) -> tuple[float, float,
 def _interval(mean: float, variance: float, freedom: float) -> Interval:
     from scipy.stats import t
 
-    if not freedom or not np.isfinite(variance):
+    if not freedom or not np.isfinite(variance) or not variance > 0:
         return Interval(mean, -np.inf, np.inf)
     reach = float(t.ppf(0.975, freedom)) * variance**0.5
     return Interval(mean, mean - reach, mean + reach)

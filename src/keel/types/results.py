@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,7 +32,9 @@ class Interval:
         return f"{form(self.value)} ({self.bounds(form)})"
 
     def bounds(self, form: Form = fixed) -> str:
-        """`0.88 to 0.94`."""
+        """`0.88 to 0.94`; `not known` where nothing bounds the number."""
+        if not (math.isfinite(self.low) or math.isfinite(self.high)):
+            return "not known"
         return f"{form(self.low)} to {form(self.high)}"
 
 

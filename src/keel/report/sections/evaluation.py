@@ -91,7 +91,7 @@ def _reach(result: EvalResult) -> str:
     if beyond:
         words += f", over {listed(beyond)} that items share"
     if these:
-        words += f"; they hold for these {listed(these)} alone, too few to speak of others"
+        words += f"; they hold for the {listed(these)} asked alone, too few to speak of others"
     return f"{words}."
 
 
