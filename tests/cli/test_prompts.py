@@ -147,7 +147,7 @@ def test_a_role_is_generated_and_can_be_extracted_with(keel, place):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("show", "nobody"), ("no role or trait is called 'nobody'", "keel prompts search")),
+        (("show", "nobody"), ("no role or trait is called 'nobody'", "keel prompts list")),
         (("list", "cats"), ("'cats'", "'roles'", "'traits'")),
         (("validate", "nowhere"), ("nowhere is no folder",)),
         (("price", "--role-count", "300"), ("300 roles are asked for", "the library has 275")),

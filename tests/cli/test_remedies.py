@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keel.engines.catalogue import check_names_model
@@ -20,6 +21,30 @@ Arguments = Callable[[Path, Path], list[object]]
 
 def spoken() -> Path:
     return talk(Path("t.json"), ("user", "Hi"), ("assistant", "Hello"))
+
+
+def file_of(name: str, content: bytes) -> Path:
+    Path(name).write_bytes(content)
+    return Path(name)
+
+
+def folder_of(name: str) -> Path:
+    Path("kept").mkdir()
+    return file_of(f"kept/{name}", b"hello").parent
+
+
+def control_vector() -> Path:
+    """Of the tiny model's shape, from a program that does not say where default and roles lie."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter("v.gguf", "controlvector")
+    for block in range(1, 4):
+        writer.add_tensor(f"direction.{block}", np.ones(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path("v.gguf")
 
 
 SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
@@ -94,6 +119,147 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     "one judge where two are compared": (
         lambda run, model: ["judge", "agree", run],
         ("1 arguments are given, expected two judges' files, or a run and two",),
+    ),
+    "a folder of runs where a model is wanted": (
+        lambda run, model: ["extract", ".", "-o", "new"],
+        (". is a folder of runs (held), expected a model: an alias (smollm2",),
+    ),
+    "a folder without a model": (
+        lambda run, model: ["extract", folder_of("notes.txt"), "-o", "new"],
+        ("kept is a folder without a config.json, expected a model's",),
+    ),
+    "a damaged GGUF file where a model is wanted": (
+        lambda run, model: ["doctor", file_of("torn.gguf", b"GGUF\x03\0\0\0")],
+        ("torn.gguf is no GGUF file of a model: its head is cut short or damaged; fetch it again",),
+    ),
+    "a control vector where a model is wanted": (
+        lambda run, model: ["doctor", control_vector()],
+        ("v.gguf is a control vector, expected a model's weights", "keel import v.gguf -o"),
+    ),
+    "a damaged control vector": (
+        lambda run, model: [
+            "import",
+            file_of("torn.gguf", b"GGUF\x03\0\0\0"),
+            "-o",
+            "x.safetensors",
+        ],
+        ("torn.gguf is not a GGUF control vector: its head is cut short or damaged",),
+    ),
+    "a file to extract to": (
+        lambda run, model: ["extract", model, "-o", spoken()],
+        ("cannot write to t.json: t.json is a file, not a folder; choose another path",),
+    ),
+    "a folder of runs to extract to": (
+        lambda run, model: ["extract", model, "-o", "."],
+        (". is a folder of runs (held), expected a run's own; name one in it: -o NAME",),
+    ),
+    "a model's folder to extract to": (
+        lambda run, model: ["extract", model, "-o", model],
+        ("is a model's folder, expected a run's own; name another one, such as -o runs/",),
+    ),
+    "a GGUF file where a transcript is wanted": (
+        lambda run, model: ["drift", run, file_of("w.gguf", b"GGUF\x03\0")],
+        ("w.gguf is a GGUF file, of a model or a control vector, expected JSON",),
+    ),
+    "a packed file where a transcript is wanted": (
+        lambda run, model: ["drift", run, file_of("t.json.gz", b"\x1f\x8b\x08")],
+        ("t.json.gz is packed with gzip; unpack it: gunzip",),
+    ),
+    "an empty transcript": (
+        lambda run, model: ["drift", run, file_of("e.json", b"")],
+        ("e.json is empty, expected a conversation",),
+    ),
+    "a transcript of another shape": (
+        lambda run, model: ["drift", run, file_of("w.json", b'{"a": 1}')],
+        ("w.json has keys 'a', expected {\"messages\": [...]}", "docs/transcripts.md"),
+    ),
+    "a percentile beyond the scale": (
+        lambda run, model: ["calibrate", run, "--percentile", "125"],
+        ("percentile is 125, expected 1 to under 100, such as 75",),
+    ),
+    "a band beyond the model": (
+        lambda run, model: ["calibrate", run, "--band", "3:9"],
+        ("band 3:9 reaches past the model's 4 layers, expected START:STOP with STOP at most 4",),
+    ),
+    "a red team that is not there": (
+        lambda run, model: ["evaluate", run, "jailbreak", "--data", "nowhere.json"],
+        ("cannot read nowhere.json: No such file or directory",),
+    ),
+    "a red team of another kind": (
+        lambda run, model: ["evaluate", run, "jailbreak", "--data", spoken()],
+        ("t.json ends in '.json', expected .csv or .jsonl; save it so",),
+    ),
+    "a suite with a slip": (
+        lambda run, model: ["evaluate", run, "jailbrake"],
+        ("did you mean jailbreak?",),
+    ),
+    "an arm with a slip": (
+        lambda run, model: ["evaluate", run, "jailbreak", "--arms", "caped"],
+        ("unknown arm 'caped'; there are none, capped[:SETTING]",),
+    ),
+    "a judge with a slip": (
+        lambda run, model: ["judge", "rollouts", run, "--judge", "heuristc"],
+        ("judge is 'heuristc', expected heuristic",),
+    ),
+    "a setting with a slip to chat": (
+        lambda run, model: ["chat", run, "--setting", "layers_1:3-p51"],
+        ("there is no setting 'layers_1:3-p51'", "layers_1:3-p50"),
+    ),
+    "a role with a slip": (
+        lambda run, model: ["prompts", "show", "ghos"],
+        ("no role or trait is called 'ghos'; did you mean ghost",),
+    ),
+    "an axis written over a transcript": (
+        lambda run, model: ["import", control_vector(), "-o", spoken()],
+        ("t.json does not end in .safetensors", "name it t.safetensors"),
+    ),
+    "an axis written as another kind": (
+        lambda run, model: ["export", run, "--to", "gguf", "-o", "axis.pt"],
+        ("axis.pt does not end in .gguf", "name it axis.gguf"),
+    ),
+    "an address of a store with one slash": (
+        lambda run, model: ["export", run, "--to", "run", "-o", "s3:/bucket/run"],
+        ("s3:/bucket/run is no URL, expected two slashes",),
+    ),
+    "a port that is none": (
+        lambda run, model: ["ui", run, "--port", "99999"],
+        ("Invalid value for '--port'", "65535", "see keel ui --help"),
+    ),
+    "an axis that is no file of vectors": (
+        lambda run, model: ["chat", model, "--axis", spoken()],
+        ("t.json is no file of vectors, expected .pt",),
+    ),
+    "a transcript to serve": (
+        lambda run, model: ["serve", spoken()],
+        ("t.json is no file of floors, expected .safetensors, a capping_config.pt",),
+    ),
+    "an address without a host": (
+        lambda run, model: ["check", "http://"],
+        ("http:// is no address, expected http://HOST:PORT such as http://localhost:8000",),
+    ),
+    "figures into a file": (
+        lambda run, model: ["report", run, "--figures", spoken()],
+        ("t.json is a file or lies below one, expected a folder",),
+    ),
+    "a demo where nothing can be made": (
+        lambda run, model: ["demo", "-o", f"{spoken()}/demo"],
+        ("t.json is a file, not a folder; choose another path",),
+    ),
+    "a run given twice": (
+        lambda run, model: ["compare", run, run],
+        ("a run is given twice; name two different ones",),
+    ),
+    "a subcommand without its file": (
+        lambda run, model: ["drift", "watch", run],
+        ("Missing argument 'FILE...'", "see keel drift watch --help"),
+    ),
+    "a command with a slip": (
+        lambda run, model: ["reprot", run],
+        ("No such command 'reprot'. Did you mean 'report'",),
+    ),
+    "an option with a slip": (
+        lambda run, model: ["report", run, "--markdwon"],
+        ("No such option: --markdwon", "--markdown", "see keel report --help"),
     ),
     "an address without its scheme": (
         lambda run, model: ["check", "localhost:8000"],

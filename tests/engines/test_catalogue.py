@@ -121,7 +121,7 @@ def test_the_same_file_elsewhere_is_the_same_model_and_another_file_is_not(cache
         (
             ("torn.gguf",),
             "torn.gguf",
-            "cannot read torn.gguf: .*; give the original model's folder",
+            "torn.gguf is no GGUF file of a model: its head is cut short or damaged",
         ),
     ],
 )

@@ -43,8 +43,9 @@ def run(arguments: Sequence[str]) -> int:
     except KeelError as error:
         return _refuse(str(error))
     except TyperException as error:
-        named = f"keel {called} --help" if called else "keel --help"
-        return _refuse(f"{error.format_message().rstrip('.')}; see {named}")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else f"keel {called}".rstrip()
+        return _refuse(f"{error.format_message().rstrip('.')}; see {command} --help")
     except Abort:  # typer's word for the end of an input that a command still waits for
         return _interrupted()
     except BrokenPipeError:

@@ -70,8 +70,9 @@ def chat(
     floors = pipeline.floors_of(opened, settings.setting)
     if settings.is_capped and floors is None:
         raise _no_floors(opened)  # before the model is loaded
-    engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     layer = pipeline.drift_layer(opened.axis, floors)
+    Gauge(opened.axis, layer)  # refuses an axis without both means before the model is loaded
+    engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     levels = opened.turn_levels(layer)
     gauge = Gauge.of(engine, opened.axis, layer=layer, floors=floors, levels=levels)
     alarm = opened.alarm if opened.has_alarm else None

@@ -29,8 +29,10 @@ def check(
     """Probe a running server: exit 0 if it has shown that it is capped, else 3 with the reason."""
     from keel.errors import UsageError
 
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url} is no address, expected http://HOST:PORT such as http://{url}")
+    scheme, _, host = url.rpartition("://")
+    if scheme not in ("http", "https") or not host:
+        example = f"http://{host or 'localhost:8000'}"
+        raise UsageError(f"{url} is no address, expected http://HOST:PORT such as {example}")
     from keel.serve import check_server
 
     result = check_server(url, given.over(CheckSettings()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +21,15 @@ _TAKEN_BY = {
     "--band": ("gguf", "lm-eval"),
 }
 """The targets that an option is for."""
+
+_ENDINGS = {
+    "axis": ".safetensors",
+    "axis-pt": ".pt",
+    "capping-config": ".pt",
+    "gguf": ".gguf",
+    "lm-eval": ".pt",
+}
+"""How the file of a target ends."""
 
 _ADDS = (
     "This file adds a vector to every token; it does not cap, and moves answers that are in "
@@ -63,7 +73,8 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .pt, .gguf, .npy, .npz or .safetensors file, a hub id, or a run's URL."
+            metavar="FILE",
+            help="A .pt, .gguf, .npy, .npz or .safetensors file, a hub id, or a run's URL.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File (.safetensors) or run to write.")],
@@ -97,6 +108,7 @@ def import_(
         _refuse(f"{source} is a whole run", {"--setting": setting, "--model": model, **of_axis})
         _show({"run": out, "size_bytes": pull_run(source, out)}, json)
         return
+    _check_ending(out, "axis")
     are_floors = setting is not None or "capping" in Path(source).name
     if are_floors:
         _refuse(f"floors are wanted of {source}, which say their sign", of_axis)
@@ -115,6 +127,20 @@ def import_(
         save_axis(axis, out)
         written = {"axis": out, "layers": len(axis.vector), "hidden_size": axis.vector.shape[1]}
     _show(written, json)
+
+
+def _check_ending(out: str | Path, to: Target) -> None:
+    """Raise UsageError for an ending that says that the file is something else."""
+    from keel.errors import UsageError
+
+    ending, file = _ENDINGS.get(to), Path(out)
+    if ending and not file.is_dir() and file.suffix != ending:
+        raise UsageError(
+            f"{file} does not end in {ending}, by which this kind of file is known again; name it "
+            f"{file.with_suffix(ending)}"
+        )
+    if to == "run" and re.match(r"[a-z][a-z0-9+]*:/(?!/)", str(out)):
+        raise UsageError(f"{out} is no URL, expected two slashes, such as s3://bucket/run")
 
 
 def _check_there(source: str) -> None:
@@ -184,6 +210,7 @@ def export(
         if to not in targets:
             _refuse(f"--to {to} takes no such option", {option: given[option]})
     opened, file = open_run(run), Path(out)
+    _check_ending(out, to)
     match to:
         case "run":
             _show({"written": out, "size_bytes": push_run(run, out)}, json)

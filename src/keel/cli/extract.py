@@ -58,7 +58,7 @@ SCALES = {scale: ExtractSettings.at_scale(scale) for scale in get_args(Scale)}
 
 @takes(SCALES, ExtractSources(), NullSettings(), OpeningSettings(), ClusterSettings())
 def extract(
-    model: Annotated[str, typer.Argument(help="smollm2, a hub id, or a folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="smollm2, a hub id, or a folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run.")],
     scale: Annotated[
         Scale, typer.Option(help="One dial: a minute, an hour, or the paper in full.")

@@ -147,6 +147,7 @@ def _parameter(
         help=text,
         rich_help_panel=flag.heading or None,
         min=flag.least,
+        max=flag.most,
         metavar=flag.metavar,
         hidden=is_hidden,
         show_default=False,

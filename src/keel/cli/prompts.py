@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -146,7 +147,10 @@ def show(
     roles = [role for role in library.roles if role.name == name]
     traits = [trait for trait in library.traits if trait.name == name]
     if not roles and not traits:
-        raise UsageError(f"no role or trait is called {name!r}; see keel prompts search {name}")
+        named = [role.name for role in library.roles] + [trait.name for trait in library.traits]
+        near = difflib.get_close_matches(name, named, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "list them: keel prompts list"
+        raise UsageError(f"no role or trait is called {name!r}; {hint}")
     if json:
         console.print_json({"roles": roles, "traits": traits})
         return

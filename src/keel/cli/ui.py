@@ -36,14 +36,16 @@ def ui(
     The address that is printed holds a token; without it nobody is answered. Ctrl-C ends it. To
     reach it from elsewhere, forward the port: `ssh -L 8765:127.0.0.1:8765 HOST`.
     """
-    from keel.pipeline import floors_of
+    from keel.drift import Gauge
+    from keel.pipeline import drift_layer, floors_of
     from keel.store import open_run
     from keel.ui import Address, open_side_by_side, serve_page
 
     settings = given.over(UiSettings())
     run = run_of(run, given, settings.setting)
     opened = open_run(run)
-    floors_of(opened, settings.setting)
+    # Refused before the model is loaded: an axis that does not know both means.
+    Gauge(opened.axis, drift_layer(opened.axis, floors_of(opened, settings.setting)))
     opening = given.over(OpeningSettings())
     model = open_side_by_side(opened, lambda name: console.open_model(name, opening))
 

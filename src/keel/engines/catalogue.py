@@ -104,6 +104,18 @@ def check_names_model(model: str) -> None:
             f"{model} is a run, expected a model; give the model that it was made on"
             f"{_model_of_run(path)}, or a command that takes a run, such as keel chat {model}"
         )
+    if runs := sorted(plan.parent.name for plan in path.glob("*/plan.json")):
+        raise ModelLoadError(
+            f"{model} is a folder of runs ({', '.join(runs)}), expected a model: an alias "
+            f"({', '.join(EMBEDDED)}), a hub id, a folder with config.json and safetensors, or a "
+            ".gguf file"
+        )
+    if path.is_dir() and not any(path.glob("*config.json")) and not any(path.glob("*.gguf")):
+        raise ModelLoadError(
+            f"{model} is a folder without a config.json, expected a model's; give the folder that "
+            "holds config.json and safetensors, an alias "
+            f"({', '.join(EMBEDDED)}) or a hub id such as org/name"
+        )
     if path.is_file() and path.suffix != ".gguf":
         raise ModelLoadError(
             f"{model} is a file, expected a model: an alias ({', '.join(EMBEDDED)}), a hub id such "
@@ -288,6 +300,8 @@ def _converted(name: str, pieces: Sequence[Path]) -> Path:
             with FileLock(f"{target}.lock"):
                 if not _is_current(target):
                     _write(pieces, target)
+    except ModelLoadError:  # an OSError, too
+        raise
     except OSError as error:
         raise ModelLoadError(
             f"cannot write {name} to {target}: {error}; set KEEL_CACHE to a folder with room for "
@@ -324,6 +338,20 @@ def _write(pieces: Sequence[Path], target: Path) -> None:
 
 
 def _convert(source: Path, folder: Path) -> str:
+    from gguf import GGUFReader
+
+    try:
+        kind = GGUFReader(source).fields["general.architecture"].contents()
+    except (ValueError, LookupError) as error:
+        raise ModelLoadError(
+            f"{source.name} is no GGUF file of a model: its head is cut short or damaged; fetch "
+            "it again"
+        ) from error
+    if kind == "controlvector":
+        raise ModelLoadError(
+            f"{source.name} is a control vector, expected a model's weights; read it with: keel "
+            f"import {source.name} -o axis.safetensors"
+        )
     try:
         return gguf.convert(source, folder)
     except (ValueError, LookupError, AttributeError, ImportError, NotImplementedError) as error:

@@ -106,6 +106,7 @@ def show_demo(path: Path) -> Demo:
     Needs no model. Raises MissingArtifactError for a run without floors or a replay.
     """
     if not path.exists():
+        RunFolder(path).check_free()
         _unpack(path)
     run = open_run(path)
     replay = _kept_replay(run, run.calibration) if run.has_calibration else None

@@ -87,7 +87,10 @@ def read_questions(path: str | Path) -> tuple[Question, ...]:
     """
     path = Path(path)
     if path.suffix not in (".jsonl", ".txt"):
-        raise UsageError(f"{path} ends in {path.suffix!r}, expected .jsonl, or .txt (one a line)")
+        read_text(path)  # a file that is not there is said first
+        raise UsageError(
+            f"{path} ends in {path.suffix!r}, expected .jsonl, or .txt (one a line); save it so"
+        )
     if path.suffix == ".txt":
         lines = filter(None, map(str.strip, read_text(path).split("\n")))
         questions = [(line, Question(line)) for line in lines]
@@ -117,7 +120,8 @@ def read_red_team(path: str | Path) -> tuple[RedTeamCase, ...]:
     """
     path = Path(path)
     if path.suffix not in (".csv", ".jsonl"):
-        raise UsageError(f"{path} ends in {path.suffix!r}, expected .csv or .jsonl")
+        read_text(path)  # a file that is not there is said first
+        raise UsageError(f"{path} ends in {path.suffix!r}, expected .csv or .jsonl; save it so")
     records = read_csv(path) if path.suffix == ".csv" else read_jsonl(path)
     if not records:
         raise UsageError(f"{path} has no cases; give one a line: prompt, request, category")

@@ -40,6 +40,10 @@ def write_figures(account: Account, folder: Path) -> tuple[Path, ...]:
             written.append(folder / f"{name}.csv")
             with written[-1].open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([_COLUMNS, *_rows(figure)])
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(
+            f"{folder} is a file or lies below one, expected a folder; name another: --figures DIR"
+        ) from error
     except OSError as error:
         raise StorageError(
             f"{folder} cannot be written: {error}; name another folder: --figures DIR"

@@ -40,7 +40,8 @@ class Band:
         """Raise UsageError when a model of so many layers has not all of these."""
         if self.stop > layers:
             raise UsageError(
-                f"band {self.start}:{self.stop} reaches past the model's {layers} layers"
+                f"band {self.start}:{self.stop} reaches past the model's {layers} layers, expected "
+                f"START:STOP with STOP at most {layers}"
             )
 
     @property
@@ -63,7 +64,10 @@ def _check_percentiles(percentiles: tuple[float, ...]) -> None:
                 f"assistant-ward; the paper's {percentile:g} is {papers:g} here"
             )
         if not 0 < percentile < 100:
-            raise UsageError(f"percentiles are {percentiles}, expected above 0, under 100")
+            raise UsageError(
+                f"percentile is {percentile:g}, expected 1 to under 100, such as 75: a quarter of "
+                "the tokens lie above it"
+            )
 
 
 @dataclass(frozen=True)

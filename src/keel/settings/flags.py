@@ -26,6 +26,8 @@ class Flag:
     """Group of the help that it stands in; empty for the first."""
     least: float | None = None
     """Lowest number accepted."""
+    most: float | None = None
+    """Highest number accepted."""
     metavar: str | None = None
     """What stands for the value in the help."""
     also: tuple[str, ...] = ()

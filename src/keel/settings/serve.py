@@ -74,7 +74,7 @@ class UiSettings:
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=200))
     seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides every draw of an answer."""
-    port: Annotated[int | None, Flag("--port", least=0)] = None
+    port: Annotated[int | None, Flag("--port", least=0, most=65535)] = None
     """Port of this machine; else 8765, or any free one where that is taken."""
     opens_browser: Annotated[bool, Flag("--open")] = False
     """Open the page in the browser of this machine."""

@@ -215,9 +215,14 @@ def refused(path: Path, size_bytes: int, error: Exception) -> StorageError:
         remedy = "choose a folder that you may write to"
     elif number in (errno.ENOTDIR, errno.EEXIST):
         file = next((p for p in (path, *path.parents) if p.is_file()), path.parent)
-        remedy = f"{file} is a file, not a folder; choose another path"
+        return StorageError(
+            f"cannot write to {path}: {file} is a file, not a folder; choose another path"
+        )
     elif number == errno.EISDIR or path.is_dir():
-        remedy = f"{path} is a folder; give a file in it, such as {path / 'axis.safetensors'}"
+        return StorageError(
+            f"cannot write to {path}: {path} is a folder; give a file in it, such as "
+            f"{path / 'axis.safetensors'}"
+        )
     elif number == errno.ENAMETOOLONG:
         remedy = "choose a shorter name"
     return StorageError(f"could not write {path} ({size_bytes} bytes): {error}; {remedy}")

@@ -54,6 +54,7 @@ from keel.store.provenance import (
     check_same,
     read_manifest,
     read_plan,
+    refuse_other_folder,
     write_plan,
 )
 from keel.store.records import to_record
@@ -157,6 +158,8 @@ class RunFolder:
         Leaves nothing behind where there is no folder yet.
         """
         if self.path.is_dir():
+            if not (self.path / layout.PLAN).exists():
+                refuse_other_folder(self.path)
             with self.lock():
                 return
         above = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())

@@ -348,7 +348,10 @@ def read_gguf_control_vector(path: str | Path) -> dict[int, Float[Tensor, " hidd
     with reading(path, "a GGUF control vector"):
         if not path.stat().st_size:
             raise ValueError("it is empty")  # the reader cannot map an empty file
-        reader = gguf.GGUFReader(path)
+        try:
+            reader = gguf.GGUFReader(path)
+        except (ValueError, IndexError, KeyError) as error:
+            raise ValueError("its head is cut short or damaged") from error
         rows: dict[int, Tensor] = {}
         for tensor in reader.tensors:
             if tensor.name.startswith(_PREFIX):

@@ -184,6 +184,11 @@ def _read_axis(
 
 
 def _floors_file(path: Path) -> FloorsFile:
+    if path.is_file() and path.suffix != ".safetensors":
+        raise UsageError(
+            f"{path} is no file of floors, expected .safetensors, a capping_config.pt, a run "
+            "folder or a hub id; point at one of these"
+        )
     return open_run(path).floors_file if path.is_dir() else read_floors(path)
 
 

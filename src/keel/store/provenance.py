@@ -211,6 +211,21 @@ def _no_run(root: Path) -> str:
     return f"{root} is no run folder; {hint}make one: keel extract MODEL -o {root}{model}{demo}"
 
 
+def refuse_other_folder(folder: Path) -> None:
+    """Raise UsageError where a new run would lie among other runs, or in a model's folder."""
+    new = folder / "NAME"
+    if runs := _runs_in(folder):
+        raise UsageError(
+            f"{folder} is a folder of runs ({', '.join(runs)}), expected a run's own; name one "
+            f"in it: -o {new}"
+        )
+    if (folder / "config.json").exists():
+        raise UsageError(
+            f"{folder} is a model's folder, expected a run's own; name another one, such as -o "
+            f"runs/{folder.resolve().name}"
+        )
+
+
 def _runs_in(folder: Path) -> list[str]:
     """Names of the runs that lie in a folder, begun ones, too."""
     try:

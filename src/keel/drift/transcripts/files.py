@@ -62,9 +62,22 @@ def values_in(path: Path) -> Iterator[Located]:
             yield from _of_text(text, str(path), is_lines=path.suffix in (".jsonl", ".ndjson"))
 
 
+_BINARY = {
+    b"GGUF": "a GGUF file, of a model or a control vector",
+    b"PK\x03\x04": "a zip archive; unpack it and give the file of conversations in it",
+    b"\x1f\x8b": "packed with gzip; unpack it: gunzip",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+"""How files that people give by mistake begin, and what they are."""
+
+
 def _decoded(content: bytes, location: str) -> str:
     """The text of a file: UTF-8, or UTF-16 where its first two bytes say so."""
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if kind := next((kind for mark, kind in _BINARY.items() if content.startswith(mark)), None):
+        raise UsageError(f"{location} is {kind}, {EXPECTED}")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
