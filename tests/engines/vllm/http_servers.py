@@ -74,12 +74,17 @@ def _listening(port):
 
 
 def _process(command, environment):
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    env = _base_environment()
     said = tempfile.TemporaryFile()  # noqa: SIM115
     process = subprocess.Popen(command, env={**env, **environment}, stdout=said, stderr=said)
     process.said = said
     return process
+
+
+def _base_environment():
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    return env
 
 
 @contextmanager
@@ -92,6 +97,48 @@ def running_server(process, port):
         process.terminate()
         process.wait(60)
         process.said.close()
+
+
+_STARTER = """
+import json, os, sys
+from vllm.entrypoints.launchers.api_server.entry import main
+
+for line in sys.stdin:
+    arguments, environment, output = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(1, 2)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = ["/bin/vllm", *arguments]  # by which Keel knows a server
+        main()
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@contextmanager
+def server_starter():
+    """Starts servers that end by themselves, each forked from a process that has imported vLLM.
+
+    The import is most of such a start. Plugins are loaded behind the fork, under the environment
+    given: `starts(folder, environment, output, *arguments)` is the exit status.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", _STARTER]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_base_environment()
+    ) as process:
+
+        def starts(folder, environment, output, *arguments):
+            given = ["--model", str(folder), *_listening(1), *SMALL, *arguments]
+            environment = {**_base_environment(), **environment}
+            process.stdin.write(json.dumps([given, environment, str(output)]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield starts
+        process.stdin.close()
 
 
 def said_by(process):

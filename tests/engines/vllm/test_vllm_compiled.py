@@ -82,12 +82,11 @@ def test_a_compiled_engine_records_what_the_transformers_engine_does(tmp_path):
             )
 
 
-def test_two_devices_that_share_each_layer_answer_as_one_does(tmp_path):
+def test_two_devices_that_share_each_layer_answer_as_one_does(runs):
     """Tensor parallel: after the all-reduce each rank holds the whole stream and does the same."""
-    folder = tiny(tmp_path)
+    folder, (one, _, _) = runs
     # Two processes on two cores: without these, vLLM binds both to the same one.
     shared = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    one = run(folder, 1, shared)
     two = run(folder, 1, shared, tensor_parallel_size=2)
     assert two["answers"] == one["answers"]
     assert two["fired"] == one["fired"]

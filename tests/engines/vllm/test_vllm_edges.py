@@ -16,7 +16,6 @@ import pytest
 from keel.store import save_floors
 from keel.types import Floors
 from tests.engines.vllm.http_servers import (
-    ended,
     free_port,
     get,
     keel_served,
@@ -53,33 +52,6 @@ def folder(tmp_path_factory):
 def floors(tmp_path_factory):
     path = tmp_path_factory.mktemp("floors") / "floors"
     return save(path, {"low": band(2.0), "high": band(4.0, seed=5)}, "high")
-
-
-def engines_of(multi):
-    return {"kv_connector": "MultiConnector", "kv_role": "kv_both"} | {
-        "kv_connector_extra_config": {"connectors": multi}
-    }
-
-
-EXAMPLE = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--runner", "pooling"), "keel: --runner pooling answers nothing"),
-        (
-            ("--kv-transfer-config", json.dumps(engines_of([engines_of([EXAMPLE])]))),
-            "keel: ExampleConnector was not shown to keep the cache salt",
-        ),
-    ],
-    ids=["pooling", "a cache within caches"],
-)
-def test_what_cannot_be_held_ends_a_server_with_one_line(folder, floors, arguments, message):
-    """Pooling died in the self-test after 30 s; the connector mixed settings."""
-    said = ended(start(folder, 1, {"KEEL_FLOORS": floors}, *arguments))
-    assert message in said
-    assert "Traceback" not in said
 
 
 def answer(url, name):
@@ -124,7 +96,7 @@ def test_a_node_with_other_floors_keeps_the_first_from_answering(folder, floors,
             process.terminate()
         for process in (first, second):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+                process.wait(5)
             process.kill()  # a node whose first is gone waits for it
             process.wait()
             process.said.close()

@@ -20,14 +20,14 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-_SAMPLING = Sampling(max_new_tokens=24, temperature=0)
+_SAMPLING = Sampling(max_new_tokens=16, temperature=0)
 
 
 def prompts():
-    """Fifty, half of them in a role, of many lengths."""
+    """Twenty, half of them in a role, of many lengths."""
     from keel.prompts import load_library
 
-    questions = [question.text for question in load_library().questions[:50]]
+    questions = [question.text for question in load_library().questions[:20]]
     ghost = Message("system", "You are the ghost of a lighthouse keeper.")
     return [
         Prompt(f"q{n}", Conversation((*([ghost] if n % 2 else []), Message("user", text))))

@@ -96,22 +96,6 @@ def test_installed_but_not_configured_the_plugin_changes_nothing(folder, expecte
         assert "runs without Keel" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"KEEL_FLOORS": "/nowhere/at/all"}, "keel: /nowhere/at/all"),
-        ({"KEEL_SETTING": "hihg"}, "keel: KEEL_SETTING is 'hihg'"),
-        ({"KEEL_FLOOR": "run"}, "keel: KEEL_FLOOR is no variable of Keel's"),
-    ],
-    ids=["no file", "no such setting", "a typo"],
-)
-def test_a_server_that_cannot_hold_as_asked_does_not_start(folder, floors, environment, message):
-    """And says so in one line: it was the end of a long traceback."""
-    said = ended(start(folder, 1, {"KEEL_FLOORS": str(floors), **environment}))
-    assert message in said
-    assert "Traceback" not in said
-
-
 def test_a_keel_that_cannot_be_loaded_ends_a_server_with_floors(folder, floors, tmp_path):
     """vLLM only logs an error at a plugin's import, and went on uncapped."""
     (tmp_path / "jaxtyping.py").write_text("raise ImportError('no jaxtyping here')")
@@ -134,10 +118,3 @@ def install_as_declared(where):
             for group, entries in project["entry-points"].items()
         )
     )
-
-
-def test_floors_of_another_model_are_refused(folder, floors, tmp_path):
-    other = tiny(tmp_path, hidden=256)
-    said = ended(start(other, 1, {"KEEL_FLOORS": str(floors)}))
-    assert "128" in said
-    assert "256" in said

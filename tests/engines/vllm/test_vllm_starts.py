@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from keel.engines import Recording, open_engine
-from keel.errors import MissingExtraError, ModelLoadError, NotAppliedError, UsageError
+from keel.errors import MissingExtraError, ModelLoadError, NotAppliedError
 from keel.types import Sampling
 from tests.engines.vllm.serving_vllm import GREEDY, HIDDEN, band, by_index, prompt, started, tiny
 
@@ -30,7 +30,6 @@ pytestmark = [
 
 PROMPTS = [prompt(text) for text in ("hello there", "a", "what is the sea like", "go on")]
 HIGH = 3.0
-LONG = prompt(" ".join(["the sea is wide and the ship is small"] * 12), "long")
 
 
 @pytest.fixture(scope="module")
@@ -41,35 +40,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(folder):
     return open_engine(str(folder), dtype="float32", device="cpu")
-
-
-@pytest.mark.parametrize("order", ["us", "su", "usu", "sus", "uus", "ssu"])
-def test_no_setting_gets_the_cached_keys_of_another(folder, order):
-    """A long prompt shared by steered (s) and unsteered (u) requests, in all orders: a plugin for
-    vLLM was published whose next unsteered request changed its text."""
-    with started(folder, recordings=0, probes=0) as engine:
-        settings = {"u": [], "s": band(HIGH)}
-        found = {"u": set(), "s": set()}
-        for kind in order:
-            name = {"u": "none", "s": "held"}[kind]
-            (one,) = _under_fixed_name(engine, name, settings[kind])
-            found[kind].add(one)
-        assert len(found["u"]) == len(found["s"]) == 1
-        assert found["u"] != found["s"]
-
-
-def _under_fixed_name(engine, name, interventions):
-    from keel.engines.vllm.packing import PackedInterventions
-    from keel.engines.vllm.requests import RecordedRequest
-
-    if interventions:
-        engine.workers.call(
-            "register", name, PackedInterventions.of(name, interventions).to_bytes()
-        )
-    ids = engine.template.prompt_ids(LONG.conversation)
-    asked = [RecordedRequest(0, ids, engine._sampling(GREEDY, 0, ()), ())]
-    ((_, output),) = next(engine.queue.run(asked, name))
-    return [tuple(output.outputs[0].token_ids)]
 
 
 def test_a_prompt_read_in_chunks_and_a_preempted_answer_record_the_same(folder, plain):
@@ -204,11 +174,6 @@ def test_more_answers_than_can_be_recorded_at_once_wait_their_turn(folder, plain
     with started(folder, recordings=2, probes=0) as engine:
         ours = by_index(engine.generate(prompts, GREEDY, **asked))
     assert {n: c.token_ids for n, c in ours.items()} == {n: c.token_ids for n, c in theirs.items()}
-
-
-def test_recording_on_an_engine_without_it_is_refused(folder):
-    with started(folder, recordings=0, probes=0) as engine, pytest.raises(UsageError):
-        list(engine.generate(PROMPTS, GREEDY, seed=0, recording=Recording(means=True)))
 
 
 @pytest.mark.parametrize(
