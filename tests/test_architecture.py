@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "keel"
 # From the ground up; rooms on one line may not import each other.
 FLOORS = [
     {"errors"},
-    {"words", "seeds", "registry"},
+    {"words", "seeds", "registry", "arrays", "front_doors"},
     {"settings"},
     {"types"},
     {"geometry", "statistics", "alarm"},

@@ -4,8 +4,9 @@ Map persona space, find the Assistant Axis, watch drift, hold the model with act
 Names below load on first use, so that `import keel` is instant.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keel.front_doors import lazily, names_of
 
 if TYPE_CHECKING:
     from keel import geometry as geometry
@@ -26,27 +27,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "geometry": "keel.geometry",
-    "open_engine": "keel.engines",
-    "Ablation": "keel.steering",
-    "Addition": "keel.steering",
-    "Ceiling": "keel.steering",
-    "Probe": "keel.steering",
-    "recorded": "keel.steering",
-    "steered": "keel.steering",
-    "load_alarm": "keel.store",
-    "load_axis": "keel.store",
-    "load_floors": "keel.store",
-    "open_run": "keel.store",
-    "Floor": "keel.types",
-    "Floors": "keel.types",
+    "keel.geometry": "geometry",
+    "keel.engines": "open_engine",
+    "keel.steering": "Ablation Addition Ceiling Probe recorded steered",
+    "keel.store": "load_alarm load_axis load_floors open_run",
+    "keel.types": "Floor Floors",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *names_of(_HOMES)]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'keel' has no attribute {name!r}")
-    home = import_module(_HOMES[name])
-    return home if home.__name__ == f"keel.{name}" else getattr(home, name)
+__getattr__ = lazily(__name__, _HOMES)

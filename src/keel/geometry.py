@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
+from keel.arrays import Tensor, torch
 from keel.errors import NotFiniteError, UsageError
 
 
@@ -46,7 +45,7 @@ def shift(
     are floats, or tensors with a number per token. Compilers trace it without a break.
     """
     wanted = slope * projection + offset
-    return torch.minimum(torch.maximum(wanted, low - projection), high - projection)
+    return wanted.maximum(low - projection).minimum(high - projection)
 
 
 def raise_to_floor(

@@ -10,7 +10,7 @@ from keel.calibrate import choose_rollouts
 from keel.errors import UsageError
 from keel.evaluate import Arm, EngineAnswerer
 from keel.evaluate.capability import CapabilitySettings, open_task
-from keel.pipeline.sweep import (
+from keel.pipeline.sweeping import (
     SweepInputs,
     SweepJob,
     evaluation_of,

@@ -172,3 +172,11 @@ def test_files_of_every_kind_may_be_read_as_the_umask_says(tmp_path: Path):
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("t.safetensors", "j.json")]
     assert modes == [0o640, 0o640]
+
+
+def test_numpy_reads_a_kind_of_number_that_it_does_not_have(tmp_path: Path):
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, {"a": "b"})
+    tensors, metadata = read_tensors(path, "np")
+    assert tensors["half"].dtype == "float32"
+    assert (tensors["half"].tolist(), metadata) == ([1.5, -2.0], {"a": "b"})

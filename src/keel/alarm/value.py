@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Float
-from torch import Tensor
 
+from keel.arrays import Tensor
 from keel.errors import ModelMismatchError, UsageError
 from keel.settings import STATISTICS, Statistic
 from keel.types import Interval, ModelIdentity, TurnLevels, system_hash

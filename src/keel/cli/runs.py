@@ -66,7 +66,7 @@ def info(run: console.Run, json: console.Json = False) -> None:
     """Show what a run holds on one screen: model, counts, axis, floors, results, and what next."""
     from keel.store import open_run
 
-    record = _record(open_run(run))
+    record = _record(open_run(run, "np"))
     if json:
         console.print_json(record)
         return
@@ -80,7 +80,7 @@ def _row(path: Path) -> dict[str, Any]:
     from keel.store import open_run
 
     try:
-        record = _record(open_run(path))
+        record = _record(open_run(path, "np"))
     except KeelError as error:
         return {"run": path, "problem": str(error), "size_bytes": _size_bytes(path)}
     kept = ("run", "model", "created", "scale", "axis", "floors", "missing", "size_bytes")

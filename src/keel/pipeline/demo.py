@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from keel.engines import Engine, unpacked_fingerprint
 from keel.errors import MissingArtifactError, UsageError
 from keel.pipeline.axis import calibrate, replay_conversation
-from keel.pipeline.extract import extract
+from keel.pipeline.extracting import extract
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.report import RECORDING, read_recording, report
+from keel.pipeline.reporting import RECORDING, read_recording, report
 from keel.prompts import load_scenarios
 from keel.settings import CalibrateSettings, DriftSettings, ExtractSettings
 from keel.store import Run, RunFolder, open_run

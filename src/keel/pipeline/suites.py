@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from keel.evaluate import SUITES as SUITES
 from keel.evaluate import (
     Attack,
     base_purpose_suite,
@@ -13,6 +14,7 @@ from keel.evaluate import (
     suite,
     susceptibility_suite,
 )
+from keel.evaluate import open_suite as open_suite
 from keel.prompts import (
     load_introspective_questions,
     load_library,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keel.pipeline.report import run_facts
+from keel.pipeline.reporting import run_facts
 from keel.report import TrackedRun
 from keel.store import Run
 from keel.types import Interval

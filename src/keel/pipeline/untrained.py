@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from keel.engines import Engine, check_untrained, open_untrained
 from keel.errors import StaleArtifactError
 from keel.pipeline.axis import check_same_model
-from keel.pipeline.extract import extract_prompts, null_prompts, reread
+from keel.pipeline.extracting import extract_prompts, null_prompts, reread
 from keel.pipeline.maps import Extraction
 from keel.pipeline.progress import OnProgress, silent
 from keel.settings import ExtractSettings, MapSettings, NullSettings, PromptSettings, Sampling

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
+import numpy as np
+
+from keel.arrays import as_numpy
 from keel.errors import NotFiniteError, UsageError
-from keel.geometry import project
 from keel.types import (
     SOMEWHAT,
     AssistantAxis,
@@ -155,9 +157,11 @@ class RoleStanding:
 def rank_roles(persona_map: PersonaMap) -> tuple[RoleStanding, ...]:
     """Every role vector's projection on the axis, the least Assistant-like first."""
     axis = persona_map.axis
+    along_D = as_numpy(axis.vector[axis.layer])
+    length = float(np.linalg.norm(along_D)) or 1.0
     standings = []
     for vector in persona_map.vectors:
-        raw = float(project(vector.vector_LD[axis.layer], axis.direction[axis.layer]))
+        raw = float(as_numpy(vector.vector_LD[axis.layer]) @ along_D) / length
         gaps = axis.in_gaps(raw, axis.layer)
         at = RoleStanding(vector.role, vector.label, vector.count, raw, gaps)
         standings.append(replace(at, interval=persona_map.standings.get(at.name)))

@@ -6,9 +6,8 @@ import hashlib
 import sqlite3
 from pathlib import Path
 
-import torch
-
 from keel.alarm import Alarm
+from keel.arrays import torch
 from keel.errors import CorruptArtifactError, StaleArtifactError, StorageError
 from keel.store.artefacts import FORMAT, check_format
 from keel.store.files import read_json, reading, write_json

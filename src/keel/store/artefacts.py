@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
+from keel.arrays import Array, Framework, Tensor, torch
 from keel.errors import CorruptArtifactError, NotFiniteError
 from keel.store.files import read_tensors, reading, write_tensors
 from keel.store.records import from_record, tensors_of, to_record
@@ -45,9 +43,9 @@ def save_axis(axis: AssistantAxis, path: Path) -> None:
     save_value(axis, path, "axis")
 
 
-def read_axis(path: Path) -> AssistantAxis:
+def read_axis(path: Path, framework: Framework = "pt") -> AssistantAxis:
     """An axis that `save_axis` wrote."""
-    axis = read_value(AssistantAxis, path, "axis")
+    axis = read_value(AssistantAxis, path, "axis", framework)
     with reading(path, "an axis"):
         layers, hidden = axis.vector.shape
         if (layers, hidden) != (axis.identity.layers, axis.identity.hidden_size):
@@ -65,9 +63,9 @@ def save_value(
     write_artefact(path, kind, tensors_of(value), to_record(value))
 
 
-def read_value(type_: type[T], path: Path, kind: str) -> T:
+def read_value(type_: type[T], path: Path, kind: str, framework: Framework = "pt") -> T:
     """A dataclass that `save_value` wrote."""
-    facts, tensors = read_artefact(path, kind)
+    facts, tensors = read_artefact(path, kind, framework)
     with reading(path, f"a Keel file of kind {kind}"):
         return from_record(type_, facts, tensors)
 
@@ -79,9 +77,11 @@ def save_vectors(vectors: Sequence[PersonaVector], default_LD: Tensor, path: Pat
     write_artefact(path, "vectors", {"roles": stacked, "default": default_LD}, facts)
 
 
-def read_vectors(path: Path) -> tuple[tuple[PersonaVector, ...], Tensor]:
+def read_vectors(
+    path: Path, framework: Framework = "pt"
+) -> tuple[tuple[PersonaVector, ...], Array]:
     """Role vectors and the default's mean activation."""
-    facts, tensors = read_artefact(path, "vectors")
+    facts, tensors = read_artefact(path, "vectors", framework)
     with reading(path, "role vectors"):
         return _unstacked(PersonaVector, facts["vectors"], tensors["roles"]), tensors["default"]
 
@@ -95,11 +95,11 @@ def save_traits(traits: TraitMap, path: Path) -> None:
     write_artefact(path, "traits", tensors, to_record(traits))
 
 
-def read_traits(path: Path) -> TraitMap:
+def read_traits(path: Path, framework: Framework = "pt") -> TraitMap:
     """A trait map that `save_traits` wrote."""
-    facts, tensors = read_artefact(path, "traits")
+    facts, tensors = read_artefact(path, "traits", framework)
     with reading(path, "a trait map"):
-        parts: dict[str, dict[str, Tensor]] = {"": {}, "space": {}, "axis": {}}
+        parts: dict[str, dict[str, Array]] = {"": {}, "space": {}, "axis": {}}
         for name, tensor in tensors.items():
             owner, _, key = name.rpartition(".")
             parts[owner][key] = tensor
@@ -150,9 +150,11 @@ def write_artefact(
     write_tensors(path, tensors, {"keel": json.dumps(header, allow_nan=False)})
 
 
-def read_artefact(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_artefact(
+    path: Path, kind: str, framework: Framework = "pt"
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Plain fields and tensors of a native file, after its header was checked."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, framework)
     with reading(path, f"a Keel file of kind {kind}"):
         if "keel" not in metadata:
             raise ValueError("its header has no `keel` entry")
@@ -175,7 +177,7 @@ def check_format(header: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _unstacked(kind: type[T], records: Sequence[Any], vectors: Tensor) -> tuple[T, ...]:
+def _unstacked(kind: type[T], records: Sequence[Any], vectors: Array) -> tuple[T, ...]:
     """One vector for each of the records and each of the rows."""
     rows = zip(records, vectors, strict=True)
     return tuple(from_record(kind, record, {"vector_LD": vector}) for record, vector in rows)

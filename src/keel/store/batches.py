@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
+from keel.arrays import torch
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
 from keel.store.artefacts import read_activations, save_activations
 from keel.store.files import append_lines, jsonl, read_jsonl, reading, write_jsonl

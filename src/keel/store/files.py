@@ -18,11 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from keel.arrays import Array, Framework, Tensor, as_numpy, torch
 from keel.errors import CorruptArtifactError, KeelError, MissingArtifactError, StorageError
 from keel.words import first_line
 
@@ -93,6 +91,8 @@ def jsonl(rows: Iterable[Any]) -> bytes:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write named tensors and a few strings, as safetensors."""
+    from safetensors.torch import save_file  # brings torch, which reading does without
+
     # A clone each: safetensors refuses tensors that share memory, and views would drag theirs in.
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path, sum(tensor.nbytes for tensor in whole.values())) as scratch:
@@ -166,13 +166,19 @@ def read_jsonl(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(
+    path: Path, framework: Framework = "pt"
+) -> tuple[dict[str, Array], dict[str, str]]:
     """Named tensors and metadata of a safetensors file."""
     with reading(path, "a safetensors file"):
         path.open("rb").close()  # safetensors takes a file that may not be read for a missing one
-        with safe_open(path, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            return tensors, dict(handle.metadata() or {})
+        with safe_open(path, framework=framework) as handle:
+            metadata, names = dict(handle.metadata() or {}), list(handle.keys())
+            kinds = {handle.get_slice(name).get_dtype() for name in names}
+            if framework == "pt" or "BF16" not in kinds:
+                return {name: handle.get_tensor(name) for name in names}, metadata
+        # A kind of number that numpy does not have.
+        return {name: as_numpy(tensor) for name, tensor in read_tensors(path)[0].items()}, metadata
 
 
 def read_pickled_tensors(path: Path) -> Any:

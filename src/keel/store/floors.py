@@ -11,9 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from keel.arrays import Framework, Tensor, torch
 from keel.errors import UsageError
 from keel.store.artefacts import read_artefact, write_artefact
 from keel.store.files import reading
@@ -81,9 +79,9 @@ def save_floors(
     write_artefact(path, "floors", {"directions": torch.stack(directions)}, facts)
 
 
-def read_floors(path: Path) -> FloorsFile:
+def read_floors(path: Path, framework: Framework = "pt") -> FloorsFile:
     """The settings that `save_floors` wrote."""
-    facts, tensors = read_artefact(path, "floors")
+    facts, tensors = read_artefact(path, "floors", framework)
     with reading(path, "floors"):
         settings = []
         for setting in facts["settings"]:

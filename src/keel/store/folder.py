@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from keel.alarm import Alarm
+from keel.arrays import Tensor
 from keel.errors import (
     CorruptArtifactError,
     MissingArtifactError,

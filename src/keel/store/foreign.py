@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from keel.arrays import Tensor, torch
 from keel.errors import ModelMismatchError, UsageError
 from keel.geometry import cosine, unit
 from keel.store.files import read_pickled_tensors, reading, write_bytes

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
+from keel.arrays import Tensor, torch
 from keel.errors import CorruptArtifactError, NotFiniteError, UsageError
 from keel.settings import Orientation
 from keel.store.files import read_pickled_tensors, reading, replacing
@@ -183,7 +182,7 @@ def _of_content(
             return _of_hooks(content, path)
         names = [_BLOCK.search(str(key)) for key in content]
         if all(names) and all(
-            isinstance(row, Tensor) and row.ndim == 1 for row in content.values()
+            isinstance(row, torch.Tensor) and row.ndim == 1 for row in content.values()
         ):
             numbers = [int(match[1] or match[2]) for match in names if match]
             return _Rows(dict(zip(numbers, content.values(), strict=True)))
@@ -219,8 +218,8 @@ def _axis_tensor(content: Any, path: Path) -> Tensor:
         content = next((content[key] for key in keys if key in content), content)
     if isinstance(content, Mapping) and len(content) == 1:
         (single,) = content.values()
-        content = single if isinstance(single, Tensor) else content
-    if not isinstance(content, Tensor):
+        content = single if isinstance(single, torch.Tensor) else content
+    if not isinstance(content, torch.Tensor):
         keys_in = f" with keys {list(content)[:4]}" if isinstance(content, Mapping) else ""
         raise CorruptArtifactError(
             f"{path} holds a {type(content).__name__}{keys_in}, expected a tensor, or a dictionary "

@@ -9,9 +9,9 @@ from itertools import product
 from pathlib import Path
 
 from jaxtyping import Float
-from torch import Tensor
 
 from keel.alarm import Alarm
+from keel.arrays import Tensor
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.settings import Orientation
 from keel.store import layout

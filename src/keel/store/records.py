@@ -36,9 +36,9 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from torch import Tensor
 from typing_extensions import TypedDict
 
+from keel.arrays import Tensor, is_array
 from keel.errors import CorruptArtifactError, KeelError, UsageError
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def to_record(value: Any) -> Any:
         return [item if type(item) is int else to_record(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         parts = _parts(value)
-        return {k: to_record(v) for k, v in parts.items() if not isinstance(v, Tensor)}
+        return {k: to_record(v) for k, v in parts.items() if not is_array(v)}
     raise UsageError(
         f"{type(value).__name__} has no JSON form; keep numbers, text, lists and dictionaries only"
     )
@@ -72,7 +72,7 @@ def to_record(value: Any) -> Any:
 
 def tensors_of(value: Any) -> dict[str, Tensor]:
     """The tensors of a dataclass by key: what `to_record` leaves out."""
-    return {key: part for key, part in _parts(value).items() if isinstance(part, Tensor)}
+    return {key: part for key, part in _parts(value).items() if is_array(part)}
 
 
 def from_record(kind: type[T], record: Any, given: Mapping[str, Any] | None = None) -> T:

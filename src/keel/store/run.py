@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from keel.alarm import Alarm
+from keel.arrays import Framework
 from keel.errors import CorruptArtifactError, MissingArtifactError, StaleArtifactError, UsageError
 from keel.store import layout
 from keel.store.alarms import read_alarm
@@ -48,9 +49,12 @@ from keel.types import (
 T = TypeVar("T")
 
 
-def open_run(path: str | Path) -> Run:
-    """A finished run. Raises MissingArtifactError, with what to type, if it is not finished."""
-    run = Run(path)
+def open_run(path: str | Path, framework: Framework = "pt") -> Run:
+    """A finished run, its tensors torch's or, to show them, numpy's.
+
+    Raises MissingArtifactError, with what to type, if it is not finished.
+    """
+    run = Run(path, framework)
     _ = run.manifest
     return run
 
@@ -76,8 +80,9 @@ def find_runs(folder: str | Path) -> list[Path]:
 class Run:
     """The contents of a run folder, each part read on first use."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, framework: Framework = "pt") -> None:
         self.path = Path(path)
+        self._framework = framework
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -138,19 +143,19 @@ class Run:
     @cached_property
     def axis(self) -> AssistantAxis:
         """The Assistant Axis, with the recommended layer."""
-        return read_axis(self._checked(layout.AXIS))
+        return read_axis(self._checked(layout.AXIS), self._framework)
 
     @cached_property
     def persona_map(self) -> PersonaMap:
         """Vectors, persona space, axis and their quality."""
-        vectors, default_LD = read_vectors(self._checked(layout.VECTORS))
-        space = read_value(PersonaSpace, self._checked(layout.SPACE), "space")
+        vectors, default_LD = read_vectors(self._checked(layout.VECTORS), self._framework)
+        space = read_value(PersonaSpace, self._checked(layout.SPACE), "space", self._framework)
         path = self._checked(layout.MAP)
         parts = {"vectors": vectors, "default_LD": default_LD, "axis": self.axis, "space": space}
         parts["default_answers"] = self.default_answers
         if layout.AXIS_FOLDS in self.manifest.files:
             folds = self._checked(layout.AXIS_FOLDS)
-            parts["axis_folds"] = read_value(AxisFolds, folds, "axis folds")
+            parts["axis_folds"] = read_value(AxisFolds, folds, "axis folds", self._framework)
         with reading(path, "a map"):
             return from_record(PersonaMap, read_json(path), parts)
 
@@ -166,18 +171,20 @@ class Run:
         """What a turn is judged against; None in runs that were mapped before it was kept."""
         if layout.DEFAULTS not in self.manifest.files:
             return None
-        return read_value(DefaultAnswers, self._checked(layout.DEFAULTS), "defaults")
+        return read_value(
+            DefaultAnswers, self._checked(layout.DEFAULTS), "defaults", self._framework
+        )
 
     @cached_property
     def trait_map(self) -> TraitMap:
         """Trait vectors and the space they span. Raises MissingArtifactError in a run of roles."""
-        return read_traits(self._checked(layout.TRAITS))
+        return read_traits(self._checked(layout.TRAITS), self._framework)
 
     @cached_property
     def floors_file(self) -> FloorsFile:
         """Every setting that has floors, and which is the default."""
         path = self._checked(layout.FLOORS)
-        file = read_floors(path)
+        file = read_floors(path, self._framework)
         self._check_axis(file.axis_sha256, path)
         return file
 

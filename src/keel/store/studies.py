@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from jaxtyping import Float
-from torch import Tensor, stack
 
+from keel.arrays import Tensor, torch
 from keel.errors import StaleArtifactError, UsageError
 from keel.store import layout
 from keel.store.artefacts import FORMAT, check_format, read_artefact, write_artefact
@@ -228,7 +228,7 @@ class StudyFolder:
         """Keep what an embedder gave."""
         texts = sorted(by_text)
         facts = {"embedder": embedder, "texts": texts}
-        tensors = {"embeddings": stack([by_text[text] for text in texts])}
+        tensors = {"embeddings": torch.stack([by_text[text] for text in texts])}
         write_artefact(self.path / _EMBEDDINGS, _EMBEDDED, tensors, facts)
 
     def reopen(self) -> None:

@@ -101,6 +101,7 @@ from keel.types.studies import (
     TurnReadingKind,
 )
 from keel.types.sweeps import (
+    SWEPT,
     Change,
     Fate,
     ScreenedSetting,
@@ -109,6 +110,7 @@ from keel.types.sweeps import (
     SweepMeasure,
     SweptSetting,
     Unit,
+    is_swept,
 )
 from keel.types.untrained import UntrainedModel, UntrainedNull
 
@@ -116,6 +118,7 @@ __all__ = [
     "DEFAULT_ROLE",
     "NEUTRAL_DOMAIN",
     "SOMEWHAT",
+    "SWEPT",
     "UNSTEERED",
     "ActivationBatch",
     "Activations",
@@ -207,5 +210,6 @@ __all__ = [
     "VectorComparison",
     "Verdict",
     "check_direction",
+    "is_swept",
     "system_hash",
 ]

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
+from keel.arrays import Array, as_numpy
 from keel.errors import NotFiniteError, UsageError
 from keel.types.space import ModelIdentity
 
@@ -40,7 +40,7 @@ class Intervention(ABC):
     """
 
     layer: int
-    direction: Float[Tensor, " hidden"]
+    direction: Float[Array, " hidden"]
     """Unit length."""
     tokens: TokenMask
     rank: ClassVar[int]
@@ -74,7 +74,7 @@ class Floor(Intervention):
 
     rank: ClassVar[int] = 3
     layer: int
-    direction: Float[Tensor, " hidden"]
+    direction: Float[Array, " hidden"]
     """Unit length, assistant-ward."""
     value: float
     """Raw units of the residual stream."""
@@ -112,14 +112,15 @@ class Floors:
         return tuple(sorted({floor.layer for floor in self.floors}))
 
 
-def check_direction(direction: Tensor, layer: int) -> None:
+def check_direction(direction: Array, layer: int) -> None:
     """Refuse a direction that is not a finite unit vector.
 
     Raises NotFiniteError or UsageError, naming the layer.
     """
-    if not bool(torch.isfinite(direction).all()):
+    numbers = as_numpy(direction)
+    if not np.isfinite(numbers).all():
         raise NotFiniteError(f"direction for layer {layer} holds NaN or Inf")
-    norm = float(direction.float().norm())
+    norm = float(np.linalg.norm(numbers))
     if abs(norm - 1) > 1e-3:
         raise UsageError(
             f"direction for layer {layer} has norm {norm:.3g}, expected 1; pass unit(direction)"

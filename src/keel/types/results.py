@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxtyping import Float, Int
-from torch import Tensor
 
+from keel.arrays import Array
 from keel.types.conversation import system_hash
 from keel.types.floors import Floors
 from keel.types.space import AssistantAxis, AxisFolds, PersonaSpace, PersonaVector
@@ -88,11 +88,11 @@ class DefaultAnswers:
     They answer single questions without a history: of a later turn they say how it stands to those.
     """
 
-    gaps_NL: Float[Tensor, "answer layer"]
+    gaps_NL: Float[Array, "answer layer"]
     """In gap units: 0 role mean, 1 default mean."""
-    tokens_N: Int[Tensor, " answer"]
+    tokens_N: Int[Array, " answer"]
     """Number of content tokens of each."""
-    questions_N: Int[Tensor, " answer"]
+    questions_N: Int[Array, " answer"]
     """Code of the question of each: answers to one question are alike."""
 
 
@@ -102,7 +102,7 @@ class PersonaMap:
 
     vectors: tuple[PersonaVector, ...]
     """The role vectors that the axis was made of."""
-    default_LD: Float[Tensor, "layer hidden"]
+    default_LD: Float[Array, "layer hidden"]
     default_count: int
     dropped: dict[str, int]
     """Roles with too few rollouts, left out, with their number of rollouts."""
@@ -391,7 +391,7 @@ class SpaceComparison:
     components: tuple[Interval, ...]
     """Correlation of loadings on PC1 of both, on PC2 of both, ...; past PC1 its absolute value, for
     only PC1's sign has a meaning. Intervals are about other names."""
-    correlations_KK: Float[Tensor, "component other"]
+    correlations_KK: Float[Array, "component other"]
     """Signed correlation of every component of the first space with every one of the second."""
 
     @property

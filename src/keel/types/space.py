@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
+from keel.arrays import Array, as_numpy, torch
 from keel.errors import NotFiniteError, UsageError
 
 
@@ -17,9 +17,9 @@ from keel.errors import NotFiniteError, UsageError
 class Activations:
     """Mean and norm of the residual stream over the content tokens of one response."""
 
-    means_LD: Float[Tensor, "layer hidden"]
+    means_LD: Float[Array, "layer hidden"]
     """Mean over the response's content tokens of each block's output; summed in float32."""
-    norms_L: Float[Tensor, " layer"]
+    norms_L: Float[Array, " layer"]
     """Mean over the same tokens of the Euclidean norm of each block's output."""
     tokens: int
     """Number of content tokens averaged."""
@@ -30,8 +30,8 @@ class ActivationBatch:
     """Mean activations of some responses, one row per rollout."""
 
     rollout_ids: tuple[str, ...]
-    means_BLD: Float[Tensor, "rollout layer hidden"]
-    norms_BL: Float[Tensor, "rollout layer"]
+    means_BLD: Float[Array, "rollout layer hidden"]
+    norms_BL: Float[Array, "rollout layer"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PersonaVector:
     role: str
     """The role's name; where its labels are kept apart, with the label, so that it is unique."""
     label: Literal["fully", "somewhat", "all"]
-    vector_LD: Float[Tensor, "layer hidden"]
+    vector_LD: Float[Array, "layer hidden"]
     count: int
     """Rollouts averaged."""
 
@@ -84,43 +84,43 @@ class PersonaSpace:
     """PCA of role vectors at every layer: mean-centred only, PC1 towards the Assistant."""
 
     roles: tuple[str, ...]
-    mean_LD: Float[Tensor, "layer hidden"]
-    components_LKD: Float[Tensor, "layer component hidden"]
+    mean_LD: Float[Array, "layer hidden"]
+    components_LKD: Float[Array, "layer component hidden"]
     """Orthonormal rows."""
-    variance_ratio_LK: Float[Tensor, "layer component"]
-    loadings_LRK: Float[Tensor, "layer role component"]
+    variance_ratio_LK: Float[Array, "layer component"]
+    loadings_LRK: Float[Array, "layer role component"]
     """Cosine of each centred role vector with each component (the paper's loadings)."""
-    coordinates_LRK: Float[Tensor, "layer role component"]
+    coordinates_LRK: Float[Array, "layer role component"]
     """Coordinates of each centred role vector along each component, raw units."""
-    default_loadings_LK: Float[Tensor, "layer component"]
-    default_coordinates_LK: Float[Tensor, "layer component"]
+    default_loadings_LK: Float[Array, "layer component"]
+    default_coordinates_LK: Float[Array, "layer component"]
 
     def components_for(self, share: float, layer: int) -> int | None:
         """How many components reach `share` (0 to 1) of the variance; None if those kept do not."""
-        reached = torch.cumsum(self.variance_ratio_LK[layer], 0) >= share - 1e-6
-        return int(reached.int().argmax()) + 1 if bool(reached.any()) else None
+        reached = as_numpy(self.variance_ratio_LK[layer]).cumsum() >= share - 1e-6
+        return int(reached.argmax()) + 1 if reached.any() else None
 
 
 @dataclass(frozen=True)
 class AssistantAxis:
     """Mean default activation minus mean role vector, at every layer (Lu et al. 2026, §3.1)."""
 
-    vector: Float[Tensor, "layer hidden"]
+    vector: Float[Array, "layer hidden"]
     """Raw, float32, assistant-ward."""
     layer: int
     """Recommended layer for reading and steering."""
-    default_projection: Float[Tensor, " layer"]
+    default_projection: Float[Array, " layer"]
     """⟨mean default activation, direction⟩ at each layer: 1 in gap units."""
-    role_projection: Float[Tensor, " layer"]
+    role_projection: Float[Array, " layer"]
     """⟨mean role vector, direction⟩ at each layer: 0 in gap units."""
-    residual_norm: Float[Tensor, " layer"]
+    residual_norm: Float[Array, " layer"]
     """Mean per-token norm of the residual stream over default responses."""
     identity: ModelIdentity
     provenance: dict[str, Any] = field(default_factory=dict)
     """Origin of the axis: counts, labels, settings, source file."""
 
     def __post_init__(self) -> None:
-        if not bool(torch.isfinite(self.vector).all()):
+        if not np.isfinite(as_numpy(self.vector)).all():
             raise NotFiniteError("the axis holds NaN or Inf; look at the activations it came from")
         if not 0 <= self.layer < self.vector.shape[0]:
             raise UsageError(
@@ -128,12 +128,12 @@ class AssistantAxis:
             )
 
     @property
-    def direction(self) -> Float[Tensor, "layer hidden"]:
+    def direction(self) -> Float[Array, "layer hidden"]:
         """Unit vectors along the axis; zero where the axis is."""
         return torch.nn.functional.normalize(self.vector, dim=-1)
 
     @property
-    def gap(self) -> Float[Tensor, " layer"]:
+    def gap(self) -> Float[Array, " layer"]:
         """Default minus role projection at each layer: the length of one gap unit."""
         return self.default_projection - self.role_projection
 
@@ -155,11 +155,11 @@ class AssistantAxis:
 class AxisFolds:
     """The axis from each fold of the questions: how far it is known, and what of it is noise."""
 
-    contrast_FLD: Float[Tensor, "fold layer hidden"]
+    contrast_FLD: Float[Array, "fold layer hidden"]
     """Default mean minus mean of the role means, over the fold's questions."""
-    weight_F: Float[Tensor, " fold"]
+    weight_F: Float[Array, " fold"]
     """Default answers in the fold; 0 where the default or every role has none."""
-    role_spread_L: Float[Tensor, " layer"]
+    role_spread_L: Float[Array, " layer"]
     """Variance between roles summed over dimensions, the noise of their answers taken out."""
 
 
@@ -168,7 +168,7 @@ class TraitVector:
     """Mean activation of a trait's encouraged answers minus that of the discouraged ones."""
 
     trait: str
-    vector_LD: Float[Tensor, "layer hidden"]
+    vector_LD: Float[Array, "layer hidden"]
     pairs: int
     """Pairs of answers: to the same question, under both prompts of one pair."""
     judged: int
@@ -185,10 +185,10 @@ class TraitAxis:
     1 where noise leaves nothing to compare.
     """
 
-    cosine_LN: Float[Tensor, "layer trait"]
+    cosine_LN: Float[Array, "layer trait"]
     """Positive where the encouraged trait points towards the Assistant."""
-    low_LN: Float[Tensor, "layer trait"]
-    high_LN: Float[Tensor, "layer trait"]
+    low_LN: Float[Array, "layer trait"]
+    high_LN: Float[Array, "layer trait"]
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,9 @@ class TraitMap:
     space: PersonaSpace
     """PCA of trait vectors; its `roles` are traits. The default's coordinates are
     counted from the midpoint of all encouraged and discouraged means."""
-    default_position_LN: Float[Tensor, "layer trait"] = field(metadata={"key": "default_place_LN"})
+    default_position_LN: Float[Array, "layer trait"] = field(metadata={"key": "default_place_LN"})
     """The default's mean along each trait: 0 is the discouraged mean, 1 the encouraged one."""
-    split_half_LN: Float[Tensor, "layer trait"]
+    split_half_LN: Float[Array, "layer trait"]
     """Cosine of the vectors from the two halves of the questions; NaN where one half is empty."""
     layer: int
     """Layer that the map is read at: the axis' layer, or the middle where there is no axis."""

@@ -13,6 +13,14 @@ Fate = Literal["kept", "inert", "too dear", "dominated", "crowded out"]
 """Outcome of screening a setting; only those kept are measured."""
 Unit = Literal["share", "nats per token"]
 
+SWEPT = "sweep-"
+"""Begins the names of evaluations that a sweep made, for itself alone."""
+
+
+def is_swept(name: str) -> bool:
+    """Whether an evaluation of that name was made by a sweep."""
+    return name.startswith(SWEPT)
+
 
 @dataclass(frozen=True)
 class ScreenReading:

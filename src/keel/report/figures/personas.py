@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
-import torch
 from plotly.subplots import make_subplots
 
+from keel.arrays import as_numpy
 from keel.report.figures import theme
 from keel.report.figures.theme import Canvas, hover_box, plain, position_labels
 from keel.report.inputs import RoleStanding
@@ -114,9 +115,9 @@ def _layer_state(
 
     `parts` holds each trace's points: indices of roles, after which comes the default.
     """
-    points_NK = torch.cat(
-        [space.coordinates_LRK[layer], space.default_coordinates_LK[layer][None]]
-    ).float()
+    points_NK = np.vstack(
+        [as_numpy(space.coordinates_LRK[layer]), as_numpy(space.default_coordinates_LK[layer])]
+    )
     x = points_NK[:, 0].tolist()
     # With two roles there is one component only: all points lie on a line.
     y = points_NK[:, 1].tolist() if points_NK.shape[1] > 1 else [0.0] * len(x)
@@ -159,7 +160,7 @@ def draw_variance(space: PersonaSpace, layer: int, *, shares: Sequence[float]) -
 
     A guide stands at each of the shares (0 to 1) with how many components reach it.
     """
-    ratios = space.variance_ratio_LK[layer].float()
+    ratios = as_numpy(space.variance_ratio_LK[layer])
     numbers = list(range(1, len(ratios) + 1))
     figure = theme.new_figure(310, margin={"r": 150, "t": 40, "b": 52}, hovermode="x unified")
     figure.add_bar(
@@ -172,7 +173,7 @@ def draw_variance(space: PersonaSpace, layer: int, *, shares: Sequence[float]) -
     figure.add_trace(
         theme.line(
             numbers,
-            (100 * torch.cumsum(ratios, 0)).tolist(),
+            (100 * ratios.cumsum()).tolist(),
             name="all up to here",
             mode="lines+markers",
             line={"color": theme.INK, "width": 1.5},

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from keel.arrays import as_numpy
 from keel.report.figures import theme
 from keel.report.figures.theme import hover_box
 from keel.types import (
@@ -80,8 +81,8 @@ def draw_plane(study: DriftStudy, persona_map: PersonaMap | None) -> go.Figure:
     if persona_map is not None:
         space, layer = persona_map.space, study.layer
         gap = float(persona_map.axis.gap[layer])
-        roles_RK = (space.coordinates_LRK[layer, :, :2].float() / gap).tolist()
-        default_K = (space.default_coordinates_LK[layer, :2].float() / gap).tolist()
+        roles_RK = (as_numpy(space.coordinates_LRK[layer, :, :2]) / gap).tolist()
+        default_K = (as_numpy(space.default_coordinates_LK[layer, :2]) / gap).tolist()
         for points, names, marker in (
             (roles_RK, space.roles, {"color": theme.PALE, "size": 5}),
             ([default_K], ("default",), {"color": theme.DEFAULT_COLOUR, "symbol": "star"}),

@@ -1,28 +1,22 @@
-"""A run's report, and the comparison of several runs: each one HTML page."""
+"""A run's report: one HTML page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from keel.compare import CompareSettings, RunMaps, compare_maps
-from keel.errors import UsageError
-from keel.pipeline.sweep import is_swept
 from keel.prompts import load_library, role_kinds
 from keel.report import (
-    ComparisonInputs,
     ReportInputs,
     case_account,
-    comparison_account,
     render_html,
     report_account,
 )
-from keel.store import Run, RunFolder, StudyFolder
-from keel.types import DriftStudy, Replay, RunComparison, StudiedConversation
+from keel.store import Run, RunFolder, StudyFolder, open_run
+from keel.types import DriftStudy, Replay, StudiedConversation, is_swept
 
 _SHOWN_TRANSCRIPTS = 25
 """People of a study whose first conversation the page holds whole, under each arm."""
@@ -48,7 +42,8 @@ def report(folder: RunFolder, kinds: Mapping[str, str] | None = None) -> Path:
 
     `kinds` gives each role's kind; by default as in Keel's own library.
     """
-    return folder.write_report(render_html(report_account(report_inputs(folder.read(), kinds))))
+    run = open_run(folder.path, "np")  # nothing is computed: torch is not imported
+    return folder.write_report(render_html(report_account(report_inputs(run, kinds))))
 
 
 def case_page(folder: RunFolder, replayed: Replay) -> Path:
@@ -95,37 +90,6 @@ def _transcripts(run: Run, name: str, study: DriftStudy) -> Iterator[StudiedConv
             if person not in shown and len(shown) < _SHOWN_TRANSCRIPTS:
                 shown.add(person)
                 yield talk
-
-
-def compare(
-    runs: Sequence[Run], settings: CompareSettings = CompareSettings()
-) -> tuple[RunComparison, ...]:
-    """Compares each pair of the runs, in the order given.
-
-    Raises UsageError with fewer than two runs, or with the same one twice.
-    """
-    if len(runs) < 2:
-        raise UsageError(f"{len(runs)} run is given, expected two or more; name another one")
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise UsageError("a run is given twice; name two different ones")
-    maps = [
-        RunMaps(
-            str(run.path),
-            run.identity,
-            run.persona_map if run.has_map else None,
-            run.trait_map if run.has_traits else None,
-        )
-        for run in runs
-    ]
-    return tuple(compare_maps(first, second, settings) for first, second in combinations(maps, 2))
-
-
-def comparison_page(runs: Sequence[Run], pairs: tuple[RunComparison, ...]) -> str:
-    """The comparison as one self-contained HTML page."""
-    head = tuple(f"{run.path.name}: {run.identity.model_id}" for run in runs)
-    title = " · ".join(run.path.name for run in runs)
-    date = max(run.manifest.created for run in runs)
-    return render_html(comparison_account(ComparisonInputs(title, head, pairs, date)))
 
 
 def run_facts(run: Run) -> Iterator[tuple[str, str]]:

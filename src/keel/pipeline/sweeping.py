@@ -50,6 +50,7 @@ from keel.settings import SweepSettings
 from keel.statistics import Clusters, difference_interval
 from keel.store import EvaluationFolder, RunFolder, SweepWork
 from keel.types import (
+    SWEPT,
     UNSTEERED,
     Floor,
     Floors,
@@ -69,7 +70,7 @@ _NOT_ADOPTED = (
     "only one that they do is adopted."
 )
 _PRICE = "log-likelihood of its own answers"
-_SCREENED, _PRICES, _SWEPT = "screened", "prices", "sweep-"
+_SCREENED, _PRICES = "screened", "prices"
 _WHOLE = {"eq_bench": 100.0}
 """Highest score of an item, for tasks where it is not 1."""
 
@@ -154,11 +155,6 @@ def price_sweep(
         "minutes of screening, at most": round(size * job.seconds_to_screen() / 60, 1),
         "minutes of answering, at most": round((most + 1) * minutes, 1),
     }
-
-
-def is_swept(name: str) -> bool:
-    """Whether an evaluation of that name was made by a sweep, for itself alone."""
-    return name.startswith(_SWEPT)
 
 
 class SweepJob:
@@ -326,7 +322,7 @@ class SweepJob:
         scores: dict[str, float] = {}
         for source in self.inputs.tasks:
             stem = "".join(c if c.isalnum() or c in "_-" else "-" for c in Path(source.task).stem)
-            name = f"{_SWEPT}{stem}-{source.settings.limit or 'all'}"
+            name = f"{SWEPT}{stem}-{source.settings.limit or 'all'}"
             task, arm = source.open(), arm_of(floors)
             evaluation = task_evaluation(task, task_answerer(task, self.engine), (arm,), name=name)
             scored = self._scored(evaluation, arm, finishes)
@@ -382,7 +378,7 @@ def evaluation_of(
     """Some of the suite's items under an arm, kept under a name that hashes which items."""
     suite = replace(inputs.suite, items=tuple(items))
     parts = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
-    name = f"{_SWEPT}{suite.name}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
+    name = f"{SWEPT}{suite.name}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
     return Evaluation(suite, (arm,), answerer, inputs.grader, inputs.rubric, name=name, seed=seed)
 
 
