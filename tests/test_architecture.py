@@ -185,3 +185,13 @@ def test_no_pickle_is_loaded():
                 assert given.get("weights_only") == "True", f"{path}:{node.lineno}"
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"pickle\.loads?\(|Unpickler\(|allow_pickle=True", text), path
+
+
+def test_no_lazy_name_is_a_module_of_its_package():
+    """Once the module is imported, the name would stand for it and no longer for the function."""
+    import keel
+    from keel import pipeline
+
+    for package in (keel, pipeline):
+        modules = {p.stem for p in Path(package.__path__[0]).glob("*.py")}
+        assert not modules & set(package.__all__) - {"geometry"}, package

@@ -9,7 +9,8 @@ import pytest
 
 from keel import pipeline
 from keel.errors import UsageError
-from keel.evaluate import SUITES, suite
+from keel.evaluate import suite
+from keel.pipeline import SUITES
 from keel.types import Conversation, Item, Message, Suite
 
 OWN = ("susceptibility", "jailbreak", "base-purpose", "base-traits", "drift-harm")

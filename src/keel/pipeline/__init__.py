@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from keel.pipeline.maps import *  # noqa: F403
     from keel.pipeline.progress import *  # noqa: F403
     from keel.pipeline.reporting import *  # noqa: F403
-    from keel.pipeline.study_transcripts import *  # noqa: F403
     from keel.pipeline.studying import *  # noqa: F403
     from keel.pipeline.suites import *  # noqa: F403
     from keel.pipeline.sweeping import *  # noqa: F403
     from keel.pipeline.tracking import *  # noqa: F403
+    from keel.pipeline.transcribed import *  # noqa: F403
     from keel.pipeline.untrained import *  # noqa: F403
     from keel.settings import DriftStudySettings as DriftStudySettings
     from keel.settings import ExtractSettings as ExtractSettings
@@ -51,7 +51,7 @@ _HOMES = {
     "keel.pipeline.maps": "Extraction judge",
     "keel.pipeline.progress": "OnProgress silent",
     "keel.pipeline.reporting": "case_page report report_inputs",
-    "keel.pipeline.study_transcripts": "check_given study_transcripts",
+    "keel.pipeline.transcribed": "check_given study_transcripts",
     "keel.pipeline.studying": "check_study price_study study_drift",
     "keel.pipeline.suites": "SUITES open_suite",
     "keel.pipeline.sweeping": "SweepInputs price_sweep sweep",
