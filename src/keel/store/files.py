@@ -178,7 +178,8 @@ def read_tensors(
             if framework == "pt" or "BF16" not in kinds:
                 return {name: handle.get_tensor(name) for name in names}, metadata
         # A kind of number that numpy does not have.
-        return {name: as_numpy(tensor) for name, tensor in read_tensors(path)[0].items()}, metadata
+        arrays: dict[str, Any] = {n: as_numpy(each) for n, each in read_tensors(path)[0].items()}
+        return arrays, metadata
 
 
 def read_pickled_tensors(path: Path) -> Any:
