@@ -47,13 +47,13 @@ def test_a_shape_is_measured_with_made_up_weights_only(arguments):
         main(arguments)
 
 
-@pytest.mark.parametrize("fit", [4, 1])
+@pytest.mark.parametrize("fit", [5, 1])
 def test_each_round_asks_every_row_for_every_load_once(fit):
-    engines = dict.fromkeys(("plain", "global", "per request", "means"))
+    engines = dict.fromkeys(("plain", "global", "per request", "means", "watched"))
     pool = _Pool(engines, {}, "eager", fit)
     for number in (0, 1):
         order = [(name, load.name) for name, _, load in _in_order(pool, number)]
-        assert len(order) == len(set(order)) == 5 * len(LOADS)
+        assert len(order) == len(set(order)) == 7 * len(LOADS)
         if fit == 1:  # an engine is started once a round
             starts = [row.engine for _, row, _ in _in_order(pool, number)]
             assert sorted(engine for engine, _ in groupby(starts)) == sorted(engines)

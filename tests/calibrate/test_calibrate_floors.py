@@ -175,8 +175,8 @@ def test_calibration_without_default_answers_is_refused(engine):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"percentiles": (0.0,)}, "above 0, under 100"),
-        ({"percentiles": (101.0,)}, "above 0, under 100"),
+        ({"percentiles": (0.0,)}, "expected 1 to under 100"),
+        ({"percentiles": (101.0,)}, "expected 1 to under 100"),
         ({"percentiles": ()}, "nothing to try"),
         ({"price_bound": 0.0}, "above 0 nats"),
     ],

@@ -17,6 +17,7 @@ from keel.geometry import raise_to_floor, unit
 from keel.store import (
     export_capping_config_pt,
     load_floors,
+    save_floors,
 )
 from keel.types import AssistantAxis, Floor, Floors, ModelIdentity
 
@@ -152,3 +153,13 @@ def test_two_directions_at_one_layer_go_out_as_two_vectors(tmp_path: Path):
 def test_floors_that_the_reference_cannot_say_are_not_exported(tmp_path: Path, floor: Floor):
     with pytest.raises(UsageError, match="can only say finite floors for all tokens"):
         export_capping_config_pt([Floors((floor,), "odd")], tmp_path / "c.pt")
+
+
+def test_a_floors_file_of_any_name_is_read_and_another_file_is_refused(tmp_path):
+    """What a file holds decides: one without an ending was refused."""
+    direction = torch.nn.functional.one_hot(torch.tensor(0), 8).float()
+    save_floors([Floors((Floor(1, direction, 0.5),), "mine")], tmp_path / "floors", default="mine")
+    assert load_floors(tmp_path / "floors").name == "mine"
+    (tmp_path / "talk.json").write_text('{"messages": []}')
+    with pytest.raises(UsageError, match="talk.json is no file of floors"):
+        load_floors(tmp_path / "talk.json")

@@ -173,7 +173,7 @@ def _read_axis(
         _check_identity(axis.identity, identity, path)
         facts = {**axis.provenance, "identity": "given when it was read"}
         return replace(axis, identity=identity, provenance=facts)
-    if path.is_file() and path.suffix != ".safetensors":
+    if path.is_file() and not _may_be_safetensors(path):
         raise UsageError(
             f"{path} is no file of vectors, expected {', '.join(_SUFFIXES)}, a run folder or a hub "
             "id; point at one of these"
@@ -184,12 +184,20 @@ def _read_axis(
 
 
 def _floors_file(path: Path) -> FloorsFile:
-    if path.is_file() and path.suffix != ".safetensors":
+    if path.is_file() and not _may_be_safetensors(path):
         raise UsageError(
             f"{path} is no file of floors, expected .safetensors, a capping_config.pt, a run "
             "folder or a hub id; point at one of these"
         )
     return open_run(path).floors_file if path.is_dir() else read_floors(path)
+
+
+def _may_be_safetensors(path: Path) -> bool:
+    """Whether a file is named as safetensors files are, or begins as they do."""
+    if path.suffix == ".safetensors":  # a damaged one is read, and said to be damaged
+        return True
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _check_identity(actual: ModelIdentity, wanted: ModelIdentity | None, path: Path) -> None:
