@@ -7,6 +7,7 @@ would be taken for a position in the conversation.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from keel.errors import ModelLayoutError
 from keel.steering.blocks import Decoder
 from keel.steering.nest import in_nest
 from keel.types import TokenMask
@@ -45,25 +47,57 @@ def follow_passes(
 ) -> None:
     """Call the listener at every pass from now on; the stack removes exactly these hooks.
 
-    Raises UsageError where another thread or task has a context open on the model.
+    Raises UsageError where another thread or task has a context open on the model, and, in a pass
+    of a looped model, ModelLayoutError.
     """
+    call = _ModelCall()
 
     def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling():
+            call.stack_runs = 0
         listener.begin(args, kwargs)
 
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling() and not is_computed_again():
+            call.check_stack_run(decoder.path)
         listener.enter(args, kwargs)
 
     def end(_module: nn.Module, _args: Any, output: Any) -> None:
         listener.end(output)
 
-    for hook in (begin, enter, end):
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            call.stack_runs = None
+
+    for hook in (begin, enter, end, leave):
         _compile_only_within(hook.__code__)
     stack.enter_context(in_nest(decoder.stack, listener, enter))
     inner = getattr(model, "_orig_mod", model)
     if inner is not decoder.stack:
         stack.callback(inner.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        stack.callback(inner.register_forward_hook(leave, always_call=True).remove)
     stack.callback(decoder.stack.register_forward_hook(end).remove)
+
+
+class _ModelCall(threading.local):
+    """How often the decoder's stack ran in the call of the model that a thread is in."""
+
+    def __init__(self) -> None:
+        """Called anew in every thread that looks."""
+        self.stack_runs: int | None = None
+        """None outside a call of the whole model, as where its stack is called by itself."""
+
+    def check_stack_run(self, path: str) -> None:
+        """Count a run; raise ModelLayoutError at the second, of which a layer means several."""
+        if self.stack_runs is None:
+            return
+        self.stack_runs += 1
+        if self.stack_runs > 1:
+            raise ModelLayoutError(
+                f"the blocks at {path!r} run more than once in a forward pass (a looped model); "
+                "Keel steers and reads blocks that run once, so that a layer means one activation. "
+                "Where it is a wrapper that calls a model several times, give the model inside"
+            )
 
 
 def observers_last(block: nn.Module, stack: ExitStack) -> None:

@@ -68,10 +68,10 @@ def recorded(
     `means` off records `probes` only, which costs nothing at other layers. `blocks` names the list
     of decoder blocks where the search for it fails. A compiled model runs uncompiled inside.
 
-    Raises ModelLayoutError for an unknown layout, UsageError for a layer or width the model lacks,
-    for beam search, assisted decoding and other calls that take cached tokens back, and
-    NotAppliedError when a pass went past some layer's hook, ran a block twice, or a thread still
-    generates at the end.
+    Raises ModelLayoutError for an unknown layout or a looped model, UsageError for a layer or width
+    the model lacks, for beam search, assisted decoding and other calls that take cached tokens
+    back, and NotAppliedError when a pass went past some layer's hook, ran a block twice, or a
+    thread still generates at the end.
     """
     decoder = find_decoder(model, blocks)
     if end_tokens is None:

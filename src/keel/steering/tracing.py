@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -20,11 +21,15 @@ def carrying_lists(
 ) -> list[str]:
     """Names of the outermost lists of whose modules some run on text, and all that run return
     the residual stream. None where the model cannot run on text alone.
+
+    Raises ModelLayoutError where such a list's modules run more than once (a looped model).
     """
     carrying: dict[str, bool] = {}
+    runs: Counter[tuple[str, nn.Module]] = Counter()
 
     def hook_for(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        def hook(module: nn.Module, _args: Any, output: Any) -> None:
+            runs[name, module] += 1
             try:
                 is_stream = layout.stream_in(output).shape[:2] == (1, _TOKENS)
             except (ModelLayoutError, IndexError, KeyError, TypeError):
@@ -47,7 +52,19 @@ def carrying_lists(
             Exception
         ):  # whatever it is: such a model shows nothing, and is refused by its caller
             return []
-    return outermost(name for name, is_stream in carrying.items() if is_stream)
+    running = outermost(name for name, is_stream in carrying.items() if is_stream)
+    _refuse_loops({name: max(runs[name, module] for module in lists[name]) for name in running})
+    return running
+
+
+def _refuse_loops(runs: Mapping[str, int]) -> None:
+    """Raise ModelLayoutError for lists of blocks that ran more often than once in a pass."""
+    looped = [f"{name!r} {count} times" for name, count in runs.items() if count > 1]
+    if looped:
+        raise ModelLayoutError(
+            f"blocks run more than once in a forward pass (a looped model): {', '.join(looped)}; "
+            "Keel steers and reads blocks that run once, so that a layer means one activation"
+        )
 
 
 def outermost(names: Iterable[str]) -> list[str]:
