@@ -6,7 +6,7 @@ file that the site does not hold becomes the file's name.
 
 from __future__ import annotations
 
-import ast
+import importlib
 import json
 import os.path
 import posixpath
@@ -84,16 +84,10 @@ def _api_page(name: str) -> str:
 
 def _public_names(name: str) -> list[str] | None:
     """What `__all__` lists; None for a module that has none and shows all its public names."""
-    if name == "keel":
-        import keel
-
-        return [member for member in keel.__all__ if member not in ("__version__", "geometry")]
-    path = ROOT / "src" / Path(*name.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return list(ast.literal_eval(node.value))
-    return None
+    module = importlib.import_module(name)
+    members = getattr(module, "__all__", None)
+    hidden = ("__version__", "geometry") if name == "keel" else ()
+    return None if members is None else [member for member in members if member not in hidden]
 
 
 def _notebook_page(path: Path) -> str:

@@ -134,7 +134,8 @@ def _check_ending(out: str | Path, to: Target) -> None:
     from keel.errors import UsageError
 
     ending, file = _ENDINGS.get(to), Path(out)
-    if ending and not file.is_dir() and file.suffix != ending:
+    allowed = ("", ending) if ending == ".safetensors" else (ending,)  # known by what they hold
+    if ending and not file.is_dir() and file.suffix not in allowed:
         raise UsageError(
             f"{file} does not end in {ending}, by which this kind of file is known again; name it "
             f"{file.with_suffix(ending)}"
