@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, t, ttest_1samp
+from scipy.stats import binom, kstest, t, ttest_1samp
 
 from keel.errors import TooFewSamplesError
 from keel.statistics import (
@@ -102,9 +102,31 @@ def test_shares_of_independent_answers_have_wilsons_interval():
     interval = rate_interval(np.zeros(20), alone(20))
     assert (interval.value, interval.low) == (0, 0)
     assert interval.high == pytest.approx(0.1611, abs=1e-4)
-    for ones in (1, 7, 19):
+    for ones in (4, 7, 16):
         interval = rate_interval(np.array([1.0] * ones + [0.0] * (20 - ones)), alone(20))
         assert (interval.low, interval.high) == pytest.approx(wilson(ones, 20))
+
+
+def test_a_share_of_which_few_count_reaches_as_low_as_a_count_of_so_few():
+    """Poisson: with a mean of 0.3554 two or more come in 5 %, so 2 of 12 reach down to 0.0296.
+    Wilson's 4.7 % missed a true 4.5 % in one study of ten."""
+    counted = np.array([1.0] * 2 + [0.0] * 10)
+    interval = rate_interval(counted, alone(12))
+    assert interval.low == pytest.approx(0.3554 / 12, abs=1e-5)
+    assert interval.high == pytest.approx(wilson(2, 12)[1])
+    others = rate_interval(1 - counted, alone(12))
+    assert (others.low, others.high) == pytest.approx((1 - interval.high, 1 - interval.low))
+
+
+@pytest.mark.parametrize("items", [12, 50, 300])
+def test_intervals_of_rare_shares_hold_the_rate_that_they_are_about(items):
+    """At rates of 0.4 to 1.2 answers of all, summed over what can come: no draws, no chance."""
+    for rate in np.linspace(0.4, 1.2, 9) / items:
+        held = 0.0
+        for ones in range(12):
+            interval = rate_interval(1.0 * (np.arange(items) < ones), alone(items))
+            held += binom.pmf(ones, items, rate) * (interval.low <= rate <= interval.high)
+        assert held >= 0.93
 
 
 def test_scores_of_independent_answers_have_students_interval():

@@ -92,7 +92,10 @@ def _reach(result: EvalResult) -> str:
         words += f", over {listed(beyond)} that items share"
     if these:
         words += f"; they hold for the {listed(these)} asked alone, too few to speak of others"
-    return f"{words}."
+    return (
+        f"{words}. With few items or personas those of shares are wider than they need be, and p "
+        "finds too few differences, not too many."
+    )
 
 
 def _pictures(name: str, result: EvalResult) -> Iterator[Picture]:
