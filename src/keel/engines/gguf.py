@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-VERSION = 2
+VERSION = 3
 """Of what `convert` makes; a folder of another version is made again."""
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
