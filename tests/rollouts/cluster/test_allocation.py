@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keel.errors import UsageError
-from keel.rollouts.cluster.cluster import EngineAllocation, Machine, allocate_engines
+from keel.rollouts.cluster.allocation import EngineAllocation, Machine, allocate_engines
 
 
 @pytest.mark.parametrize(

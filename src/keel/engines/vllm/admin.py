@@ -23,7 +23,6 @@ from keel.engines.vllm.deployment import Deployment
 from keel.engines.vllm.gate import FloorsChange, Gate
 from keel.engines.vllm.live import LiveFloors
 from keel.engines.vllm.packing import PackedInterventions
-from keel.engines.vllm.plugin import STAGE
 from keel.engines.vllm.serving import (
     check_held,
     check_model,
@@ -32,6 +31,7 @@ from keel.engines.vllm.serving import (
     line_of,
     settings_of,
 )
+from keel.engines.vllm.staging import STAGE
 from keel.errors import KeelError, UsageError
 from keel.store import load_floors, load_settings, save_floors
 

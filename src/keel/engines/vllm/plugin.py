@@ -31,8 +31,6 @@ FRONT = "keel.engines.vllm.front.Front"
 """The middleware, as `--middleware` takes it."""
 WATCH = "keel.serve.watch.Watch"
 """The middleware of a server that watches its conversations, inside the front."""
-STAGE = "stage"
-"""The call that `staging.stage` answers, among those to workers."""
 REFUSED = 3
 """Exit status of a server that Keel refuses to start."""
 
@@ -313,10 +311,11 @@ def _intercept_rpc(original: Wrapper, self: Any, method: Any, *args: Any, **kwar
     """
     keel = getattr(self, "keel", None)
     call = kwargs.get("args") or (args[1] if len(args) > 1 else None) or ("",)
-    if keel is not None and method == "keel_call" and call[0] == STAGE:
-        from keel.engines.vllm.staging import stage
+    if keel is not None and method == "keel_call":
+        from keel.engines.vllm.staging import STAGE, stage
 
-        return [stage(keel, *call[1:])]
+        if call[0] == STAGE:
+            return [stage(keel, *call[1:])]
     if _deployment(self.vllm_config) is not None and isinstance(method, str):
         from keel.engines.vllm.serving import check_new_weights
 

@@ -22,6 +22,8 @@ from keel.types import ShiftNumbers
 if TYPE_CHECKING:
     from keel.engines.vllm.core import CoreState
 
+STAGE = "stage"
+"""The call that `stage` answers, among those to workers."""
 _LOW = ShiftNumbers._fields.index("low")
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keel.errors import ClusterError, KeelError, ModelMismatchError
 from keel.rollouts.answer import RolloutBatch
 from keel.rollouts.cluster.actor import AnswerTask, EngineActor, EngineFacts, EngineSpec
-
-if TYPE_CHECKING:
-    from keel.rollouts.cluster.cluster import EngineAllocation
+from keel.rollouts.cluster.allocation import EngineAllocation
 
 OnEngines = Callable[[int, int], None]
 """Called with the number of open engines, and of all engines."""
