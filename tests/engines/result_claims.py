@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from keel.engines import Engine, Recording
+from keel.engines import Engine, Probe, Recording
 from keel.errors import UsageError
 from keel.geometry import unit
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
@@ -115,6 +115,17 @@ def a_conversation_without_an_answer_is_read_under_floors_all_the_same(engine: E
     assert results.firing.rate == 0
 
 
+def floors_above_the_layer_that_is_read_are_counted_too(engine: Engine) -> None:
+    """A pass that ended at the layer read left them out without a word."""
+    probing = Recording(probes=(Probe(0, unit(torch.ones(engine.identity.hidden_size))),))
+    readings = engine.read(GIVEN, recording=probing, interventions=floors(engine, 0, 1))
+    assert len(list(readings)) == len(GIVEN)
+    assert readings.firing.slots[0] == readings.firing.slots[1] > 0
+    above = engine.read(GIVEN, recording=probing, interventions=floors(engine, 1))
+    list(above)
+    assert above.firing.slots == {1: readings.firing.slots[1]}
+
+
 def results_that_were_all_taken_stay_at_their_end(engine: Engine) -> None:
     results = generate(engine, PROMPTS, 1)
     assert len(list(results)) == 2
@@ -132,5 +143,6 @@ CLAIMS = (
     firing_is_refused_after_a_break,
     a_call_begun_later_is_not_steered_by_one_left_half_done,
     a_conversation_without_an_answer_is_read_under_floors_all_the_same,
+    floors_above_the_layer_that_is_read_are_counted_too,
     results_that_were_all_taken_stay_at_their_end,
 )

@@ -7,7 +7,7 @@ import torch
 
 from keel.engines import Probe, Recording
 from keel.engines.transformers.reading import kl_per_token
-from keel.errors import NotAppliedError
+from keel.errors import NotAppliedError, UsageError
 from keel.steering import Addition
 from keel.testing import tiny_model
 from keel.types import Floor
@@ -87,7 +87,29 @@ def test_floors_above_the_last_layer_read_change_nothing_of_what_is_read():
     readings = made.read(given, recording=probing, interventions=[low, high])
     (two,) = readings
     assert torch.equal(one.turns[0].projections_TK, two.turns[0].projections_TK)
-    assert set(readings.firing.slots) == {1}
+    assert set(readings.firing.slots) == {1, 3}
+
+
+def test_the_model_is_handed_out_unsteered_whatever_call_was_left_half_done():
+    """Kept by name, an unfinished call keeps its hooks on the model, and what is called directly
+    was held by floors that nobody had on."""
+    made = engine()
+    ids = torch.tensor([[5, 6, 7]])
+    alone = made.local_model.model(input_ids=ids).logits
+    left = made.generate(prompts(), SAMPLING, seed=1, interventions=[Floor(1, V, 1e4)])
+    next(left)
+    assert torch.equal(made.local_model.model(input_ids=ids).logits, alone)
+    with pytest.raises(UsageError, match="broken off"):
+        next(left)
+
+
+def test_a_floor_above_every_layer_of_the_model_is_refused_in_reading_too():
+    """It was left out as one above the layer read."""
+    made = engine()
+    given = [prompts()[0].conversation.with_reply("good day")]
+    probing = Recording(probes=(Probe(1, V),))
+    with pytest.raises(UsageError, match="99"):
+        list(made.read(given, recording=probing, interventions=[Floor(99, V, 1.0)]))
 
 
 def test_tokens_that_pass_a_layer_unseen_are_reported_in_reading_too():

@@ -173,6 +173,8 @@ def test_a_stopped_answer_is_measured_as_far_as_it_was_written(model):
             [model.gauge(None).in_gaps(p) for p in reading.turns[0].projections_TK[:, 0].tolist()]
         ),
     )
+    # Under all the run's floors, those above the layer that is read among them.
+    assert set(readings.firing.slots) == set(model.run.floors.layers)
     assert answer.acted.slots == sum(readings.firing.slots.values())
 
 

@@ -63,16 +63,25 @@ class Budget:
 class LocalModel:
     """A transformers model of this process, to be called directly inside `keel.steered`."""
 
-    model: Any
+    _model: Any
     tokenizer: Any
     blocks: str | Sequence[nn.Module] | None
     """As for `keel.steered`."""
     budget: Budget
+    _break_off: Callable[[], None] = lambda: None
+    """Ends a call of the engine that is open."""
+
+    @property
+    def model(self) -> Any:
+        """The model. To take it breaks off an unfinished call of the engine, whose interventions
+        would act on it."""
+        self._break_off()
+        return self._model
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
+        device: torch.device = self._model.get_input_embeddings().weight.device
         return device
 
 

@@ -101,6 +101,15 @@ def test_interventions_that_no_token_passed_are_an_error(engine):
         lm.generate_until([])
 
 
+def test_a_call_that_failed_leaves_no_firing_of_the_call_before(engine):
+    lm = SteeredLM(engine, CAPPED, batch_size=1)
+    lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("The sea is wide.",), 0)])
+    assert lm.firing is not None
+    with pytest.raises(NotAppliedError):
+        lm.generate_until([])
+    assert lm.firing is None
+
+
 def test_lengths_are_those_that_the_model_sampled(engine, files):
     found = answered(engine, opened(files, "gsm8k", max_new_tokens=5))
     assert {(a.tokens, a.finish) for a in found.answers} == {(5, "length")}

@@ -16,7 +16,7 @@ from keel.engines.chat_template import ChatTemplate
 from keel.engines.context import check_context, context_tokens
 from keel.engines.decoding import TextStream, check_recordable, cut_at_stop, has_just_stopped
 from keel.engines.protocol import Batch, Budget, LocalModel, Recording
-from keel.engines.results import Calls, Completion, Divergence, Reading, Results, engine_call
+from keel.engines.results import Calls, Completion, Divergence, Reading, engine_call
 from keel.engines.transformers.batching import (
     budget_for,
     by_length,
@@ -140,7 +140,9 @@ class TransformersEngine:
     @property
     def local_model(self) -> LocalModel:
         """The model itself, for code that calls it directly."""
-        return LocalModel(self.model, self.tokenizer, self.blocks, self.budget)
+        return LocalModel(
+            self.model, self.tokenizer, self.blocks, self.budget, self.engine_calls.close
+        )
 
     @cached_property
     def why_not_static(self) -> str | None:
@@ -208,19 +210,25 @@ class TransformersEngine:
                     yield self._completion(finished, indices, job)
             return steering.firing() if steering is not None else None
 
+    @engine_call
     def read(
         self,
         conversations: Sequence[Conversation],
         *,
         recording: Recording,
         interventions: Sequence[Intervention] = (),
-    ) -> Results[Reading]:
+    ) -> Generator[Reading, None, Firing | None]:
         """Read given conversations in one forward pass each, in order of length."""
-        # What lies above the last block that runs can change nothing that is read.
-        top = self._last_needed(recording)
-        reaching = [each for each in interventions if each.layer <= top]
-        readings = self._readings(conversations, recording, reaching)
-        return self.engine_calls.begin(readings, (each.layer for each in reaching))
+        firing: Firing | None = None
+        for batch, indices in self._padded_batches(conversations, recording.spans):
+            with self._steering(interventions) as steering:
+                readings = read_batch(self.model, self.decoder, batch, recording, steering)
+                if steering is not None:
+                    now = steering.firing()
+                    firing = now if firing is None else firing + now
+            for reading, index in zip(readings, indices, strict=True):
+                yield replace(reading, index=index)
+        return firing
 
     def divergence(
         self,
@@ -236,23 +244,6 @@ class TransformersEngine:
     def close(self) -> None:
         """Break off the call that is open: the model is unsteered afterwards."""
         self.engine_calls.close()
-
-    def _readings(
-        self,
-        conversations: Sequence[Conversation],
-        recording: Recording,
-        interventions: Sequence[Intervention],
-    ) -> Generator[Reading, None, Firing | None]:
-        firing: Firing | None = None
-        for batch, indices in self._padded_batches(conversations, recording.spans):
-            with self._steering(interventions) as steering:
-                readings = read_batch(self.model, self.decoder, batch, recording, steering)
-                if steering is not None:
-                    now = steering.firing()
-                    firing = now if firing is None else firing + now
-            for reading, index in zip(readings, indices, strict=True):
-                yield replace(reading, index=index)
-        return firing
 
     def _steering(self, interventions: Sequence[Intervention]) -> Any:
         if not interventions:
@@ -328,12 +319,6 @@ class TransformersEngine:
             None if projections_TK is None else projections_TK[: len(answer.token_ids)],
             record.prompt_K,
         )
-
-    def _last_needed(self, recording: Recording) -> int:
-        """The topmost layer that the recording reads; blocks above it need not run."""
-        if recording.means or recording.log_likelihood or not recording.probes:
-            return self.layers - 1
-        return max(probe.layer for probe in recording.probes)
 
     def _end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer: the model's own and the chat template's."""

@@ -6,7 +6,7 @@ mask is needed and attention takes its fastest way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +84,7 @@ def read_batch(
         steering.marked = batch.step
     likelihoods: list[Tensor] = []
     with ExitStack() as stack, torch.inference_mode():
-        reader.attach(stack)
+        reader.attach(stack, () if steering is None else steering.layers)
         if recording.log_likelihood:
             likelihoods = _log_likelihoods(model, batch)
         else:
@@ -179,7 +179,8 @@ class _Reader:
         """Layers to record that have not run yet."""
         self.projections_BTK = torch.zeros(*batch.ids_BT.shape, len(recording.probes))
 
-    def attach(self, stack: ExitStack) -> None:
+    def attach(self, stack: ExitStack, steered_layers: Iterable[int]) -> None:
+        """Record, and leave each pass behind the last layer that is recorded or steered."""
         needed = (
             range(len(self.decoder.blocks))
             if self.recording.means
@@ -190,7 +191,7 @@ class _Reader:
             stack.callback(block.register_forward_hook(self._hook(layer)).remove)
             self.silent.add(layer)
         if needed and not self.recording.log_likelihood:
-            last = self.decoder.blocks[max(needed)]
+            last = self.decoder.blocks[max([*needed, *steered_layers])]
             stack.callback(last.register_forward_hook(_end_pass).remove)
 
     def readings(self, likelihoods: Sequence[Tensor]) -> list[Reading]:

@@ -88,6 +88,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     @contextmanager
     def _steered(self) -> Iterator[None]:
         """The model with the arm's interventions; refuses to end where they touched nothing."""
+        self.firing = None
         if not self.arm.interventions:
             yield
             return
