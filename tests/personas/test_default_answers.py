@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from keel.drift.usual import UsualAnswers
+from keel.personas import map_personas
 from tests.personas.synthetic import QUICK, SPREAD, Planted, mapped
 
 
@@ -20,6 +23,25 @@ def test_default_answers_come_with_their_lengths_one_row_each():
     assert answers.gaps_NL.shape == (8 * 3, 3)
     assert answers.tokens_N.tolist() == [48] * 24
     assert sorted(answers.questions_N.tolist()) == sorted([*range(8)] * 3)
+
+
+def test_lengths_are_of_what_a_mean_is_over_where_the_batches_say():
+    """An answer of 48 tokens, 40 of them thinking, is a mean over 8: as one of 48 it would vary
+    less than it does, and no answer of 8 would be held against it, being shorter than all."""
+    planted = Planted(SPREAD)
+
+    def batches():
+        for batch in planted.batches():
+            yield replace(batch, tokens_B=torch.full((len(batch.rollout_ids),), 8))
+
+    answers = map_personas(
+        planted.prompts,
+        batches,
+        identity=planted.identity,
+        tokens=tokens_of(planted),
+        settings=QUICK,
+    ).default_answers
+    assert answers.tokens_N.tolist() == [8] * 24
 
 
 def test_without_lengths_a_map_knows_no_default_answers():

@@ -99,8 +99,16 @@ def test_means_are_over_the_span_and_answers_without_it_are_left_out(case, spans
             batch.activations.rollout_ids, batch.activations.means_BLD, strict=True
         )
     }
+    counts = {
+        id: tokens
+        for batch in answered
+        if batch.activations is not None
+        for id, tokens in zip(
+            batch.activations.rollout_ids, batch.activations.tokens_B.tolist(), strict=True
+        )
+    }
     decode = engine.template.tokenizer.decode
-    wanted = {}
+    wanted, lengths = {}, {}
     for prompt, ids in zip(PROMPTS, thinker.token_ids, strict=True):
         closed = [n for n in range(len(ids) + 1) if "</think>" in decode(ids[:n])]
         is_thought = decode(ids).startswith("<think>") or engine.template.opens_thinking
@@ -110,6 +118,8 @@ def test_means_are_over_the_span_and_answers_without_it_are_left_out(case, spans
         ]
         if stop > start:
             wanted[prompt.id] = by_hand(engine, ids, start, stop)
+            lengths[prompt.id] = stop - start
+    assert counts == lengths
     assert means.keys() == wanted.keys()
     for id, means_LD in wanted.items():
         torch.testing.assert_close(means[id].float(), means_LD, rtol=1e-4, atol=1e-5)

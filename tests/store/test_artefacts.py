@@ -156,6 +156,12 @@ def test_means_are_halved_on_disk_and_come_back_in_float32(
     assert same(found, activations)
 
 
+def test_how_many_tokens_means_are_over_comes_back(tmp_path, activations: ActivationBatch):
+    counted = dataclasses.replace(activations, tokens_B=torch.arange(6))
+    save_activations(counted, tmp_path / "batch")
+    assert same(read_activations(tmp_path / "batch"), counted)
+
+
 def test_means_past_the_reach_of_float16_are_kept_in_bfloat16_not_as_infinity(tmp_path: Path):
     # 2^17 = 131072 is twice float16's largest number and exact in bfloat16
     means = torch.tensor([[[131072.0, -1.5]]])

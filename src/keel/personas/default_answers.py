@@ -37,6 +37,7 @@ class HeldOutDefaults:
             self._default.append((default_LD * direction_LD).sum(-1))
             self._role.append((role_LD * direction_LD).sum(-1))
         self._gaps: dict[str, Tensor] = {}
+        self._tokens: dict[str, int] = {}
 
     def watching(self, batches: Iterable[ActivationBatch]) -> Iterator[ActivationBatch]:
         """The same batches, looked at as they pass."""
@@ -48,12 +49,18 @@ class HeldOutDefaults:
                     projection_L = (means_LD * self._directions[fold]).sum(-1)
                     gap_L = self._default[fold] - self._role[fold]
                     self._gaps[id] = (projection_L - self._role[fold]) / gap_L
+                    if batch.tokens_B is not None:
+                        self._tokens[id] = int(batch.tokens_B[b])
             yield batch
 
     def answers(self, tokens: Mapping[str, int]) -> DefaultAnswers:
-        """All that passed; `tokens` has the number of content tokens of each answer by its id."""
+        """All that passed, with the number of tokens that each mean is over.
+
+        `tokens` has the number of content tokens of each answer by its id, for batches that do not
+        say: where an answer begins with thinking, its mean is over fewer.
+        """
         return DefaultAnswers(
             torch.stack(list(self._gaps.values())).float(),
-            torch.tensor([tokens[id] for id in self._gaps]),
+            torch.tensor([self._tokens.get(id, tokens[id]) for id in self._gaps]),
             torch.tensor([self._index.question[id] for id in self._gaps]),
         )

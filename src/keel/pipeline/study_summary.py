@@ -280,9 +280,12 @@ class StudySummary:
                 f"{cut:.0%} of answers were cut off at {self.settings.sampling.max_new_tokens} "
                 "tokens, and stay so in the history; allow longer ones with --max-new-tokens"
             )
-        empty = sum(not point.tokens for point in points)
-        if empty:
-            yield f"{empty} of {len(points)} answers are empty, and have no level"
+        silent = sum(math.isnan(point.with_history) for point in points)
+        if silent:
+            yield (
+                f"{silent} of {len(points)} answers are empty, or end within their thinking, and "
+                "have no level"
+            )
         if embed is None and not self.settings.embed:
             yield (
                 "no sentence encoder is installed, so that nothing is said of what moves the "

@@ -129,6 +129,7 @@ def batch_of(
             tuple(id for id, _ in recorded),
             torch.stack([activation.means_LD for _, activation in recorded]),
             torch.stack([activation.norms_L for _, activation in recorded]),
+            torch.tensor([activation.tokens for _, activation in recorded]),
         )
     return RolloutBatch(number, tuple(rollouts), stacked)
 

@@ -128,17 +128,19 @@ def save_activations(batch: ActivationBatch, path: Path) -> None:
     fits = bool((batch.means_BLD.abs() <= _LARGEST_FLOAT16).all())
     means = batch.means_BLD.to(torch.float16 if fits else torch.bfloat16)
     tensors = {"means": means, "norms": batch.norms_BL.float()}
+    if batch.tokens_B is not None:
+        tensors["tokens"] = batch.tokens_B
     write_artefact(path, "activations", tensors, {"rollouts": list(batch.rollout_ids)})
 
 
 def read_activations(path: Path) -> ActivationBatch:
-    """Response means and norms, in float32."""
+    """Response means and norms, in float32, and how many tokens they are over."""
     facts, tensors = read_artefact(path, "activations")
     with reading(path, "a batch of activations"):
         ids, means, norms = tuple(facts["rollouts"]), tensors["means"].float(), tensors["norms"]
         if not len(ids) == len(means) == len(norms):
             raise ValueError(f"{len(ids)} rollouts with {len(means)} means and {len(norms)} norms")
-        return ActivationBatch(ids, means, norms)
+        return ActivationBatch(ids, means, norms, tensors.get("tokens"))
 
 
 def write_artefact(

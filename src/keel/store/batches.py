@@ -166,8 +166,9 @@ def thin_activations(root: Path, keep: Kept) -> None:
             path.unlink()
             continue
         rows, ids_left = torch.tensor(chosen), tuple(names[row] for row in chosen)
+        tokens_B = None if batch.tokens_B is None else batch.tokens_B[rows]
         save_activations(
-            ActivationBatch(ids_left, batch.means_BLD[rows], batch.norms_BL[rows]), path
+            ActivationBatch(ids_left, batch.means_BLD[rows], batch.norms_BL[rows], tokens_B), path
         )
 
 

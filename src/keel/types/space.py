@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from keel.arrays import Array, as_numpy, torch
 from keel.errors import NotFiniteError, UsageError
@@ -32,6 +32,8 @@ class ActivationBatch:
     rollout_ids: tuple[str, ...]
     means_BLD: Float[Array, "rollout layer hidden"]
     norms_BL: Float[Array, "rollout layer"]
+    tokens_B: Int[Array, " rollout"] | None = None
+    """Content tokens that each mean is over; None in runs from before that was kept."""
 
 
 @dataclass(frozen=True)
