@@ -13,6 +13,7 @@ from keel.engines.transformers.running import Passes
 from keel.engines.transformers.traits import BatchTraits
 from keel.steering import Firing, Steering
 from keel.testing import tiny_model, tiny_tokenizer
+from keel.testing.tiny_models import CHATML
 from tests.releases import CACHE
 
 
@@ -58,6 +59,14 @@ def test_a_model_that_cannot_run_on_text_is_the_models_own_fault_and_ends_the_ex
     assert (check.name, check.status) == ("runs by itself", "failed")
     assert "without Keel" in check.text
     assert "pixel_values" in check.text
+
+
+def test_a_tokenizer_of_another_model_is_named_with_both_numbers():
+    model = tiny_model("llama")
+    model.resize_token_embeddings(200)
+    (check,) = checks_of(model).values()
+    assert (check.name, check.status) == ("runs by itself", "failed")
+    assert "embeddings of 200 alone" in check.text
 
 
 def test_a_list_of_blocks_that_is_not_there_is_refused_with_its_remedy():
@@ -137,12 +146,18 @@ def test_an_error_that_nobody_foresaw_is_a_crash_with_its_name(monkeypatch):
     assert check.text == "KeyError: 'num_attention_heads'"
 
 
-def test_a_template_that_changes_what_is_said_is_refused():
+@pytest.mark.parametrize(
+    "template",
+    [CHATML.replace("message['content']", "'Hm.'"), "{{ raise_exception('no text for you') }}"],
+)
+def test_a_template_that_refuses_or_changes_what_is_said_is_not_the_models_own_fault(template):
+    """It was said of the model that it does not read plain text."""
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "'Hm.'")
-    (check,) = examine(tiny_model("llama"), tokenizer).checks
-    assert check.status == "refused"
-    assert "chat template" in check.text
+    tokenizer.chat_template = template
+    first, last = examine(tiny_model("llama"), tokenizer).checks
+    assert (first.name, first.status) == ("runs by itself", "passed")
+    assert (last.name, last.status) == ("opens", "refused")
+    assert "chat template" in last.text
 
 
 @pytest.mark.parametrize("model_type", ["mamba", "mamba2", "falcon_mamba"])

@@ -16,7 +16,14 @@ from keel.words import first_line
 
 def check_plain_pass(subject: Subject) -> str:
     """The model predicts from text alone, without Keel."""
-    ids_BT = subject.ids_BT
+    # Not by the chat template, whose refusal is none of the model's.
+    ids_BT = subject.row(subject.tokenizer.encode(TEXTS[1]))
+    known = subject.model.get_input_embeddings().weight.shape[0]
+    if int(ids_BT.max()) >= known:
+        raise CheckFailedError(
+            f"the tokenizer gives token {int(ids_BT.max())}, but the model has embeddings of "
+            f"{known} alone; take the tokenizer that belongs to it"
+        )
     try:
         logits_TV = subject.plain_logits(ids_BT)
     except Exception as error:
@@ -37,6 +44,7 @@ def check_plain_pass(subject: Subject) -> str:
 def check_opening(subject: Subject) -> str:
     """Keel's engine takes the model."""
     engine, dtype = subject.engine, str(subject.model.dtype).removeprefix("torch.")
+    subject.ids_BT  # refused here where the chat template refuses  # noqa: B018
     return f"{type(engine.model).__name__} in {dtype}"
 
 

@@ -55,8 +55,8 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
 
     A folder with a LoRA adapter loads its base model, too, and takes the base's tokenizer where it
     has none of its own.
-    Raises ModelLoadError, in one line, when the model cannot be found, read or understood,
-    MissingExtraError for an adapter without peft.
+    Raises ModelLoadError, in one line, when the model cannot be found, read or understood, or lacks
+    weights, MissingExtraError for an adapter without peft.
     """
     where = locate(model)
     base = _base_of(model, where)
@@ -67,9 +67,10 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
         arguments["revision"] = settings.revision
     placing = {"device_map": "auto"} if settings.device == "map" else {}
     try:
-        loaded = _load_model(where, dtype, {**arguments, **placing})
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        loaded, lacking = _load_model(where, dtype, {**arguments, **placing})
+    except Exception as error:  # damaged files and code from a hub raise anything
         raise ModelLoadError(_error_text(model, base, error)) from error
+    _refuse_random(model, lacking)
     tokenizer = _load_tokenizer(where, base, arguments)
     if not placing:
         loaded.to(device)
@@ -101,7 +102,7 @@ def load_config(model: str, settings: LoadSettings = LoadSettings()) -> LoadedCo
         arguments["revision"] = settings.revision
     try:
         config = _auto("AutoConfig").from_pretrained(base or where, **arguments)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:
         raise ModelLoadError(_error_text(model, base, error)) from error
     return LoadedConfig(config, _load_tokenizer(where, base, arguments))
 
@@ -125,24 +126,56 @@ def _load_tokenizer(where: str, base: str | None, arguments: dict[str, Any]) -> 
     has_own = any(Path(where).glob("tokenizer*")) or any(Path(where).glob("*.model"))
     source = where if base is None or has_own else base
     try:
-        return _auto("AutoTokenizer").from_pretrained(source, **arguments)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        tokenizer = _auto("AutoTokenizer").from_pretrained(source, **arguments)
+        # Of some types transformers makes a tokenizer out of no files, which knows no text.
+        if not tokenizer.encode("Who are you?", add_special_tokens=False):
+            raise ValueError(f"{type(tokenizer).__name__} makes no tokens of a text")
+    except Exception as error:
         raise ModelLoadError(
             f"the model in {where} loads, but no tokenizer with it: {first_line(error)}; copy "
             "tokenizer.json and tokenizer_config.json of the model that it was made from into "
             "the folder"
         ) from error
+    return tokenizer
 
 
-def _load_model(where: str, dtype: torch.dtype, arguments: dict[str, Any]) -> Any:
-    try:
-        return _auto("AutoModelForCausalLM").from_pretrained(where, dtype=dtype, **arguments)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        # A language model inside a vision wrapper.
-        auto = _auto("AutoModelForImageTextToText")
-        return auto.from_pretrained(where, dtype=dtype, **arguments)
+def _load_model(
+    where: str, dtype: torch.dtype, arguments: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model, and what transformers says of weights that its files lack or have otherwise."""
+    # Of a mismatch transformers' own error names neither weight nor shape.
+    given = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    refusals = []
+    # The second is a language model inside a vision wrapper.
+    for name in ("AutoModelForCausalLM", "AutoModelForImageTextToText"):
+        try:
+            loaded, lacking = _auto(name).from_pretrained(where, **given, **arguments)
+            return loaded, dict(lacking)
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _refuse_random(model: str, lacking: dict[str, Any]) -> None:
+    """Raise ModelLoadError for weights that the files do not hold: they would be random numbers."""
+    missing = sorted(lacking.get("missing_keys", ()))
+    other = sorted(
+        f"{name} {list(stored)}, expected {list(expected)}"
+        for name, stored, expected in lacking.get("mismatched_keys", ())
+    )
+    for names, are in (
+        (missing, "are missing"),
+        (other, "have another shape than config.json says"),
+    ):
+        if names:
+            more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
+            raise ModelLoadError(
+                f"weights of {model!r} {are}: {', '.join(names[:2])}{more}; transformers would run "
+                "it with random numbers there. Give the config.json and all weight files of one "
+                "model that predicts tokens"
+            )
 
 
 def _auto(name: str) -> Any:
@@ -201,6 +234,15 @@ def _error_text(model: str, base: str | None, error: Exception) -> str:
             f"it is an adapter of {base!r}, which must be at hand: a hub id, or a folder on this "
             "machine; base_model_name_or_path in its adapter_config.json says which"
         )
+    elif "custom code" in str(error):
+        remedy = "read that code, and allow it to run with --trust-remote-code"
+    elif "Unrecognized configuration class" in str(error):
+        return (
+            f"cannot load model {model!r}: transformers has no model of its type that predicts the "
+            "next token of a text (AutoModelForCausalLM), as decoder-only models do"
+        )
+    elif (Path(model) / "config.json").is_file():
+        remedy = "copy the folder anew, all of its files; a new type needs a newer transformers"
     else:
         remedy = (
             "expected an alias (smollm2), a hub id such as org/name, a folder with config.json "
