@@ -57,7 +57,9 @@ class _Engine:
 
         from keel.engines.catalogue import locate
         from keel.engines.vllm import Deployment
+        from keel.engines.vllm.handover import SumsFolder
 
+        self.sums = SumsFolder()
         extra = {}
         if deployment is not None and deployment.pop("custom_op", False):
             from benchmarks.vllm import custom_op
@@ -153,7 +155,7 @@ class _Engine:
         self.texts = [texts[number] for number in sorted(texts)]
         recorded, began = [key for key in keys if key], time.perf_counter()
         if recorded:
-            self._call("collect", recorded)
+            self._call("collect", recorded, self.sums.path)
         self.collect_s = time.perf_counter() - began
 
     def _submit(self, number: int, asked: dict[str, Any]) -> str:

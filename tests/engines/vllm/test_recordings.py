@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.handover import SumsFolder, unpacked_sums
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
@@ -53,7 +54,7 @@ def packed(*probes):
 
 
 def collected(held, *keys):
-    return load(held.recordings.collect(list(keys)))
+    return unpacked_sums(held.recordings.collect(list(keys)), SumsFolder())
 
 
 @pytest.mark.parametrize("sums", [1, 0], ids=["means", "projections alone"])

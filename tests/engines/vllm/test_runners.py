@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load
 
 from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.handover import SumsFolder, unpacked_sums
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.engines.vllm.worker import begin_v2, follow_v2, steer_runner
@@ -287,7 +288,7 @@ class TestV2:
             runner.execute_model(told)
             told = scheduled()
         assert held.firing("band")[2] == (3, 3)
-        assert load(held.recordings.collect(["k"]))["k/0/tokens"].item() == 1
+        assert unpacked_sums(held.recordings.collect(["k"]), SumsFolder())["k/0/tokens"].item() == 1
 
     def test_a_step_that_broke_off_leaves_idle_maps(self):
         runner, held = RunnerV2(ToyModel()), hold(Deployment(None, is_global=True))

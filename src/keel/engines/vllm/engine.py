@@ -284,6 +284,7 @@ class VllmEngine:
         """Break off the call that is open, stop vLLM and give its memory back."""
         self.engine_calls.close()
         self.llm.llm_engine.engine_core.shutdown()
+        self.workers.sums.close()
 
     def _transcript(self, conversation: Conversation, spans: Spans = "answer") -> Transcript:
         """A conversation's tokens. Raises ContextLengthError where they do not fit."""

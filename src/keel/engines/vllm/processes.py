@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from safetensors.torch import load
 from torch import Tensor
 
+from keel.engines.vllm.handover import SumsFolder, unpacked_sums
 from keel.errors import EngineDiedError
 from keel.steering import Firing
 
@@ -26,6 +27,7 @@ class Workers:
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
+        self.sums = SumsFolder()
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """What a method of `WorkerState` returns in each worker, by rank."""
@@ -37,12 +39,14 @@ class Workers:
         return dict(load(self.call(method, *keys)[-1]))
 
     def collect(self, keys: list[str]) -> dict[str, Tensor]:
-        """What was recorded under these keys; pipeline stages are added up."""
+        """What was recorded under these keys; pipeline stages are added up. The sums are good
+        until the next ones are collected."""
         if not keys:
             return {}
-        ranks = self.call("collect", keys)
+        ranks = self.call("collect", keys, self.sums.path)
         stages = self.llm.llm_engine.vllm_config.parallel_config.pipeline_parallel_size
-        return merged(ranks[:: max(len(ranks) // stages, 1)])
+        each = ranks[:: max(len(ranks) // stages, 1)]
+        return merged(unpacked_sums(message, self.sums) for message in each)
 
     def discard(self, keys: list[str]) -> None:
         """Forget recordings that will not be collected."""
@@ -64,11 +68,11 @@ class Workers:
         return {layer for status in self.call("status") for layer in status["layers"]}
 
 
-def merged(ranks: Iterable[bytes]) -> dict[str, Tensor]:
+def merged(stages: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """What all pipeline stages recorded: each knows its own layers, the others' sums are zero."""
     total: dict[str, Tensor] = {}
-    for packed in ranks:
-        for name, tensor in load(packed).items():
+    for recorded in stages:
+        for name, tensor in recorded.items():
             if name not in total or name.endswith("/tokens"):
                 total[name] = tensor
                 continue

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
+from keel.engines.vllm.handover import SumsBuffer, packed_sums
 from keel.engines.vllm.layers import SteeredLayer
-from keel.engines.vllm.token_book import RecordedSpan, StepMaps, TokenBook
+from keel.engines.vllm.token_book import RecordedSpan, RequestRecord, StepMaps, TokenBook
 from keel.errors import ModelMismatchError, NotAppliedError, UsageError
 
 _SCORED_AT_ONCE = 64
@@ -47,6 +48,7 @@ class Recordings:
         """(layer, column there) of each probe as given; column −1 at another pipeline stage."""
         self.projections: dict[str, list[tuple[int, Tensor]]] = {}
         self.scores: dict[str, list[Tensor]] = {}
+        self.buffer = SumsBuffer()
 
     def set_probes(self, file: bytes) -> None:
         """Take per-token projections on these directions from now on, and on no others.
@@ -76,37 +78,38 @@ class Recordings:
             for key, first, count in maps.predicting:
                 self.scores.setdefault(key, []).append(output[first : first + count].clone())
 
-    def collect(self, keys: Sequence[str]) -> bytes:
-        """What was recorded under these keys, which are forgotten.
+    def collect(self, keys: Sequence[str], folder: str = "") -> dict[str, Any]:
+        """What was recorded under these keys, which are forgotten, as `unpacked_sums` reads it.
 
         Tensors `KEY/TURN/sums` [layer, hidden], `/norms` [layer], `/projections` [token, probe],
-        `/tokens`; the sums of layers that other pipeline stages hold are zero.
+        `/tokens`; the sums of layers that other pipeline stages hold are zero. The sums lie in a
+        file of `folder` where there is such a folder on this machine.
         """
-        recorded: dict[str, Tensor] = {}
+        numbers: dict[str, Tensor] = {}
         summed: list[tuple[str, int]] = []
-        closed = {key: self.book.close(key) for key in keys}
+        closed = self._close(keys)
         left_out = self._take_left_out(record.spans for record in closed.values())
         for key, record in closed.items():
             projections = self.projections.pop(key, [])
-            self.scores.pop(key, None)
             for number, span in enumerate(record.spans):
                 name, tokens = f"{key}/{number}", span.tokens - left_out.get(span.row, 0)
-                recorded[f"{name}/tokens"] = torch.tensor([tokens])
+                numbers[f"{name}/tokens"] = torch.tensor([tokens])
                 if record.sums:
                     summed.append((name, span.row))
                 parts = [p for n, p in projections if n == number]
                 if parts:  # what was left out came last
-                    recorded[f"{name}/projections"] = torch.cat(parts)[:tokens].cpu()
-        for kind, table in (("sums", "sums_RD"), ("norms", "norms_R")):
-            gathered = self._gather(table, [row for _, row in summed])
-            for (name, _), numbers in zip(summed, gathered, strict=True):
-                recorded[f"{name}/{kind}"] = numbers
-        self._clear(span.row for record in closed.values() for span in record.spans)
-        return packed(recorded)
+                    numbers[f"{name}/projections"] = torch.cat(parts)[:tokens].cpu()
+        names, rows = [name for name, _ in summed], [row for _, row in summed]
+        sums_LND, norms_LN, file = self._gather(rows, folder)
+        self._clear(closed.values())
+        return packed_sums(numbers, names, sums_LND, norms_LN, file)
 
     def discard(self, keys: Sequence[str]) -> None:
         """Forget what was recorded under these keys, where there is anything."""
-        self.collect([key for key in keys if key in self.book.by_key])
+        closed = self._close([key for key in keys if key in self.book.by_key])
+        for key in closed:
+            self.projections.pop(key, None)
+        self._clear(closed.values())
 
     def likelihood(self, key: str) -> bytes:
         """Log-likelihood of each recorded token, turn after turn; empty where the head is not.
@@ -171,32 +174,47 @@ class Recordings:
         rows = [span.row for of_key in spans for span in of_key if span.row >= 0]
         return dict(zip(rows, self.left_out_R[rows].tolist(), strict=True)) if rows else {}
 
-    def _clear(self, rows: Iterable[int]) -> None:
-        """Set rows to zero for the next recording."""
-        freed = torch.tensor([row for row in rows if row >= 0], device=self.left_out_R.device)
+    def _close(self, keys: Sequence[str]) -> dict[str, RequestRecord]:
+        """The records under these keys, which are forgotten with what predicts their tokens."""
+        for key in keys:
+            self.scores.pop(key, None)
+        return {key: self.book.close(key) for key in keys}
+
+    def _clear(self, records: Iterable[RequestRecord]) -> None:
+        """Set the rows of closed records to zero for the next recording."""
+        rows = [span.row for record in records for span in record.spans if span.row >= 0]
+        freed = torch.tensor(rows, device=self.left_out_R.device)
         if len(freed):
             self.left_out_R[freed] = 0
             for held in self.held.values():
                 held.sums_RD[freed] = 0
                 held.norms_R[freed] = 0
 
-    def _gather(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Each row's sums at every layer, up to the last that is here, in one transfer."""
+    def _gather(self, rows: Sequence[int], folder: str) -> tuple[Tensor, Tensor, str]:
+        """Each row's sums at every layer up to the last that is here, their norms, and the file
+        of `folder` that holds the sums; empty where none does."""
         if not rows:
-            return torch.zeros(0)
-        tables = {layer: getattr(held, name) for layer, held in self.held.items()}
-        first = next(iter(tables.values()))
-        wanted = torch.tensor(rows, device=first.device)
-        shape = (len(rows), max(tables) + 1, *first.shape[1:])
-        # Other pipeline stages may have some of the layers.
-        make = torch.empty if len(tables) == shape[1] else torch.zeros
-        numbers = make(shape, dtype=first.dtype, device=first.device)
-        for layer, table in tables.items():
-            numbers[:, layer] = table[wanted]
-        if not numbers.is_cuda:
-            return numbers
-        on_host = torch.empty(shape, dtype=first.dtype, pin_memory=True)
-        return on_host.copy_(numbers)
+            return torch.zeros(0, 0, self.hidden), torch.zeros(0, 0), ""
+        device, depth = self.left_out_R.device, max(self.held) + 1
+        wanted = torch.tensor(rows, device=device)
+        shape = (depth, len(rows), self.hidden)
+        room_LND = self.buffer.empty(folder, shape)
+        sums_LND = room_LND
+        if sums_LND is None or device.type != "cpu":
+            sums_LND = torch.empty(shape, dtype=torch.float32, device=device)
+        norms_LN = torch.empty(shape[:2], dtype=torch.float32, device=device)
+        for layer in range(depth):
+            held = self.held.get(layer)
+            if held is None:  # another pipeline stage has it
+                sums_LND[layer], norms_LN[layer] = 0, 0
+                continue
+            torch.index_select(held.sums_RD, 0, wanted, out=sums_LND[layer])
+            torch.index_select(held.norms_R, 0, wanted, out=norms_LN[layer])
+        if room_LND is None:
+            return sums_LND, norms_LN, ""
+        if sums_LND is not room_LND:
+            room_LND.copy_(sums_LND)
+        return room_LND, norms_LN, self.buffer.name
 
     def _predictions(self, key: str) -> Float[Tensor, "token hidden"]:
         kept = self.scores.get(key, [])
