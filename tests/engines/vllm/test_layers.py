@@ -309,7 +309,7 @@ def test_heights_are_the_projections_after_steering():
 def test_a_layer_that_is_only_recorded_gives_its_output_untouched():
     shared = checked_layers.TokenMaps(replace(PLAIN, recordings=1), 8, CPU)
     held = checked_layers.SteeredLayer(
-        shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False, is_sum=True
+        shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False, is_first=True, is_sum=True
     )
     held.write(1, PackedInterventions.of("x", BAND["two"]))  # acts elsewhere
     shared.fill(rows([2] * 3, sums=[0] * 3))
@@ -380,6 +380,7 @@ def test_one_graph_without_a_break_serves_all_settings_and_equals_eager(form, is
         "hidden": HIDDEN,
         "device": CPU,
         "is_steered": True,
+        "is_first": True,
         "is_sum": form != "added already",
     }
     eager, traced = (layers.SteeredLayer(one, **more) for one in shared)
@@ -413,7 +414,7 @@ def test_a_graph_for_a_cpu_records_without_a_compare_and_swap():
     layers, count = unchecked(), 1024
     shared = layers.TokenMaps(Deployment(None, recordings=RECORDINGS), count, CPU)
     held = layers.SteeredLayer(
-        shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False, is_sum=True
+        shared, layer=0, hidden=HIDDEN, device=CPU, is_steered=False, is_first=True, is_sum=True
     )
     spare = [RECORDINGS + n % TRASH for n in range(count - 2)]
     shared.fill(rows([0] * count, sums=[*spare, 1, 0]))

@@ -104,9 +104,9 @@ def test_answers_are_recorded_as_by_the_other_engine(
     worker, left_out = worker_of(engine), []
     collect = worker.recordings.collect
 
-    def noting(keys):
+    def noting(*arguments):
         left_out.append(int(worker.shared.left_out_R.sum()))
-        return collect(keys)
+        return collect(*arguments)
 
     monkeypatch.setattr(worker.recordings, "collect", noting)
     recording = Recording(means=means, probes=PROBES)

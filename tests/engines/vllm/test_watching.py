@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from keel.engines.vllm.deployment import KEY, Deployment
 from keel.engines.vllm.packing import PackedInterventions
@@ -58,6 +59,48 @@ def test_only_an_answers_tokens_count_and_not_those_of_its_prompt():
     for n in range(20):
         compute(held, ("a", 3 + n, answer[n : n + 1]))
     assert sums(held, "k/0") == near(expected(projections(answer)))
+
+
+@pytest.mark.parametrize("chunks", [[40], [15, 2, 23], [1] * 40])
+def test_the_beginning_of_an_answer_is_summed_however_it_is_computed(chunks):
+    """Preempted, an answer is computed anew in pieces; none of its tokens counts twice."""
+    held = watching()
+    held.note_requests(scheduled(request("a", 3, **{WATCH: ["k", 1]})))
+    stream = tokens(43, seed=2)
+    compute(held, ("a", 0, stream[:10]))  # seven tokens, then from the start
+    start = 0
+    for count in [3, *chunks]:
+        compute(held, ("a", start, stream[start : start + count]))
+        start += count
+    assert sums(held, "k/0") == near(expected(projections(stream[3:])))
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that a device would be sent."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        is_view = operation.is_view or "detach" in str(operation)
+        self.count += not is_view
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_step_that_is_watched_costs_one_operation_beside_the_layers_graph():
+    """On a GPU each is a launch of its own: nine more a step showed beside a small batch."""
+    counts = []
+    for key in ({}, {WATCH: ["k", 1]}):
+        held = watching()
+        held.note_requests(scheduled(request("a", 3, **key)))
+        compute(held, ("a", 0, tokens(4)))
+        with Operations() as begun:
+            held.begin(["a"], [4], [1])
+        held.model(tokens(1))
+        with Operations() as ended:
+            held.end(None)
+        counts.append(begun.count + ended.count)
+    assert counts[1] == counts[0] + 1
+    assert counts[0] <= 2  # the maps in, and out again
 
 
 def test_what_is_read_is_the_stream_before_it_is_steered_there():
@@ -166,7 +209,7 @@ def test_without_an_alarm_nothing_of_it_is_in_the_layers():
     held = hold(Deployment(layers=(1, 2)))
     assert held.watching is None
     names = {name for layer in held.layers.values() for name, _ in layer.named_buffers()}
-    assert not names & {"watched_D", "heights_T", "fired_T"}
+    assert not names & {"watched_D", "watched_TN"}
 
 
 def test_a_direction_of_another_width_is_refused():

@@ -36,7 +36,13 @@ def held_layer(
     """One held layer by itself; its map is `held.shared`."""
     shared = TokenMaps(deployment, slots, CPU)
     return SteeredLayer(
-        shared, layer=layer, hidden=HIDDEN, device=CPU, is_steered=True, is_sum=is_sum
+        shared,
+        layer=layer,
+        hidden=HIDDEN,
+        device=CPU,
+        is_steered=True,
+        is_first=True,
+        is_sum=is_sum,
     )
 
 
@@ -54,6 +60,7 @@ def rows(
                 phases,
                 spare if sums is None else sums,
                 [0] * len(phases) if tally is None else tally,
+                [0] * len(phases),
                 [0] * len(phases),
             ],
             dtype=np.int64,

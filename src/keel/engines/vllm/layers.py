@@ -34,9 +34,9 @@ Trial = Callable[["SteeredLayer", Tensor, Tensor | None], tuple[Tensor, Tensor |
 class TokenMaps(nn.Module):
     """Per-token maps that all layers of one model read; filled before each forward pass."""
 
-    maps_4T: Int[Tensor, "map slot"]
-    """The four below, one after the other: filled in one transfer."""
-    idle_4T: Int[Tensor, "map slot"]
+    maps_5T: Int[Tensor, "map slot"]
+    """The five below, one after the other: filled in one transfer."""
+    idle_5T: Int[Tensor, "map slot"]
     phase_T: Int[Tensor, " slot"]
     """2·setting + (1 if the token was generated); 0 does nothing."""
     sums_row_T: Int[Tensor, " slot"]
@@ -45,12 +45,15 @@ class TokenMaps(nn.Module):
     """Setting in whose firing the token is counted; 0 for none."""
     ends_T: Int[Tensor, " slot"]
     """Set of tokens of which it must be none to be counted; 0 for the empty one."""
+    early_T: Int[Tensor, " slot"]
+    """1 for a token at the beginning of a watched answer."""
     left_out_R: Int[Tensor, " row"]
     """Tokens of each recording that were not counted after all."""
-    fired_T: Float[Tensor, " slot"]
-    """Layers that have moved the token in this pass; only where answers are watched."""
     left_out_S: Int[Tensor, " setting"]
     """The same for each setting's firing."""
+    watched_TN: Float[Tensor, "slot number"]
+    """What each token adds to the sums of a watched answer: 1, its projection, the square of it,
+    the projection once more if it is early, the number of layers that moved it."""
 
     def __init__(self, deployment: Deployment, max_tokens: int, device: torch.device) -> None:
         super().__init__()
@@ -61,11 +64,11 @@ class TokenMaps(nn.Module):
         """Whether a layer ran outside a compiled graph since this was last set to False."""
         self.trial: Trial | None = None
         """Looks at, or changes, all layers' outputs in the self-test's passes outside graphs."""
-        idle_4T = torch.from_numpy(idle_maps(max_tokens, rows_of(deployment))).to(device)
-        self.register_buffer("idle_4T", idle_4T, persistent=False)
-        self.register_buffer("maps_4T", idle_4T.clone(), persistent=False)
-        names = ("phase_T", "sums_row_T", "tally_row_T", "ends_T")
-        for name, map_T in zip(names, self.maps_4T, strict=True):
+        idle_5T = torch.from_numpy(idle_maps(max_tokens, rows_of(deployment))).to(device)
+        self.register_buffer("idle_5T", idle_5T, persistent=False)
+        self.register_buffer("maps_5T", idle_5T.clone(), persistent=False)
+        names = ("phase_T", "sums_row_T", "tally_row_T", "ends_T", "early_T")
+        for name, map_T in zip(names, self.maps_5T, strict=True):
             self.register_buffer(name, map_T, persistent=False)
         for name, rows in (
             ("left_out_R", rows_of(deployment) + TRASH),
@@ -74,20 +77,19 @@ class TokenMaps(nn.Module):
             none = torch.zeros(rows, dtype=torch.int64, device=device)
             self.register_buffer(name, none, persistent=False)
         if deployment.watched_layer is not None:
-            fired_T = torch.zeros(max_tokens, dtype=torch.float32, device=device)
-            self.register_buffer("fired_T", fired_T, persistent=False)
+            watched_TN = torch.zeros(max_tokens, 5, dtype=torch.float32, device=device)
+            watched_TN[:, 0] = 1
+            self.register_buffer("watched_TN", watched_TN, persistent=False)
 
     def fill(self, maps: StepMaps) -> None:
         """Copy in the maps of the coming pass; those of the pass before are forgotten."""
-        total = maps.maps_4T.shape[1]
+        total = maps.maps_5T.shape[1]
         if total < self.filled:
             self.clear()
-        numbers_4T = torch.from_numpy(maps.maps_4T)
-        if self.maps_4T.is_cuda:  # other memory of the host is copied once the device is idle
-            numbers_4T = numbers_4T.pin_memory()
-        self.maps_4T[:, :total].copy_(numbers_4T, non_blocking=True)
-        if self.deployment.watched_layer is not None:
-            self.fired_T.zero_()
+        numbers_5T = torch.from_numpy(maps.maps_5T)
+        if self.maps_5T.is_cuda:  # other memory of the host is copied once the device is idle
+            numbers_5T = numbers_5T.pin_memory()
+        self.maps_5T[:, :total].copy_(numbers_5T, non_blocking=True)
         self.filled = total
 
     def leave_out_ends(self, ids_T: Int[Tensor, " slot"], sets_EN: Int[Tensor, "set end"]) -> None:
@@ -97,16 +99,19 @@ class TokenMaps(nn.Module):
         is on the device by then: nothing waits for it. `sets_EN` holds the sets of ends, filled up
         with numbers that are no token's.
         """
-        rows_T, tally_T, set_T = (part[: self.filled] for part in self.maps_4T[1:])
+        rows_T, tally_T, set_T = (part[: self.filled] for part in self.maps_5T[1:4])
         is_end_T = (sets_EN[set_T] == ids_T[: self.filled, None]).any(-1)
-        self.left_out_R.index_add_(0, rows_T, is_end_T.long())
-        self.left_out_S.index_add_(0, tally_T, is_end_T.long())
-        rows_T.masked_fill_(is_end_T, rows_of(self.deployment))
+        ended_T = is_end_T.long()
+        self.left_out_S.index_add_(0, tally_T, ended_T)
         tally_T.masked_fill_(is_end_T, 0)
+        rows = rows_of(self.deployment)
+        if rows:
+            self.left_out_R.index_add_(0, rows_T, ended_T)
+            rows_T.masked_fill_(is_end_T, rows)
 
     def clear(self) -> None:
         """Steer, record and count no token until the maps are filled again."""
-        self.maps_4T[:, : self.filled] = self.idle_4T[:, : self.filled]
+        self.maps_5T[:, : self.filled] = self.idle_5T[:, : self.filled]
         self.filled = 0
 
 
@@ -127,9 +132,9 @@ class SteeredLayer(nn.Module):
     probes_MD: Float[Tensor, "probe hidden"]
     projections_TM: Float[Tensor, "slot probe"]
     watched_D: Float[Tensor, " hidden"]
-    heights_T: Float[Tensor, " slot"]
-    """Projections on `watched_D` before anything is steered here."""
-    fired_T: Float[Tensor, " slot"]
+    """Direction on which tokens are projected before anything is steered here."""
+    early_T: Int[Tensor, " slot"]
+    watched_TN: Float[Tensor, "slot number"]
 
     def __init__(
         self,
@@ -139,10 +144,13 @@ class SteeredLayer(nn.Module):
         hidden: int,
         device: torch.device,
         is_steered: bool,
+        is_first: bool,
         is_sum: bool,
     ) -> None:
         super().__init__()
         self.layer, self.hidden, self.is_steered = layer, hidden, is_steered
+        self.is_first = is_first
+        """Whether no layer before it is steered here."""
         self.is_sum = is_sum
         """Whether the stream is the sum of the layer's two outputs; else it is the first."""
         # Not a submodule: every layer would list it again.
@@ -168,8 +176,8 @@ class SteeredLayer(nn.Module):
             self.register_buffer("tally_row_T", shared.tally_row_T, persistent=False)
             tally = torch.zeros(slots, 2, dtype=torch.int64, device=device)
             self.register_buffer("tally_S2", tally, persistent=False)
-        if self.counts_moves:
-            self.register_buffer("fired_T", shared.fired_T, persistent=False)
+        if self.counts_moves or self.watches:
+            self.register_buffer("watched_TN", shared.watched_TN, persistent=False)
         if self.records:
             rows = deployment.recordings + TRASH
             self.register_buffer("sums_RD", torch.zeros(rows, hidden, **new), persistent=False)
@@ -181,8 +189,7 @@ class SteeredLayer(nn.Module):
             self.register_buffer("projections_TM", projections, persistent=False)
         if self.watches:
             self.register_buffer("watched_D", torch.zeros(hidden, **new), persistent=False)
-            heights = torch.zeros(shared.max_tokens, **new)
-            self.register_buffer("heights_T", heights, persistent=False)
+            self.register_buffer("early_T", shared.early_T, persistent=False)
 
     def forward(self, output: Any) -> Any:
         """The layer's output with the stream steered, in the form it came in."""
@@ -193,8 +200,7 @@ class SteeredLayer(nn.Module):
         hidden, second = _parts(output, self.hidden)
         residual = second if self.is_sum else None
         if self.watches:
-            stream = stream_of(hidden, residual)
-            self.heights_T[: stream.shape[0]] = (stream * self.watched_D).sum(-1)
+            self._watch(stream_of(hidden, residual))
         if self.is_steered:
             hidden = self._steer(hidden, residual)
         if self.records or self.probes:
@@ -230,12 +236,19 @@ class SteeredLayer(nn.Module):
         assert total is not None and fired is not None  # noqa: PT018
         # Not index_add_: the compiler does not fuse it, and it costs as much as all the rest.
         if self.counts_moves:
-            self.fired_T[:tokens] += fired
+            before = 0 if self.is_first else self.watched_TN[:tokens, 4]
+            self.watched_TN[:tokens, 4] = before + fired.float()
         slots_S = torch.arange(len(self.tally_S2), device=stream.device)
         seen_TS = self.tally_row_T[:tokens, None] == slots_S
         fired_TS = seen_TS & fired[:, None]
         self.tally_S2.add_(torch.stack([seen_TS.sum(0), fired_TS.sum(0)], -1))
         return (hidden.float() + total).to(hidden.dtype)
+
+    def _watch(self, stream: Float[Tensor, "token hidden"]) -> None:
+        tokens = stream.shape[0]
+        projection_T = (stream * self.watched_D).sum(-1)
+        parts = [projection_T, projection_T.square(), projection_T * self.early_T[:tokens]]
+        self.watched_TN[:tokens, 1:4] = torch.stack(parts, -1)
 
     def _sum(self, stream: Float[Tensor, "token hidden"], row_T: Int[Tensor, " token"]) -> None:
         norm_T = stream.pow(2).sum(-1).sqrt()  # the next layer's norm takes the same sum

@@ -32,6 +32,8 @@ WATCH = "keel_watch"
 """Request argument: [key, how many answers are to be sampled] of what is watched for an alarm."""
 WATCHED_AT_ONCE = 4096
 """Answers that can be in work and watched at once; others are answered unread."""
+EARLY = 16
+"""Tokens at the beginning of a watched answer that are summed by themselves, too."""
 
 TRASH = 8
 """Spare rows that take the sums of unrecorded tokens; several, so that they collide less."""
@@ -107,8 +109,8 @@ class RequestRecord:
 class StepMaps:
     """The maps of one step, a number per token, and where recorded tokens lie in it."""
 
-    maps_4T: Int[ndarray, "map token"]
-    """Phase, row of the sums, row of the tally, set of ends: see `layers.TokenMaps`."""
+    maps_5T: Int[ndarray, "map token"]
+    """Phase, row of the sums, row of the tally, set of ends, early: see `layers.TokenMaps`."""
     taken: list[tuple[str, int, int, int]]
     """(key, span, first and last row + 1 in the step) of recorded stretches."""
     predicting: list[tuple[str, int, int]]
@@ -126,9 +128,11 @@ class StepMaps:
     """Setting in whose firing the token is counted."""
     ends_T: Int[ndarray, " token"] = field(init=False)
     """Set of tokens of which it must be none to be counted; 0 is the empty one."""
+    early_T: Int[ndarray, " token"] = field(init=False)
+    """1 for a token at the beginning of a watched answer."""
 
     def __post_init__(self) -> None:
-        self.phase_T, self.sums_row_T, self.tally_row_T, self.ends_T = self.maps_4T
+        self.phase_T, self.sums_row_T, self.tally_row_T, self.ends_T, self.early_T = self.maps_5T
 
 
 class TokenBook:
@@ -224,7 +228,7 @@ class TokenBook:
                 self._fill(maps, record, row, int(start), int(count))
             row += int(count)
         if columns:
-            maps.maps_4T[:, columns] = np.array(numbers).T
+            maps.maps_5T[:, columns] = np.array(numbers).T
         return maps
 
     def _open(self, key: str, record: RequestRecord, arguments: Mapping[str, Any]) -> None:
@@ -257,6 +261,8 @@ class TokenBook:
         if record.watched is not None:
             first, last = record.watched.fresh(start, start + count)
             maps.sums_row_T[row + first - start : row + last - start] = record.watched.row
+            early = min(last, record.watched.start + EARLY)
+            maps.early_T[row + first - start : row + max(first, early) - start] = 1
             maps.is_watched |= last > first
         if not record.is_given:
             maps.ends_T[row + max(0, record.prompt_tokens - start) : row + count] = record.ends
@@ -286,14 +292,15 @@ class TokenBook:
 
     def _next_token(
         self, maps: StepMaps, record: RequestRecord, row: int, start: int
-    ) -> tuple[int, int, int, int]:
+    ) -> tuple[int, int, int, int, int]:
         """What the maps say of one token of an answer, as `_fill` has it: most steps are these."""
         is_sampled = start >= len(record.prompt_ids)
-        sums_row = self.recordings + row % TRASH
+        sums_row, is_early = self.recordings + row % TRASH, False
         if record.watched is not None:
             first, last = record.watched.fresh(start, start + 1)
             if last > first:
                 sums_row, maps.is_watched = record.watched.row, True
+                is_early = start < record.watched.start + EARLY
         if record.key is not None and self.by_key.get(record.key) is record:
             for number, span in enumerate(record.spans):
                 first, last = span.fresh(start, start + 1)
@@ -303,7 +310,7 @@ class TokenBook:
         if record.slot:
             self.tallied[record.slot] = self.tallied.get(record.slot, 0) + 1
         phase = 2 * record.slot + is_sampled if record.slot else 0
-        return phase, sums_row, record.slot, record.ends if is_sampled else 0
+        return phase, sums_row, record.slot, record.ends if is_sampled else 0, int(is_early)
 
     def _tally(self, maps: StepMaps, record: RequestRecord, begin: int, end: int) -> None:
         if record.slot and end > begin:
@@ -317,10 +324,10 @@ def rows_of(deployment: Deployment) -> int:
 
 
 def idle_maps(tokens: int, recordings: int) -> Int[ndarray, "map token"]:
-    """Maps that do nothing: no setting, sums in spare rows, no tally, no ends."""
-    maps_4T = np.zeros((4, tokens), dtype=np.int64)
-    maps_4T[1] = recordings + np.arange(tokens) % TRASH
-    return maps_4T
+    """Maps that do nothing: no setting, sums in spare rows, no tally, no ends, none early."""
+    maps_5T = np.zeros((5, tokens), dtype=np.int64)
+    maps_5T[1] = recordings + np.arange(tokens) % TRASH
+    return maps_5T
 
 
 def _mark_phases(phase_T: ndarray, record: RequestRecord, start: int) -> None:

@@ -21,8 +21,6 @@ from keel.errors import ModelMismatchError
 
 _KEPT = 4096
 """Answers that have ended and whose sums nobody has taken yet, as those that were aborted."""
-_FIRST = 16
-"""Tokens at an answer's begin that are summed by themselves, too."""
 
 
 class WatchedAnswers:
@@ -38,8 +36,8 @@ class WatchedAnswers:
         self.sums_RN: Float[Tensor, "row number"] = torch.zeros(
             WATCHED_AT_ONCE + TRASH, 5, dtype=torch.float32, device=device
         )
-        """Tokens; sum and sum of squares of their projections; sum over the first 16; how many
-        steered layers moved them."""
+        """Tokens; sum and sum of squares of their projections; sum over those at the beginning; how
+        many steered layers moved them: see `TokenMaps.watched_TN`."""
         self.ended: dict[str, Tensor] = {}
 
     def watch(self, file: bytes) -> None:
@@ -62,12 +60,7 @@ class WatchedAnswers:
         if self.held is None or not maps.is_watched:
             return
         rows_T = shared.sums_row_T[: shared.filled]
-        heights_T = self.held.heights_T[: shared.filled]
-        first_T = heights_T * (self.sums_RN[rows_T, 0] < _FIRST)  # a step has one of each answer
-        ones_T = torch.ones_like(heights_T)
-        fired_T = shared.fired_T[: shared.filled]
-        parts_TN = torch.stack([ones_T, heights_T, heights_T.square(), first_T, fired_T], -1)
-        self.sums_RN.index_add_(0, rows_T, parts_TN)
+        self.sums_RN.index_add_(0, rows_T, shared.watched_TN[: shared.filled])
 
     def end(self, requests: Iterable[str]) -> None:
         """Set aside the sums of requests that have ended, until they are asked for."""

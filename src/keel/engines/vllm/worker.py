@@ -80,6 +80,7 @@ class WorkerState:
             _refuse_float16(sources.values())
         for number, layer in here.items():
             is_steered = number in self.steered
+            is_first = not any(layer.is_steered for layer in self.layers.values())
             if is_recorded or is_steered or number == deployment.watched_layer:
                 self.layers[number] = SteeredLayer(
                     self.shared,
@@ -87,6 +88,7 @@ class WorkerState:
                     hidden=hidden,
                     device=device,
                     is_steered=is_steered,
+                    is_first=is_first,
                     is_sum=sources[number].is_sum,
                 )
                 wrap(layer, self.layers[number])
