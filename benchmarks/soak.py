@@ -277,9 +277,13 @@ def compared(alarm: Alarm, soak: Soak, means: Sequence[tuple[float, int]]) -> di
         zip(soak.turns, means, strict=True), key=lambda row: (row[0].conversation, row[0].number)
     )
     for turn, (mean, tokens) in rows:
+        # What a killed server knew of a conversation is gone: it begins anew.
+        name = f"{turn.conversation} {turn.start}"
         seen[turn.said["state"]] += 1
         if tokens == 0:
             seen["without content"] += 1
+            if turn.goes_on:
+                monitor.turn(name, mean=0.0, tokens=0)
             continue
         gap = abs(turn.said["gaps"] - alarm.in_gaps(mean))
         largest = max(largest, gap)
@@ -287,8 +291,6 @@ def compared(alarm: Alarm, soak: Soak, means: Sequence[tuple[float, int]]) -> di
             wrong.append(f"{turn.conversation}/{turn.number}: gaps differ by {gap:.2g}")
         if not turn.goes_on:
             continue
-        # What a killed server knew of a conversation is gone: it begins anew.
-        name = f"{turn.conversation} {turn.start}"
         verdict = monitor.turn(name, mean=mean, tokens=tokens)
         off = abs(turn.said["evidence"] - verdict.evidence) / max(1.0, verdict.evidence)
         evidence = max(evidence, off)

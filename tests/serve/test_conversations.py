@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from keel.serve.answer_shapes import parts_of
 from keel.serve.conversations import ConversationStore, Namer, messages_of
 
 NAMER = Namer(b"k" * 32)
@@ -71,6 +72,53 @@ def test_answers_that_only_call_a_tool_are_told_apart_by_their_calls(form):
     answered = [{"role": "assistant", "content": "It is 7."}]
     keys = {turn({"messages": [*b["messages"], *answered]}).key for b in (first, second)}
     assert len(keys) == 2
+
+
+def call(id):
+    return {"type": "function_call", "id": f"fc_{id}", "call_id": id, "name": "f", "arguments": ""}
+
+
+def result(id):
+    return {"type": "function_call_output", "call_id": id, "output": "7"}
+
+
+THOUGHT = {"type": "reasoning", "summary": [], "content": [{"text": "hm"}]}
+SPOKEN = {
+    "type": "message",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "I look."}],
+}
+ANSWERS = {
+    "a call": [call("c1")],
+    "two calls": [call("c1"), call("c2")],
+    "words and a call": [SPOKEN, call("c1")],
+    "thoughts and words": [THOUGHT, SPOKEN],
+    "thoughts, words and a call": [THOUGHT, SPOKEN, call("c1")],
+    "another kind of call": [{"type": "custom_tool_call", "call_id": "c1", "input": "x"}],
+}
+
+
+@pytest.mark.parametrize("output", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("is_thought_kept", [True, False])
+def test_a_client_that_sends_a_responses_items_back_goes_on_with_its_conversation(
+    output, is_thought_kept
+):
+    """Answers that only called a tool, or had been thought about, began a new one: their items
+    have no role, and are several where the answer is one."""
+    first = {"input": [{"role": "user", "content": "Weather?"}]}
+    [answer] = parts_of({"object": "response", "status": "completed", "output": output})
+    sent = [item for item in output if is_thought_kept or item is not THOUGHT]
+    results = [result(item["call_id"]) for item in output if "call_id" in item]
+    second = {"input": [*first["input"], *sent, *results, {"role": "user", "content": "And?"}]}
+    assert turn(second).key == after(first, answer.text)
+    assert turn(second).key is not None
+    third = {"input": [*second["input"], SPOKEN, {"role": "user", "content": "Bye"}]}
+    assert turn(third).key == after(second, "I look.")
+
+
+def test_calls_of_other_ids_are_another_conversation():
+    first, second = ({"input": [{"role": "user", "content": "a"}, call(id)]} for id in "12")
+    assert turn(first).key != turn(second).key
 
 
 def test_a_system_prompt_beside_the_messages_is_a_part_of_the_conversation():

@@ -205,6 +205,34 @@ def test_under_another_system_prompt_than_the_calibrated_a_turn_is_foreign(store
     assert series["keel_drift_conversations"] == {("tiny",): 1}
 
 
+def test_a_conversation_whose_first_answer_is_empty_goes_on_at_its_second_turn(store):
+    """Its second answer was held against the level of first turns, and counted as a miss."""
+    watching = Watcher(alarm(expected=(1.0, 0.2)), store, Namer(store.secret))
+    messages = [{"role": "user", "content": "a"}]
+    turn = watching.namer.turn({"messages": messages}, id=None, sender="")
+    watching.unread("no tokens", ServedTurn(turn, "", "low", AnswerSums(0, 0.0, 0.0, 0.0), ""))
+    messages += [{"role": "assistant", "content": ""}, {"role": "user", "content": "b"}]
+    turn = watching.namer.turn({"messages": messages}, id=None, sender="")
+    said = watching.judge(ServedTurn(turn, "x", "low", sums(0.2), ""))
+    offline = Monitor(watching.alarm)
+    offline.turn("c", mean=0.0, tokens=0)
+    verdict = offline.turn("c", mean=2.0 + 4.0 * 0.2, tokens=40)
+    assert verdict.expected_gaps == 0.2
+    assert said["evidence"] == pytest.approx(verdict.evidence, abs=1e-4)
+    series = {each.name: each.values for each in watching.series("tiny")}
+    assert series["keel_drift_state_misses"] == {("tiny",): 0}
+    assert series["keel_drift_conversations"] == {("tiny",): 1}
+
+
+def test_a_response_after_an_empty_first_answer_knows_its_system_prompt(store):
+    calibrated = alarm(system_sha256=system_hash("You are the help desk."))
+    watching = Watcher(calibrated, store, Namer(store.secret))
+    body = {"instructions": "You are a pirate.", "input": "a"}
+    turn = watching.namer.turn(body, id=None, sender="")
+    watching.unread("no tokens", ServedTurn(turn, "", "low", sums(0, 0), "", "r1"))
+    assert asked_under(watching, None, id="r2", previous_response_id="r1")["state"] == "foreign"
+
+
 FULL = """
 import resource, signal, sys
 from pathlib import Path

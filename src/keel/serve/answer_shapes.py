@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keel.serve.conversations import call_ids
+from keel.serve.conversations import call_ids, items_text
 
 EXTRA = "keel"
 """Field that is added to each answer that has ended."""
@@ -48,13 +48,7 @@ def parts_of(content: Any) -> Iterator[AnswerPart]:
             ended, within = (choice, None) if is_ended else (None, choice)
             yield AnswerPart(int(choice.get("index", 0)), text, ended, within=within)
     elif content.get("object") == "response" and content.get("status") != "in_progress":
-        texts = (
-            part.get("text") or ""
-            for item in content.get("output") or ()
-            for part in item.get("content") or ()
-            if item.get("type") == "message"
-        )
-        yield AnswerPart(0, "".join(texts), content, content.get("id"))
+        yield AnswerPart(0, items_text(content.get("output") or ()), content, content.get("id"))
     elif kind in _RESPONSE_ENDS:
         yield from parts_of(content.get("response"))
     elif kind == "message":

@@ -12,9 +12,10 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,44 @@ def messages_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     messages = body.get("messages", body.get("input"))
     if isinstance(messages, str):
         yield "user", messages
-    for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, Mapping) and ("role" in message or "type" in message):
-            role = str(message.get("role") or message.get("type"))
-            text = _text_of(message.get("content", message.get("output")))
-            yield role, text + call_ids(message.get("tool_calls"))
+    known = [
+        message
+        for message in (messages if isinstance(messages, list) else ())
+        if isinstance(message, Mapping) and ("role" in message or "type" in message)
+    ]
+    if "messages" not in body:
+        yield from _answers_joined(known)
+        return
+    for message in known:
+        text = _text_of(message.get("content")) + call_ids(message.get("tool_calls"))
+        yield str(message.get("role") or message.get("type")), text
+
+
+def _answers_joined(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Role and text of a response's input, in which an answer is several items: what it thought,
+    what it says, the tools that it calls."""
+    for is_made, group in groupby(items, _is_made):
+        if is_made:
+            yield "assistant", items_text(group)
+            continue
+        for item in group:
+            text = _text_of(item.get("content", item.get("output")))
+            yield str(item.get("role") or item["type"]), text
+
+
+def _is_made(item: Mapping[str, Any]) -> bool:
+    """Whether an item of a response's input is a part of an answer."""
+    kind = str(item.get("type") or "")
+    return item.get("role") == "assistant" or kind == "reasoning" or kind.endswith("_call")
+
+
+def items_text(items: Iterable[Mapping[str, Any]]) -> str:
+    """By what the items of a response's answer are known: what it says, and the ids of its calls.
+
+    Thinking is left out, since clients need not send it back.
+    """
+    said = (item for item in items if item.get("type") != "reasoning")
+    return "".join(_text_of(item.get("content")) + str(item.get("call_id") or "") for item in said)
 
 
 def _text_of(content: object) -> str:

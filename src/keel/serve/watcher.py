@@ -141,13 +141,14 @@ class Watcher:
             counts[counter_name("alarms", turn.setting)] = 1.0
         if past is None and turn.turn.key is not None and turn.turn.id is None:
             counts["misses"] = 1.0
-        if past is None:
+        is_first = not before.gaps
+        if is_first:
             counts["conversations"] = 1.0
         after = before.after(state, gaps)
         self.tell({**said, "turn": verdict.turn + 1, "is_new_alarm": verdict.is_new})
 
         def keep() -> None:
-            begun, alarms = float(past is None), float(verdict.is_new)
+            begun, alarms = float(is_first), float(verdict.is_new)
             self.store.recent.count(turns=1.0, gaps=gaps, begun=begun, alarms=alarms)
             self._keep(turn, _shown(self.store.recent, after, said))
 
@@ -225,14 +226,18 @@ class Watcher:
 
     def unread(self, reason: str, turn: ServedTurn | None = None) -> None:
         """Count an answer that could not be judged; its conversation goes on as it stood, one turn
-        later."""
-        past = None if turn is None else self._past(turn.turn)
+        later.
+
+        So does one that begins with it: its next answer is held against the level of second turns.
+        """
 
         def keep() -> None:
             self.store.recent.count(unread=1.0)
-            if turn is not None and past is not None:
+            if turn is not None:
+                past = self._past(turn.turn) or KeptConversation()
                 state = replace(past.state, turns=past.state.turns + 1)
-                self._keep(turn, replace(past, state=state))
+                is_foreign = self._is_foreign(turn.turn, past)
+                self._keep(turn, replace(past, state=state, is_foreign=is_foreign))
 
         self._write({counter_name("unread", reason): 1.0}, keep)
 
