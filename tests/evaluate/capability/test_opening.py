@@ -10,7 +10,7 @@ import pytest
 from keel.errors import CorruptArtifactError, MissingArtifactError, UsageError
 from keel.evaluate.capability import CapabilitySettings, open_task
 from keel.evaluate.capability.loading import _check_allowed, _explained, _unknown
-from tests.evaluate.capability.small import CHOICES_YAML, SUMS, opened, requests
+from tests.evaluate.capability.small import CHOICES, CHOICES_YAML, SUMS, opened, requests
 
 
 def test_the_papers_metric_is_reported(files):
@@ -110,6 +110,20 @@ def test_a_task_of_the_users_own_that_lacks_fields_says_so(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"asked": "Why?"}\n')
     with pytest.raises(UsageError, match="needs the fields of the task's own data"):
         open_task(str(tmp_path / "own.yaml"), CapabilitySettings(), data=tmp_path / "a.jsonl")
+
+
+def test_a_field_that_the_first_item_lacks_is_read_of_the_others(tmp_path):
+    """`Dataset.from_list` has the first item's fields alone, where lm-eval's own reader has all.
+
+    A hint that later items have was refused as a field that the file lacks.
+    """
+    hinted = CHOICES_YAML.replace("{{asked}}", "{{hint or ''}}{{asked}}")
+    (tmp_path / "own.yaml").write_text(hinted)
+    rows = [CHOICES[0], {**CHOICES[1], "hint": "It is hot. "}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    task = open_task(str(tmp_path / "own.yaml"), CapabilitySettings(), data=tmp_path / "a.json")
+    shown = [item.conversation.messages[0].content for item in task.items()]
+    assert shown == ["Rain falls from the", "It is hot. Bread is baked in the"]
 
 
 def test_a_task_of_pictures_is_refused(files, tmp_path):

@@ -141,7 +141,11 @@ def _load_with(manager: Any, names: list[str], rows: list[Row]) -> dict[str, Any
     """The tasks on items of the user's, without those that find none of theirs among them."""
     from datasets import Dataset
 
-    dataset = EverySplit(Dataset.from_list(rows))
+    # The first row's fields are all that `from_list` reads.
+    fields = dict.fromkeys(field for row in rows for field in row)
+    dataset = EverySplit(
+        Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
+    )
     leaves = {}
     for name in names:
         spec = {"task": name, "custom_dataset": lambda **_: dataset}
