@@ -19,6 +19,7 @@ from keel.statistics.clusters import (
     jackknifed,
 )
 from keel.statistics.intervals import (
+    LEVEL,
     difference_interval,
     holm,
     independent_difference,
@@ -32,6 +33,7 @@ from keel.statistics.intervals import (
 
 __all__ = [
     "FEWEST_LEVELS",
+    "LEVEL",
     "Clusters",
     "Codes",
     "Floats",
