@@ -17,7 +17,7 @@ from keel.report.inputs import (
     rank_roles,
     shares_under,
 )
-from keel.types import Calibration, Interval, LayerQuality, PersonaMap
+from keel.types import Calibration, Interval, LayerQuality, PersonaMap, ReplaySpread
 from keel.words import number
 
 
@@ -232,6 +232,29 @@ def test_the_rise_of_a_replay_is_the_mean_over_turns(inputs: ReportInputs) -> No
     )
     told = section(replace(inputs, replays=(replace(replay, turns=turns),)), "Answered anew.*?")
     assert "0.40 gap units higher on average over 2 turns" in told  # (0.2 + 0.6) / 2
+
+
+def test_a_replay_of_several_draws_is_summed_up_over_all_of_them(inputs: ReportInputs) -> None:
+    """First draw: 0.1 and 0.9, 0.8 higher. Over the draws: 0.30 and 0.55, 0.25 higher."""
+    replay = inputs.replays[0]
+    spread = ReplaySpread(*(Interval(v, v - 1, v + 1) for v in (0.3, 0.55, 0.25)), draws=3)
+    turns = tuple(
+        replace(
+            turn,
+            uncapped=replace(turn.uncapped, gaps=0.1),
+            capped=replace(turn.capped, gaps=0.9),
+            spread=spread,
+        )
+        for turn in replay.turns[:2]
+    )
+    several = replace(replay, turns=turns, draws=3)
+    shown = section(replace(inputs, replays=(several,)), "Answered anew.*?")
+    assert "0.25 gap units higher on average over 2 turns and all draws" in shown
+    row = next(
+        line for line in shown.splitlines() if line.startswith(f"| {replay.conversation_id}")
+    )
+    assert "| 2 | 0.30 | 0.55 |" in row
+    assert "marks and cut answers are of the first" in shown
 
 
 def test_dropped_roles_and_facts_are_listed(inputs: ReportInputs) -> None:

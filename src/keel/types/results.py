@@ -353,6 +353,13 @@ class ReplayTurn:
     spread: ReplaySpread | None = None
     """Over all draws, of which the answers are the first; None where there was one."""
 
+    @property
+    def mean_gaps(self) -> tuple[float, float]:
+        """Uncapped and capped level, gap units: the mean over draws, where there are several."""
+        if self.spread is None:
+            return self.uncapped.gaps, self.capped.gaps
+        return self.spread.uncapped.value, self.spread.capped.value
+
 
 @dataclass(frozen=True)
 class Replay:

@@ -54,9 +54,10 @@ def conversation_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     if replay is None:
         return ()
     higher = sum(turn.capped.gaps > turn.uncapped.gaps for turn in replay.turns)
+    first = ", in the first draw," if replay.draws > 1 else ""
     sentence = (
         "The same messages, answered by the model as it is and with the floors on. In "
-        f"`{replay.conversation_id}` the capped answer projects higher in {higher} of "
+        f"`{replay.conversation_id}`{first} the capped answer projects higher in {higher} of "
         f"{counted(len(replay.turns), 'turn')}: 0 gap units is the mean of the roles, 1 that of "
         "the default. Each side goes on from its own answers."
     )
@@ -146,17 +147,20 @@ def _stack(
 
 def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> Section:
     turns = [turn for replay in replays for turn in replay.turns]
-    rise = fmean(turn.capped.gaps - turn.uncapped.gaps for turn in turns)
+    rise = fmean(capped - uncapped for uncapped, capped in (turn.mean_gaps for turn in turns))
     uncapped = sum(turn.uncapped.is_low for turn in turns)
     capped = sum(turn.capped.is_low for turn in turns)
-    low = f" Unusually low for their turn are {uncapped} turns uncapped and {capped} capped."
+    several = any(replay.draws > 1 for replay in replays)
+    first = " in the first draw" if several else ""
+    low = f" Unusually low for their turn are{first} {uncapped} turns uncapped and {capped} capped."
     sentence = (
-        f"The user messages of {counted(len(replays), 'conversation')} were answered anew twice: "
-        "by the model as it is, and with the floors on. Capped, a turn projects "
+        f"The user messages of {counted(len(replays), 'conversation')} were answered anew by the "
+        "model as it is, and with the floors on. Capped, a turn projects "
         f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
-        f"{counted(len(turns), 'turn')}.{low if replays[0].false_alarms else ''} Whether "
+        f"{counted(len(turns), 'turn')}{' and all draws' if several else ''}."
+        f"{low if replays[0].false_alarms else ''} Whether "
         "the capped answers are also the better ones only reading them can show."
-        f"{_say_cut([arm for turn in turns for arm in (turn.uncapped, turn.capped)])}"
+        f"{_say_cut([arm for turn in turns for arm in (turn.uncapped, turn.capped)], first)}"
     )
     picture = Picture(
         "replay-paths",
@@ -190,20 +194,26 @@ def _replay_sample(replays: Sequence[Replay]) -> str:
     )
 
 
-def _say_cut(answers: Sequence[TurnReading]) -> str:
+def _say_cut(answers: Sequence[TurnReading], where: str) -> str:
     """How many answers were cut at the token limit, and what it means where most were."""
     known = [answer.is_cut for answer in answers if answer.is_cut is not None]
     if not any(known):
         return ""
-    words = f" {sum(known)} of {counted(len(known), 'answer')} were cut at the token limit"
+    words = f" {sum(known)} of {counted(len(known), 'answer')}{where} were cut at the token limit"
     if sum(known) > MANY_CUT * len(known):
         return f"{words}: levels are of how answers begin; allow longer ones (--max-new-tokens)."
     return f"{words}."
 
 
 def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
+    several = any(replay.draws > 1 for replay in replays)
     yield Table.of(
-        "Replays, projections in gap units",
+        "Replays, projections in gap units"
+        + (
+            "; of several draws means are of all, marks and cut answers are of the first"
+            if several
+            else ""
+        ),
         [
             (replay, [t.uncapped for t in replay.turns], [t.capped for t in replay.turns])
             for replay in replays
@@ -212,8 +222,8 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
             "conversation": lambda row: row[0].conversation_id,
             "capped with": lambda row: row[0].setting,
             "turns": lambda row: str(len(row[1])),
-            "mean uncapped": lambda row: fixed(fmean(turn.gaps for turn in row[1])),
-            "mean capped": lambda row: fixed(fmean(turn.gaps for turn in row[2])),
+            "mean uncapped": lambda row: fixed(fmean(t.mean_gaps[0] for t in row[0].turns)),
+            "mean capped": lambda row: fixed(fmean(t.mean_gaps[1] for t in row[0].turns)),
             "unusually low, uncapped": lambda row: _count_low(row[1], row[0].false_alarms),
             "unusually low, capped": lambda row: _count_low(row[2], row[0].false_alarms),
             "cut off": lambda row: _share_cut([*row[1], *row[2]]),
@@ -225,7 +235,7 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
         for replay in replays
     ]
     yield Table.of(
-        "Where the two arms lie farthest apart",
+        "Where the two arms lie farthest apart" + (" in the first draw" if several else ""),
         zip(replays, raised_most, strict=True),
         {
             "conversation": lambda row: row[0].conversation_id,
