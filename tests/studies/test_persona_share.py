@@ -64,7 +64,7 @@ def test_chats_that_do_not_vary_along_a_component_say_little_of_other_chats():
 
 
 def test_the_interval_holds_with_two_people_a_domain():
-    """100 planted studies of eight people: resampling people held in 75 to 80 %. At a true 94 % fewer
+    """100 planted studies of eight people: resampling people held in 80 %. At a true 94 % fewer
     than 86 hold in 1 of 700."""
     rng = np.random.default_rng(0)
     held = []
