@@ -116,3 +116,12 @@ def test_an_address_where_nobody_listens_is_refused():
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(EndpointError, match="does not answer"):
         check_server(url)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], None, "ok", {"setting": "high"}, {"setting": "high", "enforced": False}]
+)
+def test_another_service_that_answers_everything_is_no_capped_server(content):
+    """Its JSON ended `keel check` with a traceback and exit status 1."""
+    with pytest.raises(EndpointError, match="does not answer as vLLM's server does"):
+        probed(lambda request: httpx.Response(200, json=content))

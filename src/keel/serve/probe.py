@@ -6,7 +6,6 @@ refused; a request that names none must be held by the default.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,11 @@ _TEXT = (
     "and what the ghosts of the drowned have whispered to you at night."
 )
 _TOKENS = 8
+_OTHERWISE = (
+    *(httpx.HTTPError, httpx.InvalidURL, ValueError),
+    *(AttributeError, IndexError, KeyError, TypeError),  # JSON of some other service
+)
+"""What an answer raises that is not of vLLM's server with Keel."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,9 @@ def check_server(url: str, settings: CheckSettings = CheckSettings()) -> ProbeRe
 def _reaching(url: str) -> Iterator[None]:
     try:
         yield
-    except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError) as error:
+    except _OTHERWISE as error:
         raise EndpointError(
-            f"{url} does not answer as vLLM's server does: {error or type(error).__name__}; look "
+            f"{url} does not answer as vLLM's server does: {type(error).__name__} {error}; look "
             "at the address, and whether the server is up"
         ) from error
 

@@ -93,8 +93,6 @@ def plan_server(
             raise UsageError(f"keel serve cannot take {argument}: {reason}")
     if _value_of(arguments, "--runner") == "pooling":
         raise UsageError("--runner pooling answers nothing that a floor could hold; leave it out")
-    if given.get("VLLM_USE_RUST_FRONTEND") in ("1", "true"):
-        raise UsageError("VLLM_USE_RUST_FRONTEND passes Keel's front by; unset it")
     made = next(iter(settings_of(held).values())).identity
     name = settings.model or (made.model_id if made is not None else None)
     if name is None:

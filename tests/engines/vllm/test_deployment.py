@@ -57,8 +57,24 @@ def test_requests_that_name_nothing_are_left_alone_by_default():
 
 
 def test_an_environment_that_asks_nothing_keeps_keel_out():
-    for environment in ({}, {"KEEL_FLOORS": ""}, {"KEEL_SETTING": "", "KEEL_ENFORCE": "0"}):
+    for environment in ({}, {"KEEL_SETTING": "", "KEEL_ENFORCE": "0"}):
         assert ServeEnvironment.of(environment) is None
+
+
+@pytest.mark.parametrize("floors", ["", " "])
+def test_floors_that_are_set_to_nothing_do_not_serve_uncapped(floors):
+    """`KEEL_FLOORS=$RUN`, where RUN was not set, came up uncapped without a word."""
+    with pytest.raises(UsageError, match="KEEL_FLOORS is empty"):
+        ServeEnvironment.of({"KEEL_FLOORS": floors})
+
+
+@pytest.mark.parametrize("switch", ["1", "2", "true"])
+def test_a_front_end_that_passes_keels_by_is_refused(switch):
+    """vLLM takes any number but 0; under `vllm serve` none was refused."""
+    with pytest.raises(UsageError, match="VLLM_USE_RUST_FRONTEND"):
+        ServeEnvironment.of({"KEEL_FLOORS": "run", "VLLM_USE_RUST_FRONTEND": switch})
+    held = ServeEnvironment.of({"KEEL_FLOORS": "run", "VLLM_USE_RUST_FRONTEND": "0"})
+    assert held == ServeEnvironment("run")
 
 
 def test_the_environment_names_floors_setting_enforcing_and_canary():

@@ -167,6 +167,7 @@ def test_only_settings_of_the_list_can_be_chosen_and_more_with_a_key(source, mon
     assert (status, "may not choose" in reply["error"]["message"]) == (400, True)
     assert ask(front, "/v1/completions", free, authorization="Bearer wrong")[0] == 400
     assert ask(front, "/v1/completions", free, authorization="Bearer s3cret")[0] == 200
+    assert ask(front, "/v1/completions", free, authorization="Bearer schlüssel")[0] == 400
 
 
 def test_a_gate_that_is_closed_keeps_health_red_and_lets_the_probe_alone_in(

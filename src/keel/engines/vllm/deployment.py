@@ -158,8 +158,10 @@ class ServeEnvironment:
         missing for a variable that needs them.
         """
         check_names(environment)
-        floors = environment.get("KEEL_FLOORS", "")
-        if not floors:  # a mistyped name must not serve uncapped
+        floors = environment.get("KEEL_FLOORS")
+        if floors is not None and not floors.strip():  # KEEL_FLOORS=$RUN where RUN is not set
+            raise UsageError("KEEL_FLOORS is empty; name a run, or unset it to serve uncapped")
+        if floors is None:  # a mistyped name must not serve uncapped
             for name in _NEEDS_FLOORS:
                 if environment.get(name, "0") not in ("", "0"):
                     raise UsageError(
@@ -167,6 +169,8 @@ class ServeEnvironment:
                         "hold"
                     )
             return None
+        if environment.get("VLLM_USE_RUST_FRONTEND", "") not in ("", "0"):
+            raise UsageError("VLLM_USE_RUST_FRONTEND passes Keel's front by; unset it")
         allowed = environment.get("KEEL_ALLOW")
         return cls(
             floors,

@@ -324,7 +324,8 @@ class Front:
         scheme, _, given = _header(scope, "authorization").partition(" ")
         for variable, more in self.environment.key_grants:
             key = os.environ.get(variable, "")
-            if key and scheme.lower() == "bearer" and hmac.compare_digest(key, given.strip()):
+            is_key = hmac.compare_digest(key.encode(), given.strip().encode())
+            if key and scheme.lower() == "bearer" and is_key:
                 allowed |= set(more)
         return frozenset(allowed)
 
