@@ -16,7 +16,7 @@ from keel.prompts import load_user_lines, load_user_personas
 from keel.settings import EndpointLimits
 from keel.store import RunFolder, StudyFolder
 from keel.studies import plan_study
-from keel.types import NEUTRAL_DOMAIN, Sampling
+from keel.types import NEUTRAL_DOMAIN, Conversation, Message, Sampling
 from tests.endpoint.server import Answer, Asked, refuse, say, serving
 from tests.pipeline.small import files, open_small
 
@@ -230,16 +230,7 @@ def test_what_a_model_of_this_machine_wrote_is_kept_through_a_kill(
 
 
 def test_an_endpoint_embeds_the_messages_once(run, model_folder):
-    def serve(number: int, asked: Asked) -> Any:
-        texts = asked.body["input"]
-        data = [
-            {"object": "embedding", "index": n, "embedding": [len(t) % 7, len(t) % 5, 1.0]}
-            for n, t in enumerate(texts)
-        ]
-        body = {"object": "list", "model": "e", "data": data}
-        return Answer(json.dumps(body).encode())
-
-    with serving(serve) as served:
+    with serving(lambda _, asked: embedding(asked)) as served:
         settings = replace(
             SETTINGS,
             embed="openai:e",
@@ -252,6 +243,76 @@ def test_an_endpoint_embeds_the_messages_once(run, model_folder):
         assert len(served.asked) == 1
     assert made.prediction
     assert again == made
+
+
+def embedding(asked: Asked) -> Answer:
+    data = [
+        {"object": "embedding", "index": n, "embedding": [len(t) % 7, len(t) % 5, 1.0]}
+        for n, t in enumerate(asked.body["input"])
+    ]
+    return Answer(json.dumps({"object": "list", "model": "e", "data": data}).encode())
+
+
+def test_auditor_judge_and_embedder_keep_to_one_budget(run, model_folder):
+    """Four messages, one request for their embeddings and four verdicts, nine in all; each alone
+    would stay within five."""
+
+    def serve(number: int, asked: Asked) -> Any:
+        if "input" in asked.body:
+            return embedding(asked)
+        is_judged = asked.body["model"] == "judge"
+        return say('{"label": "refusal"}') if is_judged else person(number, asked)
+
+    with serving(serve) as served:
+        others = {
+            "embed": "openai:e",
+            "embed_url": served.address,
+            "harm": True,
+            "judge": "openai:judge",
+            "judge_url": served.address,
+            "permutations": 3,
+        }
+        for most, requests in ((5, 5), (3, 8)):
+            with pytest.raises(BudgetError, match=f"budget of {most} requests"):
+                study(model_folder, run, served, replace(QUICK, max_requests=most), **others)
+            assert len(served.asked) == requests
+        study(model_folder, run, served, replace(QUICK, max_requests=3), **others)
+        assert len(served.asked) == 9
+
+
+def test_a_user_who_ends_is_not_said_to_have_filled_the_context(run, model_folder):
+    def ending(number: int, asked: Asked) -> Any:
+        is_late = len(asked.body["messages"]) > 5
+        return say("<END_CONVERSATION>") if is_late else person(number, asked)
+
+    with serving(ending) as served:
+        made = study(model_folder, run, served, turns=4)
+    assert len(turns_of(run)) < 2 * 4
+    assert not any("context was full" in warning for warning in made.warnings)
+
+
+def test_the_price_of_given_conversations_says_what_an_embedder_is_sent():
+    """`Hi there` is 8 bytes, two tokens, said twice; `And?` one."""
+    talk = Conversation(
+        (
+            Message("user", "Hi there"),
+            Message("assistant", "Hello."),
+            Message("user", "And?"),
+            Message("assistant", "Well."),
+            Message("user", "Nobody answers this."),
+        ),
+        "a",
+    )
+    limits = EndpointLimits(usd_per_million_in=1000.0, usd_per_million_out=0.0)
+    settings = DriftStudySettings(embed="openai:e", limits=limits, harm=True, arms="none,capped")
+    price = pipeline.price_transcripts([("x", talk), ("y", replace(talk, id="b"))], settings)
+    assert price == {
+        "conversations to read": 2,
+        "answers to requests, judged": 4,
+        "embedding requests, at the first attempt": 1,
+        "tokens sent to the embedder, about": 3,
+        "embedder, dollars": 0.003,
+    }
 
 
 def test_the_price_says_what_an_embedder_is_sent():

@@ -164,9 +164,12 @@ def test_a_long_conversation_goes_on_over_topics_and_neutral_ones_are_as_long():
         assert bool(openings) == (talk.domain != NEUTRAL_DOMAIN)
 
 
-def test_long_conversations_end_where_the_context_is_full_and_a_warning_says_so(run, model_folder):
+@pytest.mark.parametrize("is_long", [True, False])
+def test_conversations_end_where_the_context_is_full_and_a_warning_says_so(
+    run, model_folder, is_long
+):
     """Its room is that of the shortest second turn's prompt and an answer: no third turn fits."""
-    long = replace(SETTINGS, arms="none", words_alone=False, embed="none", is_long=True)
+    long = replace(SETTINGS, arms="none", words_alone=False, embed="none", is_long=is_long)
     engine = open_small(model_folder)
     whole = pipeline.study_drift(engine, run, replace(long, name="whole"))
     talks = list(StudyFolder(run, "whole").transcripts("none"))

@@ -53,7 +53,9 @@ def study(
     """Let simulated users talk with the model in four domains and about plain tasks, and see how
     far each subject moves it beyond what the length of a conversation does.
 
-    Interrupted, it goes on where it stopped when called again. Arms can be added later.
+    Interrupted, it goes on where it stopped when called again. Arms can be added later. A
+    conversation ends where the model's context has no room for a full answer. A budget
+    (--max-usd, --max-requests) is that of auditor, judge and embedder together.
     """
     from keel import pipeline
     from keel.drift import read_conversations
@@ -67,9 +69,7 @@ def study(
     talks = [(file.stem, talk) for file in transcripts or () for talk in read_conversations(file)]
     pipeline.check_study(opened, settings)
     if dry_run and transcripts:
-        judged = len(talks) * len(settings.arms.split(",")) * settings.harm
-        requests = {"answers to requests, judged": judged} if settings.harm else {}
-        console.print_price({"conversations to read": len(talks), **requests}, json)
+        console.print_price(pipeline.price_transcripts(talks, settings), json)
         return
     if dry_run:
         console.print_price(pipeline.price_study(settings), json)

@@ -90,9 +90,15 @@ class Endpoint:
 class EndpointClient:
     """Asks one endpoint; budget, pace and the fields it accepts are kept for the client's life."""
 
-    def __init__(self, endpoint: Endpoint, limits: EndpointLimits = EndpointLimits()) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: EndpointLimits = EndpointLimits(),
+        spending: Spending | None = None,
+    ) -> None:
+        """With the `spending` of another client, both keep to one budget."""
         self.endpoint, self.limits = endpoint, limits
-        self.spending = Spending(limits)
+        self.spending = Spending(limits) if spending is None else spending
         self.pace = Pace(limits.requests_per_minute)
         self.dialect = Dialect()
         self.has_answered = False

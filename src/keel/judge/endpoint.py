@@ -56,11 +56,12 @@ class EndpointGrader(Grader):
         *,
         limits: EndpointLimits = EndpointLimits(),
         seed: int = 0,
+        spending: Spending | None = None,
     ) -> None:
         self.endpoint, self.limits, self.seed = Endpoint.of(model, base_url), limits, seed
         self.repeated: list[str] = []
         """Ids of cases sent a second time because the first reply held no label."""
-        self._client = EndpointClient(self.endpoint, limits)
+        self._client = EndpointClient(self.endpoint, limits, spending)
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from keel.endpoint import Spending
 from keel.engines import Engine, open_engine
 from keel.errors import UsageError
 from keel.judge.clusters import CLUSTERS, ClusterGrader, Embed
@@ -30,6 +31,8 @@ class JudgeOptions:
     """Address of a judge that has one."""
     limits: EndpointLimits | None = None
     """Limits of a judge that has an address."""
+    spending: Spending | None = None
+    """What others of the same run have spent under these limits; else a budget of its own."""
     engine: Engine | None = None
     """The run's own model, where it is loaded."""
     open_engine: Callable[[str], Engine] = open_engine
@@ -93,6 +96,7 @@ def open_grader(
     engine: Engine | None = None,
     open_engine: Callable[[str], Engine] = open_engine,
     limits: EndpointLimits | None = None,
+    spending: Spending | None = None,
     load_embedder: Callable[[], Embed] | None = None,
 ) -> Grader:
     """The judge that a spec names, its arguments those of JudgeOptions.
@@ -105,7 +109,9 @@ def open_grader(
         raise UsageError(f"judge is {spec!r}, expected {', '.join(known_judges())}")
     if not kind.has_address and (url is not None or limits is not None):
         raise UsageError(f"the judge {spec!r} has no address and no limits; openai:MODEL has")
-    return kind.open(JudgeOptions(spec, argument, url, limits, engine, open_engine, load_embedder))
+    return kind.open(
+        JudgeOptions(spec, argument, url, limits, spending, engine, open_engine, load_embedder)
+    )
 
 
 def known_judges() -> tuple[str, ...]:
@@ -153,4 +159,4 @@ def _clusters(options: JudgeOptions) -> Grader:
 def _endpoint(options: JudgeOptions) -> Grader:
     """A model behind the OpenAI-compatible address, within the limits."""
     limits = options.limits or EndpointLimits()
-    return EndpointGrader(options.argument, options.url, limits=limits)
+    return EndpointGrader(options.argument, options.url, limits=limits, spending=options.spending)

@@ -51,7 +51,7 @@ _HOMES = {
     "keel.pipeline.maps": "Extraction judge",
     "keel.pipeline.progress": "OnProgress silent",
     "keel.pipeline.reporting": "case_page report report_inputs",
-    "keel.pipeline.transcribed": "check_given study_transcripts",
+    "keel.pipeline.transcribed": "check_given price_transcripts study_transcripts",
     "keel.pipeline.studying": "check_study price_study study_drift",
     "keel.pipeline.suites": "SUITES open_suite",
     "keel.pipeline.sweeping": "SweepInputs price_sweep sweep",

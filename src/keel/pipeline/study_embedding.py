@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
-from keel.endpoint import Endpoint, EndpointClient, embed_at_endpoint
+from keel.endpoint import (
+    TEXTS_AT_ONCE,
+    Endpoint,
+    EndpointClient,
+    Spending,
+    Tokens,
+    embed_at_endpoint,
+)
 from keel.errors import MissingExtraError
 from keel.prompts import Embed, load_embedder
 from keel.settings import DriftStudySettings
@@ -15,7 +23,9 @@ from keel.statistics import Floats
 from keel.store import StudyFolder
 
 
-def embedder_of(settings: DriftStudySettings, kept: StudyFolder) -> Embed | None:
+def embedder_of(
+    settings: DriftStudySettings, kept: StudyFolder, spending: Spending
+) -> Embed | None:
     """The embedder of messages; None where it is switched off, or not installed and none was named.
 
     Opened before anything is answered: what would stop it shows before hours of answering. What an
@@ -26,7 +36,7 @@ def embedder_of(settings: DriftStudySettings, kept: StudyFolder) -> Embed | None
         return None
     if name.startswith("openai:"):
         endpoint = Endpoint.of(name.removeprefix("openai:"), settings.embed_url)
-        client = EndpointClient(endpoint, settings.limits)
+        client = EndpointClient(endpoint, settings.limits, spending)
         client.check()
         return partial(_embedded_once, client, kept)
     try:
@@ -35,6 +45,18 @@ def embedder_of(settings: DriftStudySettings, kept: StudyFolder) -> Embed | None
         if name:
             raise
         return None
+
+
+def embedding_price(settings: DriftStudySettings, texts: int, sent: int) -> dict[str, Any]:
+    """What so many texts of so many tokens take of an embedder behind an address; else nothing."""
+    if not settings.embed.startswith("openai:"):
+        return {}
+    cost_usd = Tokens(sent).cost_usd(settings.limits)
+    return {
+        "embedding requests, at the first attempt": -(-texts // TEXTS_AT_ONCE),
+        "tokens sent to the embedder, about": sent,
+        **({} if cost_usd is None else {"embedder, dollars": round(cost_usd, 4)}),
+    }
 
 
 def _embedded_once(client: EndpointClient, kept: StudyFolder, texts: Sequence[str]) -> Floats:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 
+from keel.endpoint import Spending
 from keel.engines import Engine, fits_context
 from keel.evaluate import HARMFUL, Arm, Attack
 from keel.judge import open_grader, stop_if_judge_fails
@@ -51,6 +52,7 @@ class HarmJob:
         kept: StudyFolder,
         plan: StudyPlan,
         settings: DriftStudySettings,
+        spending: Spending,
         given: Mapping[str, Conversation] | None = None,
     ) -> HarmJob:
         """Raises UsageError for a judge that there is not, before anything is answered."""
@@ -60,6 +62,7 @@ class HarmJob:
             url=settings.judge_url,
             engine=engine,
             limits=limits,
+            spending=spending,
             load_embedder=load_embedder,
         )
         grader.grade((), read_rubrics()[_RUBRIC])

@@ -130,6 +130,27 @@ class StudySummary:
                 f"no attempt of the auditor's would do; refused were: {causes}"
             )
 
+    def _context_warnings(self, points: Sequence[TurnPoint]) -> Iterator[str]:
+        """How many conversations, but for those that their users ended, have fewer turns."""
+        if self.is_given:
+            return
+        turns = Counter((point.arm, point.conversation) for point in points)
+        last, groups = self.settings.turns, range(len(self.plan.groups))
+        ended = {
+            (arm, message.conversation)
+            for arm in {arm for arm, _ in turns}
+            for group in groups
+            for turn in range(last)
+            for message in self.kept.messages(arm, group, turn).values()
+            if message.is_end
+        }
+        short = sum(count < last and each not in ended for each, count in turns.items())
+        if short:
+            yield (
+                f"{short} of {len(turns)} conversations ended before turn {last}, "
+                "since the model's context was full: the last turns are of fewer"
+            )
+
     def _harm_warnings(self) -> Iterator[str]:
         """How many requests were not put, since the context was full."""
         arms = list(dict.fromkeys(arm for arm, _ in self.harmful))
@@ -266,13 +287,7 @@ class StudySummary:
                 "turn by itself, so that no fall is shown to be a subject's"
             )
         yield from self._auditor_warnings()
-        turns = Counter((point.arm, point.conversation) for point in points)
-        short = sum(count < self.settings.turns for count in turns.values())
-        if short and self.settings.is_long:
-            yield (
-                f"{short} of {len(turns)} conversations ended before turn {self.settings.turns}, "
-                "since the model's context was full: the last turns are of fewer"
-            )
+        yield from self._context_warnings(points)
         yield from self._harm_warnings()
         cut = sum(point.is_cut for point in points) / max(1, len(points))
         if cut > _CUT_SHARE:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.drift import Gauge
-from keel.endpoint import TEXTS_AT_ONCE, Endpoint, EndpointClient, Tokens, estimate_tokens
+from keel.endpoint import Endpoint, EndpointClient, Spending, Tokens, estimate_tokens
 from keel.engines import (
     Completion,
     Engine,
@@ -32,7 +32,7 @@ from keel.evaluate import Arm, parse_arms
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter as ProgressCounter
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.study_embedding import embedder_of
+from keel.pipeline.study_embedding import embedder_of, embedding_price
 from keel.pipeline.study_harm import HarmJob
 from keel.pipeline.study_summary import StudySummary
 from keel.prompts import load_user_lines, load_user_personas
@@ -84,15 +84,20 @@ def study_drift(
     inputs; with `overwrite` it is done anew.
 
     `auditor` writes the users' messages in place of the one that the settings name; what it wrote
-    is kept as it comes. Raises EndpointError or BudgetError where it can write no more.
+    is kept as it comes. Raises EndpointError or BudgetError where it can write no more. The budget
+    in the settings is that of auditor, judge and embedder together.
+
+    A conversation behind which a full answer would not fit into the model's context ends there.
     """
-    job = _StudyJob.of(engine, folder, settings, auditor or _auditor_of(settings), command)
-    embed = embedder_of(settings, job.kept)
+    spending = Spending(settings.limits)
+    auditor = auditor or _auditor_of(settings, spending)
+    job = _StudyJob.of(engine, folder, settings, auditor, command)
+    embed = embedder_of(settings, job.kept, spending)
     with folder.lock():
         specs = parse_arms(settings.arms)
         if overwrite and job.kept.differences(job.written, job.plan.conversations):
             job.kept.clear()
-        harm = HarmJob.of(engine, job.kept, job.plan, settings) if settings.harm else None
+        harm = HarmJob.of(engine, job.kept, job.plan, settings, spending) if settings.harm else None
         job.begin()
         for arm in arms_of(engine, job.run, specs, seed=settings.seed, on_progress=on_progress):
             record_arm(job.kept, arm)
@@ -157,18 +162,11 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
             "tokens sent to the auditor, at the first attempt": tokens.sent,
             **({} if cost_usd is None else {"auditor, dollars": round(cost_usd, 2)}),
         }
-    if settings.embed.startswith("openai:"):
-        said = [line.text for each in plan.conversations for line in each.script[:turns]]
-        is_scripted = settings.auditor == "script"
-        texts = len(set(said)) if is_scripted else len(said)
-        sent = sum(map(estimate_tokens, set(said))) if is_scripted else texts * _MESSAGE_TOKENS
-        cost_usd = Tokens(sent).cost_usd(settings.limits)
-        price |= {
-            "embedding requests, at the first attempt": -(-texts // TEXTS_AT_ONCE),
-            "tokens sent to the embedder, about": sent,
-            **({} if cost_usd is None else {"embedder, dollars": round(cost_usd, 4)}),
-        }
-    return price
+    said = [line.text for each in plan.conversations for line in each.script[:turns]]
+    if settings.auditor == "script":
+        texts = set(said)
+        return price | embedding_price(settings, len(texts), sum(map(estimate_tokens, texts)))
+    return price | embedding_price(settings, len(said), len(said) * _MESSAGE_TOKENS)
 
 
 def layers_of(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
@@ -330,8 +328,7 @@ class _StudyJob:
         self, talks: Sequence[_Talk], messages: Mapping[str, AuditedMessage], arm: Arm
     ) -> AnsweredTurns:
         talks = [talk for talk in talks if not messages[talk.planned.id].is_end]
-        if self.settings.is_long:
-            talks = [talk for talk in talks if self._fits(talk, messages[talk.planned.id], arm)]
+        talks = self._fitting(talks, messages, arm)
         said = [messages[talk.planned.id] for talk in talks]
         prompts = _prompts(talks, [message.text for message in said], arm)
         # No arm in the seeds: arms differ by what is done to the model alone.
@@ -357,11 +354,18 @@ class _StudyJob:
         means_BD = mean_rows([answer.activations for answer in answers], self.run, self.layers[0])
         return AnsweredTurns(turns, self.layers[0], means_BD)
 
-    def _fits(self, talk: _Talk, message: AuditedMessage, arm: Arm) -> bool:
-        """Whether a full answer to the message fits into the model's context."""
-        (prompt,) = _prompts([talk], [message.text], arm)
+    def _fitting(
+        self, talks: Sequence[_Talk], messages: Mapping[str, AuditedMessage], arm: Arm
+    ) -> list[_Talk]:
+        """The conversations in whose context a full answer fits; the others end, except at the
+        first turn, which the engine then refuses."""
         new_tokens = self.settings.sampling.max_new_tokens
-        return fits_context(self.engine, prompt, new_tokens=new_tokens)
+        prompts = _prompts(talks, [messages[talk.planned.id].text for talk in talks], arm)
+        return [
+            talk
+            for talk, prompt in zip(talks, prompts, strict=True)
+            if not talk.turn or fits_context(self.engine, prompt, new_tokens=new_tokens)
+        ]
 
     def read_alone(self, arm: Arm, on_progress: OnProgress) -> None:
         """Read each turn but the first without what was said before it, where that is missing."""
@@ -420,11 +424,12 @@ class _StudyJob:
         return turn_levels(self.layers, answer.projections_TK, answer.prompt_K)
 
 
-def _auditor_of(settings: DriftStudySettings) -> Auditor | None:
+def _auditor_of(settings: DriftStudySettings, spending: Spending) -> Auditor | None:
     """The auditor that the settings name; None where users are scripted."""
     kind, _, model = settings.auditor.partition(":")
     if kind == "openai":
-        client = EndpointClient(Endpoint.of(model, settings.auditor_url), settings.limits)
+        endpoint = Endpoint.of(model, settings.auditor_url)
+        client = EndpointClient(endpoint, settings.limits, spending)
         client.check()
         return EndpointAuditor(client)
     return EngineAuditor(open_engine(model)) if kind == "local" else None

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter as Occurrences
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keel.drift import check_answered
+from keel.endpoint import Spending, estimate_tokens
 from keel.engines import Engine, Probe, Recording, TurnRecord
 from keel.errors import UsageError
 from keel.evaluate import parse_arms
 from keel.pipeline.axis import arms_of, check_same_model
 from keel.pipeline.progress import Counter, OnProgress, silent
-from keel.pipeline.study_embedding import embedder_of
+from keel.pipeline.study_embedding import embedder_of, embedding_price
 from keel.pipeline.study_harm import HarmJob
 from keel.pipeline.study_summary import GIVEN, StudySummary
 from keel.pipeline.studying import layers_of, mean_rows, record_arm
@@ -63,7 +65,8 @@ def study_transcripts(
     check_answered([conversation for _, conversation in by_domain])
     check_given(settings)
     kept = StudyFolder(folder, settings.name)
-    embed, layers = embedder_of(settings, kept), layers_of(run, settings)
+    spending = Spending(settings.limits)
+    embed, layers = embedder_of(settings, kept, spending), layers_of(run, settings)
     turns_of = [list(_turns(conversation)) for _, conversation in by_domain]
     plan = _plan(by_domain, turns_of, settings)
     written = EvaluationPlan(
@@ -78,7 +81,9 @@ def study_transcripts(
     with folder.lock():
         if overwrite and kept.differences(written, plan.conversations):
             kept.clear()
-        harm = HarmJob.of(engine, kept, plan, settings, answered) if settings.harm else None
+        harm = (
+            HarmJob.of(engine, kept, plan, settings, spending, answered) if settings.harm else None
+        )
         kept.begin(written, plan.conversations)
         kept.begin_arm(ArmRecord(GIVEN, 0, GIVEN))
         job.read(settings.words_alone, on_progress)
@@ -95,6 +100,18 @@ def study_transcripts(
         study = replace(summary, harmful=harmful).made(embed, on_progress)
         kept.save_result(study)
         return study
+
+
+def price_transcripts(
+    by_domain: Sequence[tuple[str, Conversation]], settings: DriftStudySettings
+) -> dict[str, Any]:
+    """How many conversations a study of given ones reads, and what endpoints are sent for it."""
+    price: dict[str, Any] = {"conversations to read": len(by_domain)}
+    if settings.harm:
+        arms = len(parse_arms(settings.arms))
+        price["answers to requests, judged"] = len(by_domain) * arms
+    texts = {turn.message for _, talk in by_domain for turn in _turns(talk)}
+    return price | embedding_price(settings, len(texts), sum(map(estimate_tokens, texts)))
 
 
 def check_given(settings: DriftStudySettings) -> None:
