@@ -222,6 +222,26 @@ def test_a_replay_ends_where_the_context_does_and_keeps_what_was_answered():
     assert played(FakeEngine()).ended == ""
 
 
+def test_a_turn_without_room_on_the_capped_side_is_not_answered_uncapped_either():
+    """Else its answer is kept nowhere, and a rerun computes it once more."""
+
+    def reply(conversation, persona, chance):
+        return "Boo." if persona < 0.5 else "an answer of a good many more words"
+
+    whole, narrow = Watched(reply=reply), Watched(reply=reply)
+    played(whole, floors=band(3.0))
+    plain, held = (
+        len(narrow.template.prompt_ids(whole.arm(capped=is_capped)[-1][0]))
+        for is_capped in (False, True)
+    )
+    assert plain < held
+    narrow.context_tokens = plain + 20
+    made = played(narrow, floors=band(3.0))
+    assert len(made.turns) == 2
+    assert "the model's context holds" in made.ended
+    assert len(narrow.arm(capped=False)) == len(narrow.arm(capped=True)) == 2
+
+
 def test_a_conversation_whose_first_turn_does_not_fit_is_refused():
     class Full(Short):
         def generate(self, prompts, sampling, **rest):

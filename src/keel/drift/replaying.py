@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from keel.drift.gauge import Gauge
-from keel.engines import Engine
+from keel.engines import Engine, check_context
 from keel.errors import ContextLengthError, UsageError
 from keel.seeds import seed_of
 from keel.statistics import Clusters, mean_interval
@@ -171,6 +171,20 @@ class _Arm:
     histories: list[tuple[Message, ...]]
     floors: tuple[Floor, ...]
 
+    def prompts(self, message: Message) -> list[Prompt]:
+        """The next turn of each draw."""
+        return [Prompt("replay", Conversation((*each, message))) for each in self.histories]
+
+    def check_room(self, message: Message, sampling: Sampling) -> None:
+        """Raise ContextLengthError where a full answer in one of the draws does not fit."""
+        context = getattr(self.engine, "context_tokens", None)
+        if context is not None:
+            lengths = [
+                (prompt.id, len(self.engine.template.prompt_ids(prompt.conversation)))
+                for prompt in self.prompts(message)
+            ]
+            check_context(lengths, context, new_tokens=sampling.max_new_tokens)
+
     def answer(
         self, message: Message, sampling: Sampling, seeds: Sequence[int]
     ) -> tuple[tuple[ReplayedAnswer, ...], Firing]:
@@ -178,7 +192,7 @@ class _Arm:
 
         Raises ContextLengthError where it does not fit.
         """
-        prompts = [Prompt("replay", Conversation((*each, message))) for each in self.histories]
+        prompts = self.prompts(message)
         said: dict[int, ReplayedAnswer] = {}
         firing = Firing({}, {})
         for batch in self.engine.plan(prompts, sampling):
@@ -216,6 +230,8 @@ class _Arms:
     capped: _Arm
 
     def answer(self, message: Message, sampling: Sampling, seeds: Sequence[int]) -> ReplayedMessage:
+        # Where the capped side has no room left, nothing is answered for the uncapped one either.
+        self.capped.check_room(message, sampling)
         uncapped, _ = self.uncapped.answer(message, sampling, seeds)
         capped, firing = self.capped.answer(message, sampling, seeds)
         return ReplayedMessage(uncapped, capped, firing.fired, firing.slots)

@@ -8,7 +8,7 @@ from keel.engines.catalogue import (
     unpacked_fingerprint,
 )
 from keel.engines.chat_template import ChatTemplate
-from keel.engines.context import fits_context
+from keel.engines.context import check_context, fits_context
 from keel.engines.decoding import text_before
 from keel.engines.opening import (
     check_untrained,
@@ -49,6 +49,7 @@ __all__ = [
     "Turn",
     "TurnRecord",
     "cache_folder",
+    "check_context",
     "check_untrained",
     "engine_call",
     "fits_context",
