@@ -108,8 +108,8 @@ def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
 
     Student's on the logarithm of the mean, with the larger of two variances: the delta method's and
     Cox's for lognormal values (Zhou and Gao 1997, Statistics in Medicine 16:783). A sample that
-    lacks the long tail makes the first too small. Where all are 0, so are the ends; of a single
-    answer there is no upper end.
+    lacks the long tail makes the first too small. Where all are 0, so are the ends, which bound
+    nothing: to be said beside the number. Of a single answer there is no upper end.
     Raises TooFewSamplesError where there is no value.
     """
     _check_some(values_N)

@@ -183,6 +183,15 @@ class PricedSetting:
         """Realised share of (token, layer) slots that were moved."""
         return sum(self.realised_firing.values()) / len(self.realised_firing)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether no answer that was priced cost anything.
+
+        `price` then has no width: it says nothing of answers that the floors would move, and of
+        costs without an upper bound no sample bounds the mean.
+        """
+        return self.price is not None and self.price.high == 0
+
     def is_within(self, bound: float) -> bool:
         """Whether the price is shown to be within a bound: by its interval's upper end."""
         return (self.kl_default if self.price is None else self.price.high) <= bound

@@ -127,6 +127,21 @@ def _firing_section(calibration: Calibration) -> Section:
     return Section("firing", _TITLES["firing"], (sentence,), (picture,))
 
 
+def price_words(priced: PricedSetting) -> str:
+    """A setting's price with its interval, where it has any."""
+    if priced.price is None:
+        return number(priced.kl_default)
+    return f"{number(priced.kl_default)} ({_price_bounds(priced)})"
+
+
+def _price_bounds(priced: PricedSetting) -> str:
+    if priced.price is None:
+        return NOT_A_NUMBER
+    if priced.is_free:
+        return "0 in every answer priced, of others not known"
+    return priced.price.bounds(number)
+
+
 def _prices_section(calibration: Calibration) -> Section:
     setting, bound = calibration.setting, calibration.price_bound
     tried = counted(len(calibration.settings), "setting")
@@ -143,7 +158,7 @@ def _prices_section(calibration: Calibration) -> Section:
         if setting.is_within(bound)
         else "That is not shown to be within the bound: look for a gentler setting first"
     )
-    price = number(setting.kl_default) if setting.price is None else setting.price.text(number)
+    price = price_words(setting)
     effect = fixed(setting.shift_gaps) if setting.effect is None else setting.effect.text()
     sentence = (
         "The price of a setting is how much it changes the model's own default answers (mean KL "
@@ -166,9 +181,7 @@ def _prices_section(calibration: Calibration) -> Section:
         {
             "setting": lambda priced: priced.name,
             "price: KL default": lambda priced: number(priced.kl_default),
-            "price, 95 %": lambda priced: (
-                NOT_A_NUMBER if priced.price is None else priced.price.bounds(number)
-            ),
+            "price, 95 %": _price_bounds,
             "effect (gap units)": lambda priced: fixed(priced.shift_gaps),
             "from the default": lambda priced: (
                 NOT_A_NUMBER if priced.distance is None else priced.distance.text()
