@@ -65,6 +65,17 @@ def test_a_list_whose_cache_others_filled_in_the_same_pass_is_refused_before_its
 
 
 @pytest.mark.parametrize("blocks", STACKS)
+def test_a_compiled_model_that_loops_is_refused_too(looped, blocks):
+    """Its rounds were steered and counted as passes: rounds were counted outside of graphs only."""
+    compiled = torch.compile(looped, backend="eager")
+    with (
+        pytest.raises(ModelLayoutError, match=rf"'{blocks}' run more than once.*looped"),
+        steered(compiled, [Floor(0, DIRECTION, 5.0)], blocks=blocks),
+    ):
+        compiled(IDS, use_cache=False)
+
+
+@pytest.mark.parametrize("blocks", STACKS)
 @pytest.mark.parametrize("call", range(3))
 def test_a_probe_reads_no_round_of_a_loop(looped, blocks, call):
     with (

@@ -53,12 +53,11 @@ def follow_passes(
     call = _ModelCall()
 
     def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_compiling():
-            call.stack_runs = 0
+        call.stack_runs = 0
         listener.begin(args, kwargs)
 
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_compiling() and not is_computed_again():
+        if not is_computed_again():
             call.check_stack_run(decoder.path)
         listener.enter(args, kwargs)
 
@@ -66,8 +65,7 @@ def follow_passes(
         listener.end(output)
 
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        if not torch.compiler.is_compiling():
-            call.stack_runs = None
+        call.stack_runs = None
 
     for hook in (begin, enter, end, leave):
         _compile_only_within(hook.__code__)
