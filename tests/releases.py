@@ -10,6 +10,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 _IS_NAMED_CACHE = "cache" in inspect.signature(LlamaForCausalLM.forward).parameters
 CACHE = "cache" if _IS_NAMED_CACHE else "past_key_values"
 """The argument, and the output, that holds keys and values."""
+STATES = "cache" if _IS_NAMED_CACHE else "cache_params"
+"""The same of models that hold states in place of keys."""
 
 _IS_NAMED_ACTIVATION = hasattr(PreTrainedModel, "activation_checkpointing_enable")
 _CHECKPOINTING = "activation_checkpointing" if _IS_NAMED_ACTIVATION else "gradient_checkpointing"

@@ -69,6 +69,7 @@ def test_a_compiled_model_that_loops_is_refused_too(looped, blocks):
     """Its rounds were steered and counted as passes: rounds were counted outside of graphs only."""
     compiled = torch.compile(looped, backend="eager")
     with (
+        torch.no_grad(),
         pytest.raises(ModelLayoutError, match=rf"'{blocks}' run more than once.*looped"),
         steered(compiled, [Floor(0, DIRECTION, 5.0)], blocks=blocks),
     ):

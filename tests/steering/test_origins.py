@@ -12,6 +12,7 @@ from keel.geometry import unit
 from keel.steering import recorded, steered
 from keel.testing import shrunken_model, tiny_model
 from keel.types import Floor
+from tests.releases import CACHE, STATES
 
 V = unit(torch.randn(32, generator=torch.Generator().manual_seed(0)))
 FLOORS = [Floor(1, V, 3.0)]
@@ -26,16 +27,16 @@ def model():
 
 def prefilled(model):
     with torch.no_grad():
-        return model(IDS[:, :5], use_cache=True).past_key_values
+        return model(IDS[:, :5], use_cache=True)[CACHE]
 
 
 def test_a_cache_from_outside_is_refused(model):
     cache = prefilled(model)
     message = "cache of 5 tokens, of which 0 were made under these"
     with steered(model, FLOORS), pytest.raises(NotAppliedError, match=message):
-        model.generate(IDS, past_key_values=cache, **LENGTH)
+        model.generate(IDS, **{CACHE: cache}, **LENGTH)
     with steered(model, [Floor(1, V, 3.0, tokens="generated")]):
-        model.generate(IDS, past_key_values=cache, **LENGTH)
+        model.generate(IDS, **{CACHE: cache}, **LENGTH)
 
 
 @pytest.mark.parametrize("keep", [lambda cache: cache, copy.deepcopy])
@@ -44,18 +45,18 @@ def test_a_cache_goes_on_under_the_same_floors_and_no_others(model, keep):
         cache = keep(prefilled(model))
         whole = model.generate(IDS, **LENGTH)
     with steered(model, [Floor(1, V, 3.0)]):
-        assert torch.equal(model.generate(IDS, past_key_values=keep(cache), **LENGTH), whole)
+        assert torch.equal(model.generate(IDS, **{CACHE: keep(cache)}, **LENGTH), whole)
     with steered(model, [Floor(1, V, 4.0)]), pytest.raises(NotAppliedError, match="of which 0"):
-        model.generate(IDS, past_key_values=cache, **LENGTH)
+        model.generate(IDS, **{CACHE: cache}, **LENGTH)
 
 
 def test_a_cache_that_went_on_outside_is_refused(model):
     with steered(model, FLOORS):
         cache = prefilled(model)
-    model(IDS[:, 5:6], past_key_values=cache)
+    model(IDS[:, 5:6], **{CACHE: cache})
     message = "cache of 6 tokens, of which 5"
     with steered(model, FLOORS), pytest.raises(NotAppliedError, match=message):
-        model(IDS[:, 6:7], past_key_values=cache)
+        model(IDS[:, 6:7], **{CACHE: cache})
 
 
 @pytest.mark.parametrize("model_type", ["xlstm", "mamba", "rwkv"])
@@ -63,7 +64,7 @@ def test_states_made_inside_go_on_and_those_from_outside_are_refused(model_type)
     model = shrunken_model(model_type)
     direction = unit(torch.randn(64, generator=torch.Generator().manual_seed(0)))
     floors = [Floor(1, direction, 3.0)]
-    name = "state" if model_type == "rwkv" else "cache_params"
+    name = "state" if model_type == "rwkv" else STATES
     with torch.no_grad():
         outside = model(IDS[:, :5], use_cache=True)[name]
         with steered(model, floors):
@@ -80,7 +81,7 @@ def test_an_empty_state_from_outside_is_taken():
     model = shrunken_model("xlstm")
     empty = xLSTMCache(model.config, 1, dtype=torch.float32)
     with torch.no_grad(), steered(model, [Floor(1, unit(torch.ones(64)), 3.0)]) as steering:
-        model(IDS, cache_params=empty)
+        model(IDS, **{STATES: empty})
     assert steering.firing().slots == {1: 9}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -172,8 +173,13 @@ def begin(
 
     settings: dict[str, Any] = {"max_new_tokens": new_tokens, "use_cache": passes.reuses_state}
     if past is not None:
-        settings["past_key_values"] = past
+        settings[_cache_name(model)] = past
     return prepared(running, model, ids_BT, mask_BT, **settings)
+
+
+def _cache_name(model: Any) -> str:
+    """The model's argument for keys and values, which transformers 5.24 has renamed."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
 def prepared(
