@@ -84,9 +84,9 @@ def noise_free_cosine(first: FoldedVector, second: FoldedVector) -> Interval:
     total = sum(part.value for part in parts)
     spread = sum(part.value**2 / part.freedom for part in parts)
     freedom = total**2 / spread if spread > 0 else folds - 1.0
-    reach = Variance(total, freedom).quantile(0.95) * total**0.5
-    value, low, high = (max(-1.0, min(1.0, end)) for end in (value, value - reach, value + reach))
-    return Interval(value, low, high)
+    around = Variance(total, freedom).interval(value)
+    ends = (around.value, around.low, around.high)
+    return Interval(*(max(-1.0, min(1.0, end)) for end in ends))
 
 
 def _counted_twice(

@@ -48,6 +48,11 @@ def shift(
     return wanted.maximum(low - projection).minimum(high - projection)
 
 
+def lift(projection: Float[Tensor, "*batch"], floor: float | Tensor) -> Float[Tensor, "*batch"]:
+    """How far a floor raises a projection: max(τ − p, 0)."""
+    return shift(projection, 0.0, 0.0, floor, math.inf)
+
+
 def raise_to_floor(
     activations: Float[Tensor, "*batch hidden"],
     direction: Float[Tensor, " hidden"],

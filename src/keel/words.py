@@ -44,6 +44,11 @@ def percent(share: float, decimals: int = 0) -> str:
     return text if text == NOT_A_NUMBER else f"{text}\N{NO-BREAK SPACE}%"
 
 
+def tenths(share: float) -> str:
+    """A share (0 to 1) as a percentage with one decimal: `3.1 %`."""
+    return percent(share, 1)
+
+
 def points(share: float) -> str:
     """A difference of shares in percentage points: `−1.2`."""
     return fixed(100 * share, 1)

@@ -3,7 +3,6 @@
 Pure numbers: a turn is its mean projection and its number of tokens. Knows no model and no text.
 """
 
-from keel.alarm.checks import binomial_interval
 from keel.alarm.conversations import ConversationMeans, TurnMean
 from keel.alarm.evidence import State, advance, provisional
 from keel.alarm.fitting import estimated, fit_alarm, turn_levels
@@ -30,7 +29,6 @@ __all__ = [
     "TurnVerdict",
     "VerdictState",
     "advance",
-    "binomial_interval",
     "detection",
     "estimated",
     "evidence_paths",

@@ -9,13 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keel.alarm.conversations import ConversationMeans
 from keel.alarm.value import Alarm, FitCheck
-from keel.types import Interval
-
-Floats = NDArray[np.float64]
+from keel.statistics import Floats, exact_rate_interval, percentile_interval
+from keel.words import percent, tenths
 
 _DRAWS = 500
 _SHORT, _LONG = 16, 64
@@ -40,15 +38,6 @@ def checks_of(
     )
 
 
-def binomial_interval(count: int, total: int) -> Interval:
-    """A share with its exact interval of 95 % (Clopper and Pearson 1934, Biometrika 26:404)."""
-    from scipy.stats import beta
-
-    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
-    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
-    return Interval(count / total, low, high)
-
-
 def _number(conversations: Sequence[ConversationMeans], advised: int) -> FitCheck:
     count = len(conversations)
     return FitCheck(
@@ -59,11 +48,11 @@ def _number(conversations: Sequence[ConversationMeans], advised: int) -> FitChec
 
 
 def _rate(name: str, alarm: Alarm, alarmed: Sequence[bool]) -> FitCheck:
-    share = binomial_interval(sum(alarmed), len(alarmed))
+    share = exact_rate_interval(sum(alarmed), len(alarmed))
     return FitCheck(
         name,
-        f"{sum(alarmed)} of {len(alarmed)} alarmed (95 %: {share.low:.1%} to {share.high:.1%}), "
-        f"{alarm.rate:.1%} by design",
+        f"{sum(alarmed)} of {len(alarmed)} alarmed (95 %: {share.bounds(tenths)}), "
+        f"{tenths(alarm.rate)} by design",
         share.low <= alarm.rate,
     )
 
@@ -83,14 +72,13 @@ def _lag(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> FitCheck:
         )
     draws = np.random.default_rng(0).integers(len(squares_C), size=(_DRAWS, len(squares_C)))
     of_draws = products_C[draws].sum(axis=1) / np.maximum(squares_C[draws].sum(axis=1), 1e-12)
-    low, high = np.percentile(of_draws, (2.5, 97.5))
-    value = products_C.sum() / max(squares_C.sum(), 1e-12)
+    lag = percentile_interval(products_C.sum() / max(squares_C.sum(), 1e-12), of_draws)
     harmless = _HARMLESS if alarm.statistic == "mixture" else 0.0
     return FitCheck(
         "neighbouring turns",
-        f"lag-1 autocorrelation {value:+.2f} (95 %: {low:+.2f} to {high:+.2f}); the rate of "
-        f"{alarm.statistic} holds up to {harmless:g}",
-        bool(low <= 0 or high <= harmless),
+        f"lag-1 autocorrelation {lag.value:+.2f} (95 %: {lag.bounds('{:+.2f}'.format)}); the rate "
+        f"of {alarm.statistic} holds up to {harmless:g}",
+        bool(lag.low <= 0 or lag.high <= harmless),
     )
 
 
@@ -143,11 +131,11 @@ def _by_length(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> Iter
     ):
         count, low = int(is_chosen_N.sum()), int(is_low_N[is_chosen_N].sum())
         if count:
-            share = binomial_interval(low, count)
+            share = exact_rate_interval(low, count)
             yield FitCheck(
                 name,
-                f"{low} of {count} lower than all but {_LOW_SHARE:.0%} (95 %: {share.low:.1%} to "
-                f"{share.high:.1%})",
+                f"{low} of {count} lower than all but {percent(_LOW_SHARE)} "
+                f"(95 %: {share.bounds(tenths)})",
                 share.low <= _LOW_SHARE,
             )
 

@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.alarm.checks import binomial_interval, checks_of
+from keel.alarm.checks import checks_of
 from keel.alarm.conversations import BLOCKS, ConversationMeans
 from keel.alarm.evidence import State, advance
 from keel.alarm.planted import detection, tuned
 from keel.alarm.value import FEWEST_TOKENS, Alarm, AlarmFit
 from keel.errors import TooFewSamplesError, UsageError
+from keel.statistics import exact_rate_interval
 from keel.types import TurnLevels
 
 Floats = NDArray[np.float64]
@@ -79,7 +80,7 @@ def fit_alarm(
         left_out=left_out,
         held_out=len(usable),
         held_out_alarms=alarms,
-        held_out_rate=binomial_interval(alarms, len(usable)),
+        held_out_rate=exact_rate_interval(alarms, len(usable)),
         detection=expected.share,
         delay_turns=expected.delay_turns,
         source=source,

@@ -13,6 +13,7 @@ from keel.calibrate.choosing import distance_interval
 from keel.calibrate.floors import Candidate
 from keel.calibrate.projections import Projections
 from keel.engines import Engine, Probe, Recording
+from keel.geometry import lift
 from keel.statistics import Clusters, mean_interval, positive_mean_interval
 from keel.steering import recorded
 from keel.types import (
@@ -118,7 +119,7 @@ def first_token_shares(
             recorded(local.model, means=False, probes=probes, blocks=local.blocks) as record,
         ):
             local.model(input_ids=ids.to(local.device))
-        lifts_TK = (heights_K - record.projections[0].float().cpu()).clamp_min(0)
+        lifts_TK = lift(record.projections[0].float().cpu(), heights_K)
         lifts_TK[0] *= is_held_K
         first_K += lifts_TK[0]
         all_K += lifts_TK.sum(0)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from keel.engines import Engine, Probe, Recording
 from keel.errors import NotAppliedError, TooFewSamplesError
-from keel.geometry import unit
+from keel.geometry import lift, unit
 from keel.seeds import seed_of
 from keel.types import AssistantAxis, Conversation, Floor, Floors, PersonaVector, Rollout
 
@@ -275,7 +275,7 @@ def _push(floors: Sequence[Floor], projections_NF: Tensor) -> Push:
     heights_F = torch.tensor([floor.value for floor in floors])
     return Push(
         float((projections_NF < heights_F).float().mean()),
-        float((heights_F - projections_NF).clamp_min(0).mean()),
+        float(lift(projections_NF, heights_F).mean()),
     )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keel.personas.cells import Cells
+from keel.statistics import Variance
 from keel.types import Interval
 
 _AT_ONCE = 64
@@ -148,8 +149,6 @@ def _as_computed(gram_NFNF: Tensor, counts_NF: Tensor, inner_NN: Tensor) -> Inte
     Its variance is the jackknife's over roles plus that over question folds (Efron and Stein 1981,
     Annals of Statistics 9:586), with Student's t of one degree of freedom fewer than roles.
     """
-    from scipy.stats import t
-
     rows, folds = counts_NF.shape
     whole = _Fits.of(inner_NN[None])
     # PC1 has no sign of its own: here it points where the default lies, and so in all parts.
@@ -171,10 +170,9 @@ def _as_computed(gram_NFNF: Tensor, counts_NF: Tensor, inner_NN: Tensor) -> Inte
     ):
         z_S = torch.atanh(signed_S.clamp(-_NEAREST, _NEAREST))
         variance += (len(z_S) - 1) * float(z_S.var(correction=0))
-    reach = float(t.ppf(0.975, max(1, rows - 2))) * variance**0.5
     value = float(whole.cosine_S[0].abs())
-    low, high = np.tanh(np.arctanh(min(value, _NEAREST)) + np.array([-reach, reach]))
-    return Interval(value, float(low), float(high))
+    of_z = Variance(variance, max(1, rows - 2)).interval(np.arctanh(min(value, _NEAREST)))
+    return Interval(value, float(np.tanh(of_z.low)), float(np.tanh(of_z.high)))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from keel.errors import UsageError
 from keel.personas.cells import Cells, RolloutIndex
-from keel.statistics import FEWEST_LEVELS, Codes, Floats, jackknifed
+from keel.statistics import FEWEST_LEVELS, Clusters, Codes, Floats, jackknifed, most_unseen
 from keel.types import ActivationBatch, Interval
 
 _Kept = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-_Z = 1.96
 _MOST_ROLLOUTS = 2_000
 """Of the default and of the roles. Past it a sample will do: roles, questions and default prompts,
 not rollouts, decide how wide the intervals are."""
@@ -211,8 +210,7 @@ class _HeldOut:
         known = [part_G for part_G in by_part.values() if np.isfinite(part_G).all()]
         shared_G = answers_S if np.isfinite(answers_S).all() else np.zeros(2)
         variance = jackknifed(known, shared_G=shared_G)
-        reach = variance.quantile(0.95) * variance.value**0.5
-        return Interval(values_S[0], values_S[0] - reach, values_S[0] + reach)
+        return variance.interval(values_S[0])
 
     def _auc_interval(self, auc_S: Floats) -> Interval:
         """On the scale of log odds, where it stays within 0 and 1.
@@ -224,7 +222,7 @@ class _HeldOut:
         bounded = self._interval(logit(np.clip(auc_S, nearest, 1 - nearest)))
         value, low, high = float(auc_S[0]), float(expit(bounded.low)), float(expit(bounded.high))
         if not nearest < value < 1 - nearest:
-            reach = _Z**2 / (folds + _Z**2)
+            reach = most_unseen(Clusters({}, {}, folds))
             return Interval(value, min(low, 1 - reach) if value > 0.5 else 0.0,
                             1.0 if value > 0.5 else max(high, reach))  # fmt: skip
         return Interval(value, min(low, value), max(high, value))

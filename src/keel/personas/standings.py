@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from keel.personas.cells import Cells
+from keel.statistics import Variance
 from keel.types import AssistantAxis, Interval
 
 
@@ -16,8 +17,6 @@ def role_standings(cells: Cells, axis: AssistantAxis) -> dict[str, Interval]:
     Biometrika 73:13, with Student's t). The axis is taken as it is. Roles that answered in one fold
     only are left out.
     """
-    from scipy.stats import t
-
     layer, counts_RF = axis.layer, cells.counts_NF[1:].double()
     direction_D = axis.direction[layer].double()
     means_RF = (cells.sums_NFLD[1:, :, layer].double() @ direction_D) / counts_RF.clamp_min(1)
@@ -33,8 +32,7 @@ def role_standings(cells: Cells, axis: AssistantAxis) -> dict[str, Interval]:
         if folds < 2:
             continue
         raw = float((means_RF[row] * shares_RF[row]).sum())
-        error = (folds / (folds - 1) * float(moved_RF[row].square().sum())) ** 0.5
-        reach = float(t.ppf(0.975, folds - 1)) * error / float(axis.gap[layer])
-        value = axis.in_gaps(raw, layer)
-        standings[role] = Interval(value, value - reach, value + reach)
+        variance = folds / (folds - 1) * float(moved_RF[row].square().sum())
+        in_gaps = Variance(variance / float(axis.gap[layer]) ** 2, folds - 1)
+        standings[role] = in_gaps.interval(axis.in_gaps(raw, layer))
     return standings

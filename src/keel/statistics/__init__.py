@@ -12,6 +12,7 @@ from keel.statistics.association import (
 )
 from keel.statistics.clusters import (
     FEWEST_LEVELS,
+    LEVEL,
     Clusters,
     Codes,
     Floats,
@@ -21,9 +22,11 @@ from keel.statistics.clusters import (
 from keel.statistics.intervals import (
     LEVEL,
     difference_interval,
+    exact_rate_interval,
     holm,
     independent_difference,
     mean_interval,
+    most_unseen,
     paired_p_value,
     percentile_interval,
     positive_mean_interval,
@@ -42,11 +45,13 @@ __all__ = [
     "cohens_kappa",
     "contingency_table",
     "difference_interval",
+    "exact_rate_interval",
     "holm",
     "independent_difference",
     "jackknifed",
     "kappa_interval",
     "mean_interval",
+    "most_unseen",
     "paired_p_value",
     "percentile_interval",
     "positive_mean_interval",

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.errors import TooFewSamplesError
-from keel.statistics.clusters import Clusters, Codes, Floats
-from keel.statistics.intervals import LEVEL, share_interval
+from keel.statistics.clusters import LEVEL, Clusters, Codes, Floats
+from keel.statistics.intervals import most_unseen, share_interval
 from keel.types import Interval
 
 
@@ -31,7 +31,7 @@ def clustered_correlation(x_N: Floats, y_N: Floats, clusters: Clusters) -> Inter
     if clusters.is_single:
         return Interval(r, -1.0, 1.0)
     if abs(r) >= 1 - 1e-12:
-        breaking = share_interval(0.0, clusters, np.zeros(len(x_N)), LEVEL).high
+        breaking = most_unseen(clusters)
         sign = float(np.sign(r))
         return Interval(sign, *sorted((sign, sign * (1 - 2 * breaking))))
     influence_N = (x_N * y_N - r * (x_N**2 + y_N**2) / 2) / (1 - r**2)

@@ -9,9 +9,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from keel.types import Interval
+
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
+LEVEL = 0.95
 FEWEST_LEVELS = 5
 """A factor with fewer levels is taken as it is: four questions say next to nothing of a fifth, and
 the result holds for those four."""
@@ -30,6 +33,11 @@ class Variance:
         from scipy.stats import t
 
         return float(t.ppf((1 + level) / 2, self.freedom))
+
+    def interval(self, value: float, *, level: float = LEVEL) -> Interval:
+        """Student's interval of a number with this variance; of no width where it has none."""
+        reach = self.quantile(level) * self.value**0.5 if self.value > 0 else 0.0
+        return Interval(value, value - reach, value + reach)
 
 
 def jackknifed(by_factor: Sequence[Floats], *, shared_G: Floats | None = None) -> Variance:

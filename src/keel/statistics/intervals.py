@@ -10,10 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from keel.errors import TooFewSamplesError
-from keel.statistics.clusters import Clusters, Floats, Variance
+from keel.statistics.clusters import LEVEL, Clusters, Floats, Variance
 from keel.types import Interval
 
-LEVEL = 0.95
 Bounds = tuple[float, float]
 _SHARES: Bounds = (0.0, 1.0)
 _UNBOUNDED: Bounds = (-np.inf, np.inf)
@@ -66,11 +65,29 @@ def mean_interval(
 
 def _unvaried(value: float, clusters: Clusters, bounds: Bounds, level: float) -> Interval:
     """Of items none of which differs: at most so many others may, and lie at a bound."""
-    reach = 1.0
-    if not clusters.is_single:
-        reach = share_interval(0.0, clusters, np.zeros(clusters.items), level).high
+    reach = most_unseen(clusters, level=level)
     low, high = (value + reach * (bound - value) for bound in bounds)
     return Interval(value, float(low), float(high))
+
+
+def most_unseen(clusters: Clusters, *, level: float = LEVEL) -> float:
+    """The largest share (0 to 1) of which so many items may well have shown none: Wilson's."""
+    if clusters.is_single:
+        return 1.0
+    return share_interval(0.0, clusters, np.zeros(clusters.items), level).high
+
+
+def exact_rate_interval(count: int, total: int) -> Interval:
+    """A share of independent cases with its exact interval, which covers 95 % or more.
+
+    That of Clopper and Pearson (1934, Biometrika 26:404), wider than Wilson's: for what may be too
+    often, but never seem too rare.
+    """
+    from scipy.stats import beta
+
+    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
+    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
+    return Interval(count / total, low, high)
 
 
 def share_of_groups_interval(shares_G: Floats, *, level: float = LEVEL) -> Interval:
@@ -204,8 +221,7 @@ def _t_interval(value: float, influence_N: Floats, clusters: Clusters, level: fl
     variance = clusters.variance(influence_N)
     if not variance.value > 0:  # levels are alike by chance, their items are not
         variance = Clusters({}, {}, clusters.items).variance(influence_N)
-    reach = variance.quantile(level) * variance.value**0.5 if variance.value > 0 else 0.0
-    return Interval(value, value - reach, value + reach)
+    return variance.interval(value, level=level)
 
 
 def share_interval(share: float, clusters: Clusters, influence_N: Floats, level: float) -> Interval:

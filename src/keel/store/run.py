@@ -382,7 +382,7 @@ class Run:
 
 def _neutral_levels(study: DriftStudy) -> TurnLevels | None:
     """Levels by turn of a study's neutral conversations without an intervention, if it has any."""
-    from scipy.stats import t
+    from keel.statistics import LEVEL, Variance
 
     for path in study.paths:
         if (path.arm, path.domain, path.reading) == ("none", NEUTRAL_DOMAIN, "with history"):
@@ -391,7 +391,10 @@ def _neutral_levels(study: DriftStudy) -> TurnLevels | None:
         return None
     # Each neutral conversation has a person of its own, so that intervals are over conversations.
     spreads = tuple(
-        (level.high - level.low) / 2 / float(t.ppf(0.975, max(1, count - 1))) * math.sqrt(count)
+        (level.high - level.low)
+        / 2
+        / Variance(0.0, max(1, count - 1)).quantile(LEVEL)
+        * math.sqrt(count)
         for level, count in zip(path.levels, path.counts, strict=True)
     )
     if not spreads or not all(map(math.isfinite, spreads)):

@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 
 from keel.statistics import (
+    LEVEL,
     Codes,
     Floats,
+    Variance,
     independent_difference,
     percentile_interval,
     share_of_groups_interval,
@@ -175,9 +177,7 @@ def _correlation(
 def _student(r: float, slope: float, free: int) -> tuple[Interval, Interval]:
     """Intervals of a correlation about means (Fisher's z) and of its slope, with so many people
     left over when the means are taken off."""
-    from scipy.stats import t
-
-    quantile = float(t.ppf(0.975, free))
+    quantile = Variance(0.0, free).quantile(LEVEL)
     z, reach = np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)), quantile / free**0.5
     spread = abs(slope) * quantile * ((1 / max(r**2, 1e-12) - 1) / (free + 1)) ** 0.5
     return (

@@ -319,8 +319,7 @@ class _Target:
         if not self.parts:
             return Interval(value, -np.inf, np.inf)
         variance = jackknifed([np.array([measure(part) for part in self.parts])])
-        reach = variance.quantile(0.95) * variance.value**0.5
-        return Interval(value, value - reach, value + reach)
+        return variance.interval(value)
 
     @cached_property
     def parts(self) -> tuple[_Target, ...]:

@@ -13,7 +13,7 @@ from typing import get_args
 
 import numpy as np
 
-from keel.statistics import Floats
+from keel.statistics import Floats, Variance
 from keel.types import (
     NEUTRAL_DOMAIN,
     ArmDifference,
@@ -173,12 +173,9 @@ def _over_people(values_C: Floats, people: Sequence[str]) -> tuple[float, float,
 
 
 def _interval(mean: float, variance: float, freedom: float) -> Interval:
-    from scipy.stats import t
-
     if not freedom or not np.isfinite(variance) or not variance > 0:
         return Interval(mean, -np.inf, np.inf)
-    reach = float(t.ppf(0.975, freedom)) * variance**0.5
-    return Interval(mean, mean - reach, mean + reach)
+    return Variance(variance, freedom).interval(mean)
 
 
 def person_difference(first: Sample, second: Sample) -> Interval:

@@ -17,10 +17,20 @@ from keel.report.figures.evaluation import (
 )
 from keel.report.inputs import ReportInputs
 from keel.types import UNSTEERED, EvalResult
-from keel.words import NOT_A_NUMBER, counted, fixed, known, listed, number, p_value, percent, points
+from keel.words import (
+    NOT_A_NUMBER,
+    counted,
+    fixed,
+    known,
+    listed,
+    number,
+    p_value,
+    percent,
+    points,
+    tenths,
+)
 
 _three_decimals = partial(fixed, decimals=3)
-_tenths = partial(percent, decimals=1)
 _STRENGTH = re.compile(r"steered:([+-][0-9.e+-]+)")
 _FEWEST_STRENGTHS = 3
 _LABEL_COLOURS = {
@@ -178,15 +188,15 @@ def _effect_table(result: EvalResult) -> Table:
             ),
             "p": lambda row: p_value(row[1].p_value),
             "p, all arms": lambda row: p_value(row[1].p_holm),
-            "slots moved": lambda row: known(row[1].firing_rate, _tenths),
+            "slots moved": lambda row: known(row[1].firing_rate, tenths),
             "lift (cap's)": lambda row: (
                 NOT_A_NUMBER
                 if row[1].match is None
                 else f"{number(row[1].match.lift)} ({number(row[1].match.cap_lift)})"
             ),
-            "nonsense": lambda row: known(row[1].nonsensical_rate, _tenths),
+            "nonsense": lambda row: known(row[1].nonsensical_rate, tenths),
             "perplexity": lambda row: known(row[1].perplexity, number),
-            "cut off": lambda row: known(row[1].cut_share, _tenths),
+            "cut off": lambda row: known(row[1].cut_share, tenths),
             "tokens": lambda row: known(row[1].mean_tokens, partial(fixed, decimals=0)),
             "projection (gaps)": lambda row: known(row[1].projection_gaps, fixed),
         },

@@ -27,11 +27,10 @@ from keel.types import (
     SweptSetting,
     Unit,
 )
-from keel.words import NOT_A_NUMBER, counted, fixed, form_of, known, listed, number, percent
+from keel.words import NOT_A_NUMBER, counted, fixed, form_of, known, listed, number, percent, tenths
 
 MOST_PANELS = 16
 """Histograms drawn; of a wider band, evenly spaced layers."""
-_tenths = partial(percent, decimals=1)
 _TITLES = {
     "projections": "Projections and floors",
     "firing": "Firing rates",
@@ -339,7 +338,7 @@ def _screened_table(sweep: Sweep) -> Table:
         {
             "setting": lambda screened: screened.name,
             "nominal firing": lambda screened: percent(screened.nominal_firing, 1),
-            "realised": lambda screened: known(screened.realised_firing, _tenths),
+            "realised": lambda screened: known(screened.realised_firing, tenths),
             "price": lambda screened: (
                 number(screened.price.value) if screened.price else NOT_A_NUMBER
             ),
