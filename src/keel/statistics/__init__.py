@@ -20,7 +20,6 @@ from keel.statistics.clusters import (
     jackknifed,
 )
 from keel.statistics.intervals import (
-    LEVEL,
     difference_interval,
     exact_rate_interval,
     holm,
