@@ -39,7 +39,7 @@ class AlarmSettings:
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=64))
     at_once: Annotated[int, Flag("--at-once", MODEL, least=1)] = 16
     """Simulated conversations that go on together, answered in one batch."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", _SIMULATED)] = 0
     """Decides every draw of simulated conversations."""
 
     def __post_init__(self) -> None:

@@ -173,7 +173,7 @@ class ExtractSettings:
     what: Annotated[What, Flag("--what")] = "roles"
     """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
     traits: TraitSettings = field(default_factory=TraitSettings)
-    spans: Annotated[Spans, Flag("--spans")] = "answer"
+    spans: Annotated[Spans, Flag("--spans", SOURCES)] = "answer"
     """Which tokens of an answer make its mean: those after its thinking, as for floors and drift,
     its thinking, or both as one. Answers that have no such token are counted and left out."""
 

@@ -8,6 +8,8 @@ from typing import Annotated
 from keel.settings.extract import Sampling
 from keel.settings.flags import MODEL, Flag
 
+_WATCHING = "Watching for drift"
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -28,21 +30,21 @@ class ServeSettings:
     the server runs; without, nobody can."""
     canary_minutes: Annotated[float, Flag("--canary-minutes", least=0)] = 10.0
     """How often to test the server again while it runs; 0: never."""
-    alarm: Annotated[str | None, Flag("--alarm", metavar="RUN")] = None
+    alarm: Annotated[str | None, Flag("--alarm", _WATCHING, metavar="RUN")] = None
     """Run, or its `alarm.json`, by whose alarm the conversations are watched for drift: every
     answer says whether its conversation drifts."""
-    is_alarm_required: Annotated[bool, Flag("--require-alarm")] = False
+    is_alarm_required: Annotated[bool, Flag("--require-alarm", _WATCHING)] = False
     """Do not start where that alarm does not fit; else the server says that it is not watching."""
-    alarm_rate: Annotated[float | None, Flag("--alarm-rate", least=0)] = None
+    alarm_rate: Annotated[float | None, Flag("--alarm-rate", _WATCHING, least=0)] = None
     """Chance (0 to 0.5) that a default conversation ever raises the alarm; the alarm's own, unless
     given."""
-    alarm_log: Annotated[str | None, Flag("--alarm-log", metavar="FILE")] = None
+    alarm_log: Annotated[str | None, Flag("--alarm-log", _WATCHING, metavar="FILE")] = None
     """File to which a line of JSON is added for every turn: numbers, no text."""
-    alarm_webhook: Annotated[str | None, Flag("--alarm-webhook", metavar="URL")] = None
+    alarm_webhook: Annotated[str | None, Flag("--alarm-webhook", _WATCHING, metavar="URL")] = None
     """URL to which every new alarm is posted."""
-    alarm_action: Annotated[str | None, Flag("--alarm-action", metavar="setting:NAME|refuse")] = (
-        None
-    )
+    alarm_action: Annotated[
+        str | None, Flag("--alarm-action", _WATCHING, metavar="setting:NAME|refuse")
+    ] = None
     """What is done with the next turn of a conversation that has alarmed and whose request names no
     setting: hold it by another setting, or refuse it. Nothing, unless given."""
     model: Annotated[str | None, Flag("--model", MODEL)] = None
