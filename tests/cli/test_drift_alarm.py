@@ -78,6 +78,21 @@ def test_few_logs_are_refused_before_a_model_is_loaded(keel, held, place):
     assert "no assistant turn" in outcome.err
 
 
+@pytest.mark.parametrize(("count", "answers"), [(1, 3), (9, 3), (12, 1)])
+def test_too_few_logs_are_refused_before_a_model_is_loaded(keel, held, place, count, answers):
+    """The model was loaded and had read them all before the refusal."""
+    said = [("user", "Hi"), ("assistant", "Hello there, my friend")] * answers
+    messages = [{"role": role, "content": text} for role, text in said]
+    rows = (json.dumps({"id": str(number), "messages": messages}) for number in range(count))
+    (place / "logs.jsonl").write_text("\n".join(rows))
+    outcome = keel("drift", "calibrate", held, "--chats", "logs.jsonl", *CPU)
+    assert outcome.code == 3
+    usable = count if answers > 1 else 0
+    assert f"{usable} of {count} conversations have two answers, expected 10" in outcome.err
+    assert "loading" not in outcome.err
+    assert "reading" not in outcome.err
+
+
 def test_a_stream_of_turns_is_answered_line_by_line(keel, alarmed_run, monkeypatch):
     import io
 

@@ -5,7 +5,7 @@ Pure numbers: a turn is its mean projection and its number of tokens. Knows no m
 
 from keel.alarm.conversations import ConversationMeans, TurnMean
 from keel.alarm.evidence import State, advance, provisional
-from keel.alarm.fitting import estimated, fit_alarm, turn_levels
+from keel.alarm.fitting import FEWEST_CONVERSATIONS, estimated, fit_alarm, turn_levels
 from keel.alarm.monitor import Monitor
 from keel.alarm.planted import Detection, detection, evidence_paths, planted, tuned
 from keel.alarm.value import (
@@ -18,6 +18,7 @@ from keel.alarm.value import (
 from keel.types import system_hash
 
 __all__ = [
+    "FEWEST_CONVERSATIONS",
     "Alarm",
     "AlarmFit",
     "ConversationMeans",

@@ -23,7 +23,7 @@ from keel.types import TurnLevels
 
 Floats = NDArray[np.float64]
 
-FEWEST, ADVISED = 10, 40
+FEWEST_CONVERSATIONS, ADVISED = 10, 40
 """Conversations without which there is no alarm, and below which it detects clearly less."""
 _FEWEST_BLOCKED, _FEWEST_AT_TURN = 10, 10
 _OUTLIER = 3.5
@@ -57,11 +57,11 @@ def fit_alarm(
         for each in conversations
     )
     usable = [each for each in judged if len(each.turns) >= 2]
-    if len(usable) < FEWEST:
+    if len(usable) < FEWEST_CONVERSATIONS:
         raise TooFewSamplesError(
             f"{len(usable)} of {len(conversations)} conversations have two turns of "
-            f"{FEWEST_TOKENS} tokens or more, expected {FEWEST} at least, {ADVISED} are advised; "
-            "give more logs, or simulate: keel drift calibrate RUN --simulate 100"
+            f"{FEWEST_TOKENS} tokens or more, expected {FEWEST_CONVERSATIONS} at least, {ADVISED} "
+            "are advised; give more logs, or simulate: keel drift calibrate RUN --simulate 100"
         )
     alarm, left_out = estimated(blank, usable, horizon=horizon)
     alarmed = [False] * len(usable)
