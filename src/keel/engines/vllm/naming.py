@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from email import message_from_bytes
+from itertools import takewhile
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -35,6 +36,13 @@ _CONTENT = {
 }
 """Fields that hold a user's own words and schemas: nobody names a setting there."""
 _LIKE_KEY = re.compile(r"k+e+l+((setting|floor|cap)\w*)?|keel\w*")
+_OTHER_WORDS = re.compile(r"(setting|cap|floor)s?|capp(ing|ed)|activationcapping|steer(ing)?")
+"""What else one may call a setting, where nothing but arguments stands."""
+_ARGUMENTS_STAND: tuple[tuple[str, ...], ...] = (
+    *((), (_ARGUMENTS,), ("extra_args",)),
+    *(("sampling_params",), ("sampling_params", "extra_args")),
+)
+"""Paths at which the next key is an argument of vLLM's, no word of a user's."""
 _FORM, _PARTS = "application/x-www-form-urlencoded", "multipart/form-data"
 
 
@@ -100,15 +108,34 @@ def _mentions(body: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
         return
     for key, value in body.items():
         here = (*path, str(key))
-        if _is_like_key(str(key)):
+        if _is_like_key(str(key)) or (path in _ARGUMENTS_STAND and _is_near_key(str(key))):
             yield here, value
         elif key not in _CONTENT:
             yield from _mentions(value, here)
 
 
 def _is_like_key(key: str) -> bool:
-    letters = re.sub(r"[^a-z]", "", key.lower())
+    letters = _letters(key)
     return bool(_LIKE_KEY.fullmatch(letters)) or sorted(letters) == sorted(KEY)
+
+
+def _is_near_key(key: str) -> bool:
+    """Whether a key is one letter away from ours, or another word for a setting."""
+    letters = _letters(key)
+    begin = _shared(letters, KEY)
+    end = _shared(letters[begin:][::-1], KEY[begin:][::-1])
+    is_one_letter_away = max(len(letters), len(KEY)) - begin - end <= 1
+    return is_one_letter_away or bool(_OTHER_WORDS.fullmatch(letters))
+
+
+def _shared(left: str, right: str) -> int:
+    """How many letters both begin with."""
+    pairs = zip(left, right, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _letters(key: str) -> str:
+    return re.sub(r"[^a-z]", "", key.lower())
 
 
 def _fields(raw: bytes, kind: str) -> Iterator[tuple[str, str]]:
