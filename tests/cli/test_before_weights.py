@@ -75,6 +75,18 @@ def test_a_task_that_lm_eval_does_not_have(keel, gone):
     check_refused(keel("evaluate", "bare", "nosuch", "--arms", "none"), suites, "no task 'nosuch'")
 
 
+NO_NAME: dict[str, list[object]] = {
+    "drift study": ["drift", "study", "bare", "--arms", "none", "--name", "../x"],
+    "evaluate": ["evaluate", "bare", "jailbreak", "--arms", "none", "--name", "../x"],
+}
+
+
+@pytest.mark.parametrize("command", NO_NAME)
+def test_a_name_that_no_folder_can_have(keel, gone, command):
+    """Told after 54 s once, when a model had been loaded beside other work."""
+    check_refused(keel(*NO_NAME[command], *CPU), "cannot be called '../x'; use letters, digits")
+
+
 def test_too_few_roles(keel, place):
     """Told after 77 s once."""
     found = keel("extract", "./gone/model", "-o", "run", "--roles", role_files(2))

@@ -199,7 +199,22 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     ),
     "a judge with a slip": (
         lambda run, model: ["judge", "rollouts", run, "--judge", "heuristc"],
-        ("judge is 'heuristc', expected heuristic",),
+        ("judge is 'heuristc' (did you mean heuristic?), expected heuristic",),
+    ),
+    "a judge with a slip before its model": (
+        lambda run, model: ["judge", "rollouts", run, "--judge", "OpenAI:gpt-4.1-mini"],
+        ("judge is 'OpenAI:gpt-4.1-mini' (did you mean openai:gpt-4.1-mini?), expected",),
+    ),
+    "an alias with a slip where a run is wanted": (
+        lambda run, model: ["report", "smolm2"],
+        ("smolm2 is no run folder", "if it is a model, did you mean smollm2? keel extract smollm2"),
+    ),
+    "an alias in capitals where a run is wanted": (
+        lambda run, model: ["chat", "SmolLM2"],
+        (
+            "SmolLM2 is no run folder",
+            "if it is a model, did you mean smollm2? keel extract smollm2",
+        ),
     ),
     "a setting with a slip to chat": (
         lambda run, model: ["chat", run, "--setting", "layers_1:3-p51"],

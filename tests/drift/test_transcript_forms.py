@@ -167,6 +167,31 @@ WITHOUT_SYSTEM: dict[str, tuple[Any, str, list[str]]] = {
         "talk.csv",
         ["talk"],
     ),
+    "Excel's table where a comma is the decimal sign": (
+        "Role;Content\r\nuser;Hi\r\nassistant;Hello\r\n",
+        "talk.csv",
+        ["talk"],
+    ),
+    "Excel's table that names its separator": (
+        "sep=;\r\nrole;content\r\nuser;Hi\r\nassistant;Hello\r\n",
+        "talk.csv",
+        ["talk"],
+    ),
+    "a table with tabs under another ending": ("prompt\tresponse\nHi\tHello\n", "t.csv", ["t"]),
+    "a table with other columns": ("author,message\nuser,Hi\nassistant,Hello\n", "t.csv", ["t"]),
+    "a table whose rows have numbers of turns": (
+        "conversation_id,turn,role,content\na,10,assistant,Hello\na,9,user,Hi\n",
+        "talk.csv",
+        ["a"],
+    ),
+    "text in German": ("Benutzer: Hi\nAssistent: Hello\n", "talk.txt", ["talk"]),
+    "text in French": ("Utilisateur : Hi\nAssistant : Hello\n", "talk.txt", ["talk"]),
+    "text in Chinese": ("用户：Hi\n助手：Hello\n", "talk.txt", ["talk"]),
+    "text in Japanese": ("ユーザー：Hi\nアシスタント：Hello\n", "talk.txt", ["talk"]),
+    "text in Korean": ("사용자: Hi\n어시스턴트: Hello\n", "talk.txt", ["talk"]),
+    "text in Arabic": ("المستخدم: Hi\nالمساعد: Hello\n", "talk.txt", ["talk"]),
+    "text with times": ("[10:02] User: Hi\n[2024-01-02 10:03] AI: Hello\n", "t.txt", ["t"]),
+    "headings in Markdown": ("### User\n\nHi\n\n### Assistant\n\nHello\n", "t.md", ["t"]),
     "Alpaca": ({"instruction": "Hi", "input": "", "output": "Hello"}, "a.jsonl", ["a"]),
 }
 
@@ -188,6 +213,24 @@ def test_a_text_s_turns_may_have_many_lines(tmp_path):
         "Hi\n\nNote: I am tired.",
         "Hello\n\n- a\n- b",
     ]
+
+
+@pytest.mark.parametrize("assistant", ["Assistant", "GPT-4"])
+def test_a_text_whose_user_has_a_name_is_not_read_without_the_user(tmp_path, assistant):
+    """`Anna:` became a preamble that was left out once, and half a conversation was measured."""
+    path = written(tmp_path, f"Anna: Hi\n{assistant}: Hello\n", "t.txt")
+    with pytest.raises(UsageError, match="'Anna'.* before a colon.*; write User: and Assistant:"):
+        read_conversations(path)
+
+
+def test_gemini_s_thoughts_are_thinking_not_the_answer(tmp_path):
+    thought = {"text": "A greeting.", "thought": True}
+    turns = [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": [thought, {"text": "Hello"}]},
+    ]
+    (talk,) = read_conversations(written(tmp_path, {"contents": turns}))
+    assert talk.messages == (SPOKEN[0], Message("assistant", "Hello", thinking="A greeting."))
 
 
 @pytest.mark.parametrize("name", ["log.eval", "export.zip"])

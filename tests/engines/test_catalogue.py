@@ -303,7 +303,7 @@ def test_weights_of_which_a_piece_is_missing_are_to_be_installed(cache, gguf, mo
         keel.open_engine("tiny")
 
 
-def test_other_names_are_left_to_transformers():
+def test_other_names_are_left_to_transformers(cache):
     assert [locate(name) for name in ("org/name", "runs/model")] == ["org/name", "runs/model"]
 
 
@@ -362,3 +362,13 @@ def test_of_weights_in_shards_those_of_the_index_count(tmp_path):
     assert weights_fingerprint(tmp_path) == unlisted
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"\3")
     assert weights_fingerprint(tmp_path) != unlisted
+
+
+@pytest.mark.parametrize("name", ["nowhere", "org/name"])
+def test_a_hub_out_of_reach_is_tried_a_single_time(tmp_path, monkeypatch, name):
+    """transformers went on asking for 45 s where no hub could be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelLoadError, match=f"no model '{name}' on this machine, and http.*:9 do"):
+        locate(name)

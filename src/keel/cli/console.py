@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import sys
@@ -28,7 +29,30 @@ stdout = Console(highlight=False)
 _SECONDS_BETWEEN_LINES = 10
 _SECONDS_OF_SILENCE = 15
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+
+def _check_no_alias(path: Path) -> Path:
+    """Raises MissingArtifactError for a model's alias with a slip, where no run's name is near."""
+    if len(path.parts) != 1 or path.exists():
+        return path
+    from keel.engines import EMBEDDED
+    from keel.errors import MissingArtifactError
+
+    near = difflib.get_close_matches(path.name.lower(), EMBEDDED, n=1, cutoff=0.7)
+    beside = [plan.parent.name for plan in Path().glob("*/plan.json")]
+    if near and path.name not in EMBEDDED and not difflib.get_close_matches(path.name, beside, n=1):
+        raise MissingArtifactError(
+            f"{path} is no run folder; if it is a model, did you mean {near[0]}? keel extract "
+            f"{near[0]} -o runs/{near[0]}"
+        )
+    return path
+
+
+Run = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of a run.", show_default=False, callback=_check_no_alias
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)
 ]

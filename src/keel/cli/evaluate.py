@@ -119,10 +119,12 @@ class EvaluationRequest:
         from keel.errors import UsageError
         from keel.evaluate import parse_arms
         from keel.pipeline import is_swept
-        from keel.store import RunFolder
+        from keel.store import EvaluationFolder, RunFolder
 
         settings = self.settings
         arms = parse_arms(settings.arms)
+        if settings.name:
+            EvaluationFolder(RunFolder(self.run.path), settings.name)
         if settings.endpoint is None and not is_priced:
             self._check_floors(arms)
             RunFolder(self.run.path).check_free()

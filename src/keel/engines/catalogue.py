@@ -61,6 +61,7 @@ EMBEDDED = {
 }
 
 
+_HUB_TIMEOUT_S = 5.0
 _MARKER = "keel-conversion.json"
 """In a converted folder: which version of the conversion made it, and its caveat."""
 
@@ -85,6 +86,7 @@ def locate(model: str) -> str:
     check_names_model(model)
     source = _gguf_file(model)
     if source is None:
+        _check_hub_answers(model)
         return model
     with source.open("rb") as handle:
         content = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -133,6 +135,33 @@ def check_names_model(model: str) -> None:
     near = difflib.get_close_matches(model.lower(), EMBEDDED, n=1, cutoff=0.7)
     if near and "/" not in model:
         raise ModelLoadError(f"there is no model {model!r}; did you mean {near[0]}?")
+
+
+def _check_hub_answers(model: str) -> None:
+    """Raise ModelLoadError where a model is neither on this machine nor a hub within reach.
+
+    transformers asks an unreachable hub again and again, for most of a minute. What a hub says of
+    the name is left to it.
+    """
+    if Path(model).exists():
+        return
+    from huggingface_hub import HfApi, constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    if constants.HF_HUB_OFFLINE or cached.is_dir():
+        return
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi(endpoint=constants.ENDPOINT).model_info(model, timeout=_HUB_TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError):
+        return
+    except Exception as error:  # of httpx or requests, by the release of huggingface_hub
+        raise ModelLoadError(
+            f"there is no model {model!r} on this machine, and {constants.ENDPOINT} does not "
+            f"answer ({first_line(error)}); give an alias ({', '.join(EMBEDDED)}), a folder with "
+            "config.json and safetensors, or a .gguf file"
+        ) from error
 
 
 def _model_of_run(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +107,9 @@ def open_grader(
     name, colon, argument = spec.partition(":")
     kind = _JUDGES.get(name) if name in _JUDGES.names() else None
     if kind is None or not kind.takes(argument, has_colon=bool(colon)):
-        raise UsageError(f"judge is {spec!r}, expected {', '.join(known_judges())}")
+        near = difflib.get_close_matches(name.lower(), _JUDGES.names(), n=1) if kind is None else []
+        hint = f" (did you mean {near[0]}{colon}{argument}?)" if near else ""
+        raise UsageError(f"judge is {spec!r}{hint}, expected {', '.join(known_judges())}")
     if not kind.has_address and (url is not None or limits is not None):
         raise UsageError(f"the judge {spec!r} has no address and no limits; openai:MODEL has")
     return kind.open(

@@ -118,6 +118,7 @@ def study_drift(
 
 def check_study(run: Run, settings: DriftStudySettings) -> None:
     """Raise, before a model is loaded, where the run or the settings lack what a study needs."""
+    StudyFolder(RunFolder(run.path), settings.name)
     specs = parse_arms(settings.arms)
     for layer in layers_of(run, settings):
         Gauge(run.axis, layer)

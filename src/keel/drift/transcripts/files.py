@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from keel.drift.transcripts.messages import is_speaker, kind_of
+from keel.drift.transcripts.messages import SPEAKER_KEYS, TEXT_KEYS, is_speaker, kind_of, speaker_of
 from keel.errors import MissingArtifactError, MissingExtraError, UsageError
 
 EXPECTED = (
@@ -57,7 +57,7 @@ def values_in(path: Path) -> Iterator[Located]:
     else:
         text = _decoded(path.read_bytes(), str(path))
         if path.suffix.lower() in (".csv", ".tsv"):
-            yield from _of_table(text, str(path), "\t" if path.suffix.lower() == ".tsv" else ",")
+            yield from _of_table(text, str(path))
         else:
             yield from _of_text(text, str(path), is_lines=path.suffix in (".jsonl", ".ndjson"))
 
@@ -96,7 +96,7 @@ def _of_text(text: str, location: str, *, is_lines: bool) -> Iterator[Located]:
             if line.strip():
                 yield from _parsed(line, f"{location} line {number}")
         return
-    if text.lstrip()[0] not in "[{" and (spoken := _spoken(text)):
+    if not _JSON.match(text) and (spoken := _spoken(text, location)):
         yield Located(location, spoken)
         return
     for whole in _parsed(text, location):
@@ -137,13 +137,35 @@ def _parsed(text: str, location: str) -> Iterator[Located]:
         yield Located(location, error=UsageError(fault))
 
 
-_SPOKEN = re.compile(r"^[#>*_\s-]*([A-Za-z]+)(?: said)?\s*(?:\*\*|__)?:(?:\*\*|__)?[ \t]*", re.M)
-"""`User:`, `**User:**`, `## Assistant:`, `ChatGPT said:` at the start of a line."""
+_SPOKEN = re.compile(
+    r"^(?:\[[^\]\n]*\]|[#>*_\s-])*([^\W\d_]+)(?: said)?\s*(?:\*\*|__)?[:：](?:\*\*|__)?[ \t]*", re.M
+)
+"""Starts of lines: `User:`, `**User:**`, `## Assistant:`, `[10:02] User:`, `用户：`."""
+_HEADED = re.compile(r"^#+[ \t]*(?:\*\*)?([^\W\d_]+)(?:\*\*)?[ \t]*$", re.M)
+"""`## User` on a line of its own, as pages are saved in Markdown."""
+_NAMED = re.compile(r"^(?:\[[^\]\n]*\]|[#>*_\s-])*([^\W\d_][^:：\n]{0,29}?)\s*[:：]", re.M)
+"""Whoever stands before a colon."""
 
 
-def _spoken(text: str) -> dict[str, Any] | None:
-    """Messages of a plain text, each from its speaker's name on; None where nobody is named."""
+_JSON = re.compile(r"\s*(\{|\[\s*[\[{\"\]])")
+"""How JSON begins; a time in brackets does not."""
+
+
+def _spoken(text: str, location: str) -> dict[str, Any] | None:
+    """Messages of a plain text, each from its speaker's name on; None where nobody is named.
+
+    Raises UsageError where the user, or everybody, has a name that does not say who speaks.
+    """
     starts = [match for match in _SPOKEN.finditer(text) if is_speaker(match[1])]
+    if not starts:
+        starts = [match for match in _HEADED.finditer(text) if is_speaker(match[1])]
+    speakers = {speaker_of(match[1]) for match in starts}
+    preamble = text[: starts[0].start()] if starts else text
+    if speakers <= {"assistant"} and (names := dict.fromkeys(_NAMED.findall(preamble))):
+        raise UsageError(
+            f"{location} has {', '.join(map(repr, [*names][:4]))} before a colon, expected words "
+            "that say who speaks; write User: and Assistant: there"
+        )
     if not starts:
         return None
     ends = [*(match.start() for match in starts[1:]), len(text)]
@@ -151,14 +173,26 @@ def _spoken(text: str) -> dict[str, Any] | None:
         {"role": match[1], "content": text[match.end() : end].strip()}
         for match, end in zip(starts, ends, strict=True)
     ]
-    return {"preamble to the text": text[: starts[0].start()].strip(), "messages": messages}
+    return {"preamble to the text": preamble.strip(), "messages": messages}
 
 
 _CONVERSATION_COLUMNS = ("conversation_id", "conversation", "conv_id", "chat_id", "id")
+_ORDER_COLUMNS = ("turn", "turn_index", "message_index", "position", "order")
 
 
-def _of_table(text: str, location: str, delimiter: str) -> Iterator[Located]:
+def _delimited(text: str) -> tuple[str, str]:
+    """A table's text with what stands between its cells: what Excel says above it, or most of its
+    header has; Excel writes semicolons where a comma is the decimal sign.
+    """
+    first, _, rest = text.partition("\n")
+    if first.strip()[:-1].lower() == "sep=":
+        return rest, first.strip()[-1]
+    return text, max(",;\t", key=first.count)
+
+
+def _of_table(text: str, location: str) -> Iterator[Located]:
     """A row per message with role and content, grouped by conversation; else a value per row."""
+    text, delimiter = _delimited(text)
     former = csv.field_size_limit(2**31 - 1)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -172,10 +206,7 @@ def _of_table(text: str, location: str, delimiter: str) -> Iterator[Located]:
     rows = [{lower[name]: cell for name, cell in row.items() if name} for row in rows]
     if not rows:
         raise UsageError(f"{location} has no rows under its header, expected messages; save again")
-    is_messages = {"role", "speaker", "from", "sender"} & set(lower.values()) and {
-        *("content", "text", "message", "value")
-    } & set(lower.values())
-    if not is_messages:
+    if not all(set(keys) & set(lower.values()) for keys in (SPEAKER_KEYS, TEXT_KEYS)):
         for number, row in enumerate(rows, 2):
             yield Located(f"{location} row {number}", {k: _cell(v) for k, v in row.items()})
         return
@@ -183,7 +214,11 @@ def _of_table(text: str, location: str, delimiter: str) -> Iterator[Located]:
     talks: dict[str | None, list[dict[str, Any]]] = {}
     for row in rows:
         talks.setdefault(None if key is None else row[key], []).append(row)
+    order = next((name for name in _ORDER_COLUMNS if name in lower.values()), "")
+    is_ordered = bool(order) and all(str(row[order] or "").isdecimal() for row in rows)
     for name, messages in talks.items():
+        if is_ordered:
+            messages = sorted(messages, key=lambda row: int(row[order]))
         yield Located(
             location if name is None else f"{location} conversation {name}",
             {"messages": messages} | ({} if name is None else {"conversation_id": name}),

@@ -20,13 +20,37 @@ _SPEAKERS: dict[str, Speaker] = {
         ("assistant", "ai", "gpt", "chatgpt", "claude", "gemini", "model", "bot", "bing", "bard"),
         "assistant",
     ),
+    # In other languages, as people write a talk down.
+    **dict.fromkeys(
+        (
+            *("benutzer", "nutzer", "mensch", "utilisateur", "usuario", "usuário", "utente"),
+            *(
+                "gebruiker",
+                "пользователь",
+                "用户",
+                "用戶",
+                "使用者",
+                "ユーザー",
+                "사용자",
+                "المستخدم",
+            ),
+        ),
+        "user",
+    ),
+    **dict.fromkeys(
+        (
+            *("assistent", "ki", "ia", "asistente", "assistente", "ассистент", "помощник"),
+            *("助手", "助理", "アシスタント", "어시스턴트", "المساعد"),
+        ),
+        "assistant",
+    ),
 }
 _TOOLS = frozenset({
     *("tool", "function", "ipython", "observation", "environment", "tool_response"),
     *("function_response", "function_call", "tool_call", "tool_result"),
 })  # fmt: skip
-_SPEAKER_KEYS = ("role", "from", "speaker", "sender", "author")
-_TEXT_KEYS = ("content", "value", "text", "message", "parts")
+SPEAKER_KEYS = ("role", "from", "speaker", "sender", "author")
+TEXT_KEYS = ("content", "value", "text", "message", "parts")
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """vLLM, DeepSeek, Ollama and gpt-oss have three names."""
 _BESIDE = ("attachments", "files", "images", "audio")
@@ -45,6 +69,11 @@ class Note:
 def is_speaker(name: str) -> bool:
     """Whether a word names who speaks."""
     return name.lower() in _SPEAKERS
+
+
+def speaker_of(name: str) -> Speaker:
+    """Who speaks, by a word that names it."""
+    return _SPEAKERS[name.lower()]
 
 
 def read_messages(
@@ -107,7 +136,7 @@ def _read(value: Any, location: str, notes: list[Note]) -> Message | None:
         raise UsageError(
             f"{location} is {kind_of(value)}, expected an object with role and content; mend it"
         )
-    role = next((value[key] for key in _SPEAKER_KEYS if key in value), None)
+    role = next((value[key] for key in SPEAKER_KEYS if key in value), None)
     role = role.get("role") if isinstance(role, dict) else role
     kind = value.get("type")
     if isinstance(kind, str) and (role is None or kind.endswith(("_call", "_call_output"))):
@@ -146,7 +175,7 @@ def _of_speaker(
     if value.get("tool_calls") or value.get("function_call"):
         notes.append(Note(location, "tool call left out"))
     notes += [Note(location, f"{name} left out") for name in _BESIDE if value.get(name)]
-    content = next((value[key] for key in _TEXT_KEYS if value.get(key) not in (None, [])), None)
+    content = next((value[key] for key in TEXT_KEYS if value.get(key) not in (None, [])), None)
     thinking = ""
     if speaker == "assistant":
         blocks = [_thinking(part) for part in content] if isinstance(content, list) else []
@@ -167,11 +196,13 @@ def _of_speaker(
 
 
 def _thinking(part: Any) -> Any:
-    """What a part of thinking holds (Anthropic's, Mistral's, Inspect's); None for other parts."""
+    """What a part of thinking holds, of all programs' kinds; None for other parts."""
     if not isinstance(part, dict):
         return None
     if part.get("type") == "redacted_thinking":
         return ""
+    if part.get("thought") is True:  # Gemini's
+        return part.get("text")
     return part.get("thinking", part.get("reasoning"))
 
 
