@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from keel.cli.console import Lines, waiting
+from keel.cli.console import Lines, print_price, waiting
 
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "xterm"}
 
@@ -138,3 +138,10 @@ def test_stages_are_told_apart_and_each_ends_once(capsys, clock):
         clock.now += 30
     # Each stage's seconds count from its own start.
     assert told(capsys) == ["answering: 2/2, 0 s", "mapping: 0/2, 0 s", "mapping: 2/2, 30 s"]
+
+
+def test_no_name_of_a_price_touches_its_number(capsys):
+    print_price({"prompts": 3, "embedding requests, at the first attempt": 1}, json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit("  ", 1)[1].strip() for line in lines] == ["3", "1"]
+    assert len({len(line) for line in lines}) == 1

@@ -229,8 +229,9 @@ def print_price(price: Mapping[str, Any], json: bool) -> None:
     if json:
         print_json(price)
         return
+    width = max(34, *(len(what) + 2 for what in price))
     for what, value in price.items():
-        stdout.print(f"{what.replace('_', ' '):<34}{value}")
+        stdout.print(f"{what.replace('_', ' '):<{width}}{value}")
 
 
 def print_json(value: Any) -> None:
