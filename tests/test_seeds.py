@@ -1,5 +1,7 @@
 """Seeds from names. The numbers were computed by the code of commit a7ca523: runs go on by them."""
 
+import hashlib
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from keel.drift.replaying import _turn_seed
 from keel.evaluate import EngineAnswerer
 from keel.evaluate.controls import draw_source
 from keel.rollouts import batch_seed
-from keel.seeds import seed_of, shuffle_key
+from keel.seeds import seed_of, shuffle_key, text_hash
 from keel.testing import FakeEngine
 from keel.types import Conversation, Message
 from tests.evaluate.small import evaluation, suite
@@ -60,3 +62,16 @@ def test_a_seed_is_one_that_torch_takes(bits):
 
 def test_fewer_bits_are_the_first_bits_of_more():
     assert seed_of("a", bits=63) >> 7 == seed_of("a", bits=56)
+
+
+def test_text_with_half_a_surrogate_pair_has_a_seed_a_rank_and_a_hash():
+    """Models write them, and seeds and some hashes were refused to them."""
+    half = "\ud83d"
+    assert seed_of(half) != seed_of("?")
+    assert shuffle_key(7, half) != shuffle_key(7, "?")
+    assert text_hash(half, 6) != text_hash("?", 6)
+
+
+def test_the_hash_of_a_text_is_that_of_its_utf_8():
+    assert text_hash("Grüße") == hashlib.sha256("Grüße".encode()).hexdigest()
+    assert text_hash("Grüße", 8) == text_hash("Grüße")[:8]

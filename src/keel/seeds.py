@@ -1,6 +1,6 @@
-"""Seeds derived from names by SHA-256: the same parts give the same draws on every machine.
+"""Seeds and hashes of texts, by SHA-256: the same parts give the same draws on every machine.
 
-Runs in progress are resumed by these seeds, so the bytes that are hashed may never change.
+Runs in progress are resumed by them, so the bytes that are hashed may never change.
 """
 
 from __future__ import annotations
@@ -29,5 +29,14 @@ def shuffle_key(seed: int, name: str) -> bytes:
     return _digest(f"{seed}:{name}")
 
 
+def text_hash(text: str, digits: int = 64) -> str:
+    """The SHA-256 of a text, or its first hexadecimal digits; of half a surrogate pair, too.
+
+    >>> text_hash("keel", 12), text_hash("\\ud800", 6)
+    ('d6dba7e8a54d', '91a681')
+    """
+    return _digest(text).hex()[:digits]
+
+
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from keel.engines import gguf
 from keel.errors import ModelLoadError
+from keel.seeds import text_hash
 from keel.words import first_line
 
 
@@ -276,7 +277,7 @@ def unpacked_fingerprint(alias: str) -> str:
 def adapted_fingerprint(adapter: Path, base: Path) -> str:
     """The fingerprint of an adapter on its base model: the same adapter on another base differs."""
     parts = [weights_fingerprint(adapter), weights_fingerprint(base)]
-    return hashlib.sha256(":".join(parts).encode()).hexdigest() if all(parts) else ""
+    return text_hash(":".join(parts)) if all(parts) else ""
 
 
 def _gguf_file(model: str) -> Path | None:

@@ -7,7 +7,6 @@ no thinking block.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from keel.engines.rendered_tokens import RenderedTokens, Transcript, Turn, conte
 from keel.engines.rendering import Rendered, before_marks, locate, mark, marked
 from keel.engines.thinking import Delimiters, Said, ends_open, part, written_in
 from keel.errors import ChatTemplateError
+from keel.seeds import text_hash
 from keel.settings import Spans
 from keel.types import Conversation, Message, Speaker
 
@@ -65,7 +65,7 @@ class ChatTemplate:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the template's source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
+        return text_hash(self.source)
 
     @cached_property
     def supports_system(self) -> bool:

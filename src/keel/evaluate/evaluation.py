@@ -6,7 +6,6 @@ differs between two arms is what the arms do, not luck. Knows nothing of folders
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from keel.evaluate.answering import AnsweredBatch, Answerer, Batches
 from keel.evaluate.arms import Arm
-from keel.seeds import seed_of
+from keel.seeds import seed_of, text_hash
 from keel.steering import Firing
 from keel.types import (
     UNSTEERED,
@@ -250,7 +249,7 @@ def case_of(item: Item, answer: Answered) -> Case:
         conversation = Conversation((*conversation.messages[:-1], whole), conversation.id)
     else:
         conversation = conversation.with_reply(answer.text)
-    words = hashlib.sha256(_key(conversation).encode()).hexdigest()[:12]
+    words = text_hash(_key(conversation), 12)
     return Case(f"{item.id}#{words}", replace(conversation, id=item.id), item.fields)
 
 

@@ -6,7 +6,6 @@ words, and the settings that a server of Keel's has under their names.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from keel.errors import NotAppliedError
 from keel.evaluate.answering import Answer, AnsweredBatch, Answerer, Batches
 from keel.evaluate.arm_making import spoken_arms
 from keel.evaluate.arms import Arm, ArmSpec
+from keel.seeds import text_hash
 from keel.settings import EndpointLimits
 from keel.types import UNSTEERED, Conversation, Message, ModelIdentity, Sampling
 
@@ -97,7 +97,7 @@ class ServedAnswerer(Answerer):
     def fingerprint(self, arm: Arm) -> str:
         """The setting asked for, and the arm's own words."""
         served = f"served {self.settings.get(arm.name, '')} {arm.fingerprint}"
-        return hashlib.sha256(served.encode()).hexdigest()
+        return text_hash(served)
 
     def plan(self, conversations: Sequence[Conversation], sampling: Sampling) -> Batches:
         """Sixteen at a time, in their order: what a kill can cost."""

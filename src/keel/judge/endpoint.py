@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from keel.endpoint import (
 )
 from keel.judge.parsing import read_reply
 from keel.judge.prompting import make_judge_prompt, prompt_hash, reply_schema
+from keel.seeds import text_hash
 from keel.settings import EndpointLimits
 from keel.types import Case, Grader, Rubric, Verdict
 
@@ -72,7 +72,7 @@ class EndpointGrader(Grader):
             "seed": str(self.seed),
             "temperature": "0",
         }
-        hash = hashlib.sha256(json.dumps(list(settings.items())).encode()).hexdigest()
+        hash = text_hash(json.dumps(list(settings.items())))
         return f"openai:{self.endpoint.model}@{self.endpoint.host}-{hash[:6]}"
 
     @property

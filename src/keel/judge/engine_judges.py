@@ -6,7 +6,6 @@ likeliest, and `LikelihoodJudge` how much a rollout's role prompt explains its w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -18,6 +17,7 @@ from torch import Tensor
 from keel.engines import Engine, Recording
 from keel.errors import ChatTemplateError, UsageError
 from keel.judge.prompting import fill_instruction, make_judge_prompt, prompt_hash
+from keel.seeds import text_hash
 from keel.types import (
     Case,
     Conversation,
@@ -109,7 +109,7 @@ class ChannelGrader(Grader):
     @property
     def name(self) -> str:
         """`channel:MODEL`, with a hash of its prompt."""
-        hash = hashlib.sha256(_CHANNEL.encode()).hexdigest()[:6]
+        hash = text_hash(_CHANNEL, 6)
         return f"channel:{model_name(self.engine)}-{hash}"
 
     def grade(self, cases: Sequence[Case], rubric: Rubric) -> Iterator[Verdict]:

@@ -7,13 +7,13 @@ and the judge is told before and after that nothing between them is said to it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import Any
 
 from keel.endpoint import ChatRequest
 from keel.errors import UsageError
+from keel.seeds import text_hash
 from keel.types import Case, Conversation, Message, Rubric, RubricLabel
 
 LABEL = "label"
@@ -47,7 +47,7 @@ def make_judge_prompt(
     rubric wants and the case lacks, or a conversation that does not end with an answer.
     """
     said = "\0".join(f"{m.speaker}\0{m.content}" for m in case.conversation.messages)
-    mark = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:8]
+    mark = text_hash(said, 8)
     tagged = [(message.speaker, message.content) for message in case.conversation.messages[:-1]]
     transcript = "\n".join(
         f"<{tag} {mark}>\n{text}\n</{tag} {mark}>"
@@ -97,7 +97,7 @@ def prompt_hash() -> str:
         messages = [{"role": m.speaker, "content": m.content} for m in prompt.messages]
         messages[-1]["content"] += f" {_AS_JSON}"
         texts.append([messages, prompt.reply_schema])
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return text_hash(json.dumps(texts))
 
 
 def fill_instruction(case: Case, rubric: Rubric) -> str:

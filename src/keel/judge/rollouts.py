@@ -5,7 +5,6 @@ Also stops a run whose judge cannot be relied on.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from keel.errors import JudgeError, UsageError
+from keel.seeds import text_hash
 from keel.types import Case, Grader, Judgement, Label, Rollout, Rubric, Verdict
 
 Texts = tuple[str, str]
@@ -56,7 +56,7 @@ class RubricJudge:
         """The grader's name, with a hash of both rubrics and of the texts on roles and traits."""
         texts = [self.role_rubric.hash, self.trait_rubric.hash]
         texts += [repr(sorted(known.items())) for known in (self.roles, self.traits)]
-        return f"{self.grader.name}-{hashlib.sha256(repr(texts).encode()).hexdigest()[:6]}"
+        return f"{self.grader.name}-{text_hash(repr(texts), 6)}"
 
     def judge(self, rollouts: Sequence[Rollout]) -> Iterator[Judgement]:
         """One judgement per rollout, each as soon as it is known, in any order.

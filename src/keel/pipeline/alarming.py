@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,7 @@ from keel.errors import TooFewSamplesError, UsageError
 from keel.pipeline.axis import check_same_model, drift_layer
 from keel.pipeline.progress import Counter, OnProgress, silent
 from keel.prompts import load_library
-from keel.seeds import seed_of, shuffle_key
+from keel.seeds import seed_of, shuffle_key, text_hash
 from keel.settings import AlarmSettings, WatchSettings
 from keel.store import JournalFolder, Run, RunFolder
 from keel.types import Conversation, Message, Prompt
@@ -297,7 +296,7 @@ def _turn_mean(row: Sequence[Any]) -> TurnMean:
 def _key(conversation: Conversation) -> str:
     """A hash of all that was said, so that no text is kept."""
     parts = [(m.speaker, m.content, list(m.token_ids or ())) for m in conversation.messages]
-    return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:24]
+    return text_hash(repr(parts), 24)
 
 
 def _simulated(
@@ -305,7 +304,7 @@ def _simulated(
 ) -> list[Conversation]:
     """Conversations of unrelated questions, answered by the model; those kept are not redone."""
     plan = (settings.turns, settings.system, settings.sampling.settings, settings.seed)
-    name = f"simulated-{hashlib.sha256(repr(plan).encode()).hexdigest()[:12]}"
+    name = f"simulated-{text_hash(repr(plan), 12)}"
     kept = {row["number"]: row for row in work.values(name, dict)}
     counter = Counter("simulating conversations", settings.simulate, on_progress)
     missing = [n for n in range(settings.simulate) if n not in kept]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter as Occurrences
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from keel.engines import Engine
 from keel.errors import MissingArtifactError, ModelMismatchError, UsageError
 from keel.evaluate import Arm, ArmSources, ArmSpec, make_arms
 from keel.pipeline.progress import Counter, OnProgress, silent
+from keel.seeds import text_hash
 from keel.settings import CalibrateSettings, DriftSettings
 from keel.store import JournalFolder, Run, RunFolder
 from keel.types import (
@@ -221,7 +221,7 @@ def _replay_name(
         settings.draws,
         said,
     )
-    return hashlib.sha256(repr(deciding).encode(errors="surrogatepass")).hexdigest()[:24]
+    return text_hash(repr(deciding), 24)
 
 
 def arms_of(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from keel.engines import cache_folder
 from keel.errors import ModelLoadError, UsageError
+from keel.seeds import text_hash
 from keel.settings import AxisSource, LoadSettings
 from keel.store import borrow, keep_borrowed
 from keel.types import ModelIdentity
@@ -39,7 +39,7 @@ def borrow_run(
         orientation=source.orientation,
     )
     key = json.dumps([model, borrowed.facts, borrowed.default], sort_keys=True)
-    name = f"{Path(model).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    name = f"{Path(model).name}-{text_hash(key, 12)}"
     return keep_borrowed(borrowed, cache_folder() / "axes" / name, model)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from keel.judge import open_grader, stop_if_judge_fails
 from keel.pipeline.progress import Counter, OnProgress, saved_on_the_way
 from keel.pipeline.suites import red_team_requests
 from keel.prompts import load_embedder, read_rubrics
-from keel.seeds import seed_of, shuffle_key
+from keel.seeds import seed_of, shuffle_key, text_hash
 from keel.settings import DriftStudySettings
 from keel.store import StudyFolder
 from keel.studies import StudyPlan
@@ -167,7 +166,7 @@ class HarmJob:
                 before = talks[branch.conversation].with_user(attack.request)
                 said = before.with_reply(branch.answer)
                 words = "\n".join(message.content for message in said.messages)
-                digest = hashlib.sha256(words.encode()).hexdigest()[:12]
+                digest = text_hash(words, 12)
                 case = Case(f"{branch.conversation}#{digest}", said, attack.fields)
                 yield (arm, branch.conversation), case
 

@@ -7,7 +7,6 @@ more settings, measures nothing twice.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,6 +45,7 @@ from keel.pipeline.axis import (
 )
 from keel.pipeline.evaluating import evaluate, price_evaluation
 from keel.pipeline.progress import OnProgress, silent
+from keel.seeds import text_hash
 from keel.settings import SweepSettings
 from keel.statistics import Clusters, difference_interval
 from keel.store import EvaluationFolder, RunFolder, SweepWork
@@ -378,7 +378,7 @@ def evaluation_of(
     """Some of the suite's items under an arm, kept under a name that hashes which items."""
     suite = replace(inputs.suite, items=tuple(items))
     parts = "\n".join((*(item.id for item in items), str(seed), repr(suite.sampling)))
-    name = f"{SWEPT}{suite.name}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
+    name = f"{SWEPT}{suite.name}-{text_hash(parts, 8)}"
     return Evaluation(suite, (arm,), answerer, inputs.grader, inputs.rubric, name=name, seed=seed)
 
 
@@ -425,4 +425,4 @@ def share_of_best(score: float, task: CapabilityTask) -> float:
 
 
 def _key(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return text_hash(repr(parts))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from pathlib import Path
 
 from keel.alarm import Alarm
 from keel.arrays import torch
 from keel.errors import CorruptArtifactError, StaleArtifactError, StorageError
+from keel.seeds import text_hash
 from keel.store.artefacts import FORMAT, check_format
 from keel.store.files import read_json, reading, write_json
 from keel.store.records import from_record, to_record
@@ -80,7 +80,7 @@ class WatchState:
     @staticmethod
     def key(name: str) -> str:
         """What a conversation, or a file's first line, is kept under."""
-        return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
+        return text_hash(name, 32)
 
     def states(self) -> dict[str, bytes]:
         """All conversations' states by key."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
+from keel.seeds import text_hash
 from keel.store.files import reading
 
 BORROWED = "borrowed"
@@ -73,7 +73,7 @@ def plain_name(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80]
     if plain == name:
         return name
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    digest = text_hash(name, 8)
     return f"{plain}-{digest}".lstrip("-")
 
 

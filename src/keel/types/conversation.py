@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
 from keel.errors import UsageError
+from keel.seeds import text_hash
 
 Speaker = Literal["system", "user", "assistant"]
 Label = Literal["fully", "somewhat", "none", "unjudged"]
@@ -149,4 +149,4 @@ class Judgement:
 
 def system_hash(system: str | None) -> str:
     """SHA-256 of a system prompt, in hex; that of the empty text where there is none."""
-    return hashlib.sha256((system or "").encode(errors="surrogatepass")).hexdigest()
+    return text_hash(system or "")

@@ -5,7 +5,6 @@ Grading has rubrics, the cases to grade, their verdicts, and the Protocol of gra
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from keel.errors import UsageError
+from keel.seeds import text_hash
 from keel.settings import Sampling
 from keel.types.conversation import Conversation
 from keel.types.results import Interval
@@ -247,7 +247,7 @@ class Rubric:
         """SHA-256 of everything that the judge is given."""
         rubric = [self.name, self.version, self.instruction, self.low, self.high]
         labels = [[label.name, label.meaning, label.score] for label in self.labels]
-        return hashlib.sha256(json.dumps([rubric, labels]).encode()).hexdigest()
+        return text_hash(json.dumps([rubric, labels]))
 
     @property
     def id(self) -> str:

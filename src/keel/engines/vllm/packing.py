@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from keel.errors import UsageError
+from keel.seeds import text_hash
 from keel.steering import in_order
 from keel.types import Intervention, TokenMask
 
@@ -132,7 +133,7 @@ class PackedInterventions:
         """
         if not len(self) and not (given or "").startswith(_OURS):
             return given
-        return _OURS + hashlib.sha256(f"{self.fingerprint}/{given or ''}".encode()).hexdigest()
+        return _OURS + text_hash(f"{self.fingerprint}/{given or ''}")
 
     def to_bytes(self) -> bytes:
         """The rows as one safetensors file in memory; empty without interventions."""

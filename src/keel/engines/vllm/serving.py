@@ -25,6 +25,7 @@ from keel.engines.vllm.deployment import (
 from keel.engines.vllm.packing import PackedInterventions
 from keel.engines.vllm.token_book import RECORD, SCORE, SPANS, SUMS
 from keel.errors import KeelError, ModelMismatchError, UsageError
+from keel.seeds import text_hash
 from keel.store import check_setting, load_alarm, load_floors, load_settings
 from keel.types import Floors, ModelIdentity
 
@@ -259,7 +260,7 @@ def _watching(environment: ServeEnvironment, deployment: Deployment) -> dict[str
         "layer": alarm.layer,
         "statistic": alarm.statistic,
         "rate": alarm.rate,
-        "alarm": hashlib.sha256(made.encode()).hexdigest()[:12],
+        "alarm": text_hash(made, 12),
     }
 
 
