@@ -232,6 +232,10 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
         lambda run, model: ["export", run, "--to", "gguf", "-o", "axis.pt"],
         ("axis.pt does not end in .gguf", "name it axis.gguf"),
     ),
+    "a vector without a finite strength": (
+        lambda run, model: ["export", run, "--to", "gguf", "-o", "v.gguf", "--strength", "nan"],
+        ("strength is nan, expected a share of the residual norm such as 0.1 or -0.1",),
+    ),
     "an address of a store with one slash": (
         lambda run, model: ["export", run, "--to", "run", "-o", "s3:/bucket/run"],
         ("s3:/bucket/run is no URL, expected two slashes",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -243,8 +244,10 @@ def _export_vector(
     layers = [axis.layer] if band is None else _layers(band, len(axis.vector))
     if not bool(axis.residual_norm.isfinite().all()):
         raise UsageError("this axis does not know its residual norms; extract it anew")
-    if strength == 0:
-        raise UsageError("strength is 0, expected a share of the residual norm such as 0.1 or -0.1")
+    if strength == 0 or not math.isfinite(strength):
+        raise UsageError(
+            f"strength is {strength:g}, expected a share of the residual norm such as 0.1 or -0.1"
+        )
     vector_LD = axis.direction * axis.residual_norm[:, None] * strength
     if to == "lm-eval":
         blocks = _blocks_of(run.identity.model_id)
