@@ -92,6 +92,7 @@ def _section(agreement: Agreement, a: LabelFile, b: LabelFile) -> Section:
         "There is no Cohen's κ: both gave one and the same label throughout."
         if agreement.kappa is None
         else f"Cohen's κ: {agreement.kappa.text()}.",
+        "Where all answers are of a few personas, intervals are wider than they need be.",
     ]
     for judge, error in (
         ("A", agreement.calibration_error_a),

@@ -96,7 +96,8 @@ def _sentences(pair: RunComparison, shifts: Mapping[str, Sequence[Shift]]) -> It
             null = f" Axes of the two that share no role have {alone}: the default's part."
         yield (
             f"At layer {layer} the two axes have cosine {pair.axes[layer].text()}, noise taken "
-            "out, with an interval about other roles, questions and answers."
+            "out, with an interval about other roles, questions and answers; of few roles it is "
+            "wider than it need be where the axes are nearly the same."
             f"{null} Role vectors, less their mean, have "
             f"{pair.role_vectors.by_layer[layer].text()} on average."
         )
