@@ -168,7 +168,8 @@ def price(
     """
     prompts = _prompts(engine.identity.model_id, settings, inputs)
     batches = engine.plan(prompts, settings.sampling)
-    mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4)
+    # Means in 16 bits and a norm of each layer, and the number of tokens that they are over.
+    mean_bytes = engine.layers * (engine.identity.hidden_size * 2 + 4) + 8
     untrained = {}
     if null is not None:
         answers = null.seeds * len(null_prompts(prompts, null, settings.seed))
