@@ -68,6 +68,8 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
     placing = {"device_map": "auto"} if settings.device == "map" else {}
     try:
         loaded, lacking = _load_model(where, dtype, {**arguments, **placing})
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # no fault of the folder's
     except Exception as error:  # damaged files and code from a hub raise anything
         raise ModelLoadError(_error_text(model, base, error)) from error
     _refuse_random(model, lacking)
