@@ -94,7 +94,7 @@ def test_extract_reads_roles_and_questions_of_ones_own(keel, model, place):
 
 
 def test_a_dry_run_prices_and_neither_answers_nor_writes(keel, model, place):
-    """4 × 4 + 5 × 4 = 36 answers of at most 6 tokens; a mean has 4 layers × (32 × 2 + 4) bytes."""
+    """4 × 4 + 5 × 4 = 36 answers of at most 6 tokens; each 4 layers × (32 × 2 + 4) + 8 bytes."""
     found = keel("extract", model, "-o", "run", *SMALL, "--dry-run", "--json")
     assert found.json == {
         "roles": 4,
@@ -102,7 +102,7 @@ def test_a_dry_run_prices_and_neither_answers_nor_writes(keel, model, place):
         "answers": 36,
         "new tokens, at most": 216,
         "batches": 1,
-        "disk for activations, bytes": 36 * 272,
+        "disk for activations, bytes": 36 * 280,
     }
     assert found.err == ""
     assert contents(place) == {}

@@ -3,6 +3,7 @@
 Here vLLM's server is a small one of ours, started as the real one is.
 """
 
+import signal
 import sys
 from dataclasses import replace
 
@@ -105,7 +106,7 @@ def test_without_vllm_the_command_says_how_to_have_it(run, monkeypatch, capsys):
 
 
 SERVER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from keel.engines.vllm.gate import Gate, ServerAddress
@@ -151,11 +152,16 @@ class Handler(BaseHTTPRequestHandler):
         is_held = is_held and not (fault == "later" and gate.is_open)
         logprobs = {"token_logprobs": [-2.0 if is_held else -1.0]}
         self.reply(200, {"choices": [{"logprobs": logprobs}]}, x_keel_setting=name)
+        if fault == "lost" and name == "none" and seen["high"] > 20:
+            gate.refuse("no layer saw a token")
+            os._exit(0)
         if fault == "ends" and name == "none" and seen["high"] > 20:
             os._exit(0)
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 gate.announce(ServerAddress(f"http://127.0.0.1:{server.server_port}"))
+if fault == "peaceful":
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 server.serve_forever()
 """
 
@@ -192,6 +198,26 @@ def test_a_server_that_loses_its_cap_is_closed_and_ended(monkeypatch):
     assert closed
 
 
-def test_a_server_that_ends_in_peace_ends_the_command():
-    (result,) = serving("ends", canary_s=0.1)
+def test_a_server_that_ends_when_it_should_ends_the_command(monkeypatch):
+    """vLLM's ends with 0 on SIGTERM, which is passed on to it."""
+    opened = []
+
+    def open_and_end(gate):
+        opened.append(gate)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Gate, "open", open_and_end)
+    (result,) = serving("peaceful")
     assert result.setting == "high"
+    assert len(opened) == 1
+
+
+def test_a_server_that_ends_by_itself_is_an_error_though_its_status_is_0():
+    """vLLM's server ends with 0 when its engine has died: a supervisor took that for peace."""
+    with pytest.raises(EngineDiedError, match="ended by itself with status 0"):
+        serving("ends", canary_s=0.1)
+
+
+def test_why_the_engine_ended_is_what_the_command_says():
+    with pytest.raises(NotAppliedError, match="^no layer saw a token$"):
+        serving("lost", canary_s=0.1)

@@ -111,16 +111,13 @@ def check_calibration(
             f"{len(conversations)} conversations given, none to calibrate on; give logs with "
             "--chats FILE, without --system or with theirs, or simulate: --simulate 100"
         )
-    usable = sum(_answers(each) > 1 for each in chosen)
+    speakers = ([message.speaker for message in each.messages] for each in chosen)
+    usable = sum(each.count("assistant") > 1 for each in speakers)
     if usable + settings.simulate < FEWEST_CONVERSATIONS:
         raise TooFewSamplesError(
             f"{usable} of {len(chosen)} conversations have two answers, expected "
             f"{FEWEST_CONVERSATIONS} at least; give more logs, or simulate: --simulate 100"
         )
-
-
-def _answers(conversation: Conversation) -> int:
-    return sum(message.speaker == "assistant" for message in conversation.messages)
 
 
 def calibrate_alarm(

@@ -210,6 +210,20 @@ def _value_of(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
+class _Server(subprocess.Popen[bytes]):
+    """vLLM's server, and whether it was this process that ended it.
+
+    Its own status does not say: it is 0 too when the engine has died behind it.
+    """
+
+    was_ended = False
+
+    def end(self, *_: object) -> None:
+        """Have it answer what it began and end; a signal's handler."""
+        self.was_ended = True
+        self.terminate()
+
+
 def run_server(
     plan: ServerPlan, *, canary_s: float, on_open: Callable[[ProbeResult], None]
 ) -> None:
@@ -231,12 +245,10 @@ def run_server(
 
 
 @contextmanager
-def _started(
-    command: Sequence[str], environment: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[_Server]:
     """The server's process; however this is left, it has ended afterwards."""
-    process = subprocess.Popen(command, env=dict(environment))
-    former = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+    process = _Server(command, env=dict(environment))
+    former = signal.signal(signal.SIGTERM, process.end)
     try:
         yield process
     finally:
@@ -250,7 +262,7 @@ def _started(
             process.wait()
 
 
-def _listening(process: subprocess.Popen[bytes], gate: Gate) -> ServerAddress:
+def _listening(process: _Server, gate: Gate) -> ServerAddress:
     """Where the server listens, once it does. Raises NotAppliedError where Keel refused."""
     while gate.address is None or not _is_reached(gate, gate.address):
         if process.poll() is not None:
@@ -288,7 +300,7 @@ def _client(gate: Gate, address: ServerAddress) -> httpx.Client:
 
 
 def _watch(
-    process: subprocess.Popen[bytes],
+    process: _Server,
     gate: Gate,
     address: ServerAddress,
     canary_s: float,
@@ -296,7 +308,8 @@ def _watch(
 ) -> None:
     """Wait for the server's end, probe it now and then, and the floors that it is to go over to.
 
-    Raises NotAppliedError where a probe of what is live fails; the gate is closed then.
+    Raises NotAppliedError where a probe of what is live fails, the gate is closed then, or where
+    the engine found its cap lost, and EngineDiedError where the server ends by itself.
     """
     due = time.monotonic() + (canary_s or math.inf)
     while True:
@@ -317,9 +330,13 @@ def _watch(
                 gate.close()
                 raise
             continue
-        if status not in (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM):
+        if gate.reason is not None:
+            raise NotAppliedError(gate.reason)
+        by_signal = status in (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM)
+        if not by_signal and not (process.was_ended and status == 0):
             raise EngineDiedError(
-                f"vLLM's server ended with status {status}, for the reason that it printed above"
+                f"vLLM's server ended by itself with status {status}, for the reason that it "
+                "printed above"
             )
         return
 

@@ -124,8 +124,8 @@ def _is_near_key(key: str) -> bool:
     letters = _letters(key)
     begin = _shared(letters, KEY)
     end = _shared(letters[begin:][::-1], KEY[begin:][::-1])
-    is_one_letter_away = max(len(letters), len(KEY)) - begin - end <= 1
-    return is_one_letter_away or bool(_OTHER_WORDS.fullmatch(letters))
+    is_within_a_letter = max(len(letters), len(KEY)) - begin - end <= 1
+    return is_within_a_letter or bool(_OTHER_WORDS.fullmatch(letters))
 
 
 def _shared(left: str, right: str) -> int:

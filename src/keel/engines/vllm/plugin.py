@@ -22,7 +22,7 @@ from typing import Any
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment, check_names
 from keel.engines.vllm.gate import Gate
 from keel.engines.vllm.watch_folder import FOLDER_VARIABLE, make_folder
-from keel.errors import KeelError, MissingExtraError, UsageError
+from keel.errors import KeelError, MissingExtraError, NotAppliedError, UsageError
 
 TESTED = ("0.32.",)
 """Versions of vLLM that the tests run on."""
@@ -328,19 +328,30 @@ def _intercept_rpc(original: Wrapper, self: Any, method: Any, *args: Any, **kwar
 
 
 def _run_canary_if_due(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wraps what vLLM calls after each step."""
     result = original(self, *args, **kwargs)
-    keel = getattr(self, "keel", None)
-    if keel is not None:
-        keel.run_canary_if_due()
+    _check_cap(self)
     return result
 
 
 def _run_canary_while_idle(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Wraps what vLLM calls whenever it waits for work: see `CoreState.wake_for_canary`."""
-    keel = getattr(self, "keel", None)
-    if keel is not None:
-        keel.run_canary_if_due()
+    _check_cap(self)
     return original(self, *args, **kwargs)
+
+
+def _check_cap(core: Any) -> None:
+    """Run an engine's canary if it is due; `keel serve` is told why an engine ends."""
+    keel = getattr(core, "keel", None)
+    if keel is None:
+        return
+    try:
+        keel.run_canary_if_due()
+    except NotAppliedError as error:
+        gate = Gate.of(os.environ)
+        if gate is not None:
+            gate.refuse(" ".join(str(error).split()))
+        raise
 
 
 def _steer_model(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
