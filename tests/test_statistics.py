@@ -152,6 +152,19 @@ def test_equal_numbers_with_bounds_reach_as_far_as_so_many_without_a_miss_allow(
     assert (interval.low, interval.high) == pytest.approx((1 - 2 * 0.1611, 1), abs=1e-4)
 
 
+@pytest.mark.parametrize("clusters", [alone(12), each(4, 3)])
+def test_what_moved_no_item_says_nothing_of_others(clusters):
+    """Rises, and differences of draws, that were all 0 printed `0.00 (0.00 to 0.00)`."""
+    assert mean_interval(np.zeros(12), clusters).text() == "0.00 (not known)"
+
+
+def test_costs_that_are_all_nothing_do_not_bound_those_of_others():
+    """They had an interval of no width, which JSON and trackers passed on as 0, 0, 0."""
+    for clusters in (alone(12), each(4, 3)):
+        cost = positive_mean_interval(np.zeros(12), clusters)
+        assert (cost.value, cost.low, cost.high) == (0, 0, np.inf)
+
+
 def test_personas_who_are_alike_by_chance_do_not_make_their_answers_certain():
     """Each of five has a 0 and a 10: their means are equal, and no other persona's need be."""
     interval = rate_interval(np.array([0.0, 10.0] * 5), each(5, 2))

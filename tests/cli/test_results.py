@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,20 @@ def test_calibrate_shows_price_against_effect(keel, bare):
     assert re.search(rf"→ {chosen} .* chosen", found.out)
     assert f"keel chat {bare} --capped" in found.out
     assert "pricing floors" in found.err
+
+
+def test_floors_that_cost_no_answer_anything_have_a_price_without_an_upper_end(keel, bare):
+    """JSON and trackers had an interval of 0, 0, 0 where the page says that nothing bounds it."""
+    given = ("--band", "1:3", "--deviations", "40", "--answers", "4")
+    (setting,) = keel("calibrate", bare, *given, *CPU, "--json").json["settings"]
+    nothing = {"value": 0, "low": 0, "high": None}
+    assert setting["price"] == nothing
+    assert setting["effect"] == {"value": 0, "low": None, "high": None}
+    assert keel("info", bare, "--json").json["floors"]["price"] == nothing
+    numbers = pipeline.tracked_run(library.open_run(bare), bare / "report.html").numbers
+    sent = {name for name, value in numbers.items() if math.isfinite(value)}
+    assert "floors/price_nats" in sent
+    assert not {"floors/price_nats/high", "floors/effect_gaps/low"} & sent
 
 
 def test_judge_tells_how_many_play(keel, bare):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -294,13 +295,15 @@ def test_a_pipe_in_a_name_does_not_break_the_table(inputs: ReportInputs) -> None
 def test_a_price_of_nothing_has_no_interval_of_no_width(inputs: ReportInputs) -> None:
     """It was printed as 0 (0 to 0), though nothing bounds what answers not priced would cost."""
     calibration = calibrated(inputs)
-    free = replace(calibration.setting, kl_default=0.0, price=Interval(0.0, 0.0, 0.0))
+    free = replace(calibration.setting, kl_default=0.0, price=Interval(0.0, 0.0, math.inf))
     settings = tuple(free if s.name == free.name else s for s in calibration.settings)
     page = render_markdown(
         report_account(replace(inputs, calibration=replace(calibration, settings=settings)))
     )
     assert "for 0 (0 in every answer priced, of others not known) nats per token" in page
+    assert "| Price (KL) | 0 | 0 in every answer priced, of others not known; nats per" in page
     assert "0 to 0 " not in page
+    assert free.is_within(0.1)
 
 
 def test_a_chosen_setting_that_was_not_priced_is_refused(inputs: ReportInputs) -> None:

@@ -145,6 +145,8 @@ def _setting_record(setting: PricedSetting) -> dict[str, Any]:
         "price": setting.price,
         "kl_roles": setting.kl_roles,
         "shift_gaps": setting.shift_gaps,
+        "effect": setting.effect,
+        "first_share": setting.first_share,
         "distance": setting.distance,
         "default_under": setting.default_under,
     }

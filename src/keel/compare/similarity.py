@@ -109,7 +109,9 @@ def compare_vectors(
         names=tuple(names),
         cosines=tuple(cosines_NL[:, layer].tolist()),
         layer=layer,
-        by_layer=tuple(mean_interval(layer_N.numpy(), alone) for layer_N in cosines_NL.T),
+        by_layer=tuple(
+            mean_interval(layer_N.numpy(), alone, bounds=(-1.0, 1.0)) for layer_N in cosines_NL.T
+        ),
     )
 
 

@@ -162,8 +162,11 @@ def replay_conversation(
     """The conversation's user turns answered anew, uncapped and capped, kept in the run.
 
     Interrupted, it goes on behind the last turn that both arms answered, to the same result; done
-    again with the same settings, nothing is answered again.
+    again with the same settings, nothing is answered again. Without a temperature all draws would
+    be the same, so there is one.
     """
+    if settings.sampling.temperature == 0:
+        settings = replace(settings, draws=1)
     with folder.lock():
         run = folder.read()
         check_same_model(engine, run.axis)

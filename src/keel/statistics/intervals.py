@@ -51,13 +51,14 @@ def mean_interval(
     """Mean of numbers that are no shares, whatever their values, with Student's interval.
 
     Where no two of several numbers with `bounds` differ, the ends are as far as these bounds and so
-    few items allow. Those of a single number are the bounds.
+    few items allow. Those of a single number are the bounds. Without `bounds`, the ends of
+    numbers that are all 0 are infinite: what moved none of these items may move others.
     """
     _check_some(values_N)
     value = float(values_N.mean())
     if clusters.is_single or len(values_N) < 2:
         return Interval(value, *bounds)
-    if _are_alike(values_N) and np.isfinite(bounds).all():
+    if _are_alike(values_N) and (np.isfinite(bounds).all() or not values_N.any()):
         return _unvaried(value, clusters, bounds, level)
     interval = _t_interval(value, values_N - value, clusters, level)
     return Interval(value, max(bounds[0], interval.low), min(bounds[1], interval.high))
@@ -125,16 +126,14 @@ def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
 
     Student's on the logarithm of the mean, with the larger of two variances: the delta method's and
     Cox's for lognormal values (Zhou and Gao 1997, Statistics in Medicine 16:783). A sample that
-    lacks the long tail makes the first too small. Where all are 0, so are the ends, which bound
-    nothing: to be said beside the number. Of a single answer there is no upper end.
+    lacks the long tail makes the first too small. Where all are 0, and of a single answer, the
+    upper end is infinite: nothing bounds what others cost.
     Raises TooFewSamplesError where there is no value.
     """
     _check_some(values_N)
     value = float(values_N.mean())
-    if clusters.is_single or len(values_N) < 2:
+    if clusters.is_single or len(values_N) < 2 or not value > 0:
         return Interval(value, 0.0, np.inf)
-    if not value > 0:
-        return Interval(value, value, value)
     variance = clusters.variance(values_N / value - 1)
     largest = variance.value
     if (values_N > 0).all() and len(values_N) > 1:

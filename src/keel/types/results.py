@@ -187,14 +187,19 @@ class PricedSetting:
     def is_free(self) -> bool:
         """Whether no answer that was priced cost anything.
 
-        `price` then has no width: it says nothing of answers that the floors would move, and of
-        costs without an upper bound no sample bounds the mean.
+        `price` then has no upper end: costs have no bound, so no sample of answers that the floors
+        leave alone bounds what others cost.
         """
-        return self.price is not None and self.price.high == 0
+        return self.price is not None and self.price.value == 0
 
     def is_within(self, bound: float) -> bool:
-        """Whether the price is shown to be within a bound: by its interval's upper end."""
-        return (self.kl_default if self.price is None else self.price.high) <= bound
+        """Whether the price is shown to be within a bound: by its interval's upper end.
+
+        Floors that moved none of the default's answers are within any.
+        """
+        if self.price is None or self.is_free:
+            return self.kl_default <= bound
+        return self.price.high <= bound
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from keel.report.inputs import (
 from keel.report.sections.comparison import comparison_sections
 from keel.report.sections.drift import case_section, conversation_sections, drift_sections
 from keel.report.sections.evaluation import evaluation_sections
-from keel.report.sections.floors import floor_sections, price_words, sweep_sections
+from keel.report.sections.floors import floor_sections, price_bounds, price_words, sweep_sections
 from keel.report.sections.personas import persona_sections, trait_sections
 from keel.report.sections.studies import study_sections
 from keel.types import Replay
@@ -174,7 +174,7 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
         setting = calibration.setting
         nominal = setting.nominal_firing.values()
         expected = sum(nominal) / len(nominal) if nominal else float("nan")
-        bound = f"nats per token, bound {number(calibration.price_bound)}"
+        bound = f"{price_bounds(setting)}; nats per token, bound {number(calibration.price_bound)}"
         figures += [
             KeyFigure("Chosen setting", setting.name, counted(len(setting.floors), "floor")),
             KeyFigure("Firing rate", percent(setting.firing_rate), f"nominal {percent(expected)}"),

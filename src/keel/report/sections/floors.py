@@ -130,10 +130,11 @@ def price_words(priced: PricedSetting) -> str:
     """A setting's price with its interval, where it has any."""
     if priced.price is None:
         return number(priced.kl_default)
-    return f"{number(priced.kl_default)} ({_price_bounds(priced)})"
+    return f"{number(priced.kl_default)} ({price_bounds(priced)})"
 
 
-def _price_bounds(priced: PricedSetting) -> str:
+def price_bounds(priced: PricedSetting) -> str:
+    """The ends of a price's interval, or why it has none."""
     if priced.price is None:
         return NOT_A_NUMBER
     if priced.is_free:
@@ -180,7 +181,7 @@ def _prices_section(calibration: Calibration) -> Section:
         {
             "setting": lambda priced: priced.name,
             "price: KL default": lambda priced: number(priced.kl_default),
-            "price, 95 %": _price_bounds,
+            "price, 95 %": price_bounds,
             "effect (gap units)": lambda priced: fixed(priced.shift_gaps),
             "from the default": lambda priced: (
                 NOT_A_NUMBER if priced.distance is None else priced.distance.text()
