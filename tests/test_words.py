@@ -7,7 +7,7 @@ import math
 import pytest
 
 from keel.types import Interval
-from keel.words import counted, fixed, form_of, listed, number, p_value, percent, points
+from keel.words import counted, fixed, form_of, listed, number, p_value, percent, points, signed
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,8 @@ def test_an_interval_writes_each_number_in_the_same_form() -> None:
     assert interval.text(points) == "−50.0 (−75.0 to 25.0)"
     assert interval.text(percent) == "−50\xa0% (−75\xa0% to 25\xa0%)"
     assert interval.bounds("{:+.1f}".format) == "-0.8 to +0.2"
+
+
+def test_a_difference_has_its_sign_and_nothing_has_none():
+    assert [signed(value) for value in (0.254, -1.2, 0.0)] == ["+0.25", "−1.20", "0.00"]
+    assert signed(-0.001234, number) == "−0.00123"

@@ -54,6 +54,12 @@ def points(share: float) -> str:
     return fixed(100 * share, 1)
 
 
+def signed(value: float, form: Form = fixed) -> str:
+    """A difference with its sign, whichever it is: `+0.25`, `−1.20`."""
+    text = form(value)
+    return f"+{text}" if value > 0 else text
+
+
 def form_of(unit: str) -> Form:
     """How numbers of a unit are written: shares in percentage points, others to three decimals.
 

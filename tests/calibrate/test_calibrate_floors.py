@@ -110,13 +110,13 @@ def test_a_floor_far_below_everything_costs_nothing_and_does_nothing(engine):
     found = calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=settings)
     setting = found.setting
     assert (setting.kl_default, setting.shift_gaps, setting.firing_rate) == (0, 0, 0)
-    assert any("under 15%" in w for w in found.warnings)
+    assert any("under 15\xa0%" in w for w in found.warnings)
 
 
 def test_a_floor_above_everything_is_warned_of(engine):
     settings = CalibrateSettings(bands=(Band(4, 5),), percentiles=(99.0,), price_bound=1e9)
     found = calibrate_floors(engine, engine.axis, default=DEFAULT, roles=GHOSTS, settings=settings)
-    assert any("over 80%" in w for w in found.warnings)
+    assert any("over 80\xa0%" in w for w in found.warnings)
 
 
 def test_the_sample_does_not_depend_on_the_order_of_rollouts():

@@ -118,7 +118,7 @@ def test_a_price_over_the_bound_is_summary():
 def test_floors_without_effect_are_told(engine):
     idle, useless = calibrate(engine, percentiles=(1.0,))
     # The 1st percentile is a ghost's own place: it raises nobody.
-    assert "fires on 0%" in idle
+    assert "fires on 0\xa0%" in idle
     assert useless.startswith("layers_1:3-p1 is not shown to bring role-playing answers nearer")
 
 

@@ -110,14 +110,14 @@ def prune(*measured, limits=None, places=None):
 def test_a_setting_that_hardly_fires_is_inert():
     found = prune(proxies("still", 0.01, 0.5, firing=0.04), proxies("alive", 0.01, 0.5))
     assert (found["still"].fate, found["alive"].fate) == ("inert", "kept")
-    assert found["still"].why == "moves 4.0% of slots, under 5%"
+    assert found["still"].why == "moves 4.0\xa0% of slots, under 5\xa0%"
 
 
 def test_an_effect_within_its_noise_is_none():
     # Student's t of three degrees: 0.5 ± 3.18 · 0.3 / √3 holds 0; with 0.25 it is 0.5 ± 0.46.
     found = prune(proxies("noisy", 0.1, 0.5, noise=0.3), proxies("clear", 0.1, 0.5, noise=0.25))
     assert (found["noisy"].fate, found["clear"].fate) == ("inert", "kept")
-    assert "+0.50 gaps, at least -0.05" in found["noisy"].why
+    assert "+0.50 gaps, at least −0.05" in found["noisy"].why
 
 
 def test_an_effect_on_answers_to_two_questions_is_as_uncertain_as_two_numbers():
@@ -199,7 +199,7 @@ def test_what_nominal_firing_rules_out_is_not_tried():
     assert not is_inert_by_nominal(setting("enough", nominal=0.05), limits)
     (found,) = prune_settings([setting("low", nominal=0.02)], {}, layers=32)
     assert (found.fate, found.price, found.realised_firing) == ("inert", None, None)
-    assert found.why == "2.0% of tokens lie under its floors; it was not tried"
+    assert found.why == "2.0\xa0% of tokens lie under its floors; it was not tried"
 
 
 def test_every_setting_has_its_fate_in_the_order_of_the_grid():

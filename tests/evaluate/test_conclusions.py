@@ -37,15 +37,15 @@ def concluded(
 
 def test_shares_are_told_in_points():
     said = told(Interval(0.5, 0.3, 0.7), Interval(-0.08, -0.2, 0.1))
-    assert "50% (30% to 70%) score" in said
-    assert "-8 points (-20 to +10" in said
+    assert "50\xa0% (30\xa0% to 70\xa0%) score" in said
+    assert "−8 points (−20 to +10" in said
 
 
 def test_scores_keep_their_own_scale_however_small_the_change():
     """EQ-Bench goes to 100: a change of 0.8 was told as 80 points."""
     said = told(Interval(42.0, 35.0, 49.0), Interval(0.8, -0.5, 0.9))
     assert "42 (35 to 49) score" in said
-    assert "+0.8 (-0.5 to +0.9" in said
+    assert "+0.8 (−0.5 to +0.9" in said
     assert "points" not in said
 
 
@@ -76,7 +76,7 @@ def test_what_holds_against_each_control_is_claimed_by_the_nearest():
         ("capped", "random#2"): Interval(-0.1, -0.15, -0.05),
     }
     said = concluded(lowered(), lowered("random"), lowered("random#2"), contrasts=apart)
-    assert "more than each of random and random#2 does: than random#2, the nearest, by -10" in said
+    assert "more than each of random and random#2 does: than random#2, the nearest, by −10" in said
 
 
 def test_what_does_not_hold_against_each_control_is_not_claimed():

@@ -145,7 +145,7 @@ def test_the_bare_requests_have_a_rate_of_their_own_and_none_in_the_others():
     assert (found.arm("none").n, found.arm("none").rate.value) == (12, 0.5)
     assert found.baseline is not None
     assert (found.baseline.n, found.baseline.rate.value) == (4, 0.25)
-    assert "Of the bare requests it is 25%" in found.reading[1]
+    assert "Of the bare requests it is 25\xa0%" in found.reading[1]
 
 
 def test_the_first_answers_place_is_held_against_what_the_second_counts_as():
@@ -272,7 +272,7 @@ def test_too_few_items_show_nothing_and_it_is_said():
 
 def test_answers_that_make_no_sense_are_no_success():
     told = reading_of(suite(24), arm("none", HALF), arm("steered:-0.5", "n" * 24))
-    assert "100% of its answers make no sense (0% unsteered)" in told
+    assert "100\xa0% of its answers make no sense (0\xa0% unsteered)" in told
 
 
 def test_a_steps_control_is_the_step_of_the_same_length():

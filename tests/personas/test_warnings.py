@@ -51,8 +51,8 @@ def test_a_good_map_of_enough_data_is_not_warned_of(plenty):
         ({"split_half_roles": 0.79}, "halves of the roles agree"),
         ({"cos_pc1_p": 0.06}, "PC1 is no evidence"),
         ({"cos_pc1_p": None}, "PC1 is no evidence"),
-        ({"default_percentile": 0.85}, "above 85% of the roles"),
-        ({"top_dims_share": 0.21}, "Ten dimensions carry 21%"),
+        ({"default_percentile": 0.85}, "above 85\xa0% of the roles"),
+        ({"top_dims_share": 0.21}, "Ten dimensions carry 21\xa0%"),
     ],
 )
 def test_each_fault_has_its_sentence(plenty, change, words):

@@ -7,6 +7,7 @@ from keel.errors import MissingArtifactError
 from keel.evaluate import parse_arms
 from keel.pipeline import arms_of, calibrate
 from keel.store import RunFolder, open_run
+from keel.words import tenths
 from tests.pipeline.small import open_small
 
 
@@ -43,8 +44,8 @@ def test_controls_are_matched_on_the_very_answers_that_calibration_read(
     )
     assert told[-1] > 6
     share = sum(nominal.values()) / len(nominal)
-    assert f"{share:.1%} of calibration slots" in arms[-1].note
-    assert f"under {found.chosen}: {share:.1%}" in arms[-1].note
+    assert f"{tenths(share)} of calibration slots" in arms[-1].note
+    assert f"under {found.chosen}: {tenths(share)}" in arms[-1].note
 
 
 def test_a_run_without_floors_says_how_to_make_them(run: RunFolder, model_folder):

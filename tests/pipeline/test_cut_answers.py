@@ -9,6 +9,7 @@ from keel.report import render_markdown, report_account
 from keel.settings import DriftSettings
 from keel.store import RunFolder
 from keel.types import Conversation, Message, Sampling
+from keel.words import percent
 from tests.pipeline.small import ROLLOUTS
 
 SHORT = DriftSettings(sampling=Sampling(max_new_tokens=1, temperature=1.0))
@@ -25,7 +26,7 @@ def test_a_calibration_says_how_many_of_its_answers_were_cut(calibrated: RunFold
     cut = sum(rollout.finish == "length" for rollout in run.rollouts())
     assert cut > ROLLOUTS / 2
     assert run.calibration.cut_share == cut / ROLLOUTS
-    share = f"{cut / ROLLOUTS:.0%}"
+    share = percent(cut / ROLLOUTS)
     assert any(f"{share} of the answers read are cut" in text for text in run.calibration.warnings)
     assert "of the answers were cut at the token limit" in told(calibrated)
 

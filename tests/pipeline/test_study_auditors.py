@@ -91,7 +91,7 @@ def test_what_will_not_do_is_asked_for_anew_then_scripted_and_counted(
     assert all(turn.source.startswith("fallback:coding/") for turn in turns)
     assert all(turn.attempts == 3 and fault in turn.faults for turn in turns[:1])
     assert len({asked.body["seed"] for asked in served.asked}) == len(served.asked) == 12
-    assert made.warnings[0].startswith("4 of 4 users' messages (100%) are scripted lines")
+    assert made.warnings[0].startswith("4 of 4 users' messages (100\xa0%) are scripted lines")
     assert fault in made.warnings[0]
 
 

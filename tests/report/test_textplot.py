@@ -108,7 +108,7 @@ def test_a_sparkline_fits(gaps, width):
 
 def test_a_turns_line_holds_needle_units_raw_value_mark_and_words():
     line = draw_turn(turn(0, -0.25, "Boo, I say", is_low=True), floor_gaps=0.5, width=80)
-    assert line.plain == "──●──┊────╋────┊──── -0.25 (-0.75)   ▼ unusually low Boo, I say"
+    assert line.plain == "──●──┊────╋────┊──── −0.25 (−0.75)   ▼ unusually low Boo, I say"
     above = draw_turn(turn(0, 1.0, "Well", is_low=False), floor_gaps=0.5, width=80)
     assert "▼" not in above.plain
 
@@ -143,7 +143,7 @@ def test_without_colour_no_escape_is_written_and_every_mark_is_there():
     drawing = draw_drift(path(turn(0, -0.2, is_low=True), floor=1.2), AXIS, width=60)
     text = shown(drawing, 60)
     assert "\x1b" not in text
-    for mark in ("●", "┊", "╋", "▼ unusually low", "-0.20", "(-0.6)"):
+    for mark in ("●", "┊", "╋", "▼ unusually low", "−0.20", "(−0.6)"):
         assert mark in text
 
 
@@ -157,7 +157,7 @@ def test_a_path_names_its_scale_and_numbers_its_turns_from_one():
     drawing = draw_drift(path(turn(0, 1.0), turn(2, 0.0), floor=1.5), AXIS, width=60)
     lines = drawing.plain.split("\n")
     assert lines[0] == "talk · layer 2"
-    assert lines[1] == "    ┊ roles +0 · ┊ default +3 · ╋ floor +1.5"
+    assert lines[1] == "    ┊ roles 0 · ┊ default +3 · ╋ floor +1.5"
     assert [line[:4] for line in lines[2:4]] == ["  1 ", "  3 "]
     assert lines[4] == "    ▇▃"
 
@@ -187,7 +187,7 @@ def test_a_replay_shows_both_arms_under_each_question():
     assert lines[4].startswith("    capped   ─")
     assert lines[4].endswith("A model")
     assert lines[5:7] == ["    uncapped ▂", "    capped   ▅"]
-    assert lines[7] == "    band moved 12.5% of all slots"
+    assert lines[7] == "    band moved 12.5\xa0% of all slots"
 
 
 def test_a_replay_without_answers_says_so():

@@ -13,7 +13,7 @@ import numpy as np
 from keel.alarm.conversations import ConversationMeans
 from keel.alarm.value import Alarm, FitCheck
 from keel.statistics import Floats, exact_rate_interval, percentile_interval
-from keel.words import percent, tenths
+from keel.words import percent, signed, tenths
 
 _DRAWS = 500
 _SHORT, _LONG = 16, 64
@@ -76,7 +76,7 @@ def _lag(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> FitCheck:
     harmless = _HARMLESS if alarm.statistic == "mixture" else 0.0
     return FitCheck(
         "neighbouring turns",
-        f"lag-1 autocorrelation {lag.value:+.2f} (95 %: {lag.bounds('{:+.2f}'.format)}); the rate "
+        f"lag-1 autocorrelation {signed(lag.value)} (95 %: {lag.bounds(signed)}); the rate "
         f"of {alarm.statistic} holds up to {harmless:g}",
         bool(lag.low <= 0 or lag.high <= harmless),
     )

@@ -17,7 +17,7 @@ from keel.calibrate.projections import (
 from keel.engines import Engine
 from keel.settings import CalibrateSettings
 from keel.types import AssistantAxis, Calibration, PricedSetting, Rollout
-from keel.words import MANY_CUT
+from keel.words import MANY_CUT, percent
 
 LOW_FIRING, HIGH_FIRING = 0.15, 0.80
 """Under the first a cap was found to do nothing, over the second it rewrites every answer."""
@@ -86,8 +86,8 @@ def calibrate_floors(
 def _warnings(best: PricedSetting, bound: float, cut_share: float) -> Iterator[str]:
     if cut_share > MANY_CUT:
         yield (
-            f"{cut_share:.0%} of the answers read are cut at the token limit: floors and prices "
-            "are of how answers begin. Extract longer ones (--max-new-tokens)."
+            f"{percent(cut_share)} of the answers read are cut at the token limit: floors and "
+            "prices are of how answers begin. Extract longer ones (--max-new-tokens)."
         )
     if not best.is_within(bound):
         price = best.price.text("{:.3f}".format) if best.price else f"{best.kl_default:.3f}"
@@ -98,13 +98,13 @@ def _warnings(best: PricedSetting, bound: float, cut_share: float) -> Iterator[s
         )
     if best.firing_rate < LOW_FIRING:
         yield (
-            f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
-            f"under {LOW_FIRING:.0%} a cap was found to change nothing."
+            f"The floor of {best.name} fires on {percent(best.firing_rate)} of (token, layer) "
+            f"slots; under {percent(LOW_FIRING)} a cap was found to change nothing."
         )
     if best.firing_rate > HIGH_FIRING:
         yield (
-            f"The floor of {best.name} fires on {best.firing_rate:.0%} of (token, layer) slots; "
-            f"over {HIGH_FIRING:.0%} it rewrites nearly every answer."
+            f"The floor of {best.name} fires on {percent(best.firing_rate)} of (token, layer) "
+            f"slots; over {percent(HIGH_FIRING)} it rewrites nearly every answer."
         )
     if best.effect is None or best.effect.low <= 0:
         yield f"{best.name} is not shown to bring role-playing answers nearer to the Assistant."

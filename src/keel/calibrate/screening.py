@@ -29,6 +29,7 @@ from keel.types import (
     ScreenReading,
     TokenMask,
 )
+from keel.words import percent, signed, tenths
 
 FEWEST_ANSWERS = 3
 """Of each kind: with fewer there is no telling an effect from noise."""
@@ -197,14 +198,17 @@ def _screened(
     why = ""
     if reading is None:
         fate = "inert"
-        why = f"{setting.nominal_firing:.1%} of tokens lie under its floors; it was not tried"
+        why = f"{tenths(setting.nominal_firing)} of tokens lie under its floors; it was not tried"
     else:
         price, effect = means.price(reading.kls), means.rise(reading.rises)
         firing = reading.realised_firing
         if firing < limits.min_firing:
-            fate, why = "inert", f"moves {firing:.1%} of slots, under {limits.min_firing:.0%}"
+            fate, why = (
+                "inert",
+                f"moves {tenths(firing)} of slots, under {percent(limits.min_firing)}",
+            )
         elif effect.low <= 0:
-            rise = f"{effect.value:+.2f} gaps, at least {effect.low:+.2f}"
+            rise = f"{signed(effect.value)} gaps, at least {signed(effect.low)}"
             fate, why = "inert", f"does not clearly raise answers in a role ({rise})"
         elif price.low > limits.max_price:
             fate = "too dear"

@@ -25,7 +25,7 @@ from keel.types import (
     SweptSetting,
     Unit,
 )
-from keel.words import MANY_CUT
+from keel.words import MANY_CUT, percent
 
 FEWEST_ITEMS = 8
 """Items that each half must have, or levels of one factor alone are kept apart."""
@@ -301,8 +301,8 @@ def _metric_warnings(metric: Metric, measured: SweepMeasure, scores: int) -> Ite
     """What makes the numbers of one metric less sure than they look."""
     if measured.cut_share is not None and measured.cut_share > MANY_CUT:
         yield (
-            f"{measured.name}: {measured.cut_share:.0%} of the answers are cut at the token limit, "
-            "and scored as they begin; allow longer ones (--max-new-tokens)."
+            f"{measured.name}: {percent(measured.cut_share)} of the answers are cut at the token "
+            "limit, and scored as they begin; allow longer ones (--max-new-tokens)."
         )
     halves = metric.halves
     if halves.shared:
@@ -320,5 +320,5 @@ def _metric_warnings(metric: Metric, measured: SweepMeasure, scores: int) -> Ite
     if measured.unjudged > _MOST_UNJUDGED * scores:
         yield (
             f"{metric.name}: {measured.unjudged} scores are missing, more than "
-            f"{_MOST_UNJUDGED:.0%}; look at the judge's verdicts."
+            f"{percent(_MOST_UNJUDGED)}; look at the judge's verdicts."
         )

@@ -15,6 +15,7 @@ from keel.cli.axes import run_of
 from keel.cli.drift_alarm import verdict_words
 from keel.cli.options import Given, takes
 from keel.settings import AxisSource, ChatSettings, OpeningSettings
+from keel.words import percent, signed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -449,9 +450,9 @@ class Session:
                 console.stderr.print(_LEGEND, style="dim", markup=False)
                 self.is_explained = True
             needle = draw_needle(reading.gaps, floor_gaps=self.gauge.floor_gaps)
-            held = "" if rate is None else f"  held at {rate:.0%} of slots"
-            usual = "" if expected is None else f", expected {expected:+.2f}"
-            console.stderr.print(needle, f"{reading.gaps:+.2f} gaps{usual}{held}", markup=False)
+            held = "" if rate is None else f"  held at {percent(rate)} of slots"
+            usual = "" if expected is None else f", expected {signed(expected)}"
+            console.stderr.print(needle, f"{signed(reading.gaps)} gaps{usual}{held}", markup=False)
         if verdict is not None:
             console.stderr.print(f"alarm: {verdict_words(verdict)}", markup=False)
 

@@ -15,6 +15,7 @@ from keel.cli import console, results
 from keel.cli.options import Given, takes
 from keel.cli.transcripts import SkipUnreadable, conversations_of
 from keel.settings import AlarmSettings, OpeningSettings, WatchSettings
+from keel.words import percent, signed
 
 if TYPE_CHECKING:
     from keel.alarm import Alarm, TurnVerdict
@@ -95,19 +96,19 @@ def alarm_lines(alarm: Alarm, choice: LayerChoice) -> Iterator[str]:
     yield (
         f"{fit.conversations} conversations ({fit.source}), {fit.turns} turns, {fit.tokens} tokens."
     )
-    levels = " ".join(f"{level:+.2f}" for level in alarm.expected)
+    levels = " ".join(signed(level) for level in alarm.expected)
     yield f"Expected level by turn, gaps: {levels}"
     yield (
         f"Standard deviations, gaps: {alarm.between:.2f} between conversations, {alarm.within:.2f} "
         f"within, {alarm.token:.2f} / √tokens by the length of an answer."
     )
     held = "any length" if alarm.horizon is None else f"at most {alarm.horizon} turns"
-    yield f"False alarms: {alarm.rate:.2%} of conversations of {held}, by design."
+    yield f"False alarms: {percent(alarm.rate, 2)} of conversations of {held}, by design."
     if fit.detection is not None:
         delay = "" if fit.delay_turns is None else f", {fit.delay_turns:.1f} turns later on average"
         yield (
             f"Expected: a fall by {alarm.drop:g} gaps at the 6th of 12 turns is detected in "
-            f"{fit.detection:.0%} of conversations{delay}."
+            f"{percent(fit.detection)} of conversations{delay}."
         )
     if fit.checks:
         yield "Checks, on conversations that the alarm was not fitted to where it says held-out:"
@@ -248,10 +249,11 @@ def verdict_words(verdict: TurnVerdict) -> str:
         if verdict.since is not None and verdict.state in ("alarm", "watch")
         else ""
     )
-    level = "no tokens" if verdict.gaps is None else f"{verdict.gaps:+.2f} gaps"
+    level = "no tokens" if verdict.gaps is None else f"{signed(verdict.gaps)} gaps"
     return (
         f"{verdict.state}{since}  turn {verdict.turn + 1}: {level}, expected "
-        f"{verdict.expected_gaps:+.2f}; evidence {verdict.evidence:.3g} of {verdict.threshold:.3g}"
+        f"{signed(verdict.expected_gaps)}; evidence {verdict.evidence:.3g} of "
+        f"{verdict.threshold:.3g}"
     )
 
 

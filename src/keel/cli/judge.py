@@ -12,6 +12,7 @@ from keel.cli.extract import show_map
 from keel.cli.help import PlainCommand, running_by_default
 from keel.cli.options import Given, takes
 from keel.settings import EndpointLimits, GraderSettings, JudgeSettings, OpeningSettings
+from keel.words import signed
 
 if TYPE_CHECKING:
     from keel.engines import Engine
@@ -102,7 +103,7 @@ def _judge(judging: Judging, json: bool) -> None:
     deciles = Table(
         f"{what}, by decile",
         ("share of answers below", "score"),
-        tuple((f"{10 * n} %", f"{score:+.2f}") for n, score in enumerate(summary.deciles)),
+        tuple((f"{10 * n} %", signed(score)) for n, score in enumerate(summary.deciles)),
         bars=tuple(summary.deciles),
     )
     counts = ", ".join(f"{count} {label}" for label, count in summary.labels.items())

@@ -100,7 +100,8 @@ def _section(agreement: Agreement, a: LabelFile, b: LabelFile) -> Section:
     ):
         if error is not None:
             words.append(
-                f"Confidence of {judge} is off by {error:.0%} on average, were the other right."
+                f"Confidence of {judge} is off by {percent(error)} on average, were the other "
+                "right."
             )
     rows = tuple(
         (label, *map(str, row))

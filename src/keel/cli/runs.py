@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keel.cli import console
+from keel.words import signed
 
 if TYPE_CHECKING:
     from keel.store import Run
@@ -246,7 +247,9 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "drift", f"{record['conversations_read']} conversations read"
     for each in record["replays"]:
         before, after = each["uncapped_gaps"], each["capped_gaps"]
-        means = "" if before is None else f": {before:+.2f} gaps uncapped, {after:+.2f} capped"
+        means = (
+            "" if before is None else f": {signed(before)} gaps uncapped, {signed(after)} capped"
+        )
         yield "replay", f"{each['conversation']}, {each['turns']} turns, {each['setting']}{means}"
     yield "evaluations", ", ".join(record["evaluations"]) or "none"
     yield "alarm", "fitted" if record["has_alarm"] else "none"

@@ -11,7 +11,7 @@ from keel.doctor.findings import CheckFailedError, CheckSkippedError, check_clos
 from keel.doctor.subject import REPLY, TEXTS, Subject, asking
 from keel.engines import Recording
 from keel.steering import steered
-from keel.words import first_line
+from keel.words import first_line, percent
 
 
 def check_plain_pass(subject: Subject) -> str:
@@ -100,7 +100,7 @@ def check_cap(subject: Subject) -> str:
     off = check_close(actual, expected, "logits under floors and under equation 1 by hand")
     if torch.equal(actual, subject.plain_logits(subject.ids_BT)):
         raise CheckFailedError("floors above most tokens change no logit; the blocks lead nowhere")
-    return f"equal to equation 1 by hand (off by {off:.0e}); {rate:.0%} of slots moved"
+    return f"equal to equation 1 by hand (off by {off:.0e}); {percent(rate)} of slots moved"
 
 
 def check_restored(subject: Subject) -> str:

@@ -27,6 +27,7 @@ from keel.evaluate.controls import (
 from keel.geometry import cosine
 from keel.steering import Ablation, Addition
 from keel.types import UNSTEERED, AssistantAxis, ControlMatch, Floors, PersonaVector, Rollout
+from keel.words import form_of, number, signed, tenths
 
 _SPOKEN = (UNSTEERED, "prompt", "reprompt")
 """Arms that do nothing to the model but talk to it."""
@@ -146,9 +147,9 @@ def _matched(spec: ArmSpec, control: Control, match: MatchedFloors, axis: Assist
     nominal, realised, caps = match.nominal, match.realised, match.cap_realised
     note = (
         f"floors on {_DIRECTIONS[spec.kind]} at {_listed(cap.layers)}, matched in "
-        f"{'lift' if spec.matches_lift else 'firing'}: under them {nominal.firing:.1%} of "
-        f"calibration slots lie (under {cap.name}: {match.cap_nominal.firing:.1%}); all at work "
-        f"they move {realised.firing:.1%} (cap {caps.firing:.1%}) with a mean lift of "
+        f"{'lift' if spec.matches_lift else 'firing'}: under them {tenths(nominal.firing)} of "
+        f"calibration slots lie (under {cap.name}: {tenths(match.cap_nominal.firing)}); all at "
+        f"work they move {tenths(realised.firing)} (cap {tenths(caps.firing)}) with a mean lift of "
         f"{realised.lift:.3g} raw (cap {caps.lift:.3g}); cosine with the axis {_range(cosine_F)}"
     )
     warnings: tuple[str, ...] = ()
@@ -197,7 +198,7 @@ def _stepped(spec: ArmSpec, sources: ArmSources, seed: int) -> Arm:
         )
     assert spec.strength is not None
     step = Addition.along(axis, spec.strength, layer=layer)
-    size = f"step of {spec.strength:+g} residual norms ({step.amount:+.3g} raw)"
+    size = f"step of {spec.strength:+g} residual norms ({signed(step.amount, number)} raw)"
     if not spec.is_control:
         return Arm(spec.name, (step,), note=f"{size} along the axis at layer {layer}")
     direction = sources.directions(spec, [layer], seed)[0]
@@ -217,5 +218,5 @@ def _listed(layers: Sequence[int]) -> str:
 
 
 def _range(cosines: Float[Tensor, " layer"]) -> str:
-    low, high = f"{float(cosines.min()):+.3f}", f"{float(cosines.max()):+.3f}"
+    low, high = (signed(float(end), form_of("cosine")) for end in cosines.aminmax())
     return low if low == high else f"{low} to {high}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from keel.evaluate.arms import is_control
 from keel.types import UNSTEERED, ArmResult, EvalResult, Interval
-from keel.words import MANY_CUT, counted, listed
+from keel.words import MANY_CUT, counted, fixed, listed, number, p_value, percent, signed
 
 _ALPHA = 0.05
 _MORE_NONSENSE = 0.1
@@ -49,7 +49,7 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
             if arm.difference is not None and not is_control(arm.arm)
         )
     if (correlation := result.correlation) is not None:
-        r = f"r = {correlation.text('{:+.2f}'.format)}"
+        r = f"r = {correlation.text(signed)}"
         way = "less" if correlation.value < 0 else "more"
         if result.fixed:
             sentences.append(f"The first answer's projection with the second: {r}, {_few(result)}")
@@ -76,10 +76,10 @@ def _arm_sentences(
     assert arm.p_value is not None
     points, bounds = _change(change, is_share)
     p = arm.p_value if arm.p_holm is None else arm.p_holm
-    p_words = "<0.001" if arm.p_value < 0.001 else f"{arm.p_value:.2g}"
+    p_words = f"p {p_value(arm.p_value)}"
     if p != arm.p_value:
-        p_words += f", {p:.2g} corrected for all arms"
-    amount = f"{points} ({bounds}, p = {p_words})"
+        p_words += f", {p_value(p)} corrected for all arms"
+    amount = f"{points} ({bounds}, {p_words})"
     if result.fixed:
         yield f"{arm.arm}: {amount} in {result.measure}, {_few(result)}"
     elif p < _ALPHA:
@@ -94,11 +94,11 @@ def _arm_sentences(
     broken, before = arm.nonsensical_rate, plain.nonsensical_rate
     if broken is not None and before is not None and broken - before >= _MORE_NONSENSE:
         yield (
-            f"But {broken:.0%} of its answers make no sense ({before:.0%} unsteered): what it "
-            "changes may be breakage."
+            f"But {percent(broken)} of its answers make no sense ({percent(before)} unsteered): "
+            "what it changes may be breakage."
         )
     if arm.cut_share is not None and arm.cut_share > MANY_CUT:
-        yield f"{arm.cut_share:.0%} of its answers are cut off at the token limit."
+        yield f"{percent(arm.cut_share)} of its answers are cut off at the token limit."
     if arm.perplexity and plain.perplexity and arm.perplexity > _ODDER * plain.perplexity:
         yield (
             f"Its answers are unlike the model's own: perplexity {arm.perplexity:.3g} against "
@@ -170,12 +170,21 @@ def _weakness(controls: Sequence[ArmResult]) -> Iterator[str]:
 
 
 def _amount(rate: Interval, is_share: bool) -> str:
-    return rate.text(("{:.0%}" if is_share else "{:.3g}").format)
+    return rate.text(percent if is_share else number)
 
 
 def _change(change: Interval, is_share: bool) -> tuple[str, str]:
     """A difference in words, and its bounds: of shares in points, of scores as they are."""
     if is_share:
-        bounds = change.bounds(lambda share: f"{100 * share:+.0f}")
-        return f"{100 * change.value:+.0f} points", bounds
-    return f"{change.value:+.3g}", change.bounds("{:+.3g}".format)
+        return f"{_points(change.value)} points", change.bounds(_points)
+    return _signed(change.value), change.bounds(_signed)
+
+
+def _points(share: float) -> str:
+    """Whole percentage points, signed."""
+    return signed(100 * share, lambda amount: fixed(amount, 0))
+
+
+def _signed(score: float) -> str:
+    """A difference of scores to three digits, signed."""
+    return signed(score, number)

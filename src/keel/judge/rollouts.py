@@ -16,6 +16,7 @@ import numpy as np
 from keel.errors import JudgeError, UsageError
 from keel.seeds import text_hash
 from keel.types import Case, Grader, Judgement, Label, Rollout, Rubric, Verdict
+from keel.words import tenths
 
 Texts = tuple[str, str]
 """A role's or trait's description, and its own rubric."""
@@ -168,8 +169,8 @@ def stop_if_judge_fails(
         if is_hopeless or (bad > limit * total and (bad > 1 or bad == total)):
             raise JudgeError(
                 f"{bad} of {total} verdicts are of no use ({counts['unparsed']} unparsed, "
-                f"{counts['failed']} failed: {bad / total:.1%}, above {limit:.1%}), the last being "
-                f"{last!r}; look at the replies, then take another judge or rubric"
+                f"{counts['failed']} failed: {tenths(bad / total)}, above {tenths(limit)}), the "
+                f"last being {last!r}; look at the replies, then take another judge or rubric"
             )
     finally:
         close = getattr(verdicts, "close", None)

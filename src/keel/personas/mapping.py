@@ -23,6 +23,7 @@ from keel.types import (
     PersonaMap,
     Prompt,
 )
+from keel.words import percent
 
 FEWEST_ROLES = 3
 # Thresholds of the warnings.
@@ -162,8 +163,8 @@ def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -
     yield from _prompt_warnings(quality.default_prompts)
     if quality.default_percentile < _AT_THE_END:
         yield (
-            f"The default stands above {quality.default_percentile:.0%} of the roles, not at the "
-            "end of the axis; small models often do so."
+            f"The default stands above {percent(quality.default_percentile)} of the roles, not at "
+            "the end of the axis; small models often do so."
         )
     halves = {"questions": quality.split_half_questions, "roles": quality.split_half_roles}
     for name, value in halves.items():
@@ -177,8 +178,8 @@ def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -
         )
     if quality.top_dims_share > _CONCENTRATED:
         yield (
-            f"Ten dimensions carry {quality.top_dims_share:.0%} of the axis' squared norm: massive "
-            "activations may speak louder than the persona."
+            f"Ten dimensions carry {percent(quality.top_dims_share)} of the axis' squared norm: "
+            "massive activations may speak louder than the persona."
         )
 
 

@@ -40,6 +40,7 @@ from keel.types import (
     SpaceShare,
     TurnLevel,
 )
+from keel.words import percent
 
 GIVEN = "given"
 """Arm of conversations that were not answered here, and source of their messages."""
@@ -126,8 +127,8 @@ class StudySummary:
             causes = ", ".join(f"{fault} {count}" for fault, count in faults.most_common())
             share = fallen / max(1, len(turns))
             yield (
-                f"{fallen} of {len(turns)} users' messages ({share:.0%}) are scripted lines, since "
-                f"no attempt of the auditor's would do; refused were: {causes}"
+                f"{fallen} of {len(turns)} users' messages ({percent(share)}) are scripted lines, "
+                f"since no attempt of the auditor's would do; refused were: {causes}"
             )
 
     def _context_warnings(self, points: Sequence[TurnPoint]) -> Iterator[str]:
@@ -292,8 +293,9 @@ class StudySummary:
         cut = sum(point.is_cut for point in points) / max(1, len(points))
         if cut > _CUT_SHARE:
             yield (
-                f"{cut:.0%} of answers were cut off at {self.settings.sampling.max_new_tokens} "
-                "tokens, and stay so in the history; allow longer ones with --max-new-tokens"
+                f"{percent(cut)} of answers were cut off at "
+                f"{self.settings.sampling.max_new_tokens} tokens, and stay so in the "
+                "history; allow longer ones with --max-new-tokens"
             )
         silent = sum(math.isnan(point.with_history) for point in points)
         if silent:

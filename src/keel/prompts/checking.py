@@ -17,7 +17,7 @@ import numpy as np
 from keel.errors import MissingExtraError, UsageError
 from keel.prompts.shipped import texts_of
 from keel.prompts.values import PAIRS_PER_TRAIT, Library, Question, Role, Trait
-from keel.words import first_line
+from keel.words import first_line, percent
 
 PROMPT_WORDS = (12, 45)
 """Fewer set no character, more are a story of their own."""
@@ -208,7 +208,7 @@ def _rewordings(location: str, part: str, texts: Sequence[str]) -> Iterator[Faul
         if share >= MOST_SHARED_WORDS:
             yield Fault(
                 f"{location}, {part} {second + 1}",
-                f"shares {share:.0%} of its words with {first + 1}",
+                f"shares {percent(share)} of its words with {first + 1}",
             )
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from keel.errors import NotFiniteError, UsageError
 from keel.report.inputs import floor_in_gaps
 from keel.types import AssistantAxis, DriftReading, Interval, Replay, TurnReading
-from keel.words import fixed
+from keel.words import fixed, number, signed, tenths
 
 LOWEST, HIGHEST = -0.5, 1.5
 """Gap units at the ends of a needle's bar; what lies beyond is drawn as an arrow at the end."""
@@ -65,7 +65,7 @@ def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text
     ):
         if gaps:
             lines.append(Text(label) + draw_sparkline(gaps, width=width - len(label)))
-    fired = f"    {replay.setting or 'the floors'} moved {replay.firing_rate:.1%} of all slots"
+    fired = f"    {replay.setting or 'the floors'} moved {tenths(replay.firing_rate)} of all slots"
     return Text("\n").join([*lines, _cut(Text(fired), width)])
 
 
@@ -76,12 +76,12 @@ def draw_turn(
     its number and how it reads alone where these are known, a mark if it is low, text."""
     line = Text(f"{label} " if label else "", no_wrap=True)
     line += draw_needle(turn.gaps, floor_gaps=floor_gaps, width=max(8, min(40, width // 4)))
-    line.append(f" {turn.gaps:+.2f}")
-    line.append(f" {f'({turn.projection:+.4g})':<9}", style="dim")
+    line.append(f" {signed(turn.gaps)}")
+    line.append(f" {f'({_raw(turn.projection)})':<9}", style="dim")
     if turn.expected_gaps is not None:
-        line.append(f" expected {turn.expected_gaps:+.2f}", style="dim")
+        line.append(f" expected {signed(turn.expected_gaps)}", style="dim")
     if turn.gaps_alone is not None and turn.turn > 0:
-        line.append(f" alone {turn.gaps_alone:+.2f}", style="dim")
+        line.append(f" alone {signed(turn.gaps_alone)}", style="dim")
     if turn.is_low:
         line.append(f" ▼ {turn.mark}", style="red")
     line.append(f" {plain_line(turn.text)}")
@@ -235,9 +235,14 @@ def _heading(name: str, path: DriftReading | Replay, axis: AssistantAxis, width:
     }
     if path.floor is not None:
         marks["╋ floor"] = path.floor
-    legend = " · ".join(f"{mark} {value:+.4g}" for mark, value in marks.items())
+    legend = " · ".join(f"{mark} {_raw(value)}" for mark, value in marks.items())
     title = _cut(Text(f"{plain_line(name)} · layer {path.layer}", style="bold"), width)
     return [title, _cut(Text(f"    {legend}", style="dim"), width)]
+
+
+def _raw(projection: float) -> str:
+    """A projection in raw units to four digits, signed."""
+    return signed(projection, lambda value: number(value, 4))
 
 
 def plain_line(text: str) -> str:

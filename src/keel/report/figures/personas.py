@@ -14,7 +14,7 @@ from keel.report.figures import theme
 from keel.report.figures.theme import Canvas, hover_box, plain, position_labels
 from keel.report.inputs import RoleStanding
 from keel.types import DEFAULT_ROLE, AssistantAxis, Interval, LayerQuality, PersonaSpace, Shift
-from keel.words import counted, fixed, number, percent
+from keel.words import counted, fixed, form_of, number, percent, signed
 
 _CANVAS_PX = (770.0, 460.0)
 """Plotting area on the narrowest page: there, names must not touch."""
@@ -437,7 +437,10 @@ def draw_shifts(shifts: Sequence[Shift]) -> go.Figure:
         y=rows,
         orientation="h",
         marker_color=[colours[shift.share > 0] for shift in shifts],
-        hovertext=[f"{shift.share:+.3f}, cosine {shift.cosine:+.2f}" for shift in shifts],
+        hovertext=[
+            f"{signed(shift.share, form_of('cosine'))}, cosine {signed(shift.cosine)}"
+            for shift in shifts
+        ],
         showlegend=False,
     )
     theme.mark_value(figure, 0)
