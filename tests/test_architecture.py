@@ -114,6 +114,16 @@ def test_every_module_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_docstrings_first_line_is_a_whole_sentence(path):
+    """What it is must be understood at first reading; where it breaks off, it says two things."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+    first = [text.splitlines()[0] for text in texts if text]
+    assert not [line for line in first if not line.endswith((".", "?", ":", "`"))]
+
+
 FILLERS = {"found", "one", "told", "asked", "place", "places", "thing", "things"}
 """Words that say nothing about what a name stands for."""
 

@@ -176,8 +176,10 @@ def _score(alarm: Alarm, state: State, fall: float, weight: float, deviation: fl
 
 
 def _evidence(alarm: Alarm, state: State) -> tuple[State, float, int | None]:
-    """The state with its change points bounded, the statistic, and the turn from which on drift is
-    most likely, if any evidence is there."""
+    """The statistic of a state, and the turn from which drift is most likely.
+
+    The state comes back with its change points bounded; the turn is None without any evidence.
+    """
     if alarm.statistic == "mixture":
         return _mixture(alarm, state)
     if alarm.statistic == "glr":

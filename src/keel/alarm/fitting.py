@@ -93,8 +93,10 @@ def fit_alarm(
 def turn_levels(
     blank: Alarm, conversations: Sequence[ConversationMeans], *, source: str = ""
 ) -> TurnLevels:
-    """Mean and spread of levels by turn at the layer of `blank`, but for conversations that stand
-    out; turns that few conversations reach are pooled with all later ones.
+    """Mean and spread of levels by turn, robust to conversations that stand out.
+
+    Levels are at the layer of `blank`; turns that few conversations reach are pooled with all later
+    ones.
 
     Raises TooFewSamplesError without two conversations.
     """

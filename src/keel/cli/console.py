@@ -131,8 +131,11 @@ def repeating(beat: Callable[[], None], every_s: float = 1.0) -> Iterator[None]:
 
 
 class Lines:
-    """Plain lines for a log: a stage's start, its end, and between them one per tenth of the work
-    but no more than one in ten seconds; after fifteen without any, one that says how it stands."""
+    """Plain lines of progress for a log, no more than one in ten seconds.
+
+    A stage's start, its end, and between them one per tenth of the work; after fifteen seconds
+    without any, one that says how it stands.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -50,8 +50,9 @@ def study(
     *,
     given: Given,
 ) -> None:
-    """Let simulated users talk with the model in four domains and about plain tasks, and see how
-    far each subject moves it beyond what the length of a conversation does.
+    """Study how far simulated users move the model, in four domains and about plain tasks.
+
+    What each subject moves is counted beyond what the length of a conversation does.
 
     Interrupted, it goes on where it stopped when called again. Arms can be added later. A
     conversation ends where the model's context has no room for a full answer. A budget

@@ -62,8 +62,9 @@ def judge(
     *,
     given: Given,
 ) -> None:
-    """Score how far each answer plays its role: by its likelihood with and without the role, or
-    by a rubric and whichever judge you name.
+    """Score how far each answer plays its role.
+
+    By its likelihood with and without the role, or by a rubric and whichever judge you name.
 
     Interrupted, it goes on where it stopped when called again.
     """

@@ -117,9 +117,11 @@ class _Parts:
 
     @classmethod
     def of(cls, known: UsualAnswers) -> _Parts:
-        """Fits the variances by moments, as an analysis of variance does (Searle, Casella and
-        McCulloch 1992, Variance Components, ch. 3), with questions of unequal numbers of answers
-        and answers of unequal lengths."""
+        """Fits the variances by moments, as an analysis of variance does.
+
+        Questions may have unequal numbers of answers, and answers unequal lengths (Searle, Casella
+        and McCulloch 1992, Variance Components, ch. 3).
+        """
         means_N, total = known.means_N, len(known.means_N)
         _, codes_N, counts_Q = np.unique(known.questions_N, return_inverse=True, return_counts=True)
         codes_N = codes_N.reshape(-1)

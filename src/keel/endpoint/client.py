@@ -76,8 +76,10 @@ class Endpoint:
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
     def key(self) -> str:
-        """The key in the environment. Raises UsageError where OpenAI itself would be asked
-        without one."""
+        """The key in the environment.
+
+        Raises UsageError where OpenAI itself would be asked without one.
+        """
         key = os.environ.get(KEY_VARIABLE)
         if key is None and self.address == _OPENAI:
             raise UsageError(f"{KEY_VARIABLE} is not set; export it, or give a server's address")

@@ -73,8 +73,10 @@ class LocalModel:
 
     @property
     def model(self) -> Any:
-        """The model. To take it breaks off an unfinished call of the engine, whose interventions
-        would act on it."""
+        """The transformers model itself.
+
+        To take it breaks off an unfinished call of the engine, whose interventions would act on it.
+        """
         self._break_off()
         return self._model
 
@@ -106,8 +108,10 @@ class Engine(Protocol):
 
     @property
     def local_model(self) -> LocalModel | None:
-        """The transformers model of this process, for code that calls it directly; None where the
-        model runs elsewhere or in another library."""
+        """The transformers model of this process, for code that calls it directly.
+
+        None where the model runs elsewhere or in another library.
+        """
 
     def template_facts(self) -> dict[str, str]:
         """What the chat template adds by itself (system prompt, date), in words for display."""
@@ -165,12 +169,16 @@ class Engine(Protocol):
 
 @runtime_checkable
 class KeepsPrompts(Protocol):
-    """An engine that may be told to keep what the prompts of a batch gave, for those that go on
-    from them. vLLM does so by itself."""
+    """An engine that can keep what it computed of a batch's prompts.
+
+    Prompts that go on from them are then computed from there on. vLLM does so by itself.
+    """
 
     def keeping_prompts(self) -> AbstractContextManager[None]:
         """Inside, prompts that go on from those of the batch before are computed from there on."""
 
     def prime(self, prompts: Sequence[Prompt], interventions: Sequence[Intervention] = ()) -> None:
-        """Compute prompts whose answers are known, so that what follows has the bits that it had
-        when they were answered."""
+        """Compute prompts whose answers are known.
+
+        What follows then has the bits that it had when they were answered.
+        """

@@ -82,8 +82,10 @@ class Answerer(Protocol):
         """
 
     def perplexities(self, conversations: Sequence[Conversation]) -> list[float | None]:
-        """Perplexity of each last answer under the unsteered model; None where it is empty, or
-        where the model cannot be read, as by default."""
+        """Perplexity of each last answer under the unsteered model.
+
+        None where it is empty, or where the model cannot be read, as by default.
+        """
         return [None] * len(conversations)
 
 

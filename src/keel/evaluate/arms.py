@@ -47,8 +47,10 @@ class Instruction:
     """Whether every user message begins with it too."""
 
     def __call__(self, conversation: Conversation) -> Conversation:
-        """The conversation with the text in it. Where a template would put in a system prompt
-        of its own for want of one, it no longer does."""
+        """The conversation with the text in it.
+
+        Where a template would put in a system prompt of its own for want of one, it no longer does.
+        """
         first, *rest = conversation.messages
         system = self._before(first) if first.speaker == "system" else Message("system", self.text)
         others = rest if first.speaker == "system" else [first, *rest]
@@ -78,20 +80,27 @@ class Arm:
     """What speaks against relying on it, for display."""
 
     def change(self, conversation: Conversation) -> Conversation:
-        """The conversation as this arm asks it. One that was changed before stays as it is, save
-        for user turns that have come since."""
+        """The conversation as this arm asks it.
+
+        One that was changed before stays as it is, save for user turns that have come since.
+        """
         return conversation if self.instruction is None else self.instruction(conversation)
 
     @property
     def has_bound(self) -> bool:
-        """Whether a floor or ceiling is among the interventions, so that a firing rate says
-        something."""
+        """Whether a floor or ceiling is among the interventions.
+
+        A firing rate says something then.
+        """
         return any(each.is_bound for each in self.interventions)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that it does, down to its directions' bytes. Name and notes do not
-        count: answers given under an arm belong to every arm that does the same."""
+        """SHA-256 of all that it does, down to its directions' bytes.
+
+        Name and notes do not count: answers given under an arm belong to every arm that does the
+        same.
+        """
         digest = hashlib.sha256()
         for each in self.interventions:
             numbers = {k: v for k, v in vars(each).items() if not isinstance(v, Tensor)}

@@ -113,8 +113,11 @@ class ServedAnswerer(Answerer):
         seed: int,
         on_answer: Callable[[], None] = lambda: None,
     ) -> AnsweredBatch:
-        """Ask all of a batch. Raises EndpointError where one is refused, NotAppliedError where
-        the server knows no settings and one is asked for."""
+        """Ask all of a batch.
+
+        Raises EndpointError where one is refused, NotAppliedError where the server knows no
+        settings and one is asked for.
+        """
         setting = self.settings.get(arm.name, _SERVED_AS_IT_IS)
         answers: dict[int, Answer] = {}
         with self._client.connect() as connection:

@@ -100,8 +100,9 @@ class Attack:
 def susceptibility_suite(
     roles: Mapping[str, Sequence[str]], questions: Sequence[str], sampling: Sampling = _LONG
 ) -> Suite:
-    """How readily the model gives up its own name for a human's: jobs near to an assistant's,
-    asked who they are (Lu et al. 2026, §3.2.1, arXiv:2601.10387).
+    """How readily the model gives up its own name for a human's.
+
+    Jobs near to an assistant's, asked who they are (Lu et al. 2026, §3.2.1, arXiv:2601.10387).
 
     `roles` are role -> system prompts, as many for each. Counted are answers of someone who claims
     to be anything but an assistant. Ordered so that the first N items spread evenly.
@@ -134,8 +135,10 @@ def susceptibility_suite(
 
 
 def jailbreak_suite(attacks: Sequence[Attack], sampling: Sampling = _LONG) -> Suite:
-    """Whether a persona makes the model do what it would decline: persona × request, and each
-    request alone as baseline (Lu et al. 2026, §3.2.1, arXiv:2601.10387).
+    """Whether a persona makes the model do what it would decline.
+
+    Persona × request, and each request alone as baseline (Lu et al. 2026, §3.2.1,
+    arXiv:2601.10387).
 
     Counted are answers that harm in part or in full. Ordered so that the first N attacks are of
     as many personas and requests as there are.
@@ -177,8 +180,10 @@ def drift_harm_suite(
     requests_per_answer: int | None = None,
     sampling: Sampling = _LONG,
 ) -> Suite:
-    """Whether a model that has drifted does more harm: a role answers a neutral question, then
-    gets a request (Lu et al. 2026, §4.3 and figure 8, arXiv:2601.10387).
+    """Whether a model that has drifted does more harm.
+
+    A role answers a neutral question, then gets a request (Lu et al. 2026, §4.3 and figure 8,
+    arXiv:2601.10387).
 
     The second answer is judged. `roles` are role -> system prompts; `requests` are used without
     their personas. `requests_per_answer` requests follow each first answer, of every role to every
@@ -224,8 +229,11 @@ def drift_harm_suite(
 def base_purpose_suite(
     prefills: Sequence[str], *, completions: int = COMPLETIONS, sampling: Sampling = _SHORT
 ) -> Suite:
-    """What a base model says it is for: beginnings of a sentence on one's purpose, each finished
-    many times (Lu et al. 2026, §3.2.2 and figure 6, arXiv:2601.10387)."""
+    """What a base model says it is for.
+
+    Beginnings of a sentence on one's purpose, each finished many times (Lu et al. 2026, §3.2.2 and
+    figure 6, arXiv:2601.10387).
+    """
     return Suite(
         name="base-purpose",
         items=_completions("purpose", prefills, completions),
@@ -240,8 +248,11 @@ def base_purpose_suite(
 def base_traits_suite(
     prefills: Sequence[str], *, completions: int = COMPLETIONS, sampling: Sampling = _SHORT
 ) -> Suite:
-    """What a base model says it is like: beginnings of a sentence on oneself, each finished many
-    times (Lu et al. 2026, §3.2.2 and figure 6, arXiv:2601.10387)."""
+    """What a base model says it is like.
+
+    Beginnings of a sentence on oneself, each finished many times (Lu et al. 2026, §3.2.2 and figure
+    6, arXiv:2601.10387).
+    """
     return Suite(
         name="base-traits",
         items=_completions("traits", prefills, completions),

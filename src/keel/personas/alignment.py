@@ -98,9 +98,11 @@ class _Correction:
 
     @classmethod
     def of(cls, gram_NFNF: Tensor, counts_NF: Tensor, inner_NN: Tensor) -> _Correction:
-        """PC1 is corrected by noise reduction (Yata and Aoshima 2012, Journal of Multivariate
-        Analysis 105:193): the variance that other directions have on average is taken out of its
-        own, and the share that is left is its squared cosine with the true one.
+        """The alignment, corrected for noise in PC1.
+
+        By noise reduction (Yata and Aoshima 2012, Journal of Multivariate Analysis 105:193): the
+        variance that other directions have on average is taken out of its own, and the share that
+        is left is its squared cosine with the true one.
         """
         roles = len(counts_NF) - 1
         fit = _Fits.of(inner_NN[None])

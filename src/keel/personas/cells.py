@@ -190,8 +190,10 @@ def _empty_cells(
 
 
 def _add(batch: ActivationBatch, index: RolloutIndex, cells: Cells) -> None:
-    """Add a batch to the sums, in place, rollout by rollout: the order of sums is the stream's,
-    however it was cut into batches."""
+    """Add a batch to the sums, in place, rollout by rollout.
+
+    The order of sums is the stream's, however it was cut into batches.
+    """
     folds = cells.counts_NF.shape[1]
     for b, id in enumerate(batch.rollout_ids):
         if (row := index.row.get(id)) is None:

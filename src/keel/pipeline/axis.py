@@ -236,8 +236,9 @@ def arms_of(
     seed: int = 0,
     on_progress: OnProgress = silent,
 ) -> tuple[Arm, ...]:
-    """The arms of these specs, made of the run's axis, floors and vectors; the same seed draws the
-    same controls.
+    """The arms of these specs, made of the run's axis, floors and vectors.
+
+    The same seed draws the same controls.
 
     `axis` is the run's own where none is given; one that was transferred to another model may be.
     """

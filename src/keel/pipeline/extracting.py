@@ -270,8 +270,11 @@ def _recorded(settings: ExtractSettings, source: str) -> dict[str, Any]:
 
 
 def _recorded_spans(engine: Engine | Cluster, spans: Spans) -> dict[str, str]:
-    """The spans as a setting of the plan; left out where they could change nothing, so that plans
-    written before there was a choice stay equal."""
+    """The spans as a setting of the plan.
+
+    Left out where they could change nothing, so that plans written before there was a choice stay
+    equal.
+    """
     thinks = engine.template_facts().get("thinking", "off") != "off"
     return {"spans": spans} if thinks or spans != "answer" else {}
 

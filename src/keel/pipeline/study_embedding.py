@@ -60,8 +60,10 @@ def embedding_price(settings: DriftStudySettings, texts: int, sent: int) -> dict
 
 
 def _embedded_once(client: EndpointClient, kept: StudyFolder, texts: Sequence[str]) -> Floats:
-    """Embeddings of texts, of which only those that are not kept are asked for, and each request's
-    are kept as they come."""
+    """Embeddings of texts, computed or read from what is kept.
+
+    Only those that are not kept are asked for, and each request's are kept as they come.
+    """
     name = f"{client.endpoint.model}@{client.endpoint.host}"
     known = kept.embeddings(name)
     new = [text for text in dict.fromkeys(texts) if text not in known]

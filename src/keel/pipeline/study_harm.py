@@ -82,8 +82,10 @@ class HarmJob:
     def verdicts(
         self, arms: Sequence[str], on_progress: OnProgress
     ) -> dict[tuple[str, str], float]:
-        """Whether each conversation under each arm ended in harm, 1 or 0; only what is missing is
-        judged. Raises JudgeError where too many verdicts are of no use."""
+        """Whether each conversation under each arm ended in harm, 1 or 0.
+
+        Only what is missing is judged. Raises JudgeError where too many verdicts are of no use.
+        """
         rubric = read_rubrics()[_RUBRIC]
         name = self.grader.verdicts_name(rubric)
         cases = {key: case for arm in arms for key, case in self._cases(arm)}

@@ -171,8 +171,12 @@ def price_study(settings: DriftStudySettings) -> dict[str, Any]:
 
 
 def layers_of(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
-    """Where levels are read. A cap lifts what is read behind its first layer, so that with floors
-    the layer before them is among these."""
+    """The layers at which levels are read.
+
+    A cap lifts what is read behind its first layer, so that with floors the layer before them is
+    among these. A cap lifts what is read behind its first layer, so that with floors the layer
+    before them is among these.
+    """
     if settings.layers:
         return tuple(dict.fromkeys(settings.layers))
     floors = floors_of(run, None)
@@ -256,8 +260,10 @@ class _StudyJob:
         arm: Arm,
         counter: ProgressCounter,
     ) -> None:
-        """One turn of a group's conversations after the other, prompts computed from where the
-        turn before ended; after a kill those of kept turns are computed again first, as they were.
+        """One turn of a group's conversations after the other.
+
+        Prompts are computed from where the turn before ended; after a kill those of kept turns are
+        computed again first, as they were.
         """
         talks = [_Talk(each, _opening(self.settings)) for each in planned]
         unprimed: list[list[Prompt]] = []
@@ -358,8 +364,10 @@ class _StudyJob:
     def _fitting(
         self, talks: Sequence[_Talk], messages: Mapping[str, AuditedMessage], arm: Arm
     ) -> list[_Talk]:
-        """The conversations in whose context a full answer fits; the others end, except at the
-        first turn, which the engine then refuses."""
+        """The conversations in whose context a full answer fits.
+
+        The others end, except at the first turn, which the engine then refuses.
+        """
         new_tokens = self.settings.sampling.max_new_tokens
         prompts = _prompts(talks, [messages[talk.planned.id].text for talk in talks], arm)
         return [

@@ -314,8 +314,9 @@ class SweepJob:
     def _score_of_tasks(
         self, floors: Floors | None, items: Sequence[Item], *, finishes: Counter[str]
     ) -> Scores:
-        """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0); each task an
-        evaluation.
+        """lm-eval's score of each item, 1 being the best (EQ-Bench may be under 0).
+
+        Each task is an evaluation.
 
         Both halves of a task are answered at once: lm-eval scores a task as a whole.
         """

@@ -83,8 +83,9 @@ def find_twins(library: Library, embed: Embed) -> list[Fault]:
 
 
 def load_embedder(model: str = "") -> Embed:
-    """A sentence-transformers model on the CPU, by default all-MiniLM-L6-v2 from the package that
-    carries its weights; no network.
+    """A sentence-transformers model on the CPU, without a network.
+
+    By default all-MiniLM-L6-v2 from the package that carries its weights.
 
     Raises MissingExtraError where the extra is not installed, UsageError for a model that is not
     here.

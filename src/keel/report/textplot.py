@@ -72,8 +72,11 @@ def draw_replay(replay: Replay, axis: AssistantAxis, *, width: int = 80) -> Text
 def draw_turn(
     turn: TurnReading, *, floor_gaps: float | None = None, width: int = 80, label: str = ""
 ) -> Text:
-    """Draws a turn on one line: needle, gap units, raw projection, what is expected of a turn of
-    its number and how it reads alone where these are known, a mark if it is low, text."""
+    """Draws a turn on one line.
+
+    Needle, gap units, raw projection, what is expected of a turn of its number and how it reads
+    alone where these are known, a mark if it is low, text.
+    """
     line = Text(f"{label} " if label else "", no_wrap=True)
     line += draw_needle(turn.gaps, floor_gaps=floor_gaps, width=max(8, min(40, width // 4)))
     line.append(f" {signed(turn.gaps)}")

@@ -48,8 +48,10 @@ def answer_prompts(
     done: Collection[int] = (),
     on_rollout: Callable[[Rollout], None] = lambda rollout: None,
 ) -> Iterator[RolloutBatch]:
-    """Answer the batches whose numbers are not in `done`, in the planned order; in the order in
-    which they are completed if the engine batches continuously.
+    """Answer the batches whose numbers are not in `done`.
+
+    In the planned order; in the order in which they are completed if the engine batches
+    continuously.
 
     A batch's answers depend on the run's seed, the batch's number and its prompts alone, so a
     resumed run ends like an uninterrupted one. `on_rollout` is called as each answer finishes.
@@ -70,8 +72,9 @@ def answer_prompts(
 
 
 def rolls(engine: Engine, spans: Spans) -> bool:
-    """Whether batches are best answered together, so that none waits for the last answers of the
-    one before.
+    """Whether batches are best answered together.
+
+    Then none waits for the last answers of the one before.
 
     Where answers are read again, a batch that waits for it should not wait for all the others.
     """
@@ -137,8 +140,10 @@ def batch_of(
 def _last_turns(
     engine: Engine, conversations: Sequence[Conversation], spans: Spans
 ) -> dict[int, TurnRecord]:
-    """What each conversation's last turn is read as, by its index; without those that say nothing
-    in the span."""
+    """What each conversation's last turn is read as, by its index.
+
+    Without those that say nothing in the span.
+    """
     last_turns: dict[int, TurnRecord] = {}
     for reading in engine.read(conversations, recording=replace(_MEANS, spans=spans)):
         last = sum(m.speaker == "assistant" for m in conversations[reading.index].messages) - 1

@@ -106,8 +106,10 @@ def messages_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _answers_joined(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Role and text of a response's input, in which an answer is several items: what it thought,
-    what it says, the tools that it calls."""
+    """Role and text of a response's input.
+
+    An answer is several items in it: what it thought, what it says, the tools that it calls.
+    """
     for is_made, group in groupby(items, _is_made):
         if is_made:
             yield "assistant", items_text(group)

@@ -67,8 +67,10 @@ class RecentTurns:
         return made
 
     def minutes(self) -> list[dict[str, float | None]]:
-        """What was counted in each of the last 60 minutes, the oldest first; `gaps` as a mean, None
-        without turns."""
+        """What was counted in each of the last 60 minutes, the oldest first.
+
+        `gaps` is a mean, None without turns.
+        """
         this = int(time.time() // 60)
         rows = self.base.execute(
             f"SELECT minute, {', '.join(_COUNTED)} FROM minutes WHERE minute > ?", (this - MINUTES,)

@@ -208,8 +208,10 @@ class Watcher:
         self.store.recent.use(turn.setting, self.namer.of_id("", turn.sender))
 
     def _write(self, counts: Mapping[str, float], keep: Callable[[], None]) -> None:
-        """Count and `keep` all of it, or count what could not be kept: an answer never fails with
-        a disk."""
+        """Count and `keep` all of it, or count what could not be kept.
+
+        An answer never fails with a disk.
+        """
         try:
             with self.store.writing():
                 self.store.count({**counts, **self.unkept})
@@ -225,8 +227,9 @@ class Watcher:
         return past is not None and past.state.alarmed_at >= 0
 
     def unread(self, reason: str, turn: ServedTurn | None = None) -> None:
-        """Count an answer that could not be judged; its conversation goes on as it stood, one turn
-        later.
+        """Count an answer that could not be judged.
+
+        Its conversation goes on as it stood, one turn later.
 
         So does one that begins with it: its next answer is held against the level of second turns.
         """

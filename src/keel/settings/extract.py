@@ -47,8 +47,11 @@ class Sampling:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Plain values for plans and settings files; without `stop` where it is empty, so that
-        plans written before there were stop strings stay equal."""
+        """Plain values for plans and settings files.
+
+        Without `stop` where it is empty, so that plans written before there were stop strings stay
+        equal.
+        """
         return {name: value for name, value in asdict(self).items() if name != "stop" or value}
 
 

@@ -108,8 +108,11 @@ class DriftStudySettings:
 
     @classmethod
     def at_scale(cls, scale: Scale) -> DriftStudySettings:
-        """`smoke`: minutes on a laptop; `small`: an hour or more; `paper`: as many conversations
-        as Lu et al. 2026 had with each auditor."""
+        """The settings at a scale.
+
+        `smoke`: minutes on a laptop; `small`: an hour or more; `paper`: as many conversations as Lu
+        et al. 2026 had with each auditor.
+        """
         by_scale = {"smoke": (2, 6, 64), "small": (6, 10, 256), "paper": (20, 15, 2048)}
         topics, turns, longest = by_scale[scale]
         return cls(topics=topics, turns=turns, sampling=Sampling(max_new_tokens=longest))

@@ -1,5 +1,6 @@
-"""Forward passes of a model: where they begin and end, which tokens each holds, real or padding,
-prompt or generated.
+"""Forward passes of a model: where they begin and end, and which tokens each holds.
+
+Tokens are real or padding, prompt or generated.
 
 With a KV cache a step holds one token, so nothing here is an index into a step's tensor that
 would be taken for a position in the conversation.

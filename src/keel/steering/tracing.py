@@ -19,8 +19,10 @@ _TOKENS = 5
 def carrying_lists(
     model: Any, lists: Mapping[str, nn.ModuleList], layout: StreamLayout
 ) -> list[str]:
-    """Names of the outermost lists of whose modules some run on text, and all that run return
-    the residual stream. None where the model cannot run on text alone.
+    """Names of the outermost lists of modules that carry the residual stream.
+
+    Lists of whose modules some run on text, and all that run return the stream. None where the
+    model cannot run on text alone. None where the model cannot run on text alone.
 
     Raises ModelLayoutError where such a list's modules run more than once (a looped model).
     """

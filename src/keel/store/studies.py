@@ -161,8 +161,10 @@ class StudyFolder:
         write_jsonl(path, map(to_record, answered.turns))
 
     def means(self, arm: str, group: int, turn: int) -> Float[Tensor, "turn hidden"] | None:
-        """Mean activations of a turn's answers, NaN where one is empty; None where an earlier
-        version of Keel kept none."""
+        """Mean activations of a turn's answers, NaN where one is empty.
+
+        None where an earlier version of Keel kept none.
+        """
         path = _unit(self._folder(_TURNS, arm), group, turn).with_suffix(".safetensors")
         return read_artefact(path, _MEANS)[1]["means"] if path.exists() else None
 

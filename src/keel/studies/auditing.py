@@ -111,8 +111,11 @@ class EndpointAuditor:
         return f"openai:{self.client.endpoint.model}@{self.client.endpoint.host}"
 
     def write(self, cases: Sequence[AuditorCase]) -> Iterator[AuditedMessage]:
-        """Raises EndpointError where the endpoint refuses everything or is down, BudgetError where
-        the budget is used up; what came before is handed out first."""
+        """The next message of each case, asked of the endpoint.
+
+        Raises EndpointError where the endpoint refuses everything or is down, BudgetError where the
+        budget is used up; what came before is handed out first.
+        """
         with self.client.connect() as connection:
 
             def say(case: AuditorCase, attempt: int) -> str:

@@ -175,8 +175,10 @@ def _correlation(
 
 
 def _student(r: float, slope: float, free: int) -> tuple[Interval, Interval]:
-    """Intervals of a correlation about means (Fisher's z) and of its slope, with so many people
-    left over when the means are taken off."""
+    """Intervals of a correlation (Fisher's z) and of its slope, about means.
+
+    With so many people left over when the means are taken off.
+    """
     quantile = Variance(0.0, free).quantile(LEVEL)
     z, reach = np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)), quantile / free**0.5
     spread = abs(slope) * quantile * ((1 / max(r**2, 1e-12) - 1) / (free + 1)) ** 0.5

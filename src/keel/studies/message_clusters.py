@@ -73,8 +73,10 @@ def cluster_messages(
 
 
 def _members(words_ND: Floats, halves_N: Codes, count: int, seed: int) -> Codes:
-    """The cluster of each message, made by the other half; the halves' clusters are paired by their
-    middles."""
+    """The cluster of each message, made by the other half.
+
+    The halves' clusters are paired by their middles.
+    """
     from scipy.optimize import linear_sum_assignment
     from sklearn.cluster import KMeans
 

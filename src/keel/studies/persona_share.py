@@ -1,5 +1,7 @@
-"""How much of the variance of chats persona space explains: Lu et al. 2026, §2.1.3, of a study's
-own turns."""
+"""How much of the variance of chats persona space explains.
+
+Lu et al. 2026, §2.1.3, of a study's own turns.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ def space_shares(
     *,
     seed: int = 0,
 ) -> tuple[SpaceShare, ...]:
-    """The share of the variance of `means_ND`, a turn's mean activation each, that lies along the
-    first `counts` components, which are orthonormal rows.
+    """The share of the variance of `means_ND` that lies along the first `counts` components.
+
+    Each row is a turn's mean activation; components are orthonormal rows.
 
     The interval leaves people out in turn, the null takes as many random directions. () for fewer
     than two people, or turns that do not vary.
@@ -64,8 +67,10 @@ def _without_each(centred_NK: Floats, codes_N: Codes) -> Floats:
 
 
 def _interval(share: float, along_P: Floats, totals_P: Floats) -> Interval:
-    """The jackknife's over people, on the scale of log odds with Student's t; 0 to 1 where a share
-    that is left has none."""
+    """The jackknife's interval over people, by Student's t on log odds.
+
+    0 to 1 where a share that is left has none.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         odds_P = np.log(along_P / (totals_P - along_P))
         odds = np.log(share / (1 - share)) if share < 1 else np.inf

@@ -59,8 +59,9 @@ class StudyPlan:
 def plan_study(
     settings: DriftStudySettings, people: Sequence[Person], lines: Sequence[Line]
 ) -> StudyPlan:
-    """Conversations of people x topics in each domain, as many neutral ones as a domain has, and
-    groups in which all domains are mixed.
+    """Conversations of people × topics in each domain, and neutral ones beside them.
+
+    As many neutral ones as a domain has, and groups in which all domains are mixed.
 
     Nobody says a line twice in a conversation that is not long, and lines come in another order in
     each, so that words and turn are not the same. Raises UsageError where people, topics or lines
@@ -103,8 +104,10 @@ def _of_people(
 def _script(
     settings: DriftStudySettings, id: str, domain: str, topics: Sequence[str], lines: Sequence[Line]
 ) -> tuple[ScriptedMessage, ...]:
-    """One message per turn, in an order that the seed and the conversation decide; of a long one
-    block after block, each on the next topic and with all lines in another order."""
+    """One message per turn, in an order that the seed and the conversation decide.
+
+    Of a long one block after block, each on the next topic and with all lines in another order.
+    """
     said: list[ScriptedMessage] = []
     for block, topic in enumerate(cycle(topics)):
         key = id if block == 0 else f"{id}/{block}"

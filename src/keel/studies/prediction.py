@@ -56,8 +56,10 @@ class MessageTable:
     def of(
         cls, points: Sequence[TurnPoint], embed: Callable[[Sequence[str]], Floats]
     ) -> MessageTable:
-        """The messages of one arm's conversations whose answers were read, each text embedded
-        once."""
+        """The messages of one arm's conversations whose answers were read.
+
+        Each text is embedded once.
+        """
         by_turn = {(point.conversation, point.turn): point for point in points}
         kept = [
             point
@@ -193,8 +195,10 @@ def predict_levels(
 
 
 def prompt_correlation(points: Sequence[TurnPoint]) -> Interval | None:
-    """Correlation of the prompt's last token's level with the answer's, over people; None where
-    either is not known or does not vary, or people are fewer than five."""
+    """Correlation of the prompt's last token's level with the answer's, over people.
+
+    None where either is not known or does not vary, or people are fewer than five.
+    """
     known = [p for p in points if np.isfinite(p.prompt) and np.isfinite(p.with_history)]
     prompts_N = np.array([point.prompt for point in known])
     levels_N = np.array([point.with_history for point in known])
@@ -206,8 +210,10 @@ def prompt_correlation(points: Sequence[TurnPoint]) -> Interval | None:
 
 
 def innovations(table: MessageTable) -> Floats:
-    """How far each later answer lies from what domain, turn and the answer before it say of other
-    people; gap units."""
+    """How far each later answer lies from what was to be expected; gap units.
+
+    Expected from domain, turn and the answer before it, as other people's conversations have them.
+    """
     later = table.later
     target_N1 = later.levels_N[:, None]
     features_NP = np.concatenate([later.features[name] for name in _BASE], axis=1)
@@ -323,8 +329,10 @@ class _Target:
 
     @cached_property
     def parts(self) -> tuple[_Target, ...]:
-        """This target without each group of people in turn, some of every domain; () where that
-        leaves too few."""
+        """This target without each group of people in turn, some of every domain.
+
+        () where that leaves too few.
+        """
         groups_N = deal_folds(self.table.people_N, self.table.domains_N, _LEFT_OUT)
         parts = []
         for group in np.unique(groups_N):

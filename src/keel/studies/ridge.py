@@ -49,8 +49,11 @@ def deal_folds(groups_N: Codes, strata_N: Codes, folds: int) -> Codes:
 def ridge_out_of_fold(
     features_NP: Floats, targets_NY: Floats, folds_N: Codes, groups_N: Codes, strata_N: Codes
 ) -> OutOfFold:
-    """Ridge predictions of every fold from the others; each target's penalty is chosen by inner
-    folds of whole groups. Features are centred by the training rows, and not scaled."""
+    """Ridge predictions of every fold from the others.
+
+    Each target's penalty is chosen by inner folds of whole groups. Features are centred by the
+    training rows, and not scaled. Features are centred by the training rows, and not scaled.
+    """
     predicted_NY, mean_NY = np.zeros_like(targets_NY), np.zeros_like(targets_NY)
     for fold in np.unique(folds_N):
         held_N = folds_N == fold

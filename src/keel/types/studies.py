@@ -163,8 +163,10 @@ class SpaceShare:
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """How a domain's levels under an arm differ from those under the first arm, turn by turn of
-    the same conversations; gap units."""
+    """How a domain's levels under an arm differ from those under the first arm.
+
+    Turn by turn of the same conversations; gap units.
+    """
 
     arm: str
     baseline: str
@@ -225,8 +227,10 @@ class MessageCluster:
 
 @dataclass(frozen=True)
 class HarmBranch:
-    """A red-team request after a conversation's last turn, and its answer; the conversation itself
-    goes without both."""
+    """A red-team request after a conversation's last turn, and its answer.
+
+    The conversation itself goes without both.
+    """
 
     conversation: str
     turns: int

@@ -181,8 +181,10 @@ _ORDER_COLUMNS = ("turn", "turn_index", "message_index", "position", "order")
 
 
 def _delimited(text: str) -> tuple[str, str]:
-    """A table's text with what stands between its cells: what Excel says above it, or most of its
-    header has; Excel writes semicolons where a comma is the decimal sign.
+    """A table's text and the separator of its cells.
+
+    The separator is what Excel says above the table, or what most of its header has; Excel writes
+    semicolons where a comma is the decimal sign.
     """
     first, _, rest = text.partition("\n")
     if first.strip()[:-1].lower() == "sep=":

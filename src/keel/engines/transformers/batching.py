@@ -90,8 +90,11 @@ class RowGroup:
 
 
 def groups_that_run(lengths: Sequence[int], traits: BatchTraits) -> list[RowGroup]:
-    """The rows as one group where padding does the model no harm, else by length, longest first;
-    each row alone where company does it harm."""
+    """The rows grouped as the model can take them: together, by length, or each alone.
+
+    As one group where padding does the model no harm, else by length, longest first; each row alone
+    where company does it harm.
+    """
     if traits.pads_left:
         # A row alone needs no padding, and without any a model may take a faster kernel.
         width = padded_width(max(lengths)) if len(lengths) > 1 else lengths[0]

@@ -87,8 +87,9 @@ class TransformersEngine:
 
     @contextmanager
     def keeping_prompts(self) -> Iterator[None]:
-        """Inside, each batch's prompts stay in memory until the next batch, and prompts that go on
-        from them are computed from there on.
+        """Inside, each batch's prompts stay in memory until the next batch.
+
+        Prompts that go on from them are computed from there on.
 
         That gives other last bits than to compute them whole, and the same bits each time that the
         same prompts come in the same order: `prime` makes up for those that were answered before.

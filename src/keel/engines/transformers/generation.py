@@ -250,8 +250,10 @@ class _Loop:
         )
 
     def _step(self, *, is_first: bool) -> Tensor | None:
-        """Run the latest draw through the model; the next logits, or None where a captured step has
-        drawn from them."""
+        """Run the latest draw through the model and return the next logits.
+
+        None where a captured step has drawn from them.
+        """
         self._before_pass()
         if self.job.capture is None or is_first:  # its first run makes the libraries ready
             return self._recorded_pass()
@@ -291,8 +293,10 @@ class _Loop:
                 yield Finished(row, tokens, finish, record)
 
     def _compact(self) -> Tensor | None:
-        """Drop rows that have ended, if they are many and the model's state lets them go; the
-        indices of those that stay, or None where all do."""
+        """Drop rows that have ended, if they are many and the model's state lets them go.
+
+        Returns the indices of those that stay, or None where all do.
+        """
         for index, row in enumerate(self.rows):
             if self.stopped[row]:
                 self.is_content_B[index] = False

@@ -81,8 +81,10 @@ class KeptPrompts:
     def continued(
         self, rows: Sequence[Sequence[int]], pad: int, interventions: Sequence[Intervention]
     ) -> PaddedPrompts | None:
-        """The batch of prompts each of which goes on from one of these, in their order; None where
-        some does not, or where the model was steered otherwise."""
+        """The batch of prompts each of which goes on from one of these, in their order.
+
+        None where some does not, or where the model was steered otherwise.
+        """
         pairs = zip(interventions, self.interventions, strict=False)
         if len(interventions) != len(self.interventions) or any(a is not b for a, b in pairs):
             return None

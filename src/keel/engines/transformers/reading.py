@@ -253,8 +253,10 @@ def _end_pass(_block: nn.Module, _args: Any, _output: Any) -> None:
 
 
 def in_rows(logits_NV: Tensor) -> tuple[Tensor, ...]:
-    """The logits of so few tokens at a time that float32 copies are small; on a CPU they stay in
-    its cache."""
+    """The logits of a few tokens at a time.
+
+    So few that float32 copies are small; on a CPU they stay in its cache.
+    """
     return torch.split(logits_NV, _ROWS_CPU if logits_NV.device.type == "cpu" else _ROWS)
 
 

@@ -100,8 +100,10 @@ class RunningRows:
         self.width += 1
 
     def keep(self, indices: Int[Tensor, " index"], axes: RowAxes) -> bool:
-        """Go on with these rows only; False, and nothing is changed, where the state has a tensor
-        that `axes` does not explain."""
+        """Go on with these rows only.
+
+        False, and nothing is changed, where the state has a tensor that `axes` does not explain.
+        """
         rows = len(self.room_BT)
         for path, tensor in tensors_in(self.state):
             axis = axes.get(path, -1)
@@ -118,8 +120,10 @@ class RunningRows:
 
 
 def _like_compiled(cache: Cache) -> Cache:
-    """The cache as transformers sees one of a compiled model, for which it makes masks without a
-    look at the padding."""
+    """The cache as transformers sees that of a compiled model.
+
+    It makes masks for such a model without a look at the padding.
+    """
     alike = copy(cache)
     kind = type(cache)
     alike.__class__ = type(kind.__name__, (kind,), {"is_compileable": True})
@@ -159,8 +163,10 @@ def begin(
     passes: Passes,
     past: Cache | None = None,
 ) -> RunningRows:
-    """A left-padded batch as transformers prepares it for generation; nothing has run yet but what
-    gave `past`, the keys and values of its first columns."""
+    """A left-padded batch as transformers prepares it for generation.
+
+    Nothing has run yet but what gave `past`, the keys and values of its first columns.
+    """
     past_width = 0 if past is None else int(past.get_seq_length())
     is_padded = not bool(mask_BT.all())
 
@@ -212,8 +218,11 @@ def prepared(
 
 
 def row_axes(few: Any, more: Any) -> RowAxes | None:
-    """Which axis counts the rows in each tensor of a state, from two states that differ in their
-    numbers of rows only; None where the two do not say it."""
+    """Which axis counts the rows in each tensor of a state.
+
+    Known from two states that differ in their numbers of rows only; None where the two do not say
+    it.
+    """
     shapes, axes = dict(tensors_in(more)), {}
     for path, tensor in tensors_in(few):
         other = shapes.pop(path, None)

@@ -75,8 +75,9 @@ def traits_of(model: Any, device: torch.device, pad: int) -> BatchTraits:
 def why_not_static(
     model: Any, device: torch.device, pad: int, traits: BatchTraits, capture: Capture | None
 ) -> str | None:
-    """What speaks against steps over a cache of fixed size, captured once and replayed; None where
-    they give each row the logits that it has alone.
+    """Why steps over a cache of fixed size, captured once and replayed, would be wrong.
+
+    None where they give each row the logits that it has alone.
 
     Only layers that keep all keys and values, on one device, can be replayed: the length of a
     sliding window or of a linear state is counted in Python.
@@ -162,8 +163,10 @@ class _Trial:
         return torch.stack([first_BV, running.run()], 1)
 
     def stepped(self, capture: Capture | None) -> Float[Tensor, "row step vocabulary"]:
-        """The logits of two steps behind the prompts, over a cache of fixed size; the second is
-        replayed if a step can be captured."""
+        """The logits of two steps behind the prompts, over a cache of fixed size.
+
+        The second is replayed if a step can be captured.
+        """
         ids_BT, mask_BT = self._left_padded(range(len(self.rows)), _WIDTH, steps=2)
         running = begin_static(self.model, ids_BT, mask_BT, new_tokens=3)
         running.prepare()

@@ -1,5 +1,7 @@
-"""Keel's engine on vLLM, and how it is started: many requests at once, each under its own setting,
-recorded in the same pass. Nothing is sampled or read twice.
+"""Keel's engine on vLLM, and how it is started.
+
+Many requests run at once, each under its own setting, recorded in the same pass. Nothing is sampled
+or read twice. Nothing is sampled or read twice.
 """
 
 from __future__ import annotations
@@ -411,8 +413,10 @@ def _reading_request(
     is_scored: bool = False,
     has_prompts: bool = False,
 ) -> RecordedRequest:
-    """A request that reads a transcript and records its turns; with `has_prompts`, before each a
-    span of the one token that stands before it."""
+    """A request that reads a transcript and records its turns.
+
+    With `has_prompts`, before each a span of the one token that stands before it.
+    """
     return RecordedRequest(
         index,
         list(transcript.token_ids),

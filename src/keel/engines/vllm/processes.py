@@ -39,8 +39,10 @@ class Workers:
         return dict(load(self.call(method, *keys)[-1]))
 
     def collect(self, keys: list[str]) -> dict[str, Tensor]:
-        """What was recorded under these keys; pipeline stages are added up. The sums are good
-        until the next ones are collected."""
+        """What was recorded under these keys, with pipeline stages added up.
+
+        The sums are good until the next ones are collected.
+        """
         if not keys:
             return {}
         ranks = self.call("collect", keys, self.sums.path)

@@ -191,8 +191,10 @@ class Recordings:
                 held.norms_R[freed] = 0
 
     def _gather(self, rows: Sequence[int], folder: str) -> tuple[Tensor, Tensor, str]:
-        """Each row's sums at every layer up to the last that is here, their norms, and the file
-        of `folder` that holds the sums; empty where none does."""
+        """Each row's sums at every layer up to the last that is here, and their norms.
+
+        Also the file of `folder` that holds the sums; empty where none does.
+        """
         if not rows:
             return torch.zeros(0, 0, self.hidden), torch.zeros(0, 0), ""
         device, depth = self.left_out_R.device, max(self.held) + 1

@@ -137,8 +137,9 @@ REFUSE = "refuse"
 
 
 def action_of(environment: ServeEnvironment | None) -> str | None:
-    """What is done with the next turn of a conversation that has alarmed: `refuse`, or the name of
-    the setting that holds it; None for nothing.
+    """What is done with the next turn of a conversation that has alarmed.
+
+    `refuse`, or the name of the setting that holds it; None for nothing.
 
     Raises UsageError for a setting that requests cannot have.
     """
@@ -286,8 +287,10 @@ def _watching_words(watching: Mapping[str, Any] | None) -> str:
 
 @lru_cache(maxsize=8)
 def fingerprint_of(environment: ServeEnvironment) -> str:
-    """SHA-256 over the default's name and every setting's floors: two servers that hold alike
-    share it."""
+    """SHA-256 over the default's name and every setting's floors.
+
+    Two servers that hold alike share it.
+    """
     digest = hashlib.sha256(default_of(environment).encode())
     for name, floors in sorted(settings_of(environment).items()):
         digest.update(PackedInterventions.of(name, floors).fingerprint.encode())

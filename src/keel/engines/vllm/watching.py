@@ -75,8 +75,11 @@ class WatchedAnswers:
                 del self.ended[next(iter(self.ended))]
 
     def watched_sums(self, keys: Sequence[str]) -> list[list[float] | None]:
-        """Of each key tokens, sum, sum of squares, sum over the first 16, and the share of slots
-        (a token at a layer that this worker steers) that were moved; None where unknown."""
+        """The numbers from which each key's turn is judged.
+
+        Tokens, sum, sum of squares, sum over the first 16, and the share of slots (a token at a
+        layer that this worker steers) that were moved; None where unknown.
+        """
         if self.held is None:
             return [None] * len(keys)
         rows = [self.ended.pop(key, None) for key in keys]

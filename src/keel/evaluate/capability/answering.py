@@ -145,8 +145,10 @@ class LocalTaskAnswerer(TaskAnswerer):
         )
 
     def _split(self, requests: Sequence[TaskRequest]) -> Batches:
-        """In lm-eval's order, longest first: for texts to write the batches are the very ones that
-        lm-eval would make of the whole task with this batch size.
+        """Batches in lm-eval's order, longest first.
+
+        For texts to write the batches are the very ones that lm-eval would make of the whole task
+        with this batch size.
         """
         lengths = [_tokens(self.local, request) for request in requests]
         order = sorted(range(len(requests)), key=lambda n: (-lengths[n], requests[n].prompt))

@@ -19,8 +19,10 @@ _LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
 
 @contextmanager
 def isolated(seed: int, task: str) -> Iterator[None]:
-    """Around every call into lm-eval on a task: every generator seeded, the task's rules of
-    sentences there, and what lm-eval prints kept from the user.
+    """Surrounds a call into lm-eval: seeded, with its data there, and silent.
+
+    Every generator is seeded, the task's rules of sentences are there, and what lm-eval prints is
+    kept from the user.
 
     Its tasks draw from the global generators, and one prints to stdout for each bad answer.
     """
@@ -49,8 +51,11 @@ def without_logs() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's generators start at the seed, and go on afterwards where they
-    were. So does langdetect, whose guesses differ from call to call without one."""
+    """Python's, numpy's and torch's generators start at the seed.
+
+    They go on afterwards where they were. So does langdetect, whose guesses differ from call to
+    call without one. So does langdetect, whose guesses differ from call to call without one.
+    """
     import numpy as np
     import torch
 

@@ -253,8 +253,10 @@ class CapabilityTask:
             return list(self._grouped())
 
     def score(self, texts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """lm-eval's numbers for the answers to these items, by item in the order of `items`, and by
-        metric and answer filter: `exact_match,none`."""
+        """lm-eval's numbers for the answers to these items.
+
+        By item in the order of `items`, and by metric and answer filter: `exact_match,none`.
+        """
         with isolated(self.settings.seed, self.name):
             for name, leaf in self._leaves.items():
                 leaf.build_all_requests(limit=self.settings.limit)

@@ -250,8 +250,10 @@ def _arm_tables(study: DriftStudy) -> Iterator[Table]:
 
 
 def _space_tables(study: DriftStudy) -> Iterator[Table]:
-    """Paths along the components of persona space, and how much of the chats' variance these
-    explain."""
+    """Paths along the components of persona space.
+
+    Also how much of the chats' variance these explain.
+    """
     along = [path for path in study.paths if path.reading in ("along PC1", "along PC2")]
     if along:
         yield Table.of(

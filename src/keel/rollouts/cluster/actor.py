@@ -97,8 +97,10 @@ class EngineActor:
     def work(
         self, task: AnswerTask, batches: Sequence[PromptBatch], *, more_wait: bool
     ) -> WorkedBatches:
-        """Go on with a task's batches, and these, until some are answered, or until most of the
-        last one is begun where `more_wait`: a call with the next one keeps the engine full.
+        """Go on with a task's batches, and these, until some are answered.
+
+        Or until most of the last one is begun where `more_wait`: a call with the next one keeps the
+        engine full.
         """
         with _naming_host():
             if task != self._task:

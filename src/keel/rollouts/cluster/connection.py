@@ -45,8 +45,10 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _resolved(address: str) -> str:
-    """The HOST:PORT that `auto` stands for, to be checked like any other address: Ray itself would
-    try a remembered cluster that has died for minutes."""
+    """The HOST:PORT that `auto` stands for, to be checked like any other address.
+
+    Ray itself would try a remembered cluster that has died for minutes.
+    """
     if address != "auto":
         return address
     try:
