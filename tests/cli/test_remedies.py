@@ -234,7 +234,11 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     ),
     "a vector without a finite strength": (
         lambda run, model: ["export", run, "--to", "gguf", "-o", "v.gguf", "--strength", "nan"],
-        ("strength is nan, expected a share of the residual norm such as 0.1 or -0.1",),
+        ("--strength is nan, expected a finite number; see keel export --help",),
+    ),
+    "a vector of no strength": (
+        lambda run, model: ["export", run, "--to", "gguf", "-o", "v.gguf", "--strength", "0"],
+        ("strength is 0, expected a share of the residual norm such as 0.1 or -0.1",),
     ),
     "an address of a store with one slash": (
         lambda run, model: ["export", run, "--to", "run", "-o", "s3:/bucket/run"],

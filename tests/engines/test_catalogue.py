@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import peft
 import pytest
@@ -372,3 +375,29 @@ def test_a_hub_out_of_reach_is_tried_a_single_time(tmp_path, monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelLoadError, match=f"no model '{name}' on this machine, and http.*:9 do"):
         locate(name)
+
+
+class SlowHub(BaseHTTPRequestHandler):
+    """Takes its time, and then knows no model."""
+
+    def do_GET(self) -> None:
+        time.sleep(0.6)
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_hub_that_is_slow_is_waited_for(tmp_path, monkeypatch):
+    """A mirror behind a proxy that answered after six seconds counted as out of reach: one limit
+    of five seconds stood for being reached and for the answer."""
+    monkeypatch.setattr("keel.engines.catalogue._HUB_TIMEOUT_S", (0.2, 30.0))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowHub) as hub:
+        Thread(target=hub.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{hub.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        assert locate("org/name") == "org/name"  # what the hub says of it is left to transformers
+        hub.shutdown()

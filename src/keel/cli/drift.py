@@ -113,7 +113,7 @@ Examples:
 _DRAWN = replace(DriftSettings(), draws=5)
 
 
-@app.command("replay", epilog=REPLAYING)
+@app.command("replay", cls=PlainCommand, epilog=REPLAYING)
 @takes(_DRAWN, OpeningSettings())
 def replay_anew(
     run: console.Run,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,7 +243,7 @@ def _export_vector(
     layers = [axis.layer] if band is None else _layers(band, len(axis.vector))
     if not bool(axis.residual_norm.isfinite().all()):
         raise UsageError("this axis does not know its residual norms; extract it anew")
-    if strength == 0 or not math.isfinite(strength):
+    if strength == 0:
         raise UsageError(
             f"strength is {strength:g}, expected a share of the residual norm such as 0.1 or -0.1"
         )

@@ -1,22 +1,58 @@
-"""How help is laid out: plain text that wraps at any width, options under their headings.
+"""How lines are read and help is laid out: plain text that wraps at any width.
 
 Typer's own tables cut words that are longer than a column, which at 80 columns is many.
 """
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import typer.core
+
+from keel.errors import UsageError
 
 _WIDEST_NAMES = 24
 """Columns for an option's names; longer ones have a line of their own."""
 
 
+_MAY_BE_EMPTY = ("system_given",)
+"""Parameters to which an empty word means something: no system prompt."""
+
+
 class PlainCommand(typer.core.TyperCommand):
-    """A command whose help loses no word."""
+    """A command whose help loses no word, and that refuses values that none can use."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an empty value, and a number that is none, before anything heavy is imported.
+
+        A shell makes an empty value of a variable that is not set: `keel report "$RUN"`. pathlib
+        reads it as the folder that it is called in.
+        """
+        words = list(args)
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            if not all(word.strip() for word in words):
+                given, _, _ = self.make_parser(ctx).parse_args(words)
+                self._refuse(ctx, given, _is_blank, "is empty, expected a value")
+            self._refuse(ctx, ctx.params, _is_endless, "is {}, expected a finite number")
+        return rest
+
+    def _refuse(
+        self, ctx: Any, values: Mapping[str, Any], is_bad: Callable[[Any], bool], why: str
+    ) -> None:
+        """Raise UsageError with the reason for the first parameter that has such a value."""
+        for parameter in self.get_params(ctx):
+            value = values.get(parameter.name)
+            each = value if isinstance(value, list | tuple) else [value]
+            bad = [word for word in each if is_bad(word)]
+            if bad and parameter.name not in _MAY_BE_EMPTY:
+                name = parameter.opts[0]
+                if not name.startswith("-"):
+                    name = (parameter.metavar or name.upper()).strip("[].")
+                raise UsageError(f"{name} {why.format(*bad)}; see {ctx.command_path} --help")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options, a section for each heading."""
@@ -43,6 +79,16 @@ class PlainGroup(typer.core.TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The examples as they stand, so that they can be copied."""
         _write_examples(self.epilog, formatter)
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether this is a word of which nothing can be seen."""
+    return isinstance(value, str) and not value.strip()
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether this is an infinity, or NaN."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def running_by_default(command: str) -> type[PlainGroup]:

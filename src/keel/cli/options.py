@@ -92,8 +92,12 @@ class Command:
     def __call__(self, **values: Any) -> None:
         """Run it with the options of settings gathered into `given`."""
         options = {name: values.pop(name) for name in self._options.keys() & values.keys()}
-        given = {self._options[n]: v for n, v in options.items() if v is not None and v != []}
-        self.function(**values, given=Given(given))
+        given = Given(
+            {self._options[n]: v for n, v in options.items() if v is not None and v != []}
+        )
+        for settings in self.settings:  # what they refuse is told before anything heavy is imported
+            given.over(settings[values["scale"]] if isinstance(settings, dict) else settings)
+        self.function(**values, given=given)
 
     @cached_property
     def __signature__(self) -> inspect.Signature:

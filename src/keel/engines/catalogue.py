@@ -62,7 +62,8 @@ EMBEDDED = {
 }
 
 
-_HUB_TIMEOUT_S = 5.0
+_HUB_TIMEOUT_S = (5.0, 30.0)
+"""To be reached, and for each part of its answer: a mirror or a proxy may be slow."""
 _MARKER = "keel-conversion.json"
 """In a converted folder: which version of the conversion made it, and its caveat."""
 
@@ -154,7 +155,8 @@ def _check_hub_answers(model: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        HfApi(endpoint=constants.ENDPOINT).model_info(model, timeout=_HUB_TIMEOUT_S)
+        info = HfApi(endpoint=constants.ENDPOINT).model_info
+        info(model, timeout=_HUB_TIMEOUT_S)  # type: ignore[arg-type] # httpx takes a pair too
     except (HfHubHTTPError, HFValidationError):
         return
     except Exception as error:  # of httpx or requests, by the release of huggingface_hub

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 VERSION = 3
 """Of what `convert` makes; a folder of another version is made again."""
 
@@ -130,6 +128,7 @@ def convert(source: Path, folder: Path) -> str:
     transformers refuses to save a model that it loaded from GGUF, so the model is rebuilt from
     its config and the state dict copied.
     """
+    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from keel.engines.catalogue import check_names_model
-from keel.engines.protocol import Engine
 from keel.errors import UsageError
 from keel.settings import LoadSettings, VllmSettings
+
+if TYPE_CHECKING:
+    from keel.engines.protocol import Engine
 
 
 def open_engine(model: str, engine: str = "transformers", **settings: Any) -> Engine:
