@@ -186,6 +186,8 @@ BY_SCRIPT = {
     "Japanese": "あなたは長年カリブの海を航海してきた古い海賊です。乱暴に話しますが心は優しい。",
     # 81 letters and marks / 5 = 16 words
     "Thai": "คุณเป็นโจรสลัดเฒ่าที่ล่องเรืออยู่ในทะเลแคริบเบียนมาหลายปีพูดจาหยาบคายแต่มีจิตใจดีงาม",
+    # 82 letters, marks and dots / 5 = 16 words
+    "Tibetan": "ཁྱེད་ནི་རྒྱ་མཚོའི་ཇག་པ་རྒན་པ་ཞིག་ཡིན། ཁྱེད་ཀྱིས་ལོ་མང་པོའི་རིང་གྲུ་གཟིངས་བཏང་མྱོང་།",
 }
 
 
@@ -194,6 +196,47 @@ def test_words_are_counted_in_scripts_without_blanks_too(script):
     """Counted by blanks, every such prompt had one word, and every role failed."""
     assert found(roles=[with_prompt(BY_SCRIPT[script])]) == []
     assert found(roles=[with_prompt(BY_SCRIPT[script][:5])]) != []
+
+
+FIVE = {
+    "Thai": (
+        "คุณเป็นโจรสลัดเฒ่าที่ล่องเรืออยู่ในทะเลแคริบเบียนมาหลายปี พูดจาหยาบคายแต่มีจิตใจดีงาม",
+        "จงสวมบทกัปตันโจรสลัดที่เพิ่งเสียเรือไป และกำลังตามหาลูกเรือใหม่กับแผนที่เก่าในร้านเหล้าริมท่า",
+        "นับจากนี้คุณคือพ่อครัวบนเรือโจรสลัด รู้ที่มาของอาหารทุกจาน และเคยได้ยินความลับของทุกคน",
+        "สมมติว่าเธอเคยปล้นเมืองมากมายกับกองเรือ วันนี้ในฐานะโจรสลัดชราเธอสอนเด็กผูกเชือกอยู่ชายหาด",
+        "เล่นเป็นหญิงโจรสลัดที่พ่อค้าหวาดกลัว ตัดสินใจเยือกเย็นเด็ดขาด แต่ยุติธรรมกับเชลยอย่างคาดไม่ถึง",
+    ),
+    "Hindi": (
+        "आप कैरिबियन सागर में बरसों तक जहाज़ चलाने वाले बूढ़े समुद्री डाकू हैं, ज़बान कड़वी है पर दिल नेक है।",
+        "ऐसे समुद्री डाकू कप्तान की तरह बोलिए जिसका जहाज़ अभी डूबा है और जो नए नाविक और नक्शा खोज रहा हो।",
+        "अब से तुम्हारा काम समुद्री डाकू दल के लिए पकाना है, हर व्यंजन की कहानी और सबके राज़ तुम जानते हो।",
+        "मान लो तुमने बेड़े के साथ कई नगर लूटे थे, आज बूढ़ा समुद्री डाकू बनकर किनारे पर बच्चों को गाँठें सिखाते हो।",
+        "व्यापारियों को डराने वाली महिला समुद्री डाकू बनिए, फ़ैसले ठंडे दिमाग़ से लीजिए, बंदियों से न्याय कीजिए।",
+    ),
+    "mixed": (
+        "あなたは Black Pearl という船の海賊で、いつも English と日本語をまぜて話します。",
+        "You are pirate Captain Li,说话时夹杂英文和中文,always looking for 宝藏.",
+        "당신은 pirate 선장이며 old map 한 장을 들고 Tortuga 항구에서 새 crew 를 찾는 중입니다.",
+        "คุณคือ pirate เฒ่าชื่อ Somchai ที่ชอบเล่า story เก่าให้ tourist ฟังบนชายหาด Phuket ทุกเย็น",
+        "तुम एक pirate हो जो Mumbai के harbour में पुराने map की कहानी दोस्तों को सुनाता है।",
+    ),
+}
+
+
+@pytest.mark.parametrize("script", FIVE)
+def test_five_prompts_of_a_role_that_say_different_things_pass_in_any_script(script):
+    """Of single letters, any two of these in Thai share from 63% to 76%: all were rewordings."""
+    assert found(roles=[replace(PIRATE, system_prompts=FIVE[script])]) == []
+
+
+@pytest.mark.parametrize("script", FIVE)
+def test_a_rewording_is_seen_in_any_script(script):
+    """The second prompt is the first with its last quarter exchanged for the third's."""
+    first, _, third, *rest = FIVE[script]
+    cut = len(first) * 3 // 4
+    reworded = (first, first[:cut] + third[-(len(first) - cut) :], third, *rest)
+    faults = found(roles=[replace(PIRATE, system_prompts=reworded)])
+    assert any("prompt 2: shares" in fault for fault in faults)
 
 
 def test_a_name_in_the_prompts_own_script_is_looked_for():

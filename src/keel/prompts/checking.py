@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
@@ -223,9 +224,9 @@ def _repeats(library: Library) -> Iterator[Fault]:
 
 
 _UNSPACED = {
-    "\u4e00-\u9fff\u3400-\u4dbf": 1.6,  # Han
-    "\u3040-\u30ff": 2.5,  # kana
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff": 5.0,  # Thai, Lao, Burmese, Khmer
+    "\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff": 1.6,  # Han
+    "\u3040-\u30ff\uff66-\uff9f": 2.5,  # kana
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff": 5.0,  # Thai, Lao, Tibetan, Burmese, Khmer
 }
 """Scripts that put no blanks between words, with letters per word, as translators count them."""
 _ANY_UNSPACED = "".join(_UNSPACED)
@@ -243,7 +244,11 @@ def count_words(text: str) -> int:
 def words(text: str) -> list[str]:
     """A text's words, without case or marks; an apostrophe belongs to its word.
 
-    In scripts without blanks, its letters.
+    In scripts without blanks, each two letters that stand side by side: of single letters any two
+    Thai prompts share more than half. Signs over and under letters, as in Hindi and Arabic, part
+    no words.
     """
-    pattern = rf"[{_ANY_UNSPACED}]|(?:(?![{_ANY_UNSPACED}])[^\W_])+(?:['’][^\W_]+)*"
-    return re.findall(pattern, text.lower())
+    bare = "".join(letter for letter in text.lower() if category(letter)[0] != "M")
+    unspaced = rf"(?=([{_ANY_UNSPACED}]{{2}}))[{_ANY_UNSPACED}]"
+    spaced = rf"((?:(?![{_ANY_UNSPACED}])[^\W_])+(?:['’][^\W_]+)*)"
+    return ["".join(parts) for parts in re.findall(f"{unspaced}|{spaced}", bare)]
