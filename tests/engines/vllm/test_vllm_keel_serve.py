@@ -161,6 +161,29 @@ def test_a_setting_that_would_be_ignored_is_refused(url, path, body):
     assert "keel" in reply["error"]["message"].lower()
 
 
+@pytest.mark.parametrize("key", ["keal", "setting", "cap", "floors", "kee1", "Capping"])
+def test_another_word_for_keel_is_refused_wherever_an_argument_stands(url, key):
+    """Beside the right word, in its place, above it, and in a request for a stream or of tokens:
+    each was answered under the default, with status 200."""
+    arguments, text = "vllm_xargs", {"model": "tiny", "prompt": "a"}
+    tokens = {"model": "tiny", "token_ids": [5, 6]}
+    for path, body in (
+        ("/v1/completions", {**text, arguments: {key: "low"}}),
+        ("/v1/completions", {**text, arguments: {"keel": "low", key: "low"}}),
+        ("/v1/completions", {**text, **LOW, key: "low"}),
+        ("/v1/completions", {**text, key: "low", "stream": True}),
+        ("/v1/completions", {**text, arguments: {key: {"name": "low"}}}),
+        ("/v1/chat/completions", {**CHAT, arguments: {key: "none"}}),
+        ("/v1/responses", {"model": "tiny", "input": "a", key: "low"}),
+        ("/v1/messages", {**CHAT, "max_tokens": 2, arguments: {key: "low"}}),
+        ("/inference/v1/generate", {**tokens, "sampling_params": {key: "low"}}),
+        ("/inference/v1/generate", {**tokens, "sampling_params": {"extra_args": {key: "low"}}}),
+    ):
+        status, headers, reply = post(url, path, body)
+        assert (status, headers["x-keel-setting"]) == (400, None), (path, body)
+        assert f"{key} would be ignored" in reply["error"]["message"], (path, body)
+
+
 def test_vllms_metrics_say_that_the_server_is_capped_and_which_settings_move_tokens(url):
     before = metrics(url)
     assert post(url, "/v1/chat/completions", {**CHAT, "max_tokens": 4, **FREE})[0] == 200

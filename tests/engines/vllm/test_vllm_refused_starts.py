@@ -51,13 +51,21 @@ def said_at_its_end(starts, folder, environment, output, *arguments):
         ({"KEEL_FLOORS": "/nowhere/at/all"}, "keel: /nowhere/at/all"),
         ({"KEEL_SETTING": "hihg"}, "keel: KEEL_SETTING is 'hihg'"),
         ({"KEEL_FLOOR": "run"}, "keel: KEEL_FLOOR is no variable of Keel's"),
+        ({"KEEL_FLOORS": ""}, "keel: KEEL_FLOORS is empty"),
+        ({"KEEL_FLOORS": " \t"}, "keel: KEEL_FLOORS is empty"),
+        ({"VLLM_USE_RUST_FRONTEND": "1"}, "keel: VLLM_USE_RUST_FRONTEND passes Keel's front by"),
+        ({"VLLM_USE_RUST_FRONTEND": "2"}, "keel: VLLM_USE_RUST_FRONTEND passes Keel's front by"),
     ],
-    ids=["no file", "no such setting", "a typo"],
+    ids=["no file", "no such setting", "a typo", "empty", "blank", "rust", "rust, too"],
 )
 def test_a_server_that_cannot_hold_as_asked_does_not_start(
     starts, folder, floors, tmp_path, environment, message
 ):
-    """And says so in one line: it was the end of a long traceback."""
+    """And says so in one line: it was the end of a long traceback.
+
+    An empty path (`KEEL_FLOORS=$RUN` where RUN is not set) was served uncapped, as what goes
+    through vLLM's front in Rust would be.
+    """
     environment = {"KEEL_FLOORS": floors, **environment}
     said = said_at_its_end(starts, folder, environment, tmp_path / "said")
     assert message in said
