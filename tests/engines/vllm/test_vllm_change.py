@@ -179,7 +179,10 @@ def test_a_change_that_cannot_be_changes_nothing(server, expected, tmp_path):
         ({"floors": flat}, {"authorization": "Bearer guess"}, 401, "administrator's key"),
         ({"floors": "/nowhere/at/all"}, KEY, 400, "/nowhere/at/all"),
         ({"floor": flat}, KEY, 400, "the body has floor"),
-        ({"floors": flat, "setting": "falt"}, KEY, 400, "falt"),
+        (
+            *({"floors": flat, "setting": "falt"}, KEY, 400),
+            f"setting is 'falt', but {flat} holds flat, low",
+        ),
         ({"floors": save(tmp_path / "wide", {"w": wide}, "w")}, KEY, 400, "acts at layers [3]"),
         ({"floors": lowest}, KEY, 400, "acts at layers [0]"),
         ({"floors": lone}, KEY, 400, "KEEL_ALARM_ACTION is 'setting:low'"),
@@ -187,6 +190,7 @@ def test_a_change_that_cannot_be_changes_nothing(server, expected, tmp_path):
     ):
         said = post(url, "/keel/floors", body, **key)
         assert (said[0], message in said[2]["error"]["message"]) == (status, True), said
+        assert "keel-gate" not in str(said[2])  # the server's own copy of the floors
     facts = get(url, "/keel")
     assert (facts["setting"], facts["changes"]) == ("high", 0)
     held, tokens = answer(url, expected)

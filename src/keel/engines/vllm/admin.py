@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keel.engines.vllm.deployment import Deployment
+from keel.engines.vllm.deployment import OFF, Deployment
 from keel.engines.vllm.gate import FloorsChange, Gate
 from keel.engines.vllm.live import LiveFloors
 from keel.engines.vllm.packing import PackedInterventions
@@ -111,14 +111,22 @@ class FloorsCall:
         # Never a path that was used: settings are remembered by theirs.
         path = gate.folder / f"floors-{number}-{secrets.token_hex(4)}.safetensors"
         settings = load_settings(source)
-        setting = setting or self.live.environment.setting
+        held = self.live.environment.setting
+        chosen = setting or held
+        if chosen not in (None, OFF, *settings):
+            named = f"setting is {setting!r}" if setting else f"this server is held by {held!r}"
+            raise UsageError(
+                f"{named}, but {source} holds {', '.join(settings)}; send the name of one as "
+                '"setting"'
+            )
         # Where they hold several and the file has no default, the setting is needed.
-        own = next(iter(settings)) if setting else load_floors(source).name
+        own = next(iter(settings)) if chosen else load_floors(source).name
         save_floors(list(settings.values()), path, default=own)
-        following = self.live.after(FloorsChange(number, str(path), setting))
+        change = FloorsChange(number, str(path), chosen)
+        following = self.live.after(change)
         check_held(following.environment, self.deployment)
         check_model(following.environment, self.state.vllm_config.model_config)
-        return FloorsChange(number, str(path), setting)
+        return change
 
     async def _stage(self, following: LiveFloors) -> None:
         """Register and test the floors in every engine of every node."""
