@@ -354,8 +354,32 @@ NOTED: dict[str, tuple[list[Any], tuple[Message, ...], list[str]]] = {
     ),
     "a null content": (
         [*OPENAI, {"role": "user", "content": "Bye"}, {"role": "assistant", "content": None}],
-        (*SPOKEN, Message("user", "Bye")),
-        ["message without text left out"],
+        (*SPOKEN, Message("user", "Bye"), Message("assistant", "")),
+        ["message without text read as an empty turn"],
+    ),
+    "a first answer that is null, and a second": (
+        [OPENAI[0], {"role": "assistant", "content": None}, *OPENAI],
+        (SPOKEN[0], Message("assistant", ""), *SPOKEN),
+        ["message without text read as an empty turn"],
+    ),
+    "answers without content, with an empty list and with an empty part": (
+        [
+            *(OPENAI[0], {"role": "assistant"}, OPENAI[0], {"role": "assistant", "content": []}),
+            *(OPENAI[0], {"role": "assistant", "content": [{"type": "text", "text": ""}]}),
+            *OPENAI,
+        ],
+        (*((SPOKEN[0], Message("assistant", "")) * 3), *SPOKEN),
+        ["message without text read as an empty turn"] * 2,
+    ),
+    "an answer that begins with null goes on": (
+        [OPENAI[0], {"role": "assistant", "content": None}, OPENAI[1]],
+        SPOKEN,
+        ["message without text read as an empty turn"],
+    ),
+    "an image alone between two answers": (
+        [*OPENAI, {"role": "user", "content": [IMAGE]}, OPENAI[1]],
+        (*SPOKEN, Message("user", ""), SPOKEN[1]),
+        ["image left out"],
     ),
     "a refusal": (
         [OPENAI[0], {"role": "assistant", "content": None, "refusal": "I cannot."}],

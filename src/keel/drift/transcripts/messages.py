@@ -83,7 +83,8 @@ def read_messages(
 
     `system` are texts that stood beside the messages: they go before a first system message.
     A later system message is read with the user's text after it, as a chat template without a
-    system role has it. Where a message is left out between two of one speaker, they become one.
+    system role has it. Where a message is left out between two of one speaker, they become one, and
+    so do two of which either has no text.
     Adds to `notes`. Raises UsageError with the location of what cannot be read at all.
     """
     read: list[Message] = []
@@ -104,8 +105,8 @@ def read_messages(
                 _append(read, Message("user", late), joins=True)
             elif late:
                 message = replace(message, content=_joined(late, message.content))
-            is_thought = bool(read) and not read[-1].content and bool(read[-1].thinking)
-            _append(read, message, joins=is_gap or is_thought)
+            has_text = bool(message.content and (not read or read[-1].content))
+            _append(read, message, joins=is_gap or not has_text)
             late, is_gap = "", False
     if late:
         _append(read, Message("user", late), joins=True)
@@ -186,13 +187,16 @@ def _of_speaker(
     if content is None:
         content = value.get("refusal")
     text = "" if content is None else text_of(content, location, notes)
-    is_empty = not text and not thinking
-    if is_empty and len(notes) > before:
-        return None  # what stood there is noted already
-    if is_empty and content is None:
-        notes.append(Note(location, "message without text left out"))
+    if text or thinking:
+        return Message(speaker, text, thinking=thinking)
+    # A tool's call or result goes with the answer that follows. Anything else without text was a
+    # turn: a server counts it, and so does whoever reads the file.
+    noted = [note.what for note in notes[before:]]
+    if noted and all(what.startswith("tool ") for what in noted):
         return None
-    return Message(speaker, text, thinking=thinking)
+    if content is None and not noted:
+        notes.append(Note(location, "message without text read as an empty turn"))
+    return Message(speaker, "")
 
 
 def _thinking(part: Any) -> Any:
