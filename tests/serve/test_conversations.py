@@ -43,6 +43,27 @@ def test_a_client_that_trims_the_answer_it_sends_back_goes_on_with_its_conversat
     assert turn(said("a", "b", "c")).key == after(said("a"), "  b\n")
 
 
+def continuing(*texts, **more):
+    return {**said(*texts), "add_generation_prompt": False, "continue_final_message": True, **more}
+
+
+@pytest.mark.parametrize("history", [("a",), ("a", "b", "c")])
+def test_an_answer_that_is_continued_belongs_to_the_conversation_before_it(history):
+    """Whether its beginning is the client's, or an answer that was cut: it began a conversation
+    anew, and so did the turn after it."""
+    assert turn(continuing(*history, "The sea")).key == turn(said(*history)).key
+    whole = turn(said(*history, "The sea is wide.", "d")).key
+    assert after(continuing(*history, "The sea"), " is wide.") == whole
+    assert after(continuing(*history, "The s"), "ea is wide.") == whole
+    assert after(continuing(*history, "The sea", echo=True), "The sea is wide.") == whole
+
+
+def test_an_answer_is_continued_only_where_vllm_continues_it():
+    asked = {**said("a", "b"), "continue_final_message": False}
+    assert turn(asked).key == turn(said("a", "b", "c")).key
+    assert turn(continuing("a", "b", "c")).key == turn(said("a", "b", "c")).key
+
+
 def test_content_in_parts_is_its_text():
     parts = [{"type": "text", "text": "b"}]
     body = {"messages": [*said("a")["messages"], {"role": "assistant", "content": parts}]}

@@ -33,13 +33,17 @@ class MessageTurn:
     key: bytes | None
     """Key of the conversation up to its last answer; None for one that begins here."""
     messages: tuple[tuple[str, str], ...]
-    """Role and text of all messages of the request."""
+    """Role and text of the messages of the request, but of an answer that is to be continued."""
     id: str | None = None
     """As the client sent it; None where the messages say which conversation it is."""
     system: str | None = None
     """Text of its system message, as it was sent; None where there is none."""
     has_past: bool = False
     """Whether its earlier messages, of which one may be the system's, are not in the request."""
+    begun: str = ""
+    """The beginning of an answer that is to be continued, where the continuation comes without."""
+    cut_key: bytes | None = None
+    """Key of the conversation that ends with that beginning; None where an answer is wanted."""
 
 
 class Namer:
@@ -49,12 +53,19 @@ class Namer:
         self.secret = secret
 
     def turn(self, body: Mapping[str, Any], *, id: str | None, sender: str) -> MessageTurn:
-        """The turn that a request's body asks for; `sender` keeps clients apart."""
-        messages = tuple(messages_of(body))
-        system = next((text for role, text in messages if role in _SYSTEM), None)
-        messages = tuple((role, _plain(text)) for role, text in messages)
+        """The turn that a request's body asks for; `sender` keeps clients apart.
+
+        An answer that is continued is the turn that its beginning was.
+        """
+        sent = tuple(messages_of(body))
+        system = next((text for role, text in sent if role in _SYSTEM), None)
+        messages = tuple((role, _plain(text)) for role, text in sent)
         previous = body.get("previous_response_id")
-        key = None
+        key, begun, cut_key = None, "", None
+        if body.get("continue_final_message") is True and sent and sent[-1][0] == "assistant":
+            begun = "" if body.get("echo") else sent[-1][1]
+            cut_key = self.of_messages(messages, sender)
+            messages = messages[:-1]
         if id is not None:
             key = self.of_id(id, sender)
         elif isinstance(previous, str):
@@ -63,13 +74,16 @@ class Namer:
             answers = [n for n, (role, _) in enumerate(messages) if role == "assistant"]
             if answers:
                 key = self.of_messages(messages[: answers[-1] + 1], sender)
-        return MessageTurn(key, messages, id, system, isinstance(previous, str))
+        has_past = isinstance(previous, str)
+        return MessageTurn(key, messages, id, system, has_past, begun, cut_key)
 
     def after(self, turn: MessageTurn, answer: str, sender: str) -> bytes:
         """The key under which the turn's conversation stands once it is answered."""
         if turn.id is not None:
             return self.of_id(turn.id, sender)
-        return self.of_messages((*turn.messages, ("assistant", _plain(answer))), sender)
+        return self.of_messages(
+            (*turn.messages, ("assistant", _plain(turn.begun + answer))), sender
+        )
 
     def of_id(self, id: str, sender: str) -> bytes:
         """The key of a conversation that its client names."""

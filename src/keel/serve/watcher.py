@@ -245,8 +245,18 @@ class Watcher:
         self._write({counter_name("unread", reason): 1.0}, keep)
 
     def _past(self, turn: MessageTurn) -> KeptConversation | None:
-        """The conversation so far; None where it begins, or is known no more."""
-        packed = None if turn.key is None else self.store.get(turn.key)
+        """The conversation so far; None where it begins, or is known no more.
+
+        Before an answer that is continued it stands as before that answer's beginning, but where
+        the beginning has raised an alarm: that stays.
+        """
+        cut = self._kept(turn.cut_key)
+        if cut is not None and cut.state.alarmed_at >= 0:
+            return replace(cut, state=replace(cut.state, turns=cut.state.turns - 1))
+        return self._kept(turn.key)
+
+    def _kept(self, key: bytes | None) -> KeptConversation | None:
+        packed = None if key is None else self.store.get(key)
         try:
             return None if packed is None else KeptConversation.from_bytes(packed)
         except CorruptArtifactError as error:
