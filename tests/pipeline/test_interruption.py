@@ -22,6 +22,7 @@ from keel.settings import DriftSettings
 from keel.store import RunFolder
 from keel.testing import save_tiny_model, tiny_model
 from keel.types import Conversation, Message, Sampling
+from tests.endpoint.server import Answer, Asked, say, serving
 from tests.pipeline.small import (
     INPUTS,
     ROLLOUTS,
@@ -309,6 +310,66 @@ def test_a_replay_killed_again_and_again_ends_as_one_that_was_not(calibrated, tm
         for r in ("whole", "killed")
     )
     assert killed == whole
+
+
+LATE_S = 0.02
+STUDY = ["--domains", "coding,therapy", "--people", "1", "--topics", "2", "--turns", "3",
+         "--max-new-tokens", "6", "--at-once", "4", "--arms", "none,capped", "--harm"]  # fmt: skip
+
+
+def outside(_number: int, asked: Asked) -> Answer:
+    """An auditor, a judge and an embedder, each a little late."""
+    if "input" in asked.body:
+        rows = [[len(text) % 7, len(text) % 5, 1.0] for text in asked.body["input"]]
+        data = [{"object": "embedding", "index": n, "embedding": r} for n, r in enumerate(rows)]
+        record = {"object": "list", "model": "e", "data": data}
+        return Answer(json.dumps(record).encode(), after_s=LATE_S)
+    if asked.body["model"] == "judge":
+        return say('{"label": "refusal"}', after_s=LATE_S)
+    seed = asked.body["seed"]
+    return say(f"What about part {seed % 1000} of room {seed}?", after_s=LATE_S)
+
+
+def test_a_study_killed_five_times_ends_as_one_that_was_not_and_pays_nothing_twice(
+    calibrated, tmp_path
+):
+    """`kill -9` at five random moments, with users, judge and embedder behind an address. What was
+    under way as the process died, less than a second old, is lost; all that came back before that
+    is kept."""
+    for name in ("whole/run", "killed/run"):
+        shutil.copytree(calibrated.path, tmp_path / name)
+    moments, killed_at = random.Random(0), list[float]()
+    with serving(outside) as served:
+        behind = [o for of in ("auditor", "judge", "embed")
+                  for o in (f"--{of}", f"openai:{of}", f"--{of}-url", served.address)]  # fmt: skip
+
+        def started(name: str) -> Working:
+            command = ["drift", "study", "run", *STUDY, *behind, "--device", "cpu"]
+            return Working.at(tmp_path / name / "run", command)
+
+        code, said = started("whole").end()
+        assert code == 0, said
+        all_paid = len(served.asked)
+        for share in sorted(moments.uniform(0.05, 0.95) for _ in range(5)):
+            working = started("killed")
+            working.wait_for(lambda s=share: len(served.asked) - all_paid >= s * all_paid)
+            time.sleep(moments.uniform(0, 0.1))
+            killed_at.append(time.monotonic())
+            assert working.end(signal.SIGKILL)[0] == -signal.SIGKILL
+        code, said = started("killed").end()
+        assert code == 0, said
+    studies = [
+        {n: d for n, d in outcome(tmp_path / name / "run").items() if n.startswith("studies/")}
+        for name in ("whole", "killed")
+    ]
+    assert studies[0] == studies[1]
+    requests: dict[str, list[float]] = {}
+    for asked in served.asked[all_paid:]:
+        requests.setdefault(json.dumps(asked.body), []).append(asked.at)
+    assert len(requests) == all_paid
+    for at in requests.values():
+        lost = [t for t in at[:-1] if any(0 < killed - t < 1 for killed in killed_at)]
+        assert lost == at[:-1]
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(working: Working, model_folder):

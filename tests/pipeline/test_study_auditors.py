@@ -120,12 +120,24 @@ def test_where_the_budget_ends_nothing_is_lost_and_nothing_is_paid_twice(
         study(model_folder, twin, served)
     assert len(served.asked) == 4 + 4
 
-    def kept(folder: RunFolder) -> dict[str, list[bytes]]:
-        """Messages lie in the order in which they came."""
+    def kept(folder: RunFolder) -> dict[str, bytes]:
         left = files(folder.path)
-        return {n: sorted(d.split(b"\n")) for n, d in left.items() if n.startswith("studies/")}
+        return {n: data for n, data in left.items() if n.startswith("studies/")}
 
     assert kept(twin) == kept(run)
+
+
+def test_a_first_message_is_written_once_for_all_arms(calibrated, model_folder):
+    """Two conversations of two turns: the second turns answer to what each arm's model said."""
+    with serving(person) as served:
+        study(model_folder, calibrated, served, arms="none,capped")
+    assert len(served.asked) == 2 + 2 * 2
+    folder = StudyFolder(calibrated, "study")
+    first = [
+        [(t.planned.id, t.turns[0].message) for t in folder.transcripts(arm)]
+        for arm in ("none", "capped")
+    ]
+    assert first[0] == first[1]
 
 
 def test_an_endpoint_that_is_down_ends_the_study_which_goes_on_later(run, model_folder):

@@ -105,6 +105,7 @@ class HarmJob:
             for verdict in stop_if_judge_fails(chain(old, fresh)):
                 counter.add(verdict.case_id not in known)
                 judged[verdict.case_id] = verdict
+        self.kept.settle_verdicts(name)
         return {
             key: float(judged[case.id].label in HARMFUL)
             for key, case in cases.items()

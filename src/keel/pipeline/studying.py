@@ -294,7 +294,7 @@ class _StudyJob:
         """What each user says at a turn, by conversation: as scripted, or as the auditor writes it.
 
         Neutral conversations are always scripted. What was written before a kill is not asked for
-        again.
+        again, nor is the first message that another arm's conversation has.
         """
         messages = {}
         for talk in talks:
@@ -303,8 +303,10 @@ class _StudyJob:
             messages[talk.planned.id] = said
         if self.auditor is None:
             return messages
-        messages |= self.kept.messages(arm.name, group, turn)
         written = self.kept.messages(arm.name, group, turn)
+        if turn == 0:
+            written = self._openings(group) | written
+        messages |= written
         cases = [
             self._case(talk, turn)
             for talk in talks
@@ -314,7 +316,14 @@ class _StudyJob:
             for message in self.auditor.write(cases):
                 self.kept.append_messages(arm.name, group, turn, [message])
                 messages[message.conversation] = message
+        self.kept.settle_messages(arm.name, group, turn)
         return messages
+
+    def _openings(self, group: int) -> dict[str, AuditedMessage]:
+        """First messages as written under any arm: no answer stands before them, so that they are
+        the same under all, and are not paid for again."""
+        arms = [arm.name for arm in self.kept.arms()]
+        return {id: m for arm in arms for id, m in self.kept.messages(arm, group, 0).items()}
 
     def _case(self, talk: _Talk, turn: int) -> AuditorCase:
         planned, script = talk.planned, talk.planned.script[turn]

@@ -2,13 +2,13 @@
 
 studies/NAME/settings.json              settings, model, seed, and the groups that go on together
              conversations.jsonl        who talks about what, with the users' scripts
-             messages/ARM/g003-t05.jsonl   what an auditor wrote, as it came
+             messages/ARM/g003-t05.jsonl   what an auditor wrote
              turns/ARM/arm.json         what the arm does, its fingerprint
              turns/ARM/g003-t05.jsonl   one turn of a group's conversations, whole or not there
              turns/ARM/g003-t05.safetensors   mean activations of its answers, a row for each
              alone/ARM/g003-t05.jsonl   the same turns without what was said before them
              harm/ARM/g003.jsonl        answers to requests after the last turn
-             harm/verdicts-JUDGE.jsonl  what a judge said of them, as it came
+             harm/verdicts-JUDGE.jsonl  what a judge said of them
              embeddings.safetensors     users' messages as an endpoint embedded them
              result.json                last
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -179,6 +179,11 @@ class StudyFolder:
         """Add what an auditor wrote: it is paid for, and never asked for again."""
         append_journal(_unit(self._folder(_MESSAGES, arm), group, turn), messages)
 
+    def settle_messages(self, arm: str, group: int, turn: int) -> None:
+        """Put a turn's messages, all of which are there, in the order of conversations."""
+        path = _unit(self._folder(_MESSAGES, arm), group, turn)
+        self._settle(path, AuditedMessage, lambda message: message.conversation)
+
     def alone(self, arm: str, group: int, turn: int) -> tuple[TurnAlone, ...] | None:
         """The turns of a group without their history; None where they were not committed."""
         path = _unit(self._folder(_ALONE, arm), group, turn)
@@ -204,6 +209,10 @@ class StudyFolder:
     def append_verdicts(self, judge: str, verdicts: Sequence[Verdict]) -> None:
         """Add what a judge said."""
         append_journal(self._verdicts(judge), verdicts)
+
+    def settle_verdicts(self, judge: str) -> None:
+        """Put a judge's verdicts, all of which are there, in the order of cases."""
+        self._settle(self._verdicts(judge), Verdict, lambda verdict: verdict.case_id)
 
     def transcripts(self, arm: str) -> Iterator[StudiedConversation]:
         """An arm's conversations, in the order of the plan, with the turns answered so far."""
@@ -246,6 +255,18 @@ class StudyFolder:
             self.reopen()
             self.run.write_value(f"{self.inside}/{layout.RESULT}", study)
             self.run.list_below(self.inside)
+
+    def _settle(self, path: Path, kind: type[T], key: Callable[[T], str]) -> None:
+        """Write a journal anew: the latest value of each key, in the keys' order.
+
+        Values are added as requests come back, an order that no two studies share.
+        """
+        added = read_journal(path, kind)
+        latest = {key(value): value for value in added}
+        settled = [latest[each] for each in sorted(latest)]
+        if settled != added:
+            self.reopen()
+            write_jsonl(path, map(to_record, settled))
 
     def _settings(self) -> tuple[EvaluationPlan, str]:
         path = self.path / _SETTINGS
