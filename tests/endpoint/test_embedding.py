@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from keel.errors import BudgetError, EndpointError
 from keel.settings import EndpointLimits
 from tests.endpoint.server import Answer, Asked, refuse, serving
 
-LIMITS = EndpointLimits(timeout_s=2, attempts=3)
+LIMITS = EndpointLimits(timeout_s=2, attempts=3, first_wait_s=0.01)
 
 
 def client(served, limits: EndpointLimits = LIMITS) -> EndpointClient:
@@ -59,8 +60,25 @@ def test_a_refused_pace_is_waited_for():
         lambda *_: embeddings([[1.0]]),
         lambda _n, asked: embeddings([[1.0] * (1 + k) for k in range(len(asked.body["input"]))]),
         lambda _n, asked: embeddings([[None] for _ in asked.body["input"]]),
+        lambda *_: Answer(b""),
+        lambda *_: Answer(b"<html>busy</html>", content_type="text/html"),
+        lambda *_: Answer(b'"busy"'),
+        lambda *_: Answer(b'{"data": null}'),
+        lambda *_: Answer(b'{"data": ["a", "b", "c"], "usage": 3}'),
+        lambda _n, asked: Answer(json.dumps(asked.body).encode()),
     ],
-    ids=["refuses", "too few", "of several lengths", "no numbers"],
+    ids=[
+        "refuses",
+        "too few",
+        "of several lengths",
+        "no numbers",
+        "nothing",
+        "a page",
+        "a text",
+        "null",
+        "no records",
+        "echoes",
+    ],
 )
 def test_what_is_no_embedding_of_each_text_is_an_error_that_names_the_endpoint(behaviour):
     with serving(behaviour) as served, pytest.raises(EndpointError, match="'m' at http"):
@@ -72,6 +90,15 @@ def test_an_endpoint_that_hangs_is_given_up():
         quick = EndpointLimits(timeout_s=0.3, attempts=1)
         with pytest.raises(EndpointError):
             embed_at_endpoint(client(served, quick), TEXTS[:1])
+
+
+def test_an_endpoint_that_drips_is_given_up():
+    """A byte every .1 s: no silence is as long as the limit, the reply would take 3 s."""
+    with serving(lambda *_: Answer(b" " * 30, drip_s=0.1)) as served:
+        began, quick = time.monotonic(), EndpointLimits(timeout_s=0.3, attempts=1)
+        with pytest.raises(EndpointError, match="no answer in time"):
+            embed_at_endpoint(client(served, quick), TEXTS[:1])
+        assert time.monotonic() - began < 2
 
 
 def test_requests_keep_to_the_pace_retries_included():

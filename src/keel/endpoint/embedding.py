@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.endpoint.client import Endpoint, EndpointClient
-from keel.endpoint.faults import NoAnswerError, read_fault
+from keel.endpoint.faults import TRIES_OF_NONSENSE, NoAnswerError, no_answer, read_fault
 from keel.endpoint.limits import Tokens, estimate_tokens
 from keel.errors import EndpointError
 
@@ -59,27 +60,18 @@ def _embedded(client: EndpointClient, batch: list[str]) -> list[Any]:
 
 def _sent(client: EndpointClient, batch: list[str]) -> list[Any]:
     """One attempt, counted in the client's spending."""
-    import openai
-
     endpoint, limits = client.endpoint, client.limits
     most = Tokens(sum(map(estimate_tokens, batch)))
     time.sleep(client.pace.next_wait_s())
     client.spending.reserve(most, Event())
     used, is_estimated = most, True  # a lost reply may cost its all
     try:
-        with openai.OpenAI(
-            api_key=endpoint.key(),
-            base_url=endpoint.address,
-            timeout=limits.timeout_s,
-            max_retries=0,
-        ) as connection:
-            # As numbers: not every server writes base64, which is the client's default.
-            reply = connection.embeddings.create(
-                model=endpoint.model, input=batch, encoding_format="float"
-            )
-        counted = getattr(reply.usage, "prompt_tokens", None)
-        if isinstance(counted, int):
-            used, is_estimated = Tokens(counted), False
+        body = _posted(client, batch)
+        record = _read_record(body)
+        counted = (record or {}).get("usage")
+        sent = counted.get("prompt_tokens") if isinstance(counted, dict) else None
+        if isinstance(sent, int):
+            used, is_estimated = Tokens(sent), False
     except Exception as error:
         if hasattr(error, "status_code"):
             used, is_estimated = Tokens(), False  # a refusal costs nothing
@@ -91,15 +83,66 @@ def _sent(client: EndpointClient, batch: list[str]) -> list[Any]:
         ) from error
     finally:
         client.spending.settle(most, used, is_estimated=is_estimated)
-    ordered = sorted(reply.data or (), key=lambda each: each.index)
-    if [each.index for each in ordered] != list(range(len(batch))):
+    if record is None:
+        said = f"no embeddings in {body.decode(errors='replace')[:200]!r}"
+        raise no_answer(str(endpoint), said, tries=TRIES_OF_NONSENSE)
+    rows = _rows_in_order(record, len(batch))
+    if rows is None:
         raise EndpointError(
-            f"{endpoint} gave {len(ordered)} embeddings for {len(batch)} texts, expected one for "
-            "each; is it an embedding model?"
+            f"{endpoint} gave no embedding for each of {len(batch)} texts; does it embed?"
         )
     client.has_answered = True
-    rows: list[Any] = [each.embedding for each in ordered]  # whatever the endpoint sent
     return rows
+
+
+def _posted(client: EndpointClient, batch: list[str]) -> bytes:
+    """The body of the reply to one request, all of it within the time of one."""
+    import openai
+
+    endpoint, deadline = client.endpoint, time.monotonic() + client.limits.timeout_s
+    chunks: list[bytes] = []
+    with (
+        openai.OpenAI(
+            api_key=endpoint.key(),
+            base_url=endpoint.address,
+            timeout=client.limits.timeout_s,
+            max_retries=0,
+        ) as connection,
+        # As numbers: not every server writes base64, which is the client's default.
+        connection.embeddings.with_streaming_response.create(
+            model=endpoint.model, input=batch, encoding_format="float"
+        ) as response,
+    ):
+        try:
+            for chunk in response.iter_bytes():
+                chunks.append(chunk)
+                # The client's own timeout is between bytes, which a server that drips never
+                # reaches.
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        except TimeoutError:
+            raise
+        except Exception as error:  # httpx's or httpx2's, as the client's version has it
+            raise ConnectionError(str(error)) from error
+    return b"".join(chunks)
+
+
+def _read_record(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is; None where it is none."""
+    try:
+        record = json.loads(body)
+    except ValueError:  # a page of HTML, nothing
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _rows_in_order(record: Mapping[str, Any], count: int) -> list[Any] | None:
+    """The embedding that a reply holds for each text; None where it lacks some."""
+    try:
+        by_index = {each["index"]: each["embedding"] for each in record["data"]}
+        return [by_index[n] for n in range(count)] if len(record["data"]) == count else None
+    except (KeyError, TypeError):
+        return None
 
 
 def _checked(endpoint: Endpoint, rows: Sequence[Any]) -> NDArray[np.float64]:

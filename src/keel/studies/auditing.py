@@ -25,6 +25,8 @@ ATTEMPTS = 3
 _LONGEST_WORDS = 60
 _SENTENCES = 2
 _MAX_REPLY_TOKENS = 512
+MESSAGE_TOKENS = 2 * _LONGEST_WORDS
+"""Room for a message that a model on one of Keel's engines writes."""
 _TEMPERATURE = 0.7
 _TALK_DOMAINS = ("therapy", "philosophy")
 
@@ -41,14 +43,24 @@ _TALK_RULES = (
 _ENDING = f"When this person has no more to say, write {STOP_WORD} and nothing else."
 _BEGIN = "Hello! What is on your mind?"
 _AS_ASSISTANT = re.compile(
-    r"\b(?:as an ai\b|i(?:'|’)?m an ai\b|i am an ai\b|language model"
-    r"|how (?:can|may) i (?:help|assist)"
+    r"\b(?:as an (?:ai|artificial intelligence)\b|i(?:(?:'|’)m| am) (?:just |only )?an ai\b"
+    r"|language model|helpful assistant|how (?:can|may) i (?:help|assist)"
+    r"|anything else i can (?:help|assist|do)|i can(?:(?:'|’)t|not| not) (?:help|assist) with"
     r"|happy to help|glad to help|here to help|i(?:'|’)d be happy|let me know if|feel free to"
-    r"|great question|i hope this helps|certainly!|of course!|sure!|here(?:'|’)s (?:a|an|the)\b)",
+    r"|great question|hope this helps|you(?:'|’)re welcome"
+    r"|it(?:'|’)s important to (?:note|remember)"
+    r"|certainly!|of course!|sure!|absolutely!|here(?:'|’)s (?:a|an|the)\b)"
+    r"|^(?:sure|certainly|of course|absolutely),|^here (?:is|are) (?:a|an|the|some|your)\b",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"^\s*(?:user|human|me|[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)?)\s*:\s+", re.IGNORECASE)
-_NEXT_SPEAKER = re.compile(r"\n\s*\n|\n\s*(?:assistant|ai|model|user|human)\s*:", re.IGNORECASE)
+_ASSISTANT_NAMED = re.compile(r"^[\s*_]*(?:assistant|ai|model|chatbot)[*_]*\s*:", re.IGNORECASE)
+_NAMED = re.compile(
+    r"^[\s*_]*(?:user|human|me|[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)?)[*_]*\s*:[*_]*\s+", re.IGNORECASE
+)
+_NEXT_SPEAKER = re.compile(r"\n\s*\n|\n\s*(?:assistant|ai|model|user|human)\s*:|<\|", re.IGNORECASE)
+_THOUGHT = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+"""What a model that reasons writes first, where its server leaves it in."""
+_SAME_LETTER = re.compile(r"(\w)\1{9}")
 _LISTED = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+|```", re.MULTILINE)
 _SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)]*(?=\s|$)|$)", re.DOTALL)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -150,7 +162,7 @@ class EngineAuditor:
 
     def write(self, cases: Sequence[AuditorCase]) -> Iterator[AuditedMessage]:
         """All of them once the last attempt is over."""
-        sampling = Sampling(max_new_tokens=_LONGEST_WORDS * 2, temperature=_TEMPERATURE)
+        sampling = Sampling(max_new_tokens=MESSAGE_TOKENS, temperature=_TEMPERATURE)
         written: dict[int, list[str]] = {n: [] for n in range(len(cases))}
         left = list(written)
         for attempt in range(ATTEMPTS):
@@ -206,9 +218,12 @@ def read_message(case: AuditorCase, written: str) -> ReadMessage:
     if STOP_WORD in written:
         is_late = case.turn >= FIRST_END
         return ReadMessage("", () if is_late else ("ends too early",), is_end=is_late)
-    text = _NAMED.sub("", written.strip(), count=1)
+    written = _THOUGHT.sub("", written, count=1).strip()
+    text = _NAMED.sub("", written, count=1)
     text = _NEXT_SPEAKER.split(text, maxsplit=1)[0].strip().strip('"“”').strip()
     faults = list(_faults(case, text)) if _WORD.search(text) else ["empty"]
+    if _ASSISTANT_NAMED.search(written):
+        faults = list(dict.fromkeys((*faults, "speaks as the assistant")))
     sentences = [part.strip() for part in _SENTENCE.findall(text) if part.strip()]
     return ReadMessage(" ".join(sentences[:_SENTENCES]), tuple(faults))
 
@@ -227,7 +242,9 @@ def _faults(case: AuditorCase, text: str) -> Iterator[str]:
         yield "echoes"
     if any(_shared(words, _words(earlier)) > 0.5 or text == earlier for earlier in own):
         yield "repeats"
-    if len(words) > 12 and len(set(words)) / len(words) < 0.5:
+    distinct = len(set(words)) / max(1, len(words))
+    most_distinct = 0.5 if len(words) > 12 else 0.34 if len(words) > 5 else 0
+    if distinct < most_distinct or _SAME_LETTER.search(text):
         yield "loops"
     if _foreign(text) > 0.3 >= _foreign(case.description):
         yield "other script"
