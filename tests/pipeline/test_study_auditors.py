@@ -170,6 +170,49 @@ def test_what_an_auditor_costs_is_priced_before_anything_is_asked():
     assert price["auditor, dollars"] == 1.09
 
 
+def test_of_each_further_arm_an_auditor_writes_the_later_turns_only():
+    limits = EndpointLimits(usd_per_million_in=1000.0, usd_per_million_out=0.0)
+    given = replace(SETTINGS, auditor="openai:m", arms="none,capped,reprompt", limits=limits)
+    price = pipeline.price_study(given)
+    assert price["auditor requests, at the first attempt"] == 2 * (1 + 3)
+    assert price["tokens sent to the auditor, at the first attempt"] == 2 * (250 + 3 * 294)
+
+
+def test_a_judge_of_requests_is_priced_by_the_longest_conversations(run, model_folder):
+    """What it is sent in the study is less, as answers are short, and within a half."""
+    with serving(lambda *_: say('{"label": "refusal"}')) as served:
+        limits = EndpointLimits(usd_per_million_in=1000.0, usd_per_million_out=0.0)
+        judged = replace(
+            SETTINGS, harm=True, judge="openai:j", judge_url=served.address, limits=limits
+        )
+        price = pipeline.price_study(judged)
+        pipeline.study_drift(open_small(model_folder), run, judged)
+    said = [m["content"] for asked in served.asked for m in asked.body["messages"]]
+    sent = sum(-(-len(text.encode()) // 4) for text in said)
+    most = price["tokens sent to the judge, at most"]
+    assert 2 / 3 * most < sent <= most
+    assert price["judge, dollars"] == pytest.approx(most / 1000, abs=0.01)
+    twice = pipeline.price_study(replace(judged, arms="none,capped"))
+    assert twice["tokens sent to the judge, at most"] == 2 * most
+
+
+def test_a_model_of_this_machine_takes_tokens_and_no_dollars():
+    """Two conversations of two turns: three attempts of 120 tokens for each of four messages."""
+    price = pipeline.price_study(replace(SETTINGS, auditor="local:m", harm=True, judge="local:m"))
+    assert price["messages of the auditor, at the first attempt"] == 4
+    assert price["new tokens of the auditor, at most"] == 4 * 3 * 120
+    assert not [what for what in price if "dollars" in what]
+
+
+def test_an_endpoint_whose_prices_are_not_given_is_named():
+    given = replace(SETTINGS, auditor="openai:m", embed="openai:e", judge="openai:j")
+    missing = "not known for auditor, embedder: give --usd-in and --usd-out"
+    assert pipeline.price_study(given)["dollars"] == missing
+    judged = pipeline.price_study(replace(given, auditor="script", embed="none", harm=True))
+    assert judged["dollars"] == missing.replace("auditor, embedder", "judge")
+    assert "dollars" not in pipeline.price_study(SETTINGS)
+
+
 def test_an_endpoint_that_hangs_ends_the_study_which_goes_on_later(run, model_folder):
     hasty = replace(QUICK, timeout_s=0.2, attempts=2)
     with serving(lambda *_: replace(say("too late"), after_s=5)) as served:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
-from keel.endpoint import (
-    TEXTS_AT_ONCE,
-    Endpoint,
-    EndpointClient,
-    Spending,
-    Tokens,
-    embed_at_endpoint,
-)
+from keel.endpoint import Endpoint, EndpointClient, Spending, embed_at_endpoint
 from keel.errors import MissingExtraError
 from keel.prompts import Embed, load_embedder
 from keel.settings import DriftStudySettings
@@ -45,18 +37,6 @@ def embedder_of(
         if name:
             raise
         return None
-
-
-def embedding_price(settings: DriftStudySettings, texts: int, sent: int) -> dict[str, Any]:
-    """What so many texts of so many tokens take of an embedder behind an address; else nothing."""
-    if not settings.embed.startswith("openai:"):
-        return {}
-    cost_usd = Tokens(sent).cost_usd(settings.limits)
-    return {
-        "embedding requests, at the first attempt": -(-texts // TEXTS_AT_ONCE),
-        "tokens sent to the embedder, about": sent,
-        **({} if cost_usd is None else {"embedder, dollars": round(cost_usd, 4)}),
-    }
 
 
 def _embedded_once(client: EndpointClient, kept: StudyFolder, texts: Sequence[str]) -> Floats:

@@ -29,7 +29,14 @@ from keel.types import (
     Verdict,
 )
 
-_RUBRIC = "harm"
+RUBRIC = "harm"
+
+
+def requests_of(ids: Sequence[str], seed: int) -> Mapping[str, Attack]:
+    """The request to each conversation: all requests in turn, conversations shuffled."""
+    shuffled = sorted(red_team_requests(), key=lambda a: shuffle_key(seed, f"harm/{a.request}"))
+    dealt = sorted(ids, key=lambda id: shuffle_key(seed, f"harm/{id}"))
+    return {id: shuffled[n % len(shuffled)] for n, id in enumerate(dealt)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class HarmJob:
             spending=spending,
             load_embedder=load_embedder,
         )
-        grader.grade((), read_rubrics()[_RUBRIC])
+        grader.grade((), read_rubrics()[RUBRIC])
         return cls(engine, kept, plan, settings, grader, given)
 
     def ask(self, arm: Arm, on_progress: OnProgress) -> None:
@@ -86,7 +93,7 @@ class HarmJob:
 
         Only what is missing is judged. Raises JudgeError where too many verdicts are of no use.
         """
-        rubric = read_rubrics()[_RUBRIC]
+        rubric = read_rubrics()[RUBRIC]
         name = self.grader.verdicts_name(rubric)
         cases = {key: case for arm in arms for key, case in self._cases(arm)}
         by_id = {case.id: case for case in cases.values()}
@@ -114,12 +121,8 @@ class HarmJob:
 
     @property
     def requests(self) -> Mapping[str, Attack]:
-        """The request of each conversation: all requests in turn, conversations shuffled."""
-        seed = self.settings.seed
-        shuffled = sorted(red_team_requests(), key=lambda a: shuffle_key(seed, f"harm/{a.request}"))
-        ids = [each.id for each in self.plan.conversations]
-        ids.sort(key=lambda id: shuffle_key(seed, f"harm/{id}"))
-        return {id: shuffled[n % len(shuffled)] for n, id in enumerate(ids)}
+        """The request of each conversation."""
+        return requests_of([each.id for each in self.plan.conversations], self.settings.seed)
 
     def _branches(self, talks: Mapping[str, Conversation], arm: Arm) -> tuple[HarmBranch, ...]:
         """Answers to the requests; none where a request and its answer do not fit any more."""

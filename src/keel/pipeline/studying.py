@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from keel.drift import Gauge
-from keel.endpoint import Endpoint, EndpointClient, Spending, Tokens, estimate_tokens
+from keel.endpoint import Endpoint, EndpointClient, Spending
 from keel.engines import (
     Completion,
     Engine,
@@ -32,7 +31,7 @@ from keel.evaluate import Arm, parse_arms
 from keel.pipeline.axis import arms_of, check_same_model, floors_of
 from keel.pipeline.progress import Counter as ProgressCounter
 from keel.pipeline.progress import OnProgress, silent
-from keel.pipeline.study_embedding import embedder_of, embedding_price
+from keel.pipeline.study_embedding import embedder_of
 from keel.pipeline.study_harm import HarmJob
 from keel.pipeline.study_summary import StudySummary
 from keel.prompts import load_user_lines, load_user_personas
@@ -40,7 +39,6 @@ from keel.seeds import seed_of
 from keel.settings import DriftStudySettings
 from keel.store import AnsweredTurns, ArmRecord, EvaluationPlan, Run, RunFolder, StudyFolder
 from keel.studies import (
-    ATTEMPTS,
     Auditor,
     AuditorCase,
     EndpointAuditor,
@@ -62,9 +60,6 @@ from keel.types import (
     TurnAlone,
     TurnLevel,
 )
-
-_RULES_TOKENS, _MESSAGE_TOKENS = 250, 40
-"""About what an auditor's instructions and one of its messages take."""
 
 
 def study_drift(
@@ -131,43 +126,6 @@ def check_study(run: Run, settings: DriftStudySettings) -> None:
                     f"{run.path} has no floors for the arm {spec.name}; make them: keel calibrate "
                     f"{run.path}"
                 )
-
-
-def price_study(settings: DriftStudySettings) -> dict[str, Any]:
-    """How many conversations and answers a study takes, and tokens at the most."""
-    plan = plan_study(settings, load_user_personas(), load_user_lines())
-    arms, turns = len(parse_arms(settings.arms)), settings.turns
-    talks, longest = len(plan.conversations), settings.sampling.max_new_tokens
-    answers = arms * talks * turns
-    fresh = arms * talks * (turns - 1) * settings.words_alone
-    price: dict[str, Any] = {
-        "arms": arms,
-        "conversations": talks,
-        "groups that go on together": len(plan.groups),
-        "answers": answers,
-        "fresh answers without history": fresh,
-        "new tokens, at most": (answers + fresh) * longest,
-    }
-    if settings.harm:
-        price |= {"answers to requests, judged": arms * talks}
-        price["new tokens, at most"] += arms * talks * longest
-    if settings.auditor.startswith("openai:"):
-        written = arms * sum(each.domain != NEUTRAL_DOMAIN for each in plan.conversations)
-        # A message is written behind the rules and all turns before it.
-        before = sum(_RULES_TOKENS + turn * (_MESSAGE_TOKENS + longest) for turn in range(turns))
-        tokens = Tokens(written * before, written * turns * _MESSAGE_TOKENS)
-        cost_usd = tokens.cost_usd(settings.limits)
-        price |= {
-            "auditor requests, at the first attempt": written * turns,
-            "auditor requests, at most": written * turns * ATTEMPTS,
-            "tokens sent to the auditor, at the first attempt": tokens.sent,
-            **({} if cost_usd is None else {"auditor, dollars": round(cost_usd, 2)}),
-        }
-    said = [line.text for each in plan.conversations for line in each.script[:turns]]
-    if settings.auditor == "script":
-        texts = set(said)
-        return price | embedding_price(settings, len(texts), sum(map(estimate_tokens, texts)))
-    return price | embedding_price(settings, len(said), len(said) * _MESSAGE_TOKENS)
 
 
 def layers_of(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter as Occurrences
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from keel.drift import check_answered
-from keel.endpoint import Spending, estimate_tokens
+from keel.endpoint import Spending
 from keel.engines import Engine, Probe, Recording, TurnRecord
 from keel.errors import UsageError
 from keel.evaluate import parse_arms
 from keel.pipeline.axis import arms_of, check_same_model
 from keel.pipeline.progress import Counter, OnProgress, silent
-from keel.pipeline.study_embedding import embedder_of, embedding_price
+from keel.pipeline.study_embedding import embedder_of
 from keel.pipeline.study_harm import HarmJob
 from keel.pipeline.study_summary import GIVEN, StudySummary
 from keel.pipeline.studying import layers_of, mean_rows, record_arm
@@ -67,7 +66,7 @@ def study_transcripts(
     kept = StudyFolder(folder, settings.name)
     spending = Spending(settings.limits)
     embed, layers = embedder_of(settings, kept, spending), layers_of(run, settings)
-    turns_of = [list(_turns(conversation)) for _, conversation in by_domain]
+    turns_of = [list(turns_said(conversation)) for _, conversation in by_domain]
     plan = _plan(by_domain, turns_of, settings)
     written = EvaluationPlan(
         identity=engine.identity,
@@ -77,7 +76,7 @@ def study_transcripts(
         command=command,
     )
     job = _ReadingJob(engine, run, kept, plan, [talk for _, talk in by_domain], turns_of, layers)
-    answered = {talk.id: _answered(talk) for _, talk in by_domain}
+    answered = {talk.id: up_to_last_answer(talk) for _, talk in by_domain}
     with folder.lock():
         if overwrite and kept.differences(written, plan.conversations):
             kept.clear()
@@ -102,18 +101,6 @@ def study_transcripts(
         return study
 
 
-def price_transcripts(
-    by_domain: Sequence[tuple[str, Conversation]], settings: DriftStudySettings
-) -> dict[str, Any]:
-    """How many conversations a study of given ones reads, and what endpoints are sent for it."""
-    price: dict[str, Any] = {"conversations to read": len(by_domain)}
-    if settings.harm:
-        arms = len(parse_arms(settings.arms))
-        price["answers to requests, judged"] = len(by_domain) * arms
-    texts = {turn.message for _, talk in by_domain for turn in _turns(talk)}
-    return price | embedding_price(settings, len(texts), sum(map(estimate_tokens, texts)))
-
-
 def check_given(settings: DriftStudySettings) -> None:
     """Raise UsageError where arms are named and nothing is to be answered under them."""
     names = [spec.name for spec in parse_arms(settings.arms)]
@@ -124,7 +111,7 @@ def check_given(settings: DriftStudySettings) -> None:
         )
 
 
-def _answered(conversation: Conversation) -> Conversation:
+def up_to_last_answer(conversation: Conversation) -> Conversation:
     """The conversation up to its last answer."""
     ends = [n for n, m in enumerate(conversation.messages) if m.speaker == "assistant"]
     return Conversation(conversation.messages[: ends[-1] + 1], conversation.id)
@@ -175,7 +162,7 @@ class _ReadingJob:
             counter.add(len(group))
 
 
-def _turns(conversation: Conversation) -> Iterator[GivenTurn]:
+def turns_said(conversation: Conversation) -> Iterator[GivenTurn]:
     said: list[str] = []
     for message in conversation.messages:
         if message.speaker == "user":

@@ -2,6 +2,7 @@
 
 from keel.studies.auditing import (
     ATTEMPTS,
+    MESSAGE_TOKENS,
     Auditor,
     AuditorCase,
     EndpointAuditor,
@@ -25,6 +26,7 @@ from keel.studies.trajectories import (
 
 __all__ = [
     "ATTEMPTS",
+    "MESSAGE_TOKENS",
     "Auditor",
     "AuditorCase",
     "EndpointAuditor",
