@@ -95,6 +95,18 @@ def test_what_will_not_do_is_asked_for_anew_then_scripted_and_counted(
     assert fault in made.warnings[0]
 
 
+def test_messages_that_will_do_at_a_later_attempt_are_not_said_to_be_scripted(run, model_folder):
+    def slipping(number: int, asked: Asked) -> Any:
+        return say("") if number == 0 else person(number, asked)
+
+    with serving(slipping) as served:
+        made = study(model_folder, run, served)
+    assert made.warnings[0] == (
+        "the auditor wrote all 4 users' messages, some of them anew, since these faults were "
+        "refused: empty 1"
+    )
+
+
 def test_a_pace_that_is_refused_is_waited_for(run, model_folder):
     def slow(number: int, asked: Asked) -> Any:
         return refuse(429) if number % 2 == 0 else person(number, asked)

@@ -125,10 +125,13 @@ class StudySummary:
         fallen = sum(turn.source.startswith("fallback") for turn in turns)
         if faults:
             causes = ", ".join(f"{fault} {count}" for fault, count in faults.most_common())
-            share = fallen / max(1, len(turns))
+            share = fallen / len(turns)
             yield (
                 f"{fallen} of {len(turns)} users' messages ({percent(share)}) are scripted lines, "
                 f"since no attempt of the auditor's would do; refused were: {causes}"
+                if fallen
+                else f"the auditor wrote all {len(turns)} users' messages, some of them anew, "
+                f"since these faults were refused: {causes}"
             )
 
     def _context_warnings(self, points: Sequence[TurnPoint]) -> Iterator[str]:

@@ -52,6 +52,7 @@ def draw_domains(study: DriftStudy) -> go.Figure:
                     figure.add_trace(trace, **cell)
         figure.update_xaxes(tickvals=theme.whole_ticks(study.turns, first=1), **cell)
     theme.dress(figure, _ROW_PX * rows + 110, margin={"t": 70, "b": 52})
+    figure.update_layout(legend_y=1 + 34 / (_ROW_PX * rows))  # above the domains' names
     figure.update_annotations(font={"size": theme.FONT_PX + 1, "color": theme.INK})
     figure.update_xaxes(title_text="turn", row=rows)
     levels = [level.value for path in with_history for level in path.levels]
