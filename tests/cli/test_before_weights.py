@@ -71,8 +71,8 @@ def test_a_task_that_lm_eval_does_not_have(keel, gone):
     """Told after 2 min 15 s once, when controls had been matched."""
     arguments = ["evaluate", "bare", "capability", "--arms", "none"]
     check_refused(keel(*arguments, "--task", "nosuch"), "lm-eval has no task 'nosuch'")
-    suites = "Keel has no suite 'nosuch' (capability, susceptibility, jailbreak,"
-    check_refused(keel("evaluate", "bare", "nosuch", "--arms", "none"), suites, "no task 'nosuch'")
+    suites = "Keel has no suite 'nosuch' (capability,", "susceptibility, jailbreak,"
+    check_refused(keel("evaluate", "bare", "nosuch", "--arms", "none"), *suites, "no task 'nosuch'")
 
 
 NO_NAME: dict[str, list[object]] = {
