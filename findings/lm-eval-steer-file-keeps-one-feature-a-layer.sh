@@ -2,14 +2,14 @@
 # lm-eval's `steered` model with a CSV of features of a sparse coder, two of them at the same layer (its columns:
 # loader, action, sparse_model, hookpoint, feature_index, steering_coefficient, ...).
 # Expected: each row steers, as rows at two layers do, or the second is refused.
-# Seen (lm-eval 0.4.13, eai-sparsify 1.3.3): the last row of a layer steers alone, logits are to the bit those of a file
+# Seen (lm-eval 0.4.12, eai-sparsify 1.3.3): the last row of a layer steers alone, logits are to the bit those of a file
 # with that row only, and nothing is said. `add`, the action of the docstring's own rows, is refused by an assertion
 # for every sparse coder, since each comes with a bias.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q lm_eval==0.4.13 eai-sparsify==1.3.3 transformers==4.57.6 torch==2.13.0 pandas==2.3.3
+"$folder/venv/bin/pip" install -q lm_eval==0.4.12 eai-sparsify==1.3.3 transformers==4.57.6 torch==2.13.0 pandas==2.3.3
 cd "$folder"
 HF_HUB_OFFLINE=1 "$folder/venv/bin/python" - <<'PYTHON'
 import importlib.metadata
