@@ -10,6 +10,7 @@ import pytest
 import transformers
 from safetensors.torch import load_file, save_file
 
+from keel.doctor import shrunken_model
 from keel.engines.transformers import load_model
 from keel.errors import ModelLoadError
 from keel.settings import LoadSettings
@@ -59,6 +60,41 @@ def test_weights_of_another_shape_are_named_with_both_shapes(tmp_path):
     configured(folder, intermediate_size=48)
     with pytest.raises(ModelLoadError, match=r"down_proj\.weight \[32, 64\], expected \[32, 48\]"):
         load_model(str(folder), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "says"),
+    [
+        (
+            "llama",
+            {"num_hidden_layers": 3},
+            r"hold 4 layers of model\.layers, of which it names 3;",
+        ),
+        ("gpt2", {"n_layer": 1}, r"hold 4 layers of transformer\.h, of which it names 1;"),
+        (
+            "qwen2",
+            {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+            r"hold model\.layers\.0\.self_attn\.k_proj\.bias and 11 more weights",
+        ),
+    ],
+)
+def test_a_config_that_leaves_out_layers_or_biases_of_the_weights_is_refused(
+    tmp_path, family, changes, says
+):
+    """Half a model opened, passed every check of the doctor and was measured as if whole."""
+    shrunken_model(family).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    configured(tmp_path, **changes)
+    with pytest.raises(ModelLoadError, match=says):
+        load_model(str(tmp_path), SETTINGS)
+
+
+def test_layers_that_predict_tokens_further_ahead_are_no_layers_left_out(tmp_path):
+    """GLM, MiMo and DeepSeek publish one behind the last, which their config counts."""
+    shrunken_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    configured(tmp_path, num_hidden_layers=3, num_nextn_predict_layers=1)
+    assert len(load_model(str(tmp_path), SETTINGS).model.model.layers) == 3
 
 
 def cut_short(path: Path) -> None:

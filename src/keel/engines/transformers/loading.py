@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from keel.engines.catalogue import (
     EMBEDDED,
@@ -73,6 +76,7 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
     except Exception as error:  # damaged files and code from a hub raise anything
         raise ModelLoadError(_error_text(model, base, error)) from error
     _refuse_random(model, lacking)
+    _refuse_unused(model, loaded, lacking)
     tokenizer = _load_tokenizer(where, base, arguments)
     if not placing:
         loaded.to(device)
@@ -178,6 +182,37 @@ def _refuse_random(model: str, lacking: dict[str, Any]) -> None:
                 "it with random numbers there. Give the config.json and all weight files of one "
                 "model that predicts tokens"
             )
+
+
+def _refuse_unused(model: str, loaded: Any, lacking: dict[str, Any]) -> None:
+    """Raise ModelLoadError for layers and biases in the files that config.json leaves out.
+
+    Other weights that are not used are common in published files: images, buffers, quantizers'
+    scales. Layers behind the last that predict several tokens ahead are known by the config.
+    """
+    ahead = getattr(loaded.config.get_text_config(), "num_nextn_predict_layers", None) or 0
+    modules, beyond, biases = dict(loaded.named_modules()), Counter[str](), list[str]()
+    for name in sorted(lacking.get("unexpected_keys", ())):
+        within, _, kind = name.rpartition(".")
+        if getattr(modules.get(within), "_parameters", {}).get(kind, 0) is None:
+            biases.append(name)
+        for match in re.finditer(r"\.(\d+)(?=\.)", name):
+            layers = modules.get(path := name[: match.start()])
+            if isinstance(layers, nn.ModuleList) and int(match[1]) >= len(layers) + ahead:
+                beyond[path] = max(beyond[path], int(match[1]) + 1)
+    if not (beyond or biases):
+        return
+    what = [
+        f"{n} layers of {path}, of which it names {len(modules[path])}"
+        for path, n in beyond.items()
+    ]
+    if biases:
+        what.append(f"{biases[0]} and {len(biases) - 1:,} more weights that it has no use for")
+    raise ModelLoadError(
+        f"config.json of {model!r} is another model's than the weights: they hold "
+        f"{'; '.join(what)}; transformers would run a part of the model without a word. Give the "
+        "config.json that was published with the weights"
+    )
 
 
 def _auto(name: str) -> Any:
