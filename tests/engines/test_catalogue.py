@@ -24,7 +24,9 @@ from keel.engines.catalogue import (
     locate,
     weights_fingerprint,
 )
+from keel.engines.transformers import load_model
 from keel.errors import MissingExtraError, ModelLoadError
+from keel.settings import LoadSettings
 from keel.testing import save_tiny_model, tiny_model
 from tests.engines.tiny_gguf import write_tiny_gguf
 
@@ -275,6 +277,68 @@ def test_an_adapter_on_its_base_is_loaded_with_the_bases_tokenizer(tmp_path):
     (tmp_path / "base" / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match="it is an adapter of .*base', which must be at hand"):
         keel.open_engine(str(tmp_path / "lora"), device="cpu")
+
+
+FLOAT32 = LoadSettings(device="cpu", dtype="float32")
+SHARING = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: peft.LoraConfig(use_dora=True, **SHARING),
+        lambda: peft.VeraConfig(r=4, **SHARING),
+        lambda: peft.AdaLoraConfig(init_r=6, target_r=4, total_step=10, **SHARING),
+    ],
+    ids=["dora", "vera", "adalora"],
+)
+def test_adapters_that_transformers_alone_loads_in_part_are_as_peft_has_them(tmp_path, config):
+    """They were refused as folders that lack weights, though every weight was there."""
+    base = save_tiny_model(tmp_path / "base", "llama")
+    model = peft.get_peft_model(
+        transformers.AutoModelForCausalLM.from_pretrained(base), config()
+    ).eval()
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape, generator=draws) / 4
+        expected = model(IDS).logits
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(str(tmp_path / "adapter"), FLOAT32).model
+    with torch.no_grad():
+        assert torch.allclose(loaded.eval()(IDS).logits, expected, atol=1e-5)
+
+
+def learned_prompt(folder: Path, base: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    config = peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained(folder)
+
+
+def without_weights(folder: Path, base: Path) -> None:
+    trained_adapter(folder, base)
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def damaged(folder: Path, base: Path) -> None:
+    trained_adapter(folder, base)
+    (folder / "adapter_config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (learned_prompt, r"holds learned prompt tokens \(PROMPT_TUNING\).* keel\.steered"),
+        (without_weights, "no weights; copy adapter_model"),
+        (damaged, "is no adapter's settings: .*; copy it anew"),
+    ],
+)
+def test_an_adapter_that_cannot_be_taken_is_refused_by_the_reason(tmp_path, make, says):
+    """All but the last were blamed on the base model, which was at hand; the last was a bug's."""
+    make(tmp_path / "adapter", save_tiny_model(tmp_path / "base", "llama"))
+    with pytest.raises(ModelLoadError, match=says):
+        load_model(str(tmp_path / "adapter"), FLOAT32)
 
 
 def test_it_is_written_once(cache, gguf, monkeypatch):

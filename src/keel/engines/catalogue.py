@@ -180,14 +180,19 @@ def adapter_base(where: str) -> str | None:
     """The base model of an adapter's folder (LoRA, as peft saves it); None where it is none.
 
     A folder that holds the whole model beside the adapter is its own base.
-    Raises ModelLoadError where the adapter names no base model.
+    Raises ModelLoadError where its settings are damaged or name no base model.
     """
     settings = Path(where) / "adapter_config.json"
     if not settings.exists():
         return None
     if (Path(where) / "config.json").exists():
         return where
-    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelLoadError(
+            f"{settings} is no adapter's settings: {error}; copy it anew"
+        ) from error
     if not base:
         raise ModelLoadError(
             f"{settings} names no base model; write its folder or hub id there, as "

@@ -70,7 +70,12 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
         arguments["revision"] = settings.revision
     placing = {"device_map": "auto"} if settings.device == "map" else {}
     try:
-        loaded, lacking = _load_model(where, dtype, {**arguments, **placing})
+        source = where if base is None else base
+        loaded, lacking = _load_model(source, dtype, {**arguments, **placing})
+        if source != where:
+            loaded = _adapted(loaded, where)
+    except ModelLoadError:
+        raise
     except (torch.OutOfMemoryError, MemoryError):
         raise  # no fault of the folder's
     except Exception as error:  # damaged files and code from a hub raise anything
@@ -162,6 +167,30 @@ def _load_model(
                 raise
             refusals.append(error)
     raise refusals[0]
+
+
+def _adapted(base: Any, adapter: str) -> Any:
+    """The base model with the adapter's layers in it, as peft puts them there.
+
+    transformers by itself puts random numbers for DoRA's magnitudes and AdaLoRA's ranks, and takes
+    no adapter whose layers share weights (VeRA).
+    """
+    from peft import PeftConfig, PeftModel
+
+    if not any(Path(adapter).glob("adapter_model.*")):
+        raise ModelLoadError(
+            f"{adapter} has an adapter_config.json and no weights; copy adapter_model.safetensors"
+        )
+    config = PeftConfig.from_pretrained(adapter)
+    if config.is_prompt_learning:
+        raise ModelLoadError(
+            f"{adapter} holds learned prompt tokens ({config.peft_type.value}), for which Keel's "
+            "engines have no position; load both with peft and steer them with keel.steered"
+        )
+    adapted = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False)
+    read = adapted.load_adapter(adapter, "default", autocast_adapter_dtype=False)
+    _refuse_random(adapter, {"missing_keys": read.missing_keys})
+    return adapted.get_base_model()
 
 
 def _refuse_random(model: str, lacking: dict[str, Any]) -> None:
