@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.coverage import items, maps, marks, prices, talks
+from benchmarks.coverage import alarms, items, maps, marks, prices, ranks, talks
 from benchmarks.coverage.studies import Row, Study
 from docs.make import with_part
 
@@ -23,9 +23,12 @@ GROUPS = (
     "evaluations",
     "judges",
     "maps",
+    "roles",
     "comparisons",
     "prices",
     "marks",
+    "alarms",
+    "replays",
     "conversations",
     "messages",
 )
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def all_studies() -> Iterator[Study]:
     """The studies of every group."""
-    for module in (items, maps, prices, marks, talks):
+    for module in (items, maps, ranks, prices, marks, alarms, talks):
         yield from module.studies()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from keel.alarm.conversations import ConversationMeans
 from keel.alarm.value import Alarm, FitCheck
 from keel.statistics import Floats, exact_rate_interval, percentile_interval
+from keel.types import Interval
 from keel.words import percent, signed, tenths
 
 _DRAWS = 500
@@ -58,9 +59,21 @@ def _rate(name: str, alarm: Alarm, alarmed: Sequence[bool]) -> FitCheck:
 
 
 def _lag(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> FitCheck:
+    lag = lag_interval(alarm, conversations)
+    harmless = _HARMLESS if alarm.statistic == "mixture" else 0.0
+    return FitCheck(
+        "neighbouring turns",
+        f"lag-1 autocorrelation {signed(lag.value)} (95 %: {lag.bounds(signed)}); the rate "
+        f"of {alarm.statistic} holds up to {harmless:g}",
+        bool(lag.low <= 0 or lag.high <= harmless),
+    )
+
+
+def lag_interval(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> Interval:
     """Correlation of a turn with the next, levels of turns and conversations removed.
 
-    What independent turns show of it, -1/T in a conversation of T turns, is added back.
+    What independent turns show of it, -1/T in a conversation of T turns, is added back. The
+    interval is over conversations.
     """
     products_C, squares_C = np.zeros(len(conversations)), np.zeros(len(conversations))
     for number, each in enumerate(conversations):
@@ -72,14 +85,7 @@ def _lag(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> FitCheck:
         )
     draws = np.random.default_rng(0).integers(len(squares_C), size=(_DRAWS, len(squares_C)))
     of_draws = products_C[draws].sum(axis=1) / np.maximum(squares_C[draws].sum(axis=1), 1e-12)
-    lag = percentile_interval(products_C.sum() / max(squares_C.sum(), 1e-12), of_draws)
-    harmless = _HARMLESS if alarm.statistic == "mixture" else 0.0
-    return FitCheck(
-        "neighbouring turns",
-        f"lag-1 autocorrelation {signed(lag.value)} (95 %: {lag.bounds(signed)}); the rate "
-        f"of {alarm.statistic} holds up to {harmless:g}",
-        bool(lag.low <= 0 or lag.high <= harmless),
-    )
+    return percentile_interval(products_C.sum() / max(squares_C.sum(), 1e-12), of_draws)
 
 
 def _tail(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> FitCheck:
