@@ -86,7 +86,7 @@ def test_series_are_few_and_count_turns_alarms_and_levels(store):
     series = {each.name: each.values for each in watching.series("tiny")}
     turns = series["keel_drift_turns"]
     assert sum(turns.values()) == 3 * len(LEVELS)
-    assert series["keel_drift_alarms"] == {("tiny", "low"): 3}
+    assert series["keel_drift_alarms"] == {("tiny",): 3}
     (levels,) = series["keel_drift_gaps"].values()
     assert dict(levels.buckets)["+Inf"] == 3 * len(LEVELS)
     assert levels.total == pytest.approx(3 * sum(LEVELS))
@@ -95,12 +95,85 @@ def test_series_are_few_and_count_turns_alarms_and_levels(store):
     assert sum(len(values) for values in series.values()) <= 20
 
 
-def test_a_setting_without_an_alarm_has_none_counted_and_not_no_series(store):
+def test_before_the_first_alarm_none_are_counted_and_not_no_series(store):
     """Prometheus' increase() misses what a counter begins with."""
+    series = {each.name: each.values for each in watcher(store).series("tiny")}
+    assert series["keel_drift_alarms"] == {("tiny",): 0}
+
+
+def test_many_settings_and_states_have_a_bounded_number_of_lines(store):
+    """Of 16 settings in 1,000 conversations: all states, with alarms, unread and foreign turns.
+
+    24 that are always there, and 5 states of 3 settings and of `others`; a histogram whose least
+    bound is negative has no lines but its buckets.
+    """
     watching = watcher(store)
-    said_over(watching, [1.0])
+    for number in range(1000):
+        levels = (LEVELS, [1.0, 9.0], [1.0, 0.4, 0.2], [1.0])[number % 4]
+        setting = f"s{number // 4 % 16}"
+        for turn, level in enumerate(levels):
+            conversation = MessageTurn(watching.namer.of_id(str(number), ""), (), str(number))
+            few = 2 if turn and number % 4 == 1 and number // 64 % 2 else 40
+            served = ServedTurn(conversation, "x", setting, sums(level, few), "")
+            watching.judge(served)
+        if number % 100 == 3:
+            watching.unread("not seen")
     series = {each.name: each.values for each in watching.series("tiny")}
-    assert series["keel_drift_alarms"] == {("tiny", "low"): 0}
+    turns = series["keel_drift_turns"]
+    assert {labels[1] for labels in turns} == {"s0", "s1", "s2", "others"}
+    assert sum(turns.values()) == 250 * (6 + 2 + 3 + 1)
+    assert len(turns) == 4 * 5
+    lines = [line for line in exposed(watching.series("tiny")) if not line.startswith("#")]
+    assert len(lines) == 24 + 4 * 5
+
+
+def exposed(series):
+    """The lines that Prometheus gets."""
+    from keel.engines.vllm.metrics import _written
+
+    pytest.importorskip("prometheus_client")
+    return _written(series, "").decode().splitlines()
+
+
+def judged(watching, texts, level, *, answer="x", **more):
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+    turn = watching.namer.turn({"messages": messages, **more}, id=None, sender="")
+    return watching.judge(ServedTurn(turn, answer, "low", sums(level), "")), turn
+
+
+CONTINUED = {"continue_final_message": True}
+
+
+def test_a_cut_answer_that_is_continued_is_one_turn(store):
+    """The client sends its half answer to be gone on with, then both halves as one answer."""
+    heard = []
+    watching = watcher(store, listeners=(heard.append,))
+    judged(watching, ["q1"], 1.0, answer="a1")
+    judged(watching, ["q1", "a1", "q2"], 0.9, answer="The sea")
+    judged(watching, ["q1", "a1", "q2", "The sea"], 0.8, answer=" is wide", **CONTINUED)
+    judged(watching, ["q1", "a1", "q2", "The sea is wide", "q3"], 0.1)
+    assert [event["turn"] for event in heard] == [1, 2, 2, 3]
+    monitor = Monitor(alarm())
+    levels = [1.0, 0.8, 0.1]  # that of the second turn is its continuation's
+    offline = [monitor.turn("c", mean=2.0 + 4.0 * level, tokens=40) for level in levels]
+    assert heard[-1]["evidence"] == pytest.approx(offline[-1].evidence, abs=1e-3)
+    series = {each.name: each.values for each in watching.series("tiny")}
+    assert series["keel_drift_state_misses"] == {("tiny",): 0}
+
+
+def test_an_alarm_of_a_cut_answer_stays_when_it_is_continued(store):
+    watching = watcher(store)
+    texts = ["q0"]
+    for number, level in enumerate(LEVELS):
+        said, _ = judged(watching, texts, level, answer=f"a{number}")
+        texts += [f"a{number}", f"q{number + 1}"]
+    assert said["state"] == "alarm"
+    again, turn = judged(watching, texts[:-1], 1.0, answer=" and on", **CONTINUED)
+    assert watching.has_alarmed(turn)
+    assert (again["state"], again["since"]) == ("alarm", said["since"])
+    series = {each.name: each.values for each in watching.series("tiny")}
+    assert series["keel_drift_alarms"] == {("tiny",): 1}
 
 
 def test_a_conversation_that_was_forgotten_begins_anew_and_is_counted(store):

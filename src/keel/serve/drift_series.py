@@ -7,10 +7,19 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from keel.alarm import Alarm
-from keel.engines.vllm import FAILED, LATE, NOT_SEEN, HistogramValue, Series
+from keel.engines.vllm import (
+    FAILED,
+    LATE,
+    NAMED_SETTINGS,
+    NOT_SEEN,
+    OTHERS,
+    HistogramValue,
+    Series,
+)
 
-GAPS_BOUNDS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, math.inf)
-EVIDENCE_BOUNDS = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, math.inf)
+GAPS_BOUNDS = (-0.5, 0.0, 0.5, 0.75, 1.0, 1.5, math.inf)
+EVIDENCE_BOUNDS = (10.0, 100.0, math.inf)
+"""What a watched turn and an alarm need at a rate of 1 %."""
 NO_TOKENS, NOT_KEPT, NOT_JUDGED = "no tokens", "not kept", "not judged"
 """It had no content; the file took it no more; the judge failed."""
 UNREAD = (NOT_SEEN, FAILED, LATE, NO_TOKENS, NOT_KEPT, NOT_JUDGED)
@@ -19,7 +28,7 @@ _BY = "|"
 """Stands between the parts of a counter's name: what is counted, then its labels."""
 _COUNTED = {
     "turns": ("keel_drift_turns", "Turns read.", ("setting", "state")),
-    "alarms": ("keel_drift_alarms", "Conversations that raised an alarm.", ("setting",)),
+    "alarms": ("keel_drift_alarms", "Conversations that raised an alarm.", ()),
     "unread": ("keel_drift_unread_turns", "Answers that could not be read.", ("reason",)),
     "conversations": ("keel_drift_conversations", "Conversations that have begun.", ()),
     "misses": ("keel_drift_state_misses", "Turns whose past was not known any more.", ()),
@@ -34,6 +43,22 @@ _HISTOGRAMS = {
 def counter_name(*parts: str) -> str:
     """The name of a counter: what is counted, and the values of its labels."""
     return _BY.join(parts)
+
+
+def of_few_settings(
+    counts: Mapping[str, float], before: Mapping[str, float]
+) -> Mapping[str, float]:
+    """What is to be counted, settings beyond the first few that stand in `before` put together."""
+    own = {name.split(_BY)[1] for name in before if name.startswith(f"turns{_BY}")}
+    room = NAMED_SETTINGS - len(own - {OTHERS})
+    few = dict[str, float]()
+    for name, value in counts.items():
+        first, *labels = name.split(_BY)
+        if first == "turns" and labels[0] not in own and room <= 0:
+            labels[0] = OTHERS
+        label = counter_name(first, *labels)
+        few[label] = few.get(label, 0.0) + value
+    return few
 
 
 def bound_of(value: float, bounds: Sequence[float]) -> str:
@@ -87,11 +112,8 @@ def _counted(
     counter that begins with 1.
     """
     split = [(name.split(_BY), value) for name, value in counts.items()]
-    begun = {
-        "alarms": [(labels[0],) for (first, *labels), _ in split if first == "turns"],
-        "unread": [(reason,) for reason in UNREAD],
-    }
-    zeros = begun.get(counted, [] if _COUNTED[counted][2] else [()])
+    begun = {"turns": [], "unread": [(reason,) for reason in UNREAD]}
+    zeros = begun.get(counted, [()])
     values = {(model, *labels): value for (first, *labels), value in split if first == counted}
     return {**{(model, *labels): 0.0 for labels in zeros}, **values}
 

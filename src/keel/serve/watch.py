@@ -107,7 +107,7 @@ class Watch:
         if scope["type"] == "http" and path == METRICS_PATH:
             args = scope["app"].state.args
             model = (args.served_model_name or [args.model])[0]
-            send = adding_series(scope, send, self._series(model))
+            send = adding_series(scope, send, lambda _: self._series(model))
         elif scope["type"] == "http" and path == DRIFT_PATH:
             await send_json(send, 200, self.watcher.recent())
             return

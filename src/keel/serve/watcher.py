@@ -21,6 +21,7 @@ from keel.serve.drift_series import (
     bound_of,
     counter_name,
     drift_series,
+    of_few_settings,
 )
 from keel.serve.recent import RecentTurns
 
@@ -138,7 +139,7 @@ class Watcher:
             "evidence_sum": verdict.evidence,
         }
         if verdict.is_new:
-            counts[counter_name("alarms", turn.setting)] = 1.0
+            counts["alarms"] = 1.0
         if past is None and turn.turn.key is not None and turn.turn.id is None:
             counts["misses"] = 1.0
         is_first = not before.gaps
@@ -214,7 +215,8 @@ class Watcher:
         """
         try:
             with self.store.writing():
-                self.store.count({**counts, **self.unkept})
+                adding = of_few_settings({**counts, **self.unkept}, self.store.counts())
+                self.store.count(adding)
                 keep()
             self.unkept.clear()
         except sqlite3.Error as error:

@@ -68,23 +68,48 @@ def test_firing_is_by_setting_and_layer_and_workers_that_share_a_layer_count_onc
     assert values(series, "keel_tokens") == {("tiny", "0", "low"): 15}
 
 
-def test_a_server_of_sixteen_settings_at_eight_layers_has_at_most_a_hundred_series():
-    """Sixteen settings with requests, tokens and firing; an ordinary run holds three."""
-    names = [f"s{n}" for n in range(16)]
-    engine = EngineNumbers(
-        True,
-        1.0,
-        dict.fromkeys(names, 1),
-        dict.fromkeys(names, 9),
-        {name: dict.fromkeys(range(8), 2) for name in names},
-    )
-    series = series_of(SERVER, [engine])
-    assert sum(len(each.values) for each in series) <= 100
-    assert values(series, "keel_tokens_moved")["tiny", "0", "s9", "all"] == 16
-    few = EngineNumbers(
-        True, 1.0, dict.fromkeys(names[:4], 1), dict.fromkeys(names[:3], 1), ENGINE.moved
-    )
-    assert sum(len(each.values) for each in series_of(SERVER, [few])) <= 60
+def numbers_of(used, *, settings=16, layers=8):
+    """An engine that holds so many settings at so many layers, of which requests had these."""
+    names = [f"s{n}" for n in range(settings)]
+    moved = {name: dict.fromkeys(range(layers), 2 * (name in used)) for name in names}
+    tokens = {name: 9 * (name in used) for name in names}
+    return EngineNumbers(True, 1.0, dict.fromkeys(used, 1), tokens, moved)
+
+
+def test_settings_that_no_request_had_have_no_series():
+    """A run with eight settings had 32 series of their layers, all at 0, and 16 more."""
+    series = series_of(SERVER, [numbers_of(["s5"])])
+    assert sum(len(each.values) for each in series) == 4 + 1 + 1 + 8
+    assert values(series, "keel_tokens") == {("tiny", "0", "s5"): 9}
+
+
+@pytest.mark.parametrize("layers", [1, 6, 16])
+@pytest.mark.parametrize("beside", [0, 43])
+def test_a_server_of_sixteen_settings_has_at_most_sixty_series(layers, beside):
+    """43: those of an alarm, all of whose states three settings and `others` have seen."""
+    used = ["s9", "none", *(f"s{n}" for n in range(9))]
+    series = series_of(SERVER, [numbers_of(used, layers=layers)], beside=beside)
+    assert sum(len(each.values) for each in series) + beside <= 60
+    requests = values(series, "keel_requests")
+    assert requests == {("tiny", "0", name): 1 for name in ("s9", "none", "s0")} | {
+        ("tiny", "0", "others"): 8
+    }
+    moved = values(series, "keel_tokens_moved")
+    assert sum(moved.values()) == 10 * layers * 2
+    assert moved["tiny", "0", "others", "all"] == 8 * layers * 2
+
+
+def test_no_counter_falls_when_one_more_setting_is_used():
+    """Prometheus takes a fall for a counter that began anew, and adds all of it again."""
+    used, before = [], {}
+    for name in ("low", "none", "s3", "s1", "s2", "s0"):
+        used.append(name)
+        series = series_of(SERVER, [numbers_of(used)])
+        now = {(s.name, *labels): n for s in series for labels, n in s.values.items()}
+        counters = {key for key in now if key[0] in ("keel_requests", "keel_tokens")}
+        assert all(now[key] >= before.get(key, 0) for key in counters)
+        before = {key: now[key] for key in counters}
+    assert {key[-1] for key in before if key[0] == "keel_requests"} == {*used[:3], "others"}
 
 
 def test_an_engine_that_fails_or_hangs_counts_as_not_capped(monkeypatch):
@@ -116,7 +141,7 @@ def test_the_series_follow_vllms_in_the_format_that_was_asked_for(accepted, end)
         sent.append(message)
 
     async def answer():
-        adding = adding_series(scope, send, series_of(SERVER, [ENGINE]))
+        adding = adding_series(scope, send, lambda _: series_of(SERVER, [ENGINE]))
         await adding({"type": "http.response.start", "status": 200, "headers": []})
         await adding({"type": "http.response.body", "body": VLLMS + end})
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
+import urllib.request
+from dataclasses import replace
 
 import pytest
 
-from keel.alarm import Alarm, Monitor
+from keel.alarm import Alarm, Monitor, State, advance
+from keel.drift import read_conversations
 from keel.engines import Recording, open_engine
 from keel.steering import Probe
 from keel.store import save_floors
@@ -30,7 +34,7 @@ ALARM = Alarm(
     direction=DIRECTION,
     zero=0.0,
     gap=1.0,
-    expected=(0.0,),
+    expected=(0.0, 0.4, 0.1),
     between=0.3,
     within=0.3,
     token=1.0,
@@ -121,6 +125,63 @@ def test_evidence_grows_along_a_conversation_as_offline(url):
         messages.append({"role": "assistant", "content": reply["choices"][0]["message"]["content"]})
 
 
+@pytest.mark.parametrize("written", ["", None, []], ids=["empty", "null", "no parts"])
+def test_turns_after_an_empty_answer_count_on_the_server_as_offline(url, engine, written, tmp_path):
+    """A file whose first answer is null was read without it, and every later turn as one earlier,
+    held against another turn's level."""
+    messages = [{"role": "user", "content": f"is it empty? {written}"}]
+    (end,) = engine.template.tokenizer.encode(
+        engine.template.tokenizer.eos_token, add_special_tokens=False
+    )
+    reply = chat(url, messages, logit_bias={str(end): 100})
+    assert reply["choices"][0]["message"]["content"] in ("", None)
+    assert verdicts(reply) == [{"setting": "high", "state": "unknown"}]
+    messages.append({"role": "assistant", "content": written})
+    monitor = Monitor(ALARM)
+    monitor.turn("c", mean=0.0, tokens=0)
+    for number in range(2):
+        messages.append({"role": "user", "content": f"question {number}"})
+        reply = chat(url, messages)
+        (said,) = verdicts(reply)
+        file = tmp_path / f"{number}.json"
+        answer = {"role": "assistant", "content": reply["choices"][0]["message"]["content"]}
+        messages.append(answer)
+        file.write_text(json.dumps({"messages": messages}))
+        (read,) = read_conversations(file)
+        turns = sum(message.speaker == "assistant" for message in read.messages)
+        offline = monitor.turn("c", mean=said["gaps"], tokens=5)
+        assert turns == offline.turn + 1 == number + 2
+        assert said["evidence"] == pytest.approx(offline.evidence, rel=0.01)
+
+
+def test_an_answer_that_is_continued_is_the_turn_that_it_began(url):
+    """A client has a cut answer gone on with, and sends both halves as one from then on."""
+    before = metric(url, "keel_drift_state_misses_total")
+    messages = [{"role": "user", "content": "tell me of the tide"}]
+    begun = chat(url, messages)
+    texts = [begun["choices"][0]["message"]["content"]]
+    cut = {"role": "assistant", "content": texts[0]}
+    going_on = {"add_generation_prompt": False, "continue_final_message": True}
+    continued = chat(url, [*messages, cut], **going_on)
+    texts.append(continued["choices"][0]["message"]["content"])
+    messages += [{"role": "assistant", "content": "".join(texts)}]
+    later = chat(url, [*messages, {"role": "user", "content": "more"}])
+    state = State()
+    for reply, turn in ((begun, 1), (continued, 1), (later, 2)):
+        (said,) = verdicts(reply)
+        state, offline = advance(ALARM, replace(state, turns=turn - 1), said["gaps"], 5)
+        assert said["state"] == "alarm"  # of these toys', which the continuation keeps
+        assert said["evidence"] == pytest.approx(offline.evidence, rel=0.01)
+    assert metric(url, "keel_drift_state_misses_total") == before
+
+
+def metric(url, name):
+    """The value of a series that has no labels but the model's name."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
+        lines = reply.read().decode().splitlines()
+    return next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{name}{{"))
+
+
 def test_a_streamed_answer_is_judged_before_its_end_where_that_is_wanted(url):
     """At 16 and 64 of its 80 tokens; 79 are read by its end, as the last is never run."""
     body = {"model": "tiny", "prompt": "a b", "max_tokens": 80, "temperature": 0}
@@ -193,13 +254,27 @@ def test_the_server_says_by_which_alarm_it_watches(url):
 
 
 def test_metrics_count_turns_and_stay_few(url):
-    import urllib.request
-
-    chat(url, [{"role": "user", "content": "x"}])
+    """After 15 conversations under three settings, in endpoints of three kinds: 84 were seen."""
+    for number in range(13):
+        named = {"vllm_xargs": {"keel": ("low", "high", "none")[number % 3]}}
+        messages = [{"role": "user", "content": f"x {number}"}]
+        sampled = {"n": 1 + number % 2, "temperature": 1.0, "seed": number}
+        answer = chat(url, messages, max_tokens=2 + number, **sampled, **named)
+        said = answer["choices"][0]["message"]
+        chat(url, [*messages, {"role": "assistant", "content": said["content"]}, *messages])
+    body = {"model": "tiny", "max_tokens": 5, "messages": [{"role": "user", "content": "y"}]}
+    assert post(url, "/v1/messages", body)[0] == 200
+    body = {"model": "tiny", "input": "z", "max_output_tokens": 5}
+    assert post(url, "/v1/responses", body)[0] == 200
+    time.sleep(1.1)  # the engine's numbers are kept for a second
     with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
         lines = [line for line in reply.read().decode().splitlines() if line.startswith("keel_")]
+    own = {line.split('setting="')[1].split('"')[0] for line in lines if "requests_total" in line}
+    assert own == {"low", "high", "none"}
     assert any(line.startswith("keel_drift_turns_total{") for line in lines)
     assert any(line.startswith("keel_drift_gaps_bucket{") for line in lines)
     unread = [line for line in lines if line.startswith("keel_drift_unread_turns_total{")]
+    unread = [line for line in unread if 'reason="no tokens"' not in line]  # empty answers
     assert {line.rpartition(" ")[2] for line in unread} == {"0.0"}
-    assert len(lines) <= 60
+    assert 'setting="high",' in "".join(line for line in lines if "tokens_moved" in line)
+    assert len(lines) <= 60, lines

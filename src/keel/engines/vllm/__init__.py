@@ -14,7 +14,14 @@ from keel.engines.vllm.engine import VllmEngine, load_engine
 from keel.engines.vllm.faults import FaultLog
 from keel.engines.vllm.front import CURRENT, FACTS_PATH, SETTING_HEADER, RequestSetting
 from keel.engines.vllm.gate import Gate, ServerAddress
-from keel.engines.vllm.metrics import METRICS_PATH, HistogramValue, Series, adding_series
+from keel.engines.vllm.metrics import (
+    METRICS_PATH,
+    NAMED_SETTINGS,
+    OTHERS,
+    HistogramValue,
+    Series,
+    adding_series,
+)
 from keel.engines.vllm.naming import (
     CANDIDATE_HEADER,
     CONVERSATION_FIELD,
@@ -50,7 +57,9 @@ __all__ = [
     "FRONT",
     "LATE",
     "METRICS_PATH",
+    "NAMED_SETTINGS",
     "NOT_SEEN",
+    "OTHERS",
     "PROBE_HEADER",
     "PROVISIONAL_FIELD",
     "PROVISIONAL_HEADER",

@@ -28,7 +28,6 @@ from keel.engines.vllm.metrics import (
     METRICS_PATH,
     EngineNumbers,
     EngineReader,
-    Series,
     ServerNumbers,
     adding_series,
     series_of,
@@ -166,8 +165,12 @@ class Front:
             raw, _ = await read_body(receive)
             await send_json(send, *await call.answer(_header(scope, "authorization"), raw))
         elif path == METRICS_PATH and (deployment is not None or self.gate is not None):
-            series = await self._series(state, deployment, live)
-            await self.app(scope, receive, adding_series(scope, send, series))
+            server = self._server_numbers(state, deployment, live)
+            engines = [] if deployment is None else await self._engine_numbers(state, live)
+            adding = adding_series(
+                scope, send, lambda beside: series_of(server, engines, beside=beside)
+            )
+            await self.app(scope, receive, adding)
         elif deployment is not None and _is_of_page(path, scope):
             await self._show(state, deployment, live, scope, receive, send)
         elif path == FACTS_PATH and deployment is not None:
@@ -192,15 +195,6 @@ class Front:
             print(f"keel: {self.fault or line_of(facts)}", file=sys.stderr, flush=True)
         if self.gate is not None:
             self.gate.announce(_address_of(state.args))
-
-    async def _series(
-        self, state: Any, deployment: Deployment | None, live: LiveFloors | None
-    ) -> list[Series]:
-        """What `/metrics` says of Keel, also where it is missing from the engine."""
-        return series_of(
-            self._server_numbers(state, deployment, live),
-            [] if deployment is None else await self._engine_numbers(state, live),
-        )
 
     def _server_numbers(
         self, state: Any, deployment: Deployment | None, live: LiveFloors | None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keel.engines.vllm.asgi import Scope, Send, changing_body, header_of
@@ -23,8 +24,12 @@ _PATIENCE_S = 5.0
 """How long the engines may take to answer; Prometheus itself waits 10 s."""
 NUMBERS_FAILED, FIRING_FAILED = "engines give no numbers", "a layer was passed by"
 """Kinds of faults."""
-_FIRING_SERIES = 32
-"""Most series of tokens that were moved, of one engine; settings beyond have one, of all layers."""
+_MOST_SERIES = 60
+"""Keel's series of a server with one engine: layers have their own while there is room."""
+NAMED_SETTINGS = 3
+"""Settings that have series of their own: those that requests had first."""
+OTHERS = "others"
+"""Label of the settings beyond, together."""
 _END = b"# EOF\n"
 """What ends an answer in the OpenMetrics format, and in no other."""
 
@@ -70,6 +75,25 @@ class EngineNumbers:
         held, tested_s_ago = given["default_is_held"], given["tested_s_ago"]
         return cls(held, tested_s_ago, given["requests"], tokens, moved, given["fault"])
 
+    def of_few_settings(self) -> EngineNumbers:
+        """The numbers of settings that were used, those beyond the first few put together.
+
+        The order is that of first use, which stays: a sum that lost a setting would be taken for
+        a counter that began anew.
+        """
+        requests, tokens = Counter[str](), Counter[str]()
+        moved = dict[str, dict[int, int]]()
+        for number, setting in enumerate(self.requests):
+            name = setting if number < NAMED_SETTINGS else OTHERS
+            requests[name] += self.requests[setting]
+            if setting in self.tokens:
+                tokens[name] += self.tokens[setting]
+            of_name = moved.setdefault(name, {})
+            for layer, fired in self.moved.get(setting, {}).items():
+                of_name[layer] = of_name.get(layer, 0) + fired
+        held = {name: layers for name, layers in moved.items() if layers}
+        return replace(self, requests=requests, tokens=tokens, moved=held)
+
 
 @dataclass(frozen=True)
 class ServerNumbers:
@@ -110,17 +134,20 @@ class Series:
     values: Mapping[tuple[str, ...], float | HistogramValue]
 
 
-def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) -> list[Series]:
-    """All of Keel's series; an engine that did not answer (None) counts as not capped."""
+def series_of(
+    server: ServerNumbers, engines: Sequence[EngineNumbers | None], *, beside: int = 0
+) -> list[Series]:
+    """All of Keel's series but so many `beside`; an engine that did not answer (None) counts as not
+    capped."""
     model = server.model_name
     by_engine = {(model, str(n)): engine for n, engine in enumerate(engines)}
-    named = {key: engine for key, engine in by_engine.items() if engine is not None}
+    named = {key: e.of_few_settings() for key, e in by_engine.items() if e is not None}
     capped: dict[tuple[str, ...], float | HistogramValue] = {
         key: float(server.shows_capped(engine))
         for key, engine in (by_engine or {(model, "0"): None}).items()
     }
     own = ("model_name", "engine")
-    return [
+    series = [
         Series(
             "keel_capped",
             "Whether requests that name no setting are held: 1, or 0 where that is not shown.",
@@ -134,21 +161,14 @@ def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) ->
             "Requests by the setting that holds them.",
             "counter",
             (*own, "setting"),
-            {(*key, s): n for key, e in named.items() for s, n in sorted(e.requests.items())},
+            {(*key, s): n for key, e in named.items() for s, n in e.requests.items()},
         ),
         Series(
             "keel_tokens",
             "Tokens computed under each setting.",
             "counter",
             (*own, "setting"),
-            {(*key, s): n for key, e in named.items() for s, n in sorted(e.tokens.items())},
-        ),
-        Series(
-            "keel_tokens_moved",
-            "Tokens that a setting's floors moved, by layer.",
-            "counter",
-            (*own, "setting", "layer"),
-            {(*key, *labels): n for key, e in named.items() for labels, n in _moved(e)},
+            {(*key, s): n for key, e in named.items() for s, n in e.tokens.items()},
         ),
         Series(
             "keel_canary_age_seconds",
@@ -158,6 +178,15 @@ def series_of(server: ServerNumbers, engines: Sequence[EngineNumbers | None]) ->
             dict(_ages(server, named)),
         ),
     ]
+    room = (_MOST_SERIES - beside - sum(len(each.values) for each in series)) // max(1, len(named))
+    moved = Series(
+        "keel_tokens_moved",
+        "Tokens that a setting's floors moved, by layer.",
+        "counter",
+        (*own, "setting", "layer"),
+        {(*key, *labels): n for key, e in named.items() for labels, n in _moved(e, room)},
+    )
+    return [*series, moved]
 
 
 def _facts_series(server: ServerNumbers) -> Series:
@@ -178,15 +207,16 @@ def _facts_series(server: ServerNumbers) -> Series:
     )
 
 
-def _moved(engine: EngineNumbers) -> Iterator[tuple[tuple[str, str], int]]:
-    """(setting, layer) and count: settings that computed most first, while there is room."""
-    room = _FIRING_SERIES
-    for setting in sorted(engine.moved, key=lambda s: (-engine.tokens.get(s, 0), s)):
-        layers = engine.moved[setting]
-        if len(layers) <= room:
+def _moved(engine: EngineNumbers, room: int) -> Iterator[tuple[tuple[str, str], int]]:
+    """(setting, layer) and count; of a setting that does not fit, all layers in one series."""
+    waiting = len(engine.moved)
+    for setting, layers in engine.moved.items():
+        waiting -= 1  # each has one at least
+        if setting != OTHERS and len(layers) + waiting <= room:
             room -= len(layers)
             yield from (((setting, str(layer)), n) for layer, n in sorted(layers.items()))
         else:
+            room -= 1
             yield (setting, "all"), sum(layers.values())
 
 
@@ -228,8 +258,11 @@ class EngineReader:
         return self.last
 
 
-def adding_series(scope: Scope, send: Send, series: Iterable[Series]) -> Send:
-    """A `send` that adds the series to vLLM's metrics, in the format that was asked for."""
+def adding_series(scope: Scope, send: Send, series: Callable[[int], Iterable[Series]]) -> Send:
+    """A `send` that adds series to vLLM's metrics, in the format that was asked for.
+
+    `series` is called with how many of Keel's are there already.
+    """
     # What is packed cannot be added to.
     scope["headers"] = [(k, v) for k, v in scope["headers"] if k.lower() != b"accept-encoding"]
     accepted = header_of(scope, "accept")
@@ -237,7 +270,8 @@ def adding_series(scope: Scope, send: Send, series: Iterable[Series]) -> Send:
     async def added(start: Mapping[str, Any], body: bytes) -> bytes:
         if start["status"] != 200:
             return body
-        return body.removesuffix(_END) + _written(series, accepted)
+        beside = sum(line.startswith(b"keel_") for line in body.splitlines())
+        return body.removesuffix(_END) + _written(series(beside), accepted)
 
     return changing_body(send, added)
 
