@@ -1,7 +1,13 @@
 """What a server must show to count as capped, on servers that each fail in a way of their own."""
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -125,3 +131,84 @@ def test_another_service_that_answers_everything_is_no_capped_server(content):
     """Its JSON ended `keel check` with a traceback and exit status 1."""
     with pytest.raises(EndpointError, match="does not answer as vLLM's server does"):
         probed(lambda request: httpx.Response(200, json=content))
+
+
+@contextmanager
+def listening(talk, context=None):
+    """The port of a server that talks to each client in a way of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client, suppress(OSError):
+                        talk(context.wrap_socket(client, server_side=True) if context else client)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def drip(client):
+    """Answers at once, and goes on for an hour, a byte at a time."""
+    client.recv(4096)
+    client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 72000\r\n\r\n")
+    for _ in range(72000):
+        client.sendall(b" ")
+        time.sleep(0.05)
+
+
+def say_nothing(client):
+    client.recv(4096)
+    time.sleep(20)
+
+
+@pytest.mark.parametrize("talk", [drip, say_nothing])
+def test_a_server_that_is_too_slow_ends_the_check_and_says_what_to_do(talk):
+    """One that sent a byte now and then was waited for without end."""
+    began = time.monotonic()
+    with listening(talk) as port, pytest.raises(EndpointError, match=r"in time.*--timeout SECONDS"):
+        check_server(f"http://127.0.0.1:{port}", CheckSettings(timeout_s=0.5))
+    assert time.monotonic() - began < 15
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate that nobody signed but itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    made = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-keyout", "key.pem", "-out", "own.pem", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, cwd=made, check=True, capture_output=True)
+    return made / "own.pem", made / "key.pem"
+
+
+@pytest.mark.parametrize("trust", ["nobody", "own", "any"])
+def test_a_certificate_that_is_not_trusted_says_how_to_trust_it(certificate, trust):
+    own, key = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    settings = CheckSettings(
+        authority=str(own) if trust == "own" else None,
+        accepts_any_certificate=trust == "any",
+        timeout_s=10,
+    )
+
+    def lacks_keel(client):
+        client.recv(4096)
+        client.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+
+    expected = {"nobody": (EndpointError, r"not trusted here.*--ca FILE.*--insecure")}
+    error, message = expected.get(trust, (NotAppliedError, "runs without Keel"))
+    with listening(lacks_keel, context) as port, pytest.raises(error, match=message):
+        check_server(f"https://127.0.0.1:{port}", settings)
+
+
+def test_a_file_that_holds_no_certificates_is_refused(tmp_path):
+    for file in (tmp_path / "none.pem", tmp_path):
+        with pytest.raises(UsageError, match=r"--ca .* holds no certificates"):
+            check_server(URL, CheckSettings(authority=str(file)))
+    with pytest.raises(UsageError, match="--ca and --insecure"):
+        check_server(URL, CheckSettings(authority="x", accepts_any_certificate=True))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,17 +87,65 @@ def check_server(url: str, settings: CheckSettings = CheckSettings()) -> ProbeRe
         if not key:
             raise UsageError(f"the environment variable {settings.key_variable} holds no key")
         headers["authorization"] = f"Bearer {key}"
+
+    def bound(response: httpx.Response) -> None:
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _BoundBody(response.stream, time.monotonic() + settings.timeout_s)
+
     with httpx.Client(
-        headers=headers, timeout=settings.timeout_s, verify=not settings.accepts_any_certificate
+        headers=headers,
+        timeout=settings.timeout_s,
+        verify=_trusted(settings),
+        event_hooks={"response": [bound]},
     ) as client:
         return probe_server(client, url)
+
+
+def _trusted(settings: CheckSettings) -> ssl.SSLContext | bool:
+    """Which certificates are taken. Raises UsageError for a file that holds none."""
+    if settings.authority is None:
+        return not settings.accepts_any_certificate
+    if settings.accepts_any_certificate:
+        raise UsageError("--ca and --insecure were given; leave one out")
+    try:
+        return ssl.create_default_context(cafile=settings.authority)
+    except OSError as error:
+        raise UsageError(
+            f"--ca {settings.authority} holds no certificates: {error}; give a file in PEM"
+        ) from error
+
+
+class _BoundBody(httpx.SyncByteStream):
+    """An answer's body, which must be whole in time: httpx bounds the wait for each part only."""
+
+    def __init__(self, parts: httpx.SyncByteStream, ends: float) -> None:
+        self.parts, self.ends = parts, ends
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self.parts:
+            if time.monotonic() > self.ends:
+                raise httpx.ReadTimeout("its answer goes on and on")
+            yield part
+
+    def close(self) -> None:
+        self.parts.close()
 
 
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
     try:
         yield
+    except httpx.TimeoutException as error:
+        raise EndpointError(
+            f"{url} has not answered in time ({error}); look whether it is busy or still loading, "
+            "or wait longer: keel check --timeout SECONDS"
+        ) from error
     except _OTHERWISE as error:
+        if "CERTIFICATE" in str(error):
+            raise EndpointError(
+                f"{url} shows a certificate that is not trusted here ({error}); name its "
+                "authority's, or itself, with --ca FILE, or look at none with --insecure"
+            ) from error
         raise EndpointError(
             f"{url} does not answer as vLLM's server does: {type(error).__name__} {error}; look "
             "at the address, and whether the server is up"

@@ -61,6 +61,8 @@ class CheckSettings:
     """Environment variable with the server's API key."""
     timeout_s: Annotated[float, Flag("--timeout", least=0)] = 30.0
     """Seconds to wait for each answer."""
+    authority: Annotated[str | None, Flag("--ca", metavar="FILE")] = None
+    """Certificates in PEM that the server's must be signed by, or be, in place of the system's."""
     accepts_any_certificate: Annotated[bool, Flag("--insecure")] = False
     """Do not look at the server's certificate."""
 
