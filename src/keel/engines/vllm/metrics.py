@@ -137,8 +137,10 @@ class Series:
 def series_of(
     server: ServerNumbers, engines: Sequence[EngineNumbers | None], *, beside: int = 0
 ) -> list[Series]:
-    """All of Keel's series but so many `beside`; an engine that did not answer (None) counts as not
-    capped."""
+    """All of Keel's series but so many `beside`.
+
+    An engine that did not answer (None) counts as not capped.
+    """
     model = server.model_name
     by_engine = {(model, str(n)): engine for n, engine in enumerate(engines)}
     named = {key: e.of_few_settings() for key, e in by_engine.items() if e is not None}
