@@ -66,7 +66,7 @@ def source_tree() -> str:
         *(path for path in sorted(SOURCE.glob("*.py")) if path.stem != "__init__"),
         *(path.parent for path in sorted(SOURCE.glob("*/__init__.py"))),
     ]
-    lines = [f"  {_name(path):<14}{_purpose(path)}" for path in entries]
+    lines = [f"  {_name(path):<16}{_purpose(path)}" for path in entries]
     return "\n".join(["```text", "src/keel/", *lines, "```"])
 
 

@@ -117,8 +117,10 @@ def _embedding_price(settings: DriftStudySettings, texts: int, sent: int) -> dic
 def _judging_price(
     settings: DriftStudySettings, talks: Mapping[str, Conversation]
 ) -> dict[str, Any]:
-    """What it takes to judge an answer of full length to the request after each conversation,
-    under every arm; nothing of a judge that has no address."""
+    """What it takes to judge the answer to the request after each conversation.
+
+    Answers are of full length, under every arm; nothing of a judge that has no address.
+    """
     if not settings.judge.startswith("openai:"):
         return {}
     requests = requests_of(list(talks), settings.seed)
@@ -134,8 +136,10 @@ def _judging_price(
 
 
 def _longest_talk(planned: PlannedConversation, settings: DriftStudySettings) -> Conversation:
-    """A conversation whose answers are all of full length, its users' messages those scripted, or
-    as long as an auditor's are."""
+    """A conversation whose answers are all of full length.
+
+    Its users' messages are those scripted, or as long as an auditor's are.
+    """
     answer = Message("assistant", _WORD * settings.sampling.max_new_tokens)
     is_scripted = settings.auditor == "script" or planned.domain == NEUTRAL_DOMAIN
     said = []

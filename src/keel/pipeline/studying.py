@@ -278,8 +278,11 @@ class _StudyJob:
         return messages
 
     def _openings(self, group: int) -> dict[str, AuditedMessage]:
-        """First messages as written under any arm: no answer stands before them, so that they are
-        the same under all, and are not paid for again."""
+        """First messages as written under any arm, by conversation.
+
+        No answer stands before them, so that they are the same under all, and are not paid for
+        again.
+        """
         arms = [arm.name for arm in self.kept.arms()]
         return {id: m for arm in arms for id, m in self.kept.messages(arm, group, 0).items()}
 
