@@ -316,6 +316,9 @@ def _watch(
         try:
             status = process.wait(_TURN_S)
         except subprocess.TimeoutExpired:
+            if gate.reason is not None:  # vLLM's HTTP server may outlive its engine
+                gate.close()
+                raise NotAppliedError(gate.reason) from None
             if gate.candidate is not None:
                 _try_candidate(gate, address, on_open)
             if time.monotonic() < due:
