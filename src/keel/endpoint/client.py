@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from threading import Event, Lock
@@ -316,22 +316,10 @@ class Connection:
         return reply
 
     def _post(self, fields: dict[str, Any]) -> bytes:
-        deadline = time.monotonic() + self._limits.timeout_s
         create = self._openai.chat.completions.with_streaming_response.create
-        with create(model=self._client.endpoint.model, **fields) as response:
-            chunks: list[bytes] = []
-            try:
-                for chunk in response.iter_bytes():
-                    chunks.append(chunk)
-                    # The client's own timeout is between bytes: a server that drips would never
-                    # reach it.
-                    if time.monotonic() > deadline:
-                        raise TimeoutError
-            except TimeoutError:
-                raise
-            except Exception as error:  # httpx's or httpx2's, as the client's version has it
-                raise ConnectionError(str(error)) from error
-        return b"".join(chunks)
+        return body_within(
+            self._limits.timeout_s, create(model=self._client.endpoint.model, **fields)
+        )
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -379,3 +367,23 @@ def _read_reply(body: bytes) -> EndpointReply | None:
         counted = Tokens(sent, received)
     is_cut = choice.get("finish_reason") == "length"
     return EndpointReply(text if isinstance(text, str) else "", is_cut, counted)
+
+
+def body_within(timeout_s: float, opening: AbstractContextManager[Any]) -> bytes:
+    """The whole body of the response that `opening` gives, which must be there in time.
+
+    Raises TimeoutError where it is later, ConnectionError where it breaks off.
+    """
+    deadline, chunks = time.monotonic() + timeout_s, list[bytes]()
+    with opening as response:
+        try:
+            for chunk in response.iter_bytes():
+                chunks.append(chunk)
+                # The client's own timeout is between bytes: a server that drips never reaches it.
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        except TimeoutError:
+            raise
+        except Exception as error:  # httpx's or httpx2's, as the client's version has it
+            raise ConnectionError(str(error)) from error
+    return b"".join(chunks)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.endpoint.client import Endpoint, EndpointClient
+from keel.endpoint.client import Endpoint, EndpointClient, body_within
 from keel.endpoint.faults import TRIES_OF_NONSENSE, NoAnswerError, no_answer, read_fault
 from keel.endpoint.limits import Tokens, estimate_tokens
 from keel.errors import EndpointError
@@ -99,32 +99,15 @@ def _posted(client: EndpointClient, batch: list[str]) -> bytes:
     """The body of the reply to one request, all of it within the time of one."""
     import openai
 
-    endpoint, deadline = client.endpoint, time.monotonic() + client.limits.timeout_s
-    chunks: list[bytes] = []
-    with (
-        openai.OpenAI(
-            api_key=endpoint.key(),
-            base_url=endpoint.address,
-            timeout=client.limits.timeout_s,
-            max_retries=0,
-        ) as connection,
+    endpoint, timeout_s = client.endpoint, client.limits.timeout_s
+    with openai.OpenAI(
+        api_key=endpoint.key(), base_url=endpoint.address, timeout=timeout_s, max_retries=0
+    ) as connection:
         # As numbers: not every server writes base64, which is the client's default.
-        connection.embeddings.with_streaming_response.create(
-            model=endpoint.model, input=batch, encoding_format="float"
-        ) as response,
-    ):
-        try:
-            for chunk in response.iter_bytes():
-                chunks.append(chunk)
-                # The client's own timeout is between bytes, which a server that drips never
-                # reaches.
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-        except TimeoutError:
-            raise
-        except Exception as error:  # httpx's or httpx2's, as the client's version has it
-            raise ConnectionError(str(error)) from error
-    return b"".join(chunks)
+        create = connection.embeddings.with_streaming_response.create
+        return body_within(
+            timeout_s, create(model=endpoint.model, input=batch, encoding_format="float")
+        )
 
 
 def _read_record(body: bytes) -> dict[str, Any] | None:
