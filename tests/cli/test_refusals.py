@@ -431,3 +431,7 @@ def test_options_of_simulated_users_are_refused_with_given_conversations(
     spoken = [{"role": r, "content": "Hello."} for r in ("user", "assistant")]
     file.write_text(json.dumps({"messages": spoken}))
     check_refused(keel("drift", "study", bare, "--transcripts", file, *options), said)
+
+
+def test_skipping_given_conversations_is_refused_where_none_are_given(keel, bare):
+    check_refused(keel("drift", "study", bare, "--skip-unreadable"), "is of --transcripts")

@@ -205,6 +205,35 @@ def test_every_program_s_form_reads_alike(tmp_path, form):
     assert transcripts.notes == ()
 
 
+def test_a_conversation_s_domain_is_its_own_or_its_file_s(tmp_path):
+    """Beside the messages, in their metadata, outside a logged request, in a table's column."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    reply = {"choices": [{"message": turns[1]}]}
+    lines = [
+        {"messages": turns, "domain": " therapy "},
+        {"messages": turns, "metadata": {"domain": "coding"}},
+        {"request": {"messages": turns[:1]}, "response": reply, "domain": "neutral"},
+        {"messages": turns, "domain": ""},
+        {"messages": turns, "metadata": "none"},
+    ]
+    logs = written(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "logs.jsonl")
+    table = "conversation_id,domain,role,content\n1,law,user,Hi\n1,,assistant,Hello\n"
+    rows = written(tmp_path, table + "2,,user,Hi\n2,,assistant,Hello\n", "rows.csv")
+    read = read_transcripts([logs, rows])
+    assert read.domains == ("therapy", "coding", "neutral", "logs", "logs", "law", "rows")
+    assert len(read.conversations) == len(read.domains)
+
+
+def test_a_domain_that_is_no_text_is_refused_and_can_be_skipped(tmp_path):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    lines = [{"messages": turns, "domain": 3}, {"messages": turns, "domain": "law"}]
+    path = written(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "logs.jsonl")
+    with pytest.raises(UsageError, match="line 1 has .* as domain, expected text"):
+        read_transcripts([path])
+    read = read_transcripts([path], skip_unreadable=True)
+    assert (read.domains, len(read.conversations), len(read.skipped)) == (("law",), 1, 1)
+
+
 def test_a_text_s_turns_may_have_many_lines(tmp_path):
     text = "System: Be kind.\nUser: Hi\n\nNote: I am tired.\nAssistant:\nHello\n\n- a\n- b\n"
     (talk,) = read_conversations(written(tmp_path, text, "t.txt"))

@@ -39,6 +39,16 @@ def test_given_conversations_are_read_turn_by_turn_and_without_their_history(run
     assert "It is 2 c." in pipeline.report(run).read_text()
 
 
+def test_given_neutral_conversations_are_what_the_others_are_held_against(run, model_folder):
+    """A warning said that there were none, whatever was given."""
+    talks = [*TALKS, *(("neutral", talk(f"plain {n}", 3)) for n in range(2))]
+    made = pipeline.study_transcripts(open_small(model_folder), run, talks, SETTINGS)
+    assert not any("neutral conversations" in warning for warning in made.warnings)
+    assert made.path("given", "neutral").counts == (2, 2, 2)
+    assert made.path("given", "sales").over_neutral
+    assert not made.path("given", "neutral").over_neutral
+
+
 def test_few_given_conversations_are_said_without_an_option_that_they_refuse(run, model_folder):
     made = pipeline.study_transcripts(open_small(model_folder), run, TALKS[:1], SETTINGS)
     assert any("1 conversations say nearly nothing" in warning for warning in made.warnings)

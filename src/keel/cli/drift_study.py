@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from keel.cli import console, results
 from keel.cli.options import Given, takes
+from keel.cli.transcripts import SkipUnreadable, transcripts_of
 from keel.settings import DriftStudySettings, OpeningSettings, Scale
 
 EXAMPLES = """
@@ -39,11 +40,12 @@ def study(
     transcripts: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Conversations that exist, in place of simulated ones; a file's name is their "
-            "domain. May be repeated.",
+            help="Conversations that exist, in place of simulated ones. Each is of its own "
+            "`domain`, else of its file's name; `neutral` are plain tasks. May be repeated.",
             metavar="FILE",
         ),
     ] = None,
+    skip_unreadable: SkipUnreadable = False,
     overwrite: console.Overwrite = False,
     dry_run: console.DryRun = False,
     json: console.Json = False,
@@ -59,15 +61,18 @@ def study(
     (--max-usd, --max-requests) is that of auditor, judge and embedder together.
     """
     from keel import pipeline
-    from keel.drift import read_conversations
+    from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
     settings = given.over(DriftStudySettings.at_scale(scale))
     if transcripts:
         _check_simulating(settings, DriftStudySettings.at_scale(scale))
         pipeline.check_given(settings)
+    elif skip_unreadable:
+        raise UsageError("--skip-unreadable is of --transcripts; give these, or leave it out")
     opened = open_run(run)
-    talks = [(file.stem, talk) for file in transcripts or () for talk in read_conversations(file)]
+    read = transcripts_of(transcripts or (), skip_unreadable=skip_unreadable)
+    talks = [*zip(read.domains, read.conversations, strict=True)]
     pipeline.check_study(opened, settings)
     if dry_run and transcripts:
         console.print_price(pipeline.price_transcripts(talks, settings), json)

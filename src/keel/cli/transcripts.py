@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from keel.cli import console
 
 if TYPE_CHECKING:
+    from keel.drift import Transcripts
     from keel.types import Conversation
 
 Files = Annotated[
@@ -23,10 +25,10 @@ SkipUnreadable = Annotated[
 ]
 
 
-def conversations_of(
+def transcripts_of(
     files: Sequence[Path], *, skip_unreadable: bool, are_answered: bool = True
-) -> list[Conversation]:
-    """The conversations of the files; what was left out of them is said on stderr.
+) -> Transcripts:
+    """What stands in the files; what was left out of them is said on stderr.
 
     With `are_answered`, what has no answer is skipped with the rest. Raises as
     `keel.drift.read_transcripts`.
@@ -35,12 +37,24 @@ def conversations_of(
 
     transcripts = read_transcripts(files, skip_unreadable=skip_unreadable)
     lines = list(transcripts.summary())
-    conversations = list(transcripts.conversations)
     if are_answered and skip_unreadable:
-        answered = [t for t in conversations if any(m.speaker == "assistant" for m in t.messages)]
-        count = len(conversations) - len(answered)
+        pairs = zip(transcripts.conversations, transcripts.domains, strict=True)
+        answered = [
+            pair for pair in pairs if any(m.speaker == "assistant" for m in pair[0].messages)
+        ]
+        count = len(transcripts.conversations) - len(answered)
         lines += [f"{count} without an answer and skipped"] if count else []
-        conversations = answered or conversations
+        if answered:
+            conversations, domains = zip(*answered, strict=True)
+            transcripts = replace(transcripts, conversations=conversations, domains=domains)
     for line in lines:
         console.stderr.print(line, markup=False, soft_wrap=True)
-    return conversations
+    return transcripts
+
+
+def conversations_of(
+    files: Sequence[Path], *, skip_unreadable: bool, are_answered: bool = True
+) -> list[Conversation]:
+    """The conversations of the files, as `transcripts_of` reads them."""
+    transcripts = transcripts_of(files, skip_unreadable=skip_unreadable, are_answered=are_answered)
+    return list(transcripts.conversations)

@@ -285,7 +285,7 @@ class StudySummary:
         }
 
     def _warnings(self, points: Sequence[TurnPoint], embed: Embed | None) -> Iterator[str]:
-        if self.is_given:
+        if self.is_given and NEUTRAL_DOMAIN not in {point.domain for point in points}:
             yield (
                 "no neutral conversations stand beside these: a level falls with the number of the "
                 "turn by itself, so that no fall is shown to be a subject's"

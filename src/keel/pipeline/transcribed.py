@@ -52,8 +52,9 @@ def study_transcripts(
 ) -> DriftStudy:
     """Given conversations, each with the name of its domain, read turn by turn and summed up.
 
-    Each counts as a person of its own. There are no neutral conversations among them, so that
-    what a subject does is not told from what a conversation's length does; a warning says so.
+    Each counts as a person of its own. Those of the domain `neutral` are what the others are held
+    against; where there are none, what a subject does is not told from what a conversation's
+    length does, and a warning says so.
     With `settings.harm` a request follows the last answer of each, under every arm.
     Goes on where an interrupted call stopped. Raises UsageError for a conversation without an
     answer and for arms where nothing is answered, StaleArtifactError when the study was begun

@@ -221,9 +221,12 @@ def _of_table(text: str, location: str) -> Iterator[Located]:
     for name, messages in talks.items():
         if is_ordered:
             messages = sorted(messages, key=lambda row: int(row[order]))
+        beside = {} if name is None else {"conversation_id": name}
+        if domain := next(filter(None, (row.get("domain") for row in messages)), None):
+            beside["domain"] = domain
         yield Located(
             location if name is None else f"{location} conversation {name}",
-            {"messages": messages} | ({} if name is None else {"conversation_id": name}),
+            {"messages": messages} | beside,
         )
 
 

@@ -36,6 +36,8 @@ class Transcripts:
     """What the models saw and the conversations do not hold, e.g. images."""
     skipped: tuple[UsageError, ...] = ()
     """Why some conversations could not be read."""
+    domains: tuple[str, ...] = ()
+    """What each conversation is about: its `domain` in the file, else the file's name."""
 
     def summary(self) -> Iterator[str]:
         """Lines that say what was left out and skipped, equal cases counted together."""
@@ -55,6 +57,8 @@ class _Draft:
     location: str
     name: str
     beside: dict[str, Any]
+    domain: Any
+    """As the file has it, else the file's name."""
 
 
 def read_transcripts(paths: Iterable[str | Path], *, skip_unreadable: bool = False) -> Transcripts:
@@ -73,21 +77,23 @@ def read_transcripts(paths: Iterable[str | Path], *, skip_unreadable: bool = Fal
         for number, value in enumerate(values, 1):
             name = path.stem if len(values) == 1 else f"{path.stem}#{number}"
             try:
-                drafts += _drafts(value, name)
+                drafts += _drafts(value, name, path.stem)
             except UsageError as error:
                 _keep(error, skipped, skip_unreadable)
-    conversations, notes = [], []
+    conversations, domains, notes = [], [], []
     for draft in _paired(drafts):
         own: list[Note] = []
         try:
-            conversations.append(_conversation(draft, own))
+            conversation, domain = _conversation(draft, own), _domain(draft)
         except UsageError as error:
             _keep(error, skipped, skip_unreadable)
         else:
+            conversations.append(conversation)
+            domains.append(domain)
             notes += own
     if not conversations and skipped:
         raise UsageError(f"none of {len(skipped)} conversations can be read, first: {skipped[0]}")
-    return Transcripts(tuple(conversations), tuple(notes), tuple(skipped))
+    return Transcripts(tuple(conversations), tuple(notes), tuple(skipped), tuple(domains))
 
 
 def read_conversations(path: str | Path) -> list[Conversation]:
@@ -104,7 +110,7 @@ def _keep(error: UsageError, skipped: list[UsageError], skip_unreadable: bool) -
     skipped.append(error)
 
 
-def _drafts(value: Located, name: str) -> list[_Draft]:
+def _drafts(value: Located, name: str, file: str) -> list[_Draft]:
     if value.error is not None:
         raise value.error
     try:
@@ -121,9 +127,24 @@ def _drafts(value: Located, name: str) -> list[_Draft]:
         has = "has" if isinstance(value.value, dict) else "holds"
         raise UsageError(f"{value.location} {has} {what}, {_SHAPES}")
     whole = value.value if isinstance(value.value, dict) else {}
-    return [
-        _Draft(o, value.location, name, whole if o.beside is None else o.beside) for o in outlines
-    ]
+    return [_draft(outline, whole, value.location, name, file) for outline in outlines]
+
+
+def _draft(outline: Outline, whole: dict[str, Any], location: str, name: str, file: str) -> _Draft:
+    """An outline with what stands beside it; its domain beside it, in its metadata, or outside."""
+    beside = whole if outline.beside is None else outline.beside
+    metadata = beside.get("metadata")
+    holders = (beside, metadata if isinstance(metadata, dict) else {}, whole)
+    domain = next((each["domain"] for each in holders if each.get("domain")), file)
+    return _Draft(outline, location, name, beside, domain)
+
+
+def _domain(draft: _Draft) -> str:
+    if not isinstance(draft.domain, str):
+        raise UsageError(
+            f"{draft.location} has {kind_of(draft.domain)} as domain, expected text; remove it"
+        )
+    return draft.domain.strip()
 
 
 def _paired(drafts: list[_Draft]) -> Iterator[_Draft]:
