@@ -49,7 +49,7 @@ def studies() -> Iterator[Study]:
     """Conversations as few as an alarm takes and as many as are advised; replays by draws."""
     for count, turns in ((10, 6), (40, 6)):
         words = f"{count} conversations of {turns} turns"
-        yield Study("alarms", words, partial(_calibrated, count, turns), 60)
+        yield Study("alarms", words, partial(_calibrated, count, turns), 400)
     for draws in (2, 5, 20):
         yield Study("replays", f"{draws} draws", partial(_replayed, draws), 400)
 

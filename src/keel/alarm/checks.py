@@ -12,7 +12,7 @@ import numpy as np
 
 from keel.alarm.conversations import ConversationMeans
 from keel.alarm.value import Alarm, FitCheck
-from keel.statistics import Floats, exact_rate_interval, percentile_interval
+from keel.statistics import Floats, Variance, exact_rate_interval, jackknifed
 from keel.types import Interval
 from keel.words import percent, signed, tenths
 
@@ -73,7 +73,9 @@ def lag_interval(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> In
     """Correlation of a turn with the next, levels of turns and conversations removed.
 
     What independent turns show of it, -1/T in a conversation of T turns, is added back. The
-    interval is over conversations.
+    interval is Student's with the jackknife's variance over conversations (Efron and Stein 1981,
+    Annals of Statistics 9:586), whose degrees of freedom are of as many conversations as theirs
+    are worth that weigh differently (Kish 1965, Survey Sampling, section 11.7).
     """
     products_C, squares_C = np.zeros(len(conversations)), np.zeros(len(conversations))
     for number, each in enumerate(conversations):
@@ -83,9 +85,11 @@ def lag_interval(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> In
         products_C[number] = float((left_T[1:] * left_T[:-1]).sum()) + squares_C[number] / len(
             left_T
         )
-    draws = np.random.default_rng(0).integers(len(squares_C), size=(_DRAWS, len(squares_C)))
-    of_draws = products_C[draws].sum(axis=1) / np.maximum(squares_C[draws].sum(axis=1), 1e-12)
-    return percentile_interval(products_C.sum() / max(squares_C.sum(), 1e-12), of_draws)
+    products, squares = products_C.sum(), max(squares_C.sum(), 1e-12)
+    without_C = (products - products_C) / np.maximum(squares - squares_C, 1e-12)
+    worth = squares**2 / max((squares_C**2).sum(), 1e-24)
+    variance = Variance(jackknifed([without_C]).value, max(1.0, worth - 1))
+    return variance.interval(float(products / squares))
 
 
 def _tail(alarm: Alarm, conversations: Sequence[ConversationMeans]) -> FitCheck:
