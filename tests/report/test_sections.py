@@ -18,7 +18,14 @@ from keel.report.inputs import (
     rank_roles,
     shares_under,
 )
-from keel.types import Calibration, Interval, LayerQuality, PersonaMap, ReplaySpread
+from keel.types import (
+    Calibration,
+    DefaultPromptQuality,
+    Interval,
+    LayerQuality,
+    PersonaMap,
+    ReplaySpread,
+)
 from keel.words import number
 
 
@@ -73,6 +80,16 @@ def test_agreement_with_pc1_counts_only_where_roles_hardly_reach_it(inputs: Repo
     assert "no nearer to the main direction" in section(chance, "How good.*?")
     clear = with_quality(inputs, cos_pc1=Interval(0.9, 0.2, 0.95), cos_pc1_p=0.04)
     assert "more than a role's would" in section(clear, "How good.*?")
+
+
+def test_a_p_of_few_roles_is_said_to_be_rather_too_small(inputs: ReportInputs) -> None:
+    """Where the default has more answers than a role has; the words stand beside the number."""
+    prompts = (DefaultPromptQuality(0.8, 0.9),) * 5
+    several = with_quality(inputs, cos_pc1_p=0.04, default_prompts=prompts)
+    roles = len(mapped(inputs).vectors)
+    assert f"of {roles} roles rather too small" in section(several, "How good.*?")
+    alone = with_quality(inputs, cos_pc1_p=0.04, default_prompts=prompts[:1])
+    assert "rather too small" not in section(alone, "How good.*?")
 
 
 def test_components_that_were_not_kept_are_said_to_be_more(inputs: ReportInputs) -> None:
