@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from keel.errors import CorruptArtifactError, UsageError
-from keel.store import export_lm_eval_steering, load_axis, read_gguf_control_vector
+from keel.store import (
+    export_gguf_control_vector,
+    export_lm_eval_steering,
+    load_axis,
+    read_gguf_control_vector,
+)
 from keel.types import ModelIdentity
 
 MODEL = ModelIdentity("m", layers=4, hidden_size=32)
@@ -100,6 +105,28 @@ def test_persona_vectors_rows_begin_with_the_embedding(tmp_path: Path):
     for more in ({"identity": MODEL}, {"first_row": "embedding"}):
         arguments: dict[str, Any] = {"orientation": "role-ward", **more}
         assert torch.equal(load_axis(tmp_path / "mine.pt", **arguments).vector, -VECTORS)
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "rows.npz", "rows.pt", "steer.pt"])
+def test_a_first_row_is_refused_where_a_file_names_its_blocks(tmp_path: Path, name: str):
+    """It was ignored without a word."""
+    path = tmp_path / name
+    if name == "m.gguf":
+        export_gguf_control_vector(VECTORS, path, identity=MODEL, layers=range(1, 4))
+    else:
+        FILES[name](path)
+    with pytest.raises(UsageError, match="names the block of each vector.*leave it out"):
+        load_axis(path, orientation="role-ward", first_row="embedding")
+
+
+@pytest.mark.parametrize(("rows", "first_row"), [(4, "embedding"), (5, "block-0")])
+def test_a_first_row_that_contradicts_the_model_is_refused(tmp_path: Path, rows, first_row):
+    """All vectors lay one block off, and the last block had none."""
+    torch.save(torch.ones(rows, 32), tmp_path / "mine.pt")
+    with pytest.raises(UsageError, match=f"has {rows} rows, which with --first-row {first_row}"):
+        load_axis(
+            tmp_path / "mine.pt", orientation="role-ward", first_row=first_row, identity=MODEL
+        )
 
 
 def test_rows_that_could_begin_with_the_embedding_are_refused(tmp_path: Path):

@@ -66,7 +66,7 @@ Overwrite = Annotated[
         "--overwrite", help="Do anew what was begun with other inputs.", rich_help_panel=OUTPUT
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides every random draw.")]
 
 
 Progress = Callable[[str, int, int], None]

@@ -25,21 +25,21 @@ class AlarmSettings:
     """System prompt: of logs only conversations under it, of simulated ones the one to give."""
     layer: Annotated[int | None, Flag("--layer", least=0)] = None
     """Layer to read at; else the best below the floors, and without floors the axis' own."""
-    rate: Annotated[float, Flag("--rate")] = 0.01
+    rate: Annotated[float, Flag("--rate", least=0, most=1)] = 0.01
     """Chance (0 to 0.5) that a conversation of the default ever raises an alarm."""
     statistic: Annotated[Statistic, Flag("--statistic")] = "mixture"
     """The mixture holds its rate at any length; glr, turn, ewma, cusum, page and fall are tuned
     for --horizon turns and judge no later ones."""
     horizon: Annotated[int, Flag("--horizon", least=1)] = 12
     """Turns that the threshold of a tuned statistic holds for."""
-    drop: Annotated[float, Flag("--drop")] = 0.8
+    drop: Annotated[float, Flag("--drop", least=0)] = 0.8
     """Fall of the level, in gaps, that the alarm looks for."""
     turns: Annotated[int, Flag("--turns", _SIMULATED, least=2)] = 6
     """Turns of each simulated conversation."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=64))
     at_once: Annotated[int, Flag("--at-once", MODEL, least=1)] = 16
     """Simulated conversations that go on together, answered in one batch."""
-    seed: Annotated[int, Flag("--seed", _SIMULATED)] = 0
+    seed: Annotated[int, Flag("--seed", _SIMULATED, least=0)] = 0
     """Decides every draw of simulated conversations."""
 
     def __post_init__(self) -> None:
@@ -63,6 +63,6 @@ class AlarmSettings:
 class WatchSettings:
     """How conversations are watched with a run's alarm."""
 
-    rate: Annotated[float | None, Flag("--rate")] = None
+    rate: Annotated[float | None, Flag("--rate", least=0, most=1)] = None
     """Chance (0 to 0.5) that a conversation of the default ever raises an alarm; else the rate
     that the alarm was calibrated for."""

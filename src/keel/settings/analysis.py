@@ -37,7 +37,7 @@ class ChatSettings:
     setting: Annotated[str | None, Flag("--setting")] = None
     """Which of the run's settings caps; else its default."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=300))
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides every draw of an answer."""
 
 
@@ -52,7 +52,7 @@ class DriftSettings:
     spans: Annotated[Spans, Flag("--spans")] = "answer"
     """What is read of given turns: the answers, as if nothing had been thought before them; the
     thinking, each turn's where it stood; or both, as two paths."""
-    false_alarms: Annotated[float, Flag("--false-alarms")] = 0.05
+    false_alarms: Annotated[float, Flag("--false-alarms", least=0, most=1)] = 0.05
     """Share (0 to 0.5) of the model's own default answers that may be marked as unusually low."""
     words_alone: Annotated[bool, Flag("--alone/--no-alone")] = False
     """Read each turn of given conversations once more, behind its message alone: what its words
@@ -61,7 +61,7 @@ class DriftSettings:
     """Of a replay's answers."""
     draws: Annotated[int, Flag("--draws", least=1)] = 1
     """How often a replay is drawn: with several, each turn has an interval."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides every draw of a replay's answers."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class CompareSettings:
 
     components: Annotated[int, Flag("--components", least=1)] = 5
     """Principal components to compare, at the most."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides the halves of the roles behind the null of the axes' cosine."""
 
     def __post_init__(self) -> None:

@@ -88,13 +88,13 @@ class CalibrateSettings:
     pool: Annotated[Pool, Flag("--pool")] = "balanced"
     """Answers of which percentiles are taken: `balanced`, as many of the default as of roles; or
     `paper`, of roles and traits, the default as often as it falls among them."""
-    price_bound: Annotated[float, Flag("--price-bound")] = 0.1
+    price_bound: Annotated[float, Flag("--price-bound", least=0)] = 0.1
     """Highest mean KL per token (nats) accepted on the model's own default answers."""
     rollouts: int = 200
     """Answers of each kind, default and role, whose projections are read."""
     priced_rollouts: Annotated[int, Flag("--answers", least=2)] = 24
     """Answers of each kind, default and role, on which settings are priced."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides which answers are read, and every other draw."""
 
     def __post_init__(self) -> None:
@@ -109,10 +109,10 @@ class CalibrateSettings:
 class SweepGrid:
     """Windows × heights. What is empty follows the model's depth."""
 
-    widths: Annotated[tuple[int, ...], Flag("--width", SWEEP)] = ()
+    widths: Annotated[tuple[int, ...], Flag("--width", SWEEP, least=1)] = ()
     """Layers in a window, may be repeated; else a sixteenth, an eighth and a quarter of the
     depth."""
-    centres: Annotated[tuple[int, ...], Flag("--centre", SWEEP)] = ()
+    centres: Annotated[tuple[int, ...], Flag("--centre", SWEEP, least=0)] = ()
     """Middle layer of a window, may be repeated; else one every `step` layers, over the whole
     depth."""
     step: Annotated[int | None, Flag("--step", SWEEP, least=1)] = None
@@ -172,7 +172,7 @@ class ScreenLimits:
 
     min_firing: float = 0.05
     """Share (0 to 1) of slots moved under which a setting is inert."""
-    max_price: Annotated[float, Flag("--max-price", SWEEP, former=("--dearest",))] = 0.2
+    max_price: Annotated[float, Flag("--max-price", SWEEP, least=0, former=("--dearest",))] = 0.2
     """Mean KL per token (nats) on default answers above which a setting is too dear to measure."""
     dominance_margin: float = 0.1
     """Share by which another must be both cheaper and stronger to dominate clearly."""
@@ -206,7 +206,7 @@ class SweepSettings:
     `task_tolerance` for tasks, and for likelihood the bound of the calibration."""
     task_tolerance: float = 0.02
     """Greatest loss of capability accepted where it is measured by tasks: a share of items."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides which items choose and which decide, and every draw of an answer."""
     adopt: Annotated[bool, Flag("--adopt", SWEEP)] = False
     """Make the recommended setting the run's default, where the items held back bear it out."""

@@ -59,7 +59,7 @@ class EvaluateSettings:
     """Longest answer, in tokens; else the suite's own."""
     temperature: Annotated[float | None, Flag("--temperature", least=0)] = None
     """How freely tokens are drawn, 0 is greedy; else the suite's own."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides every random draw."""
     tasks: Annotated[tuple[str, ...], Flag("--task", TASKS, also=("--tasks",))] = ()
     """Tasks of the suite `capability`, comma-separated; else the paper's four."""

@@ -65,7 +65,7 @@ class PromptSettings:
     """Questions to take, spread over their topics; all where it is not set."""
     prompts_per_question: int = PROMPTS_PER_ROLE
     """System prompts under which a role answers each question, 1 to 5, in rotation."""
-    seed: Annotated[int, Flag("--choice-seed", SOURCES)] = 0
+    seed: Annotated[int, Flag("--choice-seed", SOURCES, least=0)] = 0
     """Decides which roles, traits and questions are taken; the run's seed where it is not set."""
     traits: Annotated[int | None, Flag("--trait-count", least=3)] = None
     """Traits to take; all where it is not set. As many pairs ask each question as a role has
@@ -171,7 +171,7 @@ class ExtractSettings:
     mapping: MapSettings = field(default_factory=MapSettings)
     keep: Annotated[Literal["means", "sample", "none"], Flag("--keep", OUTPUT)] = "means"
     """What stays of the activations when the map is made: all response means, a sample, none."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides every random draw."""
     what: Annotated[What, Flag("--what")] = "roles"
     """What the model answers as, beside itself: roles, which give the axis, or traits, or both."""
@@ -237,5 +237,5 @@ class NullSettings:
 class ThroughputSettings:
     """How fast answers are given, for prices in hours."""
 
-    tokens_per_s: Annotated[float | None, Flag("--tokens-per-s")] = None
+    tokens_per_s: Annotated[float | None, Flag("--tokens-per-s", least=0)] = None
     """Speed of the engine over all its answers at once; else no hours are told."""

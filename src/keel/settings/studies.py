@@ -64,7 +64,7 @@ class DriftStudySettings:
     """Address of an openai embedder, where it is not OpenAI's."""
     permutations: int = 99
     """Permutations behind the null of what words explain."""
-    seed: Annotated[int, Flag("--seed")] = 0
+    seed: Annotated[int, Flag("--seed", least=0)] = 0
     """Decides every random draw."""
 
     def __post_init__(self) -> None:

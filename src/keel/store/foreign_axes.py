@@ -75,6 +75,8 @@ class _Rows:
     orientation: Orientation | None = None
     """None where the file does not say it, and its kind of file has none by custom."""
     facts: dict[str, Any] = field(default_factory=dict)
+    are_named: bool = True
+    """Whether the file says which block each vector is of, so that nothing else need say it."""
 
 
 def read_foreign_axis(
@@ -89,9 +91,15 @@ def read_foreign_axis(
     Such a file says neither its model, nor where default and roles lie: the gap and the residual
     norms are NaN, and `provenance["gap"]` is `"unknown"`. Blocks that it has no vector for are
     zero. `identity` tells how many blocks there are. Raises UsageError where the file does not say
-    its sign, or which block its first row is of, and no argument does.
+    its sign, or which block its first row is of, and no argument does, and where `first_row`
+    contradicts the model, or a file that names its blocks.
     """
     rows = _rows_of(path, first_row, identity)
+    if first_row is not None and rows.are_named:
+        raise UsageError(
+            f"{path} names the block of each vector, so there is nothing for --first-row to say; "
+            "leave it out"
+        )
     if not rows.by_layer:
         raise UsageError(f"{path} holds no vector; point at a file with a row or entry per layer")
     sign = orientation or rows.orientation
@@ -192,7 +200,13 @@ def _of_content(
     is_hidden = starts == "embedding"
     facts = {"rows_in_file": "hidden_states: the last is after the final norm"} if is_hidden else {}
     rows_LD = vector_LD[1:] if starts == "embedding" else vector_LD
-    return _Rows(dict(enumerate(rows_LD)), custom, facts)
+    if identity is not None and first_row is not None and len(rows_LD) != identity.layers:
+        raise UsageError(
+            f"{path} has {len(vector_LD)} rows, which with --first-row {first_row} are of "
+            f"{len(rows_LD)} blocks, and {identity.model_id} has {identity.layers}; leave "
+            "--first-row out"
+        )
+    return _Rows(dict(enumerate(rows_LD)), custom, facts, are_named=False)
 
 
 def _first_row(
