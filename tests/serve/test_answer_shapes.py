@@ -135,6 +135,41 @@ CALLING_STREAMED = {
 }
 
 
+RESPONDING = {
+    "object": "response",
+    "id": "r1",
+    "output": [{"type": "function_call", "call_id": "call-1"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "calls"),
+    [
+        *((content, True) for content in CALLING.values()),
+        *((content, False) for content in WHOLE.values()),
+        (RESPONDING, True),
+        ({**RESPONDING, "output": [*RESPONDING["output"], {"type": "message"}]}, False),
+        ({"choices": [choice(message={"content": "", "function_call": {"name": "f"}})]}, True),
+    ],
+)
+def test_whether_an_answer_calls_a_tool_is_seen_whole_and_streamed(content, calls):
+    """A response that goes on after a call of vLLM's own tool ends as an answer."""
+    seen = []
+    AnswerStream(lambda part, _: seen.append(part.calls_tool)).whole(json.dumps(content).encode())
+    assert seen == [calls]
+
+
+@pytest.mark.parametrize("kind", CALLING_STREAMED)
+def test_whether_a_streamed_answer_calls_a_tool_is_known_at_its_end(kind):
+    seen = []
+
+    def judge(part, _):
+        seen.extend([part.calls_tool] if part.ended is not None else [])
+
+    AnswerStream(judge).events(CALLING_STREAMED[kind], is_last=True)
+    assert seen == [True]
+
+
 @pytest.mark.parametrize("kind", CALLING)
 def test_an_answer_that_calls_a_tool_is_known_by_its_call(kind):
     stream, seen = judged()

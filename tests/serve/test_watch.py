@@ -33,6 +33,7 @@ class Vllm:
 
     def __init__(self, level):
         self.level, self.held, self.allowed, self.sums = level, [], [], None
+        self.message = {"content": "x"}
 
     async def __call__(self, scope, receive, send):
         await receive()
@@ -45,7 +46,7 @@ class Vllm:
         if self.level is not None:
             sums = AnswerSums(40, 40 * (2.0 + 4.0 * self.level), 0.0, 0.0, 0.0)
             current.watch.sums[0, 0] = sums
-        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "x"}}]}
+        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": self.message}]}
         start = {"type": "http.response.start", "status": 200}
         await send({**start, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": json.dumps(body).encode()})
@@ -127,15 +128,40 @@ def test_a_store_that_fails_keeps_no_answer_back_and_is_named_once(store, capsys
         (UnreadAnswer(FAILED), "workers failed"),
         (UnreadAnswer(LATE), "too late"),
         (AnswerSums(40, float("nan"), 0.0, 0.0), "not judged"),
-        (AnswerSums(0, 0.0, 0.0, 0.0), "no tokens"),
+        (AnswerSums(0, 0.0, 0.0, 0.0), "no content"),
     ],
-    ids=["workers failed", "too late", "NaN", "no tokens"],
+    ids=["workers failed", "too late", "NaN", "no content"],
 )
 def test_why_an_answer_is_unread_is_counted_by_itself(store, unread, reason):
     watch, app = serving(store, None)
     app.sums = unread
     assert talk(watch, 1) == [{"setting": "high", "state": "unknown"}]
     assert store.counts() == {f"unread|{reason}": 1}
+
+
+@pytest.mark.parametrize("text", [None, "Let me look."])
+def test_an_answer_that_calls_a_tool_is_no_turn_and_no_evidence(store, text):
+    """A call is no talk, and the alarm was calibrated on none; in transcripts it is no turn."""
+    watch, app = serving(store, -0.2)
+    plain, messages, said = talk(watch, 4), [], []
+    for number in range(4):
+        messages.append({"role": "user", "content": f"other {number}"})
+        if number in (0, 2):
+            calls = [{"id": f"c{number}", "type": "function", "function": {"name": "look"}}]
+            app.message = {"role": "assistant", "content": text, "tool_calls": calls}
+            called = ask(watch, messages)[1]["choices"][0]["keel"]
+            assert called == {"setting": "high", "state": "unknown"}
+            messages += [
+                app.message,
+                {"role": "tool", "tool_call_id": f"c{number}", "content": "7"},
+            ]
+            app.message = {"content": "x"}
+        said.append(ask(watch, messages)[1]["choices"][0]["keel"])
+        messages.append({"role": "assistant", "content": "x"})
+    assert said == plain
+    assert plain[-1]["evidence"] > plain[0]["evidence"]
+    assert store.counts()["unread|no content"] == 2
+    assert store.counts().get("misses", 0) == 0
 
 
 @pytest.mark.parametrize("unread", [AnswerSums(0, 0.0, 0.0, 0.0), UnreadAnswer(LATE)])

@@ -283,7 +283,7 @@ def test_a_conversation_whose_first_answer_is_empty_goes_on_at_its_second_turn(s
     watching = Watcher(alarm(expected=(1.0, 0.2)), store, Namer(store.secret))
     messages = [{"role": "user", "content": "a"}]
     turn = watching.namer.turn({"messages": messages}, id=None, sender="")
-    watching.unread("no tokens", ServedTurn(turn, "", "low", AnswerSums(0, 0.0, 0.0, 0.0), ""))
+    watching.unread("no content", ServedTurn(turn, "", "low", AnswerSums(0, 0.0, 0.0, 0.0), ""))
     messages += [{"role": "assistant", "content": ""}, {"role": "user", "content": "b"}]
     turn = watching.namer.turn({"messages": messages}, id=None, sender="")
     said = watching.judge(ServedTurn(turn, "x", "low", sums(0.2), ""))
@@ -302,7 +302,7 @@ def test_a_response_after_an_empty_first_answer_knows_its_system_prompt(store):
     watching = Watcher(calibrated, store, Namer(store.secret))
     body = {"instructions": "You are a pirate.", "input": "a"}
     turn = watching.namer.turn(body, id=None, sender="")
-    watching.unread("no tokens", ServedTurn(turn, "", "low", sums(0, 0), "", "r1"))
+    watching.unread("no content", ServedTurn(turn, "", "low", sums(0, 0), "", "r1"))
     assert asked_under(watching, None, id="r2", previous_response_id="r1")["state"] == "foreign"
 
 

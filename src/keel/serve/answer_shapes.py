@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keel.serve.conversations import call_ids, items_text
@@ -32,6 +32,8 @@ class AnswerPart:
     """By which the client may go on with the conversation."""
     within: dict[str, Any] | None = None
     """What carries this part, of an answer that goes on."""
+    calls_tool: bool = False
+    """Whether it calls a tool of the client's, whose result is to be answered next."""
 
 
 def parts_of(content: Any) -> Iterator[AnswerPart]:
@@ -46,17 +48,22 @@ def parts_of(content: Any) -> Iterator[AnswerPart]:
             text += call_ids(said.get("tool_calls"))
             is_ended = choice.get("finish_reason") is not None
             ended, within = (choice, None) if is_ended else (None, choice)
-            yield AnswerPart(int(choice.get("index", 0)), text, ended, within=within)
+            calls = bool(said.get("tool_calls") or said.get("function_call"))
+            yield AnswerPart(int(choice.get("index", 0)), text, ended, None, within, calls)
     elif content.get("object") == "response" and content.get("status") != "in_progress":
-        yield AnswerPart(0, items_text(content.get("output") or ()), content, content.get("id"))
+        items = content.get("output") or [{}]
+        calls = str(items[-1].get("type")).endswith("_call")
+        yield AnswerPart(0, items_text(items), content, content.get("id"), None, calls)
     elif kind in _RESPONSE_ENDS:
         yield from parts_of(content.get("response"))
     elif kind == "message":
         blocks = content.get("content") or ()
         texts = (block.get("text") or call_ids([block]) for block in blocks)
-        yield AnswerPart(0, "".join(texts), content if content.get("stop_reason") else None)
+        ended = content if content.get("stop_reason") else None
+        yield AnswerPart(0, "".join(texts), ended, calls_tool=bool(call_ids(blocks)))
     elif kind == "content_block_start":
-        yield AnswerPart(0, call_ids([content.get("content_block")]), within=content)
+        call = call_ids([content.get("content_block")])
+        yield AnswerPart(0, call, within=content, calls_tool=bool(call))
     elif kind == "content_block_delta":
         yield AnswerPart(0, content["delta"].get("text") or "", within=content)
     elif kind == "response.output_text.delta":
@@ -76,6 +83,7 @@ class AnswerStream:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.texts: dict[int, list[str]] = {}
+        self.calling: set[int] = set()
         self.left = b""
 
     def whole(self, body: bytes) -> bytes:
@@ -115,9 +123,11 @@ class AnswerStream:
             if part.ended is not None and part.id is not None:
                 texts.clear()  # the end holds all of it
             texts.append(part.text)
+            self.calling |= {part.index} if part.calls_tool else set()
             carrier = part.within if part.ended is None else part.ended
             text = "" if part.ended is None else "".join(texts)
-            judged = None if carrier is None else self.judge(part, text)
+            known = replace(part, calls_tool=part.index in self.calling)
+            judged = None if carrier is None else self.judge(known, text)
             if carrier is not None and judged is not None:
                 carrier[EXTRA] = judged
                 is_added = True

@@ -20,9 +20,9 @@ from keel.engines.vllm import (
 GAPS_BOUNDS = (-0.5, 0.0, 0.5, 0.75, 1.0, 1.5, math.inf)
 EVIDENCE_BOUNDS = (10.0, 100.0, math.inf)
 """What a watched turn and an alarm need at a rate of 1 %."""
-NO_TOKENS, NOT_KEPT, NOT_JUDGED = "no tokens", "not kept", "not judged"
-"""It had no content; the file took it no more; the judge failed."""
-UNREAD = (NOT_SEEN, FAILED, LATE, NO_TOKENS, NOT_KEPT, NOT_JUDGED)
+NO_CONTENT, NOT_KEPT, NOT_JUDGED = "no content", "not kept", "not judged"
+"""It had none, or called a tool; the file took it no more; the judge failed."""
+UNREAD = (NOT_SEEN, FAILED, LATE, NO_CONTENT, NOT_KEPT, NOT_JUDGED)
 """Why an answer was not read."""
 _BY = "|"
 """Stands between the parts of a counter's name: what is counted, then its labels."""

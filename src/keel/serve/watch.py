@@ -44,7 +44,7 @@ from keel.engines.vllm import (
 from keel.errors import UsageError
 from keel.serve.answer_shapes import AnswerPart, AnswerStream
 from keel.serve.conversations import ConversationStore, MessageTurn, Namer
-from keel.serve.drift_series import NO_TOKENS, NOT_JUDGED, NOT_KEPT
+from keel.serve.drift_series import NO_CONTENT, NOT_JUDGED, NOT_KEPT
 from keel.serve.otel import otel_sink
 from keel.serve.sinks import Sink, jsonl_sink, webhook_sink
 from keel.serve.watcher import (
@@ -245,15 +245,18 @@ class _WatchedAnswers:
         """What is said of an answer that has ended; None where it could not be read."""
         known = sums if isinstance(sums, AnswerSums) else AnswerSums(0, 0.0, 0.0, 0.0)
         turn = ServedTurn(self.turn, text, setting, known, self.sender, part.id)
+        if part.calls_tool:
+            self._unread(NO_CONTENT, turn, is_turn=False)
+            return None
         if known.tokens:
             return self.watcher.judge(turn)
-        unseen = NOT_SEEN if sums is None else NO_TOKENS
+        unseen = NOT_SEEN if sums is None else NO_CONTENT
         self._unread(sums.reason if isinstance(sums, UnreadAnswer) else unseen, turn)
         return None
 
-    def _unread(self, reason: str, turn: ServedTurn | None = None) -> None:
+    def _unread(self, reason: str, turn: ServedTurn | None = None, *, is_turn: bool = True) -> None:
         try:
-            self.watcher.unread(reason, turn)
+            self.watcher.unread(reason, turn, is_turn=is_turn)
         except Exception as error:
             self.watcher.faults.note(NOT_COUNTED, error)
 

@@ -228,19 +228,19 @@ class Watcher:
         past = self._past(turn)
         return past is not None and past.state.alarmed_at >= 0
 
-    def unread(self, reason: str, turn: ServedTurn | None = None) -> None:
+    def unread(self, reason: str, turn: ServedTurn | None = None, *, is_turn: bool = True) -> None:
         """Count an answer that could not be judged.
 
-        Its conversation goes on as it stood, one turn later.
-
-        So does one that begins with it: its next answer is held against the level of second turns.
+        Its conversation goes on as it stood, one turn later. So does one that begins with it: its
+        next answer is held against the level of second turns. An answer that calls a tool
+        `is_turn` no more than it is in transcripts, where it belongs to the answer that follows.
         """
 
         def keep() -> None:
             self.store.recent.count(unread=1.0)
             if turn is not None:
                 past = self._past(turn.turn) or KeptConversation()
-                state = replace(past.state, turns=past.state.turns + 1)
+                state = replace(past.state, turns=past.state.turns + is_turn)
                 is_foreign = self._is_foreign(turn.turn, past)
                 self._keep(turn, replace(past, state=state, is_foreign=is_foreign))
 
