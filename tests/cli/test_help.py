@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,18 +40,31 @@ def test_every_command_can_answer_in_json(keel, command):
     assert "--json" in keel(command, "--help").out
 
 
+@pytest.mark.parametrize("columns", [40, 80])
 @pytest.mark.parametrize("called", CALLED, ids=" ".join)
-def test_help_at_80_columns_loses_nothing(keel, monkeypatch, called):
-    """A word that was longer than a table's column ended in an ellipsis once."""
-    monkeypatch.setenv("COLUMNS", "80")
-    text = keel(*called, "--help").out.partition("Examples:")[0]
-    assert max(map(len, text.splitlines())) <= 80
+def test_help_loses_nothing_and_is_no_wider_than_the_terminal(keel, monkeypatch, called, columns):
+    """A word that was longer than a table's column ended in an ellipsis once, and help was 50
+    columns wide in a terminal of 40, its examples up to 157."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = keel(*called, "--help").out
+    assert max(map(len, text.splitlines())) <= columns
     packed = "".join(text.split())
     for parameter in CALLED[called].params:
         if not getattr(parameter, "hidden", False):
             names = parameter.opts if parameter.param_type_name == "option" else []
             for words in (*names, *parameter.secondary_opts, parameter.help or ""):
                 assert "".join(words.split()) in packed
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("called", CALLED, ids=" ".join)
+def test_an_example_that_is_pasted_is_read_as_it_is_meant(keel, monkeypatch, called, columns):
+    """Whatever the terminal's width: a line that goes on ends in a backslash."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = keel(*called, "--help").out.partition("Examples:")[2].replace("\\\n", "")
+    meant = (CALLED[called].epilog or "").partition("Examples:")[2]
+    read = [shlex.split(line) for line in shown.splitlines() if line.strip()]
+    assert read == [shlex.split(line) for line in meant.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("called", [(), *CALLED], ids=" ".join)

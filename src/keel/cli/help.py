@@ -6,6 +6,8 @@ Typer's own tables cut words that are longer than a column, which at 80 columns 
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +19,10 @@ from keel.errors import UsageError
 _WIDEST_NAMES = 24
 """Columns for an option's names; longer ones have a line of their own."""
 
+_LEAST_BESIDE = 24
+"""Columns of text that are left beside names; where fewer are, text stands under the names."""
+
+_SHELL_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
 _MAY_BE_EMPTY = ("system_given",)
 """Parameters to which an empty word means something: no system prompt."""
@@ -54,6 +60,11 @@ class PlainCommand(typer.core.TyperCommand):
                     name = (parameter.metavar or name.upper()).strip("[].")
                 raise UsageError(f"{name} {why.format(*bad)}; see {ctx.command_path} --help")
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Usage, text, options and examples, no line wider than the terminal."""
+        formatter.width = _columns()
+        super().format_help(ctx, formatter)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options, a section for each heading."""
         _write_sections(self.get_params(ctx), ctx, formatter)
@@ -65,6 +76,11 @@ class PlainCommand(typer.core.TyperCommand):
 
 class PlainGroup(typer.core.TyperGroup):
     """Commands with commands of their own, whose help loses no word."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Usage, text, options and commands, no line wider than the terminal."""
+        formatter.width = _columns()
+        super().format_help(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Options, then the commands, each with its whole first paragraph."""
@@ -115,19 +131,45 @@ def _write_sections(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None
                 _write_rows(records, formatter)
 
 
+def _columns() -> int:
+    """Columns that help may fill: typer's own are never under 50, whatever the terminal's."""
+    return max(20, min(80, shutil.get_terminal_size().columns) - 2)
+
+
 def _write_rows(rows: Sequence[tuple[str, str]], formatter: Any) -> None:
     """Names, and beside them what they are; a word is not parted at its hyphens, to be copied."""
     column = 4 + min(_WIDEST_NAMES, max(len(names) for names, _ in rows))
+    if formatter.width - column < _LEAST_BESIDE:
+        column = 6
     for names, text in rows:
         lines = textwrap.wrap(text, formatter.width - column, break_on_hyphens=False)
-        first = f"  {names}".ljust(column)
+        *above, last = textwrap.wrap(names, formatter.width - 2, break_on_hyphens=False)
+        first = f"  {last}".ljust(column)
         if len(first) > column or first[-2:].strip():
             lines, first = ["", *lines], first.rstrip()
         shown = (" " * column + line if at else first + line for at, line in enumerate(lines))
-        formatter.write("".join(f"{line}\n" for line in shown))
+        formatter.write("".join(f"{line}\n" for line in (*(f"  {name}" for name in above), *shown)))
 
 
 def _write_examples(epilog: str | None, formatter: Any) -> None:
+    """The lines; what is wider than the terminal is parted as a shell reads on."""
     if epilog:
-        lines = [line for line in epilog.splitlines() if line.strip()]
-        formatter.write("\n" + "".join(f"{line}\n" for line in lines))
+        lines = [line.rstrip() for line in epilog.splitlines() if line.strip()]
+        columns = max(20, shutil.get_terminal_size().columns)
+        formatter.write("\n" + "".join(f"{_continued(line, columns)}\n" for line in lines))
+
+
+def _continued(line: str, columns: int) -> str:
+    """A command over as many lines as it needs: pasted, a shell reads it as the one line."""
+    if len(line) <= columns:
+        return line
+    indent = line[: -len(line.lstrip())]
+    rows = [indent]
+    for word in _SHELL_WORD.findall(line):
+        if rows[-1].strip() and len(f"{rows[-1]} {word} \\") > columns:
+            rows[-1] += " \\"
+            rows.append(f"{indent}  ")
+        rows[-1] += f" {word}" if rows[-1].strip() else word
+        while len(rows[-1]) > columns - len(" \\"):
+            rows[-1:] = [f"{rows[-1][: columns - 1]}\\", rows[-1][columns - 1 :]]
+    return "\n".join(rows)
