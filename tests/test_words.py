@@ -7,7 +7,18 @@ import math
 import pytest
 
 from keel.types import Interval
-from keel.words import counted, fixed, form_of, listed, number, p_value, percent, points, signed
+from keel.words import (
+    both_ends,
+    counted,
+    fixed,
+    form_of,
+    listed,
+    number,
+    p_value,
+    percent,
+    points,
+    signed,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +37,15 @@ from keel.words import counted, fixed, form_of, listed, number, p_value, percent
 )
 def test_a_number_keeps_three_digits(value: float, told: str) -> None:
     assert number(value) == told
+
+
+@pytest.mark.parametrize("count", range(13))
+def test_no_name_stands_at_both_ends_of_a_ranking(count: int) -> None:
+    ranked = [f"role{n:02}" for n in range(count)]
+    first, last = both_ends(ranked, 5)
+    assert (first, last[::-1]) == (ranked[: len(first)], ranked[count - len(last) :])
+    assert not {*first} & {*last}
+    assert len(first) == len(last) == min(5, count // 2)
 
 
 def test_there_is_no_negative_zero() -> None:

@@ -93,6 +93,16 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def both_ends(ranked: Sequence[str], most: int) -> tuple[list[str], list[str]]:
+    """Up to so many names from the beginning and from the end, the last first; none in both.
+
+    >>> both_ends(["bard", "ghost", "clerk"], 5)
+    (['bard'], ['clerk'])
+    """
+    count = min(most, len(ranked) // 2)
+    return list(ranked[:count]), list(ranked[::-1][:count])
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, cut at 200 characters; its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

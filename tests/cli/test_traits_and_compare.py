@@ -1,5 +1,6 @@
 """Traits extracted, runs compared and read again, as somebody types it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ def test_both_spaces_are_told_of_in_words_and_in_json(keel, model: Path, runs: t
     told = keel(*again, "--json").json["traits"]
     kept = open_run(runs[0]).trait_map
     assert list(told["traits"]) == list(kept.traits)
+    for ends in told["ends_of_components"]:  # of four traits: the first five were the last five
+        assert len(ends["low"]) == len(ends["high"]) == len(kept.traits) // 2
+        assert not {*ends["low"]} & {*ends["high"]}
     one = told["traits"][kept.traits[0]]
     assert one["axis_cosine"]["value"] == pytest.approx(
         float(kept.axis.cosine_LN[kept.layer, 0]), abs=1e-6
@@ -52,6 +56,11 @@ def test_runs_are_compared_in_words_in_json_and_on_a_page(
     words = " ".join(keel("compare", *runs, "-o", "pages/both.html").out.split())
     assert "Over 4 roles in common, loadings on PC1 correlate at" in words
     assert "the default moved by" in words
+    for what in ("roles", "traits"):
+        most, least = re.search(
+            rf"Among {what} it went most towards (.*?), and most away from (.*?)\.", words
+        ).groups()
+        assert not {*re.findall(r"\w+", most)} & {*re.findall(r"\w+", least)} - {"and"}
     html = Path("pages/both.html").read_text(encoding="utf-8")
     assert "figure-components-1" in html
     assert "figure-layers-1" in html

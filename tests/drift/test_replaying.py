@@ -206,6 +206,17 @@ def test_several_draws_give_each_turn_an_interval_and_the_first_draw_is_that_of_
         assert turn.spread.difference.value == pytest.approx(difference)
 
 
+def test_without_a_temperature_there_is_one_draw_and_no_interval():
+    """Five equal draws gave every turn an interval of no width, as if nothing could vary."""
+    said = []
+    made = played(
+        FakeEngine(), draws=5, sampling=Sampling(20, temperature=0), on_answered=said.append
+    )
+    assert made.draws == 1
+    assert all(turn.spread is None for turn in made.turns)
+    assert all(len(each.uncapped) == len(each.capped) == 1 for each in said)
+
+
 class Short(FakeEngine):
     """Has room for four messages."""
 

@@ -94,6 +94,15 @@ def test_a_replay_is_kept_in_the_run(engine, calibrated: RunFolder):
     assert keel.open_run(calibrated.path).replays() == (found,)
 
 
+def test_greedy_draws_are_one_replay_which_is_not_made_twice(engine, calibrated: RunFolder):
+    found = pipeline.replay_conversation(engine, calibrated, TALK, replace(SHORT, draws=5))
+    assert (found.draws, [turn.spread for turn in found.turns]) == (1, [None, None])
+    steps: list[int] = []
+    report = lambda stage, done, total: steps.append(done)  # noqa: E731
+    again = pipeline.replay_conversation(engine, calibrated, TALK, SHORT, on_progress=report)
+    assert (again, steps) == (found, [2])  # both turns were there
+
+
 def test_a_replay_of_a_conversation_without_a_question_is_refused_before_a_model_is_opened(
     calibrated: RunFolder,
 ):

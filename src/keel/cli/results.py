@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from keel.cli import console
+from keel.words import both_ends
 
 if TYPE_CHECKING:
     from keel.pipeline import Extraction
@@ -91,8 +92,8 @@ def trait_record(trait_map: TraitMap) -> dict[str, Any]:
 
     def ends_of(component: int) -> dict[str, list[str]]:
         order = space.loadings_LRK[layer, :, component].argsort().tolist()
-        ends = {"low": order[:_ENDS], "high": order[::-1][:_ENDS]}
-        return {end: [trait_map.traits[at] for at in members] for end, members in ends.items()}
+        low, high = both_ends([trait_map.traits[at] for at in order], _ENDS)
+        return {"low": low, "high": high}
 
     def trait_at(index: int) -> dict[str, Any]:
         vector = trait_map.vectors[index]

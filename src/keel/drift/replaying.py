@@ -56,6 +56,7 @@ def replay(
     generated anew, and each arm continues its own history. Both arms draw with the same seed at
     the same turn. With several draws as many conversations go on side by side in each arm; the
     answers shown are those of the first, and each turn has its mean over them with an interval.
+    Without a temperature all draws would be the same, so there is one.
     Where the next turn would not fit into the model's context, the replay ends, and says so.
     A turn to which an arm gives an empty answer has no projection: it is listed as
     `unread`, the others keep their numbers, and the replay continues.
@@ -78,6 +79,8 @@ def replay(
         gauge = replace(gauge, levels=None)
     if draws < 1:
         raise UsageError(f"draws is {draws}, expected 1 or more; give a larger number")
+    if sampling.temperature == 0:
+        draws = 1
     system = tuple(m for m in script.messages if m.speaker == "system")
     arms = _Arms(
         _Arm(engine, gauge, [system] * draws, ()),

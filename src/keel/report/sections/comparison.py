@@ -10,10 +10,12 @@ from keel.report.figures.personas import draw_components, draw_layers, draw_shif
 from keel.report.inputs import ComparisonInputs
 from keel.report.textplot import draw_ranking
 from keel.types import RunComparison, Shift, SpaceComparison
-from keel.words import counted, fixed, listed
+from keel.words import both_ends, counted, fixed, listed
 
 _ENDS = 12
 """Shifts drawn at each end."""
+_MOST_NAMED = 3
+"""Roles or traits that the sentence on shifts names at each end."""
 _WHOLES = {
     "roles": "a role's whole distance from the mean role",
     "traits": "the whole way from discouraged to encouraged",
@@ -110,9 +112,12 @@ def _sentences(pair: RunComparison, shifts: Mapping[str, Sequence[Shift]]) -> It
             f"units {way} along the first run's axis, at layer {shift.layer}."
         )
     for what, ranked in shifts.items():
-        names = [shift.name for shift in ranked]
-        most, least = listed(names[:3]), listed(names[::-1][:3])
-        yield f"Among {what} it went most towards {most}, and most away from {least}."
+        most, least = both_ends([shift.name for shift in ranked], _MOST_NAMED)
+        if most:
+            yield (
+                f"Among {what} it went most towards {listed(most)}, and most away from "
+                f"{listed(least)}."
+            )
 
 
 def _shift_picture(what: str, ranked: Sequence[Shift], number: int) -> Picture:

@@ -18,7 +18,7 @@ from keel.report.figures.personas import (
 from keel.report.inputs import ReportInputs, RoleStanding, quality_at, rank_kinds, rank_roles
 from keel.report.textplot import draw_curves, draw_ranking
 from keel.types import DEFAULT_ROLE, Interval, LayerQuality, PersonaMap, TraitMap, TraitSide
-from keel.words import NOT_A_NUMBER, counted, fixed, listed, number, percent
+from keel.words import NOT_A_NUMBER, both_ends, counted, fixed, listed, number, percent
 
 MOST_RANKED = 60
 """Roles or traits that a ranking draws; of more it shows both ends."""
@@ -185,8 +185,8 @@ def _standings_table(standings: Sequence[RoleStanding]) -> Table:
 
 def _first_and_last(names: Sequence[str]) -> tuple[str, str]:
     """Up to five names from the beginning, and as many from the end, the last first."""
-    ends = min(_MOST_NAMED, len(names) // 2)
-    return listed(names[:ends]), listed(names[::-1][:ends])
+    first, last = both_ends(names, _MOST_NAMED)
+    return listed(first), listed(last)
 
 
 def _both_ends(ranked: Sequence[_Ranked], what: str) -> tuple[Sequence[_Ranked], str]:
