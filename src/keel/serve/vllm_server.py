@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -241,7 +240,7 @@ def run_server(
             gate.open()
             _watch(process, gate, address, canary_s, on_open)
     finally:
-        shutil.rmtree(gate.folder, ignore_errors=True)
+        gate.leave()
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,7 +36,9 @@ def source(tmp_path, monkeypatch):
 @pytest.fixture
 def gate(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return Gate.make()
+    made = Gate.make()
+    yield made
+    made.leave()
 
 
 def settled(source, current, arguments=None, **environment):
@@ -186,6 +192,43 @@ def test_a_gate_that_is_closed_keeps_health_red_and_lets_the_probe_alone_in(
     assert ask(front, "/health", method="GET")[0] == ask(front, "/v1/completions", {})[0] == 200
     gate.close()
     assert ask(front, "/health", method="GET")[0] == 503
+
+
+KEEPER = '''
+import os, subprocess, sys, time
+from keel.engines.vllm.gate import Gate
+gate = Gate.make()
+gate.open()
+served = """
+import sys
+from pathlib import Path
+from keel.engines.vllm.front import Gate, _end_without_keeper
+_end_without_keeper(Gate(Path(sys.argv[1])))
+"""
+subprocess.Popen([sys.executable, "-c", served, str(gate.folder)])
+print(gate.folder, flush=True)
+time.sleep(600)
+'''
+
+
+def test_a_server_whose_keeper_was_killed_answers_nobody_and_ends(source, monkeypatch, tmp_path):
+    """`kill -9` of `keel serve` left vLLM's server behind, capped and probed by nobody."""
+    command = [sys.executable, "-c", KEEPER]
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, env=own) as keeper:
+        assert keeper.stdout is not None
+        folder = keeper.stdout.readline().decode().strip()
+        front = front_of(source, monkeypatch, **{VARIABLE: folder})
+        assert ask(front, "/health", method="GET")[0] == 200
+        keeper.kill()
+        # Its output ends when the served process has ended, too.
+        assert b"the keel serve that watched this server is gone" in keeper.stdout.read()
+    assert not Gate(Path(folder)).is_open
+    for path, method in (("/health", "GET"), ("/v1/completions", "POST")):
+        status, _, said = ask(front, path, {}, method=method)
+        assert status == 503
+        assert "is gone" in str(said)
 
 
 def test_an_engine_that_keel_is_not_in_stays_red_and_answers_nobody(source, monkeypatch, gate):

@@ -28,7 +28,8 @@ def app(monkeypatch, tmp_path):
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv(VARIABLE, str(Gate.make().folder))
+    gate = Gate.make()
+    monkeypatch.setenv(VARIABLE, str(gate.folder))
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -39,7 +40,8 @@ def app(monkeypatch, tmp_path):
     app = build_app(args, TASKS, None)
     deployment = Deployment((1,), default="high").to_config()
     app.state.vllm_config = SimpleNamespace(additional_config={"keel": deployment})
-    return app
+    yield app
+    gate.leave()
 
 
 def test_the_table_of_endpoints_has_every_route_of_vllms(app):

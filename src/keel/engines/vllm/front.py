@@ -11,10 +11,12 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -130,6 +132,13 @@ def _check_allowed(name: object, allowed: frozenset[str] | None, deployment: Dep
     )
 
 
+def _end_without_keeper(gate: Gate) -> None:
+    """End this server once the `keel serve` that probes it is gone, however it went."""
+    gate.wait_until_left()
+    print("keel: the keel serve that watched this server is gone; ending it", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Front:
     """Wraps vLLM's app. `app` is what vLLM serves otherwise."""
 
@@ -195,6 +204,7 @@ class Front:
             print(f"keel: {self.fault or line_of(facts)}", file=sys.stderr, flush=True)
         if self.gate is not None:
             self.gate.announce(_address_of(state.args))
+            Thread(target=_end_without_keeper, args=(self.gate,), daemon=True).start()
 
     def _server_numbers(
         self, state: Any, deployment: Deployment | None, live: LiveFloors | None
@@ -264,11 +274,11 @@ class Front:
             return 503, self.fault
         if path.startswith(_RAW_RPC) and deployment is not None:
             return 403, "raw calls to workers could take the floors away; Keel refuses them"
-        if self.gate is None or is_probe or self.gate.is_open:
+        if self.gate is None or is_probe or self.gate.is_open or not is_answer:
             return None
-        if is_answer:
-            return 503, "not open: no probe has shown yet that this server is capped"
-        return None
+        if not self.gate.has_keeper:
+            return 503, "not open: the keel serve that watched this server is gone"
+        return 503, "not open: no probe has shown yet that this server is capped"
 
     async def _hold(
         self,

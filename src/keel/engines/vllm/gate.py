@@ -5,15 +5,18 @@ All API servers of one vLLM look into it; it is readable by its user only. Knows
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 VARIABLE = "KEEL_GATE"
 """Environment variable that names the folder to vLLM's processes."""
@@ -45,13 +48,17 @@ class Gate:
     """Whether requests are let in, and by which key the probe is let in before."""
 
     folder: Path
+    kept: IO[str] | None = field(default=None, repr=False, compare=False)
+    """File that its keeper holds locked; None in other processes."""
 
     @classmethod
     def make(cls) -> Gate:
-        """A new gate, closed."""
-        gate = cls(Path(tempfile.mkdtemp(prefix="keel-gate-")))
-        (gate.folder / "key").write_text(secrets.token_hex(32), encoding="utf-8")
-        return gate
+        """A new gate, closed; this process is its keeper, and it shuts when the process is gone."""
+        folder = Path(tempfile.mkdtemp(prefix="keel-gate-"))
+        (folder / "key").write_text(secrets.token_hex(32), encoding="utf-8")
+        kept = (folder / "kept").open("w", encoding="utf-8")
+        fcntl.flock(kept, fcntl.LOCK_EX)
+        return cls(folder, kept)
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Gate | None:
@@ -66,8 +73,31 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether the last probe passed."""
-        return (self.folder / "open").exists()
+        """Whether the last probe passed, and the process that probes is there."""
+        return (self.folder / "open").exists() and self.has_keeper
+
+    @property
+    def has_keeper(self) -> bool:
+        """Whether the process that made the gate lives: however it dies, its lock is let go."""
+        try:
+            with (self.folder / "kept").open(encoding="utf-8") as kept:
+                fcntl.flock(kept, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    def leave(self) -> None:
+        """Shut the gate for good, as its keeper."""
+        if self.kept is not None:
+            self.kept.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_until_left(self) -> None:
+        """Return when the gate has no keeper any more."""
+        with suppress(FileNotFoundError), (self.folder / "kept").open(encoding="utf-8") as kept:
+            fcntl.flock(kept, fcntl.LOCK_SH)
 
     def open(self) -> None:
         """Let requests in."""
