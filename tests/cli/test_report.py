@@ -36,6 +36,8 @@ def test_a_run_is_sent_with_its_numbers_and_curves(keel: Keel, run: Path):
     assert tracked.page == run / "report.html"
     assert tracked.parameters["model"]
     assert {"axis/auc", "axis/auc/low", "floors/price_nats"} <= tracked.numbers.keys()
+    ends = [tracked.numbers[f"axis/auc_untrained/{end}"] for end in ("low", "high")]
+    assert ends == [0.49, 0.95]
     assert len(tracked.series["layers/auc"]) > 1
 
 

@@ -57,6 +57,16 @@ def test_no_runs_is_an_empty_list_with_the_command_that_makes_one(keel, place):
     check_refused(keel("ls", "nowhere"), "there is no folder nowhere")
 
 
+def test_an_auc_is_said_with_its_interval_and_with_what_untrained_models_reach(keel, held):
+    axis = keel("info", held, "--json").json["axis"]
+    assert axis["auc_untrained"] == [0.49, 0.95]
+    assert f"({axis['auc']['low']:.2f} to {axis['auc']['high']:.2f}), untrained 0.49 to 0.95" in (
+        keel("info", held).out
+    )
+    (listed,) = keel("ls", held, "--json").json
+    assert listed["axis"] == axis
+
+
 def test_info_says_whose_run_it_is_and_what_next(keel, held):
     record = keel("info", held, "--json").json
     manifest = json.loads(Path(held, "manifest.json").read_text())

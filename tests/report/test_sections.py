@@ -25,6 +25,8 @@ from keel.types import (
     LayerQuality,
     PersonaMap,
     ReplaySpread,
+    UntrainedModel,
+    UntrainedNull,
 )
 from keel.words import number
 
@@ -59,6 +61,27 @@ def with_quality(inputs: ReportInputs, **changes: object) -> ReportInputs:
 def test_key_figures_tell_the_recommended_layer(inputs: ReportInputs) -> None:
     told = render_markdown(report_account(with_quality(inputs, auc=Interval(0.777, 0.702, 0.801))))
     assert "| Held-out AUC, layer 20 | 0.78 | 0.70 to 0.80; untrained 0.49 to 0.95 |" in told
+
+
+def test_an_auc_never_stands_without_what_untrained_models_reach(inputs: ReportInputs) -> None:
+    """The page's first sentence gave it alone, though random weights reach as much."""
+    account = report_account(with_quality(inputs, auc=Interval(0.777, 0.702, 0.801)))
+    (sentence,) = (text for text in account.lead if "of pairs" in text)
+    assert (
+        "models with random weights reach 49\N{NO-BREAK SPACE}% to 95\N{NO-BREAK SPACE}%"
+        in sentence
+    )
+
+
+def test_a_runs_own_untrained_models_stand_beside_auc_and_d_prime(inputs: ReportInputs) -> None:
+    models = tuple(
+        UntrainedModel(seed, 3, auc, d_prime, 0.9, 0.9, 0.5)
+        for seed, auc, d_prime in ((0, 0.61, 0.4), (1, 0.72, 0.8))
+    )
+    account = report_account(replace(inputs, untrained=UntrainedNull(models, 12, 12, 156, 64)))
+    notes = {figure.label: figure.note for figure in account.key_figures}
+    assert notes["Held-out AUC, layer 20"].endswith("; untrained 0.61 to 0.72")
+    assert notes["Held-out d′"].endswith("; untrained 0.40 to 0.80")
 
 
 def test_the_verdict_follows_the_auc(inputs: ReportInputs) -> None:

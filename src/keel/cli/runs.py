@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keel.cli import console
-from keel.words import signed
+from keel.words import fixed, signed
 
 if TYPE_CHECKING:
     from keel.store import Run
-    from keel.types import Interval
 
 LS_EXAMPLES = """
 Examples:
@@ -127,14 +126,21 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def _axis(run: Run) -> dict[str, Any] | None:
+    from keel.report import UNTRAINED_AUC
+
     if not run.has_axis:
         return None
     axis = run.axis
     known = {"layer": axis.layer, "gap": float(axis.gap[axis.layer])}
     if not run.has_map:
-        return {**known, "auc": None, "d_prime": None}
-    quality = run.quality[axis.layer]
-    return {**known, "auc": quality.auc, "d_prime": quality.d_prime}
+        return {**known, "auc": None, "auc_untrained": None, "d_prime": None}
+    quality, null = run.quality[axis.layer], run.untrained
+    return {
+        **known,
+        "auc": quality.auc,
+        "auc_untrained": UNTRAINED_AUC if null is None else null.auc_range,
+        "d_prime": quality.d_prime,
+    }
 
 
 def _floors(run: Run) -> dict[str, Any] | None:
@@ -186,9 +192,12 @@ def _scale(settings: dict[str, Any]) -> str:
     return "{} roles × {} questions, {} tokens".format(*sizes)
 
 
-def _auc(auc: Interval | None) -> str:
-    """The AUC with its interval, behind a comma; nothing of an axis from elsewhere."""
-    return "" if auc is None else f", AUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
+def _auc(axis: dict[str, Any]) -> str:
+    """The AUC with interval and null, behind a comma; nothing of an axis from elsewhere."""
+    if axis["auc"] is None:
+        return ""
+    low, high = axis["auc_untrained"]
+    return f", AUC {axis['auc'].text()}, untrained {fixed(low)} to {fixed(high)}"
 
 
 def _size_bytes(folder: Path) -> int:
@@ -233,9 +242,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "activations", f"{record['activations']} kept"
     yield (
         "axis",
-        "none"
-        if axis is None
-        else f"layer {axis['layer']}, gap {axis['gap']:.3g}{_auc(axis['auc'])}",
+        "none" if axis is None else f"layer {axis['layer']}, gap {axis['gap']:.3g}{_auc(axis)}",
     )
     yield (
         "floors",

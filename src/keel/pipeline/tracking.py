@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keel.pipeline.reporting import run_facts
-from keel.report import TrackedRun
+from keel.report import UNTRAINED_AUC, TrackedRun
 from keel.store import Run
 from keel.types import Interval
 
@@ -30,6 +30,8 @@ def _numbers(run: Run) -> Iterator[tuple[str, float]]:
         quality = run.persona_map.quality[run.axis.layer]
         yield "axis/layer", run.axis.layer
         yield from _interval("axis/auc", quality.auc)
+        low, high = UNTRAINED_AUC if run.untrained is None else run.untrained.auc_range
+        yield from (("axis/auc_untrained/low", low), ("axis/auc_untrained/high", high))
         yield from _interval("axis/d_prime", quality.d_prime)
         yield "axis/split_half_questions", quality.split_half_questions
         yield "axis/split_half_roles", quality.split_half_roles

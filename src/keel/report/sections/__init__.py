@@ -106,11 +106,13 @@ def _lead(inputs: ReportInputs) -> Iterator[str]:
     )
     if (persona_map := inputs.persona_map) is not None:
         auc = quality_at(persona_map, persona_map.axis.layer).auc
+        untrained = " to ".join(map(percent, inputs.untrained_aucs))
         names = [standing.name for standing in rank_roles(persona_map)]
         ends = f" Farthest out stands {names[0]}, nearest {names[-1]}." if len(names) > 1 else ""
         yield (
             f"After layer {persona_map.axis.layer}, an answer of the default projects above an "
-            f"answer in a role in {percent(auc.value)} ({auc.bounds(percent)}) of pairs.{ends}"
+            f"answer in a role in {percent(auc.value)} ({auc.bounds(percent)}) of pairs, where "
+            f"models with random weights reach {untrained}.{ends}"
         )
     if (calibration := inputs.calibration) is not None:
         setting = calibration.setting
@@ -155,6 +157,10 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
         layer = persona_map.axis.layer
         at = quality_at(persona_map, layer)
         low, high = inputs.untrained_aucs
+        null = inputs.untrained
+        reached_untrained = (
+            "" if null is None else f"; untrained {' to '.join(map(fixed, null.d_prime_range))}"
+        )
         reached, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
         figures += [
             KeyFigure(
@@ -162,7 +168,9 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
                 fixed(at.auc.value),
                 f"{at.auc.bounds()}; untrained {fixed(low)} to {fixed(high)}",
             ),
-            KeyFigure("Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds()),
+            KeyFigure(
+                "Held-out d′", fixed(at.d_prime.value), at.d_prime.bounds() + reached_untrained
+            ),
             KeyFigure(
                 "|cos(axis, PC1)|",
                 fixed(at.cos_pc1.value),
