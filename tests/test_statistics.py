@@ -165,6 +165,34 @@ def test_costs_that_are_all_nothing_do_not_bound_those_of_others():
         assert (cost.value, cost.low, cost.high) == (0, 0, np.inf)
 
 
+@pytest.mark.parametrize("given", [[0.0] * 12, [1.0] * 12, [0.0] * 9 + [1.0] * 3])
+def test_scores_that_are_0_or_1_by_chance_are_no_shares(given):
+    """Twelve answers of EQ-Bench, scored 0 to 100, that all got 0 read 0 (0 to 0.24): Wilson's of
+    a share. As many as Wilson allows of none, 24 %, may have 100: 24."""
+    values, unseen = np.array(given), rate_interval(np.zeros(12), alone(12)).high
+    on_scale = rate_interval(values, alone(12), scale=(0.0, 100.0))
+    if np.ptp(values) == 0:
+        assert on_scale.high == pytest.approx(values[0] + unseen * (100 - values[0]))
+        assert rate_interval(values, alone(12), scale=(-np.inf, np.inf)).bounds() == "not known"
+    else:
+        reach = t.ppf(0.975, 11) * values.std(ddof=1) / 12**0.5
+        assert (on_scale.low, on_scale.high) == pytest.approx((0, values.mean() + reach))
+    assert rate_interval(values, alone(12), scale=(0.0, 1.0)) == rate_interval(values, alone(12))
+
+
+def test_differences_of_such_scores_are_no_differences_of_shares():
+    """Students' p of eight rises of 1 among twelve, not McNemar's; equal scores may differ on
+    others by as much as the scale is wide."""
+    before, after, wide = np.zeros(12), np.array([1.0] * 8 + [0.0] * 4), (0.0, 10.0)
+    error = after.std(ddof=1) / 12**0.5
+    p = paired_p_value(after, before, alone(12), scale=wide)
+    assert p == pytest.approx(2 * t.sf(after.mean() / error, 11))
+    interval = difference_interval(after, before, alone(12), scale=wide)
+    assert interval.high == pytest.approx(after.mean() + t.ppf(0.975, 11) * error)
+    equal = difference_interval(before, before, alone(12), scale=wide)
+    assert equal.high == -equal.low == pytest.approx(10 * rate_interval(before, alone(12)).high)
+
+
 def test_personas_who_are_alike_by_chance_do_not_make_their_answers_certain():
     """Each of five has a 0 and a 10: their means are equal, and no other persona's need be."""
     interval = rate_interval(np.array([0.0, 10.0] * 5), each(5, 2))

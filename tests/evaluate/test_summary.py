@@ -215,6 +215,23 @@ def test_a_suite_that_counts_no_label_tells_the_mean_score():
     assert found.arm("none").rate.value == 0.25
 
 
+@pytest.mark.parametrize("rubric", [
+    Rubric("mark", 1, "?", low=0, high=10),
+    Rubric("mark", 1, "?", tuple(RubricLabel(f"l{n}", ".", n) for n in (0, 5, 10))),
+], ids=["scale", "labels"])  # fmt: skip
+def test_low_marks_on_a_scale_are_no_shares(rubric: Rubric):
+    """All twelve got 0 of 10: 0 (0 to 0.24), and the page said `0 %`."""
+    asked = Suite("s", items(12), "mark", "mark", ())
+    arms = [arm("none", "u" * 12), arm("capped", "f" * 12)]
+    cases = cases_of(asked.items, {each.name: each.answers for each in arms})
+    scored = {case.id: Verdict(case.id, "0", 0.0) for case in cases}
+    found = summarise_arms(Scoring(asked, rubric, "j"), arms, scored)
+    assert found.arm("none").rate.high == pytest.approx(2.42, abs=0.01)
+    assert found.arm("capped").difference.high == pytest.approx(2.42, abs=0.01)
+    assert not found.is_share
+    assert not any("%" in sentence for sentence in found.reading)
+
+
 def test_a_verdict_without_a_score_is_no_score_of_nothing():
     """Eleven scores of 2 and one missing: their mean is 2, of 11."""
     asked = Suite("s", items(12), "harm", "score", ())

@@ -71,6 +71,18 @@ def test_only_cases_that_both_labelled_count_and_the_others_are_told():
     assert (found.n, found.only_a, found.only_b) == (2, 1, 2)
 
 
+@pytest.mark.parametrize(("items", "low"), [(1, 0.0), (2, 0.0), (4, 0.28)])
+def test_few_items_under_many_arms_are_few_witnesses(items: int, low: float):
+    """Four items under five arms each were twenty: 95 % held in 41 % of draws. Wilson's of four
+    that all agree, at Student's t of three degrees of freedom: 4 / (4 + 3.18²) = 0.283."""
+    labels = {f"i{i}#arm{arm}": "ab"[i % 2] for i in range(items) for arm in range(5)}
+    found = agree(labels, labels)
+    assert found.n == 5 * items
+    assert found.agreement.low == pytest.approx(low, abs=0.025)
+    if found.kappa is not None:
+        assert found.kappa.low == pytest.approx(2 * found.agreement.low - 1)
+
+
 def test_judges_of_other_answers_cannot_be_compared():
     with pytest.raises(TooFewSamplesError, match=r"0 cases were labelled by both \(of 1 and 1\)"):
         agree({"1": "a"}, {"2": "a"})

@@ -105,6 +105,8 @@ class ScoreTable:
         """By arm."""
         self.clusters = Clusters.of([item.factors for item in items])
         """Which items share a persona, a request or another factor."""
+        self.scale = scoring.scale([row.column for row in self.rows.values()])
+        """The least and the greatest that an item can count for."""
         rubric = scoring.rubric
         self.labels = [] if rubric is None else [label.name for label in rubric.labels]
 
@@ -130,7 +132,8 @@ class ScoreTable:
         if not both_N.any():
             return None
         kept = self.clusters.only(both_N)
-        return difference_interval(row.values_N[both_N], other.values_N[both_N], kept)
+        values = row.values_N[both_N], other.values_N[both_N]
+        return difference_interval(*values, kept, scale=self.scale)
 
 
 def summarise_arms(
@@ -158,7 +161,11 @@ def summarise_arms(
             baseline = replace(bare_result, arm="baseline")
         correlation = _correlation(plain, table)
         by_projection = rates_by_projection(
-            plain.first_projections_N, plain.values_N, table.clusters, in_gaps=settings.in_gaps
+            plain.first_projections_N,
+            plain.values_N,
+            table.clusters,
+            in_gaps=settings.in_gaps,
+            scale=table.scale,
         )
     result = EvalResult(
         suite=suite.name,
@@ -174,6 +181,7 @@ def summarise_arms(
         warnings=(*settings.warnings, *_unchanged_arms(arms)),
         levels=table.clusters.levels,
         fixed=table.clusters.fixed,
+        has_shares=table.scale == (0.0, 1.0),
     )
     contrasts = {
         (name, control): contrast
@@ -217,6 +225,7 @@ def rates_by_projection(
     *,
     in_gaps: Callable[[float], float] | None = None,
     bins: int = _BINS,
+    scale: tuple[float, float] | None = None,
 ) -> tuple[RateInRange, ...]:
     """The rate among items whose first answers project alike, from the least Assistant-like up.
 
@@ -236,7 +245,7 @@ def rates_by_projection(
     for number in range(len(edges) - 1):
         mask_N = known_N & (bin_N == number)
         if mask_N.any():
-            rate = rate_interval(values_N[mask_N], clusters.only(mask_N))
+            rate = rate_interval(values_N[mask_N], clusters.only(mask_N), scale=scale)
             count = int(mask_N.sum())
             rates.append(RateInRange(ends[number], ends[number + 1], count, rate, unit))
     return tuple(rates)
@@ -246,11 +255,9 @@ def _arm_result(row: ArmRow, table: ScoreTable) -> ArmResult:
     """One arm's numbers by itself."""
     values_N, answers, scoring, settings = row.values_N, row.answers, table.scoring, table.settings
     judged_N = np.isfinite(values_N)
-    rate = rate_interval(values_N[judged_N], table.clusters.only(judged_N))
+    rate = rate_interval(values_N[judged_N], table.clusters.only(judged_N), scale=table.scale)
     if row.column.rate is not None:
         rate = replace(rate, value=row.column.rate)
-    if row.column.is_share:
-        rate = replace(rate, low=max(rate.low, 0.0), high=min(rate.high, 1.0))
     counts = Counter(label for label in row.labels if label is not None)
     labels = {name: counts[name] / counts.total() for name in table.labels} if counts else {}
     gaps = None
@@ -288,7 +295,7 @@ def _compared(
         both_N, p_value = _in_both(row, plain), None
         if both_N.any():
             values = row.values_N[both_N], plain.values_N[both_N]
-            p_value = paired_p_value(*values, table.clusters.only(both_N))
+            p_value = paired_p_value(*values, table.clusters.only(both_N), scale=table.scale)
         compared[name] = replace(
             compared[name],
             worse=_worse_share(row, plain, table),

@@ -63,7 +63,8 @@ def agree(
     labels = sorted({a[id] for id in ids} | {b[id] for id in ids}, key=_in_order)
     rows_N, columns_N = (np.array([labels.index(m[id]) for id in ids]) for m in (a, b))
     same_N = rows_N == columns_N
-    clusters = Clusters.of([{"item": id.partition("#")[0]} for id in ids])
+    # However few items there are: of one under many arms nothing follows for others.
+    clusters = Clusters.of([{"item": id.partition("#")[0]} for id in ids], fewest=1)
     table = contingency_table(rows_N, columns_N, len(labels))
     return Agreement(
         n=len(ids),

@@ -71,8 +71,6 @@ _NOT_ADOPTED = (
 )
 _PRICE = "log-likelihood of its own answers"
 _SCREENED, _PRICES = "screened", "prices"
-_WHOLE = {"eq_bench": 100.0}
-"""Highest score of an item, for tasks where it is not 1."""
 
 
 @dataclass(frozen=True)
@@ -416,7 +414,7 @@ def share_of_best(score: float, task: CapabilityTask) -> float:
 
     Raises UsageError where the score is beyond the best.
     """
-    share = score / _WHOLE.get(task.name, 1.0)
+    share = score / task.best
     if share > 1:
         raise UsageError(
             f"task {task.name!r} scores an item {score:g}, expected at most 1: a sweep cannot "

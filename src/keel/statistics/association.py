@@ -82,8 +82,8 @@ def kappa_interval(
 
     Wilson's interval of the share that agrees, at the number of cases that makes it as uncertain
     as κ is by its influence function (Fleiss, Cohen and Everitt 1969, Psychological Bulletin
-    72:323), chance agreement taken as it is. None where both gave the same label throughout, since
-    κ is then undefined.
+    72:323), chance agreement taken as it is; of one level, all that κ can be. None where both gave
+    the same label throughout, since κ is then undefined.
     """
     table = contingency_table(rows_N, columns_N, labels)
     kappa = cohens_kappa(table)
@@ -96,6 +96,8 @@ def kappa_interval(
     chance_N = columns_K[rows_N] + rows_K[columns_N] - 2 * chance
     # As much as κ, on the scale of agreement: what chance adds is taken off.
     influence_N = same_N - agreed - (1 - kappa) * chance_N
-    ends = share_interval(agreed, clusters, influence_N, LEVEL)
+    ends = Interval(agreed, 0.0, 1.0)
+    if not clusters.is_single:
+        ends = share_interval(agreed, clusters, influence_N, LEVEL)
     low, high = ((end - chance) / (1 - chance) for end in (ends.low, ends.high))
     return Interval(kappa, low, high)

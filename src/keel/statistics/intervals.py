@@ -23,22 +23,28 @@ _LEAST_P = 1e-12
 _FEW_COUNTED = 3
 
 
-def rate_interval(values_N: Floats, clusters: Clusters, *, level: float = LEVEL) -> Interval:
+def rate_interval(
+    values_N: Floats, clusters: Clusters, *, level: float = LEVEL, scale: Bounds | None = None
+) -> Interval:
     """Mean of the values, 0 or 1 or scores, with its 95 % interval.
+
+    `scale` is the least and the greatest score that an item could have had, infinite where nothing
+    bounds it; without it, values that are all 0 or 1 are taken for shares.
 
     Of shares it is Wilson's for as many independent answers as would be as uncertain (Korn and
     Graubard 1998, Survey Methodology 24:193, with Wilson's in place of the exact interval), longer
     towards 0 or 1 where only few answers do, or do not, count; where all are equal, items of one
     level count once. Of scores it is Student's t; where no two differ,
-    nothing says how far others lie, and the ends are infinite.
+    others lie as far as the scale and so few items allow.
     Raises TooFewSamplesError where there is no value.
     """
     _check_some(values_N)
     value = float(values_N.mean())
-    if not _are_shares(values_N):
-        if _are_alike(values_N):  # of scores no bounds are known
-            return _unvaried(value, clusters, _UNBOUNDED, level)
-        return mean_interval(values_N, clusters, level=level)
+    if not _are_shares(scale, values_N):
+        bounds = scale or _UNBOUNDED
+        if _are_alike(values_N):
+            return _unvaried(value, clusters, bounds, level)
+        return mean_interval(values_N, clusters, level=level, bounds=bounds)
     if clusters.is_single:
         return Interval(value, *_SHARES)
     interval = share_interval(value, clusters, values_N - value, level)
@@ -146,23 +152,30 @@ def positive_mean_interval(values_N: Floats, clusters: Clusters) -> Interval:
 
 
 def difference_interval(
-    values_N: Floats, baseline_N: Floats, clusters: Clusters, *, level: float = LEVEL
+    values_N: Floats,
+    baseline_N: Floats,
+    clusters: Clusters,
+    *,
+    level: float = LEVEL,
+    scale: Bounds | None = None,
 ) -> Interval:
-    """Mean of value minus baseline, item by item, with its 95 % interval.
+    """Mean of value minus baseline, item by item, with its 95 % interval; `scale` as of a rate.
 
     Of shares it is Newcombe's (1998, Statistics in Medicine 17:2635, method 10) from the intervals
     and the covariance that both arms have over the items' clusters; widened up to 0 where too few
     pairs differ to tell. Of scores it is Student's t; where all differ by the same, as far as the
-    spread of the scores and so few items allow.
+    spread of the scores, or their scale, and so few items allow.
     """
     _check_some(values_N)
-    interval = _difference(values_N, baseline_N, clusters, level)
-    if _fewest_p(values_N, baseline_N, clusters) > 1 - level:
+    interval = _difference(values_N, baseline_N, clusters, level, scale)
+    if _fewest_p(values_N, baseline_N, clusters, scale) > 1 - level:
         return Interval(interval.value, min(0.0, interval.low), max(0.0, interval.high))
     return interval
 
 
-def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
+def paired_p_value(
+    values_N: Floats, baseline_N: Floats, clusters: Clusters, *, scale: Bounds | None = None
+) -> float:
     """Two-sided p of no difference between two answers to the same items.
 
     The level from which on `difference_interval` holds 0, so that the two never contradict each
@@ -172,7 +185,7 @@ def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> 
 
     def nearer_end(p: float) -> float:
         """The end of the interval that lies towards 0, in the direction of the difference."""
-        interval = _difference(values_N, baseline_N, clusters, 1 - p)
+        interval = _difference(values_N, baseline_N, clusters, 1 - p, scale)
         return interval.low if interval.value > 0 else -interval.high
 
     if clusters.is_single or abs(float((values_N - baseline_N).mean())) < 1e-12:
@@ -180,24 +193,30 @@ def paired_p_value(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> 
     p = _LEAST_P
     if nearer_end(p) <= 0:
         p = brentq(nearer_end, _LEAST_P, 1 - 1e-9, xtol=1e-12)
-    return max(float(p), _fewest_p(values_N, baseline_N, clusters))
+    return max(float(p), _fewest_p(values_N, baseline_N, clusters, scale))
 
 
-def _difference(values_N: Floats, baseline_N: Floats, clusters: Clusters, level: float) -> Interval:
+def _difference(
+    values_N: Floats, baseline_N: Floats, clusters: Clusters, level: float, scale: Bounds | None
+) -> Interval:
     differences_N = values_N - baseline_N
     value = float(differences_N.mean())
-    if _are_shares(values_N) and _are_shares(baseline_N):
+    if _are_shares(scale, values_N, baseline_N):
         if clusters.is_single:
             return Interval(value, -1.0, 1.0)
         return _share_difference(values_N, baseline_N, clusters, level)
     if clusters.is_single or _are_alike(differences_N):
         widest = float(np.ptp(np.concatenate([values_N, baseline_N]))) or np.inf
+        if scale is not None and np.isfinite(scale).all():
+            widest = scale[1] - scale[0]
         bounds = _UNBOUNDED if clusters.is_single else (-widest, widest)
         return _unvaried(value, clusters, bounds, level)
     return _t_interval(value, differences_N - value, clusters, level)
 
 
-def _fewest_p(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float:
+def _fewest_p(
+    values_N: Floats, baseline_N: Floats, clusters: Clusters, scale: Bounds | None
+) -> float:
     """The least p that so few pairs, or clusters, can give: by chance each differs either way.
 
     McNemar's with mid-p of independent pairs (Fagerland, Lydersen and Laake 2013, BMC Medical
@@ -207,7 +226,7 @@ def _fewest_p(values_N: Floats, baseline_N: Floats, clusters: Clusters) -> float
     from scipy.stats import binom
 
     differences_N = values_N - baseline_N
-    if not (_are_shares(values_N) and _are_shares(baseline_N)) and np.ptp(differences_N) > 0:
+    if not _are_shares(scale, values_N, baseline_N) and np.ptp(differences_N) > 0:
         return 0.0
     if clusters.codes:
         return float(0.5 ** min(clusters.levels.values()))
@@ -308,8 +327,10 @@ def _are_alike(values_N: Floats) -> bool:
     return bool(np.ptp(values_N) <= _ALIKE * np.abs(values_N).max())
 
 
-def _are_shares(values_N: Floats) -> bool:
-    return set(np.unique(values_N)) <= {0.0, 1.0}
+def _are_shares(scale: Bounds | None, *values: Floats) -> bool:
+    """Whether items count or do not: scores of a wider scale may all be 0 or 1 by chance."""
+    is_wider = scale is not None and scale != _SHARES
+    return not is_wider and set(np.unique(np.concatenate(values))) <= {0.0, 1.0}
 
 
 def _check_some(values_N: Floats) -> None:

@@ -192,10 +192,17 @@ class EvalResult:
     """Factor -> levels that items share: intervals speak of other levels, too."""
     fixed: Mapping[str, int] = field(default_factory=dict)
     """Factor -> levels, too few to speak of others: the result holds for these alone."""
+    has_shares: bool | None = None
+    """Whether items count for 0 to 1; None in results of older versions."""
 
     @property
     def is_share(self) -> bool:
-        """Whether rates are shares (0 to 1); else they are scores on a scale of their own."""
+        """Whether rates are shares (0 to 1); else they are scores on a scale of their own.
+
+        Of a result of an older version, whether all its rates lie between 0 and 1.
+        """
+        if self.has_shares is not None:
+            return self.has_shares
         return all(arm.rate.low >= 0 and arm.rate.high <= 1 for arm in self.arms)
 
     def arm(self, name: str) -> ArmResult:
@@ -323,6 +330,21 @@ class Scoring:
     warnings: tuple[str, ...] = ()
     arm_column: Callable[[Sequence[Verdict | None]], ScoreColumn] | None = None
     """All verdicts of one arm -> its column, where the rate is no mean of the verdicts' scores."""
+
+    def scale(self, columns: Sequence[ScoreColumn]) -> tuple[float, float]:
+        """The least and the greatest that an item can count for; infinite where nothing says.
+
+        Of labels that count 0 and 1, of a rubric's scores the ends of its scale, else what the
+        columns of all arms say.
+        """
+        if self.suite.counted or (self.arm_column and all(each.is_share for each in columns)):
+            return 0.0, 1.0
+        rubric = self.rubric
+        if self.arm_column is not None or rubric is None:
+            return -math.inf, math.inf
+        scores = [label.score for label in rubric.labels if label.score is not None]
+        scores = scores or [*map(float, rubric.scale)] or [-math.inf, math.inf]
+        return min(scores), max(scores)
 
     def column(self, verdicts: Sequence[Verdict | None]) -> ScoreColumn:
         """The numbers of one arm's verdicts, None for an item that was not judged.

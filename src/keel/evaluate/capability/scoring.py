@@ -128,7 +128,7 @@ class TaskGrader(Grader):
     def _column(self, verdicts: Sequence[Verdict | None]) -> ScoreColumn:
         values = [self._values[v.case_id] for v in verdicts if v is not None]
         numbers = tuple(item_values(self.task, values).tolist())
-        is_share = all(map(_is_share, values))
+        is_share = self.task.best == 1 and all(map(_is_share, values))
         return ScoreColumn(numbers, rate=self.task.aggregate(values), is_share=is_share)
 
 

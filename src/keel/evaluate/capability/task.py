@@ -30,6 +30,8 @@ TASK_RUBRIC = "score"
 _GENERATES = "generate_until"
 _DEFAULT_NEW_TOKENS = 256
 """lm-eval's own, where a task names no length."""
+_BEST = {"eq_bench": 100.0}
+"""Highest score of an item, for tasks where it is not 1."""
 _NOTES = {
     "eq_bench": (
         "lm-eval ends an answer at its first empty line, so that where a prompt asks for revised "
@@ -192,6 +194,8 @@ class CapabilityTask:
         self._first = next(iter(leaves.values()))
         self.is_higher_better = bool(self._first.higher_is_better().get(self.metric, True))
         """Whether a higher score is a better one."""
+        self.best = _BEST.get(name, 1.0)
+        """The highest score of an item."""
         self.is_written = all(leaf.OUTPUT_TYPE == _GENERATES for leaf in leaves.values())
         """Whether all answers are texts that the model writes."""
         self.versions = ", ".join(sorted({str(leaf.VERSION) for leaf in leaves.values()}))
