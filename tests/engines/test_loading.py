@@ -97,6 +97,21 @@ def test_layers_that_predict_tokens_further_ahead_are_no_layers_left_out(tmp_pat
     assert len(load_model(str(tmp_path), SETTINGS).model.model.layers) == 3
 
 
+def test_such_layers_are_known_by_their_weights_where_no_config_counts_them(tmp_path):
+    """Every model that calls its count otherwise was refused as another model's."""
+    shrunken_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    norm = weights["model.norm.weight"]
+    joining = {f"model.layers.3.{name}.weight": norm.clone() for name in ("enorm", "hnorm")}
+    configured(tmp_path, num_hidden_layers=3, mtp_layers=1)
+    with pytest.raises(ModelLoadError, match="hold 4 layers"):
+        load_model(str(tmp_path), SETTINGS)
+    save_file(weights | joining, path, {"format": "pt"})
+    assert len(load_model(str(tmp_path), SETTINGS).model.model.layers) == 3
+
+
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
 

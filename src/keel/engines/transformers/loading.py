@@ -213,21 +213,30 @@ def _refuse_random(model: str, lacking: dict[str, Any]) -> None:
             )
 
 
+_AHEAD = re.compile(r"(.*\.\d+)\.(?:eh_proj|enorm|hnorm|shared_head|embed_tokens)\.")
+"""Weights of a layer that predicts several tokens ahead, as DeepSeek's, GLM's and Step's have."""
+
+
 def _refuse_unused(model: str, loaded: Any, lacking: dict[str, Any]) -> None:
     """Raise ModelLoadError for layers and biases in the files that config.json leaves out.
 
     Other weights that are not used are common in published files: images, buffers, quantizers'
-    scales. Layers behind the last that predict several tokens ahead are known by the config.
+    scales. Layers behind the last that predict several tokens ahead are known by the config, or by
+    weights that join a token's embedding to the stream.
     """
     ahead = getattr(loaded.config.get_text_config(), "num_nextn_predict_layers", None) or 0
     modules, beyond, biases = dict(loaded.named_modules()), Counter[str](), list[str]()
-    for name in sorted(lacking.get("unexpected_keys", ())):
+    unused = sorted(lacking.get("unexpected_keys", ()))
+    predicting = {match[1] for name in unused if (match := _AHEAD.match(name))}
+    for name in unused:
         within, _, kind = name.rpartition(".")
         if getattr(modules.get(within), "_parameters", {}).get(kind, 0) is None:
             biases.append(name)
         for match in re.finditer(r"\.(\d+)(?=\.)", name):
             layers = modules.get(path := name[: match.start()])
-            if isinstance(layers, nn.ModuleList) and int(match[1]) >= len(layers) + ahead:
+            if not isinstance(layers, nn.ModuleList) or name[: match.end()] in predicting:
+                continue
+            if int(match[1]) >= len(layers) + ahead:
                 beyond[path] = max(beyond[path], int(match[1]) + 1)
     if not (beyond or biases):
         return
