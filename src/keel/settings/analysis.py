@@ -52,7 +52,7 @@ class DriftSettings:
     spans: Annotated[Spans, Flag("--spans")] = "answer"
     """What is read of given turns: the answers, as if nothing had been thought before them; the
     thinking, each turn's where it stood; or both, as two paths."""
-    false_alarms: Annotated[float, Flag("--false-alarms", least=0, most=1)] = 0.05
+    false_alarms: Annotated[float, Flag("--false-alarms")] = 0.05
     """Share (0 to 0.5) of the model's own default answers that may be marked as unusually low."""
     words_alone: Annotated[bool, Flag("--alone/--no-alone")] = False
     """Read each turn of given conversations once more, behind its message alone: what its words
