@@ -103,6 +103,14 @@ def test_readings_gather_in_a_run_that_can_be_looked_at(keel, held, model, place
     assert "1 conversations read" in info
 
 
+def test_the_setting_that_a_run_chose_caps_where_none_is_named(keel, held, model):
+    """It was refused: `the floors have 4 settings; name the one that caps`, without a cap too."""
+    found = keel("drift", model, said(), "--axis", held, *CPU, "--json")
+    assert found.code == 0, found.err
+    chosen = keel("info", held, "--json").json["floors"]["chosen"]
+    assert f"floors {chosen}" in found.err
+
+
 def test_a_model_of_another_shape_is_refused_before_its_weights_are_loaded(keel, held, place):
     from keel.testing import save_tiny_model
 

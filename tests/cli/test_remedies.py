@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def spoken() -> Path:
 
 def file_of(name: str, content: bytes) -> Path:
     Path(name).write_bytes(content)
+    return Path(name)
+
+
+def zip_of(name: str, inside: str) -> Path:
+    with zipfile.ZipFile(name, "w") as archive:
+        archive.writestr(inside, "")
     return Path(name)
 
 
@@ -70,7 +77,7 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     ),
     "drift's arguments swapped": (
         lambda run, model: ["drift", spoken(), run],
-        ("held is a run, expected a transcript; the run comes first: keel drift held FILE",),
+        ("held is a run, expected a transcript; the run comes first: keel drift held t.json",),
     ),
     "a folder of runs": (
         lambda run, model: ["chat", "."],
@@ -283,6 +290,90 @@ SLIPS: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     "an option with a slip": (
         lambda run, model: ["report", run, "--markdwon"],
         ("No such option: --markdwon", "--markdown", "see keel report --help"),
+    ),
+    "a replay's arguments swapped": (
+        lambda run, model: ["drift", "replay", spoken(), run],
+        ("the run comes first: keel drift replay held t.json",),
+    ),
+    "a watch's arguments swapped": (
+        lambda run, model: ["drift", "watch", spoken(), run],
+        ("the run comes first: keel drift watch held t.json",),
+    ),
+    "an evaluation's arguments swapped": (
+        lambda run, model: ["evaluate", "jailbreak", run],
+        ("held is a run, expected a suite; the run comes first: keel evaluate held jailbreak",),
+    ),
+    "a run where an alarm's conversations are wanted": (
+        lambda run, model: ["drift", "calibrate", run, "--chats", run],
+        ("held is a run, expected a transcript; give a file of conversations",),
+    ),
+    "a judge of a study that judges nothing": (
+        lambda run, model: ["drift", "study", run, "--judge", "heuristik"],
+        ("nothing is judged without --harm; add it, or leave out --judge",),
+    ),
+    "a run's file where the run is wanted": (
+        lambda run, model: ["info", run / "axis.safetensors"],
+        ("held/axis.safetensors lies in a run", "give that: held"),
+    ),
+    "a run's report where the run is wanted, not made yet": (
+        lambda run, model: ["report", run / "report.html"],
+        ("held/report.html lies in a run", "give that: held"),
+    ),
+    "a run's evaluations where the run is wanted": (
+        lambda run, model: ["evaluate", run / "evaluations", "jailbreak"],
+        ("held/evaluations lies in a run", "give that: held"),
+    ),
+    "a model's config where the model is wanted": (
+        lambda run, model: ["extract", model / "config.json", "-o", "new"],
+        ("config.json is a file of a model, expected the model's folder; give that: /",),
+    ),
+    "a model's weights that are imported": (
+        lambda run, model: ["import", model / "model.safetensors", "-o", "x.safetensors"],
+        ("model.safetensors is a safetensors file of another program, expected a Keel file",),
+    ),
+    "floors that are imported as an axis": (
+        lambda run, model: ["import", run / "floors.safetensors", "-o", "x.safetensors"],
+        ("floors.safetensors is a Keel file of kind floors, expected one of kind axis",),
+    ),
+    "a run copied onto itself": (
+        lambda run, model: ["export", run, "--to", "run", "-o", run],
+        ("held is the run itself; give another folder or URL",),
+    ),
+    "a file where an address is wanted": (
+        lambda run, model: ["check", spoken()],
+        ("t.json is no address, expected http://HOST:PORT such as http://localhost:8000",),
+    ),
+    "one judge of a run": (
+        lambda run, model: ["judge", "agree", run, "likelihood"],
+        ("keel judge agree held likelihood OTHER",),
+    ),
+    "a text in which nobody speaks": (
+        lambda run, model: ["drift", run, file_of("notes.md", b"# Notes\n\nBuy milk.\n")],
+        ("notes.md has no line that begins with User: or Assistant:", "write there who speaks"),
+    ),
+    "a saved page": (
+        lambda run, model: ["drift", run, file_of("chat.html", b"<!DOCTYPE html><p>Hi")],
+        ("chat.html is a page, expected JSON", "give the conversations.json of the export"),
+    ),
+    "vectors where a transcript is wanted": (
+        lambda run, model: ["drift", run, run / "axis.safetensors"],
+        ("axis.safetensors is a safetensors file of weights or vectors, expected JSON",),
+    ),
+    "a workbook where a transcript is wanted": (
+        lambda run, model: ["drift", run, zip_of("t.xlsx", "xl/workbook.xml")],
+        ("t.xlsx is an Excel workbook; save its sheet as CSV",),
+    ),
+    "tensors where a transcript is wanted": (
+        lambda run, model: ["drift", run, zip_of("t.pt", "archive/data.pkl")],
+        ("t.pt is a file of torch's tensors, expected JSON",),
+    ),
+    "a folder of transcripts": (
+        lambda run, model: ["drift", run, folder_of("notes.txt")],
+        ("kept is a folder, expected a file; name its files: kept/*.txt",),
+    ),
+    "a folder without transcripts": (
+        lambda run, model: ["drift", run, folder_of("picture.png")],
+        ("kept is a folder, expected a file; it has none that ends in .json",),
     ),
     "an address without its scheme": (
         lambda run, model: ["check", "localhost:8000"],

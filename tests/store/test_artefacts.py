@@ -85,7 +85,7 @@ def _with_header(path: Path, **changes: object) -> None:
     [
         ({"sign": "role-ward"}, "its sign is 'role-ward'"),
         ({"layers": "1-based"}, "its layers is '1-based'"),
-        ({"kind": "floors"}, "its kind is 'floors'"),
+        ({"kind": "floors"}, "is a Keel file of kind floors, expected one of kind axis"),
         ({"format": 2}, "has format 2, this Keel reads 1; use the version"),
         ({"facts": []}, "its facts are no object"),
         ({"facts": {"layr": 3}}, r"axis: AssistantAxis has unknown fields \['layr'\]"),
@@ -102,7 +102,9 @@ def test_another_convention_is_refused_not_guessed_at(
 
 def test_a_safetensors_file_of_others_is_refused(tmp_path: Path):
     write_tensors(tmp_path / "model.safetensors", {"w": torch.ones(2)}, {"format": "pt"})
-    with pytest.raises(CorruptArtifactError, match="no `keel` entry"):
+    with pytest.raises(
+        CorruptArtifactError, match="of another program, expected a Keel file of kind axis"
+    ):
         read_axis(tmp_path / "model.safetensors")
 
 

@@ -66,6 +66,16 @@ def test_a_copy_is_brought_up_to_date_by_another(made: Path, tmp_path: Path):
     assert contents(tmp_path / "back") == contents(run.path)
 
 
+@pytest.mark.parametrize("to", ["{}", "file://{}", "{}/../made-again/"])
+def test_a_run_copied_onto_itself_is_refused_and_stays_whole(made: Path, to: str):
+    """It lost its manifest, which is taken off a copy first, and was unfinished from then on."""
+    (made.parent / "made-again").symlink_to(made)
+    before = contents(made)
+    with pytest.raises(UsageError, match="is the run itself; give another folder or URL"):
+        push_run(made, to.format(made))
+    assert contents(made) == before
+
+
 def test_a_copy_cut_off_is_no_run(made: Path, tmp_path: Path, monkeypatch):
     """Also where a whole one was before: its manifest goes first."""
     push_run(made, URL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +32,8 @@ def check(
 
     scheme, _, host = url.rpartition("://")
     if scheme not in ("http", "https") or not host:
-        example = f"http://{host or 'localhost:8000'}"
+        is_host = host and not Path(url).exists()
+        example = f"http://{host if is_host else 'localhost:8000'}"
         raise UsageError(f"{url} is no address, expected http://HOST:PORT such as {example}")
     from keel.serve import check_server
 

@@ -12,7 +12,7 @@ from keel.cli import console, drift_alarm, drift_study, results
 from keel.cli.axes import run_of
 from keel.cli.help import PlainCommand, running_by_default
 from keel.cli.options import Given, takes
-from keel.cli.transcripts import Files, SkipUnreadable, conversations_of
+from keel.cli.transcripts import Files, SkipUnreadable, check_run_first, conversations_of
 from keel.settings import AxisSource, DriftSettings, OpeningSettings
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def drift(
     from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
+    check_run_first("keel drift", run, files)
     settings = given.over(DriftSettings())
     if replay and settings.spans != "answer":
         raise UsageError(
@@ -134,6 +135,7 @@ def replay_anew(
     from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
+    check_run_first("keel drift replay", run, files)
     settings = given.over(_DRAWN)
     if settings.spans != "answer":
         raise UsageError(

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from keel.cli import console, results
 from keel.cli.options import Given, takes
-from keel.cli.transcripts import SkipUnreadable, conversations_of
+from keel.cli.transcripts import SkipUnreadable, check_run_first, conversations_of
 from keel.settings import AlarmSettings, OpeningSettings, WatchSettings
 from keel.words import percent, signed
 
@@ -153,6 +153,7 @@ def watch(
     from keel.errors import UsageError
     from keel.store import open_run
 
+    check_run_first("keel drift watch", run, files)
     settings = given.over(WatchSettings())
     opened = open_run(run)
     opened.alarm.threshold(settings.rate)

@@ -65,6 +65,10 @@ def study(
     from keel.store import RunFolder, open_run
 
     settings = given.over(DriftStudySettings.at_scale(scale))
+    if not settings.harm and (idle := [n for n in ("--judge", "--judge-url") if n in given.values]):
+        raise UsageError(
+            f"nothing is judged without --harm; add it, or leave out {', '.join(idle)}"
+        )
     if transcripts:
         _check_simulating(settings, DriftStudySettings.at_scale(scale))
         pipeline.check_given(settings)

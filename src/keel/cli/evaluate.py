@@ -71,8 +71,13 @@ def evaluate(
     what is missing is answered.
     """
     from keel import pipeline
+    from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
+    if (Path(suite) / "plan.json").is_file():
+        raise UsageError(
+            f"{suite} is a run, expected a suite; the run comes first: keel evaluate {suite} {run}"
+        )
     opened = open_run(run)
     if list_ or not suite:
         _list_evaluations(run, json, is_named=list_)

@@ -46,6 +46,11 @@ def agree(
             f"{len(judges)} arguments are given, expected two judges' files, or a run and two "
             "judges of it: keel judge agree RUN likelihood heuristic"
         )
+    if len(judges) == 2 and Path(judges[0]).is_dir():
+        raise UsageError(
+            f"{judges[0]} is a folder with one judge after it, expected two judges of it: keel "
+            f"judge agree {judges[0]} {judges[1]} OTHER"
+        )
     base = Path(judges[0]) if len(judges) == 3 else None
     a, b = (read_labels(_file(name, base)) for name in judges[-2:])
     labels_a, labels_b = comparable_labels(a, b)

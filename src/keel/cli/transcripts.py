@@ -25,6 +25,18 @@ SkipUnreadable = Annotated[
 ]
 
 
+def check_run_first(command: str, run: Path, files: Sequence[str | Path]) -> None:
+    """Raises UsageError with the line that works, where a run stands behind what is none."""
+    from keel.errors import UsageError
+
+    swapped = next((file for file in files if (Path(file) / "plan.json").is_file()), None)
+    if swapped is not None and run.is_file():
+        raise UsageError(
+            f"{swapped} is a run, expected a transcript; the run comes first: {command} {swapped} "
+            f"{run}"
+        )
+
+
 def transcripts_of(
     files: Sequence[Path], *, skip_unreadable: bool, are_answered: bool = True
 ) -> Transcripts:

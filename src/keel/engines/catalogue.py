@@ -120,6 +120,10 @@ def check_names_model(model: str) -> None:
             "holds config.json and safetensors, an alias "
             f"({', '.join(EMBEDDED)}) or a hub id such as org/name"
         )
+    if path.is_file() and path.suffix != ".gguf" and (path.parent / "config.json").exists():
+        raise ModelLoadError(
+            f"{model} is a file of a model, expected the model's folder; give that: {path.parent}"
+        )
     if path.is_file() and path.suffix != ".gguf":
         raise ModelLoadError(
             f"{model} is a file, expected a model: an alias ({', '.join(EMBEDDED)}), a hub id such "

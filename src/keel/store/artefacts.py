@@ -157,12 +157,20 @@ def read_artefact(
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Plain fields and tensors of a native file, after its header was checked."""
     tensors, metadata = read_tensors(path, framework)
+    if "keel" not in metadata:
+        raise CorruptArtifactError(
+            f"{path} is a safetensors file of another program, expected a Keel file of kind "
+            f"{kind}; point at one, such as a run's"
+        )
     with reading(path, f"a Keel file of kind {kind}"):
-        if "keel" not in metadata:
-            raise ValueError("its header has no `keel` entry")
         header = json.loads(metadata["keel"])
         check_format(header, path)
-        for name, expected in (("kind", kind), ("sign", SIGN), ("layers", LAYERS)):
+        if header["kind"] != kind:
+            raise CorruptArtifactError(
+                f"{path} is a Keel file of kind {header['kind']}, expected one of kind {kind}; "
+                "point at that"
+            )
+        for name, expected in (("sign", SIGN), ("layers", LAYERS)):
             if header[name] != expected:
                 raise ValueError(f"its {name} is {header[name]!r}")
         if not isinstance(header["facts"], dict):

@@ -38,6 +38,8 @@ def push_run(run: str | Path, url: str) -> int:
     root = Path(run)
     manifest = read_manifest(root)
     remote = _folder_at(url)
+    if root.resolve() == Path(url.removeprefix("file://")).resolve():
+        raise UsageError(f"{url} is the run itself; give another folder or URL for its copy")
     written_bytes = 0
     with _store_errors(url):
         if remote.exists(MANIFEST):

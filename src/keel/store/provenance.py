@@ -192,6 +192,9 @@ def read_manifest(root: Path) -> Manifest:
 
 def _no_run(root: Path) -> str:
     """What stands where a run was expected, and the command that works."""
+    whole = next((above for above in root.parents if (above / PLAN).is_file()), None)
+    if whole is not None:
+        return f"{root} lies in a run, expected the run's own folder; give that: {whole}"
     if root.is_file():
         return f"{root} is a file, expected the folder of a run; keel ls lists those that are here"
     if (root / "config.json").exists():

@@ -20,7 +20,7 @@ from keel.store.floors import check_setting, save_floors
 from keel.store.folder import RunFolder
 from keel.store.foreign import check_along
 from keel.store.foreign_axes import PUBLISHED, PublishedAxis
-from keel.store.load import AXIS_NAMES, is_hub_id, load_axis, load_settings, locate
+from keel.store.load import AXIS_NAMES, is_hub_id, load_axis, load_floors, load_settings, locate
 from keel.store.provenance import RunPlan
 from keel.types import AssistantAxis, Floors, ModelIdentity
 
@@ -85,7 +85,10 @@ def borrow(
         "orientation": orientation or "as the file says",
         "hashes": {file.name: sha256_of(file) for file in files},
     }
-    return Borrowed(axis, settings, _default_of(settings, setting, known), facts)
+    usual = "" if known is None else known.setting
+    if not usual and floors_path is not None and floors_path.suffix != ".pt":
+        usual = load_floors(floors_path).name  # Keel's own files say which was chosen
+    return Borrowed(axis, settings, _default_of(settings, setting or usual), facts)
 
 
 def keep_borrowed(borrowed: Borrowed, folder: str | Path, model: str) -> Path:
@@ -126,12 +129,9 @@ def _beside(source: str, path: Path, names: Sequence[str]) -> Path | None:
         return None
 
 
-def _default_of(
-    settings: Mapping[str, Floors], setting: str | None, known: PublishedAxis | None
-) -> str:
+def _default_of(settings: Mapping[str, Floors], wanted: str) -> str:
     if not settings:
         return ""
-    wanted = setting or (known.setting if known is not None else "")
     if not wanted and len(settings) > 1:
         raise UsageError(
             f"the floors have {len(settings)} settings ({', '.join([*settings][:3])}, …); name the "

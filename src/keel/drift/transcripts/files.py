@@ -12,8 +12,10 @@ import io
 import json
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,9 @@ def values_in(path: Path) -> Iterator[Located]:
     if not path.exists():
         raise MissingArtifactError(f"no file {path}; give the path of a transcript")
     if (path / "plan.json").is_file():
-        raise UsageError(
-            f"{path} is a run, expected a transcript; the run comes first: keel drift {path} FILE"
-        )
+        raise UsageError(f"{path} is a run, expected a transcript; give a file of conversations")
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, expected a file; name its files, e.g. {path}/*.json")
+        raise UsageError(f"{path} is a folder, expected a file; {_named_in(path)}")
     if zipfile.is_zipfile(path):
         yield from _of_zip(path)
     elif path.suffix == ".parquet":
@@ -62,8 +62,20 @@ def values_in(path: Path) -> Iterator[Located]:
             yield from _of_text(text, str(path), is_lines=path.suffix in (".jsonl", ".ndjson"))
 
 
+def _named_in(folder: Path) -> str:
+    """How to name the transcripts of a folder, of which most end alike."""
+    endings = Counter(each.suffix for each in folder.iterdir() if each.suffix in _ENDINGS)
+    if not endings:
+        return f"it has none that ends in {', '.join(_ENDINGS)}; give the file of a conversation"
+    return f"name its files: {folder}/*{endings.most_common(1)[0][0]}"
+
+
+_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".csv", ".tsv", ".parquet", ".eval", ".zip")
+
 _BINARY = {
     b"GGUF": "a GGUF file, of a model or a control vector",
+    b"\x93NUMPY": "a file of numpy's",
+    b"SQLite format 3": "a database; write its conversations as JSON Lines",
     b"PK\x03\x04": "a zip archive; unpack it and give the file of conversations in it",
     b"\x1f\x8b": "packed with gzip; unpack it: gunzip",
     b"%PDF": "a PDF",
@@ -78,6 +90,8 @@ def _decoded(content: bytes, location: str) -> str:
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     if kind := next((kind for mark, kind in _BINARY.items() if content.startswith(mark)), None):
         raise UsageError(f"{location} is {kind}, {EXPECTED}")
+    if content[8:10] in (b'{"', b"{}") and content[7:8] == b"\0":  # after the length of its header
+        raise UsageError(f"{location} is a safetensors file of weights or vectors, {EXPECTED}")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -99,6 +113,16 @@ def _of_text(text: str, location: str, *, is_lines: bool) -> Iterator[Located]:
     if not _JSON.match(text) and (spoken := _spoken(text, location)):
         yield Located(location, spoken)
         return
+    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.I):
+        raise UsageError(
+            f"{location} is a page, {EXPECTED}; give the conversations.json of the export, or save "
+            "the page as such a text"
+        )
+    if not _JSON.match(text) and Path(location).suffix != ".json":
+        raise UsageError(
+            f"{location} has no line that begins with User: or Assistant:, {EXPECTED}; write there "
+            "who speaks"
+        )
     for whole in _parsed(text, location):
         # A list is a conversation's messages, or conversations; an empty list has no message.
         listed = whole.value
@@ -257,13 +281,23 @@ def _of_parquet(path: Path) -> Iterator[Located]:
         raise UsageError(f"{path} cannot be read as Parquet: {error}; fetch it again") from None
 
 
+_PACKED = {
+    "*data.pkl": f"a file of torch's tensors, {EXPECTED}",
+    "*.npy": f"a file of numpy's arrays, {EXPECTED}",
+    "xl/workbook.xml": "an Excel workbook; save its sheet as CSV",
+    "word/document.xml": "a Word document; save it as plain text",
+}
+"""What zips hold that people give by mistake, and what these are."""
 _IN_ZIPS = ("samples/*.json", "conversations*.json", "*/conversations*.json")
 
 
 def _of_zip(path: Path) -> Iterator[Located]:
     """The samples of an Inspect log, or the conversations of an export."""
     with zipfile.ZipFile(path) as archive:
-        names = [n for n in archive.namelist() if any(fnmatch(n, glob) for glob in _IN_ZIPS)]
+        inside = archive.namelist()
+        names = [n for n in inside if any(fnmatch(n, glob) for glob in _IN_ZIPS)]
+        if kind := next((kind for glob, kind in _PACKED.items() if matching(inside, glob)), None):
+            raise UsageError(f"{path} is {kind}")
         if not names:
             raise UsageError(
                 f"{path} holds neither samples/*.json (an Inspect log) nor conversations.json (an "
