@@ -137,8 +137,54 @@ CLAUDE = {
         {"sender": "assistant", "text": "Hello", "content": [], "attachments": [], "files": []},
     ],
 }
+CLAUDE_BRANCHED = {
+    "uuid": "u",
+    "chat_messages": [
+        {"uuid": id, "parent_message_uuid": parent, "sender": sender, "text": text}
+        for id, parent, sender, text in (
+            ("a", "00000000-0000-4000-8000-000000000000", "human", "Hi"),
+            ("b", "a", "assistant", "Goodbye"),
+            ("c", "a", "assistant", "Hello"),
+        )
+    ],
+}
 WITHOUT_SYSTEM: dict[str, tuple[Any, str, list[str]]] = {
     "Claude's export": ([CLAUDE], "conversations.json", ["u"]),
+    "Claude's export, an answer made again": ([CLAUDE_BRANCHED], "conversations.json", ["u"]),
+    "Claude's export, back at the first answer": (
+        {
+            **{**CLAUDE_BRANCHED, "current_leaf_message_uuid": "b"},
+            "chat_messages": [
+                {**each, "text": {"b": "Hello", "c": "Goodbye"}.get(str(each["uuid"]), "Hi")}
+                for each in CLAUDE_BRANCHED["chat_messages"]  # type: ignore[union-attr]
+            ],
+        },
+        "conversations.json",
+        ["u"],
+    ),
+    "ChatGPT's export of spoken turns": (
+        chatgpt(
+            said_in_chatgpt("user", {"content_type": "audio_transcription", "text": "Hi"}),
+            said_in_chatgpt("assistant", {"content_type": "audio_transcription", "text": "Hello"}),
+        ),
+        "conversations.json",
+        ["mine"],
+    ),
+    "LangChain's messages": (
+        {
+            "messages": [
+                {"type": "human", "content": "Hi", "additional_kwargs": {}, "id": None},
+                {"type": "ai", "content": "Hello", "tool_calls": [], "usage_metadata": None},
+            ]
+        },
+        "langchain.jsonl",
+        ["langchain"],
+    ),
+    "TRL's prompts and completions of messages": (
+        {"prompt": OPENAI[:1], "completion": OPENAI[1:]},
+        "trl.jsonl",
+        ["trl"],
+    ),
     "LMSYS": (
         {"conversation_id": "ab", "model": "m", "conversation": OPENAI, "turn": 1},
         "lmsys.jsonl",

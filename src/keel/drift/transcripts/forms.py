@@ -82,7 +82,12 @@ def _pairs(value: dict[str, Any]) -> list[Outline]:
     )
     replies = ("assistant", "response", "completion", "answer", "output", "chosen", "gpt")
     answers = next((k for k in replies if k in value), "")
-    if not (asks and answers and all(isinstance(value[k], str) for k in (asks, answers))):
+    if not (asks and answers):
+        return []
+    if isinstance(value[asks], list) and isinstance(value[answers], list):  # TRL's, of messages
+        beside = {key: item for key, item in value.items() if key not in (asks, answers)}
+        return [Outline([*value[asks], *value[answers]], beside=beside)]
+    if not all(isinstance(value[k], str) for k in (asks, answers)):
         return []
     more = value.get("input") if asks == "instruction" else None
     question = "\n\n".join(filter(None, [value[asks], more]))
@@ -154,10 +159,20 @@ def _sharegpt(value: dict[str, Any]) -> list[Outline]:
 
 @transcript_form("claude")
 def _claude(value: dict[str, Any]) -> list[Outline]:
-    """A conversation of Claude's export."""
+    """A conversation of Claude's export: the branch that was last on the screen."""
     if "chat_messages" not in value:
         return []
-    return [Outline(value["chat_messages"], id=value.get("uuid"))]
+    messages = value["chat_messages"]
+    parents = {each.get("uuid"): each.get("parent_message_uuid") for each in messages}
+    leaf = value.get("current_leaf_message_uuid")
+    leaf = leaf if leaf in parents else next(reversed(parents), None)
+    branch = []
+    while leaf in parents and leaf not in branch:
+        branch.append(leaf)
+        leaf = parents[leaf]
+    if any(parents.values()):  # some exports do not say what answers what
+        messages = [each for each in messages if each.get("uuid") in branch]
+    return [Outline(messages, id=value.get("uuid"))]
 
 
 @transcript_form("chatgpt")

@@ -54,7 +54,7 @@ TEXT_KEYS = ("content", "value", "text", "message", "parts")
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """vLLM, DeepSeek, Ollama and gpt-oss have three names."""
 _BESIDE = ("attachments", "files", "images", "audio")
-_TEXT_PARTS = ("text", "input_text", "output_text", "summary_text", None)
+_TEXT_PARTS = ("text", "input_text", "output_text", "summary_text", "audio_transcription", None)
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ def _read(value: Any, location: str, notes: list[Note]) -> Message | None:
     role = next((value[key] for key in SPEAKER_KEYS if key in value), None)
     role = role.get("role") if isinstance(role, dict) else role
     kind = value.get("type")
+    if role is None and isinstance(kind, str) and is_speaker(kind):  # LangChain's
+        role = kind
     if isinstance(kind, str) and (role is None or kind.endswith(("_call", "_call_output"))):
         return _item(value, kind, location, notes)
     if role is None:
@@ -149,7 +151,8 @@ def _read(value: Any, location: str, notes: list[Note]) -> Message | None:
         )
     name = role.strip().lower() if isinstance(role, str) else ""
     if name in _TOOLS:
-        notes.append(Note(location, "tool result left out"))
+        what = "tool call" if name.endswith("_call") else "tool result"
+        notes.append(Note(location, f"{what} left out"))
         return None
     if name not in _SPEAKERS:
         raise UsageError(
