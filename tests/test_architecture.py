@@ -124,6 +124,15 @@ def test_a_docstrings_first_line_is_a_whole_sentence(path):
     assert not [line for line in first if not line.endswith((".", "?", ":", "`"))]
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_docstring_says_a_sentence_twice(path):
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = (ast.get_docstring(node) if isinstance(node, kinds) else None) or ""
+        said = Counter(" ".join(part.split()) for part in re.split(r"(?<=\.)\s", text))
+        assert not [part for part, count in said.items() if count > 1 and len(part) > 20]
+
+
 FILLERS = {"found", "one", "told", "asked", "place", "places", "thing", "things"}
 """Words that say nothing about what a name stands for."""
 

@@ -13,10 +13,10 @@ import pytest
 
 from keel import pipeline
 from keel.errors import StaleArtifactError, UsageError
-from keel.pipeline import DriftStudySettings
+from keel.pipeline import DriftStudySettings, study_summary
 from keel.prompts import load_user_lines, load_user_personas
 from keel.store import RunFolder, StudyFolder, open_run
-from keel.studies import plan_study
+from keel.studies import TurnPoint, plan_study
 from keel.types import NEUTRAL_DOMAIN, Conversation, Message, Sampling
 from tests.pipeline.small import files, open_small
 
@@ -306,3 +306,26 @@ def test_what_cannot_be_studied_is_refused_before_anything_is_kept(run, model_fo
     with pytest.raises(UsageError, match=said):
         study(model_folder, run, replace(replace(SETTINGS, arms="none"), **change))
     assert not kept(run)
+
+
+def test_thinking_is_no_part_of_an_answers_length(run, model_folder, monkeypatch):
+    """Seven tokens of thinking before each answer counted as length of the answer, by which the
+    next one's level was predicted."""
+    engine = open_small(model_folder)
+    generate = engine.generate
+    thought = tuple(
+        engine.tokenizer("<think>a ghost and a pirate</think>", add_special_tokens=False).input_ids
+    )
+
+    def thinking(*given: Any, **how: Any) -> Any:
+        for answer in generate(*given, **how):
+            yield replace(answer, token_ids=(*thought, *answer.token_ids))
+
+    points: list[TurnPoint] = []
+    monkeypatch.setattr(engine, "generate", thinking)
+    monkeypatch.setattr(study_summary, "conversation_paths", lambda given: points.extend(given) or ())
+    settings = replace(SETTINGS, arms="none", turns=2, words_alone=False, embed="none")
+    pipeline.study_drift(engine, run, settings)
+    by_turn = {(p.conversation, p.turn): p.tokens for p in points}
+    for turn in turns_of(run, "none"):
+        assert by_turn[turn.conversation, turn.turn] == len(turn.token_ids) - len(thought)

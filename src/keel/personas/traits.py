@@ -138,8 +138,7 @@ def gain_together(by: float) -> PairTest:
     """A test on the likelihood judge's nats per token, of pairs of answers.
 
     It asks what both answers gained from their prompts, on average. They then say different things,
-    since their prompts contradict each other. They then say different things, since their prompts
-    contradict each other.
+    since their prompts contradict each other.
     """
     return lambda more, less: (more + less) / 2 >= by
 

@@ -38,6 +38,7 @@ from keel.types import (
     MessageCluster,
     PredictionRow,
     SpaceShare,
+    StudiedTurn,
     TurnLevel,
 )
 from keel.words import percent
@@ -197,7 +198,7 @@ class StudySummary:
                         with_history=level,
                         alone=level if is_first else self._gaps(apart.said if apart else ()),
                         fresh=level if is_first else self._gaps(apart.fresh if apart else ()),
-                        tokens=len(each.token_ids),
+                        tokens=_length(each),
                         message=each.message,
                         is_cut=each.finish == "length",
                         prompt=self._prompt_gaps(each.levels),
@@ -318,3 +319,11 @@ class StudySummary:
                 f"{self.settings.people} people a domain say nearly nothing of others; take more "
                 "with --people"
             )
+
+
+def _length(turn: StudiedTurn) -> int:
+    """Tokens of what was answered, thinking apart where that is known."""
+    if not turn.levels:
+        return 0
+    counted = turn.levels[0].tokens
+    return len(turn.token_ids) if counted is None else counted

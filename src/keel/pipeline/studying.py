@@ -132,8 +132,7 @@ def layers_of(run: Run, settings: DriftStudySettings) -> tuple[int, ...]:
     """The layers at which levels are read.
 
     A cap lifts what is read behind its first layer, so that with floors the layer before them is
-    among these. A cap lifts what is read behind its first layer, so that with floors the layer
-    before them is among these.
+    among these.
     """
     if settings.layers:
         return tuple(dict.fromkeys(settings.layers))

@@ -22,7 +22,7 @@ def carrying_lists(
     """Names of the outermost lists of modules that carry the residual stream.
 
     Lists of whose modules some run on text, and all that run return the stream. None where the
-    model cannot run on text alone. None where the model cannot run on text alone.
+    model cannot run on text alone.
 
     Raises ModelLayoutError where such a list's modules run more than once (a looped model).
     """

@@ -45,6 +45,7 @@ def turn_levels(
                 float(projections_T.unfold(0, window, 1).mean(1).min()),
                 float(projections_T[:_BEGINNING].mean()),
                 prompt,
+                len(projections_T),
             )
         )
     return tuple(levels)

@@ -52,7 +52,7 @@ def ridge_out_of_fold(
     """Ridge predictions of every fold from the others.
 
     Each target's penalty is chosen by inner folds of whole groups. Features are centred by the
-    training rows, and not scaled. Features are centred by the training rows, and not scaled.
+    training rows, and not scaled.
     """
     predicted_NY, mean_NY = np.zeros_like(targets_NY), np.zeros_like(targets_NY)
     for fold in np.unique(folds_N):

@@ -66,6 +66,8 @@ class TurnLevel:
     """Mean of the first sixteen tokens."""
     prompt: float | None = None
     """Of the prompt's last token, before the answer; None where it was not recorded."""
+    tokens: int | None = None
+    """Of how many tokens it is the mean: the answer's, thinking apart. None in older studies."""
 
 
 @dataclass(frozen=True)

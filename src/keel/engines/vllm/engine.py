@@ -1,7 +1,7 @@
 """Keel's engine on vLLM, and how it is started.
 
 Many requests run at once, each under its own setting, recorded in the same pass. Nothing is sampled
-or read twice. Nothing is sampled or read twice.
+or read twice.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Python's, numpy's and torch's generators start at the seed.
 
     They go on afterwards where they were. So does langdetect, whose guesses differ from call to
-    call without one. So does langdetect, whose guesses differ from call to call without one.
+    call without one.
     """
     import numpy as np
     import torch
