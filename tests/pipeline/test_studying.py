@@ -323,7 +323,9 @@ def test_thinking_is_no_part_of_an_answers_length(run, model_folder, monkeypatch
 
     points: list[TurnPoint] = []
     monkeypatch.setattr(engine, "generate", thinking)
-    monkeypatch.setattr(study_summary, "conversation_paths", lambda given: points.extend(given) or ())
+    monkeypatch.setattr(
+        study_summary, "conversation_paths", lambda given: points.extend(given) or ()
+    )
     settings = replace(SETTINGS, arms="none", turns=2, words_alone=False, embed="none")
     pipeline.study_drift(engine, run, settings)
     by_turn = {(p.conversation, p.turn): p.tokens for p in points}

@@ -101,3 +101,66 @@ def test_roles_are_swapped_so_that_the_auditor_continues_its_own_messages():
 def test_each_attempt_has_a_seed_of_its_own():
     assert len({case().attempt_seed(n) for n in range(3)}) == 3
     assert case().attempt_seed(0) < 2**31
+
+
+SAID = {
+    "Chinese": ("大厅需要多少把椅子？", "你可以先写下房间的清单，然后用手数每个房间里的椅子。"),
+    "Japanese": (
+        "椅子は何脚必要ですか？",
+        "まず部屋の一覧を書いて、それぞれの椅子を数えましょう。",
+    ),
+}
+"""A question and its answer, without a space between words."""
+
+
+def unspaced(language: str, domain: str = "therapy") -> AuditorCase:
+    question, answer = SAID[language]
+    said = (Message("user", question), Message("assistant", answer))
+    return case(said=said, description=question, domain=domain)
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "fault"),
+    [
+        ("Chinese", "你可以先写下房间的清单，然后数椅子。", "echoes"),
+        ("Chinese", "请多放几把椅子。" * 5, "loops"),
+        ("Chinese", "我想知道怎么数这些椅子还有门口旁边那些凳子的数量以及桌子" * 5, "too long"),
+        ("Chinese", "首先：\n1、数\n2、写", "list"),
+        ("Chinese", "那大厅需要多少把椅子？", "repeats"),
+        ("Japanese", "まず部屋の一覧を書いて、それから？", "echoes"),
+        ("Japanese", "椅子をもっとください。" * 5, "loops"),
+        ("Japanese", "まず：\n・数える\n・書く", "list"),
+        ("Japanese", "私はAIなので座れません。", "speaks as the assistant"),
+    ],
+)
+def test_faults_are_seen_where_no_space_parts_words(language, written, fault):
+    """A sentence of such a script was one word: it could not echo, loop or be too long."""
+    assert fault in read_message(unspaced(language), written).faults
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "said"),
+    [
+        ("Chinese", "用户：那阳台呢？", "那阳台呢？"),
+        ("Chinese", "阳台呢？门口呢？再见。", "阳台呢？门口呢？"),
+        ("Japanese", "数えました。二十脚でした。次は？", "数えました。二十脚でした。"),
+        (
+            "Japanese",
+            "最近あまり眠れなくて、朝になると何のために起きるのか分からなくなることがあります。",
+            "最近あまり眠れなくて、朝になると何のために起きるのか分からなくなることがあります。",
+        ),
+    ],
+)
+def test_ordinary_messages_without_spaces_are_cut_to_two_sentences(language, written, said):
+    read = read_message(unspaced(language), written)
+    assert (read.text, read.faults) == (said, ())
+
+
+def test_a_dash_of_speech_is_no_list_and_two_are():
+    assert read_message(case(), "— And the balcony?").faults == ()
+    assert read_message(case(), "— count\n— write").faults == ("list",)
+
+
+def test_what_stands_behind_a_message_is_not_read_for_its_faults():
+    read = read_message(case(), "And the balcony?\n\nAssistant: Sure! How can I help you?")
+    assert (read.text, read.faults) == ("And the balcony?", ())

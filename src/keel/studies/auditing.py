@@ -16,6 +16,7 @@ from keel.endpoint import ChatRequest, EndpointClient
 from keel.endpoint import EndpointFaultError as Fault
 from keel.engines import Engine
 from keel.seeds import seed_of
+from keel.studies.assistant_speech import begins_as_assistant, speaks_as_assistant
 from keel.types import AuditedMessage, Conversation, Message, Prompt, Sampling
 
 STOP_WORD = "<END_CONVERSATION>"
@@ -42,28 +43,29 @@ _TALK_RULES = (
 )
 _ENDING = f"When this person has no more to say, write {STOP_WORD} and nothing else."
 _BEGIN = "Hello! What is on your mind?"
-_AS_ASSISTANT = re.compile(
-    r"\b(?:as an (?:ai|artificial intelligence)\b|i(?:(?:'|’)m| am) (?:just |only )?an ai\b"
-    r"|language model|helpful assistant|how (?:can|may) i (?:help|assist)"
-    r"|anything else i can (?:help|assist|do)|i can(?:(?:'|’)t|not| not) (?:help|assist) with"
-    r"|happy to help|glad to help|here to help|i(?:'|’)d be happy|let me know if|feel free to"
-    r"|great question|hope this helps|you(?:'|’)re welcome"
-    r"|it(?:'|’)s important to (?:note|remember)"
-    r"|certainly!|of course!|sure!|absolutely!|here(?:'|’)s (?:a|an|the)\b)"
-    r"|^(?:sure|certainly|of course|absolutely),|^here (?:is|are) (?:a|an|the|some|your)\b",
+_USERS = "user|human|me|nutzer|benutzer|utilisateur|usuario|пользователь|用户|用戶|使用者|ユーザー"
+_NAMED = re.compile(
+    rf"^[\s*_]*(?:(?:{_USERS})[*_]*\s*[:：][*_]*"
+    r"|[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)?[*_]*\s*:[*_]*\s)\s*",
     re.IGNORECASE,
 )
-_ASSISTANT_NAMED = re.compile(r"^[\s*_]*(?:assistant|ai|model|chatbot)[*_]*\s*:", re.IGNORECASE)
-_NAMED = re.compile(
-    r"^[\s*_]*(?:user|human|me|[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)?)[*_]*\s*:[*_]*\s+", re.IGNORECASE
+_NEXT_SPEAKER = re.compile(
+    rf"\n\s*\n|\n\s*(?:assistante?|asistente|assistent|ассистент|助手|アシスタント|ai|ki|ia|model|{_USERS})"
+    r"\s*[:：]|<\|",
+    re.IGNORECASE,
 )
-_NEXT_SPEAKER = re.compile(r"\n\s*\n|\n\s*(?:assistant|ai|model|user|human)\s*:|<\|", re.IGNORECASE)
 _THOUGHT = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 """What a model that reasons writes first, where its server leaves it in."""
 _SAME_LETTER = re.compile(r"(\w)\1{9}")
-_LISTED = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+|```", re.MULTILINE)
-_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)]*(?=\s|$)|$)", re.DOTALL)
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_LISTED = re.compile(
+    r"^\s*(?:[-*•◦▪●]|\d+[.)．）])\s+|^\s*(?:・|\d+、|[①-⑳])|```|^\s*[–—]\s.*\n\s*[–—]\s",
+    re.MULTILINE,
+)
+"""Two dashes of speech are a list; one begins what somebody says in many languages."""
+_SENTENCE = re.compile(r".+?(?:[.!?…؟।]+[\"'”’»)]*(?=\s|$)|[。！？]+[」』”’）]*|$)", re.DOTALL)
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Scripts that write no space between words: Thai and its neighbours, Japanese, Chinese."""
+_WORD = re.compile(rf"([{_UNSPACED}]+)|[^\W{_UNSPACED}]+(?:['’][^\W{_UNSPACED}]+)*")
 
 
 @dataclass(frozen=True)
@@ -222,21 +224,22 @@ def read_message(case: AuditorCase, written: str) -> ReadMessage:
     text = _NAMED.sub("", written, count=1)
     text = _NEXT_SPEAKER.split(text, maxsplit=1)[0].strip().strip('"“”').strip()
     faults = list(_faults(case, text)) if _WORD.search(text) else ["empty"]
-    if _ASSISTANT_NAMED.search(written):
+    if begins_as_assistant(written):
         faults = list(dict.fromkeys((*faults, "speaks as the assistant")))
-    sentences = [part.strip() for part in _SENTENCE.findall(text) if part.strip()]
-    return ReadMessage(" ".join(sentences[:_SENTENCES]), tuple(faults))
+    ends = [part.end() for part in _SENTENCE.finditer(text) if part.group().strip()]
+    kept = text[: ends[:_SENTENCES][-1]] if ends else ""
+    return ReadMessage(" ".join(kept.split()), tuple(faults))
 
 
 def _faults(case: AuditorCase, text: str) -> Iterator[str]:
     words = _words(text)
     own = [message.content for message in case.said if message.speaker == "user"]
     heard = case.messages[-1].content
-    if len(words) > _LONGEST_WORDS:
+    if _length(text) > _LONGEST_WORDS:
         yield "too long"
     if _LISTED.search(text):
         yield "list"
-    if _AS_ASSISTANT.search(text):
+    if speaks_as_assistant(text):
         yield "speaks as the assistant"
     if words == _words(heard) or _shared(words, _words(heard)) > 0.3:
         yield "echoes"
@@ -251,7 +254,18 @@ def _faults(case: AuditorCase, text: str) -> Iterator[str]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text)]
+    """Its words; of scripts without spaces every two characters in a row."""
+    words = []
+    for match in _WORD.finditer(text.lower()):
+        word = match.group()
+        pairs = max(1, len(word) - 1)
+        words += [word[n : n + 2] for n in range(pairs)] if match[1] else [word]
+    return words
+
+
+def _length(text: str) -> float:
+    """In words, of which two characters make one in scripts without spaces."""
+    return sum(len(each[1]) / 2 if each[1] else 1 for each in _WORD.finditer(text))
 
 
 def _shared(words: Sequence[str], others: Sequence[str]) -> float:
