@@ -36,7 +36,9 @@ def test_given_conversations_are_read_turn_by_turn_and_without_their_history(run
     assert len(made.path("given", "support", "without history").levels) == 3
     assert "no neutral conversations" in made.warnings[0]
     assert set(open_run(run.path).studies()) == {"logs"}
-    assert "It is 2 c." in pipeline.report(run).read_text()
+    page = pipeline.report(run).read_text()
+    assert "It is 2 c." in page
+    assert "c, given: support" in page  # each was called plain tasks
 
 
 def test_given_neutral_conversations_are_what_the_others_are_held_against(run, model_folder):

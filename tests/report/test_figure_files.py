@@ -56,6 +56,19 @@ def test_a_table_holds_what_is_drawn_with_the_ends_of_error_bars(
     assert rows[0]["label"].split() == ["ghost", "<boo>"]
 
 
+def test_a_point_whose_interval_is_infinite_has_no_ends(tmp_path, monkeypatch):
+    """`keel report --figures` failed on a study of few people: None is no number."""
+    error = {"type": "data", "array": [None, 1, 1], "arrayminus": [None, 1, 2]}
+    bars = go.Figure(go.Bar(x=[1, None, 3], y=["a", "b", "c"], error_x=error))
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    picture = Picture("rows", lambda: bars, "Rows.", "Bars.", sample="n = 3.")
+    with pytest.raises(MissingExtraError):
+        write_figures(_account(picture), tmp_path)
+    with (tmp_path / "01-rows.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[1:5] for row in rows[1:]] == [["1", "a", "", ""], ["3", "c", "1", "4"]]
+
+
 def test_captions_are_numbered_and_say_sample_model_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -69,14 +69,19 @@ def _rows(figure: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _bounds(values: Sequence[Any], error: Any) -> list[tuple[Any, Any]]:
-    """Both ends of each value's error bar; empty where there is none."""
+    """Both ends of each value's error bar; empty where there is none or it is infinite."""
     if error is None or error.array is None:
         return [("", "")] * len(values)
     above = list(error.array)
     below = above if error.arrayminus is None else list(error.arrayminus)
     return [
-        (value - low, value + high) for value, low, high in zip(values, below, above, strict=True)
+        (_end(value, low, -1), _end(value, high, 1))
+        for value, low, high in zip(values, below, above, strict=True)
     ]
+
+
+def _end(value: Any, distance: Any, sign: int) -> Any:
+    return "" if value is None or distance is None else value + sign * distance
 
 
 def _labels(trace: Any) -> list[str]:

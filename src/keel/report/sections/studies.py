@@ -370,7 +370,7 @@ def _transcripts(
 
     for talk in transcripts:
         yield Table.of(
-            f"{talk.planned.id}, {talk.arm}: {talk.planned.topic or 'plain tasks'}",
+            f"{talk.planned.id}, {talk.arm}: {talk.planned.topic or talk.planned.domain}",
             talk.turns,
             {
                 "turn": lambda turn: str(turn.turn + 1),
