@@ -8,8 +8,8 @@ level, and `change` goes back to the mean by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from keel.statistics import (
     clustered_correlation,
     jackknifed,
 )
-from keel.studies.ridge import deal_folds, ridge_in_sample, ridge_out_of_fold
+from keel.studies.ridge import OutOfFold, deal_folds, ridge_in_sample, ridge_out_of_fold
 from keel.studies.trajectories import TurnPoint
 from keel.types import NEUTRAL_DOMAIN, Interval, PredictionRow
 
@@ -177,10 +177,15 @@ def predict_levels(
     if not table.is_enough or not table.later.is_enough:
         return ()
     chance = np.random.default_rng(seed)
-    level = _Target("level", table, table.levels_N, permutations, chance)
+    parts = _Parts.of(table, table.levels_N[:, None])
+    level = _Target("level", table, table.levels_N, permutations, chance, parts, 0)
     later = table.later
-    following = _Target("level after the first turn", later, later.levels_N, permutations, chance)
-    change = _Target("change", later, later.levels_N - later.previous_N, permutations, chance)
+    targets_NY = np.stack([later.levels_N, later.levels_N - later.previous_N], axis=1)
+    parts = _Parts.of(later, targets_NY)
+    following, change = (
+        _Target(name, later, targets_NY[:, column], permutations, chance, parts, column)
+        for column, name in enumerate(("level after the first turn", "change"))
+    )
     rows = [level.row(name) for name in ("turn", "domain", "domain x turn")]
     rows += [level.row("words", has_null=True), *level.other_folds()]
     if table.has_prompts:
@@ -225,6 +230,37 @@ def innovations(table: MessageTable) -> Floats:
 
 
 @dataclass(frozen=True)
+class _Parts:
+    """Messages without each group of people in turn, and what columns explain of these.
+
+    All targets are fitted at once, and no columns twice: what takes long hangs on columns alone.
+    """
+
+    tables: tuple[MessageTable, ...]
+    """Empty where too few people are left."""
+    targets: tuple[Floats, ...]
+    """A column per target, for each part."""
+    known: dict[tuple[str, ...], Floats] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, table: MessageTable, targets_NY: Floats) -> _Parts:
+        """Each part without one group, some people of every domain."""
+        groups_N = deal_folds(table.people_N, table.domains_N, _LEFT_OUT)
+        kept = [groups_N != group for group in np.unique(groups_N)]
+        tables = tuple(table.only(kept_N) for kept_N in kept)
+        if not all(part.is_enough for part in tables):
+            return cls((), ())
+        return cls(tables, tuple(targets_NY[kept_N] for kept_N in kept))
+
+    def r2(self, names: tuple[str, ...]) -> Floats:
+        """R² of these columns out of fold, a row per part and a column per target."""
+        if names not in self.known:
+            pairs = zip(self.tables, self.targets, strict=True)
+            self.known[names] = np.array([_fitted(*pair, names).r2(pair[1]) for pair in pairs])
+        return self.known[names]
+
+
+@dataclass(frozen=True)
 class _Target:
     """One number to be predicted of each message."""
 
@@ -233,34 +269,32 @@ class _Target:
     target_N: Floats
     permutations: int
     chance: np.random.Generator
+    parts: _Parts
+    column: int
+    """Which of the parts' targets this is."""
 
     def row(self, *names: str, has_null: bool = False) -> PredictionRow:
         targets_NY = self.target_N[:, None]
         if has_null:
             targets_NY = np.column_stack([targets_NY, self._permuted(self.target_N)])
-        _, _, r2_Y = self._fitted(names, targets_NY)
+        r2_Y = _fitted(self.table, targets_NY, names).r2(targets_NY)
         null = float(np.percentile(r2_Y[1:], 95)) if has_null else None
-        interval = self._interval(float(r2_Y[0]), lambda part: part.r2(names))
+        interval = self._interval(float(r2_Y[0]), self._of_parts(names))
         return PredictionRow(self.name, " + ".join(names), interval, null, len(self.target_N))
-
-    def r2(self, names: Sequence[str]) -> float:
-        """R² of these columns, out of fold."""
-        return float(self._fitted(names, self.target_N[:, None])[2][0])
 
     def what_adds(self, columns: str, name: str) -> tuple[PredictionRow, PredictionRow]:
         """The base with further columns, and by how much R² is higher than without them."""
-        base_N1 = self.target_N[:, None]
-        predicted_NY, _, _ = self._fitted(_BASE, base_N1)
-        fitted_N = predicted_NY[:, 0]
+        fitted_N = _fitted(self.table, self.target_N[:, None], _BASE).predicted_NY[:, 0]
         residual_NS = self._permuted(self.target_N - fitted_N)
         targets_NY = np.column_stack([self.target_N, fitted_N[:, None] + residual_NS])
-        base_Y, full = self._fitted(_BASE, targets_NY)[2], (*_BASE, columns)
-        full_Y = self._fitted(full, targets_NY)[2]
+        full = (*_BASE, columns)
+        base_Y = _fitted(self.table, targets_NY, _BASE).r2(targets_NY)
+        full_Y = _fitted(self.table, targets_NY, full).r2(targets_NY)
         null = float(np.percentile((full_Y - base_Y)[1:], 95))
         count = len(self.target_N)
-        of_both = self._interval(float(full_Y[0]), lambda part: part.r2(full))
+        of_both = self._interval(float(full_Y[0]), self._of_parts(full))
         added = self._interval(
-            float(full_Y[0] - base_Y[0]), lambda part: part.r2(full) - part.r2(_BASE)
+            float(full_Y[0] - base_Y[0]), self._of_parts(full) - self._of_parts(_BASE)
         )
         return (
             PredictionRow(self.name, " + ".join(full), of_both, None, count),
@@ -273,21 +307,13 @@ class _Target:
         if len(np.unique(self.table.domains_N)) > 2:
             kinds.append("words, a domain left out")
         rows = []
-        for name in kinds:
-            interval = self._interval(self.words_r2(name), partial(_words_r2, kind=name))
-            rows.append(PredictionRow(self.name, name, interval, None, len(self.target_N)))
+        for kind in kinds:
+            pairs = zip(self.parts.tables, self.parts.targets, strict=True)
+            of_parts = [_words_r2(part, target[:, self.column], kind) for part, target in pairs]
+            value = _words_r2(self.table, self.target_N, kind)
+            interval = self._interval(value, np.array(of_parts))
+            rows.append(PredictionRow(self.name, kind, interval, None, len(self.target_N)))
         return (*rows, self.in_sample())
-
-    def words_r2(self, kind: str) -> float:
-        """R² of the words by one of these other ways to deal folds."""
-        table, each_N = self.table, np.arange(len(self.target_N))
-        dealt = table.domains_N, table.people_N, table.domains_N
-        if "random" in kind:
-            random_N = np.random.default_rng(0).permutation(each_N) % OUTER_FOLDS
-            dealt = random_N, each_N, np.zeros_like(each_N)
-        targets_N1 = self.target_N[:, None]
-        fit = ridge_out_of_fold(table.words_NK, targets_N1, *dealt)
-        return float(fit.r2(targets_N1)[0])
 
     def in_sample(self) -> PredictionRow:
         """What Lu et al.'s code reports: R² on the rows that were fitted."""
@@ -299,14 +325,6 @@ class _Target:
         name = "words, in sample (as published)"
         return PredictionRow(self.name, name, alone, None, len(self.target_N), is_in_sample=True)
 
-    def _fitted(self, names: Sequence[str], targets_NY: Floats) -> tuple[Floats, Floats, Floats]:
-        table = self.table
-        features_NP = np.concatenate([table.features[name] for name in names], axis=1)
-        fit = ridge_out_of_fold(
-            features_NP, targets_NY, table.folds_N, table.people_N, table.domains_N
-        )
-        return fit.predicted_NY, fit.mean_NY, fit.r2(targets_NY)
-
     def _permuted(self, values_N: Floats) -> Floats:
         """The values permuted within domain x turn, a column for each time."""
         permuted_NS = np.repeat(values_N[:, None], self.permutations, axis=1)
@@ -316,37 +334,39 @@ class _Target:
             permuted_NS[rows] = values_N[rows][order_CS]
         return permuted_NS
 
-    def _interval(self, value: float, measure: Callable[[_Target], float]) -> Interval:
+    def _of_parts(self, names: tuple[str, ...]) -> Floats:
+        """R² of these columns in each part."""
+        of_parts = self.parts.r2(names)
+        return of_parts[:, self.column] if len(of_parts) else of_parts
+
+    def _interval(self, value: float, of_parts: Floats) -> Interval:
         """R², or a difference of two, with the jackknife's interval over groups of people.
 
         Each group is left out of folds and fits alike, since what is fitted hangs on the people,
         too (Efron and Stein 1981, Annals of Statistics 9:586). Infinite where too few are left.
         """
-        if not self.parts:
+        if not len(of_parts):
             return Interval(value, -np.inf, np.inf)
-        variance = jackknifed([np.array([measure(part) for part in self.parts])])
-        return variance.interval(value)
-
-    @cached_property
-    def parts(self) -> tuple[_Target, ...]:
-        """This target without each group of people in turn, some of every domain.
-
-        () where that leaves too few.
-        """
-        groups_N = deal_folds(self.table.people_N, self.table.domains_N, _LEFT_OUT)
-        parts = []
-        for group in np.unique(groups_N):
-            kept_N = groups_N != group
-            part = self.table.only(kept_N)
-            if not part.is_enough:
-                return ()
-            parts.append(_Target(self.name, part, self.target_N[kept_N], 0, self.chance))
-        return tuple(parts)
+        return jackknifed([of_parts]).interval(value)
 
 
-def _words_r2(part: _Target, kind: str) -> float:
-    """`words_r2`, for a part that is not known yet."""
-    return part.words_r2(kind)
+def _fitted(table: MessageTable, targets_NY: Floats, names: Sequence[str]) -> OutOfFold:
+    """Targets predicted from these columns, out of fold by person."""
+    features_NP = np.concatenate([table.features[name] for name in names], axis=1)
+    return ridge_out_of_fold(
+        features_NP, targets_NY, table.folds_N, table.people_N, table.domains_N
+    )
+
+
+def _words_r2(table: MessageTable, target_N: Floats, kind: str) -> float:
+    """R² of the words by one of the other ways to deal folds."""
+    each_N = np.arange(len(target_N))
+    dealt = table.domains_N, table.people_N, table.domains_N
+    if "random" in kind:
+        random_N = np.random.default_rng(0).permutation(each_N) % OUTER_FOLDS
+        dealt = random_N, each_N, np.zeros_like(each_N)
+    targets_N1 = target_N[:, None]
+    return float(ridge_out_of_fold(table.words_NK, targets_N1, *dealt).r2(targets_N1)[0])
 
 
 def _codes(names: Sequence[str]) -> Codes:
