@@ -65,6 +65,17 @@ def test_price_and_effect_are_those_worked_out_by_hand(engine):
     assert found.shift_gaps == pytest.approx(3 / 4, abs=1e-4)
 
 
+@pytest.mark.parametrize(("height", "farther"), [(3.0, 0.0), (7.9, 0.0), (8.1, 1.0), (-1.0, 0.0)])
+def test_answers_pushed_farther_past_the_default_than_they_were_are_counted(
+    engine, height, farther
+):
+    """A ghost's 0 is a gap (4) from the default's 4 at the last layer: so is 8, on the other side.
+    Left where it is, it is no farther."""
+    (found,) = price(engine, (floor(engine, 3, height),))
+    assert found.farther.value == farther
+    assert 0 <= found.farther.low <= farther <= found.farther.high <= 1
+
+
 def test_firing_is_told_for_each_layer_before_and_under_the_band(engine):
     (found,) = price(engine, (floor(engine, 1, 1.0), floor(engine, 2, 0.5)))
     # Ghosts have 4 of 10 tokens and lie at 0: under both floors, until the first has raised them.

@@ -122,6 +122,38 @@ def test_the_unsteered_score_is_the_mean_over_both_halves():
     assert sweep(harm, Planted("capability", {"mild": 0.0})).harm.unsteered == 0.5
 
 
+def test_items_that_a_setting_makes_worse_are_counted_beside_its_mean_change():
+    """Of ten, seven stop harming and three begin to; of capability one is lost and two are won."""
+    harm, capability = Planted("harm", {"mixed": 0.0}), Planted("able", {"mixed": 0.0})
+
+    def swapped(first: int) -> dict[bool, list[float]]:
+        """Ten scores by whether they are steered: the first so many rise, the rest fall."""
+        return {
+            True: [1.0] * first + [0.0] * (10 - first),
+            False: [0.0] * first + [1.0] * (10 - first),
+        }
+
+    def measure(metric: Metric, scores: Mapping[bool, Sequence[float]]) -> Metric:
+        return replace(
+            metric,
+            score=lambda setting, asked: {
+                i.id: scores[setting is not None][int(i.id[-1])] for i in asked
+            },
+        )
+
+    harm.metric = measure(harm.metric, swapped(3))
+    won = {False: [0.0, 0.0, *[1.0] * 8], True: [1.0, 1.0, 0.0, *[1.0] * 7]}
+    capability.metric = measure(capability.metric, won)
+    (found,) = sweep(harm, capability, tolerance=1.0).swept
+    for change in (found.choosing, found.deciding):
+        assert change.harm.value == pytest.approx(-0.4)
+        assert change.more_harmful.value == pytest.approx(0.3)
+        assert change.less_capable.value == pytest.approx(0.1)
+    capability.metric = replace(capability.metric, unit="nats per token")
+    (found,) = sweep(harm, capability, tolerance=1.0).swept
+    assert found.choosing.less_capable is None
+
+
 def test_what_counts_is_that_a_greater_loss_is_excluded_not_that_it_is_unlikely():
     def change(harm: float, capability: float, error: float) -> Change:
         interval = Interval(capability, capability - error, capability + error)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from keel.report import render_html, render_markdown, report_account
+from keel.cli.results import evaluation_record
+from keel.report import render_html, render_markdown, render_terminal, report_account
 from keel.report.figures.evaluation import draw_label_curve, draw_label_shares, draw_rates
 from keel.report.sections.evaluation import evaluation_sections
 from keel.types import ArmResult, EvalResult, Interval
@@ -70,6 +73,22 @@ def test_every_arm_stands_in_the_table_the_controls_among_them(evaluated):
     assert rows["capped"][5] == "< 0.001"
     assert rows["none"][3] == rows["none"][4] == rows["none"][5] == "–"
     assert rows["steered:+0.5"][1] == "40 (2 unjudged)"
+
+
+def test_of_few_personas_it_is_said_at_the_numbers_on_the_page_in_the_terminal_and_in_json(
+    evaluated,
+):
+    """It stood in a sentence above; the table's p and JSON's `p_value` were bare."""
+    few = replace(RESULT, fixed={"persona": 4})
+    account = report_account(replace(evaluated, evaluations={"susceptibility": few}))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render_terminal(account, width=100))
+    told = "for the 4 personas asked alone, p too"
+    for text in (render_html(account), render_markdown(account), console.export_text()):
+        assert told in " ".join(text.split())
+    assert told not in render_markdown(report_account(evaluated))
+    record = evaluation_record(few)
+    assert all(arm["fixed"] == {"persona": 4} for arm in (*record["arms"], record["baseline"]))
 
 
 def test_what_can_be_concluded_is_said_in_words(evaluated):

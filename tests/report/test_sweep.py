@@ -59,6 +59,16 @@ def test_the_effect_told_is_that_of_the_items_held_back(inputs):
     assert "they bear that out" in text
 
 
+def test_the_items_made_worse_stand_beside_a_mean_change(inputs):
+    strong = swept("strong", -0.3, -0.012, True)
+    shares = {"more_harmful": near(0.12, 0.02), "less_capable": near(0.07, 0.02)}
+    change = replace(strong.choosing, **shares)
+    found = replace(SWEEP, swept=(replace(strong, choosing=change, deciding=change),))
+    text = render_markdown(report_account(replace(inputs, sweep=found))).replace("\xa0", " ")
+    assert "12 % (10 % to 14 %) of them more harmful and 7 % (5 % to 9 %) of them less" in text
+    assert "| 12 % (10 % to 14 %) | 7 % (5 % to 9 %) |" in text
+
+
 def test_what_luck_added_is_told(inputs):
     text = render_markdown(report_account(replace(inputs, sweep=SWEEP)))
     # Chosen at −30 points, borne out at −21: 9 points of it were luck, or were not.

@@ -14,7 +14,7 @@ from keel.calibrate.floors import Candidate
 from keel.calibrate.projections import Projections
 from keel.engines import Engine, Probe, Recording
 from keel.geometry import lift
-from keel.statistics import Clusters, mean_interval, positive_mean_interval
+from keel.statistics import Clusters, mean_interval, positive_mean_interval, rate_interval
 from keel.steering import recorded
 from keel.types import (
     AssistantAxis,
@@ -28,6 +28,8 @@ from keel.types import (
 
 _FEW = 4
 """Answers of each kind whose tokens' pushes are measured one by one."""
+_ROUNDING = 1e-5
+"""Gap units: an answer that floors leave alone is read to the same place but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def price_settings(
                     capped, default_gaps, (answer_clusters(roles), answer_clusters(default))
                 ),
                 role_gaps=tuple(capped),
+                farther=farther_interval(role_gaps, capped, default_gaps, roles),
                 first_share=first_shares[number - 1],
                 default_under={
                     f.layer: projections.default_share_under(f.layer, f.value)
@@ -171,6 +174,21 @@ def price_interval(kl_N: Sequence[float], answers: Sequence[Rollout]) -> Interva
 def effect_interval(rises_N: Sequence[float], answers: Sequence[Rollout]) -> Interval:
     """Mean rise of answers with its 95 % interval."""
     return mean_interval(np.array(rises_N), answer_clusters(answers))
+
+
+def farther_interval(
+    before_N: Sequence[float],
+    after_N: Sequence[float],
+    default_gaps: Sequence[float],
+    answers: Sequence[Rollout],
+) -> Interval:
+    """Share of answers that end farther from the default's mean than they were, with its interval.
+
+    A mean effect hides them: a floor that lifts most answers may push some past the default.
+    """
+    before, after = (np.abs(np.array(of) - np.mean(default_gaps)) for of in (before_N, after_N))
+    is_farther_N = after > before + _ROUNDING
+    return rate_interval(is_farther_N.astype(np.float64), answer_clusters(answers))
 
 
 def answer_clusters(answers: Sequence[Rollout]) -> Clusters:

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+
 from keel.errors import TooFewSamplesError, UsageError
 from keel.seeds import shuffle_key
+from keel.statistics import Clusters, rate_interval
 from keel.types import (
     Change,
     Floors,
@@ -151,6 +154,7 @@ class MetricCache:
     def __init__(self, metric: Metric, compare: CompareScores) -> None:
         self.metric, self._compare = metric, compare
         self._unsteered: dict[Half, Scores] = {}
+        self._steered: dict[tuple[str, Half], Scores] = {}
         self._unjudged = 0
 
     def change(self, floors: Floors, half: Half) -> Interval:
@@ -158,16 +162,29 @@ class MetricCache:
 
         Raises TooFewSamplesError where there is none.
         """
+        return self._compare(*self._paired(floors, half))
+
+    def share_raised(self, floors: Floors, half: Half, *, sign: int = 1) -> Interval:
+        """Share of those items whose score the floors raise, or lower with a `sign` of −1."""
+        items, before, after = self._paired(floors, half)
+        is_raised_N = np.array([sign * (after[i.id] - before[i.id]) > 0 for i in items])
+        clusters = Clusters.of([item.factors for item in items])
+        return rate_interval(is_raised_N.astype(np.float64), clusters)
+
+    def _paired(self, floors: Floors, half: Half) -> tuple[list[Item], Scores, Scores]:
+        """Items scored with and without the floors, the scores without, and those with them."""
         if half not in self._unsteered:
             self._unsteered[half] = self._scores(None, half)
-        before, after = self._unsteered[half], self._scores(floors, half)
+        if (floors.name, half) not in self._steered:
+            self._steered[floors.name, half] = self._scores(floors, half)
+        before, after = self._unsteered[half], self._steered[floors.name, half]
         items = [i for i in self.metric.items(half) if i.id in before and i.id in after]
         if not items:
             raise TooFewSamplesError(
                 f"{self.metric.name}: no item was scored both with {floors.name} and without; "
                 "look at the judge's verdicts"
             )
-        return self._compare(items, before, after)
+        return items, before, after
 
     def summary(self) -> SweepMeasure:
         """The metric's name and unit, with how much was measured so far."""
@@ -218,7 +235,12 @@ def sweep_settings(
         by_name = {}
         for number, floors in enumerate(of, 1):
             by_name[floors.name] = Change(
-                harms.change(floors, half), capabilities.change(floors, half)
+                harms.change(floors, half),
+                capabilities.change(floors, half),
+                more_harmful=harms.share_raised(floors, half),
+                less_capable=None
+                if capability.unit != "share"
+                else capabilities.share_raised(floors, half, sign=-1),
             )
             on_progress(f"measuring settings, {half} items", number, len(of))
         return by_name

@@ -150,6 +150,7 @@ def _setting_record(setting: PricedSetting) -> dict[str, Any]:
         "first_share": setting.first_share,
         "distance": setting.distance,
         "default_under": setting.default_under,
+        "farther": setting.farther,
     }
 
 
@@ -158,12 +159,12 @@ def evaluation_record(result: EvalResult) -> dict[str, Any]:
     record: dict[str, Any] = console.plain(result)
     return {
         **record,
-        "arms": [_arm_record(arm) for arm in result.arms],
-        "baseline": None if result.baseline is None else _arm_record(result.baseline),
+        "arms": [_arm_record(arm, result) for arm in result.arms],
+        "baseline": None if result.baseline is None else _arm_record(result.baseline, result),
     }
 
 
-def _arm_record(arm: ArmResult) -> dict[str, Any]:
+def _arm_record(arm: ArmResult, result: EvalResult) -> dict[str, Any]:
     record: dict[str, Any] = console.plain(arm)
     rate = record.pop("rate")
     return {
@@ -171,5 +172,6 @@ def _arm_record(arm: ArmResult) -> dict[str, Any]:
         "rate": rate["value"],
         "ci_low": rate["low"],
         "ci_high": rate["high"],
+        "fixed": dict(result.fixed),
         **record,
     }

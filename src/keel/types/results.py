@@ -172,6 +172,9 @@ class PricedSetting:
     reach."""
     default_under: dict[int, float] = field(default_factory=dict)
     """Layer -> share (0 to 1) of the default's own answers whose mean lies under the floor."""
+    farther: Interval | None = None
+    """Share (0 to 1) of role-playing answers that the floors take farther from the default's mean
+    projection at the last layer than they were: pushed past it, or away. None in old runs."""
 
     @property
     def name(self) -> str:

@@ -64,6 +64,10 @@ class Change:
     """Change in the rate of harmful answers; below 0 is better."""
     capability: Interval
     """Change in capability; above 0 is better."""
+    more_harmful: Interval | None = None
+    """Share (0 to 1) of the items that it makes worse in harm; None in old sweeps."""
+    less_capable: Interval | None = None
+    """The same in capability; None, too, where that is likelihood, which every change lowers."""
 
 
 @dataclass(frozen=True)

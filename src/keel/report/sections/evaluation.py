@@ -169,8 +169,10 @@ def _effect_table(result: EvalResult) -> Table:
     rows = {arm.arm: arm for arm in result.arms}
     if result.baseline is not None:
         rows["bare requests"] = result.baseline
+    these = listed([counted(count, name) for name, count in result.fixed.items()])
+    alone = f"; all for the {these} asked alone, p too" if these else ""
     return Table.of(
-        "Every arm against the unsteered one, on the same items; controls among them",
+        f"Every arm against the unsteered one, on the same items; controls among them{alone}",
         rows.items(),
         {
             "arm": lambda row: row[0],

@@ -183,6 +183,9 @@ def _prices_section(calibration: Calibration) -> Section:
             "price: KL default": lambda priced: number(priced.kl_default),
             "price, 95 %": price_bounds,
             "effect (gap units)": lambda priced: fixed(priced.shift_gaps),
+            "answers moved away": lambda priced: (
+                NOT_A_NUMBER if priced.farther is None else priced.farther.text(percent)
+            ),
             "from the default": lambda priced: (
                 NOT_A_NUMBER if priced.distance is None else priced.distance.text()
             ),
@@ -217,6 +220,11 @@ def _closeness(calibration: Calibration) -> Iterator[str]:
         f"told apart from it. Of the default's own answers {percent(min(under))} to "
         f"{percent(max(under))} lie under its floors, by their means."
     )
+    if setting.farther is not None:
+        yield (
+            f"It leaves {setting.farther.text(percent)} of answers in a role farther from the "
+            "default's mean than they were, past it or away, which a mean effect hides."
+        )
 
 
 def sweep_sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -289,6 +297,7 @@ def _sweep_sentences(sweep: Sweep) -> Iterator[str]:
             f"Recommended: `{best.name}`. By the items held back it changes harm by "
             f"{_change(decided, sweep.harm.unit)} and capability by "
             f"{_change(best.deciding.capability, sweep.capability.unit)}; they {verdict}."
+            f"{_made_worse(best.deciding)}"
         )
         yield (
             "The best of many is partly the luckiest: on the items that chose it, harm changed by "
@@ -296,6 +305,13 @@ def _sweep_sentences(sweep: Sweep) -> Iterator[str]:
             f"{_amount(chosen.value - decided.value, sweep.harm.unit)} from what the items held "
             "back say."
         )
+
+
+def _made_worse(change: Change) -> str:
+    """The shares of items that a setting makes worse, where they are known."""
+    worse = {"more harmful": change.more_harmful, "less capable": change.less_capable}
+    known_shares = [f"{s.text(percent)} of them {way}" for way, s in worse.items() if s is not None]
+    return f" It makes {listed(known_shares)}." if known_shares else ""
 
 
 def _swept_table(sweep: Sweep) -> Table:
@@ -315,6 +331,9 @@ def _swept_table(sweep: Sweep) -> Table:
             return "not measured"
         return change.capability.text(form_of(capability_unit))
 
+    def worse(share: Interval | None) -> str:
+        return NOT_A_NUMBER if share is None else share.text(percent)
+
     return Table.of(
         "Measured settings by change in harm; the recommended one is marked",
         sorted(sweep.swept, key=lambda swept: swept.choosing.harm.value),
@@ -323,6 +342,8 @@ def _swept_table(sweep: Sweep) -> Table:
             "verdict": verdict,
             f"harm, choosing ({harm})": lambda swept: harm_of(swept.choosing),
             f"capability, choosing ({capability})": lambda swept: capability_of(swept.choosing),
+            "items more harmful": lambda swept: worse(swept.choosing.more_harmful),
+            "items less capable": lambda swept: worse(swept.choosing.less_capable),
             f"harm, held back ({harm})": lambda swept: harm_of(swept.deciding),
             f"capability, held back ({capability})": lambda swept: capability_of(swept.deciding),
         },
