@@ -38,6 +38,8 @@ def test_extract_tells_its_main_numbers(keel, model, place):
         "low": quality.auc.low,
         "high": quality.auc.high,
     }
+    counts = library.open_run("run").manifest.counts
+    assert found["cut_share"] == counts["cut at the token limit"] / counts["rollouts"]
     assert set(found["roles"]) == {vector.role for vector in made.vectors}
     assert list(found["roles"].values()) == sorted(found["roles"].values())
     assert sum(found["roles"].values()) == pytest.approx(0, abs=1e-3)  # their mean is place 0

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from keel.errors import NotFiniteError, UsageError
-from keel.report import ReportInputs, render_markdown, report_account
+from keel.report import (
+    ReportInputs,
+    render_html,
+    render_markdown,
+    render_terminal,
+    report_account,
+)
 from keel.report.inputs import (
     RoleStanding,
     floor_in_gaps,
@@ -82,6 +90,22 @@ def test_a_runs_own_untrained_models_stand_beside_auc_and_d_prime(inputs: Report
     notes = {figure.label: figure.note for figure in account.key_figures}
     assert notes["Held-out AUC, layer 20"].endswith("; untrained 0.61 to 0.72")
     assert notes["Held-out d′"].endswith("; untrained 0.40 to 0.80")
+
+
+def test_the_share_of_answers_cut_stands_beside_n_wherever_the_maps_say_it(
+    inputs: ReportInputs,
+) -> None:
+    """Only where most were cut a warning said so."""
+    cut = replace(inputs, cut_share=0.31)
+    page = render_html(report_account(cut)).replace("\N{NO-BREAK SPACE}", " ")
+    page = re.sub(r"<[^>]*>", "", page)
+    said = re.findall(r"[\d,]+ answers in \d+ roles and [\d,]+ of the default(.{0,40})", page)
+    assert len(said) >= 5  # ranking, space, variance, and quality in words and under its picture
+    assert {tail[:28] for tail in said} == {"; 31 % of all answers cut at"}
+    assert "of all answers cut at the token limit" in render_markdown(report_account(cut))
+    shown = io.StringIO()
+    Console(width=300, file=shown).print(render_terminal(report_account(cut), width=300))
+    assert "31 % of all answers cut at the token limit" in " ".join(shown.getvalue().split())
 
 
 def test_the_verdict_follows_the_auc(inputs: ReportInputs) -> None:

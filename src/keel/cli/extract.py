@@ -131,6 +131,7 @@ def show_map(extraction: Extraction, out: Path, json: bool) -> None:
         persona_map=extraction.persona_map,
         trait_map=extraction.trait_map,
         untrained=extraction.untrained,
+        cut_share=extraction.cut_share,
     )
     run = escape(str(out))
     first = f"[b]keel calibrate {run}[/b], then " if extraction.persona_map is not None else ""

@@ -52,6 +52,7 @@ def extraction_record(extraction: Extraction) -> dict[str, Any]:
         if extraction.persona_map is None
         else map_record(extraction.persona_map, extraction.untrained)
     )
+    roles["cut_share"] = extraction.cut_share
     if extraction.trait_map is None:
         return roles
     return {**roles, "traits": trait_record(extraction.trait_map)}

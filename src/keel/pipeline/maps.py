@@ -40,6 +40,8 @@ class Extraction:
     """Of the traits; None where the run has none."""
     untrained: UntrainedNull | None = None
     """What untrained models of the same shape reach; None where it was not measured."""
+    cut_share: float | None = None
+    """Share (0 to 1) of all answers that were cut at the token limit."""
 
     @classmethod
     def of(cls, run: Run) -> Extraction:
@@ -48,6 +50,7 @@ class Extraction:
             run.persona_map if run.has_map else None,
             run.trait_map if run.has_traits else None,
             run.untrained,
+            run.cut_share,
         )
 
 
@@ -168,7 +171,8 @@ def make_maps(
     if trait_map is not None:
         counts |= {"traits kept": len(trait_map.vectors), "traits dropped": len(trait_map.dropped)}
     folder.finish(counts=counts)
-    return Extraction(roles, trait_map, folder.read().untrained)
+    finished = folder.read()
+    return Extraction(roles, trait_map, finished.untrained, finished.cut_share)
 
 
 def is_mapped(

@@ -66,6 +66,7 @@ def report_inputs(run: Run, kinds: Mapping[str, str] | None = None) -> ReportInp
         persona_map=run.persona_map if run.has_map else None,
         trait_map=run.trait_map if run.has_traits else None,
         untrained=run.untrained,
+        cut_share=run.cut_share,
         calibration=run.calibration if run.has_calibration else None,
         sweep=run.sweep if run.has_sweep else None,
         drift=run.drift_readings(),

@@ -44,6 +44,8 @@ class ReportInputs:
     trait_map: TraitMap | None = None
     untrained: UntrainedNull | None = None
     """What the AUC is held against; None for the range that was measured for the docs."""
+    cut_share: float | None = None
+    """Share (0 to 1) of the answers behind the maps that were cut at the token limit."""
     calibration: Calibration | None = None
     sweep: Sweep | None = None
     drift: tuple[DriftReading, ...] = ()

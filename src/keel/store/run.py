@@ -233,6 +233,13 @@ class Run:
         return alarm
 
     @property
+    def cut_share(self) -> float | None:
+        """Share (0 to 1) of the answers cut at the token limit; None where none was counted."""
+        counts = self.manifest.counts
+        cut, answers = counts.get("cut at the token limit"), counts.get("rollouts")
+        return None if cut is None or not answers else cut / answers
+
+    @property
     def untrained(self) -> UntrainedNull | None:
         """What random models of this shape reach; None where that was not measured."""
         if layout.UNTRAINED not in self.manifest.files:

@@ -18,7 +18,13 @@ from keel.report.inputs import (
 from keel.report.sections.comparison import comparison_sections
 from keel.report.sections.drift import case_section, conversation_sections, drift_sections
 from keel.report.sections.evaluation import evaluation_sections
-from keel.report.sections.floors import floor_sections, price_bounds, price_words, sweep_sections
+from keel.report.sections.floors import (
+    effect_words,
+    floor_sections,
+    price_bounds,
+    price_words,
+    sweep_sections,
+)
 from keel.report.sections.personas import persona_sections, trait_sections
 from keel.report.sections.studies import study_sections
 from keel.types import Replay
@@ -118,7 +124,7 @@ def _lead(inputs: ReportInputs) -> Iterator[str]:
         setting = calibration.setting
         price = price_words(setting)
         yield (
-            f"Capped with `{setting.name}`, answers in a role rise by {fixed(setting.shift_gaps)} "
+            f"Capped with `{setting.name}`, answers in a role rise by {effect_words(setting)} "
             f"of the gap between the two, and the default's own change by {price} nats a token."
         )
 

@@ -101,10 +101,12 @@ def _sentences(pair: RunComparison, shifts: Mapping[str, Sequence[Shift]]) -> It
             "out, with an interval about other roles, questions and answers; of few roles it is "
             "wider than it need be where the axes are nearly the same."
             f"{null} Role vectors, less their mean, have "
-            f"{pair.role_vectors.by_layer[layer].text()} on average."
+            f"{pair.role_vectors.by_layer[layer].text()} on average, about other roles with these "
+            "answers."
         )
     if (traits := pair.trait_vectors) is not None:
-        yield f"Trait vectors have cosine {traits.by_layer[traits.layer].text()} on average."
+        mean = traits.by_layer[traits.layer].text()
+        yield f"Trait vectors have cosine {mean} on average, about other traits with these answers."
     if (shift := pair.shift) is not None:
         way = "towards the Assistant's side" if shift.gaps > 0 else "towards the roles"
         yield (

@@ -142,6 +142,11 @@ def price_bounds(priced: PricedSetting) -> str:
     return priced.price.bounds(number)
 
 
+def effect_words(priced: PricedSetting) -> str:
+    """A setting's effect with its interval, where it has any."""
+    return fixed(priced.shift_gaps) if priced.effect is None else priced.effect.text()
+
+
 def _prices_section(calibration: Calibration) -> Section:
     setting, bound = calibration.setting, calibration.price_bound
     tried = counted(len(calibration.settings), "setting")
@@ -159,7 +164,7 @@ def _prices_section(calibration: Calibration) -> Section:
         else "That is not shown to be within the bound: look for a gentler setting first"
     )
     price = price_words(setting)
-    effect = fixed(setting.shift_gaps) if setting.effect is None else setting.effect.text()
+    effect = effect_words(setting)
     sentence = (
         "The price of a setting is how much it changes the model's own default answers (mean KL "
         "per token); its effect is how far it raises answers in a role towards the default. The "
@@ -169,20 +174,27 @@ def _prices_section(calibration: Calibration) -> Section:
         f"`{setting.name}`, which raises role answers by {effect} gap units for {price} nats per "
         f"token. {why}."
     )
+    sentences = (sentence, *_closeness(calibration))
+    return Section("prices", _TITLES["prices"], sentences, (picture,), (_price_table(calibration),))
+
+
+def _price_table(calibration: Calibration) -> Table:
+    """Every setting that was priced, with all that was measured of it."""
+    setting, bound = calibration.setting, calibration.price_bound
 
     def verdict(priced: PricedSetting) -> str:
         if priced.name == setting.name:
             return "chosen"
         return "" if priced.is_within(bound) else "too dear"
 
-    table = Table.of(
+    return Table.of(
         "Settings by price; the chosen one is marked",
         sorted(calibration.settings, key=lambda priced: (priced.kl_default, priced.name)),
         {
             "setting": lambda priced: priced.name,
             "price: KL default": lambda priced: number(priced.kl_default),
             "price, 95 %": price_bounds,
-            "effect (gap units)": lambda priced: fixed(priced.shift_gaps),
+            "effect (gap units)": effect_words,
             "answers moved away": lambda priced: (
                 NOT_A_NUMBER if priced.farther is None else priced.farther.text(percent)
             ),
@@ -202,8 +214,6 @@ def _prices_section(calibration: Calibration) -> Section:
         bars=lambda priced: priced.shift_gaps,
         bar_header="effect",
     )
-    sentences = (sentence, *_closeness(calibration))
-    return Section("prices", _TITLES["prices"], sentences, (picture,), (table,))
 
 
 def _closeness(calibration: Calibration) -> Iterator[str]:

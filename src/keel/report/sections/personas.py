@@ -52,7 +52,7 @@ def persona_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     layer, space = persona_map.axis.layer, persona_map.space
-    counts = _say_counts(persona_map)
+    counts = _say_counts(inputs, persona_map)
     scatter = Picture(
         "persona-space",
         partial(draw_space, space, layer, kinds=inputs.role_kinds, samples=inputs.samples),
@@ -95,11 +95,13 @@ def _space_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
     return Section("space", _TITLES["space"], (where, spread), (scatter, spectrum))
 
 
-def _say_counts(persona_map: PersonaMap) -> str:
+def _say_counts(inputs: ReportInputs, persona_map: PersonaMap) -> str:
     answers = sum(vector.count for vector in persona_map.vectors)
+    share = inputs.cut_share
+    cut = "" if share is None else f"; {percent(share)} of all answers cut at the token limit"
     return (
         f"n = {answers:,} answers in {counted(len(persona_map.vectors), 'role')} and "
-        f"{persona_map.default_count:,} of the default"
+        f"{persona_map.default_count:,} of the default{cut}"
     )
 
 
@@ -118,7 +120,7 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
             marks=(0.0, 1.0),
             legend="gap units: ┊ at 0 the mean of the roles, at 1 that of the default",
         ),
-        sample=f"{_say_counts(persona_map)}; lines are 95 % intervals over questions.",
+        sample=f"{_say_counts(inputs, persona_map)}; lines are 95 % intervals over questions.",
     )
     low, high = _first_and_last([standing.name for standing in standings])
     ends = f"Furthest from the Assistant: {low}. Nearest to it: {high}. " if low else ""
@@ -218,13 +220,14 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         "Six line charts over the layers: AUC, d′, cosine with PC1, split-half cosines, length of "
         "the axis, percentile of the default.",
         partial(draw_curves, curves, layer),
-        sample=_say_counts(persona_map) + ".",
+        sample=_say_counts(inputs, persona_map) + ".",
     )
     at = quality_at(persona_map, layer)
     words = (
         _say_separation(at),
         _say_untrained(inputs),
         _say_stability(at, float(persona_map.axis.residual_norm[layer]), len(persona_map.vectors)),
+        f"Measured on {_say_counts(inputs, persona_map).removeprefix('n = ')}.",
         "A layer is good for reading and steering where all curves are high and flat.",
     )
     table = Table.of(
