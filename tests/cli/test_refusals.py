@@ -358,7 +358,7 @@ def test_what_drift_cannot_do_is_refused_before_a_model_is_loaded(keel, place):
     answered = talk(place / "a.json", ("user", "Hi"), ("assistant", "Hello"))
     unanswered = talk(place / "u.json", ("user", "Hi"))
     for file, options, said in (
-        (answered, ["--false-alarms", "1.5"], "--false-alarms': Input should be less than or"),
+        (answered, ["--false-alarms", "1.5"], "false alarms are 1.5"),
         (answered, ["--layer", "9"], "layer is 9"),
         (answered, ["--replay"], "has no floors"),
         (answered, ["--setting", "p75"], "keel calibrate"),
