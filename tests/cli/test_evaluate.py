@@ -73,6 +73,12 @@ def test_finished_evaluations_are_listed(evaluated, keel):
     assert "finished, judged by" in keel("evaluate", evaluated, "--list").out
 
 
+def test_the_folder_one_is_in_is_a_run_and_no_suite(evaluated, keel, monkeypatch):
+    """With no suite, the run was taken for one, and the arguments for swapped."""
+    monkeypatch.chdir(evaluated)
+    assert "finished, judged by" in keel("evaluate", ".", "--list").out
+
+
 def test_a_dry_run_prices_and_keeps_nothing(held, keel):
     before = contents(held)
     told = keel(

@@ -27,9 +27,9 @@ def test_two_judges_of_a_run_are_named(keel, bare):
     """Likelihood of another threshold than its own: at 0 it finds more that play, or as many."""
     from tests.cli.commands import CPU
 
-    for threshold in (0.05, 0):
+    for threshold in (0.05, -9):
         assert keel("judge", bare, "--threshold", threshold, *CPU).code == 0
-    found = keel("judge", "agree", bare, "likelihood-0.05", "likelihood-0", "--json").json
+    found = keel("judge", "agree", bare, "likelihood-0.05", "likelihood--9", "--json").json
     assert found["n"] == 16  # 4 roles × 4 questions; the default's are unjudged
     assert "fully" in found["labels"]
     assert sum(map(sum, found["table"])) == 16

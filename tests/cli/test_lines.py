@@ -70,7 +70,7 @@ def test_a_number_that_is_none_is_refused_by_every_option(words, number):
 @pytest.mark.parametrize("words", LEAVES, ids=" ".join)
 def test_a_seed_a_count_and_a_rate_below_0_are_refused_on_the_line(words):
     """`--seed -1` and `--rate -1` were refused after the run was opened and torch imported."""
-    names = {"--seed", "--choice-seed", "--rate", "--threshold", "--price-bound"}
+    names = {"--seed", "--choice-seed", "--rate", "--price-bound"}
     command = LEAVES[words]
     for option in names.intersection(o for p in command.params for o in p.opts):
         with pytest.raises((UsageError, typer.TyperException), match="greater|less"):

@@ -261,12 +261,13 @@ def test_a_conversation_s_domain_is_its_own_or_its_file_s(tmp_path):
         {"request": {"messages": turns[:1]}, "response": reply, "domain": "neutral"},
         {"messages": turns, "domain": ""},
         {"messages": turns, "metadata": "none"},
+        {"messages": turns, "domain": "  "},
     ]
     logs = written(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "logs.jsonl")
     table = "conversation_id,domain,role,content\n1,law,user,Hi\n1,,assistant,Hello\n"
     rows = written(tmp_path, table + "2,,user,Hi\n2,,assistant,Hello\n", "rows.csv")
     read = read_transcripts([logs, rows])
-    assert read.domains == ("therapy", "coding", "neutral", "logs", "logs", "law", "rows")
+    assert read.domains == ("therapy", "coding", "neutral", "logs", "logs", "logs", "law", "rows")
     assert len(read.conversations) == len(read.domains)
 
 

@@ -74,7 +74,7 @@ def evaluate(
     from keel.errors import UsageError
     from keel.store import RunFolder, open_run
 
-    if (Path(suite) / "plan.json").is_file():
+    if suite and (Path(suite) / "plan.json").is_file():
         raise UsageError(
             f"{suite} is a run, expected a suite; the run comes first: keel evaluate {suite} {run}"
         )

@@ -25,7 +25,7 @@ class AlarmSettings:
     """System prompt: of logs only conversations under it, of simulated ones the one to give."""
     layer: Annotated[int | None, Flag("--layer", least=0)] = None
     """Layer to read at; else the best below the floors, and without floors the axis' own."""
-    rate: Annotated[float, Flag("--rate", least=0, most=1)] = 0.01
+    rate: Annotated[float, Flag("--rate", least=0, most=0.5)] = 0.01
     """Chance (0 to 0.5) that a conversation of the default ever raises an alarm."""
     statistic: Annotated[Statistic, Flag("--statistic")] = "mixture"
     """The mixture holds its rate at any length; glr, turn, ewma, cusum, page and fall are tuned
@@ -63,6 +63,6 @@ class AlarmSettings:
 class WatchSettings:
     """How conversations are watched with a run's alarm."""
 
-    rate: Annotated[float | None, Flag("--rate", least=0, most=1)] = None
+    rate: Annotated[float | None, Flag("--rate", least=0, most=0.5)] = None
     """Chance (0 to 0.5) that a conversation of the default ever raises an alarm; else the rate
     that the alarm was calibrated for."""

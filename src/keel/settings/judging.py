@@ -92,7 +92,7 @@ class JudgeSettings:
     judge: Annotated[str, Flag("--judge")] = "likelihood"
     """`likelihood`, `heuristic`, `self`, `channel`, `local:MODEL`, `channel:MODEL` or
     `openai:MODEL`."""
-    threshold: Annotated[float, Flag("--threshold", least=0, most=1)] = 0.05
+    threshold: Annotated[float, Flag("--threshold")] = 0.05
     """For likelihood: nats per token that an answer must gain from its role prompt."""
     limit: Annotated[int | None, Flag("--limit", least=1)] = None
     """Answers to judge, the same ones each time; else all."""

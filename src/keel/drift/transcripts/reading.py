@@ -135,7 +135,8 @@ def _draft(outline: Outline, whole: dict[str, Any], location: str, name: str, fi
     beside = whole if outline.beside is None else outline.beside
     metadata = beside.get("metadata")
     holders = (beside, metadata if isinstance(metadata, dict) else {}, whole)
-    domain = next((each["domain"] for each in holders if each.get("domain")), file)
+    own = (each.get("domain") for each in holders)
+    domain = next((name for name in own if name and str(name).strip()), file)
     return _Draft(outline, location, name, beside, domain)
 
 

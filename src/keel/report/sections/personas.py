@@ -26,9 +26,9 @@ _MOST_NAMED = 5
 """Roles or traits that a sentence names at each end."""
 _FEWEST_KINDS = 3
 _SHARES = (0.7, 0.8, 0.9)
+"""Shares of variance of which it is said how many components carry them."""
 _ROLES_FOR_PC1 = 50
 """From so many roles the p of |cos(axis, PC1)| held in simulation (docs/statistics.md)."""
-"""Shares of variance of which it is said how many components carry them."""
 _Ranked = TypeVar("_Ranked")
 _TITLES = {
     "space": "Persona space",
