@@ -236,8 +236,7 @@ def draw_replays(replays: Sequence[Replay], axis: AssistantAxis | None) -> go.Fi
     figure.update_yaxes(range=theme.padded_range([0.0, 1.0, *gaps]))
     figure.update_yaxes(title_text=_GAPS, col=1)
     for level, colour in ((1.0, theme.DEFAULT_COLOUR), (0.0, theme.FAINT)):
-        line = {"color": colour, "width": 1, "dash": "dot"}
-        figure.add_hline(y=level, line=line, row="all", col="all")
+        theme.mark_level(figure, level, colour=colour)
     return figure
 
 

@@ -53,8 +53,7 @@ def draw_rates(arms: Sequence[ArmResult], *, measure: str, baseline: Interval | 
         showlegend=False,
     )
     if baseline is not None:
-        label = {"text": "bare requests", "font": {"size": theme.LABEL_PX}}
-        theme.mark_value(figure, baseline.value, dash="dash", annotation=label)
+        theme.mark_value(figure, baseline.value, dash="dash", text="bare requests")
     ends = [end for rate in rates for end in (rate.low, rate.high)]
     figure.update_xaxes(title_text=plain(measure), range=theme.padded_range(ends))
     if min(ends) >= 0 and max(ends) <= 1:

@@ -45,7 +45,6 @@ _QUALITY_TITLES = (
 )
 _GREEN, _PURPLE = "#009E73", "#A8588A"
 _BAND_OPACITY = 0.16
-_EVERYWHERE: dict[str, Any] = {"row": "all", "col": "all"}
 
 
 def draw_space(
@@ -329,16 +328,8 @@ def draw_quality(
         figure.update_yaxes(range=[lowest, 1.03], row=2, col=col)
     figure.update_annotations(font={"size": theme.FONT_PX + 1, "color": theme.INK})
     if band:
-        figure.add_vrect(
-            x0=min(band) - 0.5,
-            x1=max(band) + 0.5,
-            fillcolor=theme.FLOOR_COLOUR,
-            opacity=0.1,
-            line_width=0,
-            layer="below",
-            **_EVERYWHERE,
-        )
-    theme.mark_value(figure, axis.layer, theme.INK, "dash", **_EVERYWHERE)
+        theme.shade_values(figure, min(band) - 0.5, max(band) + 0.5, theme.FLOOR_COLOUR)
+    theme.mark_value(figure, axis.layer, theme.INK, "dash")
     return figure
 
 

@@ -59,8 +59,7 @@ def draw_domains(study: DriftStudy) -> go.Figure:
     figure.update_yaxes(range=theme.padded_range([0.0, 1.0, *levels], 0.2))
     figure.update_yaxes(title_text="level (gap units)", col=1)
     for level, colour in ((1.0, theme.DEFAULT_COLOUR), (0.0, theme.FAINT)):
-        line = {"color": colour, "width": 1, "dash": "dot"}
-        figure.add_hline(y=level, line=line, row="all", col="all")
+        theme.mark_level(figure, level, colour=colour)
     return figure
 
 
