@@ -241,6 +241,25 @@ def test_commands_without_an_argument_say_what_they_do(chat, held):
         assert words in found.err
 
 
+def test_every_command_that_changes_something_says_what_holds_now(chat, held, tmp_path: Path):
+    """`/cap on`, `/undo`, `/system` and `/reset` changed the chat in silence."""
+    kept = tmp_path / "kept.json"
+    chat(held, "Hi", f"/save {kept}")
+    for line, said in (
+        ("/cap on", "capping is on, by layers_2:4-p50; layers with a floor: 2, 3"),
+        ("/cap off", "capping is off"),
+        ("/undo", "taken back, with its answer; 1 message said before it"),
+        ("/system You are a ghost.", "started over, under the system prompt “You are a ghost.”"),
+        ("/system", "started over, no system prompt"),
+        ("/reset", "started over, no system prompt"),
+        (f"/load {kept}", f"{kept}: 2 messages"),
+    ):
+        found = chat(held, "Hi", "And?", line, options=("--json", "--setting", "layers_2:4-p50"))
+        assert said in " ".join(found.err.split()), line
+    begun = chat(held, options=("--capped", "--setting", "layers_2:4-p50"))
+    assert "capping is on, by layers_2:4-p50" in begun.err
+
+
 def test_nothing_can_be_taken_back_before_something_was_said(chat, held):
     found = chat(held, "/undo", "/retry", "/both")
     assert found.err.count("nothing has been said yet") == 3

@@ -15,7 +15,7 @@ from keel.cli.axes import run_of
 from keel.cli.drift_alarm import verdict_words
 from keel.cli.options import Given, takes
 from keel.settings import AxisSource, ChatSettings, OpeningSettings
-from keel.words import percent, signed
+from keel.words import counted, percent, signed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,10 +80,10 @@ def chat(
     if alarm is not None and floors is not None:
         alarm.check_below(floors.layers)
     session = Session(engine, gauge, floors, settings, run=opened, json=json, alarm=alarm)
-    if settings.is_capped:
-        session.cap(True)
     if not json:
         console.stderr.print(f"{opened.identity.model_id}, layer {layer}. /help for commands.")
+    if settings.is_capped:
+        session.cap(True)
     session.talk()
 
 
@@ -183,22 +183,21 @@ class Session:
             case "/cap" if rest in ("on", "off"):
                 self.cap(rest == "on")
             case "/cap" if not rest:
-                state = f"on, by {self.floors.name}" if self.is_capped and self.floors else "off"
-                console.stderr.print(f"capping is {state}; /cap on, /cap off", markup=False)
+                self._note(f"{self._capping}; /cap on, /cap off")
             case "/both":
                 self.answer_both(rest)
             case "/retry" if not rest:
                 self.retry()
             case "/undo" if not rest:
                 self.undo()
+                left = counted(self.turn, "message") if self.turn else "nothing"
+                self._note(f"taken back, with its answer; {left} said before it")
             case "/load" if rest:
                 self.load(Path(rest))
             case "/load" | "/save" if not rest:
                 raise UsageError(f"{command} needs a file: {command} talk.json")
-            case "/system":
-                self.system = rest or None
-                self.start_over()
-            case "/reset":
+            case "/system" | "/reset":
+                self.system = self.system if command == "/reset" else rest or None
                 self.start_over()
             case "/save" if rest:
                 self.save(Path(rest))
@@ -213,12 +212,27 @@ class Session:
         from keel.alarm import State
 
         self.conversation, self.past, self.state, self.draws = None, [], State(), 0
+        prompt = f"under the system prompt “{self.system}”" if self.system else "no system prompt"
+        self._note(f"started over, {prompt}")
 
     def cap(self, wanted: bool) -> None:
         """Switches capping on or off. Raises MissingArtifactError where the run has no floors."""
         if wanted and self.floors is None:
             raise _no_floors(self.run)
         self.is_capped = wanted
+        self._note(self._capping)
+
+    @property
+    def _capping(self) -> str:
+        """Whether answers are capped, and by which floors."""
+        if not self.is_capped or self.floors is None:
+            return "capping is off"
+        layers = ", ".join(str(layer) for layer in self.floors.layers)
+        return f"capping is on, by {self.floors.name}; layers with a floor: {layers}"
+
+    @staticmethod
+    def _note(said: str) -> None:
+        console.stderr.print(said, markup=False, soft_wrap=True)
 
     def answer(self, said: str) -> None:
         """Streams one answer, then shows its projection."""
@@ -291,6 +305,7 @@ class Session:
         for line in read.summary():
             console.stderr.print(line, markup=False)
         messages = loaded.messages
+        self._note(f"{path}: {counted(len(messages), 'message')}")
         open_question = messages[-1].content if messages[-1].speaker == "user" else ""
         answered = messages[:-1] if open_question else messages
         self.system = next((m.content for m in messages if m.speaker == "system"), None)
@@ -382,14 +397,12 @@ class Session:
         if self.conversation is None:
             raise UsageError("nothing has been said yet; there is nothing to save")
         messages = [{"role": m.speaker, "content": m.content} for m in self.conversation.messages]
+        content = jsonlib.dumps({"messages": messages}, indent=2, ensure_ascii=False)
         try:
-            path.write_text(
-                jsonlib.dumps({"messages": messages}, indent=2, ensure_ascii=False) + "\n",
-                encoding="utf-8",
-            )
+            path.write_text(f"{content}\n", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error}") from error
-        console.stderr.print(f"saved to {path}", markup=False)
+        self._note(f"saved to {path}")
 
     def _stopped(self, question: Conversation, text: str, is_capped: bool) -> _Answer | None:
         """What an ended answer had said, read once more: a call that was broken off has no means.
