@@ -80,5 +80,24 @@ def test_info_says_whose_run_it_is_and_what_next(keel, held):
         assert words in shown
 
 
+def test_info_and_list_fit_the_terminal_and_a_command_stays_whole(keel, held, monkeypatch):
+    """A line of counts was 117 columns wide; parted, its words and their order are the same."""
+    from rich.console import Console
+
+    from keel.cli import console
+
+    shown = {}
+    for columns in (40, 60, 80, 400):
+        monkeypatch.setattr(console, "stdout", Console(highlight=False, width=columns))
+        info, listed = keel("info", held).out, keel("ls", held).out
+        for row in info.splitlines():
+            assert len(row) <= columns or " " not in row[13:] or row.startswith("next "), row
+        for row in listed.splitlines()[1:]:  # the first is a path and a model, to be copied
+            assert len(row) <= columns or " " not in row.strip(), row
+        shown[columns] = info.split()
+        assert "next         keel drift held TALK.json --replay\n" in info
+    assert shown[40] == shown[60] == shown[80] == shown[400]
+
+
 def test_info_on_a_run_without_floors_says_how_to_make_them(keel, bare):
     assert "next         keel calibrate bare\n" in keel("info", bare).out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,9 @@ Examples:
 
     keel info runs/demo --json
 """
+
+_NAME_COLUMNS = 13
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def ls(
@@ -71,7 +75,11 @@ def info(run: console.Run, json: console.Json = False) -> None:
         console.print_json(record)
         return
     for name, text in _lines(record):
-        console.stdout.print(f"{name:<13}{text}", markup=False, soft_wrap=True)
+        # A command is to be copied: it stays one line, whatever the terminal's width.
+        columns = len(text) if name == "next" else console.stdout.width - _NAME_COLUMNS
+        for row in textwrap.wrap(text, max(columns, 20), **_WHOLE_WORDS) or [""]:
+            console.stdout.print(f"{name:<{_NAME_COLUMNS}}{row}", markup=False, soft_wrap=True)
+            name = ""
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -224,7 +232,8 @@ def _print_row(record: dict[str, Any]) -> None:
         if record["missing"]:
             second += f"; missing: {', '.join(record['missing'])}"
     console.stdout.print(first, style="bold", markup=False, soft_wrap=True)
-    console.stdout.print(f"  {second}", markup=False, soft_wrap=True)
+    for row in textwrap.wrap(second, max(console.stdout.width - 2, 20), **_WHOLE_WORDS):
+        console.stdout.print(f"  {row}", markup=False, soft_wrap=True)
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
