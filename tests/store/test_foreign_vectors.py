@@ -12,6 +12,7 @@ import torch
 
 from keel.errors import CorruptArtifactError, UsageError
 from keel.store import (
+    ROWS_ASSUMED,
     export_gguf_control_vector,
     export_lm_eval_steering,
     load_axis,
@@ -105,6 +106,27 @@ def test_persona_vectors_rows_begin_with_the_embedding(tmp_path: Path):
     for more in ({"identity": MODEL}, {"first_row": "embedding"}):
         arguments: dict[str, Any] = {"orientation": "role-ward", **more}
         assert torch.equal(load_axis(tmp_path / "mine.pt", **arguments).vector, -VECTORS)
+
+
+def test_what_was_assumed_of_the_first_row_stands_with_the_axis(tmp_path: Path):
+    """An even number of rows was taken as blocks in silence; 27 blocks and the embedding make 28.
+
+    By the model, by `first_row` and by the reference's names nothing is assumed.
+    """
+    for name in ("mine.pt", "axis.pt"):
+        torch.save(VECTORS, tmp_path / name)
+    np.save(tmp_path / "v.npy", VECTORS.numpy())
+    np.savez(tmp_path / "v.npz", v=VECTORS.numpy())
+
+    def assumed(name: str, **more: Any) -> bool:
+        axis = load_axis(tmp_path / name, orientation="assistant-ward", **more)
+        return axis.provenance.get("rows_in_file") == ROWS_ASSUMED
+
+    assert all(assumed(name) for name in ("mine.pt", "v.npy", "v.npz"))
+    assert not assumed("axis.pt")
+    assert not assumed("v.npy", first_row="block-0")
+    assert not assumed("v.npy", first_row="embedding")
+    assert not assumed("v.npy", identity=MODEL)
 
 
 @pytest.mark.parametrize("name", ["m.gguf", "rows.npz", "rows.pt", "steer.pt"])

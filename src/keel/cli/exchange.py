@@ -101,7 +101,7 @@ def import_(
     read: Keel's vectors point towards the Assistant. From a URL (s3://, gs://, hf://, file://) a
     whole run is fetched, as `keel export --to run` put it there.
     """
-    from keel.store import load_axis, load_floors, pull_run, save_axis, save_floors
+    from keel.store import ROWS_ASSUMED, load_axis, load_floors, pull_run, save_axis, save_floors
 
     of_axis = {"--orientation": orientation, "--first-row": first_row}
     if "://" in source:
@@ -124,6 +124,14 @@ def import_(
         }
     else:
         axis = load_axis(source, identity=identity, orientation=orientation, first_row=first_row)
+        if axis.provenance.get("rows_in_file") == ROWS_ASSUMED:
+            console.stderr.print(
+                f"{source} is read as the outputs of blocks 0 to {len(axis.vector) - 1}, which it "
+                "does not say; if its first row is the embedding's, as in hidden_states, add "
+                "--first-row embedding; --model MODEL tells which",
+                markup=False,
+                soft_wrap=True,
+            )
         save_axis(axis, out)
         written = {"axis": out, "layers": len(axis.vector), "hidden_size": axis.vector.shape[1]}
     _show(written, json)

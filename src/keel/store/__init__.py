@@ -11,6 +11,7 @@ from keel.store.folder import RunFolder, SweepWork
 from keel.store.foreign import export_capping_config_pt
 from keel.store.foreign_axes import (
     PUBLISHED,
+    ROWS_ASSUMED,
     FirstRow,
     PublishedAxis,
     export_axis_pt,
@@ -28,6 +29,7 @@ from keel.store.studies import AnsweredTurns, StudyFolder
 
 __all__ = [
     "PUBLISHED",
+    "ROWS_ASSUMED",
     "AnsweredTurns",
     "ArmRecord",
     "Borrowed",

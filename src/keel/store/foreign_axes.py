@@ -65,6 +65,10 @@ _BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|direction)[._]?(\d+)$|^(\d+)$
 """Names of one block's vector: `direction.3`, `layers.3`, `transformer.h.3`, `layer_3`, `3`."""
 _PERSONA_VECTORS = re.compile(r"_(?:prompt|response)_(?:avg|last)_diff$")
 """How persona_vectors calls its files; their rows are of `hidden_states`."""
+_IS_BY_BLOCK = re.compile("axis|contrast").search
+"""Whether a file is called as the reference calls its own, which have a row for each block."""
+ROWS_ASSUMED = "block 0 first: assumed, since neither the file nor a model says it"
+"""What `provenance["rows_in_file"]` holds of a tensor whose first row nothing tells."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,8 @@ def _of_content(
     starts = first_row or _first_row(path, len(vector_LD), identity, is_named=is_named)
     is_hidden = starts == "embedding"
     facts = {"rows_in_file": "hidden_states: the last is after the final norm"} if is_hidden else {}
+    if first_row is None and identity is None and not is_hidden and not _IS_BY_BLOCK(path.name):
+        facts = {"rows_in_file": ROWS_ASSUMED}
     rows_LD = vector_LD[1:] if starts == "embedding" else vector_LD
     if identity is not None and first_row is not None and len(rows_LD) != identity.layers:
         raise UsageError(
@@ -217,7 +223,7 @@ def _first_row(
         return "embedding" if count == identity.layers + 1 else "block-0"
     if _PERSONA_VECTORS.search(path.stem):
         return "embedding"
-    if count % 2 and not is_named and "axis" not in path.name and "contrast" not in path.name:
+    if count % 2 and not is_named and not _IS_BY_BLOCK(path.name):
         raise UsageError(
             f"{path} has {count} rows: {count} blocks, or {count - 1} and the embedding in front, "
             "as in hidden_states; say which with --model MODEL, or with --first-row block-0 or "
