@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from keel.cli.axes import run_of
 from keel.cli.options import Given
 from keel.cli.serve import source_of
 from keel.errors import MissingArtifactError
@@ -177,6 +178,30 @@ def test_what_cannot_be_taken_from_elsewhere_is_refused(keel, held, model, case)
     assert len(notes) <= 2
     found = type(found)(found.code, found.out, found.err.splitlines()[-1])
     check_refused(found, *words)
+
+
+def test_what_an_axis_from_elsewhere_lacks_comes_with_a_remedy_that_helps(keel, held, model):
+    """`keel calibrate` was the remedy, which has no answers to read there; the model came first."""
+    publish(held, Path("bare"), has_floors=False)
+    publish(held, Path("axes"))
+    bare = source_of_axis(model, "bare")
+    with_floors = source_of_axis(model, "axes", SETTING)
+    own = f"keel extract {model} -o runs/mine && keel calibrate runs/mine"
+    for arguments in (
+        ("calibrate", bare),
+        ("calibrate", with_floors, "--sweep"),
+        ("evaluate", bare, "jailbreak", "--arms", "capped"),
+        ("evaluate", with_floors, "jailbreak", "--arms", "capped,random-lift"),
+        ("drift", "study", bare, "--arms", "none,capped"),
+    ):
+        check_refused(keel(*arguments), own)
+    assert own in keel("info", bare).out
+    assert keel("drift", "study", with_floors, "--arms", "none,capped", "--dry-run").code == 0
+
+
+def source_of_axis(model: Path, axis: str, setting: str | None = None) -> Path:
+    """The folder in which `keel chat MODEL --axis AXIS` keeps what it took."""
+    return run_of(model, Given({"--axis": axis}), setting)
 
 
 def test_a_server_takes_floors_alone_with_the_model_beside_them(held, model):

@@ -64,9 +64,16 @@ def calibrate(
     it are measured on items of a suite, and one is recommended. It goes on where it stopped.
     """
     from keel import pipeline
+    from keel.errors import MissingArtifactError
     from keel.store import RunFolder, open_run
 
     opened, given = open_run(run), with_heights(given)
+    layers = len(opened.axis.vector)
+    if not opened.has_map:
+        raise MissingArtifactError(
+            f"{run} holds an axis from elsewhere, and no answers to calibrate on; "
+            f"{opened.floors_remedy}"
+        )
     usual = given.names(CalibrateSettings())
     if sweep:
         only_usual = [name for name in usual if name not in given.names(SweepSettings())]
@@ -78,7 +85,7 @@ def calibrate(
     _refuse([*only_sweep, *["--dry-run"] * dry_run], "these are of --sweep")
     settings = given.over(CalibrateSettings())
     for band in settings.bands:
-        band.check_fits(len(opened.axis.vector))
+        band.check_fits(layers)
     RunFolder(run).check_free()
     engine = console.open_model(opened.identity.model_id, given.over(OpeningSettings()))
     with console.progress() as progress:

@@ -152,11 +152,15 @@ class EvaluationRequest:
         for arm in arms:
             if arm.is_step or not (arm.is_control or arm.kind == "capped"):
                 continue
-            if not self.run.has_calibration:
-                path = self.run.path
+            if not self.run.has_floors:
                 raise MissingArtifactError(
-                    f"{path} has no floors, which the arm {arm.name!r} takes; make them: keel "
-                    f"calibrate {path}; or leave it out of --arms"
+                    f"{self.run.path} has no floors, which the arm {arm.name!r} takes; "
+                    f"{self.run.floors_remedy}; or leave it out of --arms"
+                )
+            if arm.is_control and not self.run.has_map:
+                raise MissingArtifactError(
+                    f"{self.run.path} has no answers, on which the floors of the arm {arm.name!r} "
+                    f"are matched with the cap's; leave it out of --arms, or {self.run.own_remedy}"
                 )
             if arm.setting:
                 self.run.floors_named(arm.setting)

@@ -121,10 +121,9 @@ def check_study(run: Run, settings: DriftStudySettings) -> None:
     for spec in specs:
         if spec.kind == "capped":
             floors_of(run, spec.setting or None)
-            if not run.has_calibration:
+            if not run.has_floors:
                 raise MissingArtifactError(
-                    f"{run.path} has no floors for the arm {spec.name}; make them: keel calibrate "
-                    f"{run.path}"
+                    f"{run.path} has no floors for the arm {spec.name}; {run.floors_remedy}"
                 )
 
 

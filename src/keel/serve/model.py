@@ -76,8 +76,8 @@ def _floors(run: Run, setting: str | None) -> Floors | None:
     floors = pipeline.floors_of(run, setting)
     if floors is None:
         raise MissingArtifactError(
-            f"{run.path} has no floors, and answers would be uncapped; make them: keel calibrate "
-            f"{run.path}, or ask for the model as it is: setting={UNSTEERED}"
+            f"{run.path} has no floors, and answers would be uncapped; {run.floors_remedy}; or ask "
+            f"for the model as it is: setting={UNSTEERED}"
         )
     return floors
 

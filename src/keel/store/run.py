@@ -121,9 +121,14 @@ class Run:
     def floors_remedy(self) -> str:
         """How to get floors, in words and with the command."""
         if self.manifest.kind == layout.BORROWED:
-            model = self.identity.model_id
-            return f"give some with --floors FILE, or extract an axis: keel extract {model} -o RUN"
+            return f"give some with --floors FILE, or {self.own_remedy}"
         return f"make them: keel calibrate {self.path}"
+
+    @property
+    def own_remedy(self) -> str:
+        """How to get a run of the same model that lacks nothing, in words and with the command."""
+        commands = f"keel extract {self.identity.model_id} -o runs/mine && keel calibrate runs/mine"
+        return f"make a run of your own: {commands}"
 
     @property
     def has_traits(self) -> bool:

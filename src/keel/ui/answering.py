@@ -262,8 +262,7 @@ class SideBySide:
         floors = pipeline.floors_of(self.run, setting)
         if floors is None:
             raise MissingArtifactError(
-                f"{self.run.path} has no floors, so nothing can be capped; make them: "
-                f"keel calibrate {self.run.path}"
+                f"{self.run.path} has no floors, so nothing can be capped; {self.run.floors_remedy}"
             )
         return floors
 

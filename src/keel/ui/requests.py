@@ -135,8 +135,7 @@ def described(model: SideBySide, settings: UiSettings) -> dict[str, Any]:
         "chosen": chosen,
         "no_floors": None
         if chosen
-        else f"This run has no floors, so nothing can be capped. Make them: keel calibrate "
-        f"{run.path}",
+        else f"This run has no floors, so nothing can be capped; {run.floors_remedy}",
         "knows_norm": bool(run.axis.residual_norm[run.axis.layer].isfinite()),
         "system": settings.system or "",
         "max_new_tokens": settings.sampling.max_new_tokens,
