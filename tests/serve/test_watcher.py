@@ -162,6 +162,19 @@ def test_a_cut_answer_that_is_continued_is_one_turn(store):
     assert series["keel_drift_state_misses"] == {("tiny",): 0}
 
 
+def test_a_first_answer_that_is_continued_begins_one_conversation(store):
+    """It counted as two, of which the fleet's rule expects twice the alarms."""
+    watching = watcher(store)
+    judged(watching, ["q1"], 1.0, answer="The sea")
+    for begun, text in (("The sea", " is"), ("The sea is", " wide")):
+        judged(watching, ["q1", begun], 0.9, answer=text, **CONTINUED)
+    judged(watching, ["q1", "The sea is wide", "q2"], 0.8)
+    judged(watching, ["other"], 1.0)
+    series = {each.name: each.values for each in watching.series("tiny")}
+    assert series["keel_drift_conversations"] == {("tiny",): 2}
+    assert sum(minute["begun"] for minute in watching.recent()["minutes"]) == 2
+
+
 def test_an_alarm_of_a_cut_answer_stays_when_it_is_continued(store):
     watching = watcher(store)
     texts = ["q0"]

@@ -142,7 +142,8 @@ class Watcher:
             counts["alarms"] = 1.0
         if past is None and turn.turn.key is not None and turn.turn.id is None:
             counts["misses"] = 1.0
-        is_first = not before.gaps
+        cut = self._kept(turn.turn.cut_key)
+        is_first = not before.gaps and not (cut and cut.gaps)
         if is_first:
             counts["conversations"] = 1.0
         after = before.after(state, gaps)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from keel.alarm import Alarm
 from keel.engines.vllm.deployment import KEY, OFF, ServeEnvironment
 from keel.engines.vllm.front import CURRENT, SETTING_HEADER, Front, RequestSetting, settle
 from keel.engines.vllm.gate import VARIABLE, FloorsChange, Gate
@@ -18,8 +19,9 @@ from keel.engines.vllm.naming import PROBE_HEADER
 from keel.engines.vllm.serving import deployment_for
 from keel.errors import UsageError
 from keel.store import save_floors
-from keel.types import Floor, Floors
-from tests.engines.vllm.toys import direction
+from keel.store.alarms import write_alarm
+from keel.types import Floor, Floors, ModelIdentity
+from tests.engines.vllm.toys import HIDDEN, direction
 
 FORM = "application/x-www-form-urlencoded"
 LOW = Floors((Floor(2, direction(2), 1.0),), "low")
@@ -92,7 +94,7 @@ class Vllm:
         self.state = SimpleNamespace(
             vllm_config=config, args=SimpleNamespace(root_path="", **{**given, **args})
         )
-        self.deployment, self.kind, self.seen = deployment, kind, []
+        self.deployment, self.kind, self.seen, self.watched = deployment, kind, [], []
 
     async def __call__(self, scope, receive, send):
         body = b""
@@ -105,6 +107,7 @@ class Vllm:
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 await send({"type": "http.response.body", "body": b'{"data": [{"id": "m"}]}'})
                 return
+            self.watched.append(CURRENT.get() is not None and CURRENT.get().watch is not None)
             params = SimpleNamespace(extra_args=None)
             if self.kind != "text/event-stream":
                 settle(params, self.deployment)
@@ -192,6 +195,22 @@ def test_a_gate_that_is_closed_keeps_health_red_and_lets_the_probe_alone_in(
     assert ask(front, "/health", method="GET")[0] == ask(front, "/v1/completions", {})[0] == 200
     gate.close()
     assert ask(front, "/health", method="GET")[0] == 503
+
+
+def test_the_probe_of_keel_serve_is_no_conversation_and_is_not_watched(
+    source, monkeypatch, gate, tmp_path
+):
+    """Its text is far from an assistant's. Each canary was four conversations of one turn, which
+    could alarm, and all there were on a server without clients."""
+    identity = ModelIdentity(model_id="m", layers=6, hidden_size=HIDDEN)
+    alarm = Alarm(1, direction(3), 0.0, 1.0, (1.0,), 0.3, 0.3, 1.0, identity)
+    write_alarm(alarm, tmp_path / "alarm.json")
+    watching = {"KEEL_ALARM": str(tmp_path / "alarm.json"), VARIABLE: str(gate.folder)}
+    front = front_of(source, monkeypatch, **watching)
+    gate.open()
+    for headers in ({}, {PROBE_HEADER: gate.key}, {PROBE_HEADER: "guess"}):
+        assert ask(front, "/v1/completions", {}, **headers)[0] == 200
+    assert front.app.watched == [True, False, True]
 
 
 KEEPER = '''

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from threading import Thread
@@ -149,7 +149,9 @@ class Front:
         self.fault = ""
         """Why this server must answer nobody; empty where it may."""
         self.reader = EngineReader()
-        self.sums = SumsReader(_watched_sums)
+        self.sums = SumsReader(
+            lambda client, keys: _call_workers(client, "watched_sums", list(keys))
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -187,7 +189,7 @@ class Front:
         elif deployment is not None and path in _DESCRIBED:
             await self.app(scope, receive, _with_facts(send, _facts(deployment, live)))
         elif deployment is not None and scope["method"] == "POST":
-            await self._hold(scope, receive, send, deployment, live)
+            await self._hold(scope, receive, send, deployment, live, is_probe=is_probe)
         else:
             await self.app(scope, receive, send)
 
@@ -287,8 +289,10 @@ class Front:
         send: Send,
         deployment: Deployment,
         live: LiveFloors | None,
+        *,
+        is_probe: bool,
     ) -> None:
-        """Pass a request on under the setting that it names."""
+        """Pass a request on under the setting that it names; a probe's is no conversation."""
         raw, receive = await read_body(receive)
         environment = None if live is None else live.environment
         deployment = deployment if live is None else live.under(deployment)
@@ -297,7 +301,8 @@ class Front:
             check_beside_body(_headers(scope), scope["query_string"].decode("latin-1"))
             body = parsed(raw, _header(scope, "content-type"))
             name = _meant(named_setting(body, served), deployment, environment)
-            watch = None if deployment.watched_layer is None else WatchedRequest(self.sums)
+            is_watched = deployment.watched_layer is not None and not is_probe
+            watch = WatchedRequest(self.sums) if is_watched else None
             current = RequestSetting(name, self._allowed(scope), watch=watch, live=live)
             if current.name is not None:
                 check_request({KEY: current.name}, deployment, environment)
@@ -446,10 +451,6 @@ async def _call_workers(client: Any, method: str, *arguments: Any) -> list[Any]:
     call = client.engine_core.call_utility_all_async
     engines = await call("collective_rpc", "keel_call", None, (method, *arguments), None)
     return [worker for engine in engines for worker in engine]
-
-
-async def _watched_sums(client: Any, keys: Sequence[str]) -> list[Any]:
-    return await _call_workers(client, "watched_sums", list(keys))
 
 
 def _streamed(
