@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from keel.errors import EndpointError, UsageError
+from keel.errors import EndpointError
 
 _ROOM = 1000
 _TRIES, _FIRST_PAUSE_S, _TIMEOUT_S = 4, 0.5, 5.0
@@ -100,12 +100,7 @@ def jsonl_sink(path: Path) -> Sink:
 def webhook_sink(
     url: str, *, first_pause_s: float = _FIRST_PAUSE_S, timeout_s: float = _TIMEOUT_S
 ) -> Sink:
-    """Every new alarm as a JSON object that is posted to `url`, four times where it fails.
-
-    Raises UsageError for a URL that is not one of HTTP.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"the webhook is {url!r}, expected a URL that begins with http")
+    """Every new alarm as a JSON object that is posted to `url`, four times where it fails."""
     client = httpx.Client(timeout=timeout_s)
 
     def post(event: Event) -> None:

@@ -63,26 +63,21 @@ WATCHED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v
 
 def watcher_of(environment: MutableMapping[str, str]) -> Watcher:
     """The watcher that a server's environment names. Raises UsageError where there is no alarm."""
-    alarm = fitting_alarm(ServeEnvironment.of(environment))
-    if alarm is None:
+    served = ServeEnvironment.of(environment)
+    alarm = fitting_alarm(served)
+    if served is None or alarm is None:
         raise UsageError("this server has no alarm that fits; give keel serve --alarm RUN")
     store = ConversationStore(watch_folder(environment) / "conversations.sqlite")
-    rate = environment.get("KEEL_ALARM_RATE")
-    try:
-        given_rate = None if not rate else float(rate)
-    except ValueError:
-        raise UsageError(f"KEEL_ALARM_RATE is {rate!r}, expected a share such as 0.01") from None
-    alarm.threshold(given_rate)
-    listeners = tuple(_sinks(environment))
-    return Watcher(alarm, store, Namer(store.secret), listeners, given_rate)
+    listeners = tuple(_sinks(environment, served.alarm_webhook))
+    return Watcher(alarm, store, Namer(store.secret), listeners, served.alarm_rate)
 
 
-def _sinks(environment: Mapping[str, str]) -> Iterator[Sink]:
-    """Where verdicts go beside the answers. Raises UsageError for a value that makes no sense."""
+def _sinks(environment: Mapping[str, str], webhook: str | None) -> Iterator[Sink]:
+    """Where verdicts go beside the answers."""
     if environment.get("KEEL_ALARM_LOG"):
         yield jsonl_sink(Path(environment["KEEL_ALARM_LOG"]))
-    if environment.get("KEEL_ALARM_WEBHOOK"):
-        yield webhook_sink(environment["KEEL_ALARM_WEBHOOK"])
+    if webhook is not None:
+        yield webhook_sink(webhook)
     if environment.get("KEEL_ALARM_OTEL", "0") not in ("", "0"):
         yield otel_sink()
 

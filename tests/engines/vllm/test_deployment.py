@@ -132,3 +132,15 @@ def test_settings_and_keys_are_lists():
 def test_a_grant_without_settings_or_without_a_key_is_refused(grants):
     with pytest.raises(UsageError, match="KEEL_ALLOW_KEYS"):
         ServeEnvironment.of({"KEEL_FLOORS": "run", "KEEL_ALLOW_KEYS": grants, "ALICE": "s3cret"})
+
+
+@pytest.mark.parametrize("rate", ["0", "0.5", "1", "-0.01", "nan", "1 %"])
+def test_a_rate_of_alarms_that_is_no_share_is_refused_before_a_model_is_loaded(rate):
+    with pytest.raises(UsageError, match="KEEL_ALARM_RATE is .*, expected a share between 0"):
+        ServeEnvironment.of({"KEEL_FLOORS": "run", "KEEL_ALARM_RATE": rate})
+
+
+@pytest.mark.parametrize("url", ["localhost:9000/alarms", "ftp://x/", "/alarms"])
+def test_a_webhook_that_is_no_address_is_refused_before_a_model_is_loaded(url):
+    with pytest.raises(UsageError, match="KEEL_ALARM_WEBHOOK is .*, expected a URL"):
+        ServeEnvironment.of({"KEEL_FLOORS": "run", "KEEL_ALARM_WEBHOOK": url})

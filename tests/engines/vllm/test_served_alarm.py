@@ -46,6 +46,27 @@ def test_an_alarm_that_fits_is_watched_by(environment, tmp_path):
     assert "conversations watched at layer 1" in line_of(facts(environment))
 
 
+def test_the_rate_is_the_servers_where_it_has_its_own(environment, tmp_path):
+    """`/keel` named the alarm's own, 0.01, of a server that was started with 0.3."""
+    write_alarm(FITS, tmp_path / "alarm.json")
+    assert facts(environment)["watching"]["rate"] == FITS.rate == 0.01
+    assert facts(replace(environment, alarm_rate=0.3))["watching"]["rate"] == 0.3
+
+
+def test_a_rate_that_an_alarm_was_not_tuned_for_is_named_before_a_model_is_loaded(
+    environment, tmp_path
+):
+    """The server loaded its model and ended with a traceback."""
+    tuned = replace(FITS, statistic="glr", thresholds={"0.01": 5.0}, horizon=12)
+    write_alarm(tuned, tmp_path / "alarm.json")
+    other = replace(environment, alarm_rate=0.05)
+    assert deployment_for(environment).watched_layer == 1
+    assert deployment_for(other).watched_layer is None
+    assert "tuned for the rates 0.01, not for 0.05" in facts(other)["watching"]["reason"]
+    with pytest.raises(UsageError, match="not for 0.05"):
+        deployment_for(replace(other, requires_alarm=True))
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

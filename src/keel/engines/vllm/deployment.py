@@ -149,6 +149,10 @@ class ServeEnvironment:
     """`KEEL_ALARM_REQUIRED=1`: a server that cannot watch does not start."""
     alarm_action: str | None = None
     """`KEEL_ALARM_ACTION`: what is done with the next turn of a conversation that has alarmed."""
+    alarm_rate: float | None = None
+    """`KEEL_ALARM_RATE`: share of default conversations that alarm; None for the alarm's own."""
+    alarm_webhook: str | None = None
+    """`KEEL_ALARM_WEBHOOK`: URL to which every new alarm is posted."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> ServeEnvironment | None:
@@ -184,7 +188,29 @@ class ServeEnvironment:
             environment.get("KEEL_ALARM") or None,
             _switch(environment, "KEEL_ALARM_REQUIRED"),
             environment.get("KEEL_ALARM_ACTION") or None,
+            _rate(environment.get("KEEL_ALARM_RATE") or None),
+            _webhook(environment.get("KEEL_ALARM_WEBHOOK") or None),
         )
+
+
+def _rate(given: str | None) -> float | None:
+    try:
+        rate = None if given is None else float(given)
+    except ValueError:
+        rate = math.nan
+    if rate is not None and not 0 < rate < 0.5:
+        raise UsageError(
+            f"KEEL_ALARM_RATE is {given!r}, expected a share between 0 and 0.5, such as 0.01"
+        )
+    return rate
+
+
+def _webhook(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UsageError(
+            f"KEEL_ALARM_WEBHOOK is {url!r}, expected a URL that begins with http:// or https://"
+        )
+    return url
 
 
 def _admin(environment: Mapping[str, str]) -> str | None:

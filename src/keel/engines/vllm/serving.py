@@ -88,12 +88,14 @@ def _alarm_at(path: str) -> Alarm:
 def alarm_of(environment: ServeEnvironment) -> Alarm | None:
     """The alarm that fits the server's model and floors; None where none is wanted.
 
-    Raises KeelError for a file that cannot be read, an alarm of another model, and for one that
-    reads where some setting holds: there every turn stands at its floor.
+    Raises KeelError for a file that cannot be read, an alarm of another model, one that was not
+    tuned for the server's rate, and for one that reads where some setting holds: there every turn
+    stands at its floor.
     """
     if environment.alarm is None:
         return None
     alarm = _alarm_at(environment.alarm)
+    alarm.threshold(environment.alarm_rate)
     for name, floors in held_settings(environment).items():
         if floors.identity is not None:
             alarm.check_model(floors.identity)
@@ -260,7 +262,7 @@ def _watching(environment: ServeEnvironment, deployment: Deployment) -> dict[str
     return {
         "layer": alarm.layer,
         "statistic": alarm.statistic,
-        "rate": alarm.rate,
+        "rate": environment.alarm_rate or alarm.rate,
         "alarm": text_hash(made, 12),
     }
 
