@@ -57,7 +57,8 @@ def url(folder, tmp_path_factory):
     save_floors(bands, path / "floors.safetensors", default="high")
     write_alarm(ALARM, path / "alarm.json")
     options = ("--model", str(folder), "--alarm", str(path / "alarm.json"))
-    with keel_served(path / "floors.safetensors", *options) as url:
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with keel_served(path / "floors.safetensors", *options, arguments=tools) as url:
         yield url
 
 
@@ -156,7 +157,8 @@ def test_turns_after_an_empty_answer_count_on_the_server_as_offline(url, engine,
 
 def test_an_answer_that_is_continued_is_the_turn_that_it_began(url):
     """A client has a cut answer gone on with, and sends both halves as one from then on."""
-    before = metric(url, "keel_drift_state_misses_total")
+    names = ("keel_drift_state_misses_total", "keel_drift_conversations_total")
+    misses, conversations = (float(metric(url, name)) for name in names)
     messages = [{"role": "user", "content": "tell me of the tide"}]
     begun = chat(url, messages)
     texts = [begun["choices"][0]["message"]["content"]]
@@ -172,7 +174,44 @@ def test_an_answer_that_is_continued_is_the_turn_that_it_began(url):
         state, offline = advance(ALARM, replace(state, turns=turn - 1), said["gaps"], 5)
         assert said["state"] == "alarm"  # of these toys', which the continuation keeps
         assert said["evidence"] == pytest.approx(offline.evidence, rel=0.01)
-    assert metric(url, "keel_drift_state_misses_total") == before
+    assert [float(metric(url, name)) for name in names] == [misses, conversations + 1]
+
+
+LOOK = {"type": "object", "properties": {"at": {"enum": ["sea"]}}, "required": ["at"]}
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": LOOK}}]
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "streamed"])
+def test_an_answer_that_calls_a_tool_is_no_turn_and_its_conversation_goes_on(url, is_stream):
+    names = ("keel_drift_state_misses_total", "keel_drift_conversations_total")
+    misses, conversations = (float(metric(url, name)) for name in names)
+    messages = [{"role": "user", "content": f"look at it {is_stream}"}]
+    forced = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 60, "stream": is_stream}
+    reply = chat(url, messages, **forced)
+    assert verdicts(reply) == [{"setting": "high", "state": "unknown"}]
+    call = called(reply)
+    messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    messages.append({"role": "tool", "tool_call_id": call["id"], "content": "grey"})
+    monitor = Monitor(ALARM)
+    for number in range(2):
+        reply = chat(url, messages)
+        (said,) = verdicts(reply)
+        offline = monitor.turn("c", mean=said["gaps"], tokens=5)
+        assert said["evidence"] == pytest.approx(offline.evidence, rel=0.01)
+        messages.append({"role": "assistant", "content": reply["choices"][0]["message"]["content"]})
+        messages.append({"role": "user", "content": f"and then {number}"})
+    assert [float(metric(url, name)) for name in names] == [misses, conversations + 1]
+
+
+def called(reply):
+    """The call of a tool in a chat's reply, put together where it was streamed."""
+    if not isinstance(reply, str):
+        return reply["choices"][0]["message"]["tool_calls"][0]
+    lines = [json.loads(line[6:]) for line in reply.splitlines() if line.startswith("data: {")]
+    deltas = [choice["delta"] for each in lines for choice in each["choices"]]
+    parts = [part for delta in deltas for part in delta.get("tool_calls") or ()]
+    texts = [part["function"].get("arguments") or "" for part in parts]
+    return {**parts[0], "function": {"name": "look", "arguments": "".join(texts)}}
 
 
 def metric(url, name):
