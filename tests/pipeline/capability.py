@@ -1,8 +1,7 @@
-"""`python -m tests.pipeline.capability MODEL RUN SUMS`: a small task, to be killed."""
+"""A small task of lm-eval's on a tiny model."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from keel import pipeline
@@ -16,8 +15,9 @@ from keel.store import RunFolder
 from tests.evaluate.capability.small import CAPPED, PLAIN
 from tests.pipeline.small import open_small
 
-if __name__ == "__main__":
-    model, run, sums = map(Path, sys.argv[1:])
+
+def evaluate_sums(model: Path, run: Path, sums: Path) -> None:
+    """Sums of the user's own under two arms."""
     settings = CapabilitySettings(max_new_tokens=8, batch_size=3)
     task = open_task("gsm8k", settings, data=sums)
     answerer = task_answerer(task, open_small(model))

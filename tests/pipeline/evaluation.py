@@ -1,10 +1,10 @@
-"""`python -m tests.pipeline.evaluation MODEL RUN`: a small evaluation, to be killed."""
+"""A small evaluation of a tiny model."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from keel import pipeline
@@ -91,10 +91,6 @@ def small_evaluation(
     return Evaluation(suite or small_suite(), arms, answerer, judge, RUBRIC, name=name)
 
 
-def tell(stage: str, done: int, total: int) -> None:
-    """A line for every step, for whoever waits with the axe."""
-    print(stage, done, total, flush=True)
-
-
-if __name__ == "__main__":
-    evaluate_small(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=tell)
+def evaluate_aloud(model: Path, run: Path) -> None:
+    """The same with a line for every step, for whoever waits with the axe."""
+    evaluate_small(model, run, on_progress=partial(print, flush=True))

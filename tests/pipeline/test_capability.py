@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +27,9 @@ from keel.store import EvaluationFolder, RunFolder
 from keel.testing import FakeEngine
 from keel.types import EvalResult
 from tests.evaluate.capability.small import CAPPED, DIRECTION, PLAIN, UNREACHED, write_items
+from tests.pipeline.capability import evaluate_sums
 from tests.pipeline.small import open_small, outcome
+from tests.processes import Forked
 
 SETTINGS = CapabilitySettings(max_new_tokens=8, batch_size=3)
 
@@ -101,14 +100,11 @@ def test_interrupted_anywhere_it_ends_as_one_that_was_left_alone(
 def test_killed_it_ends_as_one_that_was_left_alone(
     run, files, model_folder, engine, whole_evaluation
 ):
-    command = [sys.executable, "-m", "tests.pipeline.capability", model_folder, run.path]
-    child = subprocess.Popen([*map(str, command), str(files["gsm8k"])])
+    data = Path(files["gsm8k"])
+    child = Forked.of(evaluate_sums, model_folder, run.path, data, folder=run.path.parent)
     place = EvaluationFolder(run, "gsm8k")
-    deadline = time.monotonic() + 240
-    while not place.committed("none") and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.wait_for(lambda: place.committed("none"))
+    child.end(signal.SIGKILL)
     assert place.committed("none"), "it ended before a batch was kept"
     evaluate(engine, run, asked(files))
     assert outcome(run.path) == outcome(whole_evaluation)

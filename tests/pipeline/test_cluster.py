@@ -7,11 +7,8 @@ is shared but the disk. One thread everywhere: how many add up a sum changes its
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +26,7 @@ from keel.errors import ModelLoadError
 from keel.rollouts import Cluster, ClusterSettings, open_cluster
 from keel.store import RunFolder
 from tests.pipeline.small import INPUTS, ROLLOUTS, ROWS, SETTINGS, open_small, outcome, stopping_at
+from tests.processes import Forked, keel_command
 
 pytest.importorskip("ray")
 _STORE_BYTES = 80 * 1024 * 1024
@@ -227,60 +225,36 @@ def test_what_fails_on_another_machine_is_said_in_one_line_that_names_it(two: Ma
         pass
 
 
-@dataclass
-class Command:
-    """`keel extract` in a process of its own, in a folder of its own: 7 batches of a tiny model."""
-
-    folder: Path
-    process: subprocess.Popen[str]
-
-    @classmethod
-    def on(cls, model: Path, folder: Path, *options: str) -> Command:
-        folder.mkdir(exist_ok=True)
-        sizes = ["--role-count", "20", "--question-count", "16", "--max-new-tokens", "8"]
-        how = ["--device", "cpu", "--dtype", "float32", "--json", *options]
-        command = ["extract", str(model), "-o", "run", *sizes, *how]
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from keel.cli import main; main({command!r})"],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return cls(folder, process)
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate()
-        return self.process.returncode, out, err
+def extracting(model: Path, folder: Path, *options: str) -> Forked:
+    """`keel extract` in a folder of its own: 7 batches of a tiny model."""
+    sizes = ["--role-count", "20", "--question-count", "16", "--max-new-tokens", "8"]
+    how = ["--device", "cpu", "--dtype", "float32", "--json", *options]
+    words = ["extract", str(model), "-o", "run", *sizes, *how]
+    return Forked.of(keel_command, *words, folder=folder)
 
 
 def test_a_command_killed_and_given_again_makes_the_run_of_one_process(
     two: Machines, model_folder, tmp_path
 ):
     """The process that gathers and writes is killed with -9; Ray sweeps its engines away."""
-    code, _, said = Command.on(model_folder, tmp_path / "alone").end()
+    code, _, said = extracting(model_folder, tmp_path / "alone").end()
     assert code == 0, said
     how = ("--cluster", two.address, "--actors", "2")
-    first = Command.on(model_folder, tmp_path / "many", *how)
+    first = extracting(model_folder, tmp_path / "many", *how)
     folder = RunFolder(tmp_path / "many" / "run")
-    while first.process.poll() is None and len(folder.committed()) < 2:
-        time.sleep(0.01)
-    first.process.send_signal(signal.SIGKILL)
-    assert first.end()[0] == -signal.SIGKILL
+    first.wait_for(lambda: len(folder.committed()) >= 2)
+    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
     assert 2 <= len(folder.committed()) < 7
-    code, out, said = Command.on(model_folder, tmp_path / "many", *how).end()
+    code, out, said = extracting(model_folder, tmp_path / "many", *how).end()
     assert code == 0, said
     assert json.loads(out)["run"] == "run", "Ray's words are for stderr"
     assert outcome(folder.path) == outcome(tmp_path / "alone" / "run")
 
 
 def test_ctrl_c_ends_it_with_130_and_its_engines_with_it(two: Machines, model_folder, tmp_path):
-    command = Command.on(model_folder, tmp_path / "many", "--cluster", two.address, "--actors", "2")
-    while command.process.poll() is None and not two.engines():
-        time.sleep(0.05)
-    command.process.send_signal(signal.SIGINT)
-    code, _, said = command.end()
+    command = extracting(model_folder, tmp_path / "many", "--cluster", two.address, "--actors", "2")
+    command.wait_for(lambda: bool(two.engines()))
+    code, _, said = command.end(signal.SIGINT)
     assert code == 130
     assert said.splitlines()[-1] == "keel: interrupted; run the same command again to go on"
     assert two.engines_are_gone()

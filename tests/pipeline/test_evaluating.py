@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,11 +19,13 @@ from tests.pipeline.evaluation import (
     ITEMS,
     RUBRIC,
     Counting,
+    evaluate_aloud,
     evaluate_small,
     small_evaluation,
     small_suite,
 )
 from tests.pipeline.small import files, open_small
+from tests.processes import Forked
 
 
 def kept(run: RunFolder) -> dict[str, bytes]:
@@ -227,15 +224,14 @@ def test_killed_again_and_again_it_ends_as_one_that_was_not(evaluated, twin, mod
     """Five kills, each some steps and some milliseconds further on than the one before."""
     moments = random.Random(0)
     for _ in range(5):
-        with _working(model_folder, twin.path) as process:
-            for _ in range(moments.randint(1, 25)):
-                process.stdout.readline()
-            time.sleep(moments.uniform(0, 0.05))
-            process.kill()
+        working = Forked.of(evaluate_aloud, model_folder, twin.path, folder=twin.path.parent)
+        working.wait_for_lines(moments.randint(1, 25))
+        time.sleep(moments.uniform(0, 0.05))
+        working.end(signal.SIGKILL)
         assert twin.read().evaluations().keys() <= {"odd"}
-    with _working(model_folder, twin.path) as process:
-        process.stdout.read()
-        assert process.wait() == 0
+    last = Forked.of(evaluate_aloud, model_folder, twin.path, folder=twin.path.parent)
+    code, _, said = last.end()
+    assert code == 0, said
     assert kept(twin) == kept(evaluated)
 
 
@@ -257,11 +253,3 @@ def test_a_price_of_other_items_than_it_was_begun_with_is_refused(evaluated, mod
         pipeline.price_evaluation(evaluated, other, measure=False)
     price = pipeline.price_evaluation(evaluated, other, measure=False, overwrite=True)
     assert price["answers"] == 2 * 2 * ITEMS
-
-
-@contextmanager
-def _working(model: Path, run: Path) -> Iterator[Any]:
-    """The evaluation in a process of its own, on one thread as here."""
-    command = [sys.executable, "-m", "tests.pipeline.evaluation", str(model), str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield process

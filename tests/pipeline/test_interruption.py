@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +30,7 @@ from tests.pipeline.small import (
     outcome,
     stopping_at,
 )
+from tests.processes import Forked, keel_command
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 12, ROLLOUTS])
@@ -114,70 +112,39 @@ def test_a_folder_that_another_process_works_on_is_refused(engine, run: RunFolde
     assert files(run.path) == before
 
 
-@dataclass
-class Working:
-    """`keel extract` in a process of its own."""
+def extracting(model: Path, run: Path) -> Forked:
+    """`keel extract` started; 20 roles and 16 questions make 7 batches and some seconds of work."""
+    sizes = ["--role-count", "20", "--question-count", "16", "--max-new-tokens", "8"]
+    return keel(run, "extract", str(model), "-o", run.name, *sizes, "--device", "cpu")
 
-    run: Path
-    process: subprocess.Popen[str]
 
-    @classmethod
-    def on(cls, model: Path, run: Path) -> Working:
-        """Started; 20 roles and 16 questions make 7 batches and some seconds of work."""
-        run.parent.mkdir(exist_ok=True)
-        sizes = ["--role-count", "20", "--question-count", "16", "--max-new-tokens", "8"]
-        return cls.at(run, ["extract", str(model), "-o", run.name, *sizes, "--device", "cpu"])
-
-    @classmethod
-    def at(cls, run: Path, command: list[str]) -> Working:
-        """A command started beside a run."""
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from keel.cli import main; main({command!r})"],
-            cwd=run.parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return cls(run, process)
-
-    def wait_for(self, claim: Callable[[], bool]) -> None:
-        """Until it is so, or the process has ended."""
-        while self.process.poll() is None and not claim():
-            time.sleep(0.002)
-
-    def is_at_work(self) -> bool:
-        """Whether it holds the lock and has written down its plan."""
-        return (self.run / ".lock-owner.json").exists() and (self.run / "plan.json").exists()
-
-    def end(self, how: signal.Signals | None = None) -> tuple[int, str]:
-        """Its exit code and what it said on stderr, after a signal or of its own accord."""
-        if how is not None:
-            self.process.send_signal(how)
-        said = self.process.communicate()[1]
-        return self.process.returncode, said
+def keel(run: Path, *words: str) -> Forked:
+    """A command started beside a run."""
+    return Forked.of(keel_command, *words, folder=run.parent)
 
 
 @pytest.fixture(scope="module")
 def reference(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run in a process of its own that nothing interrupted."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    code, said = Working.on(model_folder, run).end()
+    code, _, said = extracting(model_folder, run).end()
     assert code == 0, said
     return outcome(run)
 
 
 @pytest.fixture
-def working(model_folder: Path, tmp_path: Path) -> Iterator[Working]:
-    """`keel extract` at work; killed afterwards if it still is."""
-    working = Working.on(model_folder, tmp_path / "run")
+def working(model_folder: Path, tmp_path: Path) -> Iterator[Forked]:
+    """`keel extract` that holds the lock and has written down its plan; killed afterwards if it
+    still works."""
+    run = tmp_path / "run"
+    working = extracting(model_folder, run)
     try:
-        working.wait_for(working.is_at_work)
-        assert working.process.poll() is None, working.end()
+        signs = (run / ".lock-owner.json", run / "plan.json")
+        working.wait_for(lambda: all(sign.exists() for sign in signs))
+        assert working.is_running, working.end()
         yield working
     finally:
-        if working.process.returncode is None:
-            working.end(signal.SIGKILL)
+        working.end(signal.SIGKILL)
 
 
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(model_folder, reference, tmp_path):
@@ -194,7 +161,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(model_folder, ref
         lambda: len(folder.committed()) >= second,
         (folder.path / "vectors.safetensors").exists,
     ):
-        working = Working.on(model_folder, folder.path)
+        working = extracting(model_folder, folder.path)
         working.wait_for(is_time)
         if len(seen) < 2:
             time.sleep(moments.uniform(0, 0.3))
@@ -204,7 +171,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(model_folder, ref
         standing = {n: d for n, d in outcome(folder.path).items() if n.startswith("rollouts/batch")}
         assert standing.items() <= reference.items()
     assert 0 < seen[0] < seen[2] == 7, seen
-    code, said = Working.on(model_folder, folder.path).end()
+    code, _, said = extracting(model_folder, folder.path).end()
     assert code == 0, said
     assert outcome(folder.path) == reference
     ids = [rollout.prompt.id for rollout in folder.read().rollouts()]
@@ -279,12 +246,12 @@ def test_a_replay_killed_again_and_again_ends_as_one_that_was_not(calibrated, tm
         talk = [{"role": "user", "content": f"And the sea of {name}, {n}?"} for n in range(4)]
         (tmp_path / f"{name}.json").write_text(json.dumps({"messages": talk}))
 
-    def started(name: str) -> Working:
+    def started(name: str) -> Forked:
         sizes = ["--draws", "2", "--max-new-tokens", "40", "--device", "cpu"]
         talks = ["one.json", "two.json"]
-        return Working.at(tmp_path / name, ["drift", "replay", name, *talks, *sizes])
+        return keel(tmp_path / name, "drift", "replay", name, *talks, *sizes)
 
-    code, said = started("whole").end()
+    code, _, said = started("whole").end()
     assert code == 0, said
     run, moments = tmp_path / "killed", random.Random(0)
 
@@ -297,7 +264,7 @@ def test_a_replay_killed_again_and_again_ends_as_one_that_was_not(calibrated, tm
         working.wait_for(lambda turns=turns: kept() >= turns)
         time.sleep(moments.uniform(0, 0.05))
         working.end(signal.SIGKILL)
-    code, said = started("killed").end()
+    code, _, said = started("killed").end()
     assert code == 0, said
     assert kept() == 8  # none twice
     # A page says when it was made.
@@ -343,11 +310,11 @@ def test_a_study_killed_five_times_ends_as_one_that_was_not_and_pays_nothing_twi
         behind = [o for of in ("auditor", "judge", "embed")
                   for o in (f"--{of}", f"openai:{of}", f"--{of}-url", served.address)]  # fmt: skip
 
-        def started(name: str) -> Working:
+        def started(name: str) -> Forked:
             command = ["drift", "study", "run", *STUDY, *behind, "--device", "cpu"]
-            return Working.at(tmp_path / name / "run", command)
+            return keel(tmp_path / name / "run", *command)
 
-        code, said = started("whole").end()
+        code, _, said = started("whole").end()
         assert code == 0, said
         all_paid = len(served.asked)
         for share in sorted(moments.uniform(0.05, 0.95) for _ in range(5)):
@@ -356,7 +323,7 @@ def test_a_study_killed_five_times_ends_as_one_that_was_not_and_pays_nothing_twi
             time.sleep(moments.uniform(0, 0.1))
             killed_at.append(time.monotonic())
             assert working.end(signal.SIGKILL)[0] == -signal.SIGKILL
-        code, said = started("killed").end()
+        code, _, said = started("killed").end()
         assert code == 0, said
     studies = [
         {n: d for n, d in outcome(tmp_path / name / "run").items() if n.startswith("studies/")}
@@ -372,16 +339,18 @@ def test_a_study_killed_five_times_ends_as_one_that_was_not_and_pays_nothing_twi
         assert lost == at[:-1]
 
 
-def test_a_second_process_is_refused_while_the_first_is_at_work(working: Working, model_folder):
+def test_a_second_process_is_refused_while_the_first_is_at_work(
+    working: Forked, model_folder, tmp_path
+):
     engine = open_small(model_folder)
-    refusal = rf"another process \(pid {working.process.pid} on .*\) works on .*; wait for it"
+    refusal = rf"another process \(pid {working.pid} on .*\) works on .*; wait for it"
     with pytest.raises(RunLockedError, match=refusal):
-        pipeline.extract(engine, RunFolder(working.run), SETTINGS, inputs=INPUTS)
-    assert working.process.poll() is None, "the first was disturbed"
+        pipeline.extract(engine, RunFolder(tmp_path / "run"), SETTINGS, inputs=INPUTS)
+    assert working.is_running, "the first was disturbed"
 
 
-def test_ctrl_c_ends_it_with_130_and_says_how_to_go_on(working: Working):
-    code, said = working.end(signal.SIGINT)
+def test_ctrl_c_ends_it_with_130_and_says_how_to_go_on(working: Forked):
+    code, _, said = working.end(signal.SIGINT)
     assert code == 130
     assert said.splitlines()[-1] == "keel: interrupted; run the same command again to go on"
     assert "Traceback" not in said
