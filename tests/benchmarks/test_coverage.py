@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-
 import pytest
 
 from benchmarks.coverage.__main__ import all_studies, table
 from benchmarks.coverage.studies import Known, Row, Study
 from keel.types import Interval
+from tests.processes import unchecked
 
 
 def rows_of(words: str, draws: int) -> list[Row]:
-    """Run where annotations are not checked: that takes twenty times as long."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(rows_here, words, draws).result()
+    return list(unchecked(rows_here, words, draws))
 
 
 def rows_here(words: str, draws: int) -> list[Row]:
