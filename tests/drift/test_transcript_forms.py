@@ -148,6 +148,37 @@ CLAUDE_BRANCHED = {
         )
     ],
 }
+OPEN_WEBUI = {
+    "id": "w",
+    "title": "a talk",
+    "chat": {
+        "models": ["m"],
+        "params": {},
+        "messages": OPENAI[:1],
+        "history": {
+            "currentId": "c",
+            "messages": {
+                "a": {"id": "a", "parentId": None, "childrenIds": ["b", "c"], **OPENAI[0]},
+                "b": {"id": "b", "parentId": "a", "role": "assistant", "content": "No"},
+                "c": {"id": "c", "parentId": "a", "model": "m", **OPENAI[1]},
+            },
+        },
+    },
+}
+"""An answer made again: the first is not on the screen."""
+OASST = {
+    "message_tree_id": "t",
+    "prompt": {
+        "message_id": "t",
+        "role": "prompter",
+        "text": "Hi",
+        "replies": [
+            {"role": "assistant", "text": "No", "rank": None, "replies": []},
+            {"role": "assistant", "text": "Never", "rank": 1, "replies": []},
+            {"role": "assistant", "text": "Hello", "rank": 0, "replies": []},
+        ],
+    },
+}
 WITHOUT_SYSTEM: dict[str, tuple[Any, str, list[str]]] = {
     "Claude's export": ([CLAUDE], "conversations.json", ["u"]),
     "Claude's export, an answer made again": ([CLAUDE_BRANCHED], "conversations.json", ["u"]),
@@ -184,6 +215,13 @@ WITHOUT_SYSTEM: dict[str, tuple[Any, str, list[str]]] = {
         {"prompt": OPENAI[:1], "completion": OPENAI[1:]},
         "trl.jsonl",
         ["trl"],
+    ),
+    "Open WebUI's export": ([OPEN_WEBUI], "chats.json", ["w"]),
+    "UltraChat": ({"id": "0", "data": ["Hi", "Hello"]}, "ultra.jsonl", ["0"]),
+    "preferences beside a prompt": (
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},
+        "dpo.jsonl",
+        ["dpo"],
     ),
     "LMSYS": (
         {"conversation_id": "ab", "model": "m", "conversation": OPENAI, "turn": 1},
@@ -279,6 +317,35 @@ def test_a_domain_that_is_no_text_is_refused_and_can_be_skipped(tmp_path):
         read_transcripts([path])
     read = read_transcripts([path], skip_unreadable=True)
     assert (read.domains, len(read.conversations), len(read.skipped)) == (("law",), 1, 1)
+
+
+BESIDE_OTHERS: dict[str, tuple[Any, str]] = {
+    "OpenAssistant's tree": (OASST, "2 × other reply left out"),
+    "Anthropic's HH": (
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi"},
+        "rejected conversation left out",
+    ),
+    "preferences as lists of messages": (
+        {"chosen": OPENAI, "rejected": OPENAI[:1], "prompt": "Hi", "score_chosen": 8},
+        "rejected conversation left out",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", BESIDE_OTHERS)
+def test_of_several_conversations_the_best_is_read_and_the_others_are_counted(tmp_path, form):
+    value, said = BESIDE_OTHERS[form]
+    read = read_transcripts([written(tmp_path, value)])
+    assert [talk.messages for talk in read.conversations] == [SPOKEN]
+    assert said in " ".join(read.summary())
+
+
+def test_open_webui_s_system_prompt_is_read_out_of_its_chat(tmp_path):
+    """It stands among the parameters of the chat, or beside its messages."""
+    for where in ({"params": {"system": SYSTEM}}, {"system": SYSTEM, "params": {"system": None}}):
+        value = {**OPEN_WEBUI, "chat": {**OPEN_WEBUI["chat"], **where}}
+        (talk,) = read_conversations(written(tmp_path, [value]))
+        assert talk.messages == TALK
 
 
 def test_a_text_s_turns_may_have_many_lines(tmp_path):

@@ -10,7 +10,10 @@ own as an entry point of the group `keel.transcripts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -166,10 +169,7 @@ def _claude(value: dict[str, Any]) -> list[Outline]:
     parents = {each.get("uuid"): each.get("parent_message_uuid") for each in messages}
     leaf = value.get("current_leaf_message_uuid")
     leaf = leaf if leaf in parents else next(reversed(parents), None)
-    branch = []
-    while leaf in parents and leaf not in branch:
-        branch.append(leaf)
-        leaf = parents[leaf]
+    branch = _branch(parents, leaf)
     if any(parents.values()):  # some exports do not say what answers what
         messages = [each for each in messages if each.get("uuid") in branch]
     return [Outline(messages, id=value.get("uuid"))]
@@ -184,11 +184,8 @@ def _chatgpt(value: dict[str, Any]) -> list[Outline]:
     leaf = value.get("current_node")
     if leaf not in nodes:  # the last of the nodes that nothing follows
         leaf = next((n for n in reversed(nodes) if not nodes[n].get("children")), None)
-    branch: list[dict[str, Any]] = []
-    while leaf in nodes and len(branch) <= len(nodes):
-        branch.append(nodes[leaf])
-        leaf = nodes[leaf].get("parent")
-    messages = [node["message"] for node in reversed(branch) if node.get("message")]
+    branch = _branch({name: node.get("parent") for name, node in nodes.items()}, leaf)
+    messages = [nodes[name]["message"] for name in branch if nodes[name].get("message")]
     name = value.get("conversation_id", value.get("id"))
     return [Outline([_of_chatgpt(message) for message in messages], id=name)]
 
@@ -202,6 +199,81 @@ def _of_chatgpt(message: dict[str, Any]) -> dict[str, Any]:
     if message.get("recipient", "all") != "all":
         return {"type": "tool_call"}
     return message
+
+
+@transcript_form("open-webui")
+def _open_webui(value: dict[str, Any]) -> list[Outline]:
+    """A chat of Open WebUI's export: the branch that was last on the screen."""
+    chat = value.get("chat")
+    if not isinstance(chat, dict) or "messages" not in chat:
+        return []
+    history = chat.get("history") or {}
+    nodes, messages = history.get("messages") or {}, chat["messages"]
+    parents = {name: node.get("parentId") for name, node in nodes.items()}
+    if branch := _branch(parents, history.get("currentId")):
+        messages = [nodes[name] for name in branch]
+    set_apart = {key: item for key, item in (chat.get("params") or {}).items() if item}
+    return [Outline(messages, id=value.get("id"), beside={**chat, **set_apart})]
+
+
+def _branch(parents: Mapping[Any, Any], leaf: Any) -> list[Any]:
+    """The names from a tree's root to a leaf; none where there is no such leaf."""
+    branch: list[Any] = []
+    while leaf in parents and leaf not in branch:
+        branch.append(leaf)
+        leaf = parents[leaf]
+    return branch[::-1]
+
+
+@transcript_form("oasst")
+def _oasst(value: dict[str, Any]) -> list[Outline]:
+    """A tree of OpenAssistant: at each message the reply that people ranked first."""
+    node = value.get("prompt")
+    if not (isinstance(node, dict) and "replies" in node):
+        return []
+    messages, others = [], 0
+    while node is not None:
+        messages.append(_said(node.get("role", ""), node.get("text")))
+        replies = sorted(node.get("replies") or [], key=_rank)
+        others += max(len(replies) - 1, 0)
+        node = replies[0] if replies else None
+    notes = ("other reply left out",) * others
+    return [Outline(messages, id=value.get("message_tree_id"), beside={}, notes=notes)]
+
+
+def _rank(reply: dict[str, Any]) -> float:
+    """0 is the best; replies that nobody ranked come last, as they stand."""
+    rank = reply.get("rank")
+    return math.inf if rank is None else float(rank)
+
+
+@transcript_form("ultrachat")
+def _ultrachat(value: dict[str, Any]) -> list[Outline]:
+    """UltraChat's `data`: texts of user and assistant in turn."""
+    texts = value.get("data")
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+        return []
+    speakers = itertools.cycle(("user", "assistant"))
+    messages = [_said(speaker, text) for speaker, text in zip(speakers, texts, strict=False)]
+    return [Outline(messages, id=value.get("id"))]
+
+
+_HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+
+
+@transcript_form("preferences")
+def _preferences(value: dict[str, Any]) -> list[Outline]:
+    """Of two conversations the chosen: Anthropic's HH as text, others as lists of messages."""
+    chosen, notes = value.get("chosen"), ("rejected conversation left out",)
+    if "rejected" not in value or "messages" in value:
+        return []
+    if isinstance(chosen, str) and _HH_TURN.match(chosen):
+        pieces = _HH_TURN.split(chosen)
+        turns = zip(pieces[1::2], pieces[2::2], strict=True)
+        return [Outline([_said(who, text.strip()) for who, text in turns], beside={}, notes=notes)]
+    if isinstance(chosen, list) and len(chosen) > 1:
+        return [Outline(chosen, notes=notes)]
+    return []
 
 
 @transcript_form("inspect")
