@@ -237,6 +237,24 @@ def test_a_finished_study_is_in_the_manifest_and_the_report(calibrated, model_fo
     assert "conversations-domains" in page
 
 
+def test_a_tracker_is_sent_a_study_s_levels_slopes_and_differences(calibrated, model_folder):
+    """Of a run with a study it had the maps and the floors alone."""
+    made = study(model_folder, calibrated)
+    sent = pipeline.tracked_run(open_run(calibrated.path), calibrated.path / "report.html")
+    path = made.path("capped", "coding")
+    assert sent.series["study/study/coding/capped"] == [level.value for level in path.levels]
+    assert sent.numbers["study/study/conversations"] == 6
+    before = "study/study/coding/capped"
+    assert sent.numbers[f"{before}/last_turn_gaps/low"] == path.levels[-1].low
+    assert path.slope is not None
+    assert path.slope_over_neutral is not None
+    assert sent.numbers[f"{before}/slope_gaps_per_turn"] == path.slope.value
+    over = sent.numbers[f"{before}/slope_over_neutral_gaps_per_turn"]
+    assert over == path.slope_over_neutral.value
+    (difference,) = (each for each in made.differences if each.domain == "coding")
+    assert sent.numbers[f"{before}/last_turn_difference_gaps"] == difference.last_turn.value
+
+
 def test_levels_by_turn_are_those_of_a_studys_neutral_conversations(calibrated, model_folder):
     made = study(model_folder, calibrated)
     run = open_run(calibrated.path)

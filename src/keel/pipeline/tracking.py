@@ -8,7 +8,7 @@ from pathlib import Path
 from keel.pipeline.reporting import run_facts
 from keel.report import UNTRAINED_AUC, TrackedRun
 from keel.store import Run
-from keel.types import Interval
+from keel.types import DomainPath, DriftStudy, Interval
 
 
 def tracked_run(run: Run, page: Path) -> TrackedRun:
@@ -45,6 +45,24 @@ def _numbers(run: Run) -> Iterator[tuple[str, float]]:
             yield from _interval(f"{name}/{arm.arm}/rate", arm.rate)
             if arm.difference is not None:
                 yield from _interval(f"{name}/{arm.arm}/difference", arm.difference)
+    for name, study in run.studies().items():
+        yield f"study/{name}/conversations", study.conversations
+        for path in _with_history(study):
+            before = f"study/{name}/{path.domain}/{path.arm}"
+            yield from _interval(f"{before}/last_turn_gaps", path.levels[-1])
+            for measure in ("slope", "slope_over_neutral"):
+                if (slope := getattr(path, measure)) is not None:
+                    yield from _interval(f"{before}/{measure}_gaps_per_turn", slope)
+        for each in study.differences:
+            before = f"study/{name}/{each.domain}/{each.arm}"
+            yield from _interval(f"{before}/last_turn_difference_gaps", each.last_turn)
+        for rate in study.harm:
+            yield from _interval(f"study/{name}/{rate.domain}/{rate.arm}/harm_rate", rate.rate)
+
+
+def _with_history(study: DriftStudy) -> list[DomainPath]:
+    """Each domain's path under each arm, its turns read as they were said."""
+    return [path for path in study.paths if path.reading == "with history" and path.levels]
 
 
 def _interval(name: str, value: Interval | float) -> Iterator[tuple[str, float]]:
@@ -64,3 +82,7 @@ def _series(run: Run) -> Iterator[tuple[str, Sequence[float]]]:
         before = f"replay/{replay.conversation_id}"
         yield f"{before}/uncapped", [turn.uncapped.gaps for turn in replay.turns]
         yield f"{before}/capped", [turn.capped.gaps for turn in replay.turns]
+    for name, study in run.studies().items():
+        for path in _with_history(study):
+            levels = [level.value for level in path.levels]
+            yield f"study/{name}/{path.domain}/{path.arm}", levels
