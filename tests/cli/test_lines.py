@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,48 @@ def test_a_seed_a_count_and_a_rate_below_0_are_refused_on_the_line(words):
     for option in names.intersection(o for p in command.params for o in p.opts):
         with pytest.raises((UsageError, typer.TyperException), match="greater|less"):
             command.make_context("keel", [*needed(command), f"{option}=-1"])
+
+
+BAD_WORDS = {
+    "--engine": {
+        "transfomers": "engine is 'transfomers', expected 'transformers' or 'vllm'",
+        "vllm:eagr=true": "the vllm engine has no setting eagr",
+        "transformers:static=perhaps": "static is 'perhaps'",
+        "transformers:dtype=float32": "give --dtype as an option of its own",
+    },
+    "--device": {"gpu": "device is 'gpu', expected auto, cpu, cuda,", "cuda:": "device is 'cuda:'"},
+    "--dtype": {"fp16": "dtype is 'fp16', expected auto, bfloat16"},
+    "--spans": {"thoughts": "'thoughts' is not one of 'answer', 'thinking', 'both'"},
+}
+EACH_WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from keel.cli import run
+for line in {lines}:
+    print(run(line), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("option", BAD_WORDS)
+def test_a_bad_word_for_the_model_is_refused_by_every_command_without_torch(tmp_path, option):
+    """`keel extract ./model --engine transfomers` took 5 s of imports to say so."""
+    lines, expected = [], []
+    words_in_turn = itertools.cycle(BAD_WORDS[option].items())
+    for words, command in LEAVES.items():
+        if option in (name for parameter in command.params for name in parameter.opts):
+            word, said = next(words_in_turn)
+            lines.append([*words, *needed(command), option, word])
+            expected.append(said)
+    assert len(lines) >= 3  # so that the option was looked for under its name
+    program = EACH_WITHOUT_TORCH.format(lines=lines)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    *refusals, _ = ended.stderr.split("\n3\n")
+    assert len(refusals) == len(lines)
+    for line, refusal, said in zip(lines, refusals, expected, strict=True):
+        assert said in refusal, line
 
 
 REFUSED = {

@@ -2,10 +2,8 @@
 
 import pytest
 
-from keel.engines import parse_engine
-from keel.engines.transformers import LoadSettings
-from keel.engines.vllm import VllmSettings
 from keel.errors import UsageError
+from keel.settings import LoadSettings, VllmSettings, parse_engine
 
 
 def test_a_bare_name_tells_nothing():

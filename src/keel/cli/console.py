@@ -193,11 +193,11 @@ def waiting(message: str, every_s: float = _SECONDS_OF_SILENCE) -> Iterator[None
 
 def open_model(model: str, opening: OpeningSettings | None = None) -> Engine:
     """The engine for a model, with a spinner while it loads."""
-    return load_engine(model, engine_arguments(opening or OpeningSettings()))
+    return load_engine(model, (opening or OpeningSettings()).arguments)
 
 
 def load_engine(model: str, arguments: Mapping[str, Any]) -> Engine:
-    """An engine from the arguments that `engine_arguments` returned."""
+    """An engine from arguments of `open_engine`, with a spinner while it loads."""
     with waiting(f"loading {model}"):
         from huggingface_hub.utils import logging
 
@@ -206,25 +206,6 @@ def load_engine(model: str, arguments: Mapping[str, Any]) -> Engine:
         # It warns of every retry; our error says it once.
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         return open_engine(model, **arguments)
-
-
-def engine_arguments(opening: OpeningSettings) -> dict[str, Any]:
-    """Arguments of `open_engine`. Raises UsageError for options that the engine does not have."""
-    from keel.engines import parse_engine
-    from keel.errors import UsageError
-
-    name, own = parse_engine(opening.engine)
-    load = opening.load
-    common = {"engine": name, "dtype": load.dtype, "trust_remote_code": load.trust_remote_code}
-    if name != "vllm":
-        common |= {"device": load.device, "blocks": load.blocks}
-    elif load.device != "auto" or load.blocks is not None:
-        raise UsageError("vLLM chooses device and blocks itself; leave out --device and --blocks")
-    twice = sorted(common.keys() & own.keys())
-    if twice:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in twice)
-        raise UsageError(f"give {options} as an option of its own, not behind --engine")
-    return {**common, **own}
 
 
 def print_price(price: Mapping[str, Any], json: bool) -> None:

@@ -83,7 +83,7 @@ def extract(
         _check_rereads(given, dry_run)
     inputs = inputs_of(sources)
     null = _null_of(given, settings)
-    arguments = console.engine_arguments(given.over(OpeningSettings()))
+    arguments = given.over(OpeningSettings()).arguments
     folder = RunFolder(out)
     cluster = _cluster_of(given, sources)
     if sources.rollouts_from is None:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from keel.engines.opening import check_untrained as check_untrained
     from keel.engines.opening import open_engine as open_engine
     from keel.engines.opening import open_untrained as open_untrained
-    from keel.engines.opening import parse_engine as parse_engine
-    from keel.engines.opening import settings_class as settings_class
     from keel.engines.protocol import Batch as Batch
     from keel.engines.protocol import Budget as Budget
     from keel.engines.protocol import Engine as Engine
@@ -44,9 +42,7 @@ _HOMES = {
     "keel.engines.chat_template": "ChatTemplate",
     "keel.engines.context": "check_context fits_context",
     "keel.engines.decoding": "text_before",
-    "keel.engines.opening": (
-        "check_untrained open_engine open_untrained parse_engine settings_class"
-    ),
+    "keel.engines.opening": "check_untrained open_engine open_untrained",
     "keel.engines.protocol": "Batch Budget Engine KeepsPrompts LocalModel Recording",
     "keel.engines.rendered_tokens": "Transcript Turn",
     "keel.engines.results": ("Calls Completion Divergence Reading Results TurnRecord engine_call"),

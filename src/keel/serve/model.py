@@ -13,8 +13,9 @@ from typing import Any
 from keel import pipeline
 from keel.alarm import Alarm
 from keel.drift import Gauge
-from keel.engines import Engine, Probe, Recording, open_engine, settings_class
+from keel.engines import Engine, Probe, Recording, open_engine
 from keel.errors import MissingArtifactError, UsageError
+from keel.settings import settings_class
 from keel.store import Run, open_run
 from keel.types import UNSTEERED, Floors
 

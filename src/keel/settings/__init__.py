@@ -27,6 +27,8 @@ from keel.settings.engines import (
     LoadSettings,
     OpeningSettings,
     VllmSettings,
+    parse_engine,
+    settings_class,
 )
 from keel.settings.evaluate import CapabilitySettings, EvaluateSettings
 from keel.settings.extract import (
@@ -117,6 +119,8 @@ __all__ = [
     "What",
     "check_false_alarms",
     "flagged_fields",
+    "parse_engine",
     "sentences",
+    "settings_class",
     "settings_for",
 ]

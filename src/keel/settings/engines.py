@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from keel.errors import UsageError
 from keel.settings.flags import MODEL, SPEED, Flag
+
+_DTYPES = ("auto", "bfloat16", "float16", "float32")
+_DEVICE = re.compile(r"auto|map|(?:cpu|cuda|mps|xpu|hpu|npu|mtia|xla)(?::\d+)?")
+"""What `--device` may say; whether the machine has it, torch knows."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,13 @@ class LoadSettings:
     """Generate over a cache of fixed size, on CUDA with each step captured as a graph: the same
     answers, sooner. Where a model does not allow it, it is not done, and a warning says why."""
 
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        if not _DEVICE.fullmatch(self.device):
+            raise UsageError(
+                f"device is {self.device!r}, expected auto, cpu, cuda, cuda:1, mps or map"
+            )
+
 
 @dataclass(frozen=True)
 class DoctorSettings:
@@ -51,6 +63,27 @@ class OpeningSettings:
     """`transformers` (on a GPU sooner as `transformers:static=true`), or `vllm` for scale (see
     docs/vllm.md), as `vllm:eager=true`."""
     load: LoadSettings = field(default_factory=LoadSettings)
+
+    def __post_init__(self) -> None:
+        self.arguments  # refused before a model is looked for  # noqa: B018
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `open_engine`. Raises UsageError for options that the engine has not."""
+        name, own = parse_engine(self.engine)
+        load = self.load
+        common = {"engine": name, "dtype": load.dtype, "trust_remote_code": load.trust_remote_code}
+        if name != "vllm":
+            common |= {"device": load.device, "blocks": load.blocks}
+        elif load.device != "auto" or load.blocks is not None:
+            raise UsageError(
+                "vLLM chooses device and blocks itself; leave out --device and --blocks"
+            )
+        twice = sorted(common.keys() & own.keys())
+        if twice:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in twice)
+            raise UsageError(f"give {options} as an option of its own, not behind --engine")
+        return {**common, **own}
 
 
 @dataclass(frozen=True)
@@ -85,6 +118,62 @@ class VllmSettings:
     programs use as well."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+
+
+def settings_class(engine: str) -> type[Any]:
+    """The settings class of an engine. Raises UsageError for an unknown engine."""
+    classes: dict[str, type[Any]] = {"transformers": LoadSettings, "vllm": VllmSettings}
+    if engine not in classes:
+        raise UsageError(f"engine is {engine!r}, expected 'transformers' or 'vllm'")
+    return classes[engine]
+
+
+def parse_engine(text: str) -> tuple[str, dict[str, Any]]:
+    """An engine's name and settings from `NAME` or `NAME:SETTING=VALUE,SETTING=VALUE`.
+
+    Only settings that are a single word or number can be given so. Raises UsageError for an unknown
+    engine, a setting that it does not have, and a value of another kind.
+
+    >>> parse_engine("vllm:tensor_parallel_size=4,eager=true")
+    ('vllm', {'tensor_parallel_size': 4, 'eager': True})
+    """
+    engine, _, rest = text.partition(":")
+    settings = settings_class(engine)
+    values: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        name, is_set, value = part.partition("=")
+        if not is_set or name in values:
+            raise UsageError(f"engine is {text!r}: {part!r} is not NAME=VALUE, each name once")
+        values[name] = value
+    known = {field.name for field in fields(settings)} - {"layers", "arguments"}
+    if unknown := sorted(set(values) - known):
+        raise UsageError(
+            f"the {engine} engine has no setting {', '.join(unknown)}; there are "
+            f"{', '.join(sorted(known))}"
+        )
+    return engine, _read(settings, values) if values else {}
+
+
+def _read(settings: type[Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Words as values of the fields' kinds. Raises UsageError for a word that is none."""
+    from pydantic import TypeAdapter, ValidationError  # takes as long as the rest of `keel --help`
+
+    try:
+        parsed = TypeAdapter(settings).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise UsageError(f"{name} is {values[name]!r}: {first['msg'].lower()}") from error
+    return {name: getattr(parsed, name) for name in values}
+
+
+def _check_dtype(dtype: str) -> None:
+    """Raise UsageError for a dtype that no engine computes in."""
+    if dtype not in _DTYPES:
+        raise UsageError(f"dtype is {dtype!r}, expected {', '.join(_DTYPES)}")
 
 
 @dataclass(frozen=True)

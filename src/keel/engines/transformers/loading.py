@@ -286,8 +286,6 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if name in known:
         return known[name]
-    if name != "auto":
-        raise UsageError(f"dtype is {name!r}, expected auto, {', '.join(known)}")
     if device.type == "cuda":
         return torch.bfloat16
     return torch.bfloat16 if _cpu_is_fast_at_bfloat16() else torch.float32
