@@ -28,6 +28,22 @@ WRITTEN = {
     "<|message|>good day<|return|>",
     "gpt-oss decoded": "analysiswell, wellassistantfinalgood day",
     "apriel": "Here are my reasoning steps:\nwell, well\n[BEGIN FINAL RESPONSE]\ngood day",
+    "longcat": "<longcat_think>\nwell, well\n</longcat_think>\ngood day",
+    "marco": "<Thought>\nwell, well\n</Thought>\n<Output>\ngood day\n</Output>",
+    "upper case": "<REASONING>well, well</REASONING>\n\n<CONCLUSION>good day</CONCLUSION>",
+    "attributes": '<think effort="high">well, well</think>good day',
+    "start and end": "<think_start>well, well<think_end>good day",
+    "working out": "<start_working_out>well, well<end_working_out><SOLUTION>good day</SOLUTION>",
+    "scratchpad": "<scratchpad>well, well</scratchpad>\ngood day",
+    "pipes": "<|begin_of_thinking|>well, well<|end_of_thinking|>good day",
+    "pipes, closed by a slash": "<|thinking|>well, well<|/thinking|>good day",
+    "wide pipes": "<｜think｜>well, well<｜/think｜>good day",
+    "medgemma": "<unused94>thought\nwell, well\n<unused95>good day",
+    "kimi k3": "<|open|>think<|sep|>well, well<|close|>think<|sep|><|open|>response<|sep|>good day"
+    "<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>",
+    "granite 3.2, short": "Here's my thought process: well, well Here's my response: good day",
+    "no opening, kimi k3": "well, well<|close|>think<|sep|><|open|>response<|sep|>good day",
+    "no opening, pipes": "well, well<|END_THINKING|>good day",
     "no opening": "well, well\n</think>\n\ngood day",
     "no opening, mistral": "well, well[/THINK]good day",
     "no opening, apriel": "well, well\n[BEGIN FINAL RESPONSE]\ngood day",
@@ -45,7 +61,15 @@ def test_thinking_is_parted_from_the_answer(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["<think>well, well", "[THINK]well, well", "\n<think>\nwell, well\n"]
+    "text",
+    [
+        "<think>well, well",
+        "[THINK]well, well",
+        "\n<think>\nwell, well\n",
+        "<|start_thinking|>well, well",
+        "<longcat_think>well, well",
+        "<|open|>think<|sep|>well, well",
+    ],
 )
 def test_thinking_that_was_cut_off_is_all_there_is(text):
     assert part(text).thinking == "well, well"
@@ -64,6 +88,17 @@ def test_thinking_in_several_blocks_is_joined():
     assert (said.thinking, said.answer) == ("a\n\nb", "one two")
 
 
+def test_what_stands_between_thoughts_is_no_thought():
+    """The control tokens of gpt-oss's second channel were read as words of its thinking."""
+    said = part(
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>b"
+        "<|end|><|start|>assistant<|channel|>analysis<|message|>c<|end|><|start|>assistant"
+        "<|channel|>final<|message|>good day<|return|>"
+    )
+    assert (said.thinking, said.answer) == ("a\n\nb\n\nc", "good day")
+    assert part("<|channel|>final<|message|>good day<|return|>").answer == "good day"
+
+
 def test_an_empty_block_is_no_thinking():
     said = part("<think>\n\n</think>\n\ngood day")
     assert (said.thinking, said.answer) == ("", "good day")
@@ -79,6 +114,10 @@ def test_an_empty_block_is_no_thinking():
         "the analysis is done",
         "So I said: Here is my response: no.",
         "a < b and b > c",
+        "The form has <reason>late</reason> in it.",
+        "Send <scratchpad> first.",
+        "Fill <unused7> in.",
+        "I [THINK] so.",
         "",
     ],
 )

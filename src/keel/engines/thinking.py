@@ -14,7 +14,12 @@ _FIRST = r"\A\s*"
 """Of an opening made of ordinary words: it is meant only where a text begins with it."""
 _QUOTES = tuple("`'\"“‘")
 """A delimiter behind one of these is spoken of, not used."""
-_NAME = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)(?::\w+)?"
+_WORD = "(?:think|thinking|thoughts?|reasoning)"
+_NAME = rf"(?!(?:start|begin|end)_)(?:\w+[:_])?{_WORD}(?::\w+)?"
+_ASIDE = r"<\|channel\|>(?:analysis|commentary)<\|message\|>"
+_ANSWER = "(?:response|answer|output|solution|conclusion)"
+_BEGUN = rf"(?:(?:start|begin)(?:_of)?_)(?:{_WORD}|working_out)"
+_ENDED = rf"end(?:_of)?_(?:{_WORD}|working_out)"
 
 
 @dataclass(frozen=True)
@@ -33,32 +38,54 @@ class Delimiters:
 
 
 _KNOWN = (
-    # DeepSeek, Qwen, GLM, Seed (seed:think), MiniMax (mm:think), Hunyuan (think:opensource), EXAONE
-    Delimiters(rf"<{_NAME}>", rf"</{_NAME}>"),
-    Delimiters(r"\[THINK\]", r"\[/THINK\]"),  # Magistral, Ministral
-    Delimiters(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A, R7B
+    # DeepSeek, Qwen, GLM, Seed (seed:think), MiniMax (mm:think), Hunyuan (think:opensource), EXAONE,
+    # LongCat (longcat_think), Marco (Thought); recipes of GRPO (start_working_out)
+    Delimiters(
+        rf"(?i:<(?:{_NAME}(?:\s[^<>]*)?|{_BEGUN}|{_WORD}_start)>)",
+        rf"(?i:<(?:/{_NAME}|{_ENDED}|{_WORD}_end)>)",
+    ),
+    Delimiters(  # Magistral, Ministral
+        r"\[(?:THINK|THINKING|THOUGHTS?|REASONING)\]",
+        r"\[/(?:THINK|THINKING|THOUGHTS?|REASONING)\]",
+    ),
+    # Command A (START_THINKING), OpenThinker, Sky-T1 (begin_of_thought), Solar Open (think)
+    Delimiters(
+        rf"(?i:<[|｜](?:{_NAME}|{_BEGUN})[|｜]>)",
+        rf"(?i:<[|｜](?:/{_NAME}|{_ENDED})[|｜]>)"
+        r"|<\|end\|>(?:<\|begin\|>assistant)?<\|content\|>",
+    ),
     Delimiters(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),  # Apertus
-    Delimiters(r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # OpenThinker, Sky-T1
     Delimiters(r"◁think▷", r"◁/think▷"),  # Kimi-VL
+    Delimiters(  # Kimi K3
+        r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>(?:<\|open\|>response<\|sep\|>)?"
+    ),
     Delimiters(r"<\|channel>thought", r"<channel\|>"),  # Gemma 4
-    Delimiters(r"<\|think\|>", r"<\|end\|>(?:<\|begin\|>assistant)?<\|content\|>"),  # Solar Open
+    Delimiters(r"<unused\d+>thought", r"<unused\d+>", only_paired=True),  # MedGemma
     Delimiters(  # gpt-oss
-        r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>",
+        rf"(?:<\|start\|>assistant)?{_ASIDE}",
         r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>",
     ),
     # The same, its control tokens left out on decoding.
     Delimiters(_FIRST + "analysis", "assistantfinal", only_paired=True),
     Delimiters(_FIRST + "Here are my reasoning steps:", r"\[BEGIN FINAL RESPONSE\]"),  # Apriel
     Delimiters(  # Granite 3.2
-        _FIRST + "Here is my thought process:", "Here is my response:", only_paired=True
+        _FIRST + "Here(?: is|['’]s) my thought process:",
+        "Here(?: is|['’]s) my response:",
+        only_paired=True,
+    ),
+    Delimiters(  # words that XML of another meaning is likely to have, too
+        _FIRST + "<(?:reason|scratchpad)>", "</(?:reason|scratchpad)>", only_paired=True
     ),
 )
 _WRAPPERS = re.compile(
-    r"\A\s*(?:<(?:response|answer)>|<\|(?:START_RESPONSE|START_TEXT|begin_of_solution)\|>)\s*"
-    r"|\s*(?:</(?:response|answer)>|<\|(?:END_RESPONSE|END_TEXT|end_of_solution)\|>"
-    r"|\[END FINAL RESPONSE\]|<\|return\|>)\s*\Z"
+    rf"\A\s*(?:(?i:<{_ANSWER}>)|<\|(?:START_RESPONSE|START_TEXT|begin_of_solution)\|>)\s*"
+    rf"|\s*(?:(?i:</{_ANSWER}>)|<\|(?:END_RESPONSE|END_TEXT|end_of_solution)\|>"
+    r"|\[END FINAL RESPONSE\]|<\|return\|>"
+    r"|(?:<\|close\|>(?:response|message)<\|sep\|>|<\|end_of_msg\|>)+)\s*\Z"
 )
 """What some put around the answer that follows their thinking."""
+_NEXT = re.compile(rf"(?:<\|end\|>)?(?:<\|start\|>assistant)?{_ASIDE}")
+"""What gpt-oss writes between thoughts, and between them and what it says of its next steps."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +139,8 @@ def part(text: str, own: tuple[Delimiters, ...] = (), *, is_open: bool = False) 
         position = len(text)
     if position == 0:
         return Said("", text)
-    thinking = "\n\n".join(thought.strip() for thought in thoughts if thought.strip())
+    each = [piece.strip() for thought in thoughts for piece in _NEXT.split(thought)]
+    thinking = "\n\n".join(filter(None, each))
     answer = (kept if kept.strip() else "") + text[position:]
     return Said(thinking, _WRAPPERS.sub("", answer), position)
 
