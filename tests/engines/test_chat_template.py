@@ -165,6 +165,7 @@ def test_a_template_that_asks_the_clock_is_given_the_same_minute_every_day():
         ("{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}", "26"),
         ("{{ strftime_now('%%d') if strftime_now is defined }}", "%d"),
         ("\n  {{ strftime_now('%H') }}", "\n  00"),
+        ("{{ strftime_now('%l %P, %k') }}", "12 am,  0"),
     ],
 )
 def test_the_clock_stands_however_a_template_asks_it(said, expected):

@@ -436,6 +436,7 @@ def _standing_clock() -> str:
     for letter in "aAbBcdDefFgGhHIjmMprRSTuUVwWxXyYzZ":
         value = _CLOCK.strftime(f"%{letter}")
         changes |= {f"%{letter}": value, f"%-{letter}": value.lstrip("0") or "0"}
+    changes |= {"%k": f"{_CLOCK.hour:2}", "%l": f"{_CLOCK:%I}", "%P": f"{_CLOCK:%p}".lower()}
     changes["\ue000"] = "%"
     pairs = [f"{json.dumps(old)}, {json.dumps(new)}" for old, new in changes.items()]
     clock = "".join(f" | replace({pair})" for pair in pairs)
