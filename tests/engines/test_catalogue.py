@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -279,6 +280,14 @@ def test_an_adapter_on_its_base_is_loaded_with_the_bases_tokenizer(tmp_path):
         keel.open_engine(str(tmp_path / "lora"), device="cpu")
 
 
+def test_a_config_beside_an_adapter_makes_no_model_of_it(tmp_path):
+    """Many are published with their base's config.json: the folder was taken for its own base."""
+    base = save_tiny_model(tmp_path / "base", "llama")
+    trained_adapter(tmp_path / "lora", base)
+    shutil.copy(base / "config.json", tmp_path / "lora")
+    assert load_model(str(tmp_path / "lora"), FLOAT32).weights_hash
+
+
 FLOAT32 = LoadSettings(device="cpu", dtype="float32")
 SHARING = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 
@@ -326,16 +335,46 @@ def damaged(folder: Path, base: Path) -> None:
     (folder / "adapter_config.json").write_text("{")
 
 
+def another_type(folder: Path, base: Path) -> None:
+    trained_adapter(folder, base)
+    rewrite(folder, peft_type="SUPERLORA")
+
+
+def another_rank(folder: Path, base: Path) -> None:
+    trained_adapter(folder, base)
+    rewrite(folder, r=16)
+
+
+def for_other_modules(folder: Path, base: Path) -> None:
+    trained_adapter(folder, base)
+    rewrite(folder, target_modules=["nosuch_proj"])
+
+
+def beside_a_whole_model(folder: Path, base: Path) -> None:
+    trained_adapter(folder, base)
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    settings = folder / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (another_type, "says peft_type 'SUPERLORA', which the installed peft .* does not know"),
+        (another_rank, "the adapter on it does not: size mismatch for .*q_proj.lora_A"),
+        (for_other_modules, "the adapter on it does not: .*nosuch_proj.* not found"),
+        (beside_a_whole_model, r"holds a whole model \(model.safetensors\) and an adapter of"),
         (learned_prompt, r"holds learned prompt tokens \(PROMPT_TUNING\).* keel\.steered"),
         (without_weights, "no weights; copy adapter_model"),
         (damaged, "is no adapter's settings: .*; copy it anew"),
     ],
 )
 def test_an_adapter_that_cannot_be_taken_is_refused_by_the_reason(tmp_path, make, says):
-    """All but the last were blamed on the base model, which was at hand; the last was a bug's."""
+    """Most were blamed on the base model, which was at hand. Beside a whole model the adapter was
+    put on that, whatever its settings named, without a word."""
     make(tmp_path / "adapter", save_tiny_model(tmp_path / "base", "llama"))
     with pytest.raises(ModelLoadError, match=says):
         load_model(str(tmp_path / "adapter"), FLOAT32)

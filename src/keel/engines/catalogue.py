@@ -64,6 +64,8 @@ EMBEDDED = {
 
 _HUB_TIMEOUT_S = (5.0, 30.0)
 """To be reached, and for each part of its answer: a mirror or a proxy may be slow."""
+_WHOLE = ("model*.safetensors", "pytorch_model*.bin")
+"""Weights of a whole model, in one file or in pieces."""
 _MARKER = "keel-conversion.json"
 """In a converted folder: which version of the conversion made it, and its caveat."""
 
@@ -183,14 +185,12 @@ def _model_of_run(path: Path) -> str:
 def adapter_base(where: str) -> str | None:
     """The base model of an adapter's folder (LoRA, as peft saves it); None where it is none.
 
-    A folder that holds the whole model beside the adapter is its own base.
-    Raises ModelLoadError where its settings are damaged or name no base model.
+    Raises ModelLoadError where its settings are damaged or name no base model, and where a whole
+    model lies beside it: either may be meant, and transformers would put the two together.
     """
     settings = Path(where) / "adapter_config.json"
     if not settings.exists():
         return None
-    if (Path(where) / "config.json").exists():
-        return where
     try:
         base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
@@ -201,6 +201,13 @@ def adapter_base(where: str) -> str | None:
         raise ModelLoadError(
             f"{settings} names no base model; write its folder or hub id there, as "
             "base_model_name_or_path"
+        )
+    wholes = [p.name for kind in _WHOLE for p in sorted(Path(where).glob(kind))]
+    if wholes:
+        raise ModelLoadError(
+            f"{where} holds a whole model ({wholes[0]}) and an adapter of {base}; give each a "
+            "folder of its own: move adapter_config.json and adapter_model.* away for the model, "
+            f"or into an empty folder for the adapter on {base}"
         )
     return str(base)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -70,16 +71,15 @@ def load_model(model: str, settings: LoadSettings = LoadSettings()) -> LoadedMod
         arguments["revision"] = settings.revision
     placing = {"device_map": "auto"} if settings.device == "map" else {}
     try:
-        source = where if base is None else base
-        loaded, lacking = _load_model(source, dtype, {**arguments, **placing})
-        if source != where:
-            loaded = _adapted(loaded, where)
-    except ModelLoadError:
-        raise
+        # By itself, too: of a config that only some of its readers refuse, the others are blamed.
+        _auto("AutoConfig").from_pretrained(base or where, **arguments)
+        loaded, lacking = _load_model(base or where, dtype, {**arguments, **placing})
     except (torch.OutOfMemoryError, MemoryError):
         raise  # no fault of the folder's
     except Exception as error:  # damaged files and code from a hub raise anything
         raise ModelLoadError(_error_text(model, base, error)) from error
+    if base is not None:
+        loaded = _adapted(loaded, where)
     _refuse_random(model, lacking)
     _refuse_unused(model, loaded, lacking)
     tokenizer = _load_tokenizer(where, base, arguments)
@@ -175,22 +175,49 @@ def _adapted(base: Any, adapter: str) -> Any:
     transformers by itself puts random numbers for DoRA's magnitudes and AdaLoRA's ranks, and takes
     no adapter whose layers share weights (VeRA).
     """
-    from peft import PeftConfig, PeftModel
-
     if not any(Path(adapter).glob("adapter_model.*")):
         raise ModelLoadError(
             f"{adapter} has an adapter_config.json and no weights; copy adapter_model.safetensors"
         )
-    config = PeftConfig.from_pretrained(adapter)
-    if config.is_prompt_learning:
+    _check_adapter_type(adapter)
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False)
+        read = adapted.load_adapter(adapter, "default", autocast_adapter_dtype=False)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # damaged files raise anything
+        said = first_line(error)
+        if "loading state_dict" in said:  # which weight, torch's second line says
+            said = str(error).splitlines()[1].strip()
         raise ModelLoadError(
-            f"{adapter} holds learned prompt tokens ({config.peft_type.value}), for which Keel's "
-            "engines have no position; load both with peft and steer them with keel.steered"
-        )
-    adapted = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False)
-    read = adapted.load_adapter(adapter, "default", autocast_adapter_dtype=False)
+            f"the base model of the adapter in {adapter} loads, and the adapter on it does not: "
+            f"{said}; copy adapter_config.json and adapter_model.safetensors anew, both of the "
+            "same training on this base model"
+        ) from error
     _refuse_random(adapter, {"missing_keys": read.missing_keys})
     return adapted.get_base_model()
+
+
+def _check_adapter_type(adapter: str) -> None:
+    """Raise ModelLoadError for a type of adapter that peft does not know, or Keel cannot hold."""
+    from peft import PeftConfig, PeftType, __version__
+
+    settings = Path(adapter) / "adapter_config.json"
+    named = json.loads(settings.read_text(encoding="utf-8")).get("peft_type")
+    known = [kind.value for kind in PeftType]
+    if named not in known:
+        raise ModelLoadError(
+            f"{settings} says peft_type {named!r}, which the installed peft {__version__} does not "
+            f"know (it knows {', '.join(known[:5])} and {len(known) - 5} more); correct it, or "
+            "install the peft that the adapter was trained with"
+        )
+    if PeftConfig.from_pretrained(adapter).is_prompt_learning:
+        raise ModelLoadError(
+            f"{adapter} holds learned prompt tokens ({named}), for which Keel's "
+            "engines have no position; load both with peft and steer them with keel.steered"
+        )
 
 
 def _refuse_random(model: str, lacking: dict[str, Any]) -> None:
@@ -307,6 +334,8 @@ def _error_text(model: str, base: str | None, error: Exception) -> str:
             f"it is an adapter of {base!r}, which must be at hand: a hub id, or a folder on this "
             "machine; base_model_name_or_path in its adapter_config.json says which"
         )
+    elif "module 'torch' has no attribute" in str(error):
+        remedy = "config.json names a dtype that is none; write bfloat16, float16 or float32 there"
     elif "custom code" in str(error):
         remedy = "read that code, and allow it to run with --trust-remote-code"
     elif "Unrecognized configuration class" in str(error):
