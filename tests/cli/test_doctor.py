@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import peft
 import pytest
@@ -56,6 +57,30 @@ def test_a_model_that_cannot_be_opened_is_told_with_the_remedy(keel, model):
     assert page.code == 3
     assert "✗ opens" in page.out
     assert "Not supported; the line says what to do" in page.out
+
+
+def test_a_model_that_does_not_run_by_itself_is_not_reported_as_keels_fault(keel, model, tmp_path):
+    """A tokenizer of another model was said to be a fault to report."""
+    config = transformers.LlamaConfig(
+        vocab_size=200, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    page = keel("doctor", tmp_path, *CPU)
+    assert page.code == 3
+    assert "take the tokenizer that belongs to it" in page.out
+    assert "The model does not run without Keel either" in page.out
+    assert "report it" not in page.out
+
+
+def test_a_dtype_that_is_none_is_not_blamed_on_the_tokenizer(keel, model, tmp_path):
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float23"}))
+    page = keel("doctor", tmp_path, *CPU)
+    assert (page.code, page.out) == (3, "")
+    assert "has no attribute 'float23'; config.json names a dtype that is none" in page.err
 
 
 def test_what_is_no_model_is_refused_in_one_line(keel, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from keel.doctor import Check, examine, shrunken_model
 from keel.engines.transformers import TransformersEngine
@@ -59,6 +60,48 @@ def test_a_model_that_cannot_run_on_text_is_the_models_own_fault_and_ends_the_ex
     assert (check.name, check.status) == ("runs by itself", "failed")
     assert "without Keel" in check.text
     assert "pixel_values" in check.text
+
+
+@pytest.mark.parametrize("positions", [24, 40, 64])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_a_short_context_is_examined_within_it(model_type, positions):
+    """Of 24 tokens five checks were refused, and GPT-2's table of 64 ended in IndexErrors."""
+    config = transformers.AutoConfig.for_model(
+        model_type,
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    examination = examine(model, tiny_tokenizer())
+    assert examination.is_sound, [c for c in examination.checks if c.status != "passed"]
+    by_name = {check.name: check for check in examination.checks}
+    assert by_name["cached equals uncached"].status == "passed"
+    assert f"up to {positions} tokens" in by_name["context"].text
+
+
+def test_a_context_that_holds_no_conversation_is_refused_with_both_numbers():
+    config = transformers.LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=12,
+    )
+    examination = examine(transformers.LlamaForCausalLM(config).eval(), tiny_tokenizer())
+    last = examination.checks[-1]
+    assert (last.name, last.status) == ("opens", "refused")
+    assert "holds 12 tokens, and the chat template makes " in last.text
+    assert not examination.is_sound
 
 
 def test_a_tokenizer_of_another_model_is_named_with_both_numbers():

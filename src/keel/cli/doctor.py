@@ -141,6 +141,9 @@ def _print_page(model: str, examination: Examination, settings: DoctorSettings) 
         return
     names = ", ".join(check.name for check in bad)
     out.print(f"\n[red]Keel does not work on this model as it is[/red]: {names}.")
+    if bad[0].name == "runs by itself":
+        out.print("The model does not run without Keel either: mend its folder as the line says.")
+        return
     for status, advice in _ADVICE.items():
         if any(check.status == status for check in bad):
             out.print(advice)

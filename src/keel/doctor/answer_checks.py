@@ -34,6 +34,11 @@ def check_cache(subject: Subject) -> str:
 def check_padding(subject: Subject) -> str:
     """Rows of a padded batch see what each sees alone."""
     prompts = subject.prompts
+    if len({len(subject.template.prompt_ids(prompt.conversation)) for prompt in prompts}) == 1:
+        raise CheckSkippedError(
+            f"in a context of {subject.context} tokens all prompts are of one length: "
+            "there is nothing to pad"
+        )
     off = _check_recorded(subject, prompts, subject.answers(prompts), "a padded row")
     how = "" if subject.engine.traits.pads_left else "padding misleads it: never padded; "
     return f"{how}{len(prompts)} prompts of unequal length and each alone: off by {off:.0e}"
@@ -123,8 +128,8 @@ def _generated(subject: Subject, *, use_cache: bool) -> tuple[Tensor, Tensor]:
         generated: Any = subject.model.generate(
             input_ids=ids_BT,
             attention_mask=torch.ones_like(ids_BT),
-            max_new_tokens=_STEPS,
-            min_new_tokens=_STEPS,
+            max_new_tokens=min(_STEPS, subject.new_tokens),
+            min_new_tokens=min(_STEPS, subject.new_tokens),
             do_sample=False,
             use_cache=use_cache,
             output_logits=True,

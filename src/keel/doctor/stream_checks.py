@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from keel.doctor.findings import CheckFailedError, CheckSkippedError, check_close
-from keel.doctor.subject import REPLY, TEXTS, Subject, asking
+from keel.doctor.subject import TEXTS, Subject
 from keel.engines import Recording
 from keel.steering import steered
 from keel.words import first_line, percent
@@ -17,7 +17,7 @@ from keel.words import first_line, percent
 def check_plain_pass(subject: Subject) -> str:
     """The model predicts from text alone, without Keel."""
     # Not by the chat template, whose refusal is none of the model's.
-    ids_BT = subject.row(subject.tokenizer.encode(TEXTS[1]))
+    ids_BT = subject.row(subject.tokenizer.encode(TEXTS[1])[: subject.context])
     known = subject.model.get_input_embeddings().weight.shape[0]
     if int(ids_BT.max()) >= known:
         raise CheckFailedError(
@@ -118,7 +118,7 @@ def check_restored(subject: Subject) -> str:
 
 def check_reading(subject: Subject) -> str:
     """Means, likelihoods and the price of floors on a given conversation, against plain passes."""
-    conversation = asking(TEXTS[0]).with_reply(REPLY)
+    conversation = subject.talk(TEXTS[0])
     transcript = subject.template.transcript(conversation)
     turn, ids_BT = transcript.turns[-1], subject.row(transcript.token_ids)
     dtype = subject.model.dtype

@@ -7,6 +7,7 @@ stream lies in what a block returns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keel.engines import ChatTemplate, Completion, Recording
+from keel.engines import ChatTemplate, Completion, Recording, context_tokens
 from keel.engines.transformers import TransformersEngine
+from keel.errors import ContextLengthError
 from keel.steering import Intervention
 from keel.types import Conversation, Floor, Message, Prompt, Sampling
 
@@ -31,6 +33,9 @@ TEXTS = (
 REPLY = "I am the model, and the ghost is not."
 _SEEDS = (11, 12, 13, 14)
 _NEW_TOKENS = 10
+_SHORTEST = "Hi"
+_ROOM = 4
+"""Tokens that a context must have beside the shortest prompt, for an answer to be looked at."""
 
 Positions = Callable[[int], Tensor]
 """Of a conversation of so many tokens, 1 at each that is moved and 0 elsewhere."""
@@ -54,16 +59,61 @@ class Subject:
         """The tokenizer's chat template."""
         return ChatTemplate(self.tokenizer)
 
-    @property
+    @cached_property
+    def context(self) -> int | None:
+        """How many tokens the model can read; None where nothing bounds it."""
+        return context_tokens(self.model)
+
+    @cached_property
+    def new_tokens(self) -> int:
+        """How many tokens an answer has: half of what the shortest prompt leaves of the context.
+
+        Raises ContextLengthError where that is next to nothing.
+        """
+        if self.context is None:
+            return _NEW_TOKENS
+        shortest = len(self.template.prompt_ids(asking(_SHORTEST)))
+        if shortest + _ROOM > self.context:
+            raise ContextLengthError(
+                f"the model's context holds {self.context} tokens, and the chat template makes "
+                f"{shortest} of the shortest question: no conversation fits into it; take a model "
+                "with a longer context"
+            )
+        return min(_NEW_TOKENS, (self.context - shortest) // 2)
+
+    @cached_property
     def prompts(self) -> list[Prompt]:
-        """A prompt for each text."""
-        return [Prompt(f"p{n}", asking(text)) for n, text in enumerate(TEXTS)]
+        """A prompt for each text, or for so many of its words as leave room for an answer."""
+
+        def length(text: str) -> int:
+            return len(self.template.prompt_ids(asking(text))) + self.new_tokens
+
+        texts = [self._cut(text, length) for text in TEXTS]
+        return [Prompt(f"p{n}", asking(text)) for n, text in enumerate(texts)]
+
+    def talk(self, text: str) -> Conversation:
+        """A question with its answer, both cut where the context is short."""
+
+        def length(text: str, reply: str) -> int:
+            conversation = asking(text).with_reply(reply)
+            return len(self.template.transcript(conversation).token_ids)
+
+        text = self._cut(text, lambda words: length(words, REPLY.split()[0]))
+        return asking(text).with_reply(self._cut(REPLY, lambda words: length(text, words)))
+
+    def _cut(self, text: str, length: Callable[[str], int]) -> str:
+        """The text without its last words, where it is longer than the context with them."""
+        words = text.split()
+        while len(words) > 1 and length(" ".join(words)) > (self.context or math.inf):
+            words.pop()
+        text = " ".join(words)
+        return text if length(text) <= (self.context or math.inf) else _SHORTEST
 
     @cached_property
     def ids_BT(self) -> Tensor:
         """Tokens of a whole conversation, alone in their batch."""
-        conversation = asking(TEXTS[1]).with_reply(REPLY)
-        return self.row(self.template.transcript(conversation).token_ids)
+        self.new_tokens  # refused here where no conversation fits  # noqa: B018
+        return self.row(self.template.transcript(self.talk(TEXTS[1])).token_ids)
 
     @cached_property
     def floors(self) -> tuple[Floor, ...]:
@@ -144,7 +194,7 @@ class Subject:
         """Completions in the order of the prompts, with their means; each draws by its own seed."""
         completions = self.engine.generate(
             prompts,
-            Sampling(max_new_tokens=_NEW_TOKENS, temperature=1.0, top_p=1.0),
+            Sampling(max_new_tokens=self.new_tokens, temperature=1.0, top_p=1.0),
             seed=_SEEDS[: len(prompts)],
             recording=Recording(means=True),
             interventions=interventions,

@@ -37,7 +37,7 @@ def check_borders(subject: Subject) -> str:
 
 def check_context(subject: Subject) -> str:
     """How many tokens the model can read."""
-    context = subject.engine.context_tokens
+    context = subject.context
     if context is None:
         return "conversations of any length: nothing bounds its positions"
     return f"conversations of up to {context:,} tokens; longer ones are refused"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keel.engines.catalogue import unpacked_fingerprint as unpacked_fingerprint
     from keel.engines.chat_template import ChatTemplate as ChatTemplate
     from keel.engines.context import check_context as check_context
+    from keel.engines.context import context_tokens as context_tokens
     from keel.engines.context import fits_context as fits_context
     from keel.engines.decoding import text_before as text_before
     from keel.engines.opening import check_untrained as check_untrained
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "keel.engines.catalogue": "EMBEDDED cache_folder locate spoken_name unpacked_fingerprint",
     "keel.engines.chat_template": "ChatTemplate",
-    "keel.engines.context": "check_context fits_context",
+    "keel.engines.context": "check_context context_tokens fits_context",
     "keel.engines.decoding": "text_before",
     "keel.engines.opening": "check_untrained open_engine open_untrained",
     "keel.engines.protocol": "Batch Budget Engine KeepsPrompts LocalModel Recording",
