@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from keel.engines import Probe, Recording
+from keel.engines.transformers import TransformersEngine
 from keel.engines.transformers.reading import kl_per_token
 from keel.errors import NotAppliedError, UsageError
 from keel.steering import Addition
@@ -101,6 +102,41 @@ def test_the_model_is_handed_out_unsteered_whatever_call_was_left_half_done():
     assert torch.equal(made.local_model.model(input_ids=ids).logits, alone)
     with pytest.raises(UsageError, match="broken off"):
         next(left)
+
+
+def test_a_call_left_half_done_on_one_engine_does_not_reach_into_anothers_on_the_same_model():
+    """Its floors held in what the other read: means were 11.3 away, without a word."""
+    first = engine()
+    second = TransformersEngine(first.model, first.tokenizer)
+    conversations = [p.conversation.with_reply("I am the model.") for p in prompts()]
+
+    def read() -> torch.Tensor:
+        readings = list(second.read(conversations, recording=MEANS))
+        return torch.stack([reading.turns[-1].activations.means_LD for reading in readings])
+
+    plain = read()
+    left = first.generate(prompts(), SAMPLING, seed=1, interventions=[Floor(1, V, 1e4)])
+    next(left)
+    assert torch.equal(read(), plain)
+    with pytest.raises(UsageError, match="begun another call, or another on its model"):
+        next(left)
+    left = first.generate(prompts(), SAMPLING, seed=1, interventions=[Floor(1, V, 1e4)])
+    next(left)
+    TransformersEngine(first.model, first.tokenizer)  # its first passes, too, are unsteered
+    with pytest.raises(UsageError, match="broken off"):
+        next(left)
+
+
+def test_prices_left_half_done_are_broken_off_by_the_next_call():
+    """The passes of the rest were made under that call's floors."""
+    made = engine()
+    conversations = [p.conversation.with_reply("I am the model.") for p in prompts()]
+    prices = made.divergence(conversations, [[], [Floor(1, V, 2.0)]])
+    next(prices)
+    left = made.generate(prompts(), SAMPLING, seed=1, interventions=[Floor(1, V, 1e4)])
+    next(left)
+    with pytest.raises(UsageError, match="broken off"):
+        next(prices)
 
 
 def test_a_floor_above_every_layer_of_the_model_is_refused_in_reading_too():

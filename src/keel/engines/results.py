@@ -116,7 +116,7 @@ class Results(Iterator[Result], Generic[Result]):
         if not self._is_open:
             raise UsageError(
                 "these results were broken off (closed, failed, or the engine has begun another "
-                "call) and have no more to give; call the engine again"
+                "call, or another on its model) and have no more to give; call the engine again"
             )
         try:
             result = next(self._results)
@@ -152,13 +152,22 @@ class Results(Iterator[Result], Generic[Result]):
         return self._firing
 
     def close(self) -> None:
-        """Break the call off: the model is unsteered again, and no more results come."""
+        """Break the call off: the model is unsteered again, and no more results come.
+
+        Raises UsageError where another thread is at this moment taking a result.
+        """
+        try:
+            self._results.close()
+        except ValueError as error:  # Python's, of a generator that runs
+            raise UsageError(
+                "another thread is within a call on this model; wait until it has its results, or "
+                "load the model a second time"
+            ) from error
         self._is_open = False
-        self._results.close()
 
 
 class Calls:
-    """The calls of one engine, of which one at a time is open.
+    """The calls on one model, of which one at a time is open, whatever engine they are made by.
 
     A steered call that was left half done keeps its hooks on the model while anything refers to
     it. The next call must not run under them, so it closes the one before.

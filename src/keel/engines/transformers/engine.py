@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -42,6 +43,9 @@ from keel.settings import Spans
 from keel.steering import Firing, Intervention, find_decoder, steered
 from keel.types import Conversation, ModelIdentity, Prompt, Sampling
 
+_calls: WeakKeyDictionary[nn.Module, Calls] = WeakKeyDictionary()
+"""By the module that runs the blocks: a call of one engine on a model acts on another's passes."""
+
 
 class TransformersEngine:
     """A loaded transformers model that answers prompts and reads conversations.
@@ -66,6 +70,8 @@ class TransformersEngine:
         self.decoder = find_decoder(model, blocks)
         if self.decoder.hidden_size is None:
             raise UsageError("the model's config names no hidden size; give a config that does")
+        self.engine_calls = _calls.setdefault(self.decoder.stack, Calls())
+        self.engine_calls.close()
         self.trial = try_model(model, self.decoder, tokenizer, self.device)
         self.budget: Budget = budget_for(self.trial, self.decoder.hidden_size, self.device)
         self.context_tokens = context_tokens(model)
@@ -80,7 +86,6 @@ class TransformersEngine:
         if is_static and self.why_not_static is not None:
             warnings.warn(f"generating without static=true: {self.why_not_static}", stacklevel=2)
         self.identity = self._checked_identity(identity)
-        self.engine_calls = Calls()
         self.prompt_tokens = PromptTokens()
         self._keeps_prompts = False
         self._kept: KeptPrompts | None = None
@@ -231,13 +236,13 @@ class TransformersEngine:
                 yield replace(reading, index=index)
         return firing
 
+    @engine_call
     def divergence(
         self,
         conversations: Sequence[Conversation],
         settings: Sequence[Sequence[Intervention]],
-    ) -> Iterator[Divergence]:
+    ) -> Generator[Divergence, None, None]:
         """KL(unsteered ‖ steered) of next-token distributions, for each setting."""
-        self.engine_calls.close()
         for batch, indices in self._padded_batches(conversations):
             for divergence in divergences(self.model, self._steering, batch, settings):
                 yield replace(divergence, index=indices[divergence.index])
