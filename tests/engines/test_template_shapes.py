@@ -114,6 +114,7 @@ def test_brackets_around_a_turn_are_no_words_put_first():
 
 
 HEARING = DROPS_EMPTY.replace("if m.content", "if m.content != 'hush'")
+TITLING = DROPS_EMPTY.replace("{{ m.content }}", "{{ m.content | capitalize }}")
 DOUBLING = DROPS_EMPTY.replace("{{ m.content }}", "{{ m.content * 2 }}")
 CUTTING = DROPS_EMPTY.replace(
     "{{ m.content }}", "{{ m.content if 'KEEL' in m.content else m.content[:4] }}"
@@ -125,6 +126,7 @@ UNSAYING = DROPS_EMPTY.replace("if m.content", "if m.role == 'assistant'")
     ("source", "reason"),
     [
         (HEARING, r"text of message 2 \(assistant\) or what follows it: .*'good day<\|im_end\|>"),
+        (TITLING, r"text of message 1 \(user\) or what follows it: it writes 'Hello<"),
         (DOUBLING, r"shows 2 times message 1 \(user\): 'hello'"),
         (UNSAYING, r"leaves out message 1 \(user\): 'hello'"),
         (CUTTING, r"text of message 1 \(user\) .*'hell<.*'hello' was to stand"),

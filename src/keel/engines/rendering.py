@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from keel.errors import ChatTemplateError
 from keel.types import Message, Speaker
 
-_MARK = re.compile(r"KEELMARK(\d+)KRAMLEEK")
+_MARK = re.compile(r"KEELMARK(\d+)KRAMLEEK", re.IGNORECASE)  # a template may change the case
 
 
 @dataclass(frozen=True)
