@@ -22,6 +22,7 @@ from keel.types import Conversation, Message, Sampling
 from tests.endpoint.server import Answer, Asked, say, serving
 from tests.pipeline.small import (
     INPUTS,
+    LIBRARY,
     ROLLOUTS,
     ROWS,
     SETTINGS,
@@ -280,6 +281,44 @@ def test_a_replay_killed_again_and_again_ends_as_one_that_was_not(calibrated, tm
 
 
 LATE_S = 0.02
+
+
+def test_judging_that_is_killed_goes_on_and_judges_nothing_twice(run: RunFolder):
+    """`kill -9` once some answers are judged, four a second: the next call judges the others, none
+    again."""
+
+    def scores(_number: int, asked: Asked) -> Answer:
+        return say(
+            json.dumps({"score": len(asked.body["messages"][-1]["content"]) % 4}), after_s=LATE_S
+        )
+
+    def kept() -> list[str]:
+        journals = (run.path / "judgements").glob("*.jsonl")
+        lines = [line for path in journals for line in path.read_text().split("\n")[:-1]]
+        return [json.loads(line)["rollout_id"] for line in lines]
+
+    (run.path.parent / "described").mkdir()
+    for role in LIBRARY.roles:
+        told = {
+            "name": role.name,
+            "description": f"A {role.name}.",
+            "system_prompts": role.system_prompts,
+        }
+        (run.path.parent / "described" / f"{role.name}.json").write_text(json.dumps(told))
+    with serving(scores) as served:
+        how = ["--judge", "openai:judge", "--judge-url", served.address]
+        how += ["--requests-per-minute", "240", "--roles", "described"]
+        first = keel(run.path, "judge", "rollouts", run.path.name, *how)
+        first.wait_for(lambda: len(kept()) > 10)
+        assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
+        before = kept()
+        assert 10 < len(before) < ROLLOUTS
+        code, _, said = keel(run.path, "judge", "rollouts", run.path.name, *how).end()
+    assert code == 0, said
+    assert kept()[: len(before)] == before
+    assert sorted(kept()) == sorted(r.prompt.id for r in run.read().rollouts())
+
+
 STUDY = ["--domains", "coding,therapy", "--people", "1", "--topics", "2", "--turns", "3",
          "--max-new-tokens", "6", "--at-once", "4", "--arms", "none,capped", "--harm"]  # fmt: skip
 
