@@ -128,6 +128,12 @@ def test_damage_is_named_with_its_place(change: dict[str, object], words: str):
         from_record(Judgement, {"rollout_id": "a", "label": "fully", **change})
 
 
+def test_a_field_that_several_parts_have_too_much_is_named_once():
+    places = [{"place": 1, "tokens": 2}, {"place": 3, "tokens": 4}]
+    with pytest.raises(CorruptArtifactError, match=r"unknown fields \['tokens'\] and lacks \[\]"):
+        from_record(_Outer, {"places": places}, {"line": torch.zeros(1)})
+
+
 def test_missing_fields_are_named_and_those_with_defaults_are_not_missed():
     assert from_record(Judgement, {"rollout_id": "a", "label": "none"}).status == "ok"
     with pytest.raises(CorruptArtifactError, match=r"lacks \['label'\]"):

@@ -182,7 +182,7 @@ def _complaint(kind: str, error: ValidationError) -> str:
     path = ".".join([kind, *map(str, first["loc"])])
     if first["type"] in ("missing", "extra_forbidden"):
         lacking, unknown = (
-            sorted(str(p["loc"][-1]) for p in problems if p["type"] == problem)
+            sorted({str(p["loc"][-1]) for p in problems if p["type"] == problem})
             for problem in ("missing", "extra_forbidden")
         )
         owner = path.rpartition(".")[0]
