@@ -118,6 +118,8 @@ def test_an_empty_block_is_no_thinking():
         "Send <scratchpad> first.",
         "Fill <unused7> in.",
         "I [THINK] so.",
+        "<think hard> is what he said.",
+        "He says <Thought for the day> and leaves.",
         "",
     ],
 )

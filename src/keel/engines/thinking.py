@@ -41,7 +41,7 @@ _KNOWN = (
     # DeepSeek, Qwen, GLM, Seed (seed:think), MiniMax (mm:think), Hunyuan (think:opensource),
     # EXAONE, LongCat (longcat_think), Marco (Thought); recipes of GRPO (start_working_out)
     Delimiters(
-        rf"(?i:<(?:{_NAME}(?:\s[^<>]*)?|{_BEGUN}|{_WORD}_start)>)",
+        rf"(?i:<(?:{_NAME}(?:\s+\w+=[^<>]*)?|{_BEGUN}|{_WORD}_start)>)",
         rf"(?i:<(?:/{_NAME}|{_ENDED}|{_WORD}_end)>)",
     ),
     Delimiters(  # Magistral, Ministral
