@@ -37,7 +37,8 @@ class Forked:
         folder.mkdir(exist_ok=True)
         count = len(list(folder.parent.glob(".out-*")))
         out, err = (folder.parent / f".{name}-{count}" for name in ("out", "err"))
-        out.touch()
+        for path in (out, err):
+            path.touch()
         call = (function, arguments, dict(os.environ), torch.get_num_threads(), folder, out, err)
         process = _loaded().Process(target=_work, args=call)
         process.start()
