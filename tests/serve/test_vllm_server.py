@@ -106,7 +106,7 @@ def test_without_vllm_the_command_says_how_to_have_it(run, monkeypatch, capsys):
 
 
 SERVER = """
-import json, os, signal, sys, time
+import json, os, signal, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from keel.engines.vllm.gate import Gate, ServerAddress
@@ -158,12 +158,16 @@ class Handler(BaseHTTPRequestHandler):
                 os._exit(0)
         if fault == "ends" and name == "none" and seen["high"] > 20:
             os._exit(0)
+        if fault == "closes" and name == "none" and seen["high"] > 20:
+            threading.Thread(target=server.shutdown).start()
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 gate.announce(ServerAddress(f"http://127.0.0.1:{server.server_port}"))
 if fault == "peaceful":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 server.serve_forever()
+server.server_close()
+time.sleep(600)  # as one that waits for an answer which will not come
 """
 
 
@@ -224,3 +228,10 @@ def test_why_the_engine_ended_is_what_the_command_says(fault):
     """vLLM's HTTP server once stayed for an hour behind its dead engine, and so did the command."""
     with pytest.raises(NotAppliedError, match="^no layer saw a token$"):
         serving(fault, canary_s=0.1)
+
+
+def test_a_server_that_stays_behind_its_closed_port_ends_the_command(monkeypatch):
+    """A request that its dead engine could not answer kept vLLM's server for ever."""
+    monkeypatch.setattr(vllm_server, "_END_S", 0.5)
+    with pytest.raises(EngineDiedError, match="takes no connections any more"):
+        serving("closes", canary_s=0.1)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -328,6 +328,7 @@ def _watch(
                 gate.open()  # anew: its age is when that was last shown
             except EndpointError as error:  # busy, or about to end; the next wait will tell
                 print(f"keel: {error}", file=sys.stderr)
+                _check_listens(process, error)
             except NotAppliedError:
                 gate.close()
                 raise
@@ -341,6 +342,22 @@ def _watch(
                 "printed above"
             )
         return
+
+
+def _check_listens(process: _Server, error: EndpointError) -> None:
+    """See that a server which a probe did not reach still listens, or ends soon.
+
+    Raises EngineDiedError for one that stays behind its closed port: a request that it cannot
+    answer any more can keep it.
+    """
+    if not isinstance(error.__cause__, httpx.ConnectError):
+        return
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_S)
+        return
+    raise EngineDiedError(
+        "vLLM's server takes no connections any more, for the reason that it printed above"
+    ) from error
 
 
 def _try_candidate(

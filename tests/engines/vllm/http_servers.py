@@ -91,7 +91,7 @@ def _base_environment():
 def running_server(process, port):
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_for(url, process)
+        wait_for(url, process)
         yield url
     finally:
         process.terminate()
@@ -158,7 +158,7 @@ def ended(process):
         return said_by(process)
 
 
-def _wait_for(url, process, seconds=540):
+def wait_for(url, process, seconds=540):
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         if process.poll() is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import json
 import os
@@ -10,7 +11,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from keel.store import save_floors
@@ -24,6 +27,7 @@ from tests.engines.vllm.http_servers import (
     start,
     start_headless,
     start_keel,
+    wait_for,
 )
 from tests.engines.vllm.serving_vllm import band, tiny
 
@@ -154,6 +158,30 @@ def test_a_cap_that_is_lost_while_nobody_asks_is_noticed(folder, floors, tmp_pat
         assert "self-test" in said_by(process) or "no layer saw a token" in said_by(process)
         with pytest.raises(OSError):
             urllib.request.urlopen(f"{url}/health", timeout=2)
+    finally:
+        process.kill()
+        process.wait(60)
+        process.said.close()
+
+
+def test_a_server_whose_engine_is_killed_under_a_call_ends_and_says_so(folder, floors):
+    """The call was never answered, so vLLM's server stayed, and `keel serve` behind it."""
+    process = start_keel(floors, port := free_port(), {}, "--model", str(folder))
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        (engine,) = [each for each in children if "EngineCore" in " ".join(each.cmdline())]
+        engine.suspend()
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(get, url, "/keel?firing=high")
+            time.sleep(2)
+            assert not call.done()
+            engine.kill()
+            assert process.wait(100) == 3
+            with pytest.raises((OSError, http.client.HTTPException)):
+                call.result(30)
+        assert "ended by itself" in said_by(process)
     finally:
         process.kill()
         process.wait(60)

@@ -10,6 +10,7 @@ worker              steers the layers, and maps each step's tokens to their requ
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import socket
@@ -22,7 +23,7 @@ from typing import Any
 from keel.engines.vllm.deployment import Deployment, ServeEnvironment, check_names
 from keel.engines.vllm.gate import Gate
 from keel.engines.vllm.watch_folder import FOLDER_VARIABLE, make_folder
-from keel.errors import KeelError, MissingExtraError, NotAppliedError, UsageError
+from keel.errors import KeelError, MissingExtraError, UsageError
 
 TESTED = ("0.32.",)
 """Versions of vLLM that the tests run on."""
@@ -33,6 +34,8 @@ WATCH = "keel.serve.watch.Watch"
 """The middleware of a server that watches its conversations, inside the front."""
 REFUSED = 3
 """Exit status of a server that Keel refuses to start."""
+_EVERY_S = 1.0
+"""How often a call that waits for an engine looks whether the engine lives."""
 
 
 def check_version() -> None:
@@ -152,10 +155,12 @@ def _add_front(*, is_watched: bool) -> None:
     if apps is None or getattr(apps, _DONE, False):
         return
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.core_client import AsyncMPClient
 
     from keel.engines.vllm.front import Front
 
     setattr(apps, _DONE, True)
+    _wrap(AsyncMPClient, "_call_utility_async", _fail_with_engine)
     _wrap(AsyncLLM, "add_request", _settle)
     _wrap(AsyncLLM, "generate", _watch_answers)
     add = apps.init_entrypoints_middleware
@@ -169,6 +174,23 @@ def _add_front(*, is_watched: bool) -> None:
             app.add_middleware(Front)
 
     apps.init_entrypoints_middleware = wrapped
+
+
+async def _fail_with_engine(original: Wrapper, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wraps a call to an engine, which vLLM leaves waiting for ever where that engine dies.
+
+    The request behind it would keep the HTTP server from ending. Raises vLLM's EngineDeadError.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    call = asyncio.ensure_future(original(self, *args, **kwargs))
+    try:
+        while not (await asyncio.wait([call], timeout=_EVERY_S))[0]:
+            if self.resources.engine_dead:
+                raise EngineDeadError()
+        return call.result()
+    finally:
+        call.cancel()
 
 
 async def _settle(
@@ -341,13 +363,16 @@ def _run_canary_while_idle(original: Wrapper, self: Any, *args: Any, **kwargs: A
 
 
 def _check_cap(core: Any) -> None:
-    """Run an engine's canary if it is due; `keel serve` is told why an engine ends."""
+    """Run an engine's canary if it is due; `keel serve` is told why an engine ends.
+
+    What a worker finds comes as vLLM's own error where the worker is another process.
+    """
     keel = getattr(core, "keel", None)
     if keel is None:
         return
     try:
         keel.run_canary_if_due()
-    except NotAppliedError as error:
+    except Exception as error:  # a cap that could not be shown, whatever the reason
         gate = Gate.of(os.environ)
         if gate is not None:
             gate.refuse(" ".join(str(error).split()))
