@@ -172,15 +172,15 @@ def wait_for(url, process, seconds=540):
 
 
 def post(url, path, body, **headers):
-    """(status, headers, JSON) of a request."""
+    """(status, headers, JSON) of a request; the text of an answer that is none."""
     request = urllib.request.Request(
         f"{url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )
     try:
         with urllib.request.urlopen(request, timeout=120) as reply:
             raw = reply.read().decode()
-            is_stream = reply.headers["content-type"].startswith("text/event-stream")
-            return reply.status, reply.headers, raw if is_stream else json.loads(raw)
+            is_json = reply.headers.get("content-type", "").startswith("application/json")
+            return reply.status, reply.headers, json.loads(raw) if is_json else raw
     except urllib.error.HTTPError as error:
         return error.code, error.headers, json.loads(error.read() or b"{}")
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import time
 import urllib.request
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from keel.cli import run as keel_command
 from keel.engines import open_engine
@@ -37,18 +41,45 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(folder, tmp_path_factory):
+def adapter(folder, tmp_path_factory):
+    """A LoRA adapter of that model, and a folder of the model with it merged in."""
+    path, merged = tmp_path_factory.mktemp("adapter"), tmp_path_factory.mktemp("merged") / "llama"
+    shutil.copytree(folder, merged)
+    weights, draws = load_file(merged / "model.safetensors"), torch.Generator().manual_seed(0)
+    rank, alpha, parts, factors = 8, 16, ("q_proj", "v_proj", "down_proj"), {}
+    for name in [name for name in weights if name.split(".")[-2] in parts]:
+        rows, columns = weights[name].shape
+        down = torch.randn(rank, columns, generator=draws) / columns**0.5
+        up = torch.randn(rows, rank, generator=draws) / rank**0.5
+        weights[name] = weights[name] + alpha / rank * up @ down
+        base = f"base_model.model.{name.removesuffix('.weight')}"
+        factors |= {f"{base}.lora_A.weight": down, f"{base}.lora_B.weight": up}
+    save_file(weights, merged / "model.safetensors", metadata={"format": "pt"})
+    save_file(factors, path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha}
+    config |= {"target_modules": list(parts), "bias": "none"}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return path, merged
+
+
+@pytest.fixture(scope="module")
+def url(folder, adapter, tmp_path_factory):
     """A server that holds by `high`, where vLLM was told to load another plugin only."""
     path = tmp_path_factory.mktemp("floors") / "floors.safetensors"
     bands = [Floors(tuple(floors), name) for name, floors in SETTINGS.items()]
     save_floors(bands, path, default=HIGH)
-    asked = {"arguments": ("--enable-scale-out",), "VLLM_PLUGINS": "lora_filesystem_resolver"}
-    with keel_served(path, "--model", str(folder), **asked) as url:
+    arguments = ("--enable-scale-out", "--enable-lora", "--lora-modules", f"adapted={adapter[0]}")
+    asked = {"VLLM_PLUGINS": "lora_filesystem_resolver", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    with keel_served(path, "--model", str(folder), arguments=arguments, **asked) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def expected(folder):
+    return expected_of(folder)
+
+
+def expected_of(folder):
     """What the transformers engine answers: unsteered and under each setting."""
     engine = open_engine(str(folder), dtype="float32", device="cpu")
     answers = {}
@@ -80,6 +111,23 @@ def test_every_request_is_held_by_the_default_or_the_setting_that_it_names(url, 
     assert status == 200
     assert headers["x-keel-setting"] == (name or HIGH)
     assert agrees(reply["choices"][0]["token_ids"], expected[name or HIGH])
+
+
+def test_a_lora_adapter_is_held_like_its_base(url, expected, adapter):
+    """Given at the start, or loaded while the server runs."""
+    folder, merged = adapter
+    adapted = expected_of(merged)
+    assert adapted["low"] != expected["low"]
+    load = {"lora_name": "later", "lora_path": str(folder)}
+    assert post(url, "/v1/load_lora_adapter", load)[0] == 200
+    for model in ("adapted", "later"):
+        for name in ("none", *SETTINGS, None):
+            body = completion(expected, model=model)
+            body |= {} if name is None else {"vllm_xargs": {"keel": name}}
+            status, headers, reply = post(url, "/v1/completions", body)
+            assert status == 200, reply
+            assert headers["x-keel-setting"] == (name or HIGH)
+            assert reply["choices"][0]["token_ids"] == adapted[name or HIGH]
 
 
 def test_a_stream_says_at_its_start_what_holds_it(url, expected):
