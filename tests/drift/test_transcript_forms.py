@@ -309,14 +309,34 @@ def test_a_conversation_s_domain_is_its_own_or_its_file_s(tmp_path):
     assert len(read.conversations) == len(read.domains)
 
 
-def test_a_domain_that_is_no_text_is_refused_and_can_be_skipped(tmp_path):
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    lines = [{"messages": turns, "domain": 3}, {"messages": turns, "domain": "law"}]
-    path = written(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "logs.jsonl")
-    with pytest.raises(UsageError, match="line 1 has .* as domain, expected text"):
-        read_transcripts([path])
-    read = read_transcripts([path], skip_unreadable=True)
-    assert (read.domains, len(read.conversations), len(read.skipped)) == (("law",), 1, 1)
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [
+        ({"domain": ["law"]}, "domain that is a list"),
+        ({"domain": {"name": "law"}}, "domain that is an object"),
+        ({"domain": True}, "domain that is a boolean"),
+        ({"domain": 0.5}, "domain that is a number"),
+        ({"metadata": {"domain": [1]}}, "domain that is a list"),
+        ({"conversation_id": ["a", 1]}, "id that is a list"),
+        ({"conversation_id": {"$oid": "5f"}}, "id that is an object"),
+        ({"conversation_id": True}, "id that is a boolean"),
+    ],
+)
+def test_a_label_that_is_no_text_costs_no_turn_and_is_said(tmp_path, field, kind):
+    """A domain that was a list refused the whole conversation once."""
+    path = written(tmp_path, {"messages": OPENAI, **field}, "logs.jsonl")
+    read = read_transcripts([path])
+    assert (read.domains, read.conversations) == (("logs",), (Conversation(SPOKEN, "logs"),))
+    assert [*read.summary()] == [f"1 × {kind} left out, first in {path} line 1"]
+
+
+def test_a_label_may_be_a_whole_number_and_is_one_printable_line(tmp_path):
+    lines = [{"domain": 0, "conversation_id": 7}, {"domain": "law\n\ud800 two"}]
+    text = "".join(json.dumps({"messages": OPENAI, **line}) + "\n" for line in lines)
+    read = read_transcripts([written(tmp_path, text, "logs.jsonl")])
+    assert read.domains == ("0", "law ? two")
+    assert [talk.id for talk in read.conversations] == ["7", "logs#2"]
+    assert read.notes == ()
 
 
 BESIDE_OTHERS: dict[str, tuple[Any, str]] = {

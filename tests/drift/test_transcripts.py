@@ -119,7 +119,6 @@ REFUSED = {
     "role is a list": ([{"role": ["user"], "content": "x"}], r"message 1 has role \['user'\]"),
     "content a number": ([{"role": "user", "content": 3}], r"message 1 has a number as content"),
     "half a character": ('[{"role": "user", "content": "a\\ud83e"}]', r"half a character at place"),
-    "id is a list": ({"messages": HELLO, "conversation_id": []}, r"a list as conversation_id"),
 }
 
 

@@ -58,7 +58,9 @@ class _Draft:
     name: str
     beside: dict[str, Any]
     domain: Any
-    """As the file has it, else the file's name."""
+    """As the file has it."""
+    file: str
+    """The file's name, without its ending."""
 
 
 def read_transcripts(paths: Iterable[str | Path], *, skip_unreadable: bool = False) -> Transcripts:
@@ -84,7 +86,7 @@ def read_transcripts(paths: Iterable[str | Path], *, skip_unreadable: bool = Fal
     for draft in _paired(drafts):
         own: list[Note] = []
         try:
-            conversation, domain = _conversation(draft, own), _domain(draft)
+            conversation, domain = _conversation(draft, own), _domain(draft, own)
         except UsageError as error:
             _keep(error, skipped, skip_unreadable)
         else:
@@ -136,16 +138,25 @@ def _draft(outline: Outline, whole: dict[str, Any], location: str, name: str, fi
     metadata = beside.get("metadata")
     holders = (beside, metadata if isinstance(metadata, dict) else {}, whole)
     own = (each.get("domain") for each in holders)
-    domain = next((name for name in own if name and str(name).strip()), file)
-    return _Draft(outline, location, name, beside, domain)
+    domain = next((name for name in own if name not in (None, "") and str(name).strip()), None)
+    return _Draft(outline, location, name, beside, domain, file)
 
 
-def _domain(draft: _Draft) -> str:
-    if not isinstance(draft.domain, str):
-        raise UsageError(
-            f"{draft.location} has {kind_of(draft.domain)} as domain, expected text; remove it"
-        )
-    return draft.domain.strip()
+def _domain(draft: _Draft, notes: list[Note]) -> str:
+    """The file's own word for the subject, else the name of the file."""
+    return _label(draft.domain, "domain", draft.location, notes) or draft.file
+
+
+def _label(value: Any, name: str, location: str, notes: list[Note]) -> str:
+    """A name as one line of text; empty where there is none or it is no text, which is noted."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if is_number else value
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        notes.append(Note(location, f"{name} that is {kind_of(value)} left out"))
+        return ""
+    return " ".join(text.encode(errors="replace").decode().split())
 
 
 def _paired(drafts: list[_Draft]) -> Iterator[_Draft]:
@@ -184,8 +195,4 @@ def _conversation(draft: _Draft, notes: list[Note]) -> Conversation:
     said = "\n".join(message.content for message in messages)
     notes += [Note(location, what) for what in unread_beside(draft.beside, said)]
     own_id = outline.id if outline.id is not None else draft.beside.get("conversation_id")
-    if own_id is not None and not isinstance(own_id, str | int):
-        raise UsageError(
-            f"{location} has {kind_of(own_id)} as conversation_id, expected text; remove it"
-        )
-    return Conversation(messages, draft.name if own_id in (None, "") else str(own_id))
+    return Conversation(messages, _label(own_id, "id", location, notes) or draft.name)
