@@ -91,6 +91,23 @@ def test_turns_that_fewer_than_ten_conversations_reach_are_left_out():
     assert domain_paths(talks)[0].counts == (12, 12, 12)
 
 
+def test_an_empty_answer_on_the_way_does_not_end_its_domain_s_path():
+    """One of 921 answers was empty, and of 59 turns a page showed the first 12."""
+
+    def level(domain: str, person: str, turn: int) -> float:
+        return nan if (person, turn) == ("therapy-1", 2) else 1.0 * turn
+
+    for people, counts in ((2, (2, 2, 1, 2, 2)), (12, (12, 12, 11, 12, 12))):
+        path = domain_paths(points(level, people=people, turns=5))[0]
+        assert (path.domain, path.counts) == ("therapy", counts)
+        assert [mean.value for mean in path.levels] == [0, 1, 2, 3, 4]
+
+
+def test_a_path_ends_before_a_turn_that_nobody_has_a_level_at():
+    path = domain_paths(points(lambda domain, person, turn: nan if turn == 2 else 1.0, turns=5))[0]
+    assert path.counts == (5, 5)
+
+
 def test_arms_are_compared_conversation_by_conversation():
     """The second arm lies .4 higher in each conversation, however far these lie apart."""
     first = points(lambda domain, person, turn: float(person[-1]))

@@ -229,10 +229,15 @@ class _Levels:
         return rows_CT
 
     def turns(self, fewest: int) -> int:
-        """How many turns, from the first on, so many conversations reach."""
-        counts_T = np.isfinite(self.values_CT).sum(0)
-        short = np.flatnonzero(counts_T < min(fewest, max(counts_T, default=0)))
-        return int(short[0]) if len(short) else len(counts_T)
+        """How many turns, from the first on, so many conversations reach, and some have a level.
+
+        A conversation reaches a turn that it goes on behind, whether or not its answer is empty.
+        """
+        is_there_CT = np.isfinite(self.values_CT)
+        reached_T = np.logical_or.accumulate(is_there_CT[:, ::-1], axis=1)[:, ::-1].sum(0)
+        is_short_T = reached_T < min(fewest, max(reached_T, default=0))
+        short = np.flatnonzero(is_short_T | ~is_there_CT.any(0))
+        return int(short[0]) if len(short) else len(reached_T)
 
     def slopes(self, turns: int) -> Floats:
         """Each conversation's least-squares change per turn; NaN with fewer than three turns."""
