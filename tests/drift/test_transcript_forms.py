@@ -66,6 +66,105 @@ SAMPLE = {
     "output": {"model": "m", "choices": []},
 }
 
+CLAUDE = {
+    "uuid": "u",
+    "name": "a talk",
+    "chat_messages": [
+        {"sender": "human", "text": "Hi", "content": [{"type": "text", "text": "Hi"}]},
+        {"sender": "assistant", "text": "Hello", "content": [], "attachments": [], "files": []},
+    ],
+}
+CLAUDE_BRANCHED = {
+    "uuid": "u",
+    "chat_messages": [
+        {"uuid": id, "parent_message_uuid": parent, "sender": sender, "text": text}
+        for id, parent, sender, text in (
+            ("a", "00000000-0000-4000-8000-000000000000", "human", "Hi"),
+            ("b", "a", "assistant", "Goodbye"),
+            ("c", "a", "assistant", "Hello"),
+        )
+    ],
+}
+OPEN_WEBUI = {
+    "id": "w",
+    "title": "a talk",
+    "chat": {
+        "models": ["m"],
+        "params": {},
+        "messages": OPENAI[:1],
+        "history": {
+            "currentId": "c",
+            "messages": {
+                "a": {"id": "a", "parentId": None, "childrenIds": ["b", "c"], **OPENAI[0]},
+                "b": {"id": "b", "parentId": "a", "role": "assistant", "content": "No"},
+                "c": {"id": "c", "parentId": "a", "model": "m", **OPENAI[1]},
+            },
+        },
+    },
+}
+"""An answer made again: the first is not on the screen."""
+OASST = {
+    "message_tree_id": "t",
+    "prompt": {
+        "message_id": "t",
+        "role": "prompter",
+        "text": "Hi",
+        "replies": [
+            {"role": "assistant", "text": "No", "rank": None, "replies": []},
+            {"role": "assistant", "text": "Never", "rank": 1, "replies": []},
+            {"role": "assistant", "text": "Hello", "rank": 0, "replies": []},
+        ],
+    },
+}
+OASST_ROWS = [
+    {"message_id": "t", "parent_id": None, "role": "prompter", "text": "Hi", "rank": None},
+    {"message_id": "b", "parent_id": "t", "role": "assistant", "text": "No", "rank": 1.0},
+    {"message_id": "a", "parent_id": "t", "role": "assistant", "text": "Hello", "rank": 0.0},
+]
+BEDROCK_ASKED = {
+    "modelId": "m",
+    "messages": [{"role": "user", "content": [{"text": "Hi"}]}],
+    "inferenceConfig": {"maxTokens": 9},
+}
+BEDROCK_ANSWERED = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "Hello"}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 1, "outputTokens": 1},
+}
+
+
+def bedrock_log(asked: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schemaType": "ModelInvocationLog",
+        "requestId": "r",
+        "operation": "Converse",
+        "input": {"inputContentType": "application/json", "inputBodyJson": asked},
+        "output": {"outputContentType": "application/json", "outputBodyJson": answered},
+    }
+
+
+def constructed(kind: str, content: str) -> dict[str, Any]:
+    """A message as LangChain's `dumpd` writes it."""
+    names = ["langchain", "schema", "messages", kind]
+    return {"lc": 1, "type": "constructor", "id": names, "kwargs": {"content": content}}
+
+
+LANGCHAIN = [
+    {"type": "human", "data": {"content": "Hi", "type": "human", "additional_kwargs": {}}},
+    {"type": "ai", "data": {"content": "Hello", "type": "ai", "tool_calls": [], "id": "run-1"}},
+]
+CONSTRUCTED = [constructed("HumanMessage", "Hi"), constructed("AIMessageChunk", "Hello")]
+
+
+def lm_studio(*shown: dict[str, Any], **more: Any) -> dict[str, Any]:
+    turns = [{"versions": [version], "currentlySelected": 0} for version in shown]
+    return {"name": "a talk", "createdAt": 1, "messages": turns, **more}
+
+
+LM_USER = {"type": "singleStep", "role": "user", "content": [{"type": "text", "text": "Hi"}]}
+LM_STEP = {"type": "contentBlock", "content": [{"type": "text", "text": "Hello"}]}
+LM_ANSWER = {"type": "multiStep", "role": "assistant", "steps": [LM_STEP, {"type": "debugInfo"}]}
+GLAIVE = "USER: Hi\n\n\nASSISTANT: Hello <|endoftext|>\n\n\n"
 WITH_SYSTEM: dict[str, Any] = {
     "OpenAI": {"messages": [{"role": "system", "content": SYSTEM}, *OPENAI]},
     "OpenAI, with the completion beside": {**REQUEST, "choices": COMPLETION["choices"]},
@@ -117,6 +216,19 @@ WITH_SYSTEM: dict[str, Any] = {
         )
     ],
     "Inspect's log": {"version": 2, "eval": {"task": "t"}, "samples": [SAMPLE]},
+    "Bedrock's Converse": {"request": {**BEDROCK_ASKED, "system": [{"text": SYSTEM}]}}
+    | {"response": BEDROCK_ANSWERED},
+    "LangChain's dumps": [constructed("SystemMessage", SYSTEM), *CONSTRUCTED],
+    "LM Studio": lm_studio(LM_USER, LM_ANSWER, systemPrompt=SYSTEM),
+    "LM Studio, where each chat has its settings": lm_studio(
+        LM_USER,
+        LM_ANSWER,
+        perChatPredictionConfig={
+            "fields": [{"key": "llm.prediction.systemPrompt", "value": SYSTEM}]
+        },
+    ),
+    "Glaive": {"system": f"SYSTEM: {SYSTEM}", "chat": GLAIVE},
+    "Glaive's first set": {"sample": f"SYSTEM: {SYSTEM}\n{GLAIVE}"},
     "a system prompt, question and answer": {"system": SYSTEM, "prompt": "Hi", "response": "Hello"},
 }
 
@@ -129,57 +241,67 @@ def test_a_system_prompt_is_read_wherever_its_program_keeps_it(tmp_path, form):
     assert transcripts.notes == ()
 
 
-CLAUDE = {
-    "uuid": "u",
-    "name": "a talk",
-    "chat_messages": [
-        {"sender": "human", "text": "Hi", "content": [{"type": "text", "text": "Hi"}]},
-        {"sender": "assistant", "text": "Hello", "content": [], "attachments": [], "files": []},
-    ],
-}
-CLAUDE_BRANCHED = {
-    "uuid": "u",
-    "chat_messages": [
-        {"uuid": id, "parent_message_uuid": parent, "sender": sender, "text": text}
-        for id, parent, sender, text in (
-            ("a", "00000000-0000-4000-8000-000000000000", "human", "Hi"),
-            ("b", "a", "assistant", "Goodbye"),
-            ("c", "a", "assistant", "Hello"),
-        )
-    ],
-}
-OPEN_WEBUI = {
-    "id": "w",
-    "title": "a talk",
-    "chat": {
-        "models": ["m"],
-        "params": {},
-        "messages": OPENAI[:1],
-        "history": {
-            "currentId": "c",
-            "messages": {
-                "a": {"id": "a", "parentId": None, "childrenIds": ["b", "c"], **OPENAI[0]},
-                "b": {"id": "b", "parentId": "a", "role": "assistant", "content": "No"},
-                "c": {"id": "c", "parentId": "a", "model": "m", **OPENAI[1]},
-            },
-        },
-    },
-}
-"""An answer made again: the first is not on the screen."""
-OASST = {
-    "message_tree_id": "t",
-    "prompt": {
-        "message_id": "t",
-        "role": "prompter",
-        "text": "Hi",
-        "replies": [
-            {"role": "assistant", "text": "No", "rank": None, "replies": []},
-            {"role": "assistant", "text": "Never", "rank": 1, "replies": []},
-            {"role": "assistant", "text": "Hello", "rank": 0, "replies": []},
-        ],
-    },
-}
 WITHOUT_SYSTEM: dict[str, tuple[Any, str, list[str]]] = {
+    "OpenAssistant's rows": (
+        "".join(json.dumps(row) + "\n" for row in OASST_ROWS[::2]),
+        "rows.jsonl",
+        ["t"],
+    ),
+    "OpenAssistant's rows in a table, answers first": (
+        "message_id,parent_id,role,text,rank\na,t,assistant,Hello,0.0\nt,,prompter,Hi,\n"
+        "a2,t2,assistant,Hello,\nt2,,prompter,Hi,\n",
+        "rows.csv",
+        ["t", "t2"],
+    ),
+    "Bedrock's Converse, a request and its response": (
+        {"request": BEDROCK_ASKED, "response": BEDROCK_ANSWERED},
+        "calls.jsonl",
+        ["calls"],
+    ),
+    "Bedrock's Converse, both in an object": (
+        {**BEDROCK_ASKED, **BEDROCK_ANSWERED},
+        "calls.jsonl",
+        ["calls"],
+    ),
+    "Bedrock's log of Converse": (
+        bedrock_log(BEDROCK_ASKED, BEDROCK_ANSWERED),
+        "log.json",
+        ["r"],
+    ),
+    "Bedrock's log of a model's own form": (
+        bedrock_log({"messages": BLOCKS[:1], "max_tokens": 9}, ANTHROPIC_REPLY),
+        "log.json",
+        ["r"],
+    ),
+    "Ollama, a request and its response": (
+        {
+            "request": {"model": "m", "messages": OPENAI[:1]},
+            "response": {"model": "m", "message": OPENAI[1], "done": True},
+        },
+        "proxy.jsonl",
+        ["proxy"],
+    ),
+    "LangChain's messages_to_dict": (LANGCHAIN, "history.json", ["history"]),
+    "LangChain's messages_to_dict in a state": ({"messages": LANGCHAIN}, "s.json", ["s"]),
+    "LangChain's dumps": (CONSTRUCTED, "history.json", ["history"]),
+    "LangChain's dumps in a state": ({"messages": CONSTRUCTED}, "s.jsonl", ["s"]),
+    "LangChain's histories, several": ([LANGCHAIN, CONSTRUCTED], "h.json", ["h#1", "h#2"]),
+    "LangChain's messages in a list": (
+        [{"type": "human", "content": "Hi"}, {"type": "ai", "content": "Hello"}],
+        "h.json",
+        ["h"],
+    ),
+    "LM Studio": (
+        lm_studio(LM_USER, LM_ANSWER, systemPrompt=""),
+        "1.conversation.json",
+        ["1.conversation"],
+    ),
+    "LM Studio, an answer of a single step": (
+        lm_studio(LM_USER, {**LM_USER, "role": "assistant", "content": LM_STEP["content"]}),
+        "1.json",
+        ["1"],
+    ),
+    "Glaive": ({"chat": GLAIVE}, "g.jsonl", ["g"]),
     "Claude's export": ([CLAUDE], "conversations.json", ["u"]),
     "Claude's export, an answer made again": ([CLAUDE_BRANCHED], "conversations.json", ["u"]),
     "Claude's export, back at the first answer": (
@@ -340,6 +462,20 @@ def test_a_label_may_be_a_whole_number_and_is_one_printable_line(tmp_path):
 
 
 BESIDE_OTHERS: dict[str, tuple[Any, str]] = {
+    "OpenAssistant's rows": (
+        "".join(json.dumps(row) + "\n" for row in OASST_ROWS),
+        "1 × other reply left out",
+    ),
+    "LM Studio's answer made again": (
+        lm_studio(LM_USER)
+        | {
+            "messages": [
+                {"versions": [LM_USER], "currentlySelected": 0},
+                {"versions": [{**LM_ANSWER, "steps": []}, LM_ANSWER], "currentlySelected": 1},
+            ]
+        },
+        "1 × other version left out",
+    ),
     "OpenAssistant's tree": (OASST, "2 × other reply left out"),
     "Anthropic's HH": (
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi"},
@@ -631,3 +767,85 @@ def test_a_user_s_own_form_is_tried_first(tmp_path):
         assert read_conversations(written(tmp_path, value)) == [Conversation(SPOKEN, "own")]
     finally:
         FORMS._values.pop("test form")
+
+
+CALLED = (Message("user", "Hi"), Message("assistant", "I look.\n\nHello"))
+CALL = {"toolUse": {"toolUseId": "1", "name": "look", "input": {}}}
+RESULT = {"toolResult": {"toolUseId": "1", "content": [{"text": "3"}]}}
+WITH_CALLS: dict[str, Any] = {
+    "Glaive": {
+        "chat": 'USER: Hi\n\n\nASSISTANT: I look. <functioncall> {"name": "look"} <|endoftext|>'
+        '\n\n\nFUNCTION RESPONSE: {"n": 3}\n\n\nASSISTANT: Hello <|endoftext|>'
+    },
+    "Bedrock's Converse": {
+        "messages": [
+            BEDROCK_ASKED["messages"][0],
+            {"role": "assistant", "content": [{"text": "I look."}, CALL]},
+            {"role": "user", "content": [RESULT]},
+            {"role": "assistant", "content": [{"text": "Hello"}]},
+        ]
+    },
+    "LangChain": [
+        LANGCHAIN[0],
+        {"type": "ai", "data": {"content": "I look.", "tool_calls": [{"name": "look"}]}},
+        {"type": "tool", "data": {"content": "3", "type": "tool", "tool_call_id": "1"}},
+        LANGCHAIN[1],
+    ],
+    "LM Studio": lm_studio(
+        LM_USER,
+        {
+            "type": "multiStep",
+            "role": "assistant",
+            "steps": [
+                {"type": "contentBlock", "content": [{"type": "text", "text": "I look.\n\n"}]},
+                {"type": "contentBlock", "content": [{"type": "toolCallRequest", "name": "look"}]},
+                {"type": "contentBlock", "content": [{"type": "toolCallResult", "content": "3"}]},
+                LM_STEP,
+            ],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("form", WITH_CALLS)
+def test_calls_of_tools_and_their_results_are_left_out_by_those_names(tmp_path, form):
+    read = read_transcripts([written(tmp_path, WITH_CALLS[form])])
+    assert [talk.messages for talk in read.conversations] == [CALLED]
+    assert {note.what for note in read.notes} == {"tool call left out", "tool result left out"}
+
+
+THOUGHT: dict[str, Any] = {
+    "Bedrock's Converse": {
+        "messages": [
+            BEDROCK_ASKED["messages"][0],
+            {
+                "role": "assistant",
+                "content": [
+                    {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "s"}}},
+                    {"text": "Hello"},
+                ],
+            },
+        ]
+    },
+    "LM Studio": lm_studio(
+        LM_USER,
+        {
+            "type": "multiStep",
+            "role": "assistant",
+            "steps": [
+                {**LM_STEP, "content": [{"text": "Hm."}], "style": {"type": "thinking"}},
+                LM_STEP,
+            ],
+        },
+    ),
+    "LangChain": [
+        LANGCHAIN[0],
+        {"type": "ai", "data": {"content": "Hello", "additional_kwargs": {"reasoning": "Hm."}}},
+    ],
+}
+
+
+@pytest.mark.parametrize("form", THOUGHT)
+def test_thinking_is_kept_apart_from_the_answer(tmp_path, form):
+    (talk,) = read_conversations(written(tmp_path, THOUGHT[form]))
+    assert talk.messages == (SPOKEN[0], Message("assistant", "Hello", thinking="Hm."))

@@ -13,14 +13,21 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import filter as matching
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from keel.drift.transcripts.messages import SPEAKER_KEYS, TEXT_KEYS, is_speaker, kind_of, speaker_of
+from keel.drift.transcripts.messages import (
+    SPEAKER_KEYS,
+    TEXT_KEYS,
+    is_dump,
+    is_speaker,
+    kind_of,
+    speaker_of,
+)
 from keel.errors import MissingArtifactError, MissingExtraError, UsageError
 
 EXPECTED = (
@@ -50,6 +57,11 @@ def values_in(path: Path) -> Iterator[Located]:
         raise UsageError(f"{path} is a run, expected a transcript; give a file of conversations")
     if path.is_dir():
         raise UsageError(f"{path} is a folder, expected a file; {_named_in(path)}")
+    yield from _as_trees(str(path), _stored(path))
+
+
+def _stored(path: Path) -> Iterator[Located]:
+    """The values one by one, as they stand in the file."""
     if zipfile.is_zipfile(path):
         yield from _of_zip(path)
     elif path.suffix == ".parquet":
@@ -60,6 +72,30 @@ def values_in(path: Path) -> Iterator[Located]:
             yield from _of_table(text, str(path))
         else:
             yield from _of_text(text, str(path), is_lines=path.suffix in (".jsonl", ".ndjson"))
+
+
+_NODE = {"message_id", "parent_id", "role", "text"}
+"""What a row has that is a message of a tree, as OpenAssistant's are."""
+
+
+def _as_trees(location: str, values: Iterable[Located]) -> Iterator[Located]:
+    """Rows that each name the message they answer, as trees from the first on; others as is."""
+    nodes: dict[Any, dict[str, Any]] = {}
+    for each in values:
+        row = each.value
+        if not (isinstance(row, dict) and row.keys() >= _NODE):
+            yield each
+            continue
+        rank = row.get("rank")
+        is_ranked = rank not in (None, "") and rank == rank  # NaN is not itself
+        nodes[row["message_id"]] = {**row, "rank": rank if is_ranked else None, "replies": []}
+    for name, node in nodes.items():
+        parent = nodes.get(node["parent_id"])
+        if parent is not None:
+            parent["replies"].append(node)
+        else:
+            tree = {"message_tree_id": name, "prompt": node}
+            yield Located(f"{location} conversation {name}", tree)
 
 
 def _named_in(folder: Path) -> str:
@@ -135,7 +171,13 @@ def _of_text(text: str, location: str, *, is_lines: bool) -> Iterator[Located]:
 
 def _is_message(value: Any) -> bool:
     """Whether a list that begins with it is one conversation: it names a speaker, not messages."""
-    return isinstance(value, dict) and ("role" in value or "from" in value)
+    if not isinstance(value, dict) or "messages" in value:
+        return False
+    kind = value.get("type")
+    is_langchain = (
+        isinstance(kind, str) and is_speaker(kind) and bool({"content", "data"} & {*value})
+    )
+    return is_langchain or is_dump(value) or "role" in value or "from" in value
 
 
 def _is_lines(text: str) -> bool:
@@ -232,7 +274,9 @@ def _of_table(text: str, location: str) -> Iterator[Located]:
     rows = [{lower[name]: cell for name, cell in row.items() if name} for row in rows]
     if not rows:
         raise UsageError(f"{location} has no rows under its header, expected messages; save again")
-    if not all(set(keys) & set(lower.values()) for keys in (SPEAKER_KEYS, TEXT_KEYS)):
+    names = set(lower.values())
+    is_turns = all(names & {*keys} for keys in (SPEAKER_KEYS, TEXT_KEYS))
+    if not is_turns or names >= _NODE:
         for number, row in enumerate(rows, 2):
             yield Located(f"{location} row {number}", {k: _cell(v) for k, v in row.items()})
         return

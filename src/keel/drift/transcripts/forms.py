@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from keel.drift.transcripts.messages import is_dump
 from keel.errors import UsageError
 from keel.registry import Registry
 
@@ -59,7 +60,7 @@ def transcript_form(name: str) -> Callable[[F], F]:
 def outlines_of(value: Any) -> list[Outline]:
     """The conversations in a value, by the first form that reads it; none where no form does."""
     if isinstance(value, list):
-        return [Outline(value)]
+        return outlines_of({"messages": value})
     if not isinstance(value, dict):
         return []
     for form in [*FORMS.registered.values()][::-1]:
@@ -216,6 +217,35 @@ def _open_webui(value: dict[str, Any]) -> list[Outline]:
     return [Outline(messages, id=value.get("id"), beside={**chat, **set_apart})]
 
 
+@transcript_form("lm-studio")
+def _lm_studio(value: dict[str, Any]) -> list[Outline]:
+    """A conversation of LM Studio: of each turn the version that is on the screen."""
+    turns = value.get("messages")
+    if not (isinstance(turns, list) and turns and isinstance(turns[0], dict)):
+        return []
+    if "versions" not in turns[0]:
+        return []
+    own = (value.get("perChatPredictionConfig") or {}).get("fields") or []
+    prompts = [each["value"] for each in own if each["key"] == "llm.prediction.systemPrompt"]
+    beside = {"system": value.get("systemPrompt") or next(iter(prompts), "")}
+    shown = [turn["versions"][turn.get("currentlySelected", 0)] for turn in turns]
+    others = sum(len(turn["versions"]) - 1 for turn in turns)
+    notes = ("other version left out",) * others
+    return [Outline([_in_steps(each) for each in shown], beside=beside, notes=notes)]
+
+
+def _in_steps(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn as one message, of what its steps show and what was thought in them."""
+    if "steps" not in turn:
+        return turn
+    content: list[dict[str, Any]] = []
+    for step in turn["steps"]:
+        is_thinking = (step.get("style") or {}).get("type") == "thinking"
+        parts = step.get("content") or []
+        content += [{"thinking": part.get("text")} if is_thinking else part for part in parts]
+    return _said(turn["role"], content)
+
+
 def _branch(parents: Mapping[Any, Any], leaf: Any) -> list[Any]:
     """The names from a tree's root to a leaf; none where there is no such leaf."""
     branch: list[Any] = []
@@ -256,6 +286,28 @@ def _ultrachat(value: dict[str, Any]) -> list[Outline]:
     speakers = itertools.cycle(("user", "assistant"))
     messages = [_said(speaker, text) for speaker, text in zip(speakers, texts, strict=False)]
     return [Outline(messages, id=value.get("id"))]
+
+
+_GLAIVE_TURN = re.compile(r"^\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):", re.M)
+_GLAIVE_ROLES = {"FUNCTION RESPONSE": "tool"}
+
+
+@transcript_form("glaive")
+def _glaive(value: dict[str, Any]) -> list[Outline]:
+    """Glaive's calls of functions: one text in `chat`, or with its system prompt in `sample`."""
+    text = value.get("chat", value.get("sample"))
+    if not (isinstance(text, str) and _GLAIVE_TURN.match(text)):
+        return []
+    system = value.get("system")
+    if isinstance(system, str):
+        text = f"SYSTEM:{system.strip().removeprefix('SYSTEM:')}\n{text}"
+    pieces = _GLAIVE_TURN.split(text)
+    messages = []
+    for who, said in zip(pieces[1::2], pieces[2::2], strict=True):
+        shown, _, call = said.replace("<|endoftext|>", "").partition("<functioncall>")
+        message = _said(_GLAIVE_ROLES.get(who, who), shown.strip() or None)
+        messages.append({**message, "function_call": call.strip()})
+    return [Outline(messages, id=value.get("id"), beside={})]
 
 
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -316,6 +368,40 @@ def _exchange(value: dict[str, Any]) -> list[Outline]:
     ]
 
 
+@transcript_form("bedrock")
+def _bedrock(value: dict[str, Any]) -> list[Outline]:
+    """A call as Amazon Bedrock logs it: of Converse, or of a model's own form."""
+    sides = {side: value.get(side) for side in ("input", "output")}
+    request, response = (
+        each.get(f"{side}BodyJson") if isinstance(each, dict) else None
+        for side, each in sides.items()
+    )
+    if not isinstance(request, dict):
+        return []
+    reply, notes = _reply(response)
+    return [
+        Outline([*o.messages, *reply], id=value.get("requestId"), beside=request, notes=notes)
+        for o in outlines_of(request)
+    ]
+
+
+@transcript_form("langchain")
+def _langchain(value: dict[str, Any]) -> list[Outline]:
+    """Messages that LangChain dumped, by either of its two functions, in a list or a state."""
+    messages = value.get("messages")
+    if not (isinstance(messages, list) and any(map(is_dump, messages))):
+        return []
+    return [Outline([_undumped(each) if is_dump(each) else each for each in messages])]
+
+
+def _undumped(value: dict[str, Any]) -> dict[str, Any]:
+    fields = value["kwargs"] if "kwargs" in value else value["data"]
+    name = str(value["id"][-1] if "kwargs" in value else value["type"]).lower()
+    name = name.removesuffix("chunk").removesuffix("message")
+    more = fields.get("additional_kwargs") or {}
+    return {"role": name, **more, **fields, "type": "message"}
+
+
 @transcript_form("batch")
 def _batch(value: dict[str, Any]) -> list[Outline]:
     """A line of OpenAI's or Anthropic's batches: a request, or the answer to one by its id."""
@@ -357,8 +443,10 @@ def _reply(value: Any) -> tuple[list[Any], tuple[str, ...]]:
     if isinstance(choices := value.get("choices"), list) and choices:
         message = choices[0].get("message", _said("assistant", choices[0].get("text")))
         return [message], ("other choice left out",) * (len(choices) - 1)
-    if isinstance(value.get("output"), list):
-        return list(value["output"]), ()
+    if isinstance(value.get("output"), list | dict):  # Responses', or Bedrock's Converse
+        return _reply(value["output"])
+    if isinstance(value.get("message"), dict):  # Converse's and Ollama's
+        return [value["message"]], ()
     return [{"role": "assistant", **value}] if "content" in value else [], ()
 
 

@@ -76,6 +76,15 @@ def speaker_of(name: str) -> Speaker:
     return _SPEAKERS[name.lower()]
 
 
+def is_dump(value: Any) -> bool:
+    """Whether a value is one message as LangChain dumps it: a constructor's, or type and data."""
+    if not isinstance(value, dict):
+        return False
+    names = value.get("id")
+    is_built = isinstance(value.get("kwargs"), dict) and isinstance(names, list) and bool(names)
+    return is_built or (isinstance(value.get("data"), dict) and isinstance(value.get("type"), str))
+
+
 def read_messages(
     raw: Sequence[Any], location: str, notes: list[Note], system: Sequence[str] = ()
 ) -> tuple[Message, ...]:
@@ -210,6 +219,8 @@ def _thinking(part: Any) -> Any:
         return ""
     if part.get("thought") is True:  # Gemini's
         return part.get("text")
+    if isinstance(inner := part.get("reasoningContent"), dict):  # Bedrock's
+        return (inner.get("reasoningText") or {}).get("text", "")
     return part.get("thinking", part.get("reasoning"))
 
 
@@ -255,7 +266,7 @@ def _part_name(part: dict[str, Any], kind: Any) -> str:
         ("image", ("image",)),
         ("audio", ("audio",)),
         ("tool result", ("result", "output", "response")),
-        ("tool call", ("tool_use", "call", "functioncall")),
+        ("tool call", ("tool_use", "tooluse", "call")),
     ):
         if any(mark in name.lower() for mark in marks):
             return word
