@@ -99,6 +99,34 @@ def test_nothing_is_recorded_of_a_block_that_did_not_run(recording):
         list(made.read([CONVERSATION], recording=recording))
 
 
+class Leaving(torch.nn.Module):
+    """A block that runs `runs` times more, and then the model goes past it."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block, self.runs = block, 10**6
+
+    def forward(self, hidden, *args, **more):
+        return self.block(hidden, *args, **more)
+
+    def __call__(self, hidden, *args, **more):
+        self.runs -= 1
+        return super().__call__(hidden, *args, **more) if self.runs >= 0 else hidden
+
+
+@pytest.mark.parametrize("runs", [0, 1, 3])
+@pytest.mark.parametrize("recording", RECORDINGS.values(), ids=RECORDINGS)
+def test_nothing_is_recorded_of_a_token_at_which_a_block_did_not_run(recording, runs):
+    """Once, a block that had run before was recorded with its latest token's numbers again."""
+    model = tiny_model("llama")
+    model.model.layers[2] = block = Leaving(model.model.layers[2])
+    made = TransformersEngine(model, tiny_tokenizer())
+    answers(made, recording=recording)
+    block.runs = runs  # the first is the prompts'
+    with pytest.raises(ModelLayoutError, match=r"blocks \[2\] did not run"):
+        answers(made, recording=recording)
+
+
 def test_blocks_that_did_run_are_recorded_beside_those_that_did_not():
     made, recording = engine_past_a_block(), Recording(probes=(Probe(1, V),))
     assert all(c.projections_TK.abs().min() > 0 for c in answers(made, recording=recording))

@@ -183,9 +183,8 @@ class _Loop:
 
     def run_prompts(self) -> Tensor:
         """The prompts' own pass; logits of each row's first new token."""
-        self.job.recorder.is_at_prompt = True
-        logits_BV = self._pass()
-        self.job.recorder.is_at_prompt = False
+        with self.job.recorder.listening(is_prompt=True):
+            logits_BV = self._pass()
         if self.job.on_prompts is not None:
             self.job.on_prompts(self.running.state)
         return logits_BV
@@ -264,9 +263,8 @@ class _Loop:
 
     def _recorded_pass(self) -> Tensor:
         self.running.append(self.tokens_B.clamp(min=0))  # NO_TOKEN has no embedding
-        self.job.recorder.is_on = True
-        logits_BV = self._pass()
-        self.job.recorder.is_on = False
+        with self.job.recorder.listening(is_prompt=False):
+            logits_BV = self._pass()
         self.job.recorder.commit(self.is_content_B)
         return logits_BV
 

@@ -6,8 +6,8 @@ Memory is [layers, rows, hidden], never times tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,10 @@ class ResponseRecorder:
         """Of each row in the batch now: its number in the batch as it began."""
         self.step_1 = torch.zeros(1, dtype=torch.long, device=device)
         """Steps that were counted, as the device knows it."""
+        self.layers: set[int] = set()
+        """Layers to record."""
         self.silent: set[int] = set()
-        """Layers to record that have not run yet."""
+        """Those that have not run yet in the pass that runs."""
 
     @property
     def records(self) -> bool:
@@ -65,14 +67,23 @@ class ResponseRecorder:
             if self.recording.means or probes:
                 hook = self._hook(layer, probes)
                 stack.callback(block.register_forward_hook(hook).remove)
-                self.silent.add(layer)
+                self.layers.add(layer)
+
+    @contextmanager
+    def listening(self, *, is_prompt: bool) -> Iterator[None]:
+        """Record the pass inside, the one over the prompts or one over each row's latest token.
+
+        Raises ModelLayoutError where a layer to record did not run in it: what stands there is
+        still an earlier token's.
+        """
+        self.is_at_prompt, self.is_on = is_prompt, not is_prompt
+        self.silent = set() if is_prompt and not self.recording.prompt else set(self.layers)
+        yield
+        self.is_at_prompt = self.is_on = False
+        check_ran(self.silent)
 
     def commit(self, is_content_B: Bool[Tensor, " row"]) -> None:
-        """Count the step just run in those current rows whose token was content.
-
-        Raises ModelLayoutError where a layer that is recorded did not run.
-        """
-        check_ran(self.silent)
+        """Count the step just run in those current rows whose token was content."""
         self.projections_BTK[self.rows_B, self.step_1] = self.latest_BK
         self.step_1 += 1
         self.sums.add_latest(is_content_B.to(self.rows_B.device, torch.float32))
