@@ -115,6 +115,73 @@ def test_tasks_that_interleave_are_refused_not_mixed(model):
         assert torch.equal(mixed, answer(model, ROWS[0]))
 
 
+def test_a_task_outside_is_refused_not_steered(model):
+    """Once, its answer was another task's: steered as the context that it knew nothing of."""
+
+    async def both():
+        entered, may_go_on = asyncio.Event(), asyncio.Event()
+
+        async def inside():
+            with steered(model, FLOORS):
+                entered.set()
+                await may_go_on.wait()
+                return answer(model, ROWS[0])
+
+        first = asyncio.create_task(inside())
+        await entered.wait()
+        with pytest.raises(UsageError, match="another thread or task.*this pass"):
+            answer(model, ROWS[0])
+        may_go_on.set()
+        return await first, answer(model, ROWS[0])
+
+    plain = answer(model, ROWS[0])
+    capped, after = asyncio.run(both())
+    assert torch.equal(after, plain)
+    with steered(model, FLOORS):
+        assert torch.equal(capped, answer(model, ROWS[0]))
+
+
+def test_a_task_whose_child_has_nested_a_context_is_refused_until_that_is_left(model):
+    async def parent():
+        entered, may_go_on = asyncio.Event(), asyncio.Event()
+
+        async def child():
+            with steered(model, FLOORS[1:]):
+                entered.set()
+                await may_go_on.wait()
+
+        with steered(model, FLOORS[:1]):
+            nested = asyncio.create_task(child())
+            await entered.wait()
+            with pytest.raises(UsageError, match="another thread or task.*this pass"):
+                answer(model, ROWS[0])
+            may_go_on.set()
+            await nested
+            return answer(model, ROWS[0])
+
+    alone = asyncio.run(parent())
+    with steered(model, FLOORS[:1]):
+        assert torch.equal(alone, answer(model, ROWS[0]))
+
+
+def test_a_context_that_an_ended_task_left_open_holds_for_the_next(model):
+    """As a notebook's cells do, each a task of its own."""
+
+    async def cells():
+        held = steered(model, FLOORS)
+        await asyncio.create_task(entering(held))
+        capped = answer(model, ROWS[0])
+        held.__exit__(None, None, None)
+        return capped
+
+    async def entering(held):
+        held.__enter__()
+
+    capped = asyncio.run(cells())
+    with steered(model, FLOORS):
+        assert torch.equal(capped, answer(model, ROWS[0]))
+
+
 def test_tasks_inside_one_context_share_it(model):
     async def both():
         with steered(model, FLOORS) as steering:

@@ -63,7 +63,8 @@ def steered(
     Raises UsageError for a layer or width the model lacks, ModelLayoutError for an unknown
     layout, NotAppliedError when tokens passed the model without passing the interventions or a
     thread still generates at the end. UsageError, too, where nothing tells prompt from generated
-    tokens, and where a thread or task that is not inside has a context open on the model.
+    tokens, where a thread or task that is not inside has a context open on the model, and in a
+    pass of a task that is not inside.
     """
     decoder = find_decoder(model, blocks)
     steering = Steering(decoder, in_order(interventions))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from keel.errors import ModelLayoutError
 from keel.steering.blocks import Decoder
-from keel.steering.nest import in_nest
+from keel.steering.nest import check_inside, in_nest
 from keel.types import TokenMask
 
 _CACHES = ("cache", "past_key_values", "cache_params", "state")
@@ -48,8 +48,8 @@ def follow_passes(
 ) -> None:
     """Call the listener at every pass from now on; the stack removes exactly these hooks.
 
-    Raises UsageError where another thread or task has a context open on the model, and, in a pass
-    of a looped model, ModelLayoutError.
+    Raises UsageError where another thread or task has a context open on the model; in a pass,
+    UsageError where its task is not inside the context, and ModelLayoutError in a looped model.
     """
     call = _ModelCall()
 
@@ -60,6 +60,8 @@ def follow_passes(
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_computed_again():
             call.check_stack_run(decoder.path)
+            if not torch.compiler.is_compiling():
+                check_inside(decoder.stack)
         listener.enter(args, kwargs)
 
     def end(_module: nn.Module, _args: Any, output: Any) -> None:
