@@ -58,6 +58,7 @@ NO_FLOORS: dict[str, list[object]] = {
     "chat": ["chat", "bare", "--capped"],
     "evaluate": ["evaluate", "bare", "jailbreak", "--arms", "none,capped"],
     "a control": ["evaluate", "bare", "jailbreak", "--arms", "none,random"],
+    "a control of a study": ["drift", "study", "bare", "--arms", "none,shuffled"],
 }
 
 

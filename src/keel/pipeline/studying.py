@@ -119,7 +119,7 @@ def check_study(run: Run, settings: DriftStudySettings) -> None:
         Gauge(run.axis, layer)
     plan_study(settings, load_user_personas(), load_user_lines())
     for spec in specs:
-        if spec.kind == "capped":
+        if not spec.is_step and (spec.is_control or spec.kind == "capped"):
             floors_of(run, spec.setting or None)
             if not run.has_floors:
                 raise MissingArtifactError(
