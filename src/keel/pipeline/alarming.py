@@ -26,6 +26,7 @@ from keel.seeds import seed_of, shuffle_key, text_hash
 from keel.settings import AlarmSettings, WatchSettings
 from keel.store import JournalFolder, Run, RunFolder
 from keel.types import Conversation, Message, Prompt
+from keel.words import counted
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def check_calibration(
     check_answered(chosen)
     if not chosen and not settings.simulate:
         raise TooFewSamplesError(
-            f"{len(conversations)} conversations given, none to calibrate on; give logs with "
-            "--chats FILE, without --system or with theirs, or simulate: --simulate 100"
+            f"{counted(len(conversations), 'conversation')} given, none to calibrate on; give logs "
+            "with --chats FILE, without --system or with theirs, or simulate: --simulate 100"
         )
     speakers = ([message.speaker for message in each.messages] for each in chosen)
     usable = sum(each.count("assistant") > 1 for each in speakers)
@@ -140,7 +141,7 @@ def calibrate_alarm(
     layer = alarm_layer(run, settings.layer).layer
     chosen = _under_system(conversations, settings)
     work = JournalFolder.of_alarm(folder.path)
-    source = f"{len(chosen)} conversations given" if chosen else ""
+    source = f"{counted(len(chosen), 'conversation')} given" if chosen else ""
     with folder.lock():
         if settings.simulate:
             chosen += _simulated(engine, work, settings, on_progress)

@@ -92,6 +92,7 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
     lowest, at = min(turns, key=lambda pair: pair[1].gaps)
     low = _low_words([turn for _, turn in turns], readings[0].false_alarms)
     conversations = counted(len(readings), "conversation")
+    sample = f"n = {counted(len(turns), 'turn')} of {conversations}"
     sentence = (
         f"{conversations} with {counted(len(turns), 'assistant turn')}: "
         "each point is one turn's mean projection, 1 where the default's answers lie on average "
@@ -106,14 +107,14 @@ def _drift_section(readings: Sequence[DriftReading], axis: AssistantAxis | None)
         "conversations have at each turn. Hover for the beginning of what was said.",
         f"Lines of {conversations} along the axis, turn by turn.",
         None if axis is None else partial(_stack, draw_drift, readings, axis),
-        sample=f"n = {len(turns)} turns of {conversations}, each read once: no interval.",
+        sample=f"{sample}, each read once: no interval.",
     )
     tokens = Picture(
         "tokens",
         partial(draw_tokens, readings, axis),
         "Projection of every content token of the assistant's turns, one conversation at a time.",
         "Line of per-token projections with the mean of each turn.",
-        sample=f"n = {len(turns)} turns of {conversations}; single tokens: no interval.",
+        sample=f"{sample}; single tokens: no interval.",
     )
     table = Table.of(
         "Conversations, projections in gap units",

@@ -57,6 +57,8 @@ function complain(text) {
   at("problem").textContent = text ?? "";
 }
 
+function counted(count, noun) { return `${count} ${noun}${count === 1 ? "" : "s"}`; }
+
 function chosenSides() {
   return document.querySelector("input[name=sides]:checked").value.split(",");
 }
@@ -280,7 +282,7 @@ async function measure(conversation) {
         show(event.ahead ? `Waiting: ${event.ahead} before this one.` : "Measuring its answers …");
       } else if (event.event === "answered") turns[event.turn].uncapped = event.answer;
     }
-    show(`Loaded and measured: ${turns.length} answers. What you send now is answered on both sides.`);
+    show(`Loaded and measured: ${counted(turns.length, "answer")}. What you send now is answered on both sides.`);
   } finally {
     job = null;
     drawTurns();
@@ -303,7 +305,7 @@ function save() {
   const link = element("a", { href: URL.createObjectURL(blob), download: "conversation.jsonl" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  show(`Saved ${conversations.length} conversations, which keel drift reads.`);
+  show(`Saved ${counted(conversations.length, "conversation")}, which keel drift reads.`);
 }
 
 // Presets and roles
