@@ -221,7 +221,26 @@ def growing(model):
     model(IDS[:, :6], use_cache=False)
 
 
-@pytest.mark.parametrize("run", [turns, growing], ids=["several tokens go on", "all anew"])
+def growing_by_several(model):
+    model(IDS[:, :5], use_cache=False)
+    model(IDS[:, :8], use_cache=False)
+
+
+def growing_in_embeddings(model):
+    embeds = model.get_input_embeddings()(IDS)
+    model(inputs_embeds=embeds[:, :5], use_cache=False)
+    model(inputs_embeds=embeds[:, :6], use_cache=False)
+
+
+def in_a_window(model):
+    model(IDS[:, :5], use_cache=False)
+    model(IDS[:, 1:6], use_cache=False)
+
+
+RUNS = (turns, growing, growing_by_several, growing_in_embeddings, in_a_window)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=[run.__name__ for run in RUNS])
 @pytest.mark.parametrize("tokens", ["prompt", "generated"])
 def test_what_cannot_be_known_is_refused(run, tokens):
     model = tiny_model("llama")

@@ -79,9 +79,10 @@ class PassSpan:
     start: int | None
     """None where nothing tells."""
     length: int
-    ids_BT: Tensor | None = None
-    before_BT: Tensor | None = None
-    """The ids of the pass before it, where neither had a cache and no `generate` made them."""
+    inputs: Tensor | None = None
+    before: Tensor | None = None
+    """The ids or embeddings of the pass before it, where neither had a cache and no `generate` made
+    them."""
 
     @property
     def is_known(self) -> bool:
@@ -120,13 +121,16 @@ class PassSpan:
         return self.start
 
     def _repeats(self) -> bool:
-        """Whether it runs the text of the pass before it again, with a token more: a loop."""
-        if self.ids_BT is None or self.before_BT is None:
+        """Whether it runs the text of the pass before it again, and more: a loop.
+
+        A window of a fixed width lacks as many tokens of that text in front as are new.
+        """
+        now, then = self.inputs, self.before
+        if now is None or then is None or now.ndim != then.ndim or len(now) != len(then):
             return False
-        rows, length = self.before_BT.shape
-        if self.ids_BT.shape != (rows, length + 1):
-            return False
-        return bool((self.ids_BT[:, :-1] == self.before_BT).all())
+        kept = then.shape[1] if now.shape[1] > then.shape[1] else then.shape[1] - 1
+        is_again = kept > 0 and torch.equal(now[:, :kept], then[:, -kept:])
+        return is_again and not torch.equal(now, then)
 
 
 class SequenceFollower:
@@ -137,7 +141,7 @@ class SequenceFollower:
         self._call: GenerateCall | None = None
         self._runs: dict[int, bool] = {}
         """By a model's id: whether the blocks that are followed are its own."""
-        self._latest_BT: Tensor | None = None
+        self._latest: Tensor | None = None
 
     def follow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassSpan:
         """Where the pass that starts with these arguments lies.
@@ -155,9 +159,11 @@ class SequenceFollower:
         if self._call is not None:
             return PassSpan(self._call, self._call.follow(kwargs, length, is_embedded), length)
         start = _start_by_hand(kwargs, length)
-        ids_BT = None if start != 0 or is_embedded or cache_given(kwargs) is not None else inputs
-        before_BT, self._latest_BT = self._latest_BT, ids_BT
-        return PassSpan(None, start, length, ids_BT, before_BT)
+        text = None if start != 0 or cache_given(kwargs) is not None else inputs
+        if text is not None and is_embedded:  # some of its numbers tell it from others
+            text = text[..., :8].detach().clone()
+        before, self._latest = self._latest, text
+        return PassSpan(None, start, length, text, before)
 
     def _current_call(self) -> GenerateCall | None:
         """The outermost call of `generate` on this model that this thread is in."""
