@@ -181,6 +181,19 @@ def test_cases_of_an_endpoint_that_goes_down_stay_unasked_and_are_judged_on_the_
     assert not had & {asked.case for asked in second.asked}
 
 
+def test_an_answer_that_was_under_way_before_a_failure_does_not_show_that_the_endpoint_is_up():
+    """The last answer came late, and the cases that had failed meanwhile were lost."""
+
+    def failing(number, asked):
+        late = say(label_of(asked.case), after_s=0.5)
+        return late if number == 6 else truly(number, asked) if number < 7 else refuse(503)
+
+    with serving(failing) as served:
+        verdicts, error = until_error(grader(served, attempts=2).grade(cases(40), TONE))
+    assert isinstance(error, EndpointError)
+    assert Counter(v.status for v in verdicts) == {"ok": 7}
+
+
 def test_an_answer_after_a_failure_shows_that_the_endpoint_is_up():
     """Every third case fails for good: more than there are workers, but never in a row."""
 

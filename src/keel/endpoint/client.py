@@ -8,6 +8,7 @@ a wait must end at once when the work is stopped.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import socket
@@ -17,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from threading import Event, Lock
+from threading import Event, Lock, local
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -151,6 +152,10 @@ class Connection:
         self._is_closed = False
         self._is_first_back = Event()
         self._rest_until = 0.0
+        self._attempt = local()
+        """`sent`: when this thread's last attempt was sent."""
+        self._was_up = -math.inf
+        """When the latest attempt was sent that the endpoint took or refused for what it says."""
 
     def ask(self, request: ChatRequest) -> EndpointReply:
         """The reply, after as many attempts as the limits allow.
@@ -185,14 +190,14 @@ class Connection:
         answered before, the first task goes alone until its first attempt is back: what is wrong
         with all requests shows in one.
 
-        A task without an answer becomes the result of `on_failure`, once another one has been
-        answered since. As many failures in a row as there are workers mean that the endpoint is
-        down: its tasks are then left undone for a later run, rather than failed. Raises that
-        EndpointError, or the first error of any other kind, after the results still under way. At
-        the end the connection is closed.
+        A task without an answer becomes the result of `on_failure`, once another one that was sent
+        since has been answered: one sent before may be late, and shows nothing. As many failures in
+        a row as there are workers mean that the endpoint is down: its tasks are then left undone
+        for a later run, rather than failed. Raises that EndpointError, or the first error of any
+        other kind, after the results still under way. At the end the connection is closed.
         """
         unbegun, running = iter(tasks), dict[Future[Result], Task]()
-        held: list[Result] = []
+        held: list[tuple[float, Result]] = []
         reason: Exception | None = None
         given = 0
         pool = ThreadPoolExecutor(self._limits.workers, thread_name_prefix="keel-endpoint")
@@ -222,7 +227,7 @@ class Connection:
                         yield result
                         given += 1
             if not isinstance(reason, EndpointError):
-                yield from held
+                yield from (result for _, result in held)
                 given += len(held)
             if isinstance(reason, BudgetError):
                 raise BudgetError(
@@ -244,26 +249,29 @@ class Connection:
         future: Future[Result],
         task: Task,
         on_failure: Callable[[Task, EndpointFaultError], Result] | None,
-        held: list[Result],
+        held: list[tuple[float, Result]],
     ) -> list[Result]:
         """Results to hand out now that a task is over; failures wait in `held` for an answer.
+
+        Each is held with the time since when it is known.
 
         Raises the task's own error, or NoAnswerError where the endpoint is down.
         """
         try:
-            results = [*held, future.result()]
+            result = future.result()
         except (RequestRefusedError, NoAnswerError) as fault:
             if on_failure is None:
                 raise
-            results = [*held, on_failure(task, fault)]
+            result = on_failure(task, fault)
             if isinstance(fault, NoAnswerError):
-                held[:] = results
+                held.append((time.monotonic(), result))
                 is_nobody_there = fault.tries is not None and not self._client.has_answered
                 if is_nobody_there or len(held) >= max(_FEWEST_FAILURES, self._limits.workers):
                     raise
                 return []
-        held.clear()
-        return results
+        past = [failed for known, failed in held if known < self._was_up]
+        held[:] = [each for each in held if each[0] >= self._was_up]
+        return [*past, result]
 
     def _ask_in_dialect(self, request: ChatRequest) -> EndpointReply:
         """Send the request, leaving out one field after the other that the endpoint refuses."""
@@ -281,12 +289,15 @@ class Connection:
                 proven = client.has_answered
                 narrower = refusal and dialect.without(refusal, request, is_proven=proven)
                 if not narrower:
-                    raise read_fault(
+                    fault = read_fault(
                         error,
                         str(client.endpoint),
                         has_answered=proven,
                         longest_retry_after_s=self._limits.longest_retry_after_s,
-                    ) from error
+                    )
+                    if isinstance(fault, RequestRefusedError):
+                        self._note_up()
+                    raise fault from error
                 client.dialect = narrower
 
     def _send(self, request: ChatRequest, dialect: Dialect) -> EndpointReply:
@@ -297,6 +308,7 @@ class Connection:
             self._sleep(rest_s + self._spread_s())
         self._client.spending.reserve(most, self._stop)
         used, is_estimated = most, True  # a lost reply may cost its all
+        self._attempt.sent = time.monotonic()
         try:
             body = self._post(dialect.fields(request))
             reply = _read_reply(body)
@@ -313,7 +325,13 @@ class Connection:
             said = f"no chat completion in {body.decode(errors='replace')[:200]!r}"
             raise no_answer(str(self._client.endpoint), said, tries=TRIES_OF_NONSENSE)
         self._client.has_answered = True
+        self._note_up()
         return reply
+
+    def _note_up(self) -> None:
+        """Remember that the endpoint was up when this thread sent its last attempt."""
+        with self._lock:
+            self._was_up = max(self._was_up, self._attempt.sent)
 
     def _post(self, fields: dict[str, Any]) -> bytes:
         create = self._openai.chat.completions.with_streaming_response.create
