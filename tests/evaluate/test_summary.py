@@ -308,6 +308,15 @@ def test_items_that_an_arm_makes_worse_are_counted_beside_its_mean():
     assert result.arm("none").worse is None
 
 
+def test_where_higher_is_better_worse_items_are_those_that_fell():
+    """The same answers: of 12, three that counted count no more, and one begins to."""
+    asked = suite(12, is_higher_better=True)
+    result = summed(asked, arm("none", "hhhfffffffff"), arm("capped", "fffhffffffff"))
+    capped = result.arm("capped")
+    assert capped.worse is not None
+    assert capped.worse.value == pytest.approx(3 / 12)
+
+
 def test_of_few_personas_nothing_is_shown():
     """Four personas of ten requests all stop harming: true of these four."""
     arms = arm("none", "h" * 40), arm("capped", "f" * 40)
