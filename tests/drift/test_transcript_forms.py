@@ -461,6 +461,38 @@ def test_a_label_may_be_a_whole_number_and_is_one_printable_line(tmp_path):
     assert read.notes == ()
 
 
+def row(id: Any, parent: Any, role: str, text: str, **more: Any) -> dict[str, Any]:
+    return {"message_id": id, "parent_id": parent, "role": role, "text": text, **more}
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([row("a", "b", "prompter", "?"), row("b", "a", "assistant", "!")], "circle .* a among"),
+        ([row("a", "a", "prompter", "?"), row("b", "a", "assistant", "!")], "circle .* a among"),
+        ([row(["a"], None, "prompter", "?")], "has keys 'message_id'"),
+        ([row(None, None, "prompter", "?")], "has keys 'message_id'"),
+        (
+            [
+                row("a", None, "prompter", "?"),
+                row("b", "a", "assistant", "!", rank="first"),
+                row("c", "a", "assistant", "!", rank=1),
+            ],
+            "not in the shape .* 'first'",
+        ),
+    ],
+)
+def test_rows_that_make_no_tree_are_refused_and_others_of_their_file_read(tmp_path, rows, fault):
+    """They were lost without a word, or a traceback."""
+    text = "".join(json.dumps(each) + "\n" for each in [*OASST_ROWS[::2], *rows])
+    text = text.replace('"message_id": "a"', '"message_id": "z"', 1)
+    path = written(tmp_path, text, "rows.jsonl")
+    with pytest.raises(UsageError, match=fault):
+        read_transcripts([path])
+    read = read_transcripts([path], skip_unreadable=True)
+    assert ([talk.messages for talk in read.conversations], len(read.skipped)) == ([SPOKEN], 1)
+
+
 BESIDE_OTHERS: dict[str, tuple[Any, str]] = {
     "OpenAssistant's rows": (
         "".join(json.dumps(row) + "\n" for row in OASST_ROWS),

@@ -143,6 +143,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         name = body.get("vllm_xargs", {}).get("keel", "high")
+        if fault == "lost under a probe" and gate.is_open:
+            gate.refuse("no layer saw a token")
+            self.reply(500, {"error": {"message": "EngineCore encountered an issue"}})
+            return
         if name not in ("high", "none"):
             self.reply(400, {"error": {"message": "no"}})
             return
@@ -223,7 +227,7 @@ def test_a_server_that_ends_by_itself_is_an_error_though_its_status_is_0():
         serving("ends", canary_s=0.1)
 
 
-@pytest.mark.parametrize("fault", ["lost", "lost and stays"])
+@pytest.mark.parametrize("fault", ["lost", "lost and stays", "lost under a probe"])
 def test_why_the_engine_ended_is_what_the_command_says(fault):
     """vLLM's HTTP server once stayed for an hour behind its dead engine, and so did the command."""
     with pytest.raises(NotAppliedError, match="^no layer saw a token$"):

@@ -251,11 +251,10 @@ class Connection:
         on_failure: Callable[[Task, EndpointFaultError], Result] | None,
         held: list[tuple[float, Result]],
     ) -> list[Result]:
-        """Results to hand out now that a task is over; failures wait in `held` for an answer.
+        """Results to hand out now that a task is over.
 
-        Each is held with the time since when it is known.
-
-        Raises the task's own error, or NoAnswerError where the endpoint is down.
+        Failures wait in `held` for an answer, each with the time at which it was known. Raises the
+        task's own error, or NoAnswerError where the endpoint is down.
         """
         try:
             result = future.result()

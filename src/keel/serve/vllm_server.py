@@ -51,6 +51,19 @@ _TURN_S = 0.2
 _PATIENCE_S = 120.0
 """How long one answer of the first probe may take: the server compiles on first use."""
 _END_S = 30.0
+_SERVE = """
+import sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+sys.argv[0] = "/bin/vllm"  # by which Keel knows a server
+command = ServeSubcommand()
+arguments = make_arg_parser(FlexibleArgumentParser()).parse_args()
+command.validate(arguments)
+command.cmd(arguments)
+"""
+"""What `vllm serve` runs."""
 _NOT_OURS = {
     "--grpc": "its requests pass Keel's front by",
     "--headless": "start that node with KEEL_FLOORS set and vllm serve itself",
@@ -165,10 +178,9 @@ def _plugins(given: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 
 def _program(model: str) -> list[str]:
-    """vLLM's own server; its command looks for a package of the name that builds for CPUs lack."""
-    if _is_on_cpu():
-        module = "vllm.entrypoints.launchers.api_server.entry"
-        return [sys.executable, "-m", module, "--model", model]
+    """vLLM's own server, as `vllm serve` starts it."""
+    if _is_on_cpu():  # the command itself looks for a package `vllm`, as no build for CPUs is named
+        return [sys.executable, "-c", _SERVE, "--model", model]
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
 
 
@@ -328,9 +340,11 @@ def _watch(
                 gate.open()  # anew: its age is when that was last shown
             except EndpointError as error:  # busy, or about to end; the next wait will tell
                 print(f"keel: {error}", file=sys.stderr)
-                _check_listens(process, error)
-            except NotAppliedError:
+                _check_listens(process, gate, address, error)
+            except NotAppliedError as error:
                 gate.close()
+                if gate.reason is not None:  # the probe met an engine that had found it first
+                    raise NotAppliedError(gate.reason) from error
                 raise
             continue
         if gate.reason is not None:
@@ -344,7 +358,9 @@ def _watch(
         return
 
 
-def _check_listens(process: _Server, error: EndpointError) -> None:
+def _check_listens(
+    process: _Server, gate: Gate, address: ServerAddress, error: EndpointError
+) -> None:
     """See that a server which a probe did not reach still listens, or ends soon.
 
     Raises EngineDiedError for one that stays behind its closed port: a request that it cannot
@@ -355,9 +371,10 @@ def _check_listens(process: _Server, error: EndpointError) -> None:
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_S)
         return
-    raise EngineDiedError(
-        "vLLM's server takes no connections any more, for the reason that it printed above"
-    ) from error
+    if not _is_reached(gate, address):
+        raise EngineDiedError(
+            "vLLM's server takes no connections any more, for the reason that it printed above"
+        ) from error
 
 
 def _try_candidate(

@@ -155,7 +155,8 @@ def test_a_cap_that_is_lost_while_nobody_asks_is_noticed(folder, floors, tmp_pat
         assert facts["canary_minutes"] == 0.05
         (tmp_path / "now").touch()
         assert process.wait(400) == 3
-        assert "self-test" in said_by(process) or "no layer saw a token" in said_by(process)
+        *_, reason = [line for line in said_by(process).splitlines() if line.startswith("keel: ")]
+        assert any(words in reason for words in ("self-test", "no layer saw a token", "past Keel"))
         with pytest.raises(OSError):
             urllib.request.urlopen(f"{url}/health", timeout=2)
     finally:
@@ -164,14 +165,24 @@ def test_a_cap_that_is_lost_while_nobody_asks_is_noticed(folder, floors, tmp_pat
         process.said.close()
 
 
-def test_a_server_whose_engine_is_killed_under_a_call_ends_and_says_so(folder, floors):
-    """The call was never answered, so vLLM's server stayed, and `keel serve` behind it."""
-    process = start_keel(floors, port := free_port(), {}, "--model", str(folder))
+@pytest.mark.parametrize(("count", "processes"), [("1", 0), ("2", 2)])
+def test_a_server_whose_engine_is_killed_under_a_call_ends_and_says_so(
+    folder, floors, count, processes
+):
+    """The call was never answered, so vLLM's server stayed, and `keel serve` behind it.
+
+    On a CPU `keel serve` started one HTTP process, whatever count was given.
+    """
+    arguments = ("--api-server-count", count)
+    options = ("--model", str(folder))
+    process = start_keel(floors, port := free_port(), {}, *options, arguments=arguments)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for(url, process)
         children = psutil.Process(process.pid).children(recursive=True)
-        (engine,) = [each for each in children if "EngineCore" in " ".join(each.cmdline())]
+        titles = {each: " ".join(each.cmdline()) for each in children}
+        assert sum("APIServer" in title for title in titles.values()) == processes
+        (engine,) = [each for each, title in titles.items() if "EngineCore" in title]
         engine.suspend()
         with ThreadPoolExecutor(1) as pool:
             call = pool.submit(get, url, "/keel?firing=high")

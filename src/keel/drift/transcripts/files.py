@@ -78,24 +78,40 @@ _NODE = {"message_id", "parent_id", "role", "text"}
 """What a row has that is a message of a tree, as OpenAssistant's are."""
 
 
+def _is_node(row: Any) -> bool:
+    """Whether a row is a message with a name of its own that says which one it answers, if any."""
+    if not (isinstance(row, dict) and row.keys() >= _NODE):
+        return False
+    name, parent = row["message_id"], row["parent_id"]
+    return isinstance(name, str | int) and name != "" and isinstance(parent, str | int | None)
+
+
 def _as_trees(location: str, values: Iterable[Located]) -> Iterator[Located]:
     """Rows that each name the message they answer, as trees from the first on; others as is."""
     nodes: dict[Any, dict[str, Any]] = {}
     for each in values:
         row = each.value
-        if not (isinstance(row, dict) and row.keys() >= _NODE):
+        if not _is_node(row):
             yield each
             continue
         rank = row.get("rank")
         is_ranked = rank not in (None, "") and rank == rank  # NaN is not itself
         nodes[row["message_id"]] = {**row, "rank": rank if is_ranked else None, "replies": []}
-    for name, node in nodes.items():
-        parent = nodes.get(node["parent_id"])
-        if parent is not None:
-            parent["replies"].append(node)
-        else:
-            tree = {"message_tree_id": name, "prompt": node}
-            yield Located(f"{location} conversation {name}", tree)
+    roots = [name for name, node in nodes.items() if node["parent_id"] not in nodes]
+    for node in nodes.values():
+        if node["parent_id"] in nodes:
+            nodes[node["parent_id"]]["replies"].append(node)
+    left, under = {*nodes}, [nodes[name] for name in roots]
+    while under:
+        node = under.pop()
+        left.discard(node["message_id"])
+        under += node["replies"]
+    for name in roots:
+        tree = {"message_tree_id": name, "prompt": nodes[name]}
+        yield Located(f"{location} conversation {name}", tree)
+    if left:
+        fault = f"{location} has messages that hang on a circle of answers, {min(map(str, left))}"
+        yield Located(location, error=UsageError(f"{fault} among them; export it again"))
 
 
 def _named_in(folder: Path) -> str:

@@ -355,17 +355,22 @@ def _attached(value: Any, attachments: dict[str, str]) -> Any:
     return value
 
 
+def _with_reply(request: dict[str, Any], response: Any, id: Any) -> list[Outline]:
+    """The conversations that a request holds, each with its response as the last turn."""
+    reply, notes = _reply(response)
+    return [
+        Outline([*outline.messages, *reply], id=id, beside=request, notes=notes)
+        for outline in outlines_of(request)
+    ]
+
+
 @transcript_form("exchange")
 def _exchange(value: dict[str, Any]) -> list[Outline]:
     """A request and its response, as a proxy logs them."""
     request, response = (_body(value.get(key)) for key in ("request", "response"))
     if not request or not response:
         return []
-    reply, notes = _reply(response)
-    return [
-        Outline([*outline.messages, *reply], id=value.get("id"), beside=request, notes=notes)
-        for outline in outlines_of(request)
-    ]
+    return _with_reply(request, response, value.get("id"))
 
 
 @transcript_form("bedrock")
@@ -378,11 +383,7 @@ def _bedrock(value: dict[str, Any]) -> list[Outline]:
     )
     if not isinstance(request, dict):
         return []
-    reply, notes = _reply(response)
-    return [
-        Outline([*o.messages, *reply], id=value.get("requestId"), beside=request, notes=notes)
-        for o in outlines_of(request)
-    ]
+    return _with_reply(request, response, value.get("requestId"))
 
 
 @transcript_form("langchain")

@@ -117,13 +117,13 @@ def _drafts(value: Located, name: str, file: str) -> list[_Draft]:
         raise value.error
     try:
         outlines = outlines_of(value.value)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except UsageError as error:
+        raise UsageError(f"{value.location}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise UsageError(
             f"{value.location} has {described(value.value)}, but not in the shape of the program "
             f"that writes these ({type(error).__name__}: {error}); export it again, or mend it"
         ) from None
-    except UsageError as error:
-        raise UsageError(f"{value.location}: {error}") from None
     if not outlines:
         what = described(value.value)
         has = "has" if isinstance(value.value, dict) else "holds"
