@@ -13,6 +13,7 @@ from keel.statistics import (
     difference_interval,
     holm,
     independent_difference,
+    is_too_skewed,
     kappa_interval,
     mean_interval,
     paired_p_value,
@@ -134,6 +135,33 @@ def test_scores_of_independent_answers_have_students_interval():
     interval = rate_interval(scores, alone(5))
     reach = t.ppf(0.975, 4) * scores.std(ddof=1) / 5**0.5
     assert (interval.value, interval.high - interval.value) == pytest.approx((4.8, reach))
+
+
+@pytest.mark.parametrize("items", [12, 50, 300])
+def test_scores_whose_intervals_are_too_narrow_are_said_to_be_skewed(items):
+    """Of lognormal ones (1.5) intervals held 73 to 89 % (LOG.md, question 4), and nothing said so.
+    Of 200 draws 76 to 95 % were called skewed there; of normal ones 8, 0, 0 %, of marks from 1 to 5
+    hardly any. A false alarm at these bounds is beyond four standard errors."""
+    rng, clusters = np.random.default_rng(7), alone(items)
+
+    def share(draws):
+        return np.mean([is_too_skewed(each, clusters) for each in draws])
+
+    assert share(rng.lognormal(0, 1.5, (200, items))) > 0.6
+    assert share(rng.normal(size=(200, items))) < 0.17
+    assert share(rng.integers(1, 6, (200, items)).astype(float)) < 0.1
+
+
+def test_skewness_is_that_of_what_binds_the_items():
+    """Twenty personas of twenty: of lognormal personas intervals hold 77 %. The same numbers dealt
+    out over personas at random leave each with much the same sum."""
+    rng, clusters = np.random.default_rng(8), each(20, 20)
+    personas = rng.lognormal(0, 1.5, (100, 20))
+    drawn = np.repeat(personas, 20, axis=1) + rng.normal(size=(100, 400))
+    assert np.mean([is_too_skewed(draw, clusters) for draw in drawn]) > 0.7
+    dealt = rng.permuted(drawn, axis=1)
+    assert np.mean([is_too_skewed(draw, clusters) for draw in dealt]) < 0.3
+    assert not is_too_skewed(np.full(12, 0.1), alone(12))
 
 
 @pytest.mark.parametrize(("scores", "clusters"), [

@@ -12,6 +12,7 @@ from keel.steering import Firing
 from keel.types import (
     Answered,
     Conversation,
+    EvalResult,
     Item,
     Message,
     Rubric,
@@ -230,6 +231,35 @@ def test_low_marks_on_a_scale_are_no_shares(rubric: Rubric):
     assert found.arm("capped").difference.high == pytest.approx(2.42, abs=0.01)
     assert not found.is_share
     assert not any("%" in sentence for sentence in found.reading)
+
+
+def test_scores_that_are_very_skewed_are_said_to_be_beside_their_means():
+    """One of twelve got 80 where the others have 0 to 2: Student's interval is then too narrow."""
+    asked = Suite("s", items(12), "cost", "score", ())
+    arms = [arm("none", "h" * 12), arm("capped", "f" * 12)]
+    cases = {a.name: cases_of(asked.items, {a.name: a.answers}) for a in arms}
+
+    def summed_up(plain: list[float], capped: list[float]) -> EvalResult:
+        scores = zip((*cases["none"], *cases["capped"]), plain + capped, strict=True)
+        verdicts = {case.id: Verdict(case.id, "harmful", score) for case, score in scores}
+        return summarise_arms(Scoring(asked, RUBRIC, "j"), arms, verdicts)
+
+    even = [0.0, 1.0, 2.0] * 4
+    result = summed_up([*even[:11], 80.0], [0.5] * 12)
+    assert [a.is_rate_skewed for a in result.arms] == [True, False]
+    assert [a.is_difference_skewed for a in result.arms] == [False, True]
+    said = "\n".join(result.reading)
+    assert "So skewed are the scores that this interval is likely too narrow." in said
+    assert "too narrow, and p too small." in said
+    plain = summed_up(even, even[::-1])
+    assert not any(a.is_rate_skewed or a.is_difference_skewed for a in plain.arms)
+    assert "skewed" not in "\n".join(plain.reading)
+
+
+def test_rare_shares_are_never_called_skewed():
+    """One of 24: Wilson's interval is made for that."""
+    result = summed(suite(24), arm("none", "h" + "f" * 23), arm("capped", CALM))
+    assert not any(a.is_rate_skewed or a.is_difference_skewed for a in result.arms)
 
 
 def test_a_verdict_without_a_score_is_no_score_of_nothing():

@@ -40,6 +40,8 @@ def conclude(result: EvalResult, contrasts: Mapping[tuple[str, str], Interval]) 
     if plain is not None:
         amount = _amount(plain.rate, is_share)
         sentences.append(f"Unsteered, {amount} {result.measure} (n = {plain.n}).")
+        if plain.is_rate_skewed:
+            sentences.append("So skewed are the scores that this interval is likely too narrow.")
         if result.baseline is not None:
             amount = _amount(result.baseline.rate, is_share)
             sentences.append(f"Of the bare requests it is {amount}.")
@@ -90,6 +92,11 @@ def _arm_sentences(
         yield (
             f"{arm.arm}: no difference in {result.measure} is shown: {amount}; with n = {arm.n} a "
             "change within that interval cannot be ruled out."
+        )
+    if arm.is_difference_skewed:
+        yield (
+            "So skewed are the differences between items that this interval is likely too narrow, "
+            "and p too small."
         )
     broken, before = arm.nonsensical_rate, plain.nonsensical_rate
     if broken is not None and before is not None and broken - before >= _MORE_NONSENSE:

@@ -21,6 +21,7 @@ from keel.statistics import (
     clustered_correlation,
     difference_interval,
     holm,
+    is_too_skewed,
     paired_p_value,
     rate_interval,
 )
@@ -125,6 +126,13 @@ class ScoreTable:
         labels = [None if verdict is None else verdict.label for verdict in judged]
         column = self.scoring.column(judged)
         return ArmRow(arm, answers, labels, np.array(column.values, dtype=np.float64), column)
+
+    def is_skewed(self, values_N: Floats) -> bool:
+        """Whether scores, or their differences, are too skewed for their interval; NaN left out."""
+        judged_N = np.isfinite(values_N)
+        has_shares = self.scale == (0.0, 1.0)
+        kept = self.clusters.only(judged_N)
+        return bool(not has_shares and judged_N.any() and is_too_skewed(values_N[judged_N], kept))
 
     def difference(self, row: ArmRow, other: ArmRow) -> Interval | None:
         """The row's rate minus the other's over items judged in both; None where there is none."""
@@ -281,6 +289,7 @@ def _arm_result(row: ArmRow, table: ScoreTable) -> ArmResult:
         else None,
         note=row.arm.note,
         match=row.arm.match,
+        is_rate_skewed=table.is_skewed(values_N),
     )
 
 
@@ -302,6 +311,7 @@ def _compared(
             label_shifts=label_shifts(row.labels, plain.labels, table.labels, table.clusters),
             difference=table.difference(row, plain),
             p_value=p_value,
+            is_difference_skewed=table.is_skewed(row.values_N - plain.values_N),
         )
     p_values = {name: r.p_value for name, r in compared.items() if r.p_value is not None}
     for name, p_holm in holm(p_values).items():

@@ -20,6 +20,9 @@ _ALIKE = 1e-12
 """Of their size: values that differ by less are equal but for rounding."""
 _ENDS = (2.5, 97.5)
 _LEAST_P = 1e-12
+_SKEWED = 0.25
+_SKEWED_BY_CHANCE = (4.0, 2.5)
+"""Numerator, and what is added to the levels: of 5 to 12 normal ones 5 to 8 % lie beyond."""
 _FEW_COUNTED = 3
 
 
@@ -68,6 +71,26 @@ def mean_interval(
         return _unvaried(value, clusters, bounds, level)
     interval = _t_interval(value, values_N - value, clusters, level)
     return Interval(value, max(bounds[0], interval.low), min(bounds[1], interval.high))
+
+
+def is_too_skewed(values_N: Floats, clusters: Clusters) -> bool:
+    """Whether Student's interval of the mean of such numbers is likely to be too narrow.
+
+    That is so where the mean itself has a skewness of more than 0.25 either way, over the levels of
+    any factor that binds: after Cochran's rule of thumb (Sampling Techniques, 1977, section 2.15),
+    which has 0.2; and no fewer levels than could show as much by chance. A sample that lacks the
+    long tail cannot show it. It is for scores: shares have intervals of their own.
+    """
+    if _are_alike(values_N):
+        return False
+    influence_N = values_N - values_N.mean()
+    scale, more = _SKEWED_BY_CHANCE
+    for codes_N in clusters.binding.values():
+        sums_L = np.bincount(codes_N, weights=influence_N)
+        spread, third = float(sums_L @ sums_L), abs(float((sums_L**3).sum()))
+        if third > max(_SKEWED, scale / (len(sums_L) + more)) * spread**1.5:
+            return True
+    return False
 
 
 def _unvaried(value: float, clusters: Clusters, bounds: Bounds, level: float) -> Interval:

@@ -164,6 +164,10 @@ class ArmResult:
     """Share (0 to 1) of answers cut off at the token limit; None where none was written."""
     match: ControlMatch | None = None
     """Of a cap's control, how it pushes beside the cap; None for others, and in old results."""
+    is_rate_skewed: bool = False
+    """Whether scores are so skewed that the interval of `rate` is likely too narrow."""
+    is_difference_skewed: bool = False
+    """The same of the differences from the unsteered arm: then `p_value` is too small as well."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from keel.report.figures.evaluation import (
     labels_of,
 )
 from keel.report.inputs import ReportInputs
-from keel.types import UNSTEERED, EvalResult
+from keel.types import UNSTEERED, EvalResult, Interval
 from keel.words import (
     NOT_A_NUMBER,
     counted,
@@ -33,6 +33,8 @@ from keel.words import (
 _three_decimals = partial(fixed, decimals=3)
 _STRENGTH = re.compile(r"steered:([+-][0-9.e+-]+)")
 _FEWEST_STRENGTHS = 3
+_SKEWED = "skewed"
+"""Beside a mean whose interval is likely too narrow; the table's caption says what it means."""
 _LABEL_COLOURS = {
     "assistant": theme.DEFAULT_COLOUR,
     "human": "#E69F00",
@@ -171,19 +173,27 @@ def _effect_table(result: EvalResult) -> Table:
         rows["bare requests"] = result.baseline
     these = listed([counted(count, name) for name, count in result.fixed.items()])
     alone = f"; all for the {these} asked alone, p too" if these else ""
+    has_skewed = any(row.is_rate_skewed or row.is_difference_skewed for row in rows.values())
+    skewed = (
+        f"; {_SKEWED}: so skewed that the interval is likely too narrow, and the p of a difference "
+        "too small"
+        if has_skewed
+        else ""
+    )
     return Table.of(
-        f"Every arm against the unsteered one, on the same items; controls among them{alone}",
+        f"Every arm against the unsteered one, on the same items; controls among them{alone}"
+        f"{skewed}",
         rows.items(),
         {
             "arm": lambda row: row[0],
             "n": lambda row: (
                 f"{row[1].n} ({row[1].unjudged} unjudged)" if row[1].unjudged else f"{row[1].n}"
             ),
-            result.measure: lambda row: row[1].rate.text(_three_decimals),
+            result.measure: lambda row: _score(row[1].rate, row[1].is_rate_skewed),
             "against unsteered": lambda row: (
                 NOT_A_NUMBER
                 if row[1].difference is None
-                else row[1].difference.text(_three_decimals)
+                else _score(row[1].difference, row[1].is_difference_skewed)
             ),
             "items made worse": lambda row: (
                 NOT_A_NUMBER if row[1].worse is None else row[1].worse.text(percent)
@@ -205,3 +215,8 @@ def _effect_table(result: EvalResult) -> Table:
         bars=lambda row: row[1].rate,
         bar_header="rate" if result.is_share else "score",
     )
+
+
+def _score(mean: Interval, is_skewed: bool) -> str:
+    """A mean with its interval, and beside it that scores are too skewed for the interval."""
+    return mean.text(_three_decimals) + (f", {_SKEWED}" if is_skewed else "")
