@@ -2,6 +2,7 @@
 
 files      a file's text becomes values: JSON, JSON Lines, CSV, Parquet, a zip, plain text
 forms      a value becomes an outline: one registered adapter per program that writes it
+rows       values that are a message each become conversations
 messages   an outline's messages become text, and what is not text is noted
 reading    all of it, file by file
 """

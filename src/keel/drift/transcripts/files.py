@@ -74,13 +74,13 @@ def _stored(path: Path) -> Iterator[Located]:
             yield from _of_text(text, str(path), is_lines=path.suffix in (".jsonl", ".ndjson"))
 
 
-_NODE = {"message_id", "parent_id", "role", "text"}
+NODE_KEYS = {"message_id", "parent_id", "role", "text"}
 """What a row has that is a message of a tree, as OpenAssistant's are."""
 
 
 def _is_node(row: Any) -> bool:
     """Whether a row is a message with a name of its own that says which one it answers, if any."""
-    if not (isinstance(row, dict) and row.keys() >= _NODE):
+    if not (isinstance(row, dict) and row.keys() >= NODE_KEYS):
         return False
     name, parent = row["message_id"], row["parent_id"]
     return isinstance(name, str | int) and name != "" and isinstance(parent, str | int | None)
@@ -258,10 +258,6 @@ def _spoken(text: str, location: str) -> dict[str, Any] | None:
     return {"preamble to the text": preamble.strip(), "messages": messages}
 
 
-_CONVERSATION_COLUMNS = ("conversation_id", "conversation", "conv_id", "chat_id", "id")
-_ORDER_COLUMNS = ("turn", "turn_index", "message_index", "position", "order")
-
-
 def _delimited(text: str) -> tuple[str, str]:
     """A table's text and the separator of its cells.
 
@@ -275,7 +271,7 @@ def _delimited(text: str) -> tuple[str, str]:
 
 
 def _of_table(text: str, location: str) -> Iterator[Located]:
-    """A row per message with role and content, grouped by conversation; else a value per row."""
+    """A value per row; cells that hold JSON are parsed, unless a row is a message."""
     text, delimiter = _delimited(text)
     former = csv.field_size_limit(2**31 - 1)
     try:
@@ -291,27 +287,10 @@ def _of_table(text: str, location: str) -> Iterator[Located]:
     if not rows:
         raise UsageError(f"{location} has no rows under its header, expected messages; save again")
     names = set(lower.values())
-    is_turns = all(names & {*keys} for keys in (SPEAKER_KEYS, TEXT_KEYS))
-    if not is_turns or names >= _NODE:
-        for number, row in enumerate(rows, 2):
-            yield Located(f"{location} row {number}", {k: _cell(v) for k, v in row.items()})
-        return
-    key = next((name for name in _CONVERSATION_COLUMNS if name in lower.values()), None)
-    talks: dict[str | None, list[dict[str, Any]]] = {}
-    for row in rows:
-        talks.setdefault(None if key is None else row[key], []).append(row)
-    order = next((name for name in _ORDER_COLUMNS if name in lower.values()), "")
-    is_ordered = bool(order) and all(str(row[order] or "").isdecimal() for row in rows)
-    for name, messages in talks.items():
-        if is_ordered:
-            messages = sorted(messages, key=lambda row: int(row[order]))
-        beside = {} if name is None else {"conversation_id": name}
-        if domain := next(filter(None, (row.get("domain") for row in messages)), None):
-            beside["domain"] = domain
-        yield Located(
-            location if name is None else f"{location} conversation {name}",
-            {"messages": messages} | beside,
-        )
+    is_turns = all(names & {*keys} for keys in (SPEAKER_KEYS, TEXT_KEYS)) and not names >= NODE_KEYS
+    for number, row in enumerate(rows, 2):
+        value = row if is_turns else {key: _cell(cell) for key, cell in row.items()}
+        yield Located(f"{location} row {number}", value)
 
 
 def _cell(text: Any) -> Any:

@@ -461,7 +461,12 @@ _TELLING = ("system", "prompt", "instruct", "tool", "function", "persona", "prea
 
 def system_of(value: dict[str, Any]) -> list[Any]:
     """System prompts beside the messages: texts, or lists of parts."""
-    return [item for key, item in value.items() if _plain(key) in _SYSTEM_KEYS and item]
+    return [item for key, item in value.items() if is_system_field(key) and item]
+
+
+def is_system_field(key: str) -> bool:
+    """Whether a field beside the messages holds a system prompt, by its name."""
+    return plain_key(key) in _SYSTEM_KEYS
 
 
 def unread_beside(value: dict[str, Any], said: str) -> Iterator[str]:
@@ -472,7 +477,7 @@ def unread_beside(value: dict[str, Any], said: str) -> Iterator[str]:
     """
     hidden = {"persona"} if "auditor_model" in value else set()
     for key, item in value.items():
-        if (name := _plain(key)) in hidden:
+        if (name := plain_key(key)) in hidden:
             continue
         is_telling = any(word in name for word in _TELLING) and not name.endswith(_SILENT)
         is_read = name in _SYSTEM_KEYS or (isinstance(item, str) and item.strip() in said)
@@ -480,5 +485,6 @@ def unread_beside(value: dict[str, Any], said: str) -> Iterator[str]:
             yield f"field {key!r} beside the messages left out"
 
 
-def _plain(key: str) -> str:
+def plain_key(key: str) -> str:
+    """A field's name without case and marks: `threadId`, `Thread ID` and `thread_id` are one."""
     return "".join(letter for letter in key.lower() if letter.isalnum())

@@ -76,6 +76,11 @@ def speaker_of(name: str) -> Speaker:
     return _SPEAKERS[name.lower()]
 
 
+def is_role(name: str) -> bool:
+    """Whether a word names a speaker or a tool."""
+    return name.strip().lower() in (*_SPEAKERS, *_TOOLS)
+
+
 def is_dump(value: Any) -> bool:
     """Whether a value is one message as LangChain dumps it: a constructor's, or type and data."""
     if not isinstance(value, dict):

@@ -18,6 +18,7 @@ from keel.drift.transcripts.forms import (
     unread_beside,
 )
 from keel.drift.transcripts.messages import Note, kind_of, read_messages, text_of
+from keel.drift.transcripts.rows import group_rows
 from keel.errors import UsageError
 from keel.types import Conversation
 
@@ -75,7 +76,7 @@ def read_transcripts(paths: Iterable[str | Path], *, skip_unreadable: bool = Fal
     skipped: list[UsageError] = []
     drafts: list[_Draft] = []
     for path in map(Path, paths):
-        values = list(values_in(path))
+        values = list(group_rows(str(path), values_in(path)))
         for number, value in enumerate(values, 1):
             name = path.stem if len(values) == 1 else f"{path.stem}#{number}"
             try:
