@@ -70,6 +70,9 @@ def test_runs_are_compared_in_words_in_json_and_on_a_page(
     assert pair["first"] == str(runs[0])
     first = pair["roles"]["components"][0]
     assert first["low"] <= first["value"] <= first["high"]
+    # With four names t of two degrees of freedom: |r| = 0.950 (tables of Pearson's r).
+    assert pair["roles"]["null"] == pytest.approx(0.950, abs=1e-3)
+    assert pair["roles"]["partner_null"] > pair["roles"]["null"]
     assert len(pair["axes"]) == 4
     assert len(pair["shift"]["roles"]) == 4
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from keel.compare import CompareSettings, RunMaps, compare_maps
+from keel.compare.similarity import compare_spaces
 from keel.errors import TooFewSamplesError, UsageError
 from keel.personas import fit_space
 from keel.types import (
@@ -127,6 +128,26 @@ def test_components_that_changed_places_find_their_partners():
     swapped = replace(space, loadings_LRK=space.loadings_LRK[:, :, [0, 2, 1, 3, 4]])
     other = replace(one, name="b", roles=replace(one.roles, space=swapped))
     assert compare_maps(one, other, SETTINGS).roles.partners == (0, 2, 1)
+
+
+def test_unrelated_roles_reach_the_null_in_one_of_twenty():
+    """300 pairs of spaces of 20 unrelated roles, of three components each: 900 correlations with
+    the same number, 900 with the most like of three. A false alarm is beyond four errors (2.9 %).
+    Of two numbers over 20 names r reaches 0.444 (tables of Pearson's r, 18 degrees of freedom)."""
+    draw = torch.Generator().manual_seed(6)
+    names = tuple(f"role{n}" for n in range(20))
+    same = most = 0
+    for _ in range(300):
+        vectors = torch.randn(2, 20, 1, 30, generator=draw)
+        spaces = [fit_space(names, each, each.mean(0), 3) for each in vectors]
+        pair = compare_spaces(*spaces, names, (0, 0), most=3)
+        amounts_KK = pair.correlations_KK.abs()
+        same += int((amounts_KK.diagonal() > pair.null).sum())
+        most += int((amounts_KK.amax(1) > pair.partner_null).sum())
+    assert pair.null == pytest.approx(0.444, abs=5e-4)
+    assert pair.partner_null > pair.null
+    assert same / 900 == pytest.approx(0.05, abs=0.029)
+    assert most / 900 == pytest.approx(0.05, abs=0.029)
 
 
 def test_what_all_answers_share_makes_no_two_models_alike():

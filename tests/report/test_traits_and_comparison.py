@@ -1,15 +1,18 @@
 """Trait space on the report's page, and runs side by side on a page of their own."""
 
+import io
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from keel.report import (
     ComparisonInputs,
     comparison_account,
     render_html,
     render_markdown,
+    render_terminal,
     report_account,
 )
 from keel.types import (
@@ -91,7 +94,7 @@ def test_an_encouraged_answer_is_shown_as_text(inputs):
 
 def space(names):
     one = Interval(0.9, 0.8, 0.95)
-    return SpaceComparison(names, (20, 20), (one, one), torch.eye(2))
+    return SpaceComparison(names, (20, 20), (one, one), torch.eye(2), 0.31, 0.36)
 
 
 @pytest.fixture
@@ -125,6 +128,16 @@ def test_a_comparison_is_one_page_that_loads_nothing(compared):
     assert "Keel comparison" in page
     assert "<b>before</b>" not in page
     assert "default-src 'none'" in page
+
+
+def test_a_correlation_stands_beside_what_unrelated_roles_reach(compared):
+    account = comparison_account(ComparisonInputs("a · b", ("a", "b"), (compared,)))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render_terminal(account, width=200))
+    for text in (render_html(account), render_markdown(account), console.export_text()):
+        words = " ".join(text.split())
+        assert "With 40 unrelated roles a correlation reaches ±0.31 in one of twenty." in words
+        assert "one of twenty, the largest of 2 reaches 0.36" in words
 
 
 def test_the_shift_is_told_with_its_way_and_its_ends(compared):

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from scipy.special import stdtrit
 from torch import Tensor
 
 from keel.cosines import FoldedVector, noise_free_cosine
 from keel.errors import TooFewSamplesError
 from keel.geometry import cosine
-from keel.statistics import Clusters, clustered_correlation, mean_interval
+from keel.statistics import LEVEL, Clusters, clustered_correlation, mean_interval
 from keel.types import (
     DefaultShift,
     Interval,
@@ -77,7 +78,20 @@ def compare_spaces(
         layers=layers,
         components=tuple(r if k == 0 else _amount(r) for k, r in enumerate(r_K)),
         correlations_KK=(first_NK.T @ second_NK).float(),
+        null=unrelated_correlation(len(names)),
+        partner_null=unrelated_correlation(len(names), of=second_NK.shape[1]),
     )
+
+
+def unrelated_correlation(names: int, *, of: int = 1) -> float:
+    """|r| that so many unrelated names reach in one of twenty; of several r the largest does.
+
+    Student's t of r at n − 2 degrees of freedom; of the largest of several with Šidák's correction
+    (1967, J. American Statistical Association 62:626).
+    """
+    alone = 1 - LEVEL ** (1 / of)
+    t = float(stdtrit(names - 2, 1 - alone / 2))
+    return float(t / (names - 2 + t**2) ** 0.5)
 
 
 def correlation(first_N: Tensor, second_N: Tensor) -> Interval:

@@ -417,6 +417,10 @@ class SpaceComparison:
     only PC1's sign has a meaning. Intervals are about other names."""
     correlations_KK: Float[Array, "component other"]
     """Signed correlation of every component of the first space with every one of the second."""
+    null: float
+    """|r| (0 to 1) that so many unrelated names reach in one of twenty, on one pair of numbers."""
+    partner_null: float
+    """The same of the largest over all components of the second space."""
 
     @property
     def partners(self) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def _sentences(pair: RunComparison, shifts: Mapping[str, Sequence[Shift]]) -> It
                 f"Over {len(space.names)} {what} in common, loadings on PC1 correlate at "
                 f"{space.components[0].text()}"
                 f"{'' if order is None else f', {along} at {order.text()}'}; the intervals are "
-                f"about other {what}, with these answers."
+                f"about other {what}, with these answers. {_say_null(what, space)}."
             )
     if pair.axes is not None and pair.role_vectors is not None:
         layer = pair.role_vectors.layer
@@ -151,9 +151,16 @@ def _component_table(what: str, space: SpaceComparison) -> Table:
         )
     )
     return Table(
-        f"Components of {what}",
+        f"Components of {what}. {_say_null(what, space)}, the largest of "
+        f"{space.correlations_KK.shape[1]} reaches {fixed(space.partner_null)}",
         ("component", "correlation with the same number", "most like", "at"),
         rows,
         bars=space.components[: len(space.partners)],
         bar_header="correlation",
     )
+
+
+def _say_null(what: str, space: SpaceComparison) -> str:
+    """What a correlation is held against: the amount that unrelated names reach by chance."""
+    reached = f"reaches ±{fixed(space.null)} in one of twenty"
+    return f"With {len(space.names)} unrelated {what} a correlation {reached}"
