@@ -6,7 +6,7 @@ import pytest
 
 from keel.personas.cells import RolloutIndex, gather_cells
 from keel.personas.mapping import map_warnings
-from keel.types import Interval, LayerQuality
+from keel.types import DefaultPromptQuality, Interval, LayerQuality
 from tests.personas.synthetic import SPREAD, Planted, mapped
 
 
@@ -58,6 +58,13 @@ def test_a_good_map_of_enough_data_is_not_warned_of(plenty):
 def test_each_fault_has_its_sentence(plenty, change, words):
     (told,) = map_warnings(plenty, replace(GOOD, **change), {})
     assert words in told
+
+
+def test_a_p_that_supports_no_verdict_is_no_evidence_and_why_is_said(plenty):
+    """p 0.04 of 20 roles, the default under five prompts: of true nulls 10 to 14 % reach it."""
+    prompts = (DefaultPromptQuality(0.95, 0.9),) * 5
+    (said,) = map_warnings(plenty, replace(GOOD, default_prompts=prompts), {})
+    assert "PC1 is no evidence for the axis here (where the default has more prompts" in said
 
 
 def test_roles_left_out_are_named_with_their_counts(plenty):

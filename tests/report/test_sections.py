@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from keel.cli.results import map_record
 from keel.errors import NotFiniteError, UsageError
 from keel.report import (
     ReportInputs,
@@ -129,14 +130,47 @@ def test_agreement_with_pc1_counts_only_where_roles_hardly_reach_it(inputs: Repo
     assert "more than a role's would" in section(clear, "How good.*?")
 
 
-def test_a_p_of_few_roles_is_said_to_be_rather_too_small(inputs: ReportInputs) -> None:
-    """Where the default has more answers than a role has; the words stand beside the number."""
+def test_where_p_holds_for_no_such_design_no_verdict_is_given(inputs: ReportInputs) -> None:
+    """It claimed at p 0.04, though with 20 roles 10 to 14 % of true nulls reach 0.05 where the
+    default is asked under more prompts than a role."""
     prompts = (DefaultPromptQuality(0.8, 0.9),) * 5
     several = with_quality(inputs, cos_pc1_p=0.04, default_prompts=prompts)
-    roles = len(mapped(inputs).vectors)
-    assert f"of {roles} roles rather too small" in section(several, "How good.*?")
+    assert 19 < len(mapped(inputs).vectors) < 50
+    said = section(several, "How good.*?")
+    assert "no verdict on whether" in said
+    assert "10 to 14 % of true nulls reach 0.05" in said
+    assert "more than a role's would" not in said
+    record = map_record(mapped(several))
+    assert record["is_along_pc1"] is None
+    assert record["cos_pc1_caveat"] in said
     alone = with_quality(inputs, cos_pc1_p=0.04, default_prompts=prompts[:1])
-    assert "rather too small" not in section(alone, "How good.*?")
+    assert "more than a role's would" in section(alone, "How good.*?")
+    assert map_record(mapped(alone))["is_along_pc1"] is True
+    assert map_record(mapped(alone))["cos_pc1_caveat"] == ""
+
+
+@pytest.mark.parametrize(
+    ("roles", "prompts", "p", "verdict"),
+    [
+        (18, 1, 0.05, None),  # the least p of 18 roles and the default is 1 of 19, above 0.05
+        (19, 1, 0.05, True),
+        (19, 1, 0.10, False),
+        (49, 5, 0.02, None),
+        (50, 5, 0.02, True),
+        (50, 5, 0.06, False),
+        (50, 5, None, None),
+    ],
+)
+def test_a_verdict_on_pc1_needs_enough_roles(
+    inputs: ReportInputs, roles: int, prompts: int, p: float | None, verdict: bool | None
+) -> None:
+    quality = replace(
+        mapped(inputs).quality[20],
+        cos_pc1_p=p,
+        default_prompts=(DefaultPromptQuality(0.8, 0.9),) * prompts,
+    )
+    assert quality.is_along_pc1(roles) is verdict
+    assert bool(quality.pc1_caveat(roles)) is (verdict is None)
 
 
 def test_components_that_were_not_kept_are_said_to_be_more(inputs: ReportInputs) -> None:

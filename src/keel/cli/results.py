@@ -63,7 +63,7 @@ def map_record(persona_map: PersonaMap, untrained: UntrainedNull | None = None) 
     from keel.report import UNTRAINED_AUC, rank_roles
 
     layer = persona_map.axis.layer
-    quality = persona_map.quality[layer]
+    quality, roles = persona_map.quality[layer], len(persona_map.vectors)
     return {
         "layer": layer,
         "layers": len(persona_map.quality),
@@ -75,6 +75,8 @@ def map_record(persona_map: PersonaMap, untrained: UntrainedNull | None = None) 
         "cos_pc1": quality.cos_pc1,
         "cos_pc1_null": quality.cos_pc1_null,
         "cos_pc1_p": quality.cos_pc1_p,
+        "is_along_pc1": quality.is_along_pc1(roles),
+        "cos_pc1_caveat": quality.pc1_caveat(roles),
         "default_percentile": quality.default_percentile,
         "split_half_questions": quality.split_half_questions,
         "split_half_roles": quality.split_half_roles,

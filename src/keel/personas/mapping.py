@@ -170,11 +170,13 @@ def map_warnings(cells: Cells, quality: LayerQuality, dropped: dict[str, int]) -
     for name, value in halves.items():
         if value < _UNSTABLE:
             yield f"Axes from two halves of the {name} agree only to a cosine of {value:.2f}."
-    if not quality.is_along_pc1:
+    roles = len(cells.roles)
+    if not quality.is_along_pc1(roles):
+        caveat = quality.pc1_caveat(roles)
         yield (
             f"|cos(axis, PC1)| is {quality.cos_pc1.text()}; the axis of a role, taken as the "
             f"default, reaches {quality.cos_pc1_null:.2f} in 5 of 100: PC1 is no evidence for the "
-            "axis here."
+            f"axis here{caveat and f' ({caveat})'}."
         )
     if quality.top_dims_share > _CONCENTRATED:
         yield (

@@ -38,6 +38,12 @@ class Interval:
         return f"{form(self.low)} to {form(self.high)}"
 
 
+_ROLES_FOR_PC1 = 19
+"""From so many roles the default's rank among them and itself can be one of twenty."""
+_ROLES_FOR_PC1_OF_PROMPTS = 50
+"""From so many it held in simulation where the default has several prompts (docs/statistics.md)."""
+
+
 @dataclass(frozen=True)
 class DefaultPromptQuality:
     """How the default under one of its system prompts stands to its other prompts."""
@@ -75,10 +81,28 @@ class LayerQuality:
     default_prompts: tuple[DefaultPromptQuality, ...] = ()
     """By the default's system prompts, in their order; empty in runs of older versions."""
 
-    @property
-    def is_along_pc1(self) -> bool:
-        """Whether the axis lies nearer to PC1 than roles do; report and warnings go by this."""
-        return self.cos_pc1_p is not None and self.cos_pc1_p <= 0.05
+    def is_along_pc1(self, roles: int) -> bool | None:
+        """Whether the axis lies nearer to PC1 than roles do; None where so few cannot tell.
+
+        Report, warnings and JSON go by this.
+        """
+        if self.cos_pc1_p is None or self.pc1_caveat(roles):
+            return None
+        return self.cos_pc1_p <= 0.05
+
+    def pc1_caveat(self, roles: int) -> str:
+        """Why p of |cos(axis, PC1)| supports no verdict on a map of so many roles; else empty."""
+        if self.cos_pc1_p is None:
+            return "the map is an older version's, without a p"
+        if roles < _ROLES_FOR_PC1:
+            return f"p of {roles} roles cannot fall to 0.05; that takes {_ROLES_FOR_PC1}"
+        if len(self.default_prompts) > 1 and roles < _ROLES_FOR_PC1_OF_PROMPTS:
+            return (
+                f"where the default has more prompts than a role, p of {roles} roles is too small: "
+                "with 20 roles 10 to 14 % of true nulls reach 0.05; it holds from "
+                f"{_ROLES_FOR_PC1_OF_PROMPTS} on"
+            )
+        return ""
 
 
 @dataclass(frozen=True)

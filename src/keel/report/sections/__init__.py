@@ -168,6 +168,8 @@ def _key_figures(inputs: ReportInputs) -> tuple[KeyFigure, ...]:
             "" if null is None else f"; untrained {' to '.join(map(fixed, null.d_prime_range))}"
         )
         reached, roles = fixed(at.cos_pc1_null), counted(len(persona_map.vectors), "role")
+        if at.is_along_pc1(len(persona_map.vectors)) is None:
+            reached += "; no verdict"
         figures += [
             KeyFigure(
                 f"Held-out AUC, layer {layer}",

@@ -27,8 +27,6 @@ _MOST_NAMED = 5
 _FEWEST_KINDS = 3
 _SHARES = (0.7, 0.8, 0.9)
 """Shares of variance of which it is said how many components carry them."""
-_ROLES_FOR_PC1 = 50
-"""From so many roles the p of |cos(axis, PC1)| held in simulation (docs/statistics.md)."""
 _Ranked = TypeVar("_Ranked")
 _TITLES = {
     "space": "Persona space",
@@ -306,12 +304,14 @@ def _say_untrained(inputs: ReportInputs) -> str:
 
 
 def _say_stability(at: LayerQuality, residual_norm: float, roles: int) -> str:
-    main = (
-        "so the axis lies along the main direction of persona space more than a role's would"
-        if at.is_along_pc1
-        else "so it lies no nearer to the main direction of persona space than a role's may"
-    )
-    p = "" if at.cos_pc1_p is None else f" (p {fixed(at.cos_pc1_p)}{_say_liberal(at, roles)})"
+    mains = {
+        True: "so the axis lies along the main direction of persona space more than a role's would",
+        False: "so it lies no nearer to the main direction of persona space than a role's may",
+        None: "which is no verdict on whether the axis lies nearer to the main direction of "
+        f"persona space than a role's: {at.pc1_caveat(roles)}",
+    }
+    main = mains[at.is_along_pc1(roles)]
+    p = "" if at.cos_pc1_p is None else f" (p {fixed(at.cos_pc1_p)})"
     share = percent(at.axis_norm / residual_norm) if residual_norm > 0 else ""
     length = f"{share} of the residual stream's" if share else "unknown"
     return (
@@ -324,13 +324,6 @@ def _say_stability(at: LayerQuality, residual_norm: float, roles: int) -> str:
         f"Its length is {number(at.axis_norm)}, {length}; its ten largest dimensions hold "
         f"{percent(at.top_dims_share)} of its square."
     )
-
-
-def _say_liberal(at: LayerQuality, roles: int) -> str:
-    """That p is too small, where the default's answers are more than a role's and roles are few."""
-    if len(at.default_prompts) < 2 or roles >= _ROLES_FOR_PC1:
-        return ""
-    return f", of {roles} roles rather too small: of true nulls 10 to 14 % reach 0.05 with 20 roles"
 
 
 def trait_sections(inputs: ReportInputs) -> tuple[Section, ...]:
