@@ -11,6 +11,13 @@ Signs: a positive projection is towards the Assistant, everywhere.
 """
 
 from keel.settings import Sampling
+from keel.types.comparisons import (
+    DefaultShift,
+    RunComparison,
+    Shift,
+    SpaceComparison,
+    VectorComparison,
+)
 from keel.types.conversation import (
     DEFAULT_ROLE,
     Conversation,
@@ -46,7 +53,6 @@ from keel.types.results import (
     Calibration,
     DefaultAnswers,
     DefaultPromptQuality,
-    DefaultShift,
     DriftReading,
     Interval,
     LayerCalibration,
@@ -58,12 +64,8 @@ from keel.types.results import (
     ReplayedMessage,
     ReplaySpread,
     ReplayTurn,
-    RunComparison,
-    Shift,
-    SpaceComparison,
     TurnLevels,
     TurnReading,
-    VectorComparison,
 )
 from keel.types.space import (
     SOMEWHAT,
