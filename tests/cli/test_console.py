@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import time
 
 import pytest
+from rich.console import Console
 
-from keel.cli.console import Lines, print_price, waiting
+from keel.cli.console import Bars, Lines, bars_on, print_price, waiting
 
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "xterm"}
 
@@ -145,3 +147,23 @@ def test_no_name_of_a_price_touches_its_number(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.rsplit("  ", 1)[1].strip() for line in lines] == ["3", "1"]
     assert len({len(line) for line in lines}) == 1
+
+
+LONG = "c0ffee00-1111-2222-3333-444455556666: answering, uncapped and capped"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_name_of_a_stage_is_cut_on_a_terminal(width):
+    """`keel drift replay` said "answering, uncapped and ca" at any width."""
+    shown = io.StringIO()
+    bars = bars_on(Console(file=shown, width=width, force_terminal=True, color_system=None))
+    draw = Bars(bars)
+    draw(LONG, 3, 12000)
+    bars.stop()
+    rows = shown.getvalue().rsplit("\x1b[2K", 1)[-1].splitlines()
+    names = "".join(row[: row.find("  ")] if "  " in row else row for row in rows)
+    for word in LONG.split():
+        assert word in names.replace(" ", "")
+    assert "3/12000" in "".join(rows)
+    assert "…" not in "".join(rows)
+    assert max(map(len, rows)) <= width

@@ -95,6 +95,41 @@ def test_a_shell_can_complete_commands_and_options(words, expected):
     assert expected <= set(done.stdout.split())
 
 
+@pytest.mark.parametrize("sign", [" ", "="])
+@pytest.mark.parametrize(
+    ("shell", "mark"),
+    [
+        ("bash", "complete -o default -F _keel_completion keel"),
+        ("zsh", "#compdef keel"),
+        ("fish", "complete --command keel"),
+        ("powershell", "Register-ArgumentCompleter"),
+        ("pwsh", "Register-ArgumentCompleter"),
+    ],
+)
+def test_the_completion_of_the_shell_that_is_named_is_shown(keel, capsys, shell, mark, sign):
+    """Typed in bash, `--show-completion zsh` showed bash's."""
+    with pytest.raises(SystemExit, match="0"):
+        keel(*f"--show-completion{sign}{shell}".split())
+    assert mark in capsys.readouterr().out
+
+
+def test_completion_is_installed_for_the_shell_that_is_named(keel, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match="0"):
+        keel("--install-completion", "zsh")
+    assert "#compdef keel" in (tmp_path / ".zfunc/_keel").read_text()
+    assert not (tmp_path / ".bashrc").exists()
+
+
+def test_a_shell_without_completion_is_refused_with_those_that_have_it(keel):
+    done = keel("--show-completion", "tcsh")
+    assert (done.code, done.err) == (
+        3,
+        "keel: --show-completion 'tcsh' is no shell that has completion, expected bash, zsh, fish, "
+        "powershell or pwsh; name one of these\n",
+    )
+
+
 def test_the_help_lists_every_command_and_shows_an_example(keel):
     found = keel("--help")
     assert found.code == 0

@@ -17,6 +17,7 @@ from keel.prompts import (
     load_embedder,
     load_library,
 )
+from keel.prompts.checking import count_words, words
 
 SHIPPED = load_library()
 PIRATE = next(role for role in SHIPPED.roles if role.name == "pirate")
@@ -196,6 +197,31 @@ def test_words_are_counted_in_scripts_without_blanks_too(script):
     """Counted by blanks, every such prompt had one word, and every role failed."""
     assert found(roles=[with_prompt(BY_SCRIPT[script])]) == []
     assert found(roles=[with_prompt(BY_SCRIPT[script][:5])]) != []
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "split"),
+    [
+        ("好", 1, ["好"]),  # 1 / 1.6 is more than half a word
+        ("え", 1, ["え"]),  # 1 / 2.5 is less, but no text of a letter has no word
+        ("네", 1, ["네"]),
+        ("ค", 1, ["ค"]),
+        ("a 好 b", 3, ["a", "好", "b"]),
+        ("네, 好!", 2, ["네", "好"]),
+        ("〇。", 1, ["〇"]),  # a letter of numbers: 二〇二四
+        ("你好世界", 2, ["你好", "好世", "世界"]),  # 4 / 1.6 = 2.5
+        ("アン・ボニー", 2, ["アン", "ボニ", "ニー"]),  # the dot parts words: 5 / 2.5
+        ("。、・", 0, []),
+    ],
+)
+def test_a_letter_that_stands_alone_is_a_word_in_every_script(text, count, split):
+    """Single Han letters and kana were no words, so that two such texts never were the same."""
+    assert (count_words(text), words(text)) == (count, split)
+
+
+def test_the_same_letter_twice_is_a_repeat():
+    questions = [Question("好", "daily"), Question("好。", "daily")]
+    assert "question on daily: says the same as question on daily" in found(questions=questions)
 
 
 FIVE = {

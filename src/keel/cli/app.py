@@ -27,7 +27,7 @@ from keel.cli import (
     serve,
     ui,
 )
-from keel.cli.help import PlainCommand, PlainGroup
+from keel.cli.help import PlainCommand, RootGroup
 
 EXAMPLES = """
 Examples:
@@ -74,7 +74,7 @@ def make_app(called: str | None = None) -> typer.Typer:
         help="Keep open-weight language models in character: map persona space, watch drift, "
         "cap activations.",
         epilog=EXAMPLES,
-        cls=PlainGroup,
+        cls=RootGroup,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

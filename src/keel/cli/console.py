@@ -28,6 +28,9 @@ stdout = Console(highlight=False)
 
 _SECONDS_BETWEEN_LINES = 10
 _SECONDS_OF_SILENCE = 15
+_WIDE = 100
+"""Columns of a terminal in which a bar of 30 leaves a stage's name the most of a line."""
+_NARROW = 56
 
 
 def _check_no_alias(path: Path) -> Path:
@@ -81,21 +84,32 @@ def progress() -> Iterator[Progress]:
         with repeating(lines.beat):
             yield lines
         return
-    from rich import progress as bars
-
-    columns = (
-        bars.TextColumn("{task.description:<34}", markup=False),
-        bars.BarColumn(bar_width=30),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    shown = bars.Progress(*columns, console=stderr)
+    shown = bars_on(stderr)
     try:
         yield Bars(shown)
     finally:
         if shown.tasks:  # else nothing was shown, and stopping would print an empty line
             shown.stop()
+
+
+def bars_on(terminal: Console) -> Any:
+    """Bars that fit a terminal: names of stages take several lines there, and are never cut."""
+    from rich import progress as bars
+    from rich.table import Column
+
+    def fixed() -> Column:
+        return Column(no_wrap=True)
+
+    columns = [
+        bars.TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        bars.BarColumn(bar_width=30 if terminal.width >= _WIDE else 10, table_column=fixed()),
+        bars.MofNCompleteColumn(table_column=fixed()),
+        bars.TimeElapsedColumn(table_column=fixed()),
+        bars.TimeRemainingColumn(table_column=fixed()),
+    ]
+    if terminal.width < _NARROW:  # no room for a bar and an estimate
+        del columns[1], columns[-1]
+    return bars.Progress(*columns, console=terminal)
 
 
 class Bars:

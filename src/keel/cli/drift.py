@@ -165,7 +165,7 @@ def _replay(
         for conversation in conversations:
 
             def show(stage: str, done: int, total: int, name: str = conversation.id) -> None:
-                progress(f"{name}: {stage}"[:34], done, total)
+                progress(f"{name}: {stage}", done, total)
 
             replays.append(
                 pipeline.replay_conversation(

@@ -24,6 +24,8 @@ _LEAST_BESIDE = 24
 
 _SHELL_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
+_COMPLETION = ("--show-completion", "--install-completion")
+
 _MAY_BE_EMPTY = ("system_given",)
 """Parameters to which an empty word means something: no system prompt."""
 
@@ -95,6 +97,43 @@ class PlainGroup(typer.core.TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The examples as they stand, so that they can be copied."""
         _write_examples(self.epilog, formatter)
+
+
+class RootGroup(PlainGroup):
+    """All commands; the options for a shell's completion take the name of a shell."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Options, of which those for completion say that a shell may be named."""
+        parameters: list[Any] = super().get_params(ctx)
+        for each in parameters:
+            if each.opts[0] in _COMPLETION and "named" not in each.help:
+                each.help = each.help.replace("shell", "shell, or the one named after it", 1)
+        return parameters
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show or install the completion of the shell that is named, and exit.
+
+        Typer's own options take no name: they passed `zsh` over, and showed what this shell has.
+        """
+        option, _, shell = args[0].partition("=") if args else ("", "", "")
+        if option in _COMPLETION and (shell or len(args) > 1):
+            _complete(ctx, option, shell or args[1])
+        return super().parse_args(ctx, args)
+
+
+def _complete(ctx: Any, option: str, shell: str) -> None:
+    from typer import completion
+
+    shells = [known.value for known in completion.Shells]  # type: ignore[attr-defined]
+    if shell not in shells:
+        listed = f"{', '.join(shells[:-1])} or {shells[-1]}"
+        fault = f"{option} {shell!r} is no shell that has completion"
+        raise UsageError(f"{fault}, expected {listed}; name one of these")
+    act = completion.show_callback if option == _COMPLETION[0] else completion.install_callback
+    try:
+        act(ctx, None, shell)  # type: ignore[arg-type]  # the parameter, which it does not read
+    except FileNotFoundError as error:  # PowerShell is asked where its profile is
+        raise UsageError(f"no {error.filename} here; install completion where it runs") from None
 
 
 def _is_blank(value: Any) -> bool:

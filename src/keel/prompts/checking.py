@@ -224,8 +224,8 @@ def _repeats(library: Library) -> Iterator[Fault]:
 
 
 _UNSPACED = {
-    "\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff": 1.6,  # Han
-    "\u3040-\u30ff\uff66-\uff9f": 2.5,  # kana
+    "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff": 1.6,  # Han
+    "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f": 2.5,  # kana
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff": 5.0,  # Thai, Lao, Tibetan, Burmese, Khmer
 }
 """Scripts that put no blanks between words, with letters per word, as translators count them."""
@@ -238,17 +238,18 @@ def count_words(text: str) -> int:
     count = float(sum(any(letter.isalnum() for letter in word) for word in spaced.split()))
     for letters, per_word in _UNSPACED.items():
         count += len(re.findall(f"[{letters}]", text)) / per_word
-    return round(count)
+    return max(round(count), 1 if count else 0)
 
 
 def words(text: str) -> list[str]:
     """A text's words, without case or marks; an apostrophe belongs to its word.
 
-    In scripts without blanks, each two letters that stand side by side: of single letters any two
-    Thai prompts share more than half. Signs over and under letters, as in Hindi and Arabic, part
-    no words.
+    In scripts without blanks, each two letters that stand side by side, and a letter that stands
+    alone: of single letters any two Thai prompts share more than half. Signs over and under
+    letters, as in Hindi and Arabic, part no words.
     """
     bare = "".join(letter for letter in text.lower() if category(letter)[0] != "M")
-    unspaced = rf"(?=([{_ANY_UNSPACED}]{{2}}))[{_ANY_UNSPACED}]"
+    letter = f"[{_ANY_UNSPACED}]"
+    unspaced = rf"(?=({letter}{{2}}))|(?<!{letter})({letter})(?!{letter})"
     spaced = rf"((?:(?![{_ANY_UNSPACED}])[^\W_])+(?:['’][^\W_]+)*)"
     return ["".join(parts) for parts in re.findall(f"{unspaced}|{spaced}", bare)]
