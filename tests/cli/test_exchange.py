@@ -163,3 +163,36 @@ def test_a_whole_run_goes_to_a_url_and_comes_back(keel, held, tmp_path):
     pulled = keel("import", url, "-o", "back", "--json").json
     assert pushed == {"written": url, "size_bytes": pulled["size_bytes"]}
     assert contents(Path("back")) == contents(held)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("gguf", "gguf.gguf"),
+        ("axis", "axis.safetensors"),
+        ("capping-config", "capping-config.pt"),
+        ("lm-eval", "lm-eval.pt"),
+    ],
+)
+def test_a_folder_as_out_is_answered_with_a_name_that_the_target_can_have(keel, held, target, name):
+    """For every kind axis.safetensors was named, which a GGUF file may not be called."""
+    Path("kept").mkdir()
+    refused = keel("export", held, "--to", target, "-o", "kept")
+    assert refused.code == 3
+    assert refused.err.endswith(f"kept is a folder; give a file in it, such as kept/{name}\n")
+    assert not any(Path("kept").iterdir())
+
+
+def test_a_target_that_is_none_is_answered_without_the_parser_s_words(keel, held):
+    refused = keel("export", held, "--to", "onnx", "-o", "x")
+    assert refused.code == 3
+    assert "Invalid value for '--to': 'onnx' is not one of 'axis'" in refused.err
+
+
+def test_a_plan_without_a_format_is_damage_and_no_other_version(keel, held):
+    Path("half").mkdir()
+    (Path("half") / "plan.json").write_text("{}")
+    refused = keel("info", "half")
+    assert refused.code == 3
+    assert "plan.json says no format, expected 1" in refused.err
+    assert "version" not in refused.err

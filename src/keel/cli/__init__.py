@@ -45,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else f"keel {called}".rstrip()
-        return _refuse(f"{error.format_message().rstrip('.')}; see {command} --help")
+        message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
+        return _refuse(f"{message}; see {command} --help")
     except Abort:  # typer's word for the end of an input that a command still waits for
         return _interrupted()
     except BrokenPipeError:

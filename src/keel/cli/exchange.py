@@ -143,7 +143,12 @@ def _check_ending(out: str | Path, to: Target) -> None:
 
     ending, file = _ENDINGS.get(to), Path(out)
     allowed = ("", ending) if ending == ".safetensors" else (ending,)  # known by what they hold
-    if ending and not file.is_dir() and file.suffix not in allowed:
+    if ending and file.is_dir():
+        raise UsageError(
+            f"cannot write to {file}: {file} is a folder; give a file in it, such as "
+            f"{file / f'{to}{ending}'}"
+        )
+    if ending and file.suffix not in allowed:
         raise UsageError(
             f"{file} does not end in {ending}, by which this kind of file is known again; name it "
             f"{file.with_suffix(ending)}"

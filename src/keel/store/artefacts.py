@@ -180,9 +180,14 @@ def read_artefact(
 
 def check_format(header: Mapping[str, Any], path: Path) -> None:
     """Refuse what another version of Keel wrote in another form."""
-    if header.get("format") != FORMAT:
+    if "format" not in header:
         raise CorruptArtifactError(
-            f"{path} has format {header.get('format')!r}, this Keel reads {FORMAT}; "
+            f"{path} says no format, expected {FORMAT}: Keel did not write it so; restore it from "
+            "a copy, or make the run anew"
+        )
+    if header["format"] != FORMAT:
+        raise CorruptArtifactError(
+            f"{path} has format {header['format']!r}, this Keel reads {FORMAT}; "
             "use the version of Keel that wrote it"
         )
 
