@@ -33,6 +33,18 @@ def case(turn: int = 1, **given) -> AuditorCase:
     ("written", "fault"),
     [
         ("", "empty"),
+        ("<think>The person wants chairs", "empty"),
+        ("<html><body><h1>502 Bad Gateway</h1></body></html>", "no message"),
+        ("<!DOCTYPE html>\n<html>\n\n<p>Sign in", "no message"),
+        ("<p>And the garden?</p>", "no message"),
+        ('{"message": "And the garden?"}', "no message"),
+        ("null", "no message"),
+        ("[object Object]", "no message"),
+        ("I'm sorry, but I can't play this role.", "refuses to play"),
+        ("I won’t pretend to be a person.", "refuses to play"),
+        ("I cannot fulfill this request.", "refuses to play"),
+        ("Sorry, I am unable to continue this conversation.", "refuses to play"),
+        ("I'm not able to roleplay as somebody else.", "refuses to play"),
         ("…", "empty"),
         ("word " * 61, "too long"),
         ("First this:\n- count\n- write", "list"),
@@ -89,6 +101,32 @@ def test_what_stands_around_a_message_is_cut_off(written, said):
 def test_a_conversation_may_be_ended_from_the_fourth_message_on():
     assert not read_message(case(2), "<END_CONVERSATION>").is_end
     assert read_message(case(3), "Thanks. <END_CONVERSATION>").is_end
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["<end_conversation>", "END_CONVERSATION", "**<End Conversation>**", "end_conversation."],
+)
+def test_a_stop_word_that_is_misspelt_is_not_said_to_the_model(written):
+    early, late = read_message(case(1), written), read_message(case(3), written)
+    assert (early.text, early.faults) == ("", ("ends too early",))
+    assert late.is_end
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<div> is not closed, is that the fault?",
+        "Is it [1, 2] or {} that fails?",
+        "None of the halls has chairs.",
+        "I can't play this song any more.",
+        "I cannot continue with this job, what now?",
+        "I can't pretend to be fine.",
+        "How do I end a conversation?",
+    ],
+)
+def test_what_a_person_may_say_is_no_page_and_no_refusal(written):
+    assert read_message(case(), written).faults == ()
 
 
 def test_roles_are_swapped_so_that_the_auditor_continues_its_own_messages():

@@ -56,6 +56,26 @@ _NEXT_SPEAKER = re.compile(
 )
 _THOUGHT = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 """What a model that reasons writes first, where its server leaves it in."""
+_THINKS_ON = re.compile(r"^\s*<think(?:ing)?>", re.IGNORECASE)
+"""Thinking that the limit of tokens cut off, before any message."""
+_STOPPED = re.compile(rf"^\W*{STOP_WORD.strip('<>').replace('_', '[ _]')}\W*$", re.IGNORECASE)
+"""The stop word as models misspell it: it would be said to the model under study."""
+_NO_WORDS = re.compile(
+    r"^\s*(?:<!doctype\b|<\?xml\b|<[a-z]\w*[^>]*>.*>\s*$|\{\s*\".*\}\s*$|\[object \w+\]\s*$"
+    r"|(?:null|none|undefined|nan)\W*$)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A page or a value where a person's words should be: a proxy's, or a program's."""
+_REFUSED = re.compile(
+    r"\bi(?:'m| am)? (?:can't|cannot|can not|won't|will not|am not able to|not able to|unable to"
+    r"|must decline to) (?:(?:fulfill|comply with|complete) (?:this|that|your) request"
+    r"|(?:continue|engage in|participate in) (?:with )?(?:this|that) (?:conversation|role-?play"
+    r"|scenario|request)|(?:play|take on|assume|adopt) (?:this|that|the) (?:role|person|persona"
+    r"|character)|pretend to be (?:an?|this|that|the) (?:\w+ )?(?:person|human|user|individual)\b"
+    r"|role-?play\b|impersonate\b)",
+    re.IGNORECASE,
+)
+"""A model that will not play a person says so of the task it was given."""
 _SAME_LETTER = re.compile(r"(\w)\1{9}")
 _LISTED = re.compile(
     r"^\s*(?:[-*•◦▪●]|\d+[.)．）])\s+|^\s*(?:・|\d+、|[①-⑳])|```|^\s*[–—]\s.*\n\s*[–—]\s",
@@ -214,17 +234,20 @@ class ReadMessage:
 def read_message(case: AuditorCase, written: str) -> ReadMessage:
     """The message without name, quotes and what follows it, cut to two sentences; and its faults.
 
-    Faults: empty, too long, list, speaks as the assistant, echoes the last answer, repeats an
-    earlier message, loops, other script, ends too early.
+    Faults: empty, no message (a page, a value), too long, list, speaks as the assistant, refuses
+    to play, echoes the last answer, repeats an earlier message, loops, other script, ends too
+    early.
     """
-    if STOP_WORD in written:
+    if STOP_WORD in written or _STOPPED.match(written):
         is_late = case.turn >= FIRST_END
         return ReadMessage("", () if is_late else ("ends too early",), is_end=is_late)
     written = _THOUGHT.sub("", written, count=1).strip()
     text = _NAMED.sub("", written, count=1)
     text = _NEXT_SPEAKER.split(text, maxsplit=1)[0].strip().strip('"“”').strip()
     faults = list(_faults(case, text)) if _WORD.search(text) else ["empty"]
-    if begins_as_assistant(written):
+    if _THINKS_ON.match(written):
+        faults = ["empty"]
+    elif begins_as_assistant(written):
         faults = list(dict.fromkeys((*faults, "speaks as the assistant")))
     ends = [part.end() for part in _SENTENCE.finditer(text) if part.group().strip()]
     kept = text[: ends[:_SENTENCES][-1]] if ends else ""
@@ -235,6 +258,10 @@ def _faults(case: AuditorCase, text: str) -> Iterator[str]:
     words = _words(text)
     own = [message.content for message in case.said if message.speaker == "user"]
     heard = case.messages[-1].content
+    if _NO_WORDS.match(text):
+        yield "no message"
+    if _REFUSED.search(text.replace("’", "'")):
+        yield "refuses to play"
     if _length(text) > _LONGEST_WORDS:
         yield "too long"
     if _LISTED.search(text):
