@@ -9,6 +9,7 @@ from scipy.stats import binom, kstest, t, ttest_1samp
 from keel.errors import TooFewSamplesError
 from keel.statistics import (
     Clusters,
+    Variance,
     clustered_correlation,
     difference_interval,
     holm,
@@ -63,6 +64,13 @@ def test_a_factor_with_few_levels_is_fixed_and_named():
     clusters = Clusters.of([{"role": f"r{n // 4}", "question": f"q{n % 4}"} for n in range(60)])
     assert clusters.levels == {"role": 15}
     assert clusters.fixed == {"question": 4}
+
+
+@pytest.mark.parametrize("freedom", [1, 2.5, 7, 30.7, 1e6, np.inf])
+def test_the_quantile_is_students_to_the_last_digit(freedom):
+    """Computed without scipy.stats, which takes a second to load."""
+    assert Variance(1.0, freedom).quantile(0.95) == t.ppf(0.975, freedom)
+    assert Variance(1.0, freedom).quantile(0.999) == t.ppf(0.9995, freedom)
 
 
 def test_five_levels_bind():

@@ -10,6 +10,7 @@ import numpy as np
 
 from keel.arrays import as_numpy
 from keel.errors import NotFiniteError, UsageError
+from keel.statistics import Clusters, mean_interval
 from keel.types import (
     SOMEWHAT,
     AssistantAxis,
@@ -207,9 +208,13 @@ class KindStanding:
     """The least Assistant-like first; never empty."""
 
     @property
-    def mean_gaps(self) -> float:
-        """Mean of the roles' projections in gap units, each role counting once."""
-        return sum(role.gaps for role in self.roles) / len(self.roles)
+    def mean(self) -> Interval:
+        """Mean of the roles' projections in gap units, each role counting once.
+
+        Its interval is Student's, over roles: about other roles of this kind.
+        """
+        gaps_R = np.array([role.gaps for role in self.roles])
+        return mean_interval(gaps_R, Clusters({}, {}, len(gaps_R)))
 
 
 def rank_kinds(
@@ -220,7 +225,7 @@ def rank_kinds(
     for standing in standings:
         by_kind.setdefault(kinds.get(standing.role, "role"), []).append(standing)
     kept = [KindStanding(kind, tuple(roles)) for kind, roles in by_kind.items() if len(roles) > 1]
-    return tuple(sorted(kept, key=lambda standing: (-standing.mean_gaps, standing.kind)))
+    return tuple(sorted(kept, key=lambda standing: (-standing.mean.value, standing.kind)))
 
 
 def quality_at(persona_map: PersonaMap, layer: int) -> LayerQuality:

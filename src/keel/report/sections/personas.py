@@ -143,8 +143,8 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         words.append(
             "A role alone stands where it does partly by chance; a kind of roles says more. On "
             f"average the {nearest.kind} roles stand nearest to the Assistant "
-            f"({fixed(nearest.mean_gaps)} gaps) and the {farthest.kind} ones farthest away "
-            f"({fixed(farthest.mean_gaps)})."
+            f"(gaps: {nearest.mean.text()}) and the {farthest.kind} ones farthest away "
+            f"({farthest.mean.text()}); 95 %, about other roles of these kinds."
         )
 
         def with_gaps(standing: RoleStanding) -> str:
@@ -152,12 +152,12 @@ def _ranks_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
 
         tables.append(
             Table.of(
-                "Kinds of roles along the axis.",
+                "Kinds of roles along the axis; intervals of 95 %, about other roles of a kind",
                 ranked,
                 {
                     "kind": lambda kind: kind.kind,
                     "roles": lambda kind: str(len(kind.roles)),
-                    "mean, gaps": lambda kind: fixed(kind.mean_gaps),
+                    "mean, gaps": lambda kind: kind.mean.text(),
                     "farthest from the Assistant": lambda kind: with_gaps(kind.roles[0]),
                     "nearest to it": lambda kind: with_gaps(kind.roles[-1]),
                 },
@@ -246,7 +246,7 @@ def _quality_section(inputs: ReportInputs, persona_map: PersonaMap) -> Section:
         is_folded=True,
     )
     of_prompts = Table.of(
-        "The default by its system prompts",
+        "The default by its system prompts; values of these answers, without intervals",
         list(enumerate(at.default_prompts)),
         {
             "prompt": lambda row: f"p{row[0]}",
