@@ -232,6 +232,8 @@ def test_a_replay_tells_both_arms(keel, held, transcript):
     assert [turn["user"] for turn in found["turns"]] == ["Who are you?", "And the sea?"]
     assert found["setting"] == library.open_run(held).floors.name
     assert {"uncapped", "capped"} <= set(found["turns"][0])
+    levels = [(turn["uncapped"]["gaps"], turn["capped"]["gaps"]) for turn in found["turns"]]
+    assert found["lowered"] == sum(capped < uncapped for uncapped, capped in levels)
 
 
 def test_a_replay_is_drawn_with_its_arms_side_by_side(keel, held, transcript):

@@ -173,6 +173,14 @@ def test_a_verdict_on_pc1_needs_enough_roles(
     assert bool(quality.pc1_caveat(roles)) is (verdict is None)
 
 
+def test_of_single_default_prompts_it_is_said_that_they_have_no_interval(
+    inputs: ReportInputs,
+) -> None:
+    prompts = (DefaultPromptQuality(0.8, 0.9),) * 5
+    said = section(with_quality(inputs, default_prompts=prompts), "How good.*?")
+    assert "The default by its system prompts; values of these answers, without intervals" in said
+
+
 def test_components_that_were_not_kept_are_said_to_be_more(inputs: ReportInputs) -> None:
     found = mapped(inputs)
     # Components of 45 and 30 %, the other ten of none: two reach 70 %, all twelve never 80 %.
@@ -225,10 +233,17 @@ def test_kinds_of_roles_are_ranked_by_the_mean_of_their_roles(inputs: ReportInpu
     found = rank_kinds(standings, {**kinds, "judge": "job", "nurse": "job"})
     # A kind of one role, the poet's, tells no more than the role.
     assert [(one.kind, len(one.roles)) for one in found] == [("job", 2), ("mythical", 2)]
-    assert [one.mean_gaps for one in found] == pytest.approx([0.4, -0.3])
+    assert [one.mean.value for one in found] == pytest.approx([0.4, -0.3])
+    # Two roles 0.4 apart: 0.2 about their mean, times t of one degree of freedom, 12.706.
+    reach = 0.2 * 12.706
+    assert found[0].mean.low == pytest.approx(0.4 - reach, abs=1e-3)
+    assert found[0].mean.high == pytest.approx(0.4 + reach, abs=1e-3)
     three = dict(zip(mapped(inputs).space.roles, ["job", "sea", "sky"] * 8, strict=True))
     told = section(replace(inputs, role_kinds=three), "Roles along.*?")
     assert "a kind of roles says more" in told
+    of_kinds = rank_kinds(rank_roles(mapped(inputs)), three)
+    assert all(kind.mean.text() in told for kind in of_kinds)
+    assert "about other roles of a kind" in told
     assert "Kinds of roles along the axis" in told
 
 
@@ -331,6 +346,23 @@ def test_the_rise_of_a_replay_is_the_mean_over_turns(inputs: ReportInputs) -> No
     )
     told = section(replace(inputs, replays=(replace(replay, turns=turns),)), "Answered anew.*?")
     assert "0.40 gap units higher on average over 2 turns" in told  # (0.2 + 0.6) / 2
+
+
+def test_turns_that_a_cap_leaves_lower_are_counted_beside_the_mean(inputs: ReportInputs) -> None:
+    """+0.9 and −0.1: 0.40 higher on average, and one of two lies lower."""
+    replay = inputs.replays[0]
+    turns = tuple(
+        replace(
+            turn,
+            uncapped=replace(turn.uncapped, gaps=0.1),
+            capped=replace(turn.capped, gaps=0.1 + rise),
+        )
+        for turn, rise in zip(replay.turns[:2], (0.9, -0.1), strict=True)
+    )
+    mixed = replace(replay, turns=turns)
+    shown = section(replace(inputs, replays=(mixed,)), "Answered anew.*?")
+    assert "0.40 gap units higher on average over 2 turns; 1 of these lie lower capped" in shown
+    assert "| 1 of 2 |" in shown
 
 
 def test_a_replay_of_several_draws_is_summed_up_over_all_of_them(inputs: ReportInputs) -> None:

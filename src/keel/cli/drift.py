@@ -176,7 +176,7 @@ def _replay(
     if json:
         console.print_json(
             [
-                {**console.plain(replayed), "page": page}
+                {**console.plain(replayed), "lowered": replayed.lowered, "page": page}
                 for replayed, page in zip(replays, pages, strict=True)
             ]
         )

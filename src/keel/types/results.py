@@ -426,3 +426,8 @@ class Replay:
     """Conversations that went on side by side in each arm."""
     ended: str = ""
     """Why it ended before the last user message; empty where it did not."""
+
+    @property
+    def lowered(self) -> int:
+        """Number of turns that lie lower capped than uncapped, by their means over draws."""
+        return sum(capped < uncapped for uncapped, capped in (t.mean_gaps for t in self.turns))

@@ -158,7 +158,8 @@ def _replays_section(replays: Sequence[Replay], axis: AssistantAxis | None) -> S
         f"The user messages of {counted(len(replays), 'conversation')} were answered anew by the "
         "model as it is, and with the floors on. Capped, a turn projects "
         f"{fixed(abs(rise))} gap units {'higher' if rise >= 0 else 'lower'} on average over "
-        f"{counted(len(turns), 'turn')}{' and all draws' if several else ''}."
+        f"{counted(len(turns), 'turn')}{' and all draws' if several else ''}; "
+        f"{sum(replay.lowered for replay in replays)} of these lie lower capped."
         f"{low if replays[0].false_alarms else ''} Whether "
         "the capped answers are also the better ones only reading them can show."
         f"{_say_cut([arm for turn in turns for arm in (turn.uncapped, turn.capped)], first)}"
@@ -225,6 +226,7 @@ def _replay_tables(replays: Sequence[Replay]) -> Iterator[Table]:
             "turns": lambda row: str(len(row[1])),
             "mean uncapped": lambda row: fixed(fmean(t.mean_gaps[0] for t in row[0].turns)),
             "mean capped": lambda row: fixed(fmean(t.mean_gaps[1] for t in row[0].turns)),
+            "turns lower capped": lambda row: f"{row[0].lowered} of {len(row[1])}",
             "unusually low, uncapped": lambda row: _count_low(row[1], row[0].false_alarms),
             "unusually low, capped": lambda row: _count_low(row[2], row[0].false_alarms),
             "cut off": lambda row: _share_cut([*row[1], *row[2]]),
