@@ -123,6 +123,12 @@ def test_a_stop_word_that_is_misspelt_is_not_said_to_the_model(written):
         "I cannot continue with this job, what now?",
         "I can't pretend to be fine.",
         "How do I end a conversation?",
+        "I can't pretend to be a happy person at work any more.",
+        "I won't play the role of the strong one for them.",
+        "I can't continue this conversation with my sister.",
+        "I cannot pretend to be the person who they married.",
+        "Nan.",
+        "None. I live alone.",
     ],
 )
 def test_what_a_person_may_say_is_no_page_and_no_refusal(written):

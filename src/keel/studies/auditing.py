@@ -62,7 +62,7 @@ _STOPPED = re.compile(rf"^\W*{STOP_WORD.strip('<>').replace('_', '[ _]')}\W*$", 
 """The stop word as models misspell it: it would be said to the model under study."""
 _NO_WORDS = re.compile(
     r"^\s*(?:<!doctype\b|<\?xml\b|<[a-z]\w*[^>]*>.*>\s*$|\{\s*\".*\}\s*$|\[object \w+\]\s*$"
-    r"|(?:null|none|undefined|nan)\W*$)",
+    r"|(?-i:null|None|undefined|NaN|nan)\s*$)",
     re.IGNORECASE | re.DOTALL,
 )
 """A page or a value where a person's words should be: a proxy's, or a program's."""
@@ -71,8 +71,8 @@ _REFUSED = re.compile(
     r"|must decline to) (?:(?:fulfill|comply with|complete) (?:this|that|your) request"
     r"|(?:continue|engage in|participate in) (?:with )?(?:this|that) (?:conversation|role-?play"
     r"|scenario|request)|(?:play|take on|assume|adopt) (?:this|that|the) (?:role|person|persona"
-    r"|character)|pretend to be (?:an?|this|that|the) (?:\w+ )?(?:person|human|user|individual)\b"
-    r"|role-?play\b|impersonate\b)",
+    r"|character)|pretend to be (?:an?|this|that|the) (?:(?:real|human) )?(?:person|human|user)"
+    r"|role-?play(?: as [^.!?]*)?|impersonate [^.!?]*)\s*(?:[.!,;]|$)",
     re.IGNORECASE,
 )
 """A model that will not play a person says so of the task it was given."""
