@@ -41,8 +41,9 @@ test-vllm: vllm-cpu
 
 ## quick: what most changes break, in under two minutes
 quick: setup-dev
-	$(BIN)/python $(PYTEST) --dist worksteal -m "not vllm and not real" $(QUICK)
+	$(BIN)/python $(PYTEST) --dist worksteal -m "not vllm and not real" -k "not compiled" $(QUICK)
 
+# Models under torch.compile are left to `make test`: they alone take a third of the time.
 QUICK := tests/test_architecture.py tests/steering tests/store
 
 # A compiler's cache holds kernels for one kind of CPU, so each kind gets a folder of its own.
