@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,10 +28,6 @@ Examples:
 """
 
 
-_FEW_COLLECTIONS = 100_000
-"""Objects made before garbage is looked for: at Python's 700 that is 7% of a report's CPU time."""
-
-
 @takes(TrackingSettings())
 def report(
     run: console.Run,
@@ -54,7 +49,6 @@ def report(
     given: Given,
 ) -> None:
     """Write RUN/report.html: one self-contained page, to be opened in any browser."""
-    gc.set_threshold(_FEW_COLLECTIONS)
     from keel import pipeline
     from keel.prompts import read_roles, role_kinds
     from keel.report import (
