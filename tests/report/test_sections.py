@@ -363,6 +363,7 @@ def test_turns_that_a_cap_leaves_lower_are_counted_beside_the_mean(inputs: Repor
     shown = section(replace(inputs, replays=(mixed,)), "Answered anew.*?")
     assert "0.40 gap units higher on average over 2 turns; 1 of these lie lower capped" in shown
     assert "| 1 of 2 |" in shown
+    assert [replace(mixed, turns=(turn,)).lowered for turn in turns] == [0, 1]
 
 
 def test_a_replay_of_several_draws_is_summed_up_over_all_of_them(inputs: ReportInputs) -> None:
